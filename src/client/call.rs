@@ -1,0 +1,222 @@
+//! A request, and the one answer to it.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::responses::{Responses, remote_error};
+use crate::{
+    code::Code,
+    connection::Connection,
+    error::{Error, ErrorKind, Result},
+    frame,
+    message::{Codec, Request, Response},
+    stream::{FrameReader, FrameWriter},
+    value,
+};
+
+impl Connection {
+    /// Calls a method with parameters and a result that minicbor encodes and decodes.
+    ///
+    /// Without a time limit of its own: the peer's limit for handlers and this side's `idle_timeout` end it. For limits
+    /// and the rest see [`request`](Self::request).
+    ///
+    /// # Errors
+    ///
+    /// [`Remote`](ErrorKind::Remote) with the peer's error; [`StreamReset`](ErrorKind::StreamReset) where it broke off;
+    /// [`ConnectionClosed`](ErrorKind::ConnectionClosed), [`ConnectionLost`](ErrorKind::ConnectionLost) and their kin
+    /// where the connection is gone; [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for
+    /// values that do not fit.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the handler at the peer, which may have run.
+    pub async fn call<P, T>(&self, method: &str, params: &P) -> Result<T>
+    where
+        P: Encode<()> + ?Sized,
+        T: for<'b> Decode<'b, ()>,
+    {
+        value::decode(&self.request(method).params(params)?.send().await?)
+    }
+
+    /// Calls a method with parameters and a result of plain bytes. Empty parameters are left out of the request.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn call_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<Bytes> {
+        let params = params.into();
+        let request = self.request(method);
+        let request = if params.is_empty() { request } else { request.raw_params(params) };
+        request.send().await
+    }
+
+    /// Prepares a request that needs more than parameters: a time limit, another codec, many answers.
+    #[must_use]
+    pub fn request(&self, method: &str) -> Call {
+        Call {
+            connection: self.clone(),
+            request: Request::new(method),
+            codec: Codec::Cbor,
+            timeout: None,
+        }
+    }
+}
+
+/// A request to be sent; see [`Connection::request`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is sent before `send`, `respond` or `stream`"]
+pub struct Call {
+    connection: Connection,
+    request: Request,
+    codec: Codec,
+    timeout: Option<Duration>,
+}
+
+impl Call {
+    /// The parameters, encoded by minicbor. Default: none.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](ErrorKind::Codec) where they cannot be encoded.
+    pub fn params<P: Encode<()> + ?Sized>(self, params: &P) -> Result<Self> {
+        let params = value::encode(params)?;
+        Ok(self.raw_params(params))
+    }
+
+    /// The parameters as bytes, which the method may define as anything. Default: none.
+    pub fn raw_params(mut self, params: impl Into<Bytes>) -> Self {
+        self.request.params = Some(params.into());
+        self
+    }
+
+    /// How long to wait for the whole exchange. Default: for as long as the connection lives.
+    ///
+    /// The peer is told in CBOR, in whole milliseconds, so that it stops working when nobody waits; not in JSON, since
+    /// nodes that speak only JSON refuse the field.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The codec of request and answers. Default: CBOR.
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Sets `resume_from`, for methods that replay something.
+    pub fn resume_from(mut self, seq: u64) -> Self {
+        self.request.resume_from = Some(seq);
+        self
+    }
+
+    /// Sets the `epoch` that `resume_from` belongs to.
+    pub fn epoch(mut self, epoch: u64) -> Self {
+        self.request.epoch = Some(epoch);
+        self
+    }
+
+    /// Asks the peer to keep the stream open for what is still to come.
+    pub fn follow(mut self) -> Self {
+        self.request.follow = true;
+        self
+    }
+
+    /// Sends the request, and gives the payload of the one `result` that comes back; empty where it has none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Connection::call`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) where the time limit passed here;
+    /// [`Protocol`](ErrorKind::Protocol) for an answer of another kind.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the handler at the peer, which may have run.
+    pub async fn send(self) -> Result<Bytes> {
+        match self.respond().await? {
+            Response::Result { payload } => Ok(payload.unwrap_or_default()),
+            _ => Err(Error::protocol("the answer is not a result")),
+        }
+    }
+
+    /// Sends the request, and gives the one response that comes back, of whatever kind but `error`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    pub async fn respond(self) -> Result<Response> {
+        let clock = self.connection.link().clock().clone();
+        let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
+        let exchange = async {
+            let (_writer, mut reader) = self.open().await?;
+            let Some(body) = read(&mut reader).await? else {
+                return Err(Error::protocol("the stream ended without an answer"));
+            };
+            let response = Response::decode(&body).map_err(|error| violated(&mut reader, error.into()))?;
+            reader.end().await.map_err(|error| violated(&mut reader, error))?;
+            match response {
+                Response::Error { error, detail, retry_after } => Err(remote_error(error, detail, retry_after)),
+                response => Ok(response),
+            }
+        };
+        clock.timeout_at(deadline, exchange).await.unwrap_or_else(|_elapsed| Err(timed_out()))
+    }
+
+    /// Sends the request, and gives the answers one after another.
+    ///
+    /// The time limit covers the whole stream.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send); what the peer has to say comes with the first answer.
+    pub async fn stream(self) -> Result<Responses> {
+        let clock = self.connection.link().clock().clone();
+        let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
+        let opened = clock.timeout_at(deadline, self.open()).await;
+        let (writer, reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
+        Ok(Responses::new(self.connection, writer, reader, deadline))
+    }
+
+    /// Opens a stream and writes the request, complete with FIN.
+    async fn open(&self) -> Result<(FrameWriter, FrameReader)> {
+        let link = self.connection.link();
+        let max = link.limits().max_frame_len();
+        let mut request = self.request.clone();
+        if self.codec == Codec::Cbor {
+            request.timeout_ms = self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        }
+        let frame = frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))?;
+        let (send, recv) = link.open_bi().await?;
+        let mut writer = FrameWriter::new(send, Code::CANCELLED);
+        let reader = FrameReader::new(recv, max);
+        match writer.write(frame).await {
+            Ok(()) => writer.finish(),
+            // The peer may have answered without reading on; then its answer is what counts.
+            Err(error) if matches!(error.kind(), ErrorKind::StreamReset(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok((writer, reader))
+    }
+}
+
+pub(super) fn timed_out() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded)
+}
+
+pub(super) async fn read(reader: &mut FrameReader) -> Result<Option<Bytes>> {
+    reader.next().await.map_err(|error| violated(reader, error))
+}
+
+/// Tells a peer that broke the protocol so, rather than that its answer was not wanted.
+pub(super) fn violated(reader: &mut FrameReader, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::FrameTooLarge => reader.stop(Code::FRAME_TOO_LARGE),
+        ErrorKind::Protocol | ErrorKind::Truncated => reader.stop(Code::PROTOCOL_VIOLATION),
+        _ => {}
+    }
+    error
+}
+
+pub(super) type Deadline = Option<Instant>;

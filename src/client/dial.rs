@@ -1,0 +1,73 @@
+//! From an address to a connection that both sides agree on.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_lite::future;
+use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
+
+use crate::{
+    connection::Link,
+    error::{Error, ErrorKind, Result},
+    limits::TransportLimits,
+    runtime::Clock,
+    tls::{ClientTls, HandshakeReport, classify},
+};
+
+/// What dialling needs of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Dialler<'a> {
+    pub(crate) endpoint: &'a quinn::Endpoint,
+    pub(crate) clock: &'a Clock,
+    pub(crate) limits: &'a Arc<TransportLimits>,
+    pub(crate) transport: Arc<TransportConfig>,
+}
+
+/// Connects, and waits until the server has confirmed the handshake: only then is it known that it accepted this side's
+/// certificate.
+pub(crate) async fn dial(dialler: Dialler<'_>, tls: &ClientTls, address: SocketAddr) -> Result<Link> {
+    let Dialler { endpoint, clock, limits, transport } = dialler;
+    let report = HandshakeReport::default();
+    let (crypto, server_name) = tls.quic_config(&report)?;
+    let mut config = ClientConfig::new(crypto);
+    config.transport_config(transport);
+    let connecting = endpoint.connect_with(config, address, &server_name).map_err(connect_error)?;
+    let handshake = async {
+        let connection = connecting.await?;
+        confirmed(&connection, clock).await?;
+        Ok(connection)
+    };
+    let deadline = clock.deadline(limits.handshake_timeout());
+    let timed_out = || Error::new(ErrorKind::HandshakeTimeout).detail(format!("no answer from {address}"));
+    match clock.timeout_at(Some(deadline), handshake).await {
+        Ok(Ok(connection)) => Ok(Link::new(connection, clock.clone(), Arc::clone(limits))),
+        Ok(Err(ConnectionError::TimedOut)) => Err(timed_out().caused_by(ConnectionError::TimedOut)),
+        Ok(Err(error)) => Err(classify(&error, Some(&report))),
+        Err(_elapsed) => Err(timed_out()),
+    }
+}
+
+const FIRST_LOOK: Duration = Duration::from_micros(50);
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
+/// Resolves when the server's HANDSHAKE_DONE is there ([RFC 9001, section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)).
+///
+/// quinn counts that frame and tells nobody, so this looks, at growing intervals; the server's refusal it does tell.
+async fn confirmed(connection: &quinn::Connection, clock: &Clock) -> Result<(), ConnectionError> {
+    let mut pause = FIRST_LOOK;
+    let arrival = async {
+        while connection.stats().frame_rx.handshake_done == 0 {
+            clock.sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+        Ok(())
+    };
+    let refusal = async { Err(connection.closed().await) };
+    future::or(refusal, arrival).await
+}
+
+fn connect_error(error: ConnectError) -> Error {
+    match error {
+        ConnectError::EndpointStopping => Error::new(ErrorKind::Closed).detail("the endpoint is closed"),
+        error => Error::invalid_config("cannot connect").caused_by(error),
+    }
+}

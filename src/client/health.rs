@@ -1,0 +1,49 @@
+//! `node.health`, asked.
+
+use bytes::Bytes;
+
+use super::call::Call;
+use crate::{
+    connection::Connection,
+    error::{Error, Result},
+    message::Response,
+};
+
+/// What a peer says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Whether it considers itself well.
+    pub ok: bool,
+    /// Whether it refuses clients without a certificate.
+    pub node_rpc_mtls_required: bool,
+    /// A CBOR map of text keys with its version, uptime and counters; `None` from peers that keep them to themselves.
+    pub payload: Option<Bytes>,
+}
+
+impl Connection {
+    /// Asks the peer how it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn health(&self) -> Result<Health> {
+        self.request("node.health").health().await
+    }
+}
+
+impl Call {
+    /// Sends the request, and gives the `health` that comes back; for `node.health` with a time limit or in JSON.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    pub async fn health(self) -> Result<Health> {
+        match self.respond().await? {
+            Response::Health { ok, node_rpc_mtls_required, payload } => {
+                Ok(Health { ok, node_rpc_mtls_required, payload })
+            }
+            _ => Err(Error::protocol("the answer is not about health")),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Notifications: sent, and not answered.
+
+use std::fmt;
+
+use bytes::Bytes;
+use minicbor::Encode;
+
+use crate::{
+    code::Code,
+    connection::Connection,
+    error::{Error, ErrorKind, Result},
+    frame,
+    message::{Codec, Notification},
+    stream::FrameWriter,
+    value,
+};
+
+impl Connection {
+    /// Sends a notification with parameters that minicbor encodes, on a stream of its own.
+    ///
+    /// Resolves when QUIC has taken it; what is not delivered when the connection closes is lost. To know that it has
+    /// arrived, or to keep several in order, use a [`notifier`](Self::notifier).
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be sent, or why the
+    /// connection is gone.
+    pub async fn notify<P: Encode<()> + ?Sized>(&self, method: &str, params: &P) -> Result<()> {
+        self.notify_raw(method, value::encode(params)?).await
+    }
+
+    /// Sends a notification with parameters of plain bytes. Empty ones are left out. See [`notify`](Self::notify).
+    ///
+    /// # Errors
+    ///
+    /// As for [`notify`](Self::notify).
+    pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+        let mut notifier = self.notifier().await?;
+        notifier.send_raw(method, params).await?;
+        notifier.writer.finish();
+        Ok(())
+    }
+
+    /// Opens a stream for notifications, which the peer handles in order.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection is gone.
+    pub async fn notifier(&self) -> Result<Notifier> {
+        let link = self.link();
+        let writer = FrameWriter::new(link.open_uni().await?, Code::CANCELLED);
+        Ok(Notifier { connection: self.clone(), writer, codec: Codec::Cbor })
+    }
+}
+
+/// A stream of notifications; see [`Connection::notifier`].
+///
+/// Dropping it without [`finish`](Self::finish) resets the stream: what the peer has not read by then it will not get.
+pub struct Notifier {
+    connection: Connection,
+    writer: FrameWriter,
+    codec: Codec,
+}
+
+impl Notifier {
+    /// The codec of the notifications to come. Default: CBOR.
+    #[must_use]
+    pub fn codec(self, codec: Codec) -> Self {
+        Self { codec, ..self }
+    }
+
+    /// Sends a notification with parameters that minicbor encodes. Waits for room where the peer is slow.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Connection::notify`], and [`StreamReset`](ErrorKind::StreamReset) where the peer will read no more: with
+    /// PROTOCOL_VIOLATION where an earlier notification was not valid.
+    ///
+    /// # Cancellation
+    ///
+    /// If this is dropped half way, nothing more can be sent on the stream.
+    pub async fn send<P: Encode<()> + ?Sized>(&mut self, method: &str, params: &P) -> Result<()> {
+        self.send_raw(method, value::encode(params)?).await
+    }
+
+    /// Sends a notification with parameters of plain bytes. See [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    pub async fn send_raw(&mut self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+        let params = params.into();
+        let mut notification = Notification::new(method);
+        notification.params = (!params.is_empty()).then_some(params);
+        let max = self.connection.link().limits().max_frame_len();
+        let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from))?;
+        self.writer.write(frame).await
+    }
+
+    /// Ends the stream and waits until the peer has received everything; that it was handled too, nobody says.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamReset`](ErrorKind::StreamReset) where the peer stopped reading, or why the connection is gone.
+    pub async fn finish(mut self) -> Result<()> {
+        self.writer.finish();
+        match self.writer.stopped().await? {
+            None => Ok(()),
+            Some(code) => Err(Error::new(ErrorKind::StreamReset(code))),
+        }
+    }
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connection, writer: _, codec } = self;
+        f.debug_struct("Notifier").field("connection", connection).field("codec", codec).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,109 @@
+//! The answers of a streaming method.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use minicbor::Decode;
+
+use super::call::{Deadline, read, timed_out, violated};
+use crate::{
+    connection::Connection,
+    error::{Error, ErrorKind, Result},
+    message::{Response, WireError},
+    stream::{FrameReader, FrameWriter},
+    value,
+};
+
+/// The answers to one request, in order. See [`Call::stream`](super::Call::stream).
+///
+/// Dropping it before the end cancels the handler at the peer.
+#[must_use = "dropping it cancels the handler at the peer"]
+pub struct Responses {
+    connection: Connection,
+    reader: FrameReader,
+    /// Resets the request's half, should it not have left whole.
+    _writer: FrameWriter,
+    deadline: Deadline,
+    ended: bool,
+}
+
+impl Responses {
+    pub(super) fn new(connection: Connection, writer: FrameWriter, reader: FrameReader, deadline: Deadline) -> Self {
+        Self { connection, reader, _writer: writer, deadline, ended: false }
+    }
+
+    /// The next answer's payload, or `None` once the peer has finished.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Call::send`](super::Call::send). An error is the end: `None` follows. A stream that broke off never
+    /// looks finished.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: no answer is lost if this is dropped and called again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.next_response().await? {
+            Some(Response::Result { payload }) => Ok(Some(payload.unwrap_or_default())),
+            Some(_) => Err(self.fail(Error::protocol("the answer is not a result"))),
+            None => Ok(None),
+        }
+    }
+
+    /// The next answer, decoded by minicbor. See [`next`](Self::next).
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next), and [`Codec`](ErrorKind::Codec) where the answer is no such value; then the one after
+    /// it may still be read.
+    pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
+        self.next().await?.map(|payload| value::decode(&payload)).transpose()
+    }
+
+    /// The next response of any kind but `error`. See [`next`](Self::next).
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next).
+    pub async fn next_response(&mut self) -> Result<Option<Response>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let clock = self.connection.link().clock();
+        let read = clock.timeout_at(self.deadline, read(&mut self.reader)).await;
+        let body = match read.unwrap_or_else(|_elapsed| Err(timed_out())) {
+            Ok(Some(body)) => body,
+            Ok(None) => {
+                self.ended = true;
+                return Ok(None);
+            }
+            Err(error) => return Err(self.fail(error)),
+        };
+        match Response::decode(&body) {
+            Ok(Response::Error { error, detail, retry_after }) => {
+                Err(self.fail(remote_error(error, detail, retry_after)))
+            }
+            Ok(response) => Ok(Some(response)),
+            Err(error) => Err(self.fail(error.into())),
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        self.ended = true;
+        violated(&mut self.reader, error)
+    }
+}
+
+pub(super) fn remote_error(error: WireError, detail: Option<Box<str>>, retry_after: Option<Duration>) -> Error {
+    let remote = Error::new(ErrorKind::Remote(error)).after(retry_after);
+    match detail {
+        Some(detail) => remote.detail(detail),
+        None => remote,
+    }
+}
+
+impl fmt::Debug for Responses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responses").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,156 @@
+//! A connection to a peer, whichever side dialled.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::{RecvStream, SendStream};
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    code::Code,
+    error::{Error, Result},
+    limits::TransportLimits,
+    runtime::Clock,
+    tls::{PeerIdentity, classify},
+};
+
+/// An open connection, for calls and notifications to the peer.
+///
+/// Cloning gives another handle. A connection that this side dialled is closed with NO_ERROR when its last handle is
+/// dropped, which also gives up calls in progress; one that was accepted lives until either side closes it.
+///
+/// Every method works on any executor, and dropping its future is safe: a call that is dropped is cancelled at the
+/// peer.
+#[derive(Clone)]
+pub struct Connection {
+    link: Arc<Link>,
+    keep: Option<Arc<Keep>>,
+}
+
+/// What serving and calling share of a connection.
+pub(crate) struct Link {
+    quinn: quinn::Connection,
+    clock: Clock,
+    limits: Arc<TransportLimits>,
+    peer: Option<PeerIdentity>,
+}
+
+/// Closes a dialled connection with its last handle.
+struct Keep {
+    link: Arc<Link>,
+    /// The endpoint, which must not close while a handle is left.
+    _endpoint: Arc<dyn Send + Sync>,
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        self.link.close(Code::NO_ERROR, "");
+    }
+}
+
+impl Connection {
+    /// A handle that keeps the connection open.
+    pub(crate) fn owned(link: Arc<Link>, endpoint: Arc<dyn Send + Sync>) -> Self {
+        let keep = Keep { link: Arc::clone(&link), _endpoint: endpoint };
+        Self { link, keep: Some(Arc::new(keep)) }
+    }
+
+    /// A handle to a connection that others keep open.
+    pub(crate) fn borrowed(link: Arc<Link>) -> Self {
+        Self { link, keep: None }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The peer's verified certificates and the names in them; `None` where it showed none, which only a dialling peer
+    /// may.
+    #[must_use]
+    pub fn peer(&self) -> Option<&PeerIdentity> {
+        self.link.peer()
+    }
+
+    /// Where the peer is at the moment; a connection may move ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        self.link.remote_address()
+    }
+
+    /// The present estimate of the round-trip time ([RFC 9002, section 5](https://www.rfc-editor.org/rfc/rfc9002#section-5)).
+    #[must_use]
+    pub fn rtt(&self) -> Duration {
+        self.link.quinn.rtt()
+    }
+
+    /// Closes the connection at once; the peer gets the code and the reason. Exchanges that are open fail on both
+    /// sides, and what was not acknowledged yet may be lost.
+    pub fn close(&self, code: Code, reason: &str) {
+        self.link.close(code, reason);
+    }
+
+    /// Resolves when the connection is closed, with who closed it and why.
+    pub async fn closed(&self) -> Error {
+        classify(&self.link.quinn.closed().await, None)
+    }
+
+    /// Why the connection is closed; `None` while it is open.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<Error> {
+        self.link.quinn.close_reason().map(|reason| classify(&reason, None))
+    }
+}
+
+impl Link {
+    pub(crate) fn new(quinn: quinn::Connection, clock: Clock, limits: Arc<TransportLimits>) -> Self {
+        let chain = quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
+        Self { quinn, clock, limits, peer }
+    }
+
+    pub(crate) fn quinn(&self) -> &quinn::Connection {
+        &self.quinn
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn limits(&self) -> &TransportLimits {
+        &self.limits
+    }
+
+    pub(crate) fn peer(&self) -> Option<&PeerIdentity> {
+        self.peer.as_ref()
+    }
+
+    pub(crate) fn remote_address(&self) -> SocketAddr {
+        let address = self.quinn.remote_address();
+        // A socket for both families sees IPv4 peers in IPv6 clothes.
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    /// Opens a stream for an exchange; waits while the peer's limit of streams is reached.
+    pub(crate) async fn open_bi(&self) -> Result<(SendStream, RecvStream)> {
+        self.quinn.open_bi().await.map_err(|error| classify(&error, None))
+    }
+
+    /// The same for notifications.
+    pub(crate) async fn open_uni(&self) -> Result<SendStream> {
+        self.quinn.open_uni().await.map_err(|error| classify(&error, None))
+    }
+
+    pub(crate) fn close(&self, code: Code, reason: &str) {
+        self.quinn.close(code.to_varint(), reason.as_bytes());
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { link, keep } = self;
+        f.debug_struct("Connection")
+            .field("remote_address", &link.remote_address())
+            .field("peer", &link.peer)
+            .field("dialled", &keep.is_some())
+            .finish()
+    }
+}

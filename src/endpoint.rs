@@ -1,0 +1,231 @@
+//! One UDP socket that dials, accepts, or both.
+
+use std::{
+    fmt,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use quinn::{EndpointConfig, Runtime, ServerConfig};
+
+use crate::{
+    client::{Dialler, dial},
+    code::Code,
+    connection::Connection,
+    error::{Error, Result},
+    limits::{Serves, TransportLimits},
+    router::Router,
+    runtime::Clock,
+    server::{Node, accept_connections, serve_connection},
+    tls::{ClientAuth, ClientTls, ServerTls},
+};
+
+/// QUIC version 1 ([RFC 9000, section 15](https://www.rfc-editor.org/rfc/rfc9000#section-15)), and no draft.
+const QUIC_V1: u32 = 1;
+/// What is left to say after everything was closed is said within a few round trips, or not heard at all.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A node's place on the network: one UDP socket that dials peers, accepts them, or both.
+///
+/// Cloning gives another handle. When the last handle is dropped, and with it the last handle of each dialled
+/// connection, everything is closed at once; [`shutdown`](Self::shutdown) is the orderly way.
+///
+/// See the [crate's documentation](crate) for a running example.
+#[derive(Clone)]
+pub struct Endpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    quinn: quinn::Endpoint,
+    clock: Clock,
+    limits: Arc<TransportLimits>,
+    client: Option<ClientTls>,
+    node: Arc<Node>,
+    serves_dialled: Serves,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.quinn.close(Code::NO_ERROR.to_varint(), b"");
+    }
+}
+
+impl Endpoint {
+    /// Chooses what the endpoint is to be.
+    #[must_use]
+    pub fn builder() -> EndpointBuilder {
+        EndpointBuilder::default()
+    }
+
+    /// The address of the socket, with the port that the system chose where 0 was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) where the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        Ok(self.inner.quinn.local_addr()?)
+    }
+
+    /// Connects to a peer with the endpoint's own [`ClientTls`].
+    ///
+    /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS;
+    /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a peer that is
+    /// full; [`PinMismatch`](crate::ErrorKind::PinMismatch), [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
+    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused), [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
+    /// [`VersionMismatch`](crate::ErrorKind::VersionMismatch) where the two do not belong together.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future gives up the attempt.
+    pub async fn connect(&self, address: SocketAddr) -> Result<Connection> {
+        match &self.inner.client {
+            Some(tls) => self.connect_with(tls, address).await,
+            None => Err(Error::invalid_config("the endpoint was built without client TLS")),
+        }
+    }
+
+    /// Connects to a peer with other client TLS than the endpoint's own: another name, identity or pin.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
+        let Inner { quinn, clock, limits, node, serves_dialled, .. } = &*self.inner;
+        let transport = limits.transport_config(*serves_dialled);
+        let link = Arc::new(dial(Dialler { endpoint: quinn, clock, limits, transport }, tls, address).await?);
+        if *serves_dialled == Serves::Requests {
+            let (node, link) = (Arc::clone(node), Arc::clone(&link));
+            clock.spawn(async move { serve_connection(&node, &link).await });
+        }
+        Ok(Connection::owned(link, Arc::clone(&self.inner) as Arc<dyn Send + Sync>))
+    }
+
+    /// Ends everything in order: turns new connections and requests away (`unavailable`), ends followed event streams
+    /// with SHUTTING_DOWN, lets what is running finish for at most `grace`, then closes all connections with
+    /// SHUTTING_DOWN.
+    ///
+    /// # Cancellation
+    ///
+    /// If this is dropped, new work is turned away all the same, and the connections stay open until the endpoint is
+    /// dropped.
+    pub async fn shutdown(&self, grace: Duration) {
+        let Inner { quinn, clock, node, .. } = &*self.inner;
+        node.drain().begin();
+        let deadline = clock.deadline(grace);
+        let drained = clock.timeout_at(Some(deadline), node.drain().idle()).await.is_ok();
+        tracing::debug!(drained, "closing all connections");
+        quinn.close(Code::SHUTTING_DOWN.to_varint(), b"");
+        let last_words = clock.deadline(LAST_WORDS);
+        // Whoever has not heard by then finds out by its idle timeout.
+        let _ = clock.timeout_at(Some(last_words), quinn.wait_idle()).await;
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { quinn, clock: _, limits, client, node: _, serves_dialled: _ } = &*self.inner;
+        f.debug_struct("Endpoint")
+            .field("local_addr", &quinn.local_addr().ok())
+            .field("limits", limits)
+            .field("client", client)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects what an [`Endpoint`] is to be; see [`Endpoint::builder`].
+#[derive(Debug, Default)]
+pub struct EndpointBuilder {
+    runtime: Option<Arc<dyn Runtime>>,
+    limits: TransportLimits,
+    server: Option<ServerTls>,
+    client: Option<ClientTls>,
+    router: Option<Router>,
+}
+
+impl EndpointBuilder {
+    /// What runs the endpoint: an [`AsyncIoRuntime`](crate::AsyncIoRuntime), or any other of quinn's runtimes. Default:
+    /// smol's global executor with feature `smol`; required without.
+    #[must_use]
+    pub fn runtime(self, runtime: Arc<dyn Runtime>) -> Self {
+        Self { runtime: Some(runtime), ..self }
+    }
+
+    /// Deadlines and bounds. Default: those of the protocol.
+    #[must_use]
+    pub fn limits(self, limits: TransportLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Accepts connections. Default: accepts none.
+    #[must_use]
+    pub fn server(self, tls: ServerTls) -> Self {
+        Self { server: Some(tls), ..self }
+    }
+
+    /// Dials with this by [`connect`](Endpoint::connect). Default: only
+    /// [`connect_with`](Endpoint::connect_with) can dial.
+    #[must_use]
+    pub fn client(self, tls: ClientTls) -> Self {
+        Self { client: Some(tls), ..self }
+    }
+
+    /// Serves these methods, to peers that dial this node and to peers that it dials. Default: accepted peers can ask
+    /// for `node.health`, and dialled ones for nothing.
+    #[must_use]
+    pub fn router(self, router: Router) -> Self {
+        Self { router: Some(router), ..self }
+    }
+
+    /// Binds the socket and starts to serve on the runtime. Port 0 lets the system choose; `[::]` takes IPv4 too where
+    /// the system is set so.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's;
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, events that
+    /// do not fit a frame, or a missing runtime.
+    pub fn bind(self, address: SocketAddr) -> Result<Endpoint> {
+        let Self { runtime, limits, server, client, router } = self;
+        let runtime = runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
+        let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
+        let router = router.unwrap_or_default();
+        router.check(limits.max_frame_len())?;
+        let limits = Arc::new(limits);
+        let client_auth = server.as_ref().map_or(ClientAuth::None, ServerTls::client_auth);
+        let accepts = server.is_some();
+        let server = server.map(|tls| server_config(&tls, &limits)).transpose()?;
+        let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;
+        let mut config = EndpointConfig::default();
+        config.supported_versions(vec![QUIC_V1]);
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::clone(&runtime))?;
+        let clock = Clock::new(runtime);
+        let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), client_auth));
+        if accepts {
+            clock.spawn(accept_connections(Arc::clone(&node), quinn.clone()));
+        }
+        Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, client, node, serves_dialled }) })
+    }
+}
+
+fn server_config(tls: &ServerTls, limits: &TransportLimits) -> Result<ServerConfig> {
+    let mut config = ServerConfig::with_crypto(tls.quic_config()?);
+    config.transport_config(limits.transport_config(Serves::Requests));
+    limits.bound_incoming(&mut config);
+    Ok(config)
+}
+
+#[cfg(feature = "smol")]
+fn default_runtime() -> Option<Arc<dyn Runtime>> {
+    Some(Arc::new(crate::runtime::AsyncIoRuntime::global()))
+}
+
+#[cfg(not(feature = "smol"))]
+fn default_runtime() -> Option<Arc<dyn Runtime>> {
+    None
+}

@@ -1,0 +1,269 @@
+//! One error type, sorted by who is at fault.
+
+use std::{error::Error as StdError, fmt, io, time::Duration};
+
+use crate::{code::Code, message::WireError};
+
+/// A `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What went wrong, with its cause in [`source`](StdError::source). One pointer in size.
+///
+/// Match on [`kind`](Self::kind), or ask one of the predicates; never compare the text.
+///
+/// ```
+/// use palyra_quic::{ErrorKind, Pin};
+///
+/// let error = "not hexadecimal".parse::<Pin>().unwrap_err();
+/// assert!(matches!(error.kind(), ErrorKind::InvalidConfig));
+/// assert!(!error.is_retryable());
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    detail: Option<Box<str>>,
+    retry_after: Option<Duration>,
+    source: Option<Source>,
+}
+
+/// The kinds of failure, sorted by who is at fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    // On this side.
+    /// The configuration contradicts itself or cannot be parsed: limits, pins, PEM, keys, names.
+    InvalidConfig,
+    /// The operating system refused something; [`source`](StdError::source) is the [`io::Error`].
+    Io,
+    /// A message that this side was asked to send is larger than `max_frame_bytes`.
+    MessageTooLarge,
+    /// A value could not be encoded, or a reply did not decode as the type asked for.
+    Codec,
+    /// The endpoint or connection was closed by this side.
+    Closed,
+    /// This side's time limit for the call passed. The call may have run.
+    DeadlineExceeded,
+
+    // On the way.
+    /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked.
+    HandshakeTimeout,
+    /// The connection fell silent for longer than `idle_timeout`, or the peer lost its state.
+    ConnectionLost,
+
+    // The peer's identity, or what it thinks of ours.
+    /// The peer's certificate is not one of the pinned ones.
+    PinMismatch,
+    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use.
+    PeerCertificate,
+    /// The peer refused this side's certificate, or asked for one that was not there.
+    CertificateRefused,
+    /// The peer does not speak `palyra-quic-v1`.
+    AlpnMismatch,
+    /// The peer speaks no QUIC or TLS version that this side does.
+    VersionMismatch,
+
+    // At the peer.
+    /// The peer refused the connection before the handshake: it is full.
+    Refused,
+    /// The peer closed the connection with this code.
+    ConnectionClosed(Code),
+    /// The peer reset or stopped the stream with this code.
+    StreamReset(Code),
+    /// The peer answered with an error.
+    Remote(WireError),
+    /// A frame ended before its announced length, or an answer before its end.
+    Truncated,
+    /// The peer announced a frame larger than `max_frame_bytes`.
+    FrameTooLarge,
+    /// The peer broke the protocol.
+    Protocol,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { kind, detail: None, retry_after: None, source: None }))
+    }
+
+    /// Adds what happened, in the words of a person; never a secret.
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.0.detail = Some(detail.into().into_boxed_str());
+        self
+    }
+
+    /// Adds how long the peer asks to wait before the next attempt.
+    pub(crate) fn after(mut self, delay: Option<Duration>) -> Self {
+        self.0.retry_after = delay;
+        self
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn invalid_config(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidConfig).detail(detail)
+    }
+
+    pub(crate) fn protocol(detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Protocol).detail(detail)
+    }
+
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// The explanation for people that came with the failure, the peer's included.
+    #[must_use]
+    pub fn explanation(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+
+    /// How long the peer asks to wait before the next attempt, where it says.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Whether the identity of either side was not acceptable. Such a failure is never a reason to
+    /// fall back to another transport.
+    #[must_use]
+    pub fn is_authentication(&self) -> bool {
+        match self.kind() {
+            ErrorKind::PinMismatch | ErrorKind::PeerCertificate | ErrorKind::CertificateRefused => true,
+            ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => {
+                matches!(*code, Code::IDENTITY_REJECTED | Code::IDENTITY_EXPIRED)
+            }
+            ErrorKind::Remote(error) => *error == WireError::PermissionDenied,
+            _ => false,
+        }
+    }
+
+    /// Whether a time limit passed, here or at the peer.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self.kind() {
+            ErrorKind::DeadlineExceeded | ErrorKind::HandshakeTimeout => true,
+            ErrorKind::StreamReset(code) => *code == Code::DEADLINE_EXCEEDED,
+            ErrorKind::Remote(error) => *error == WireError::DeadlineExceeded,
+            _ => false,
+        }
+    }
+
+    /// Whether the same attempt may succeed later, as far as the failure tells.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        use crate::code::CodeClass::Retry;
+        match self.kind() {
+            ErrorKind::HandshakeTimeout | ErrorKind::ConnectionLost | ErrorKind::Refused => true,
+            ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => code.class() == Retry,
+            ErrorKind::Remote(error) => matches!(
+                error,
+                WireError::StreamFailure | WireError::ResourceExhausted | WireError::Unavailable
+            ),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidConfig => "invalid configuration",
+            Self::Io => "I/O error",
+            Self::MessageTooLarge => "message too large to send",
+            Self::Codec => "encoding failed",
+            Self::Closed => "closed by this side",
+            Self::DeadlineExceeded => "deadline exceeded",
+            Self::HandshakeTimeout => "handshake timed out",
+            Self::ConnectionLost => "connection lost",
+            Self::PinMismatch => "pin mismatch",
+            Self::PeerCertificate => "peer certificate not acceptable",
+            Self::CertificateRefused => "certificate refused by the peer",
+            Self::AlpnMismatch => "ALPN mismatch",
+            Self::VersionMismatch => "version mismatch",
+            Self::Refused => "connection refused by the peer",
+            Self::ConnectionClosed(code) => return write!(f, "connection closed by the peer: {code}"),
+            Self::StreamReset(code) => return write!(f, "stream reset by the peer: {code}"),
+            Self::Remote(error) => return fmt::Display::fmt(error, f),
+            Self::Truncated => "truncated message",
+            Self::FrameTooLarge => "frame too large",
+            Self::Protocol => "protocol violation by the peer",
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.kind, f)?;
+        match &self.0.detail {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, detail, retry_after, source } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("detail", detail)
+            .field("retry_after", retry_after)
+            .field("source", source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.0.source.as_deref()?;
+        Some(source)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::new(ErrorKind::Io).caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_pointer() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn the_text_names_the_kind_and_the_source_keeps_the_cause() {
+        let error = Error::from(io::Error::from(io::ErrorKind::AddrInUse));
+        assert_eq!(error.to_string(), "I/O error");
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn only_identity_failures_count_as_authentication() {
+        assert!(Error::new(ErrorKind::PinMismatch).is_authentication());
+        assert!(Error::new(ErrorKind::ConnectionClosed(Code::IDENTITY_REJECTED)).is_authentication());
+        assert!(!Error::new(ErrorKind::HandshakeTimeout).is_authentication());
+        assert!(!Error::new(ErrorKind::ConnectionClosed(Code::CAPACITY)).is_authentication());
+    }
+
+    #[test]
+    fn retryable_follows_the_class_of_the_code() {
+        assert!(Error::new(ErrorKind::StreamReset(Code::SHUTTING_DOWN)).is_retryable());
+        assert!(!Error::new(ErrorKind::StreamReset(Code::FRAME_TOO_LARGE)).is_retryable());
+        assert!(Error::new(ErrorKind::Remote(WireError::Unavailable)).is_retryable());
+        assert!(!Error::new(ErrorKind::Remote(WireError::Internal)).is_retryable());
+    }
+}

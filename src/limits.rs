@@ -1,0 +1,316 @@
+//! What a node allows its peers: time, streams, connections, memory.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+use crate::error::{Error, Result};
+
+/// Deadlines and bounds of an endpoint and of every connection on it.
+///
+/// Both sides of a link keep their own limits; the lower idle timeout of the two applies. The
+/// defaults are those of the protocol, with windows that a gateway of 64 MiB survives.
+///
+/// ```
+/// use std::time::Duration;
+/// use palyra_quic::TransportLimits;
+///
+/// let limits = TransportLimits::builder()
+///     .max_connections(16)
+///     .idle_timeout(Duration::from_secs(60))
+///     .build()?;
+/// assert_eq!(limits.max_connections(), 16);
+/// assert_eq!(limits.max_frame_bytes(), 524_288);
+///
+/// // Contradictions are found when the limits are built, not when they bite.
+/// assert!(TransportLimits::builder().keep_alive_interval(Duration::from_secs(90)).build().is_err());
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportLimits {
+    handshake_timeout: Duration,
+    idle_timeout: Duration,
+    keep_alive_interval: Duration,
+    request_read_timeout: Duration,
+    handler_timeout: Duration,
+    heartbeat_interval: Duration,
+    max_concurrent_bidi_streams: u32,
+    max_concurrent_uni_streams: u32,
+    max_frame_bytes: u32,
+    max_connections: u32,
+    max_handshakes: u32,
+    stream_receive_window: u32,
+    receive_window: u32,
+    send_window: u32,
+}
+
+/// Long enough for a slow ARM core to verify a chain over a link that loses packets.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Five losses in a row still leave the connection alive.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const REQUEST_READ_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+const MAX_CONCURRENT_STREAMS: u32 = 32;
+const MAX_FRAME_BYTES: u32 = 512 * 1024;
+const MAX_CONNECTIONS: u32 = 256;
+const MAX_HANDSHAKES: u32 = 64;
+/// Frames are read as they arrive, so a window may be smaller than a frame.
+const STREAM_RECEIVE_WINDOW: u32 = 128 * 1024;
+const RECEIVE_WINDOW: u32 = 256 * 1024;
+const SEND_WINDOW: u32 = 256 * 1024;
+/// What one unaccepted handshake may buffer: a few Initial packets.
+const INCOMING_BUFFER_BYTES: u64 = 8 * 1024;
+/// Room for an error or a health answer, whatever else the limits say.
+const SMALLEST_FRAME_BYTES: u32 = 1024;
+/// Below this, acknowledgements and window updates crowd out the data (RFC 9000, section 4.2).
+const SMALLEST_WINDOW: u32 = 2 * 1024;
+
+impl Default for TransportLimits {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            keep_alive_interval: KEEP_ALIVE_INTERVAL,
+            request_read_timeout: REQUEST_READ_TIMEOUT,
+            handler_timeout: HANDLER_TIMEOUT,
+            heartbeat_interval: HEARTBEAT_INTERVAL,
+            max_concurrent_bidi_streams: MAX_CONCURRENT_STREAMS,
+            max_concurrent_uni_streams: MAX_CONCURRENT_STREAMS,
+            max_frame_bytes: MAX_FRAME_BYTES,
+            max_connections: MAX_CONNECTIONS,
+            max_handshakes: MAX_HANDSHAKES,
+            stream_receive_window: STREAM_RECEIVE_WINDOW,
+            receive_window: RECEIVE_WINDOW,
+            send_window: SEND_WINDOW,
+        }
+    }
+}
+
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        impl TransportLimits {
+            $($(#[$doc])* #[must_use] pub fn $name(&self) -> $type { self.$name })*
+        }
+
+        impl TransportLimitsBuilder {
+            $($(#[$doc])* #[must_use] pub fn $name(mut self, $name: $type) -> Self {
+                self.0.$name = $name;
+                self
+            })*
+        }
+    };
+}
+
+limits! {
+    /// How long a handshake may take, on either side. Default: 10 s. A peer that is not done by then is
+    /// dropped, and its slot is free again.
+    handshake_timeout: Duration,
+    /// How long a connection may stay silent before it counts as lost. Default: 30 s.
+    idle_timeout: Duration,
+    /// How often an otherwise silent connection sends a PING. Default: 5 s; must be below `idle_timeout`.
+    keep_alive_interval: Duration,
+    /// How long a peer may take to send a whole request, from the opening of its stream. Default: 10 s. Then the
+    /// stream is reset with DEADLINE_EXCEEDED.
+    request_read_timeout: Duration,
+    /// How long a handler may run. Default: 30 s; a caller's lower `timeout_ms` wins. Then the handler is dropped and
+    /// the caller is answered `deadline_exceeded`. `node.stream_events` is exempt.
+    handler_timeout: Duration,
+    /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
+    heartbeat_interval: Duration,
+    /// Exchanges that one peer may have open at a time. Default: 32. Further ones wait at the peer.
+    max_concurrent_bidi_streams: u32,
+    /// Notification streams that one peer may have open at a time. Default: 32. Further ones wait at the peer.
+    max_concurrent_uni_streams: u32,
+    /// The largest frame body, in bytes, in either direction. Default: 524,288; at least 1,024. A frame that announces
+    /// more is refused before any of it is buffered.
+    max_frame_bytes: u32,
+    /// Accepted connections that may be open at a time. Default: 256. Further ones are refused with CONNECTION_REFUSED.
+    max_connections: u32,
+    /// Accepted connections that may be in their handshake at a time. Default: 64. Further ones are refused.
+    max_handshakes: u32,
+    /// Bytes that a peer may send on one stream beyond what was read. Default: 131,072; at least 2,048. May be smaller than a frame.
+    stream_receive_window: u32,
+    /// The same for all streams of a connection together. Default: 262,144; at least `stream_receive_window`.
+    receive_window: u32,
+    /// Bytes of a connection that may wait for acknowledgement. Default: 262,144; at least 2,048. Writers wait for room beyond.
+    send_window: u32,
+}
+
+impl TransportLimits {
+    /// Starts from the defaults.
+    #[must_use]
+    pub fn builder() -> TransportLimitsBuilder {
+        TransportLimitsBuilder(Self::default())
+    }
+
+    /// The bytes of payload that the busiest, most hostile peer can make one connection hold: both windows full, and
+    /// a frame one byte short of complete on every stream. Multiply by [`max_connections`](Self::max_connections).
+    ///
+    /// With the defaults: 256 KiB + 256 KiB + 64 × 512 KiB. Memory follows bytes that arrived, so an honest peer costs
+    /// what it has sent and no more.
+    #[must_use]
+    pub fn worst_case_connection_bytes(&self) -> u64 {
+        let streams = u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
+        u64::from(self.receive_window)
+            + u64::from(self.send_window)
+            + streams.saturating_mul(u64::from(self.max_frame_bytes))
+    }
+
+    /// `max_frame_bytes` in the type of lengths in memory.
+    pub(crate) fn max_frame_len(&self) -> usize {
+        usize::try_from(self.max_frame_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// quinn's configuration for connections that serve streams of the peer, or take none.
+    pub(crate) fn transport_config(&self, serves: Serves) -> Arc<TransportConfig> {
+        let (bidi, uni) = match serves {
+            Serves::Requests => (self.max_concurrent_bidi_streams, self.max_concurrent_uni_streams),
+            Serves::Nothing => (0, 0),
+        };
+        let mut config = TransportConfig::default();
+        config
+            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
+            .keep_alive_interval(Some(self.keep_alive_interval))
+            .max_concurrent_bidi_streams(VarInt::from_u32(bidi))
+            .max_concurrent_uni_streams(VarInt::from_u32(uni))
+            .stream_receive_window(VarInt::from_u32(self.stream_receive_window))
+            .receive_window(VarInt::from_u32(self.receive_window))
+            .send_window(u64::from(self.send_window))
+            // The protocol has no datagrams; quinn would reserve 2.3 MB a connection for them.
+            .datagram_receive_buffer_size(None)
+            .datagram_send_buffer_size(0);
+        Arc::new(config)
+    }
+
+    /// Bounds what packets of unaccepted handshakes may hold: `max_handshakes` × 8 KiB.
+    pub(crate) fn bound_incoming(&self, config: &mut quinn::ServerConfig) {
+        config
+            .max_incoming(usize::try_from(self.max_handshakes).unwrap_or(usize::MAX))
+            .incoming_buffer_size(INCOMING_BUFFER_BYTES)
+            .incoming_buffer_size_total(INCOMING_BUFFER_BYTES * u64::from(self.max_handshakes));
+    }
+}
+
+/// Whether a connection takes streams of its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serves {
+    Requests,
+    Nothing,
+}
+
+/// Collects limits and checks them together; see [`TransportLimits::builder`].
+#[derive(Clone, Debug)]
+pub struct TransportLimitsBuilder(TransportLimits);
+
+impl TransportLimitsBuilder {
+    /// Checks the limits against each other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) where a limit is zero, too small or too large to
+    /// work, or contradicts another; the text names it.
+    pub fn build(self) -> Result<TransportLimits> {
+        let limits = self.0;
+        let durations = [
+            ("handshake_timeout", limits.handshake_timeout),
+            ("idle_timeout", limits.idle_timeout),
+            ("keep_alive_interval", limits.keep_alive_interval),
+            ("request_read_timeout", limits.request_read_timeout),
+            ("handler_timeout", limits.handler_timeout),
+            ("heartbeat_interval", limits.heartbeat_interval),
+        ];
+        let counts = [
+            ("max_concurrent_bidi_streams", limits.max_concurrent_bidi_streams),
+            ("max_concurrent_uni_streams", limits.max_concurrent_uni_streams),
+            ("max_connections", limits.max_connections),
+            ("max_handshakes", limits.max_handshakes),
+        ];
+        for (name, duration) in durations {
+            check(!duration.is_zero(), || format!("{name} is zero"))?;
+            check(duration <= LONGEST, || format!("{name} is longer than a year"))?;
+        }
+        for (name, count) in counts {
+            check(count > 0, || format!("{name} is zero"))?;
+        }
+        check(limits.idle_timeout >= Duration::from_millis(1), || {
+            "idle_timeout is below the millisecond that QUIC counts in".into()
+        })?;
+        check(limits.keep_alive_interval < limits.idle_timeout, || {
+            "keep_alive_interval is not below idle_timeout, so an idle connection would be lost".into()
+        })?;
+        check(limits.max_frame_bytes >= SMALLEST_FRAME_BYTES, || {
+            format!("max_frame_bytes is below {SMALLEST_FRAME_BYTES}")
+        })?;
+        for (name, window) in
+            [("stream_receive_window", limits.stream_receive_window), ("send_window", limits.send_window)]
+        {
+            check(window >= SMALLEST_WINDOW, || format!("{name} is below {SMALLEST_WINDOW}"))?;
+        }
+        check(limits.stream_receive_window <= limits.receive_window, || {
+            "stream_receive_window is above receive_window".into()
+        })?;
+        Ok(limits)
+    }
+}
+
+/// Longer ones are mistakes, and would overflow arithmetic on instants.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+fn check(holds: bool, complaint: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::invalid_config(complaint())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn the_defaults_are_those_of_the_protocol_and_valid() {
+        let limits = TransportLimits::builder().build().unwrap();
+        assert_eq!(limits, TransportLimits::default());
+        assert_eq!(limits.handshake_timeout(), Duration::from_secs(10));
+        assert_eq!(limits.idle_timeout(), Duration::from_secs(30));
+        assert_eq!(limits.keep_alive_interval(), Duration::from_secs(5));
+        assert_eq!(limits.request_read_timeout(), Duration::from_secs(10));
+        assert_eq!(limits.max_concurrent_bidi_streams(), 32);
+        assert_eq!(limits.max_concurrent_uni_streams(), 32);
+        assert_eq!(limits.max_frame_bytes(), 524_288);
+        assert_eq!(limits.max_connections(), 256);
+        assert_eq!(limits.max_handshakes(), 64);
+    }
+
+    #[test]
+    fn zero_and_contradictory_limits_are_refused_by_name() {
+        let builder = TransportLimits::builder;
+        for (limits, name) in [
+            (builder().handshake_timeout(Duration::ZERO), "handshake_timeout"),
+            (builder().idle_timeout(Duration::ZERO), "idle_timeout"),
+            (builder().idle_timeout(Duration::MAX), "idle_timeout"),
+            (builder().idle_timeout(Duration::from_secs(5)), "keep_alive_interval"),
+            (builder().request_read_timeout(Duration::ZERO), "request_read_timeout"),
+            (builder().handler_timeout(Duration::ZERO), "handler_timeout"),
+            (builder().heartbeat_interval(Duration::ZERO), "heartbeat_interval"),
+            (builder().max_concurrent_bidi_streams(0), "max_concurrent_bidi_streams"),
+            (builder().max_concurrent_uni_streams(0), "max_concurrent_uni_streams"),
+            (builder().max_frame_bytes(0), "max_frame_bytes"),
+            (builder().max_connections(0), "max_connections"),
+            (builder().max_handshakes(0), "max_handshakes"),
+            (builder().stream_receive_window(0), "stream_receive_window"),
+            (builder().receive_window(64 * 1024), "stream_receive_window"),
+            (builder().send_window(0), "send_window"),
+        ] {
+            let error = limits.build().unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::InvalidConfig);
+            assert!(error.to_string().contains(name), "{error} does not name {name}");
+        }
+    }
+
+    #[test]
+    fn the_worst_case_is_the_sum_that_the_documentation_states() {
+        let expected = (256 + 256 + 64 * 512) * 1024;
+        assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
+    }
+}

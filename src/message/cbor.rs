@@ -1,0 +1,177 @@
+//! CBOR bodies: one map with integer keys, written in the shortest form.
+
+use bytes::Bytes;
+use minicbor::Decoder;
+
+use super::{CborError, MessageError, codec::FieldWriter, validate_body};
+
+/// Writes the fields of a message as one map.
+pub(super) struct MapWriter<'a> {
+    out: &'a mut Vec<u8>,
+    /// Where the map's head is, which is counted up with each field.
+    start: usize,
+}
+
+impl<'a> MapWriter<'a> {
+    pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
+        let start = out.len();
+        out.push(MAP << 5);
+        Self { out, start }
+    }
+
+    fn key(&mut self, key: u8) {
+        // No message has more than the 23 fields that a head of one byte can count.
+        if let Some(head) = self.out.get_mut(self.start) {
+            *head += 1;
+        }
+        put_head(self.out, UNSIGNED, u64::from(key));
+    }
+
+    fn string(&mut self, major: u8, content: &[u8]) {
+        // On no platform does a length have more than 64 bits.
+        put_head(self.out, major, u64::try_from(content.len()).unwrap_or(u64::MAX));
+        self.out.extend_from_slice(content);
+    }
+}
+
+impl FieldWriter for MapWriter<'_> {
+    fn uint(&mut self, key: u8, _name: &'static str, value: u64) {
+        self.key(key);
+        put_head(self.out, UNSIGNED, value);
+    }
+
+    fn bool(&mut self, key: u8, _name: &'static str, value: bool) {
+        self.key(key);
+        self.out.push(if value { TRUE } else { FALSE });
+    }
+
+    fn text(&mut self, key: u8, _name: &'static str, value: &str) {
+        self.key(key);
+        self.string(TEXT, value.as_bytes());
+    }
+
+    fn bytes(&mut self, key: u8, _name: &'static str, value: &[u8]) {
+        self.key(key);
+        self.string(BYTES, value);
+    }
+}
+
+const UNSIGNED: u8 = 0;
+const BYTES: u8 = 2;
+const TEXT: u8 = 3;
+const MAP: u8 = 5;
+const FALSE: u8 = 0xf4;
+const TRUE: u8 = 0xf5;
+
+/// Writes a major type and its argument in as few bytes as it takes (RFC 8949, section 4.2.1).
+///
+/// By hand, because minicbor's encoder returns errors that writing into a `Vec` cannot have.
+fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
+    let major = major << 5;
+    if let Ok(argument) = u8::try_from(argument) {
+        match argument {
+            0..24 => out.push(major | argument),
+            24.. => out.extend_from_slice(&[major | 24, argument]),
+        }
+    } else if let Ok(argument) = u16::try_from(argument) {
+        out.push(major | 25);
+        out.extend_from_slice(&argument.to_be_bytes());
+    } else if let Ok(argument) = u32::try_from(argument) {
+        out.push(major | 26);
+        out.extend_from_slice(&argument.to_be_bytes());
+    } else {
+        out.push(major | 27);
+        out.extend_from_slice(&argument.to_be_bytes());
+    }
+}
+
+/// The fields of a message, empty to begin with.
+pub(super) trait Fields: Default {
+    /// Reads one entry of the map. Keys come in any order, each at most once.
+    fn read(&mut self, key: i128, value: Value<'_, '_>) -> Result<(), MessageError>;
+}
+
+/// Reads the fields of a body.
+pub(super) fn decode<F: Fields>(body: &Bytes) -> Result<F, MessageError> {
+    validate_body(body)?;
+    let mut decoder = Decoder::new(body);
+    let mut fields = F::default();
+    let entries = decoder.map().map_err(after_validation)?.ok_or(CborError::Indefinite)?;
+    for _ in 0..entries {
+        let key = decoder.int().map_err(after_validation)?;
+        fields.read(key.into(), Value { body, decoder: &mut decoder })?;
+    }
+    Ok(fields)
+}
+
+/// The value of an entry, to be read as the type that its key asks for.
+pub(super) struct Value<'a, 'b> {
+    body: &'b Bytes,
+    decoder: &'a mut Decoder<'b>,
+}
+
+impl<'b> Value<'_, 'b> {
+    pub(super) fn u16(self, field: &'static str) -> Result<Option<u16>, MessageError> {
+        self.decoder.u16().map(Some).map_err(|_| MessageError::InvalidField(field))
+    }
+
+    pub(super) fn u64(self, field: &'static str) -> Result<Option<u64>, MessageError> {
+        self.decoder.u64().map(Some).map_err(|_| MessageError::InvalidField(field))
+    }
+
+    pub(super) fn bool(self, field: &'static str) -> Result<Option<bool>, MessageError> {
+        self.decoder.bool().map(Some).map_err(|_| MessageError::InvalidField(field))
+    }
+
+    pub(super) fn text<T: From<&'b str>>(self, field: &'static str) -> Result<Option<T>, MessageError> {
+        self.decoder.str().map(|text| Some(text.into())).map_err(|_| MessageError::InvalidField(field))
+    }
+
+    /// A byte string, as a slice of the body that shares its memory.
+    pub(super) fn bytes(self, field: &'static str) -> Result<Option<Bytes>, MessageError> {
+        let bytes = self.decoder.bytes().map_err(|_| MessageError::InvalidField(field))?;
+        Ok(Some(self.body.slice_ref(bytes)))
+    }
+
+    pub(super) fn ignore(self) -> Result<(), MessageError> {
+        self.decoder.skip().map_err(after_validation)
+    }
+}
+
+/// What the validator let pass is well-formed for the decoder, too; its tests say so.
+fn after_validation(_: minicbor::decode::Error) -> MessageError {
+    CborError::Malformed.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn heads_are_those_of_minicbor(
+            number in prop_oneof![any::<u64>(), 0..=300_u64, 65_000..=66_000_u64, (u64::from(u32::MAX) - 9)..=(1 << 33)]
+        ) {
+            let mut out = Vec::new();
+            put_head(&mut out, UNSIGNED, number);
+            prop_assert_eq!(&out, &minicbor::to_vec(number).unwrap());
+            out[0] |= TEXT << 5;
+            let mut encoder = minicbor::Encoder::new(Vec::new());
+            encoder.str_len(number).unwrap();
+            prop_assert_eq!(out, encoder.into_writer());
+        }
+    }
+
+    #[test]
+    fn a_map_counts_its_fields_behind_what_is_there() {
+        let mut out = vec![0xff];
+        let mut map = MapWriter::new(&mut out);
+        map.uint(0, "", 500);
+        map.bool(1, "", true);
+        map.text(2, "", "é");
+        map.bytes(3, "", &[]);
+        assert_eq!(out, [0xff, 0xa4, 0, 0x19, 1, 0xf4, 1, 0xf5, 2, 0x62, 0xc3, 0xa9, 3, 0x40]);
+    }
+}

@@ -1,0 +1,112 @@
+//! The frames of a unidirectional stream.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{
+    MessageError, PROTOCOL_VERSION, cbor,
+    codec::{self, Codec, FieldWriter, Message},
+};
+
+/// What a node tells another without waiting for an answer.
+///
+/// `Debug` shows the length of `params`, never their content.
+///
+/// ```
+/// use palyra_quic::{Codec, Notification};
+///
+/// # fn main() -> Result<(), palyra_quic::MessageError> {
+/// let note = Notification { params: Some(vec![0xf6].into()), ..Notification::new("demo.note") };
+/// let mut body = Vec::new();
+/// note.encode(Codec::Cbor, &mut body)?;
+/// assert_eq!(Notification::decode(&body.into())?, note);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// The version of the protocol that the sender speaks. Any is decoded.
+    pub protocol_version: u16,
+    /// What it is about, in 1 to 128 bytes.
+    pub method: Box<str>,
+    /// What there is to tell, in a form that the method defines.
+    pub params: Option<Bytes>,
+}
+
+impl Notification {
+    /// A notification for `method` of this version of the protocol, without anything else.
+    ///
+    /// ```
+    /// let note = palyra_quic::Notification::new("demo.note");
+    /// assert_eq!(&*note.method, "demo.note");
+    /// assert_eq!(note.params, None);
+    /// ```
+    #[must_use]
+    pub fn new(method: impl Into<Box<str>>) -> Self {
+        Self { protocol_version: PROTOCOL_VERSION, method: method.into(), params: None }
+    }
+
+    /// Writes the body behind the bytes that `out` holds already.
+    ///
+    /// # Errors
+    ///
+    /// [`MessageError::MethodLength`] for a method that is empty or too long; `out` is then untouched.
+    pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
+        codec::check_method(&self.method)?;
+        codec.write(self, out);
+        Ok(())
+    }
+
+    /// Reads a body of either encoding. With CBOR, `params` share the memory of `body`.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
+    pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
+        let NotificationFields { protocol_version, method, params } = match Codec::of(body) {
+            Codec::Cbor => cbor::decode(body)?,
+            #[cfg(feature = "json")]
+            Codec::Json => super::json::decode(body)?,
+        };
+        let (protocol_version, method) = codec::required_head(protocol_version, method)?;
+        Ok(Self { protocol_version, method, params })
+    }
+}
+
+impl Message for Notification {
+    fn write(&self, fields: &mut impl FieldWriter) {
+        let Self { protocol_version, method, params } = self;
+        fields.uint(0, "protocol_version", u64::from(*protocol_version));
+        fields.text(1, "method", method);
+        fields.optional_bytes(3, "params", params.as_deref());
+    }
+}
+
+impl fmt::Debug for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        codec::debug("Notification", self, f)
+    }
+}
+
+#[derive(Default)]
+#[cfg_attr(feature = "json", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+struct NotificationFields {
+    protocol_version: Option<u16>,
+    method: Option<Box<str>>,
+    #[cfg_attr(feature = "json", serde(deserialize_with = "super::json::base64"))]
+    params: Option<Bytes>,
+}
+
+impl cbor::Fields for NotificationFields {
+    fn read(&mut self, key: i128, value: cbor::Value<'_, '_>) -> Result<(), MessageError> {
+        match key {
+            0 => self.protocol_version = value.u16("protocol_version")?,
+            1 => self.method = value.text("method")?,
+            3 => self.params = value.bytes("params")?,
+            16.. => value.ignore()?,
+            _ => return Err(MessageError::UnknownKey(key)),
+        }
+        Ok(())
+    }
+}

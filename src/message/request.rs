@@ -1,0 +1,153 @@
+//! The one frame that opens a bidirectional stream.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{
+    MessageError, PROTOCOL_VERSION, cbor,
+    codec::{self, Codec, FieldWriter, Message},
+};
+
+/// What a caller asks of a node.
+///
+/// `Debug` shows the length of `params`, never their content.
+///
+/// ```
+/// use palyra_quic::{Codec, Request};
+///
+/// # fn main() -> Result<(), palyra_quic::MessageError> {
+/// let request = Request { resume_from: Some(41), follow: true, ..Request::new("node.stream_events") };
+/// let mut body = Vec::new();
+/// request.encode(Codec::Cbor, &mut body)?;
+/// assert_eq!(Request::decode(&body.into())?, request);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The version of the protocol that the caller speaks. Any is decoded, so that a node can answer
+    /// one that it does not speak with [`ProtocolMismatch`](super::WireError::ProtocolMismatch).
+    pub protocol_version: u16,
+    /// What is asked for, in 1 to 128 bytes.
+    pub method: Box<str>,
+    /// The last sequence number that the caller has processed, 0 for none; absent where it has not
+    /// subscribed before.
+    pub resume_from: Option<u64>,
+    /// What the method wants to know, in a form that the method defines.
+    pub params: Option<Bytes>,
+    /// How long the caller will still wait, in milliseconds. A duration, so that the clocks of two
+    /// nodes need not agree.
+    pub timeout_ms: Option<u64>,
+    /// Whether the stream stays open for events to come.
+    pub follow: bool,
+    /// The epoch that `resume_from` belongs to.
+    pub epoch: Option<u64>,
+}
+
+impl Request {
+    /// A request for `method` of this version of the protocol, without anything else.
+    ///
+    /// ```
+    /// let request = palyra_quic::Request::new("node.health");
+    /// assert_eq!(&*request.method, "node.health");
+    /// assert_eq!(request.params, None);
+    /// ```
+    #[must_use]
+    pub fn new(method: impl Into<Box<str>>) -> Self {
+        Self {
+            protocol_version: PROTOCOL_VERSION,
+            method: method.into(),
+            resume_from: None,
+            params: None,
+            timeout_ms: None,
+            follow: false,
+            epoch: None,
+        }
+    }
+
+    /// Writes the body behind the bytes that `out` holds already.
+    ///
+    /// JSON gets `protocol_version`, `method` and `resume_from`, and the others only where they are
+    /// set: nodes of the tokio implementation refuse any but those three.
+    ///
+    /// # Errors
+    ///
+    /// [`MessageError::MethodLength`] for a method that is empty or too long; `out` is then untouched.
+    pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
+        codec::check_method(&self.method)?;
+        codec.write(self, out);
+        Ok(())
+    }
+
+    /// Reads a body of either encoding. With CBOR, `params` share the memory of `body`.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
+    pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
+        let RequestFields { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } =
+            match Codec::of(body) {
+                Codec::Cbor => cbor::decode(body)?,
+                #[cfg(feature = "json")]
+                Codec::Json => super::json::decode(body)?,
+            };
+        let (protocol_version, method) = codec::required_head(protocol_version, method)?;
+        let follow = follow.unwrap_or(false);
+        Ok(Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch })
+    }
+}
+
+impl Message for Request {
+    fn write(&self, fields: &mut impl FieldWriter) {
+        let Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } = self;
+        fields.uint(0, "protocol_version", u64::from(*protocol_version));
+        fields.text(1, "method", method);
+        match resume_from {
+            Some(seq) => fields.uint(2, "resume_from", *seq),
+            None => fields.absent("resume_from"),
+        }
+        fields.optional_bytes(3, "params", params.as_deref());
+        fields.optional_uint(4, "timeout_ms", *timeout_ms);
+        if *follow {
+            fields.bool(5, "follow", true);
+        }
+        fields.optional_uint(6, "epoch", *epoch);
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        codec::debug("Request", self, f)
+    }
+}
+
+#[derive(Default)]
+#[cfg_attr(feature = "json", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
+struct RequestFields {
+    protocol_version: Option<u16>,
+    method: Option<Box<str>>,
+    resume_from: Option<u64>,
+    #[cfg_attr(feature = "json", serde(deserialize_with = "super::json::base64"))]
+    params: Option<Bytes>,
+    timeout_ms: Option<u64>,
+    follow: Option<bool>,
+    epoch: Option<u64>,
+}
+
+impl cbor::Fields for RequestFields {
+    fn read(&mut self, key: i128, value: cbor::Value<'_, '_>) -> Result<(), MessageError> {
+        match key {
+            0 => self.protocol_version = value.u16("protocol_version")?,
+            1 => self.method = value.text("method")?,
+            2 => self.resume_from = value.u64("resume_from")?,
+            3 => self.params = value.bytes("params")?,
+            4 => self.timeout_ms = value.u64("timeout_ms")?,
+            5 => self.follow = value.bool("follow")?,
+            6 => self.epoch = value.u64("epoch")?,
+            16.. => value.ignore()?,
+            _ => return Err(MessageError::UnknownKey(key)),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,301 @@
+//! Each frame that comes back on a bidirectional stream.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    MessageError, PROTOCOL_VERSION, WireError, cbor,
+    codec::{self, Codec, FieldWriter, Message},
+};
+
+/// What a node answers: one of its kinds.
+///
+/// Fields that a peer sent beside those of the kind are dropped, so are unknown ones. `Debug` shows the
+/// length of a payload, never its content.
+///
+/// ```
+/// use palyra_quic::{Codec, Response, WireError};
+///
+/// # fn main() -> Result<(), palyra_quic::MessageError> {
+/// let refusal =
+///     Response::Error { error: WireError::PermissionDenied, detail: None, retry_after: None };
+/// let mut body = Vec::new();
+/// refusal.encode(Codec::Cbor, &mut body)?;
+/// assert_eq!(Response::decode(&body.into())?, refusal);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Response {
+    /// How the node is.
+    Health {
+        /// Whether it is well.
+        ok: bool,
+        /// Whether it asks every caller for a certificate.
+        node_rpc_mtls_required: bool,
+        /// What an operator wants to know besides, as a CBOR map.
+        payload: Option<Bytes>,
+    },
+    /// What an application method gave, or one piece of it.
+    Result {
+        /// In a form that the method defines.
+        payload: Option<Bytes>,
+    },
+    /// An event of the node's log.
+    Event {
+        /// Its sequence number, from 1 and without holes within an epoch.
+        seq: u64,
+        /// The epoch of the log; nodes of the tokio implementation have none.
+        epoch: Option<u64>,
+        /// What happened, in a form that the application defines.
+        payload: Option<Bytes>,
+    },
+    /// Events that the caller missed are gone from the log.
+    Gap {
+        /// The sequence number of the oldest event still held.
+        first_seq: Option<u64>,
+        /// The epoch of the log.
+        epoch: Option<u64>,
+        /// How many events are missing, where that is known.
+        missed: Option<u64>,
+    },
+    /// Nothing happened for a while; the stream is alive.
+    Heartbeat {
+        /// The sequence number of the newest event.
+        seq: Option<u64>,
+        /// The epoch of the log.
+        epoch: Option<u64>,
+    },
+    /// The node did not do what it was asked.
+    Error {
+        /// Why.
+        error: WireError,
+        /// The same for people, in at most 256 bytes. Never a secret.
+        detail: Option<Box<str>>,
+        /// When it makes sense to ask again, in whole milliseconds on the wire.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Response {
+    /// Writes the body behind the bytes that `out` holds already.
+    ///
+    /// A `detail` of more than 256 bytes is cut to as many whole characters as fit, and a `retry_after`
+    /// rounded up to milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// None in this version.
+    pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
+        codec.write(self, out);
+        Ok(())
+    }
+
+    /// Reads a body of either encoding. With CBOR, payloads share the memory of `body`.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found; see [`MessageError`].
+    pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
+        let fields: ResponseFields = match Codec::of(body) {
+            Codec::Cbor => cbor::decode(body)?,
+            #[cfg(feature = "json")]
+            Codec::Json => super::json::decode(body)?,
+        };
+        fields.try_into()
+    }
+}
+
+/// Writes a [`Response::Event`] from its parts, behind the bytes that `out` holds already. Allocates
+/// nothing but room in `out`: a replay goes through here for every event.
+pub(crate) fn encode_event(codec: Codec, seq: u64, epoch: Option<u64>, payload: &[u8], out: &mut Vec<u8>) {
+    codec.write(&Event { seq, epoch, payload: Some(payload) }, out);
+}
+
+/// How many bytes of UTF-8 a detail may have.
+const MAX_DETAIL_LEN: usize = 256;
+
+struct Event<'a> {
+    seq: u64,
+    epoch: Option<u64>,
+    payload: Option<&'a [u8]>,
+}
+
+impl Message for Event<'_> {
+    fn write(&self, fields: &mut impl FieldWriter) {
+        let &Self { seq, epoch, payload } = self;
+        write_head(fields, "event", true);
+        fields.uint(3, "seq", seq);
+        fields.optional_bytes(6, "payload", payload);
+        fields.optional_uint(7, "epoch", epoch);
+    }
+}
+
+impl Message for Response {
+    fn write(&self, fields: &mut impl FieldWriter) {
+        match self {
+            Self::Health { ok, node_rpc_mtls_required, payload } => {
+                write_head(fields, "health", *ok);
+                fields.bool(4, "node_rpc_mtls_required", *node_rpc_mtls_required);
+                fields.optional_bytes(6, "payload", payload.as_deref());
+            }
+            Self::Result { payload } => {
+                write_head(fields, "result", true);
+                fields.optional_bytes(6, "payload", payload.as_deref());
+            }
+            &Self::Event { seq, epoch, ref payload } => {
+                Event { seq, epoch, payload: payload.as_deref() }.write(fields);
+            }
+            Self::Gap { first_seq, epoch, missed } => {
+                write_head(fields, "gap", true);
+                fields.optional_uint(7, "epoch", *epoch);
+                fields.optional_uint(8, "first_seq", *first_seq);
+                fields.optional_uint(9, "missed", *missed);
+            }
+            Self::Heartbeat { seq, epoch } => {
+                write_head(fields, "heartbeat", true);
+                fields.optional_uint(3, "seq", *seq);
+                fields.optional_uint(7, "epoch", *epoch);
+            }
+            Self::Error { error, detail, retry_after } => {
+                write_head(fields, "error", false);
+                fields.text(5, "error", error.as_str());
+                fields.optional_uint(10, "retry_after_ms", retry_after.map(whole_millis));
+                if let Some(detail) = detail {
+                    fields.text(11, "detail", truncated(detail, MAX_DETAIL_LEN));
+                }
+            }
+        }
+    }
+}
+
+fn write_head(fields: &mut impl FieldWriter, kind: &str, ok: bool) {
+    fields.uint(0, "protocol_version", u64::from(PROTOCOL_VERSION));
+    fields.text(1, "kind", kind);
+    fields.bool(2, "ok", ok);
+}
+
+/// Rounded up, so that nobody is asked to come back too early.
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// As many whole characters as fit into `max` bytes.
+fn truncated(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        codec::debug("Response", self, f)
+    }
+}
+
+#[derive(Clone, Copy)]
+#[cfg_attr(feature = "json", derive(serde::Deserialize), serde(from = "Box<str>"))]
+enum Kind {
+    Health,
+    Result,
+    Event,
+    Gap,
+    Heartbeat,
+    Error,
+    Unknown,
+}
+
+impl From<&str> for Kind {
+    fn from(text: &str) -> Self {
+        match text {
+            "health" => Self::Health,
+            "result" => Self::Result,
+            "event" => Self::Event,
+            "gap" => Self::Gap,
+            "heartbeat" => Self::Heartbeat,
+            "error" => Self::Error,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+#[cfg(feature = "json")]
+impl From<Box<str>> for Kind {
+    fn from(text: Box<str>) -> Self {
+        Self::from(&*text)
+    }
+}
+
+#[derive(Default)]
+#[cfg_attr(feature = "json", derive(serde::Deserialize), serde(default))]
+struct ResponseFields {
+    protocol_version: Option<u16>,
+    kind: Option<Kind>,
+    ok: Option<bool>,
+    seq: Option<u64>,
+    node_rpc_mtls_required: Option<bool>,
+    error: Option<Box<str>>,
+    #[cfg_attr(feature = "json", serde(deserialize_with = "super::json::base64"))]
+    payload: Option<Bytes>,
+    epoch: Option<u64>,
+    first_seq: Option<u64>,
+    missed: Option<u64>,
+    retry_after_ms: Option<u64>,
+    detail: Option<Box<str>>,
+}
+
+impl cbor::Fields for ResponseFields {
+    fn read(&mut self, key: i128, value: cbor::Value<'_, '_>) -> Result<(), MessageError> {
+        match key {
+            0 => self.protocol_version = value.u16("protocol_version")?,
+            1 => self.kind = value.text("kind")?,
+            2 => self.ok = value.bool("ok")?,
+            3 => self.seq = value.u64("seq")?,
+            4 => self.node_rpc_mtls_required = value.bool("node_rpc_mtls_required")?,
+            5 => self.error = value.text("error")?,
+            6 => self.payload = value.bytes("payload")?,
+            7 => self.epoch = value.u64("epoch")?,
+            8 => self.first_seq = value.u64("first_seq")?,
+            9 => self.missed = value.u64("missed")?,
+            10 => self.retry_after_ms = value.u64("retry_after_ms")?,
+            11 => self.detail = value.text("detail")?,
+            _ => value.ignore()?,
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<ResponseFields> for Response {
+    type Error = MessageError;
+
+    fn try_from(fields: ResponseFields) -> Result<Self, MessageError> {
+        let missing = MessageError::MissingField;
+        match fields.protocol_version.ok_or(missing("protocol_version"))? {
+            PROTOCOL_VERSION => {}
+            other => return Err(MessageError::Version(other)),
+        }
+        if fields.detail.as_ref().is_some_and(|detail| detail.len() > MAX_DETAIL_LEN) {
+            return Err(MessageError::InvalidField("detail"));
+        }
+        let kind = fields.kind.ok_or(missing("kind"))?;
+        let ok = fields.ok.ok_or(missing("ok"))?;
+        let ResponseFields { seq, payload, epoch, first_seq, missed, detail, .. } = fields;
+        Ok(match kind {
+            Kind::Health => {
+                let node_rpc_mtls_required = fields.node_rpc_mtls_required.unwrap_or(false);
+                Self::Health { ok, node_rpc_mtls_required, payload }
+            }
+            Kind::Result => Self::Result { payload },
+            Kind::Event => Self::Event { seq: seq.ok_or(missing("seq"))?, epoch, payload },
+            Kind::Gap => Self::Gap { first_seq, epoch, missed },
+            Kind::Heartbeat => Self::Heartbeat { seq, epoch },
+            Kind::Error => {
+                let error = WireError::from(&*fields.error.ok_or(missing("error"))?);
+                let retry_after = fields.retry_after_ms.map(Duration::from_millis);
+                Self::Error { error, detail, retry_after }
+            }
+            Kind::Unknown => return Err(MessageError::UnknownKind),
+        })
+    }
+}

@@ -1,0 +1,113 @@
+//! The error strings of the protocol.
+
+use std::fmt;
+
+/// Why a peer did not do what it was asked, as the string on the wire says it.
+///
+/// Strings that this version does not know survive unchanged in [`Other`](Self::Other). Make values
+/// from text with [`From`], so that a known string never ends up there.
+///
+/// ```
+/// use palyra_quic::WireError;
+///
+/// assert_eq!(WireError::from("unavailable"), WireError::Unavailable);
+/// assert_eq!(WireError::Unavailable.to_string(), "unavailable");
+/// assert_eq!(WireError::from("out_of_cheese").as_str(), "out_of_cheese");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The request could not be decoded, or misses a field, or has an unknown one.
+    InvalidRequest,
+    /// The protocol version of the request is not the peer's.
+    ProtocolMismatch,
+    /// The peer has no such method.
+    UnsupportedMethod,
+    /// The exchange broke on the peer's side. Worth another try.
+    StreamFailure,
+    /// The time limit of the request or of the peer passed.
+    DeadlineExceeded,
+    /// A limit or rate was hit. Worth another try, later.
+    ResourceExhausted,
+    /// This side may not call the method.
+    PermissionDenied,
+    /// The peer is shutting down. Worth another try, later or elsewhere.
+    Unavailable,
+    /// The peer's handler failed.
+    Internal,
+    /// A string that this version does not know.
+    Other(Box<str>),
+}
+
+impl WireError {
+    /// The string on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::ProtocolMismatch => "protocol_mismatch",
+            Self::UnsupportedMethod => "unsupported_method",
+            Self::StreamFailure => "stream_failure",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::PermissionDenied => "permission_denied",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+            Self::Other(text) => text,
+        }
+    }
+}
+
+impl From<&str> for WireError {
+    fn from(text: &str) -> Self {
+        match text {
+            "invalid_request" => Self::InvalidRequest,
+            "protocol_mismatch" => Self::ProtocolMismatch,
+            "unsupported_method" => Self::UnsupportedMethod,
+            "stream_failure" => Self::StreamFailure,
+            "deadline_exceeded" => Self::DeadlineExceeded,
+            "resource_exhausted" => Self::ResourceExhausted,
+            "permission_denied" => Self::PermissionDenied,
+            "unavailable" => Self::Unavailable,
+            "internal" => Self::Internal,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_what_its_string_says() {
+        for error in [
+            WireError::InvalidRequest,
+            WireError::ProtocolMismatch,
+            WireError::UnsupportedMethod,
+            WireError::StreamFailure,
+            WireError::DeadlineExceeded,
+            WireError::ResourceExhausted,
+            WireError::PermissionDenied,
+            WireError::Unavailable,
+            WireError::Internal,
+        ] {
+            assert_eq!(WireError::from(error.as_str()), error);
+            assert_eq!(error.to_string(), error.as_str());
+        }
+    }
+
+    #[test]
+    fn an_unknown_string_survives() {
+        for text in ["", "Internal", "internal ", "later_addition"] {
+            assert_eq!(WireError::from(text), WireError::Other(text.into()));
+            assert_eq!(WireError::from(text).as_str(), text);
+        }
+    }
+}

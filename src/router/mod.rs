@@ -1,0 +1,304 @@
+//! Methods by name, and the handlers behind them.
+
+mod context;
+mod method_error;
+mod sink;
+
+use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+pub(crate) use self::context::ExchangeGuard;
+pub use self::{context::Context, method_error::MethodError, sink::ResponseSink};
+use crate::{
+    connection::Connection,
+    error::{Error, Result},
+    events::EventLog,
+    value,
+};
+
+/// The methods that a node serves. Every node answers `node.health`; with [`events`](Self::events) it answers
+/// `node.stream_events` too.
+///
+/// A handler is an async closure (or function) of a [`Context`] and the parameters. It runs as part of a task of its
+/// own for each exchange, is dropped when nobody waits for it any more, and may panic without harm to others.
+///
+/// ```
+/// use palyra_quic::{Context, MethodError, Router};
+///
+/// let router = Router::new()
+///     // Bytes in, bytes out.
+///     .unary("demo.echo", |_: Context, params| async move { Ok(params) })
+///     // CBOR in, CBOR out: anything that minicbor can derive.
+///     .typed("demo.add", |_: Context, (a, b): (u32, u32)| async move {
+///         a.checked_add(b).ok_or_else(|| MethodError::invalid_request("the sum overflows"))
+///     })
+///     // Many answers.
+///     .streaming("demo.count", |_: Context, _params, mut answers| async move {
+///         for n in 1..=3_u32 {
+///             answers.send_typed(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+///         }
+///         Ok(())
+///     })
+///     // No answer.
+///     .notification("demo.log", |_: Context, params| async move { println!("{} bytes", params.len()) });
+/// # drop(router);
+/// ```
+#[derive(Default)]
+pub struct Router {
+    methods: BTreeMap<Box<str>, Method>,
+    notifications: BTreeMap<Box<str>, NotificationHandler>,
+    events: Option<EventLog>,
+    on_connection: Option<ConnectionHandler>,
+}
+
+pub(crate) type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Unary = Box<dyn Fn(Context, Bytes) -> Running<Result<Bytes, MethodError>> + Send + Sync>;
+type Streaming = Box<dyn Fn(Context, Bytes, ResponseSink) -> Running<Result<(), MethodError>> + Send + Sync>;
+pub(crate) type NotificationHandler =
+    Box<dyn Fn(Context, Bytes) -> Running<Result<(), MethodError>> + Send + Sync>;
+pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> Running<()> + Send + Sync>;
+
+pub(crate) enum Method {
+    Unary(Unary),
+    Streaming(Streaming),
+}
+
+/// Names that start with this are the protocol's own.
+const RESERVED: &str = "node.";
+/// As long as a request can say.
+const MAX_NAME_BYTES: usize = 128;
+
+impl Router {
+    /// A router with the built-in `node.health` alone.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves a method with one answer, bytes to bytes. Parameters that the caller left out are empty.
+    ///
+    /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts with
+    /// `node.`, is found when the endpoint is bound.
+    #[must_use]
+    pub fn unary<F, R>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Bytes, MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let unary: Unary = Box::new(move |context, params| {
+            let handler = Arc::clone(&handler);
+            // Called within the future, so that a panic of the handler's first half is caught with the second.
+            Box::pin(async move { handler(context, params).await })
+        });
+        self.methods.insert(name.into(), Method::Unary(unary));
+        self
+    }
+
+    /// Serves a method with one answer, decoded and encoded by minicbor.
+    ///
+    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode is answered
+    /// `invalid_request` before the handler hears of it. Parameters that the caller left out decode as `null`, so an
+    /// `Option` makes them optional.
+    #[must_use]
+    pub fn typed<P, T, F, R>(self, name: &str, handler: F) -> Self
+    where
+        P: for<'b> Decode<'b, ()> + Send + 'static,
+        T: Encode<()> + Send + 'static,
+        F: Fn(Context, P) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.unary(name, move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let result = handler(context, decode_params(&params)?).await?;
+                value::encode(&result).map_err(|_| MethodError::internal("the result cannot be encoded"))
+            }
+        })
+    }
+
+    /// Serves a method with any number of answers.
+    #[must_use]
+    pub fn streaming<F, R>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes, ResponseSink) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let streaming: Streaming = Box::new(move |context, params, sink| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(context, params, sink).await })
+        });
+        self.methods.insert(name.into(), Method::Streaming(streaming));
+        self
+    }
+
+    /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in order.
+    #[must_use]
+    pub fn notification<F, R>(self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.fallible_notification(name, move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                handler(context, params).await;
+                Ok(())
+            }
+        })
+    }
+
+    /// Takes notifications whose parameters are decoded by minicbor, as those of [`typed`](Self::typed). One that does not
+    /// decode stops its stream with PROTOCOL_VIOLATION.
+    #[must_use]
+    pub fn typed_notification<P, F, R>(self, name: &str, handler: F) -> Self
+    where
+        P: for<'b> Decode<'b, ()> + Send + 'static,
+        F: Fn(Context, P) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.fallible_notification(name, move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                handler(context, decode_params(&params)?).await;
+                Ok(())
+            }
+        })
+    }
+
+    fn fallible_notification<F, R>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let notification: NotificationHandler = Box::new(move |context, params| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(context, params).await })
+        });
+        self.notifications.insert(name.into(), notification);
+        self
+    }
+
+    /// Serves this log to subscribers as `node.stream_events`.
+    #[must_use]
+    pub fn events(self, log: EventLog) -> Self {
+        Self { events: Some(log), ..self }
+    }
+
+    /// Runs for each accepted connection once its handshake is over, for nodes that call back the peers that dialled
+    /// them. It is dropped when the connection ends; that it returns ends nothing.
+    #[must_use]
+    pub fn on_connection<F, R>(self, handler: F) -> Self
+    where
+        F: Fn(Connection) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let on_connection: ConnectionHandler = Box::new(move |connection| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(connection).await })
+        });
+        Self { on_connection: Some(on_connection), ..self }
+    }
+
+    /// Finds names that could never be called, and events that would not fit a frame.
+    pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
+        for name in self.methods.keys().chain(self.notifications.keys()) {
+            if name.is_empty() || name.len() > MAX_NAME_BYTES {
+                return Err(Error::invalid_config(format!("a method name has 1 to {MAX_NAME_BYTES} bytes: {name:?}")));
+            }
+            if name.starts_with(RESERVED) {
+                return Err(Error::invalid_config(format!("method names in {RESERVED} are reserved: {name:?}")));
+            }
+        }
+        let Some(log) = &self.events else { return Ok(()) };
+        // Base64 writes four bytes for three.
+        let largest = log.max_payload_bytes().div_ceil(3).saturating_mul(4).saturating_add(EVENT_OVERHEAD);
+        if largest > max_frame_len {
+            return Err(Error::invalid_config(format!(
+                "max_payload_bytes of the event log is {}, which does not fit into frames of max_frame_bytes {max_frame_len}",
+                log.max_payload_bytes()
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn method(&self, name: &str) -> Option<&Method> {
+        self.methods.get(name)
+    }
+
+    pub(crate) fn notification_handler(&self, name: &str) -> Option<&NotificationHandler> {
+        self.notifications.get(name)
+    }
+
+    pub(crate) fn event_log(&self) -> Option<&EventLog> {
+        self.events.as_ref()
+    }
+
+    pub(crate) fn connection_handler(&self) -> Option<&ConnectionHandler> {
+        self.on_connection.as_ref()
+    }
+}
+
+/// More than an event has beside its payload, in either codec.
+const EVENT_OVERHEAD: usize = 256;
+
+fn decode_params<P: for<'b> Decode<'b, ()>>(params: &[u8]) -> Result<P, MethodError> {
+    value::decode(params).map_err(|error| {
+        let fault = std::error::Error::source(&error).map(ToString::to_string);
+        MethodError::invalid_request(format!("params: {}", fault.unwrap_or_else(|| error.to_string())))
+    })
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { methods, notifications, events, on_connection: _ } = self;
+        f.debug_struct("Router")
+            .field("methods", &methods.keys())
+            .field("notifications", &notifications.keys())
+            .field("events", events)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    const MAX: usize = 512 * 1024;
+
+    fn with(name: &str) -> Router {
+        Router::new().unary(name, |_, params| async move { Ok(params) })
+    }
+
+    #[test]
+    fn names_that_no_request_can_carry_are_refused() {
+        assert!(with("a").check(MAX).is_ok());
+        assert!(with(&"x".repeat(128)).check(MAX).is_ok());
+        for name in ["", &"x".repeat(129), "node.health", "node.anything"] {
+            assert_eq!(with(name).check(MAX).unwrap_err().kind(), &ErrorKind::InvalidConfig, "{name:?}");
+        }
+        let notification = Router::new().notification("node.x", |_, _| async {});
+        assert!(notification.check(MAX).is_err());
+    }
+
+    #[test]
+    fn an_event_log_must_fit_the_frames_in_either_codec() {
+        let router = |bytes| {
+            let log = EventLog::builder().max_payload_bytes(bytes).build().unwrap();
+            Router::new().events(log)
+        };
+        assert!(Router::new().events(EventLog::new()).check(MAX).is_ok());
+        assert!(router(390_000).check(MAX).is_ok());
+        assert!(router(400_000).check(MAX).is_err());
+        assert!(router(400_000).check(2 * MAX).is_ok());
+    }
+}

@@ -1,0 +1,82 @@
+//! From an incoming packet to a connection that is served.
+
+use std::sync::Arc;
+
+use futures_lite::future;
+use quinn::Incoming;
+
+use super::{Node, serve_connection};
+use crate::{
+    admission::{ConnectionSlot, HandshakeSlot},
+    connection::{Connection, Link},
+    error::{Error, ErrorKind, Result},
+    tls::classify,
+};
+
+/// Takes connections until the endpoint closes.
+pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoint) {
+    while let Some(incoming) = endpoint.accept().await {
+        let slots = if node.drain.has_begun() { None } else { node.admission.admit() };
+        match slots {
+            Some((connection, handshake)) => {
+                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, connection, handshake));
+            }
+            None => {
+                node.counters.refused.add();
+                incoming.refuse();
+            }
+        }
+    }
+}
+
+async fn serve_incoming(node: Arc<Node>, incoming: Incoming, slot: ConnectionSlot, handshake: HandshakeSlot) {
+    let remote = incoming.remote_address();
+    let link = match shake_hands(&node, incoming).await {
+        Ok(link) => Arc::new(link),
+        Err(error) => {
+            node.counters.handshakes_failed.add();
+            tracing::debug!(%remote, %error, "handshake failed");
+            return;
+        }
+    };
+    drop(handshake);
+    node.counters.accepted.add();
+    let _open = Open::new(&node);
+    let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
+    tracing::debug!(%remote, ?fingerprint, "connection accepted");
+    let on_connection = async {
+        if let Some(handler) = node.router.connection_handler() {
+            handler(Connection::borrowed(Arc::clone(&link))).await;
+        }
+        future::pending().await
+    };
+    future::or(serve_connection(&node, &link), on_connection).await;
+    drop(slot);
+    tracing::debug!(%remote, "connection ended");
+}
+
+async fn shake_hands(node: &Node, incoming: Incoming) -> Result<Link> {
+    let connecting = incoming.accept().map_err(|error| classify(&error, None))?;
+    let deadline = node.clock.deadline(node.limits.handshake_timeout());
+    match node.clock.timeout_at(Some(deadline), connecting).await {
+        Ok(Ok(connection)) => Ok(Link::new(connection, node.clock.clone(), Arc::clone(&node.limits))),
+        Ok(Err(error)) => Err(classify(&error, None)),
+        Err(_elapsed) => Err(Error::new(ErrorKind::HandshakeTimeout)),
+    }
+}
+
+/// Counts a connection as open while it lives.
+struct Open<'a>(&'a Node);
+
+impl<'a> Open<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.counters.open.add();
+        Self(node)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.counters.open.subtract();
+    }
+}

@@ -1,0 +1,145 @@
+//! `node.stream_events`: replay, then follow.
+
+use bytes::Bytes;
+use futures_lite::future;
+
+use super::exchange::{Exchange, Outcome, supervise};
+use crate::{
+    code::Code,
+    error::{Error, Result},
+    events::{Cursor, EventLog, GapBefore},
+    frame,
+    message::{Request, Response, encode_event},
+    router::{Context, MethodError},
+    stream::FrameWriter,
+};
+
+/// How many bytes of events go into one write. Large enough that packets are full and writes are few, and small enough
+/// that a subscriber which does not read costs little.
+const WRITE_BYTES: usize = 16 * 1024;
+
+/// Serves a subscription; `writer` comes back where it was finished or reset.
+pub(super) async fn stream(
+    exchange: &Exchange<'_>,
+    log: &EventLog,
+    request: &Request,
+    mut writer: FrameWriter,
+) -> Option<FrameWriter> {
+    let clock = &exchange.node.clock;
+    // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
+    let deadline = request.timeout_ms.map(|asked| clock.deadline(std::time::Duration::from_millis(asked)));
+    let stopped = writer.stopped();
+    let context = Context::new(exchange.link.clone(), deadline);
+    let guard = context.guard();
+    let mut ended = Ended::Replayed;
+    let outcome = {
+        let subscription = Subscription { exchange, log, writer: &mut writer };
+        let serving = async {
+            let served = subscription.serve(request).await;
+            served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
+        };
+        supervise(clock, deadline, stopped, Box::pin(serving)).await
+    };
+    match outcome {
+        // A follower comes back to another node, or later, from where it was.
+        Outcome::Returned(Ok(())) if ended == Ended::ShuttingDown => writer.reset(Code::SHUTTING_DOWN),
+        // The stream broke under the events.
+        Outcome::Returned(Err(_)) => writer.reset(Code::INTERNAL),
+        outcome => return exchange.conclude(writer, outcome.map(|()| None), guard).await,
+    }
+    Some(writer)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Replayed,
+    ShuttingDown,
+}
+
+struct Subscription<'a> {
+    exchange: &'a Exchange<'a>,
+    log: &'a EventLog,
+    writer: &'a mut FrameWriter,
+}
+
+impl Subscription<'_> {
+    async fn serve(self, request: &Request) -> Result<Ended> {
+        let (mut cursor, gap) = self.log.subscribe(request.resume_from, request.epoch);
+        let mut frames = Vec::new();
+        if let Some(gap) = gap {
+            self.append(&mut frames, &self.gap(gap))?;
+        }
+        let mut batch = Vec::new();
+        loop {
+            let published = self.log.listen();
+            loop {
+                self.gather(&mut cursor, &mut batch, &mut frames)?;
+                if frames.is_empty() {
+                    break;
+                }
+                self.writer.write(std::mem::take(&mut frames)).await?;
+            }
+            if !request.follow {
+                return Ok(Ended::Replayed);
+            }
+            let wait = self.exchange.node.limits.heartbeat_interval();
+            let heartbeat = async {
+                self.exchange.node.clock.sleep(wait).await;
+                Wake::Heartbeat
+            };
+            let news = async {
+                published.await;
+                Wake::Published
+            };
+            let shutdown = async {
+                self.exchange.node.drain.begun().await;
+                Wake::ShuttingDown
+            };
+            match future::or(shutdown, future::or(news, heartbeat)).await {
+                Wake::Published => {}
+                Wake::Heartbeat => {
+                    let heartbeat =
+                        Response::Heartbeat { seq: Some(self.log.last_seq()), epoch: Some(self.log.epoch()) };
+                    self.append(&mut frames, &heartbeat)?;
+                }
+                Wake::ShuttingDown => return Ok(Ended::ShuttingDown),
+            }
+        }
+    }
+
+    /// Moves events from the log into frames, until they fill a write or there are no more.
+    fn gather(&self, cursor: &mut Cursor, batch: &mut Vec<(u64, Bytes)>, frames: &mut Vec<u8>) -> Result<()> {
+        if let Some(gap) = self.log.read(cursor, WRITE_BYTES, batch) {
+            self.append(frames, &self.gap(gap))?;
+        }
+        frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_ROOM).sum());
+        let (codec, epoch, max) = (self.exchange.codec, self.log.epoch(), self.exchange.node.max_frame_len());
+        for (seq, payload) in batch.drain(..) {
+            frame::append(frames, max, |out| {
+                encode_event(codec, seq, Some(epoch), &payload, out);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn gap(&self, gap: GapBefore) -> Response {
+        let GapBefore { first_seq, missed } = gap;
+        Response::Gap { first_seq: Some(first_seq), epoch: Some(self.log.epoch()), missed }
+    }
+
+    fn append(&self, frames: &mut Vec<u8>, response: &Response) -> Result<()> {
+        frame::append(frames, self.exchange.node.max_frame_len(), |out| {
+            response.encode(self.exchange.codec, out).map_err(Error::from)
+        })
+    }
+}
+
+/// What a CBOR event takes beside its payload: prefix, keys, kind, sequence number and epoch, generously.
+const EVENT_ROOM: usize = 48;
+
+enum Wake {
+    Published,
+    Heartbeat,
+    ShuttingDown,
+}

@@ -1,0 +1,281 @@
+//! One exchange: a request frame, then the answers.
+
+use std::{
+    any::Any,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use async_lock::Mutex;
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream};
+
+use super::{Node, drain::Running, events, health::health};
+use crate::{
+    code::Code,
+    connection::Link,
+    error::{Error, ErrorKind, Result},
+    message::{Codec, PROTOCOL_VERSION, Request, Response, WireError},
+    router::{Context, ExchangeGuard, Method, MethodError, ResponseSink},
+    runtime::{Clock, Elapsed},
+    stream::{FrameReader, FrameWriter, response_frame},
+};
+
+pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, recv: RecvStream) {
+    let running = Running::enter(&node);
+    let mut writer = FrameWriter::new(send, Code::INTERNAL);
+    let mut reader = FrameReader::new(recv, node.max_frame_len());
+    let body = match read_request(&node, &mut reader).await {
+        Ok(body) => body,
+        Err(error) => {
+            let code = fault_code(&error);
+            tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
+            reader.stop(code);
+            writer.reset(code);
+            return;
+        }
+    };
+    node.counters.requests.add();
+    let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body) };
+    let writer = exchange.run(&body, writer).await;
+    exchange.linger(writer).await;
+    drop(running);
+}
+
+/// One frame, then FIN, all within the time for it.
+async fn read_request(node: &Node, reader: &mut FrameReader) -> Result<Bytes> {
+    let deadline = node.clock.deadline(node.limits.request_read_timeout());
+    let read = async {
+        let body = reader.next().await?.ok_or_else(|| Error::protocol("a stream without a request"))?;
+        reader.end().await?;
+        Ok(body)
+    };
+    let read = node.clock.timeout_at(Some(deadline), read).await;
+    read.unwrap_or_else(|Elapsed| Err(Error::new(ErrorKind::DeadlineExceeded).detail("the request did not arrive in time")))
+}
+
+/// The code for a stream whose frames could not be read.
+pub(super) fn fault_code(error: &Error) -> Code {
+    match error.kind() {
+        ErrorKind::FrameTooLarge => Code::FRAME_TOO_LARGE,
+        ErrorKind::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
+        ErrorKind::Protocol | ErrorKind::Truncated => Code::PROTOCOL_VIOLATION,
+        // The peer reset its half, or the connection is gone.
+        _ => Code::CANCELLED,
+    }
+}
+
+pub(super) struct Exchange<'a> {
+    pub(super) node: &'a Node,
+    pub(super) link: &'a Arc<Link>,
+    pub(super) codec: Codec,
+}
+
+impl Exchange<'_> {
+    /// Answers the request, and gives back the stream where something may still be under way on it.
+    async fn run(&self, body: &Bytes, mut writer: FrameWriter) -> Option<FrameWriter> {
+        let request = match self.admit(body) {
+            Ok(request) => request,
+            Err(refusal) => {
+                tracing::debug!(remote = %self.link.remote_address(), error = %refusal, "request refused");
+                self.answer(&mut writer, &refused(refusal)).await;
+                return Some(writer);
+            }
+        };
+        match &*request.method {
+            HEALTH => self.answer(&mut writer, &health(self.node)).await,
+            STREAM_EVENTS => match self.node.router.event_log() {
+                Some(log) => return events::stream(self, log, &request, writer).await,
+                None => self.answer(&mut writer, &refused(unsupported())).await,
+            },
+            name => match self.node.router.method(name) {
+                Some(method) => return self.call(method, request, writer).await,
+                None => self.answer(&mut writer, &refused(unsupported())).await,
+            },
+        }
+        Some(writer)
+    }
+
+    fn admit(&self, body: &Bytes) -> Result<Request, MethodError> {
+        let request = Request::decode(body).map_err(|error| MethodError::invalid_request(error.to_string()))?;
+        if request.protocol_version != PROTOCOL_VERSION {
+            return Err(MethodError::new(WireError::ProtocolMismatch)
+                .detail(format!("this node speaks version {PROTOCOL_VERSION}")));
+        }
+        if self.node.drain.has_begun() {
+            return Err(MethodError::unavailable("the node is shutting down"));
+        }
+        Ok(request)
+    }
+
+    async fn call(&self, method: &Method, request: Request, mut writer: FrameWriter) -> Option<FrameWriter> {
+        let limit = self.node.limits.handler_timeout();
+        let limit = request.timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
+        let deadline = self.node.clock.deadline(limit);
+        if limit.is_zero() {
+            self.answer(&mut writer, &refused(MethodError::new(WireError::DeadlineExceeded))).await;
+            return Some(writer);
+        }
+        let context = Context::new(Arc::clone(self.link), Some(deadline));
+        let guard = context.guard();
+        let params = request.params.unwrap_or_default();
+        match method {
+            Method::Unary(handler) => {
+                let stopped = writer.stopped();
+                let outcome = supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await;
+                let answer = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
+                self.conclude(writer, answer, guard).await
+            }
+            Method::Streaming(handler) => {
+                let stopped = writer.stopped();
+                let writer = Arc::new(Mutex::new(Some(writer)));
+                let sink = ResponseSink::new(Arc::clone(&writer), self.codec, self.node.max_frame_len());
+                let outcome = supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink)).await;
+                // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
+                let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
+                let writer = self.node.clock.timeout_at(Some(patience), writer.lock()).await.ok()?.take()?;
+                self.conclude(writer, outcome.map(|()| None), guard).await
+            }
+        }
+    }
+
+    /// Ends the stream as the handler ended.
+    pub(super) async fn conclude(
+        &self,
+        mut writer: FrameWriter,
+        outcome: Outcome<Option<Response>>,
+        guard: ExchangeGuard,
+    ) -> Option<FrameWriter> {
+        match outcome {
+            Outcome::Returned(Ok(Some(answer))) => self.answer(&mut writer, &answer).await,
+            Outcome::Returned(Ok(None)) => writer.finish(),
+            Outcome::Returned(Err(error)) => self.answer(&mut writer, &refused(error)).await,
+            Outcome::TimedOut => {
+                self.answer(&mut writer, &refused(MethodError::new(WireError::DeadlineExceeded))).await;
+            }
+            Outcome::GivenUp => writer.reset(Code::CANCELLED),
+            Outcome::Panicked => {
+                tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
+                writer.reset(Code::INTERNAL);
+            }
+        }
+        drop(guard);
+        Some(writer)
+    }
+
+    /// Writes the last frame of the exchange, and finishes it.
+    async fn answer(&self, writer: &mut FrameWriter, response: &Response) {
+        if !writer.is_between_frames() {
+            // The handler was cut off in the middle of a frame; nothing that follows could be read.
+            let code = match response {
+                Response::Error { error: WireError::DeadlineExceeded, .. } => Code::DEADLINE_EXCEEDED,
+                _ => Code::INTERNAL,
+            };
+            writer.reset(code);
+            return;
+        }
+        let frame = response_frame(response, self.codec, self.node.max_frame_len()).or_else(|error| {
+            tracing::warn!(%error, "an answer could not be sent");
+            let failure = refused(MethodError::internal(error.to_string()));
+            response_frame(&failure, self.codec, self.node.max_frame_len())
+        });
+        let Ok(frame) = frame else {
+            writer.reset(Code::INTERNAL);
+            return;
+        };
+        // A peer that does not read must not hold the answer for ever.
+        let deadline = self.node.clock.deadline(self.node.limits.handler_timeout());
+        match self.node.clock.timeout_at(Some(deadline), writer.write(frame)).await {
+            Ok(Ok(())) => writer.finish(),
+            Ok(Err(error)) => {
+                tracing::debug!(remote = %self.link.remote_address(), %error, "answer not taken");
+                writer.reset(Code::CANCELLED);
+            }
+            Err(Elapsed) => writer.reset(Code::DEADLINE_EXCEEDED),
+        }
+    }
+
+    /// During a shutdown, waits until the peer has the answer, which closing the connection would take back.
+    async fn linger(&self, writer: Option<FrameWriter>) {
+        if let Some(writer) = writer.filter(|_| self.node.drain.has_begun()) {
+            let _ = writer.stopped().await;
+        }
+    }
+}
+
+const HEALTH: &str = "node.health";
+const STREAM_EVENTS: &str = "node.stream_events";
+
+fn unsupported() -> MethodError {
+    MethodError::new(WireError::UnsupportedMethod)
+}
+
+pub(super) fn refused(error: MethodError) -> Response {
+    let (error, detail, retry_after) = error.into_parts();
+    Response::Error { error, detail, retry_after }
+}
+
+/// How a handler ended.
+pub(super) enum Outcome<T> {
+    Returned(Result<T, MethodError>),
+    TimedOut,
+    /// The peer reset or stopped the stream, or is gone.
+    GivenUp,
+    Panicked,
+}
+
+impl<T> Outcome<T> {
+    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Returned(result) => Outcome::Returned(result.map(map)),
+            Self::TimedOut => Outcome::TimedOut,
+            Self::GivenUp => Outcome::GivenUp,
+            Self::Panicked => Outcome::Panicked,
+        }
+    }
+}
+
+/// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
+///
+/// The handler is polled first, so that one which is ready at once costs neither a timer nor a waker.
+pub(super) async fn supervise<T>(
+    clock: &Clock,
+    deadline: Option<Instant>,
+    given_up: impl Future,
+    handler: Pin<Box<dyn Future<Output = Result<T, MethodError>> + Send + '_>>,
+) -> Outcome<T> {
+    let mut handler = handler;
+    let mut given_up = std::pin::pin!(given_up);
+    let outcome = poll_fn(|cx| {
+        // Nothing of the handler is looked at again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+            Ok(Poll::Ready(result)) => return Poll::Ready(Outcome::Returned(result)),
+            Ok(Poll::Pending) => {}
+            Err(panic) => {
+                forget(panic);
+                return Poll::Ready(Outcome::Panicked);
+            }
+        }
+        given_up.as_mut().poll(cx).map(|_| Outcome::GivenUp)
+    });
+    let outcome = clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
+    // Whatever the handler holds may panic when it is dropped, too.
+    match catch_unwind(AssertUnwindSafe(move || drop(handler))) {
+        Ok(()) => outcome,
+        Err(panic) => {
+            forget(panic);
+            Outcome::Panicked
+        }
+    }
+}
+
+/// The payload of a panic may panic when it is dropped, too.
+fn forget(panic: Box<dyn Any + Send>) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+        std::mem::forget(another);
+    }
+}

@@ -1,0 +1,41 @@
+//! `node.health`.
+
+use minicbor::{Encoder, encode::Error as EncodeError};
+
+use super::Node;
+use crate::{message::Response, tls::ClientAuth};
+
+pub(super) fn health(node: &Node) -> Response {
+    Response::Health {
+        ok: true,
+        node_rpc_mtls_required: node.client_auth == ClientAuth::Required,
+        // Writing to memory does not fail; were it to, health without numbers is health still.
+        payload: details(node).ok().map(Into::into),
+    }
+}
+
+/// What an operator wants to know, as a map from text to text and numbers. Peers ignore what they do not know.
+fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>> {
+    let counters = &node.counters;
+    let uptime = node.clock.now().saturating_duration_since(node.started);
+    let mut numbers = vec![
+        ("uptime_ms", u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
+        ("connections_open", counters.open.value()),
+        ("connections_accepted", counters.accepted.value()),
+        ("connections_refused", counters.refused.value()),
+        ("handshakes_failed", counters.handshakes_failed.value()),
+        ("requests", counters.requests.value()),
+        ("notifications", counters.notifications.value()),
+    ];
+    if let Some(log) = node.router.event_log() {
+        numbers.push(("events_published", log.last_seq()));
+        numbers.push(("events_held", u64::try_from(log.len()).unwrap_or(u64::MAX)));
+    }
+    let mut encoder = Encoder::new(Vec::new());
+    encoder.map(u64::try_from(numbers.len() + 1).unwrap_or(u64::MAX))?;
+    encoder.str("version")?.str(env!("CARGO_PKG_VERSION"))?;
+    for (name, number) in numbers {
+        encoder.str(name)?.u64(number)?;
+    }
+    Ok(encoder.into_writer())
+}

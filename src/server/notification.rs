@@ -1,0 +1,83 @@
+//! A stream of notifications, handled in their order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_lite::future;
+use quinn::RecvStream;
+
+use super::{
+    Node,
+    drain::Running,
+    exchange::{Outcome, fault_code, supervise},
+};
+use crate::{
+    code::Code,
+    connection::Link,
+    message::{Notification, PROTOCOL_VERSION, WireError},
+    router::Context,
+    stream::{FrameReader, Pace},
+};
+
+pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
+    let mut reader = FrameReader::new(recv, node.max_frame_len());
+    let mut pace = Pace::Opening;
+    loop {
+        let next = reader.next_within(&node.clock, node.limits.request_read_timeout(), pace);
+        let stopping = async {
+            node.drain.begun().await;
+            Ok(None)
+        };
+        // What has arrived before the shutdown is still read.
+        let code = match future::or(next, stopping).await {
+            Ok(Some(body)) => match notify(&node, &link, &body).await {
+                Ok(()) => None,
+                Err(code) => Some(code),
+            },
+            Ok(None) if node.drain.has_begun() => Some(Code::SHUTTING_DOWN),
+            Ok(None) if pace == Pace::Opening => Some(violation(&link, &"a stream without a notification")),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
+                Some(fault_code(&error))
+            }
+        };
+        if let Some(code) = code {
+            return reader.stop(code);
+        }
+        pace = Pace::Between;
+    }
+}
+
+/// Handles one notification, or gives the code to stop its stream with.
+async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), Code> {
+    let _running = Running::enter(node);
+    let notification = Notification::decode(body).map_err(|error| violation(link, &error))?;
+    if notification.protocol_version != PROTOCOL_VERSION {
+        return Err(violation(link, &"another protocol version"));
+    }
+    node.counters.notifications.add();
+    let Some(handler) = node.router.notification_handler(&notification.method) else {
+        tracing::debug!(remote = %link.remote_address(), "a notification that nobody handles");
+        return Ok(());
+    };
+    let deadline = node.clock.deadline(node.limits.handler_timeout());
+    let context = Context::new(Arc::clone(link), Some(deadline));
+    let _guard = context.guard();
+    let running = handler(context, notification.params.unwrap_or_default());
+    // Nobody waits, so nobody gives up: a sender may notify and leave.
+    match supervise(&node.clock, Some(deadline), future::pending::<()>(), running).await {
+        Outcome::Returned(Ok(())) => Ok(()),
+        Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => Err(violation(link, &error)),
+        Outcome::Returned(Err(_)) | Outcome::Panicked => {
+            tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
+            Err(Code::INTERNAL)
+        }
+        Outcome::TimedOut | Outcome::GivenUp => Err(Code::DEADLINE_EXCEEDED),
+    }
+}
+
+fn violation(link: &Link, fault: &dyn std::fmt::Display) -> Code {
+    tracing::debug!(remote = %link.remote_address(), %fault, "notification refused");
+    Code::PROTOCOL_VIOLATION
+}

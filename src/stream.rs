@@ -1,0 +1,260 @@
+//! Whole frames on quinn's streams: read as they arrive, written at once, reset unless finished.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+
+use crate::{
+    code::Code,
+    error::{Error, ErrorKind, Result},
+    frame::{self, FrameBuffer},
+    message::{Codec, Response},
+    runtime::Clock,
+    tls::classify,
+};
+
+/// How many packets' worth of a stream are taken under one lock of the connection.
+const CHUNKS: usize = 8;
+
+/// Reads the frames of a stream. Tells the sender to stop if it is dropped before the end.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    stream: RecvStream,
+    buffer: FrameBuffer,
+    state: ReadState,
+    abandon: Code,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadState {
+    Open,
+    /// FIN has arrived, after whole frames alone.
+    Ended,
+    /// Failed, or stopped by this side.
+    Closed,
+}
+
+impl FrameReader {
+    pub(crate) fn new(stream: RecvStream, max_frame_len: usize) -> Self {
+        Self {
+            stream,
+            buffer: FrameBuffer::new(max_frame_len),
+            state: ReadState::Open,
+            abandon: Code::CANCELLED,
+        }
+    }
+
+    /// The next frame's body, or `None` at a clean end.
+    ///
+    /// Cancel-safe: what has arrived is kept for the next call.
+    ///
+    /// # Errors
+    ///
+    /// `Truncated` for an end within a frame, `FrameTooLarge` and `Protocol` for frames that must not be,
+    /// `StreamReset`, or why the connection is gone.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(body) = self.buffer.next().map_err(Error::from)? {
+                return Ok(Some(body));
+            }
+            if !self.fill().await? {
+                self.buffer.finish().map_err(Error::from)?;
+                self.state = ReadState::Ended;
+                return Ok(None);
+            }
+        }
+    }
+
+    /// As [`next`](Self::next), with a time limit for each frame.
+    ///
+    /// A stream may stay silent between frames for as long as its connection lives, but not before its first frame
+    /// (`Pace::Opening`), nor within one.
+    pub(crate) async fn next_within(
+        &mut self,
+        clock: &Clock,
+        limit: Duration,
+        pace: Pace,
+    ) -> Result<Option<Bytes>> {
+        let mut deadline = (pace == Pace::Opening).then(|| clock.deadline(limit));
+        loop {
+            if let Some(body) = self.buffer.next().map_err(Error::from)? {
+                return Ok(Some(body));
+            }
+            if deadline.is_none() && !self.buffer.is_empty() {
+                deadline = Some(clock.deadline(limit));
+            }
+            let Ok(filled) = clock.timeout_at(deadline, self.fill()).await else {
+                return Err(Error::new(ErrorKind::DeadlineExceeded));
+            };
+            if !filled? {
+                self.buffer.finish().map_err(Error::from)?;
+                self.state = ReadState::Ended;
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Awaits FIN; any byte before it is an error.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        while self.buffer.is_empty() {
+            if !self.fill().await? {
+                self.state = ReadState::Ended;
+                return Ok(());
+            }
+        }
+        Err(Error::protocol("bytes after the last frame that may come"))
+    }
+
+    /// Adds what has arrived; `false` at FIN.
+    async fn fill(&mut self) -> Result<bool> {
+        let mut chunks: [Bytes; CHUNKS] = Default::default();
+        match self.stream.read_chunks(&mut chunks).await {
+            Ok(Some(count)) => {
+                for chunk in chunks.into_iter().take(count) {
+                    self.buffer.push(chunk);
+                }
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => {
+                self.state = ReadState::Closed;
+                Err(read_error(error))
+            }
+        }
+    }
+
+    /// Tells the sender that nothing more will be read, and why.
+    pub(crate) fn stop(&mut self, code: Code) {
+        if self.state == ReadState::Open {
+            self.state = ReadState::Closed;
+            // The stream may be gone already, and then the sender has stopped.
+            let _ = self.stream.stop(code.to_varint());
+        }
+    }
+}
+
+impl Drop for FrameReader {
+    fn drop(&mut self) {
+        self.stop(self.abandon);
+    }
+}
+
+/// Whether the time for a frame runs from now, or from its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Opening,
+    Between,
+}
+
+/// Writes frames to a stream. Resets it if it is dropped before [`finish`](Self::finish), so that an answer that was
+/// cut off never looks whole; quinn alone would finish it.
+#[derive(Debug)]
+pub(crate) struct FrameWriter {
+    stream: SendStream,
+    state: WriteState,
+    abandon: Code,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteState {
+    BetweenWrites,
+    /// A write was begun and not completed, so that nothing may follow.
+    Writing,
+    Closed,
+}
+
+impl FrameWriter {
+    /// `abandon` is the code of the reset where nobody chose another.
+    pub(crate) fn new(stream: SendStream, abandon: Code) -> Self {
+        Self { stream, state: WriteState::BetweenWrites, abandon }
+    }
+
+    /// Writes whole frames. If this is cancelled, the stream can only be reset.
+    pub(crate) async fn write(&mut self, frames: Vec<u8>) -> Result<()> {
+        if self.state != WriteState::BetweenWrites {
+            return Err(Error::new(ErrorKind::Closed).detail("the stream has ended"));
+        }
+        self.state = WriteState::Writing;
+        match self.stream.write_chunk(Bytes::from(frames)).await {
+            Ok(()) => {
+                self.state = WriteState::BetweenWrites;
+                Ok(())
+            }
+            Err(error) => Err(write_error(error)),
+        }
+    }
+
+    /// Whether another frame may follow.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.state == WriteState::BetweenWrites
+    }
+
+    /// Marks what was written as complete.
+    pub(crate) fn finish(&mut self) {
+        match self.state {
+            WriteState::BetweenWrites => {
+                self.state = WriteState::Closed;
+                // Fails only where the peer has stopped the stream.
+                let _ = self.stream.finish();
+            }
+            WriteState::Writing => self.reset(self.abandon),
+            WriteState::Closed => {}
+        }
+    }
+
+    /// Takes back what was not delivered yet, and says why.
+    pub(crate) fn reset(&mut self, code: Code) {
+        if self.state != WriteState::Closed {
+            self.state = WriteState::Closed;
+            let _ = self.stream.reset(code.to_varint());
+        }
+    }
+
+    /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when the
+    /// connection ends.
+    pub(crate) fn stopped(&self) -> impl Future<Output = Result<Option<Code>>> + Send + Sync + 'static {
+        let stopped = self.stream.stopped();
+        async move {
+            match stopped.await {
+                Ok(code) => Ok(code.map(Code::from)),
+                Err(quinn::StoppedError::ConnectionLost(error)) => Err(classify(&error, None)),
+                Err(error @ quinn::StoppedError::ZeroRttRejected) => Err(never(error)),
+            }
+        }
+    }
+}
+
+impl Drop for FrameWriter {
+    fn drop(&mut self) {
+        self.reset(self.abandon);
+    }
+}
+
+/// One response as one frame.
+pub(crate) fn response_frame(response: &Response, codec: Codec, max_frame_len: usize) -> Result<Vec<u8>> {
+    frame::encode(max_frame_len, |out| response.encode(codec, out).map_err(Error::from))
+}
+
+fn read_error(error: ReadError) -> Error {
+    match error {
+        ReadError::Reset(code) => Error::new(ErrorKind::StreamReset(code.into())),
+        ReadError::ConnectionLost(error) => classify(&error, None),
+        ReadError::ClosedStream => Error::new(ErrorKind::Closed).caused_by(ReadError::ClosedStream),
+        error @ (ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => never(error),
+    }
+}
+
+fn write_error(error: WriteError) -> Error {
+    match error {
+        WriteError::Stopped(code) => Error::new(ErrorKind::StreamReset(code.into())),
+        WriteError::ConnectionLost(error) => classify(&error, None),
+        WriteError::ClosedStream => Error::new(ErrorKind::Closed).caused_by(WriteError::ClosedStream),
+        error @ WriteError::ZeroRttRejected => never(error),
+    }
+}
+
+/// What cannot be without early data and unordered reads is still an error, and not a panic.
+fn never(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Closed).caused_by(error)
+}

@@ -1,0 +1,326 @@
+//! TLS of the connecting side.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, SignatureScheme,
+    client::{
+        Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+
+use super::{ALPN, Fingerprint, Identity, Pin, Trust, VERSIONS, provider};
+use crate::error::{Error, Result};
+
+/// Which servers a client believes, and what it shows to them.
+///
+/// TLS 1.3 only, [`ALPN`] only, and every connection a full handshake: no resumption, no early
+/// data. Chain, name and pins are checked before this side shows its own certificate, so an
+/// impostor does not even learn who called.
+///
+/// ```
+/// # #[cfg(feature = "cert")] {
+/// use palyra_quic::{CertificateAuthority, ClientTls, Pin};
+///
+/// let ca = CertificateAuthority::new("Example CA")?;
+/// let gateway = ca.issue_server(&["gateway.example"])?;
+///
+/// let tls = ClientTls::new(ca.trust())
+///     .server_name("gateway.example")?
+///     .identity(ca.issue_client("sensor")?.identity())
+///     .pin(Pin::from(gateway.fingerprint()));
+/// assert!(ClientTls::new(ca.trust()).server_name("not a name").is_err());
+/// # drop(tls);
+/// # }
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct ClientTls {
+    trust: Trust,
+    identity: Option<Identity>,
+    server_name: ServerName<'static>,
+    pins: Arc<BTreeSet<Pin>>,
+    prepared: OnceLock<Prepared>,
+}
+
+/// What every connection attempt has in common, made by the first.
+#[derive(Clone)]
+struct Prepared {
+    config: ClientConfig,
+    chain: Arc<WebPkiServerVerifier>,
+}
+
+impl ClientTls {
+    /// Believes servers with a certificate from one of these authorities, for the name `localhost`;
+    /// shows no certificate.
+    #[must_use]
+    pub fn new(trust: Trust) -> Self {
+        let server_name = ServerName::try_from("localhost").expect("`localhost` is a DNS name");
+        Self { trust, identity: None, server_name, pins: Arc::default(), prepared: OnceLock::new() }
+    }
+
+    /// Shows this identity to servers that ask for one. Default: none.
+    #[must_use]
+    pub fn identity(self, identity: Identity) -> Self {
+        Self { identity: Some(identity), prepared: OnceLock::new(), ..self }
+    }
+
+    /// The name that the server's certificate must be valid for: a DNS name or an IP address
+    /// (without brackets). Default: `localhost`.
+    ///
+    /// A DNS name is also sent to the server, in the clear
+    /// ([RFC 6066, section 3](https://www.rfc-editor.org/rfc/rfc6066#section-3)).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is neither.
+    pub fn server_name(self, name: &str) -> Result<Self> {
+        let server_name = ServerName::try_from(name).map_err(|error| {
+            Error::invalid_config("the server name is neither a DNS name nor an IP address").caused_by(error)
+        })?;
+        Ok(Self { server_name: server_name.to_owned(), ..self })
+    }
+
+    /// Adds a pin: the server's own certificate must match one of them, and its chain must still be
+    /// valid. Default: none, any valid chain will do.
+    ///
+    /// Pin the next certificate along with the present one before the server changes it.
+    #[must_use]
+    pub fn pin(self, pin: impl Into<Pin>) -> Self {
+        self.pins([pin.into()])
+    }
+
+    /// Adds several pins; see [`pin`](Self::pin). An empty list adds none.
+    #[must_use]
+    pub fn pins(mut self, pins: impl IntoIterator<Item = Pin>) -> Self {
+        Arc::make_mut(&mut self.pins).extend(pins);
+        self
+    }
+
+    /// The configuration for one connection attempt, which leaves in `report` why the server was
+    /// not believed, and the server name to connect with.
+    pub(crate) fn quic_config(&self, report: &HandshakeReport) -> Result<(Arc<QuicClientConfig>, String)> {
+        let config = QuicClientConfig::try_from(self.config(report)?).map_err(unusable)?;
+        Ok((Arc::new(config), self.server_name.to_str().into_owned()))
+    }
+
+    pub(super) fn config(&self, report: &HandshakeReport) -> Result<ClientConfig> {
+        let Prepared { config, chain } = self.prepared()?;
+        let mut config = config.clone();
+        config.dangerous().set_certificate_verifier(Arc::new(ReportingVerifier {
+            chain: Arc::clone(chain),
+            pins: Arc::clone(&self.pins),
+            report: report.clone(),
+        }));
+        Ok(config)
+    }
+
+    fn prepared(&self) -> Result<&Prepared> {
+        if let Some(prepared) = self.prepared.get() {
+            return Ok(prepared);
+        }
+        let prepared = self.prepare()?;
+        Ok(self.prepared.get_or_init(|| prepared))
+    }
+
+    fn prepare(&self) -> Result<Prepared> {
+        let chain = WebPkiServerVerifier::builder_with_provider(self.trust.roots(), provider())
+            .build()
+            .map_err(unusable)?;
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)
+            .map_err(unusable)?
+            .with_webpki_verifier(Arc::clone(&chain));
+        let mut config = match &self.identity {
+            Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would skip the pins, and the server's look at our certificate.
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        Ok(Prepared { config, chain })
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trust, identity, server_name, pins, prepared: _ } = self;
+        f.debug_struct("ClientTls")
+            .field("trust", trust)
+            .field("identity", identity)
+            .field("server_name", &server_name.to_str())
+            .field("pins", pins)
+            .finish()
+    }
+}
+
+fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::invalid_config("no TLS client configuration can be made").caused_by(error)
+}
+
+/// Why the server was not believed, carried past quinn, which keeps only an alert and a text.
+///
+/// One for each connection attempt; the first refusal stays.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HandshakeReport(Arc<OnceLock<Refusal>>);
+
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The chain is valid, and its first certificate is this one instead of a pinned one.
+    PinMismatch(Fingerprint),
+    Certificate(rustls::Error),
+}
+
+impl HandshakeReport {
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        self.0.get()
+    }
+
+    pub(super) fn record(&self, refusal: Refusal) {
+        // A handshake ends with its first refusal; were there a second, the first would explain more.
+        let _ = self.0.set(refusal);
+    }
+
+    fn noting<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
+        result.inspect_err(|error| self.record(Refusal::Certificate(error.clone())))
+    }
+}
+
+/// Checks the chain, then the pins. Both happen here, and not after the handshake, because rustls
+/// sends the client's certificate only once this has passed.
+#[derive(Debug)]
+struct ReportingVerifier {
+    chain: Arc<WebPkiServerVerifier>,
+    pins: Arc<BTreeSet<Pin>>,
+    report: HandshakeReport,
+}
+
+impl ServerCertVerifier for ReportingVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.report.noting(self.chain.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        ))?;
+        let presented = Fingerprint::of(end_entity);
+        if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) {
+            return Ok(verified);
+        }
+        self.report.record(Refusal::PinMismatch(presented));
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.report.noting(self.chain.verify_tls12_signature(message, cert, dss))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.report.noting(self.chain.verify_tls13_signature(message, cert, dss))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        self.chain.requires_raw_public_keys()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        self.chain.root_hint_subjects()
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "cert")]
+mod tests {
+    use super::*;
+    use crate::{cert::CertificateAuthority, error::ErrorKind};
+
+    #[test]
+    fn nothing_can_be_resumed() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let tls = ClientTls::new(ca.trust());
+        let config = tls.config(&HandshakeReport::default()).unwrap();
+        assert_eq!(config.alpn_protocols, [ALPN]);
+        assert!(!config.enable_early_data);
+        assert!(format!("{:?}", config.resumption).contains("NoClientSessionStorage"));
+        assert!(tls.quic_config(&HandshakeReport::default()).is_ok());
+    }
+
+    #[test]
+    fn the_server_name_is_a_dns_name_or_an_address() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let name = |tls: ClientTls| tls.quic_config(&HandshakeReport::default()).unwrap().1;
+        assert_eq!(name(ClientTls::new(ca.trust())), "localhost");
+        for valid in ["gateway.example", "192.0.2.7", "2001:db8::7"] {
+            assert_eq!(name(ClientTls::new(ca.trust()).server_name(valid).unwrap()), valid);
+        }
+        for invalid in ["", "a b", "[::1]", "localhost:443", "bücher.example"] {
+            let error = ClientTls::new(ca.trust()).server_name(invalid).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::InvalidConfig, "{invalid:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_after_the_first_connection_counts_for_the_next() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let tls = ClientTls::new(ca.trust());
+        let shows_a_certificate = |tls: &ClientTls| {
+            let config = tls.config(&HandshakeReport::default()).unwrap();
+            config.client_auth_cert_resolver.has_certs()
+        };
+        assert!(!shows_a_certificate(&tls));
+        assert!(shows_a_certificate(&tls.identity(ca.issue_client("late").unwrap().identity())));
+    }
+
+    #[test]
+    fn a_report_belongs_to_one_attempt_and_keeps_the_first_refusal() {
+        let report = HandshakeReport::default();
+        report.record(Refusal::Certificate(CertificateError::Expired.into()));
+        report.record(Refusal::Certificate(CertificateError::Revoked.into()));
+        let expired = rustls::Error::from(CertificateError::Expired);
+        assert!(matches!(report.refusal(), Some(Refusal::Certificate(error)) if *error == expired));
+        assert!(HandshakeReport::default().refusal().is_none());
+    }
+
+    #[test]
+    fn debug_shows_fingerprints_and_no_key() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let issued = ca.issue_client("a").unwrap();
+        let pin = Pin::of(ca.certificate());
+        let tls = ClientTls::new(ca.trust()).identity(issued.identity()).pin(pin);
+        tls.config(&HandshakeReport::default()).unwrap();
+        let debug = format!("{tls:?}");
+        assert!(debug.contains(&issued.fingerprint().to_string()), "{debug}");
+        assert!(debug.contains(&pin.to_string()), "{debug}");
+        assert!(debug.len() < 400, "more than names and counts: {debug}");
+    }
+}

@@ -1,0 +1,343 @@
+//! Why a connection failed, in the terms of this crate.
+
+use std::time::Duration;
+
+use quinn::{ConnectionError, TransportErrorCode};
+use rustls::{AlertDescription as Alert, CertificateError};
+
+use super::client::{HandshakeReport, Refusal};
+use crate::{
+    code::{Code, CodeClass},
+    error::{Error, ErrorKind},
+};
+
+/// The longest part of a peer's closing words that is kept, in characters: enough for a sentence,
+/// too little to flood a log.
+const MAX_REASON_CHARS: usize = 256;
+
+/// Puts a failed connection under the [`ErrorKind`] that names who is at fault.
+///
+/// `report` is that of the connection attempt, for the side that dialled. The same TLS alert says
+/// that we refused the peer's certificate or that the peer refused ours, depending on who raised it;
+/// quinn tells the two apart by variant, and so does this.
+pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>) -> Error {
+    let refusal = report.and_then(HandshakeReport::refusal);
+    // Whatever ended the attempt: a server that was not believed is the reason to tell.
+    let classified = match (refusal, error) {
+        (Some(refusal), _) => refused_by_us(refusal),
+        (None, ConnectionError::TransportError(error)) => transport(error.code, Side::Local),
+        (None, ConnectionError::ConnectionClosed(close)) => transport(close.error_code, Side::Peer),
+        (None, ConnectionError::ApplicationClosed(close)) => closed(close),
+        (None, ConnectionError::VersionMismatch) => Error::new(ErrorKind::VersionMismatch),
+        (None, ConnectionError::LocallyClosed) => Error::new(ErrorKind::Closed),
+        (None, ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::CidsExhausted) => {
+            Error::new(ErrorKind::ConnectionLost)
+        }
+    };
+    classified.caused_by(error.clone())
+}
+
+/// Who found the error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Local,
+    Peer,
+}
+
+fn refused_by_us(refusal: &Refusal) -> Error {
+    match refusal {
+        Refusal::PinMismatch(presented) => {
+            Error::new(ErrorKind::PinMismatch).detail(format!("the server presented {presented}"))
+        }
+        Refusal::Certificate(rustls::Error::InvalidCertificate(error)) => {
+            Error::new(ErrorKind::PeerCertificate).detail(in_words(error))
+        }
+        Refusal::Certificate(error) => Error::new(ErrorKind::PeerCertificate).detail(error.to_string()),
+    }
+}
+
+fn in_words(error: &CertificateError) -> String {
+    use CertificateError as E;
+    match error {
+        E::Expired | E::ExpiredContext { .. } => "expired".into(),
+        E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet".into(),
+        E::Revoked => "revoked".into(),
+        E::UnknownIssuer => "not issued by a trusted authority".into(),
+        E::NotValidForName => "not valid for the server name".into(),
+        E::NotValidForNameContext { expected, .. } => format!("not valid for `{}`", expected.to_str()),
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not made for servers".into(),
+        E::BadEncoding => "malformed".into(),
+        // Nearly always, an authority was made anew under its old name.
+        E::BadSignature => "a signature does not verify (another authority of the same name?)".into(),
+        E::Other(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn transport(code: TransportErrorCode, found_by: Side) -> Error {
+    if let Some(alert) = tls_alert(code) {
+        return tls(alert, found_by);
+    }
+    match code {
+        TransportErrorCode::CONNECTION_REFUSED => Error::new(ErrorKind::Refused),
+        // Nobody broke a rule. An application that closes before the handshake ends is among them
+        // because its own code is withheld until then (RFC 9000, section 10.2.3).
+        TransportErrorCode::NO_ERROR
+        | TransportErrorCode::INTERNAL_ERROR
+        | TransportErrorCode::APPLICATION_ERROR
+        | TransportErrorCode::AEAD_LIMIT_REACHED
+        | TransportErrorCode::NO_VIABLE_PATH => Error::new(ErrorKind::ConnectionLost),
+        _ => broken_protocol(found_by),
+    }
+}
+
+/// RFC 9001, section 4.8: the alert is added to 0x0100, which gives the range reserved for
+/// CRYPTO_ERROR.
+fn tls_alert(code: TransportErrorCode) -> Option<Alert> {
+    let alert = u64::from(code).checked_sub(0x100)?;
+    u8::try_from(alert).ok().map(Alert::from)
+}
+
+fn tls(alert: Alert, raised_by: Side) -> Error {
+    match (alert, about_a_certificate(alert), raised_by) {
+        (Alert::NoApplicationProtocol, ..) => Error::new(ErrorKind::AlpnMismatch),
+        (Alert::ProtocolVersion, ..) => Error::new(ErrorKind::VersionMismatch),
+        (_, Some(complaint), Side::Local) => Error::new(ErrorKind::PeerCertificate).detail(complaint),
+        (_, Some(complaint), Side::Peer) => Error::new(ErrorKind::CertificateRefused).detail(complaint),
+        (_, None, Side::Local) => Error::protocol(format!("TLS alert {alert:?} raised by this side")),
+        (_, None, Side::Peer) => Error::protocol(format!("TLS alert {alert:?} raised by the peer")),
+    }
+}
+
+/// What an alert complains of, if that is a certificate
+/// ([RFC 8446, section 6.2](https://www.rfc-editor.org/rfc/rfc8446#section-6.2)).
+fn about_a_certificate(alert: Alert) -> Option<&'static str> {
+    Some(match alert {
+        Alert::BadCertificate => "bad_certificate: malformed, or not valid for the name",
+        Alert::UnsupportedCertificate => "unsupported_certificate: not made for this use",
+        Alert::CertificateRevoked => "certificate_revoked: revoked",
+        Alert::CertificateExpired => "certificate_expired: expired, or not valid yet",
+        Alert::CertificateUnknown => "certificate_unknown: not acceptable, for a reason that was not given",
+        Alert::UnknownCA => "unknown_ca: not issued by a trusted authority",
+        Alert::AccessDenied => "access_denied: valid, but not allowed",
+        Alert::DecryptError => {
+            "decrypt_error: a signature does not verify (another authority of the same name?)"
+        }
+        Alert::BadCertificateStatusResponse => {
+            "bad_certificate_status_response: no valid proof of its status"
+        }
+        Alert::CertificateRequired => "certificate_required: none was shown",
+        _ => return None,
+    })
+}
+
+fn broken_protocol(found_by: Side) -> Error {
+    match found_by {
+        Side::Local => Error::new(ErrorKind::Protocol),
+        // The kind blames the peer, which sees it the other way round.
+        Side::Peer => Error::protocol("the peer closed the connection over an error that it found"),
+    }
+}
+
+fn closed(close: &quinn::ApplicationClose) -> Error {
+    let code = Code::from(close.error_code);
+    let error = Error::new(ErrorKind::ConnectionClosed(code));
+    match printable(&close.reason) {
+        reason if reason.is_empty() => error,
+        reason if code.class() == CodeClass::Retry => {
+            let delay = retry_after(&reason);
+            error.detail(reason).after(delay)
+        }
+        reason => error.detail(reason),
+    }
+}
+
+/// With a code of the class [`Retry`](CodeClass::Retry), the reason may be `retry-after-ms=N`.
+fn retry_after(reason: &str) -> Option<Duration> {
+    let millis = reason.strip_prefix("retry-after-ms=")?;
+    // `parse` alone would take a sign.
+    if !millis.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    millis.parse().ok().map(Duration::from_millis)
+}
+
+/// The peer's words, fit for one line of a log.
+fn printable(reason: &[u8]) -> String {
+    String::from_utf8_lossy(reason)
+        .chars()
+        .take(MAX_REASON_CHARS)
+        .map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use quinn::{ApplicationClose, ConnectionClose};
+    use quinn_proto::TransportError;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+    use super::*;
+    use crate::tls::Fingerprint;
+
+    fn found_here(code: TransportErrorCode) -> ConnectionError {
+        TransportError { code, frame: None, reason: "for the source".into() }.into()
+    }
+
+    fn told_by_the_peer(code: TransportErrorCode) -> ConnectionError {
+        ConnectionError::ConnectionClosed(ConnectionClose {
+            error_code: code,
+            frame_type: None,
+            reason: "for the source".into(),
+        })
+    }
+
+    fn kind(error: &ConnectionError) -> ErrorKind {
+        let classified = classify(error, None);
+        let source = classified.source().and_then(|source| source.downcast_ref());
+        assert_eq!(source, Some(error), "the cause is lost");
+        classified.kind().clone()
+    }
+
+    #[test]
+    fn certificate_alerts_blame_the_side_that_showed_the_certificate() {
+        for alert in [42, 43, 44, 45, 46, 48, 49, 51, 113, 116] {
+            let code = TransportErrorCode::crypto(alert);
+            assert_eq!(kind(&found_here(code)), ErrorKind::PeerCertificate, "{alert}");
+            assert_eq!(kind(&told_by_the_peer(code)), ErrorKind::CertificateRefused, "{alert}");
+            let refused = classify(&told_by_the_peer(code), None);
+            assert!(refused.is_authentication() && refused.explanation().is_some());
+        }
+        let missing = classify(&told_by_the_peer(TransportErrorCode::crypto(116)), None);
+        assert_eq!(missing.explanation(), Some("certificate_required: none was shown"));
+    }
+
+    #[test]
+    fn the_other_alerts_mean_the_same_from_either_side() {
+        for (alert, expected) in [
+            (120, ErrorKind::AlpnMismatch),
+            (70, ErrorKind::VersionMismatch),
+            (0, ErrorKind::Protocol),
+            (10, ErrorKind::Protocol),
+            (40, ErrorKind::Protocol),
+            (50, ErrorKind::Protocol),
+            (80, ErrorKind::Protocol),
+            (112, ErrorKind::Protocol),
+            (255, ErrorKind::Protocol),
+        ] {
+            let code = TransportErrorCode::crypto(alert);
+            assert_eq!(kind(&found_here(code)), expected, "{alert}");
+            assert_eq!(kind(&told_by_the_peer(code)), expected, "{alert}");
+        }
+    }
+
+    #[test]
+    fn transport_codes_outside_tls_are_sorted_by_fault() {
+        for (code, expected) in [
+            (TransportErrorCode::CONNECTION_REFUSED, ErrorKind::Refused),
+            (TransportErrorCode::NO_ERROR, ErrorKind::ConnectionLost),
+            (TransportErrorCode::INTERNAL_ERROR, ErrorKind::ConnectionLost),
+            (TransportErrorCode::APPLICATION_ERROR, ErrorKind::ConnectionLost),
+            (TransportErrorCode::AEAD_LIMIT_REACHED, ErrorKind::ConnectionLost),
+            (TransportErrorCode::NO_VIABLE_PATH, ErrorKind::ConnectionLost),
+            (TransportErrorCode::FLOW_CONTROL_ERROR, ErrorKind::Protocol),
+            (TransportErrorCode::PROTOCOL_VIOLATION, ErrorKind::Protocol),
+            (TransportErrorCode::TRANSPORT_PARAMETER_ERROR, ErrorKind::Protocol),
+            (TransportErrorCode::INVALID_TOKEN, ErrorKind::Protocol),
+            (TransportErrorCode::CRYPTO_BUFFER_EXCEEDED, ErrorKind::Protocol),
+        ] {
+            assert_eq!(kind(&found_here(code)), expected, "{code}");
+            assert_eq!(kind(&told_by_the_peer(code)), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn ends_without_a_code_are_told_apart() {
+        assert_eq!(kind(&ConnectionError::VersionMismatch), ErrorKind::VersionMismatch);
+        assert_eq!(kind(&ConnectionError::LocallyClosed), ErrorKind::Closed);
+        assert_eq!(kind(&ConnectionError::TimedOut), ErrorKind::ConnectionLost);
+        assert_eq!(kind(&ConnectionError::Reset), ErrorKind::ConnectionLost);
+        assert_eq!(kind(&ConnectionError::CidsExhausted), ErrorKind::ConnectionLost);
+    }
+
+    #[test]
+    fn the_peers_application_code_survives_with_its_reason() {
+        for code in [Code::NO_ERROR, Code::CAPACITY, Code::IDENTITY_REJECTED, Code::from_u64(0x2ab)] {
+            let close = |reason: &'static [u8]| {
+                ConnectionError::ApplicationClosed(ApplicationClose {
+                    error_code: code.to_varint(),
+                    reason: reason.into(),
+                })
+            };
+            assert_eq!(kind(&close(b"")), ErrorKind::ConnectionClosed(code));
+            assert_eq!(classify(&close(b""), None).explanation(), None);
+            assert_eq!(classify(&close(b"too many"), None).explanation(), Some("too many"));
+            let one_line = classify(&close(b"a\r\nb\xff"), None);
+            assert_eq!(one_line.explanation(), Some("a\u{fffd}\u{fffd}b\u{fffd}"));
+            let long = classify(&close("é".repeat(1000).leak().as_bytes()), None);
+            assert_eq!(long.explanation().unwrap().chars().count(), MAX_REASON_CHARS);
+        }
+    }
+
+    #[test]
+    fn only_a_retry_code_says_when_to_come_back() {
+        let after = |code: Code, reason: &'static str| {
+            let close = ApplicationClose { error_code: code.to_varint(), reason: reason.into() };
+            classify(&ConnectionError::ApplicationClosed(close), None).retry_after()
+        };
+        let two_seconds = Some(Duration::from_secs(2));
+        assert_eq!(after(Code::SHUTTING_DOWN, "retry-after-ms=2000"), two_seconds);
+        assert_eq!(after(Code::from_u64(0x1fe), "retry-after-ms=2000"), two_seconds);
+        assert_eq!(after(Code::IDENTITY_REJECTED, "retry-after-ms=2000"), None);
+        for reason in
+            ["", "later", "retry-after-ms=", "retry-after-ms=-1", "retry-after-ms=+1", "retry-after-ms=2 s"]
+        {
+            assert_eq!(after(Code::CAPACITY, reason), None, "{reason:?}");
+        }
+        assert_eq!(after(Code::CAPACITY, "retry-after-ms=99999999999999999999"), None);
+    }
+
+    #[test]
+    fn an_application_code_is_not_taken_for_a_transport_code() {
+        let close = ConnectionError::ApplicationClosed(ApplicationClose {
+            error_code: Code::from_u64(0x100 + 42).to_varint(),
+            reason: Default::default(),
+        });
+        assert_eq!(kind(&close), ErrorKind::ConnectionClosed(Code::from_u64(0x12a)));
+    }
+
+    #[test]
+    fn a_recorded_refusal_explains_more_than_the_alert() {
+        let classified = |refusal| {
+            let report = HandshakeReport::default();
+            report.record(refusal);
+            classify(&found_here(TransportErrorCode::crypto(49)), Some(&report))
+        };
+        let presented = Fingerprint::of(&CertificateDer::from_slice(b"impostor"));
+        let pin = classified(Refusal::PinMismatch(presented));
+        assert_eq!(*pin.kind(), ErrorKind::PinMismatch);
+        assert!(pin.explanation().unwrap().contains(&presented.to_string()));
+        assert!(pin.source().is_some());
+
+        let (time, not_after) = (UnixTime::now(), UnixTime::now());
+        let expected = ServerName::try_from("gateway.example").unwrap();
+        for (error, explanation) in [
+            (CertificateError::ExpiredContext { time, not_after }, "expired"),
+            (CertificateError::NotValidYet, "not valid yet"),
+            (CertificateError::UnknownIssuer, "not issued by a trusted authority"),
+            (
+                CertificateError::NotValidForNameContext { expected, presented: Vec::new() },
+                "not valid for `gateway.example`",
+            ),
+            (CertificateError::InvalidPurpose, "not made for servers"),
+        ] {
+            let certificate = classified(Refusal::Certificate(error.into()));
+            assert_eq!(*certificate.kind(), ErrorKind::PeerCertificate);
+            assert_eq!(certificate.explanation(), Some(explanation));
+        }
+        let empty = classify(&found_here(TransportErrorCode::crypto(49)), Some(&HandshakeReport::default()));
+        assert_eq!(*empty.kind(), ErrorKind::PeerCertificate, "without a refusal, the alert counts");
+    }
+}

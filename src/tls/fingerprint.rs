@@ -1,0 +1,219 @@
+//! SHA-256 of certificates: as a name for one, and as the pin that one has to match.
+
+use std::{fmt, str::FromStr};
+
+use rustls::{
+    SupportedCipherSuite,
+    crypto::{hash::Hash, ring::cipher_suite::TLS13_AES_128_GCM_SHA256},
+    pki_types::CertificateDer,
+};
+
+use crate::error::{Error, Result};
+
+/// SHA-256 of the crypto provider that is linked anyway, found while compiling.
+static SHA256: &dyn Hash = match &TLS13_AES_128_GCM_SHA256 {
+    SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
+    // There are other variants only where something else in the build enables TLS 1.2.
+    #[allow(unreachable_patterns)]
+    _ => panic!("a TLS 1.3 cipher suite"),
+};
+
+/// SHA-256 of a certificate's DER encoding: its name in logs, allow lists and revocation lists.
+///
+/// Shown as 64 lower-case hexadecimal digits; read in either case.
+///
+/// ```
+/// use palyra_quic::Fingerprint;
+///
+/// let text = "00ff".repeat(16);
+/// let fingerprint: Fingerprint = text.to_uppercase().parse()?;
+/// assert_eq!(fingerprint.to_string(), text);
+/// assert_eq!(fingerprint.as_bytes()[..2], [0x00, 0xff]);
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; Self::LEN]);
+
+impl Fingerprint {
+    /// Bytes in a fingerprint.
+    pub const LEN: usize = 32;
+
+    /// The fingerprint of this certificate.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        let digest = SHA256.hash(certificate);
+        let mut bytes = [0; Self::LEN];
+        for (byte, digested) in bytes.iter_mut().zip(digest.as_ref()) {
+            *byte = *digested;
+        }
+        Self(bytes)
+    }
+
+    /// The fingerprint with these bytes, for instance out of a database.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the digest.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = Error;
+
+    /// Reads exactly 64 hexadecimal digits, without separators.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for anything else.
+    fn from_str(text: &str) -> Result<Self> {
+        let malformed = || Error::invalid_config("a SHA-256 fingerprint is 64 hexadecimal digits");
+        let (pairs, rest) = text.as_bytes().split_at_checked(2 * Self::LEN).ok_or_else(malformed)?;
+        if !rest.is_empty() {
+            return Err(malformed());
+        }
+        let mut bytes = [0; Self::LEN];
+        for (byte, pair) in bytes.iter_mut().zip(pairs.chunks_exact(2)) {
+            let &[high, low] = pair else { return Err(malformed()) };
+            *byte = nibble(high).zip(nibble(low)).map(|(high, low)| high << 4 | low).ok_or_else(malformed)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+/// The [`Fingerprint`] that a server's own certificate must have, on top of a valid chain.
+///
+/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with blanks
+/// around them ignored.
+///
+/// ```
+/// use palyra_quic::{ErrorKind, Pin};
+///
+/// let pin: Pin = format!("  {}\n", "AB".repeat(32)).parse()?;
+/// assert_eq!(pin.to_string(), "ab".repeat(32));
+///
+/// let error = "  ".parse::<Pin>().unwrap_err();
+/// assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pin(Fingerprint);
+
+impl Pin {
+    /// The pin that only this certificate matches.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        Self(Fingerprint::of(certificate))
+    }
+
+    /// The fingerprint that a certificate must have to match.
+    #[must_use]
+    pub const fn fingerprint(self) -> Fingerprint {
+        self.0
+    }
+}
+
+impl From<Fingerprint> for Pin {
+    fn from(fingerprint: Fingerprint) -> Self {
+        Self(fingerprint)
+    }
+}
+
+impl FromStr for Pin {
+    type Err = Error;
+
+    /// Reads 64 hexadecimal digits, ignoring blanks around them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for anything else. An empty text is an
+    /// error too: an unset variable must not pass for "no pin".
+    fn from_str(text: &str) -> Result<Self> {
+        match text.trim() {
+            "" => Err(Error::invalid_config("the pin is empty")),
+            digits => digits.parse().map(Self),
+        }
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pin({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// SHA-256 of "abc", from FIPS 180-2, appendix B.1.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn the_fingerprint_is_sha256_of_the_der() {
+        let fingerprint = Fingerprint::of(&CertificateDer::from_slice(b"abc"));
+        assert_eq!(fingerprint.to_string(), ABC);
+        assert_eq!(ABC.parse::<Fingerprint>().unwrap(), fingerprint);
+        assert_eq!(Fingerprint::from_bytes(*fingerprint.as_bytes()), fingerprint);
+    }
+
+    #[test]
+    fn pins_ignore_case_and_the_blanks_around() {
+        let pin: Pin = format!("\t {} \r\n", ABC.to_uppercase()).parse().unwrap();
+        assert_eq!(pin.fingerprint().to_string(), ABC);
+    }
+
+    #[test]
+    fn anything_but_64_digits_is_refused() {
+        let colons = ABC.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        for text in [
+            String::new(),
+            " ".into(),
+            ABC[1..].into(),
+            format!("{ABC}0"),
+            format!("0x{}", &ABC[2..]),
+            format!("{}g", &ABC[1..]),
+            format!("{}+", &ABC[1..]),
+            format!("{}é", &ABC[2..]),
+            format!("{} {}", &ABC[..32], &ABC[33..]),
+            colons.collect::<Vec<_>>().join(":"),
+        ] {
+            let error = text.parse::<Pin>().unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::InvalidConfig, "{text:?}");
+            assert!(text.parse::<Fingerprint>().is_err(), "{text:?}");
+        }
+        assert!(format!(" {ABC}").parse::<Fingerprint>().is_err(), "only pins forgive blanks");
+    }
+}

@@ -1,0 +1,281 @@
+//! What this node shows, and which authorities it believes.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use super::{Fingerprint, provider};
+use crate::error::{Error, Result};
+
+/// A certificate chain and the private key of its first certificate: what this node shows to a peer.
+///
+/// Cloning is cheap. Neither [`Debug`] nor any error shows the key.
+///
+/// ```
+/// # #[cfg(feature = "cert")] {
+/// use palyra_quic::{CertificateAuthority, ErrorKind, Identity};
+///
+/// let ca = CertificateAuthority::new("Example CA")?;
+/// let (gateway, sensor) = (ca.issue_server(&["gateway.example"])?, ca.issue_client("sensor")?);
+///
+/// let identity = Identity::from_pem(gateway.cert_pem().as_bytes(), gateway.key_pem().as_bytes())?;
+/// assert_eq!(identity.fingerprint(), gateway.fingerprint());
+///
+/// let mixed = Identity::from_pem(gateway.cert_pem().as_bytes(), sensor.key_pem().as_bytes());
+/// assert_eq!(*mixed.unwrap_err().kind(), ErrorKind::InvalidConfig);
+/// # }
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    certified_key: Arc<CertifiedKey>,
+    fingerprint: Fingerprint,
+}
+
+impl Identity {
+    /// An identity from DER: the node's own certificate first, then the intermediate ones in order.
+    ///
+    /// The root may be left out; peers have it already. The key is PKCS #8, SEC 1 or PKCS #1.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the chain is empty, the first
+    /// certificate or the key does not parse, the kind of key is not supported, or the key does not
+    /// belong to the certificate.
+    pub fn from_der(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
+        let Some(leaf) = chain.first() else {
+            return Err(Error::invalid_config("the certificate chain is empty"));
+        };
+        let fingerprint = Fingerprint::of(leaf);
+        let certified_key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+            Error::invalid_config("certificate and private key cannot be used together").caused_by(error)
+        })?;
+        Ok(Self { certified_key: Arc::new(certified_key), fingerprint })
+    }
+
+    /// An identity from PEM; sections of other kinds are skipped, so both arguments may be the
+    /// same file. The first private key counts.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_der`](Self::from_der), and
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for malformed PEM or PEM without a
+    /// certificate or key.
+    pub fn from_pem(cert_pem: &[u8], key_pem: &[u8]) -> Result<Self> {
+        let chain = certificates_from_pem(cert_pem)?;
+        // Without a source: the parser's errors quote their input, which may be a key.
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
+            Error::invalid_config(match error {
+                pem::Error::NoItemsFound => "no private key in the PEM",
+                _ => "the PEM of the private key is malformed",
+            })
+        })?;
+        Self::from_der(chain, key)
+    }
+
+    /// The certificates, this node's own first. Never empty.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified_key.cert
+    }
+
+    /// The fingerprint of this node's own certificate: what a peer would pin or revoke.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified_key)))
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { certified_key, fingerprint } = self;
+        f.debug_struct("Identity")
+            .field("fingerprint", fingerprint)
+            .field("chain_length", &certified_key.cert.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The certificate authorities that a peer's chain may end in. At least one.
+///
+/// Only what is named here counts: the operating system's roots are never consulted. Cloning is
+/// cheap.
+///
+/// ```
+/// # #[cfg(feature = "cert")] {
+/// use palyra_quic::{CertificateAuthority, Trust};
+///
+/// let (old, new) = (CertificateAuthority::new("2025")?, CertificateAuthority::new("2026")?);
+/// let both = Trust::from_pem(format!("{}{}", old.cert_pem(), new.cert_pem()).as_bytes())?;
+/// assert_eq!(both.len(), 2);
+/// assert!(Trust::from_pem(b"no certificate in here").is_err());
+/// # }
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Trust {
+    roots: Arc<RootCertStore>,
+}
+
+impl Trust {
+    /// Trust in the authorities with these certificates.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if there is none, or if any does not
+    /// parse: an authority that is silently missing shows up much later, as a refused peer.
+    pub fn from_der<'a>(certificates: impl IntoIterator<Item = CertificateDer<'a>>) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| {
+                Error::invalid_config("not usable as a certificate authority").caused_by(error)
+            })?;
+        }
+        if roots.is_empty() {
+            return Err(Error::invalid_config("no certificate authority to trust"));
+        }
+        Ok(Self { roots: Arc::new(roots) })
+    }
+
+    /// Trust in every certificate of this PEM; sections of other kinds are skipped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_der`](Self::from_der), and
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for malformed PEM.
+    pub fn from_pem(pem: &[u8]) -> Result<Self> {
+        Self::from_der(certificates_from_pem(pem)?)
+    }
+
+    /// How many authorities are trusted; at least 1.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.roots.len()
+    }
+
+    pub(super) fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.roots)
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { roots } = self;
+        f.debug_struct("Trust").field("authorities", &roots.len()).finish()
+    }
+}
+
+fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_quotes_its_input| Error::invalid_config("the PEM of the certificates is malformed"))?;
+    if certificates.is_empty() {
+        return Err(Error::invalid_config("no certificate in the PEM"));
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+#[cfg(feature = "cert")]
+mod tests {
+    use std::error::Error as _;
+
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+
+    use super::*;
+    use crate::{cert::CertificateAuthority, error::ErrorKind};
+
+    fn assert_invalid<T: fmt::Debug>(result: Result<T>, explanation: &str) {
+        let error = result.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+        assert_eq!(error.explanation(), Some(explanation));
+    }
+
+    #[test]
+    fn pem_and_der_give_the_same_identity() {
+        let issued = CertificateAuthority::new("ca").unwrap().issue_client("a").unwrap();
+        let (cert, key) = (issued.cert_pem().as_bytes(), issued.key_pem().as_bytes());
+        let from_pem = Identity::from_pem(cert, key).unwrap();
+        let from_der =
+            Identity::from_der(issued.chain().to_vec(), PrivateKeyDer::from_pem_slice(key).unwrap()).unwrap();
+        assert_eq!(from_pem.fingerprint(), from_der.fingerprint());
+        assert_eq!(from_pem.chain(), from_der.chain());
+
+        let one_file = [key, cert].concat();
+        assert!(Identity::from_pem(&one_file, &one_file).is_ok());
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let (a, b) = (ca.issue_client("a").unwrap(), ca.issue_client("b").unwrap());
+        let mixed = Identity::from_pem(a.cert_pem().as_bytes(), b.key_pem().as_bytes());
+        let source = mixed.as_ref().unwrap_err().source().unwrap().downcast_ref::<rustls::Error>();
+        assert!(matches!(source, Some(rustls::Error::InconsistentKeys(_))), "{source:?}");
+        assert_invalid(mixed, "certificate and private key cannot be used together");
+    }
+
+    #[test]
+    fn what_is_missing_or_malformed_is_named() {
+        let issued = CertificateAuthority::new("ca").unwrap().issue_client("a").unwrap();
+        let (cert, key) = (issued.cert_pem().as_bytes(), issued.key_pem().as_bytes());
+        let der_key = || PrivateKeyDer::from_pem_slice(key).unwrap();
+        let torn = |pem: &[u8]| pem[..pem.len() / 2].to_vec();
+
+        assert_invalid(Identity::from_der(Vec::new(), der_key()), "the certificate chain is empty");
+        assert_invalid(Identity::from_pem(b"", key), "no certificate in the PEM");
+        assert_invalid(Identity::from_pem(key, key), "no certificate in the PEM");
+        assert_invalid(Identity::from_pem(&torn(cert), key), "the PEM of the certificates is malformed");
+        assert_invalid(Identity::from_pem(cert, cert), "no private key in the PEM");
+        assert_invalid(Identity::from_pem(cert, &torn(key)), "the PEM of the private key is malformed");
+        let unusable = "certificate and private key cannot be used together";
+        let garbage = vec![CertificateDer::from_slice(b"garbage").into_owned()];
+        assert_invalid(Identity::from_der(garbage, der_key()), unusable);
+        let garbage = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(b"garbage".to_vec()));
+        assert_invalid(Identity::from_der(issued.chain().to_vec(), garbage), unusable);
+    }
+
+    #[test]
+    fn trust_is_never_empty_and_never_partial() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        assert_eq!(ca.trust().len(), 1);
+        assert_invalid(Trust::from_der([]), "no certificate authority to trust");
+        assert_invalid(Trust::from_pem(b""), "no certificate in the PEM");
+        let partial = [ca.certificate().clone(), CertificateDer::from_slice(b"garbage")];
+        assert_invalid(Trust::from_der(partial), "not usable as a certificate authority");
+    }
+
+    #[test]
+    fn neither_debug_nor_errors_show_the_key() {
+        let issued = CertificateAuthority::new("ca").unwrap().issue_client("a").unwrap();
+        let debug = format!("{:?}", issued.identity());
+        assert!(debug.contains(&issued.fingerprint().to_string()), "{debug}");
+        assert!(debug.len() < 150, "more than a fingerprint and a length: {debug}");
+
+        let base64: String = issued.key_pem().lines().filter(|line| !line.starts_with('-')).collect();
+        let broken = [
+            format!("-----BEGIN {base64}"),
+            format!("-----BEGIN PRIVATE KEY-----\n{base64}\n"),
+            format!("-----BEGIN PRIVATE KEY-----\n{base64}!\n-----END PRIVATE KEY-----\n"),
+        ];
+        for pem in broken {
+            let error = Identity::from_pem(issued.cert_pem().as_bytes(), pem.as_bytes()).unwrap_err();
+            assert!(error.source().is_none());
+            assert!(!format!("{error} {error:?}").contains(&base64[..8]), "{error:?}");
+            let swapped = Identity::from_pem(pem.as_bytes(), pem.as_bytes()).unwrap_err();
+            assert!(!format!("{swapped} {swapped:?}").contains(&base64[..8]), "{swapped:?}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Who this node is, whom it believes, and how a failed handshake is explained.
+//!
+//! Everything here ends in a rustls configuration with the same fixed properties: TLS 1.3 only, the
+//! *ring* provider, one ALPN protocol, no resumption, no tickets and no early data.
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::CryptoProvider;
+
+mod client;
+mod failure;
+mod fingerprint;
+mod identity;
+mod peer;
+mod server;
+#[cfg(test)]
+#[cfg(feature = "cert")]
+mod tests;
+
+pub use self::{
+    client::ClientTls,
+    fingerprint::{Fingerprint, Pin},
+    identity::{Identity, Trust},
+    peer::PeerIdentity,
+    server::{ClientAuth, ServerTls},
+};
+pub(crate) use self::{client::HandshakeReport, failure::classify};
+
+/// The application protocol of version 1, offered and demanded on both sides
+/// ([RFC 9001, section 8.1](https://www.rfc-editor.org/rfc/rfc9001#section-8.1)).
+pub const ALPN: &[u8] = b"palyra-quic-v1";
+
+/// QUIC has no earlier version of TLS ([RFC 9001, section 4.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.2)).
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// Passed to every builder: a process-wide default provider may be another one, or missing.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
