@@ -102,7 +102,8 @@ impl Connection {
 
 impl Link {
     pub(crate) fn new(quinn: quinn::Connection, clock: Clock, limits: Arc<TransportLimits>) -> Self {
-        let chain = quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let chain =
+            quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
         Self { quinn, clock, limits, peer }
     }

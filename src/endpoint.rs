@@ -192,7 +192,8 @@ impl EndpointBuilder {
     /// do not fit a frame, or a missing runtime.
     pub fn bind(self, address: SocketAddr) -> Result<Endpoint> {
         let Self { runtime, limits, server, client, router } = self;
-        let runtime = runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
+        let runtime =
+            runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
         let router = router.unwrap_or_default();
         router.check(limits.max_frame_len())?;

@@ -111,9 +111,15 @@ pub struct FrameBuffer {
 
 enum State {
     /// Between frames, or with some bytes of a prefix that is split between chunks.
-    Prefix { bytes: [u8; PREFIX_LEN], filled: usize },
+    Prefix {
+        bytes: [u8; PREFIX_LEN],
+        filled: usize,
+    },
     /// Within a body that is split between chunks.
-    Body { bytes: Vec<u8>, length: usize },
+    Body {
+        bytes: Vec<u8>,
+        length: usize,
+    },
     Failed(FrameError),
 }
 

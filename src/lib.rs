@@ -19,10 +19,10 @@ mod stream;
 mod tls;
 mod value;
 
-#[cfg(feature = "json")]
-pub use self::message::JsonError;
 #[cfg(feature = "cert")]
 pub use self::cert::{CertificateAuthority, Issued};
+#[cfg(feature = "json")]
+pub use self::message::JsonError;
 pub use self::{
     client::{Call, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     code::{Code, CodeClass},
@@ -33,11 +33,12 @@ pub use self::{
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{TransportLimits, TransportLimitsBuilder},
     message::{
-        CborError, Codec, MAX_NESTING, MessageError, Notification, PROTOCOL_VERSION, Request, Response, WireError,
+        CborError, Codec, MAX_NESTING, MessageError, Notification, PROTOCOL_VERSION, Request, Response,
+        WireError,
     },
     router::{Context, MethodError, ResponseSink, Router},
     runtime::AsyncIoRuntime,
-    tls::{ALPN, ClientAuth, ClientTls, Fingerprint, Identity, Pin, PeerIdentity, ServerTls, Trust},
+    tls::{ALPN, ClientAuth, ClientTls, Fingerprint, Identity, PeerIdentity, Pin, ServerTls, Trust},
 };
 /// The vocabulary of others that this crate's interface speaks.
 pub use {bytes::Bytes, minicbor, quinn, rustls};

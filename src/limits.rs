@@ -152,7 +152,8 @@ impl TransportLimits {
     /// what it has sent and no more.
     #[must_use]
     pub fn worst_case_connection_bytes(&self) -> u64 {
-        let streams = u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
+        let streams =
+            u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
         u64::from(self.receive_window)
             + u64::from(self.send_window)
             + streams.saturating_mul(u64::from(self.max_frame_bytes))

@@ -55,12 +55,7 @@ impl Connection {
     /// Prepares a request that needs more than parameters: a time limit, another codec, many answers.
     #[must_use]
     pub fn request(&self, method: &str) -> Call {
-        Call {
-            connection: self.clone(),
-            request: Request::new(method),
-            codec: Codec::Cbor,
-            timeout: None,
-        }
+        Call { connection: self.clone(), request: Request::new(method), codec: Codec::Cbor, timeout: None }
     }
 }
 
@@ -157,7 +152,9 @@ impl Call {
             let response = Response::decode(&body).map_err(|error| violated(&mut reader, error.into()))?;
             reader.end().await.map_err(|error| violated(&mut reader, error))?;
             match response {
-                Response::Error { error, detail, retry_after } => Err(remote_error(error, detail, retry_after)),
+                Response::Error { error, detail, retry_after } => {
+                    Err(remote_error(error, detail, retry_after))
+                }
                 response => Ok(response),
             }
         };
@@ -185,7 +182,8 @@ impl Call {
         let max = link.limits().max_frame_len();
         let mut request = self.request.clone();
         if self.codec == Codec::Cbor {
-            request.timeout_ms = self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            request.timeout_ms =
+                self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         }
         let frame = frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))?;
         let (send, recv) = link.open_bi().await?;

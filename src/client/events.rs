@@ -121,7 +121,9 @@ impl Events {
             match response {
                 Response::Event { seq, epoch, payload } => {
                     if self.last.is_some_and(|last| last.checked_add(1) != Some(seq)) {
-                        return Err(self.responses.fail(Error::protocol(format!("event {seq} is out of sequence"))));
+                        return Err(self
+                            .responses
+                            .fail(Error::protocol(format!("event {seq} is out of sequence"))));
                     }
                     self.last = Some(seq);
                     return Ok(Some(EventItem::Event { seq, epoch, payload: payload.unwrap_or_default() }));

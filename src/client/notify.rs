@@ -114,6 +114,9 @@ impl Notifier {
 impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { connection, writer: _, codec } = self;
-        f.debug_struct("Notifier").field("connection", connection).field("codec", codec).finish_non_exhaustive()
+        f.debug_struct("Notifier")
+            .field("connection", connection)
+            .field("codec", codec)
+            .finish_non_exhaustive()
     }
 }

@@ -28,7 +28,12 @@ pub struct Responses {
 }
 
 impl Responses {
-    pub(super) fn new(connection: Connection, writer: FrameWriter, reader: FrameReader, deadline: Deadline) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        writer: FrameWriter,
+        reader: FrameReader,
+        deadline: Deadline,
+    ) -> Self {
         Self { connection, reader, _writer: writer, deadline, ended: false }
     }
 
@@ -94,7 +99,11 @@ impl Responses {
     }
 }
 
-pub(super) fn remote_error(error: WireError, detail: Option<Box<str>>, retry_after: Option<Duration>) -> Error {
+pub(super) fn remote_error(
+    error: WireError,
+    detail: Option<Box<str>>,
+    retry_after: Option<Duration>,
+) -> Error {
     let remote = Error::new(ErrorKind::Remote(error)).after(retry_after);
     match detail {
         Some(detail) => remote.detail(detail),

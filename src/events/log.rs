@@ -138,7 +138,11 @@ impl EventLog {
     }
 
     /// Where a subscriber starts that has processed everything up to `resume_from` in `epoch`, and what it cannot get.
-    pub(crate) fn subscribe(&self, resume_from: Option<u64>, epoch: Option<u64>) -> (Cursor, Option<GapBefore>) {
+    pub(crate) fn subscribe(
+        &self,
+        resume_from: Option<u64>,
+        epoch: Option<u64>,
+    ) -> (Cursor, Option<GapBefore>) {
         let (first, last) = {
             let ring = self.ring();
             (ring.first, ring.last())
@@ -147,7 +151,9 @@ impl EventLog {
         match resume_from {
             None => (Cursor { next: first }, None),
             // A cursor of another history says nothing about this one, and one ahead of the log belongs to another.
-            Some(_) if epoch.is_some_and(|epoch| epoch != self.epoch()) => (Cursor { next: first }, gap(None)),
+            Some(_) if epoch.is_some_and(|epoch| epoch != self.epoch()) => {
+                (Cursor { next: first }, gap(None))
+            }
             Some(seq) if seq > last => (Cursor { next: first }, gap(None)),
             Some(seq) if seq + 1 < first => (Cursor { next: first }, gap(Some(first - (seq + 1)))),
             Some(seq) => (Cursor { next: seq + 1 }, None),
@@ -156,7 +162,12 @@ impl EventLog {
 
     /// Moves `cursor` over events whose payloads together reach `enough` bytes, or over all there are, and puts them
     /// into `batch`. Where the next one is gone already, gives what was missed, and goes on behind it.
-    pub(crate) fn read(&self, cursor: &mut Cursor, enough: usize, batch: &mut Vec<(u64, Bytes)>) -> Option<GapBefore> {
+    pub(crate) fn read(
+        &self,
+        cursor: &mut Cursor,
+        enough: usize,
+        batch: &mut Vec<(u64, Bytes)>,
+    ) -> Option<GapBefore> {
         let ring = self.ring();
         let gap = (cursor.next < ring.first).then(|| {
             let missed = Some(ring.first - cursor.next);
@@ -353,7 +364,11 @@ mod tests {
         for (resume_from, epoch) in [(4, None), (u64::MAX, None), (2, Some(log.epoch() + 1)), (3, Some(0))] {
             assert_eq!(replay(&log, Some(resume_from), epoch), (gap, vec![1, 2, 3]));
         }
-        assert_eq!(replay(&log, None, Some(0)), (None, vec![1, 2, 3]), "an epoch without a cursor means nothing");
+        assert_eq!(
+            replay(&log, None, Some(0)),
+            (None, vec![1, 2, 3]),
+            "an epoch without a cursor means nothing"
+        );
     }
 
     #[test]

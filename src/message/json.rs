@@ -156,3 +156,154 @@ impl Serialize for Base64<'_> {
         serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::message::{Codec, Notification, Request, Response, WireError};
+
+    use super::*;
+
+    fn request(text: &str) -> Result<Request, MessageError> {
+        Request::decode(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn response(text: &str) -> Result<Response, MessageError> {
+        Response::decode(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn text(write: impl FnOnce(&mut Vec<u8>) -> Result<(), MessageError>) -> String {
+        let mut out = Vec::new();
+        write(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_request_has_the_three_fields_of_the_tokio_implementation_and_others_where_set() {
+        let mut message = Request::new("node.stream_events");
+        assert_eq!(
+            text(|out| message.encode(Codec::Json, out)),
+            r#"{"protocol_version":1,"method":"node.stream_events","resume_from":null}"#
+        );
+        message.resume_from = Some(4);
+        message.params = Some(Bytes::from_static(&[0xfb, 0xff]));
+        message.follow = true;
+        assert_eq!(
+            text(|out| message.encode(Codec::Json, out)),
+            r#"{"protocol_version":1,"method":"node.stream_events","resume_from":4,"params":"+/8=","follow":true}"#
+        );
+    }
+
+    #[test]
+    fn responses_have_the_fields_of_the_tokio_implementation_in_its_order() {
+        for (message, expected) in [
+            (
+                Response::Health { ok: true, node_rpc_mtls_required: true, payload: None },
+                r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":true}"#,
+            ),
+            (
+                Response::Event { seq: 7, epoch: None, payload: None },
+                r#"{"protocol_version":1,"kind":"event","ok":true,"seq":7}"#,
+            ),
+            (
+                Response::Error { error: WireError::InvalidRequest, detail: None, retry_after: None },
+                r#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#,
+            ),
+            (
+                Response::Error {
+                    error: WireError::Unavailable,
+                    detail: Some("a \"b\"\n".into()),
+                    retry_after: Some(Duration::from_secs(1)),
+                },
+                r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unavailable","retry_after_ms":1000,"detail":"a \"b\"\n"}"#,
+            ),
+        ] {
+            assert_eq!(text(|out| message.encode(Codec::Json, out)), expected);
+            assert_eq!(response(expected), Ok(message));
+        }
+    }
+
+    #[test]
+    fn null_is_no_value() {
+        let nulls = r#"{"protocol_version":1,"method":"m","resume_from":null,"params":null,"follow":null}"#;
+        assert_eq!(request(nulls), Ok(Request::new("m")));
+        let missing = request(r#"{"protocol_version":1,"method":null}"#);
+        assert_eq!(missing, Err(MessageError::MissingField("method")));
+    }
+
+    #[test]
+    fn only_a_response_may_have_unknown_fields() {
+        for (field, known) in [("trace", false), ("16", false), ("ok", false), ("follow", true)] {
+            let body = format!(r#"{{"protocol_version":1,"method":"m","{field}":true}}"#);
+            let found = request(&body);
+            assert!(
+                matches!(found, Ok(_) if known)
+                    || matches!(found, Err(MessageError::Json(JsonError::Field { .. }))),
+                "{field}: {found:?}"
+            );
+            let found = Notification::decode(&body.into());
+            assert!(matches!(found, Err(MessageError::Json(JsonError::Field { line: 1, .. }))), "{field}");
+        }
+        let heartbeat = response(r#"{"later":[{"a":1}],"protocol_version":1,"kind":"heartbeat","ok":true}"#);
+        assert_eq!(heartbeat, Ok(Response::Heartbeat { seq: None, epoch: None }));
+    }
+
+    #[test]
+    fn an_object_is_all_there_is() {
+        let body = r#"{"protocol_version":1,"method":"m"}"#;
+        assert!(request(body).is_ok());
+        for (rest, expected) in
+            [(" ", "bytes behind the JSON object"), ("x", "malformed JSON at byte 36 of line 1")]
+        {
+            let Err(MessageError::Json(error)) = request(&format!("{body}{rest}")) else { panic!("{rest}") };
+            assert_eq!(error.to_string(), expected);
+        }
+        for end in 1..body.len() {
+            assert_eq!(request(&body[..end]), Err(MessageError::Json(JsonError::Truncated)), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn sixteen_levels_are_accepted_and_seventeen_are_not() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels - 1), "]".repeat(levels - 1));
+            response(&format!(
+                r#"{{"protocol_version":1,"kind":"result","ok":true,"x":{open}"[[\\\"[[{{"{close}}}"#
+            ))
+        };
+        assert_eq!(nested(16), Ok(Response::Result { payload: None }), "brackets in a string do not count");
+        assert_eq!(nested(17), Err(MessageError::Json(JsonError::TooDeep)));
+        assert_eq!(nested(100_000), Err(MessageError::Json(JsonError::TooDeep)));
+    }
+
+    #[test]
+    fn text_is_utf_8_even_where_it_is_ignored() {
+        let mut body = br#"{"protocol_version":1,"kind":"result","ok":true,"x":"_"}"#.to_vec();
+        assert!(Response::decode(&body.clone().into()).is_ok());
+        let at = body.len() - 3;
+        body[at] = 0xff;
+        assert_eq!(Response::decode(&body.into()), Err(MessageError::Json(JsonError::Utf8)));
+    }
+
+    #[test]
+    fn byte_strings_are_padded_base64_of_the_standard_alphabet() {
+        let params = |text: &str| {
+            let body = format!(r#"{{"protocol_version":1,"method":"m","params":"{text}"}}"#);
+            request(&body).ok().map(|message| message.params.unwrap())
+        };
+        assert_eq!(params("+/8=").unwrap(), &[0xfb, 0xff][..]);
+        assert_eq!(params(r"+\/8=").unwrap(), &[0xfb, 0xff][..], "however the text is written");
+        assert_eq!(params("").unwrap(), "");
+        for refused in ["-_8=", "+/8", "+/9=", "+/8= ", "=", "a*b="] {
+            assert_eq!(params(refused), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_nothing_of_the_body() {
+        let error =
+            request(r#"{"protocol_version":1,"method":"m","params":{"SECRET":"SECRET"}}"#).unwrap_err();
+        assert!(!format!("{error:?}").contains("SECRET"));
+    }
+}

@@ -38,3 +38,6 @@ pub use self::{
 /// assert_eq!(Notification::new("demo.note").protocol_version, PROTOCOL_VERSION);
 /// ```
 pub const PROTOCOL_VERSION: u16 = 1;
+
+#[cfg(test)]
+mod tests;

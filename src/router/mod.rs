@@ -212,10 +212,14 @@ impl Router {
     pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
         for name in self.methods.keys().chain(self.notifications.keys()) {
             if name.is_empty() || name.len() > MAX_NAME_BYTES {
-                return Err(Error::invalid_config(format!("a method name has 1 to {MAX_NAME_BYTES} bytes: {name:?}")));
+                return Err(Error::invalid_config(format!(
+                    "a method name has 1 to {MAX_NAME_BYTES} bytes: {name:?}"
+                )));
             }
             if name.starts_with(RESERVED) {
-                return Err(Error::invalid_config(format!("method names in {RESERVED} are reserved: {name:?}")));
+                return Err(Error::invalid_config(format!(
+                    "method names in {RESERVED} are reserved: {name:?}"
+                )));
             }
         }
         let Some(log) = &self.events else { return Ok(()) };

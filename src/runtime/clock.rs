@@ -105,7 +105,12 @@ impl Clock {
                 drop(queue);
                 let timer = self.runtime.new_timer(deadline);
                 let queue = Arc::downgrade(&self.queue);
-                self.runtime.spawn(Box::pin(Driver { runtime: Arc::clone(&self.runtime), queue, timer, armed: deadline }));
+                self.runtime.spawn(Box::pin(Driver {
+                    runtime: Arc::clone(&self.runtime),
+                    queue,
+                    timer,
+                    armed: deadline,
+                }));
             }
         }
     }

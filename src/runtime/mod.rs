@@ -4,15 +4,7 @@ mod clock;
 mod socket;
 mod timer;
 
-use std::{
-    fmt,
-    future::Future,
-    io,
-    net::UdpSocket,
-    pin::Pin,
-    sync::Arc,
-    time::Instant,
-};
+use std::{fmt, future::Future, io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
 
 use async_executor::Executor;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};

@@ -97,9 +97,8 @@ impl AsyncUdpSocket for Socket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // The first `Ready` may speak of an event from before the attempt above; asking again registers
                     // with the kernel, which reports whatever has arrived since.
-                    if self.io.poll_readable(cx)?.is_ready() {
-                        ready!(self.io.poll_readable(cx))?;
-                    }
+                    ready!(self.io.poll_readable(cx))?;
+                    ready!(self.io.poll_readable(cx))?;
                 }
                 Err(error) if is_transient(&error) => {
                     tracing::trace!(%error, "receive error passed over");
@@ -161,7 +160,13 @@ fn is_transient_errno(error: &io::Error) -> bool {
     error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| {
         matches!(
             errno,
-            Errno::EMSGSIZE | Errno::ENOBUFS | Errno::EIO | Errno::EPROTO | Errno::ENOPROTOOPT | Errno::EHOSTDOWN | Errno::ENONET
+            Errno::EMSGSIZE
+                | Errno::ENOBUFS
+                | Errno::EIO
+                | Errno::EPROTO
+                | Errno::ENOPROTOOPT
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
         )
     })
 }
@@ -220,7 +225,8 @@ mod tests {
 
     fn receive(socket: &Socket, buffer: &mut [u8]) -> RecvMeta {
         let mut meta = [RecvMeta::default()];
-        let received = block_on(poll_fn(|cx| socket.poll_recv(cx, &mut [IoSliceMut::new(buffer)], &mut meta)));
+        let received =
+            block_on(poll_fn(|cx| socket.poll_recv(cx, &mut [IoSliceMut::new(buffer)], &mut meta)));
         assert_eq!(received.unwrap(), 1);
         meta[0]
     }
@@ -260,7 +266,9 @@ mod tests {
                 Transmit { destination: nobody, ecn: None, contents, segment_size: None, src_ip: None };
             receiver.try_send(&transmit).unwrap();
         }
-        let waiting = poll_fn(|cx| receiver.poll_recv(cx, &mut [IoSliceMut::new(&mut [0; 64])], &mut [RecvMeta::default()]));
+        let waiting = poll_fn(|cx| {
+            receiver.poll_recv(cx, &mut [IoSliceMut::new(&mut [0; 64])], &mut [RecvMeta::default()])
+        });
         let timeout = async {
             async_io::Timer::after(Duration::from_millis(20)).await;
             Ok(0)

@@ -55,7 +55,9 @@ async fn read_request(node: &Node, reader: &mut FrameReader) -> Result<Bytes> {
         Ok(body)
     };
     let read = node.clock.timeout_at(Some(deadline), read).await;
-    read.unwrap_or_else(|Elapsed| Err(Error::new(ErrorKind::DeadlineExceeded).detail("the request did not arrive in time")))
+    read.unwrap_or_else(|Elapsed| {
+        Err(Error::new(ErrorKind::DeadlineExceeded).detail("the request did not arrive in time"))
+    })
 }
 
 /// The code for a stream whose frames could not be read.
@@ -101,7 +103,8 @@ impl Exchange<'_> {
     }
 
     fn admit(&self, body: &Bytes) -> Result<Request, MethodError> {
-        let request = Request::decode(body).map_err(|error| MethodError::invalid_request(error.to_string()))?;
+        let request =
+            Request::decode(body).map_err(|error| MethodError::invalid_request(error.to_string()))?;
         if request.protocol_version != PROTOCOL_VERSION {
             return Err(MethodError::new(WireError::ProtocolMismatch)
                 .detail(format!("this node speaks version {PROTOCOL_VERSION}")));
@@ -126,7 +129,8 @@ impl Exchange<'_> {
         match method {
             Method::Unary(handler) => {
                 let stopped = writer.stopped();
-                let outcome = supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await;
+                let outcome =
+                    supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await;
                 let answer = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
                 self.conclude(writer, answer, guard).await
             }
@@ -134,7 +138,9 @@ impl Exchange<'_> {
                 let stopped = writer.stopped();
                 let writer = Arc::new(Mutex::new(Some(writer)));
                 let sink = ResponseSink::new(Arc::clone(&writer), self.codec, self.node.max_frame_len());
-                let outcome = supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink)).await;
+                let outcome =
+                    supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink))
+                        .await;
                 // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
                 let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
                 let writer = self.node.clock.timeout_at(Some(patience), writer.lock()).await.ok()?.take()?;

@@ -20,11 +20,7 @@ use futures_lite::future;
 pub(crate) use self::accept::accept_connections;
 use self::drain::Drain;
 use crate::{
-    admission::Admission,
-    connection::Link,
-    limits::TransportLimits,
-    router::Router,
-    runtime::Clock,
+    admission::Admission, connection::Link, limits::TransportLimits, router::Router, runtime::Clock,
     tls::ClientAuth,
 };
 

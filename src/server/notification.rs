@@ -68,7 +68,9 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
     // Nobody waits, so nobody gives up: a sender may notify and leave.
     match supervise(&node.clock, Some(deadline), future::pending::<()>(), running).await {
         Outcome::Returned(Ok(())) => Ok(()),
-        Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => Err(violation(link, &error)),
+        Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
+            Err(violation(link, &error))
+        }
         Outcome::Returned(Err(_)) | Outcome::Panicked => {
             tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
             Err(Code::INTERNAL)
