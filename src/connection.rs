@@ -7,6 +7,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::{
     code::Code,
+    endpoint::Endpoint,
     error::{Error, Result},
     limits::TransportLimits,
     runtime::Clock,
@@ -38,7 +39,7 @@ pub(crate) struct Link {
 struct Keep {
     link: Arc<Link>,
     /// The endpoint, which must not close while a handle is left.
-    _endpoint: Arc<dyn Send + Sync>,
+    _endpoint: Endpoint,
 }
 
 impl Drop for Keep {
@@ -49,7 +50,7 @@ impl Drop for Keep {
 
 impl Connection {
     /// A handle that keeps the connection open.
-    pub(crate) fn owned(link: Arc<Link>, endpoint: Arc<dyn Send + Sync>) -> Self {
+    pub(crate) fn owned(link: Arc<Link>, endpoint: Endpoint) -> Self {
         let keep = Keep { link: Arc::clone(&link), _endpoint: endpoint };
         Self { link, keep: Some(Arc::new(keep)) }
     }

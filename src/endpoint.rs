@@ -103,7 +103,7 @@ impl Endpoint {
             let (node, link) = (Arc::clone(node), Arc::clone(&link));
             clock.spawn(async move { serve_connection(&node, &link).await });
         }
-        Ok(Connection::owned(link, Arc::clone(&self.inner) as Arc<dyn Send + Sync>))
+        Ok(Connection::owned(link, self.clone()))
     }
 
     /// Ends everything in order: turns new connections and requests away (`unavailable`), ends followed event streams

@@ -1,4 +1,64 @@
-//! Node-to-node links over QUIC for programs without tokio.
+//! Node-to-node links over QUIC for programs without tokio: requests, notifications and resumable event streams.
+//!
+//! A node is an [`Endpoint`]: one UDP socket that accepts peers, dials them, or both. TLS 1.3 is always on, and mutual TLS
+//! is one line. Peers call each other's methods, notify each other without waiting, and follow each other's events
+//! from where they left off. quinn speaks QUIC, rustls TLS, minicbor CBOR; smol's reactor moves the packets, and
+//! the futures run on any executor.
+//!
+//! ```
+//! use std::time::Duration;
+//! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Result, Router, ServerTls};
+//!
+//! # fn main() -> Result<()> {
+//! smol::block_on(async {
+//!     let ca = CertificateAuthority::new("Example CA")?; // Yours, from PEM or DER, in real life.
+//!
+//!     let router = Router::new().typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(u64::from(a) + u64::from(b)) });
+//!     let tls = ServerTls::new(ca.issue_server(&[])?.identity()).require_client_certificates(ca.trust());
+//!     let server = Endpoint::builder().server(tls).router(router).bind(([127, 0, 0, 1], 0).into())?;
+//!
+//!     let tls = ClientTls::new(ca.trust()).identity(ca.issue_client("sensor")?.identity());
+//!     let client = Endpoint::builder().client(tls).bind(([127, 0, 0, 1], 0).into())?;
+//!     let connection = client.connect(server.local_addr()?).await?;
+//!
+//!     let sum: u64 = connection.call("demo.add", &(40, 2)).await?;
+//!     assert_eq!(sum, 42);
+//!
+//!     server.shutdown(Duration::from_secs(1)).await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! # The map
+//!
+//! | to | see |
+//! |---|---|
+//! | bind, connect, shut down | [`Endpoint`], [`TransportLimits`] |
+//! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`] |
+//! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
+//! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
+//! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
+//! | choose the executor | [`AsyncIoRuntime`], or any other [`quinn::Runtime`] |
+//! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
+//! | make certificates to try things out | `CertificateAuthority`, with feature `cert` |
+//! | read or write single messages | [`Request`], [`Response`], [`Notification`] |
+//!
+//! The protocol is written down in `docs/protocol.md`, with CDDL and test vectors beside it.
+//!
+//! # When to use something else
+//!
+//! Within a tokio program quinn on tokio has nothing to be spared. For browsers, public APIs or peers that are
+//! not yours, use HTTP. For one-to-many distribution, use a broker: here every subscriber has a stream of its own.
+//!
+//! # Features
+//!
+//! | feature | default | brings |
+//! |---|---|---|
+//! | `smol` | yes | smol's global executor, where the caller brings none |
+//! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
+//! | `cert` | no | a small certificate authority for development and tests |
+
 mod admission;
 #[cfg(feature = "cert")]
 mod cert;
@@ -51,3 +111,8 @@ pub mod fuzzing {
         message::{validate_body, validate_item},
     };
 }
+
+/// The README's examples are tested like any others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -53,7 +53,6 @@ impl Connection {
     }
 
     /// Prepares a request that needs more than parameters: a time limit, another codec, many answers.
-    #[must_use]
     pub fn request(&self, method: &str) -> Call {
         Call { connection: self.clone(), request: Request::new(method), codec: Codec::Cbor, timeout: None }
     }

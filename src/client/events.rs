@@ -28,7 +28,6 @@ impl Connection {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn events(&self) -> EventsRequest {
         EventsRequest(self.request("node.stream_events"))
     }

@@ -30,10 +30,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
         };
         // What has arrived before the shutdown is still read.
         let code = match future::or(next, stopping).await {
-            Ok(Some(body)) => match notify(&node, &link, &body).await {
-                Ok(()) => None,
-                Err(code) => Some(code),
-            },
+            Ok(Some(body)) => notify(&node, &link, &body).await.err(),
             Ok(None) if node.drain.has_begun() => Some(Code::SHUTTING_DOWN),
             Ok(None) if pace == Pace::Opening => Some(violation(&link, &"a stream without a notification")),
             Ok(None) => return,
