@@ -53,8 +53,13 @@ pub(crate) fn decode_prefix(prefix: [u8; PREFIX_LEN], max: usize) -> Result<usiz
     }
 }
 
-/// Writes one frame into a buffer of its own. See [`append`].
-pub(crate) fn encode(max: usize, write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
+/// Writes one frame into a buffer of its own: the prefix, and behind it what `write_body` appends.
+///
+/// # Errors
+///
+/// [`ErrorKind::MessageTooLarge`] for a body of more than `max` bytes, [`ErrorKind::Codec`] for an empty one, and whatever
+/// `write_body` fails with.
+pub fn encode(max: usize, write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
     let mut buf = Vec::new();
     append(&mut buf, max, write_body)?;
     Ok(buf)

@@ -103,11 +103,11 @@ pub use self::{
 /// The vocabulary of others that this crate's interface speaks.
 pub use {bytes::Bytes, minicbor, quinn, rustls};
 
-/// For the fuzz targets; not part of the interface.
+/// For the fuzz targets and benches; not part of the interface.
 #[doc(hidden)]
 pub mod fuzzing {
     pub use crate::{
-        frame::{FrameBuffer, FrameError},
+        frame::{FrameBuffer, FrameError, encode as encode_frame},
         message::{validate_body, validate_item},
     };
 }

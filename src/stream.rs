@@ -161,7 +161,8 @@ enum WriteState {
     BetweenWrites,
     /// A write was begun and not completed, so that nothing may follow.
     Writing,
-    Closed,
+    Finished,
+    Reset,
 }
 
 impl FrameWriter {
@@ -194,19 +195,24 @@ impl FrameWriter {
     pub(crate) fn finish(&mut self) {
         match self.state {
             WriteState::BetweenWrites => {
-                self.state = WriteState::Closed;
+                self.state = WriteState::Finished;
                 // Fails only where the peer has stopped the stream.
                 let _ = self.stream.finish();
             }
             WriteState::Writing => self.reset(self.abandon),
-            WriteState::Closed => {}
+            WriteState::Finished | WriteState::Reset => {}
         }
     }
 
-    /// Takes back what was not delivered yet, and says why.
+    /// Whether what was written is complete.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state == WriteState::Finished
+    }
+
+    /// Takes back what was not delivered yet, and says why. Not after [`finish`](Self::finish).
     pub(crate) fn reset(&mut self, code: Code) {
-        if self.state != WriteState::Closed {
-            self.state = WriteState::Closed;
+        if matches!(self.state, WriteState::BetweenWrites | WriteState::Writing) {
+            self.state = WriteState::Reset;
             let _ = self.stream.reset(code.to_varint());
         }
     }

@@ -79,9 +79,8 @@ pub struct Events {
     last: Option<u64>,
 }
 
-/// What a subscription brings.
+/// What a subscription brings. Both kinds are there to be matched: a subscriber that overlooks gaps loses events in silence.
 #[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum EventItem {
     /// An event.
     Event {

@@ -6,7 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -109,7 +109,7 @@ impl Clock {
                     runtime: Arc::clone(&self.runtime),
                     queue,
                     timer,
-                    armed: deadline,
+                    armed: Some(deadline),
                 }));
             }
         }
@@ -135,7 +135,8 @@ struct Driver {
     runtime: Arc<dyn Runtime>,
     queue: Weak<Mutex<Queue>>,
     timer: Pin<Box<dyn AsyncTimer>>,
-    armed: Instant,
+    /// `None` once the timer has fired: not every timer fires twice without being set again.
+    armed: Option<Instant>,
 }
 
 impl Future for Driver {
@@ -147,7 +148,7 @@ impl Future for Driver {
             let Some(queue) = this.queue.upgrade() else {
                 return Poll::Ready(());
             };
-            let due = {
+            let (due, first) = {
                 let mut queue = lock(&queue);
                 let now = this.runtime.now();
                 let later = queue.sleepers.split_off(&(now, u64::MAX));
@@ -155,20 +156,19 @@ impl Future for Driver {
                 let first = queue.sleepers.keys().next().map(|(deadline, _)| *deadline);
                 queue.alarm = first;
                 queue.driver = first.map(|_| cx.waker().clone());
-                if let Some(first) = first.filter(|first| *first != this.armed) {
-                    this.timer.as_mut().reset(first);
-                    this.armed = first;
-                }
-                due
+                (due, first)
             };
-            let idle = lock(&queue).alarm.is_none();
             due.into_values().for_each(Waker::wake);
-            if idle {
+            // Whoever goes to sleep from now on starts a driver of its own.
+            let Some(first) = first else {
                 return Poll::Ready(());
+            };
+            if this.armed != Some(first) {
+                this.timer.as_mut().reset(first);
+                this.armed = Some(first);
             }
-            if this.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(this.timer.as_mut().poll(cx));
+            this.armed = None;
         }
     }
 }
@@ -222,7 +222,7 @@ mod tests {
     };
 
     use async_executor::Executor;
-    use futures_lite::future::{pending, ready};
+    use futures_lite::future::{self, pending};
     use quinn::AsyncUdpSocket;
 
     use super::*;
@@ -236,10 +236,19 @@ mod tests {
         alarms: Mutex<Vec<Weak<Alarm>>>,
         timers: AtomicUsize,
         spawned: AtomicUsize,
-        resets: Arc<AtomicUsize>,
+        resets: AtomicUsize,
+        /// The next timer that is asked says that it has expired.
+        hasty: AtomicBool,
     }
 
-    struct Alarm(Mutex<(Instant, Option<Waker>)>);
+    struct Alarm(Mutex<AlarmState>);
+
+    struct AlarmState {
+        deadline: Instant,
+        /// Has fired, and stays silent until it is set again.
+        spent: bool,
+        waker: Option<Waker>,
+    }
 
     struct VirtualTimer {
         runtime: Arc<Virtual>,
@@ -258,7 +267,8 @@ mod tests {
                 alarms: Mutex::default(),
                 timers: AtomicUsize::new(0),
                 spawned: AtomicUsize::new(0),
-                resets: Arc::default(),
+                resets: AtomicUsize::new(0),
+                hasty: AtomicBool::new(false),
             });
             (Arc::clone(&runtime), Clock::new(Arc::new(Handle(runtime))))
         }
@@ -280,9 +290,9 @@ mod tests {
                 *now
             };
             for alarm in self.alarms.lock().unwrap().iter().filter_map(Weak::upgrade) {
-                let (deadline, waker) = &mut *alarm.0.lock().unwrap();
-                if *deadline <= now {
-                    waker.take().into_iter().for_each(Waker::wake);
+                let state = &mut *alarm.0.lock().unwrap();
+                if state.deadline <= now || self.hasty.load(Ordering::Relaxed) {
+                    state.waker.take().into_iter().for_each(Waker::wake);
                 }
             }
             self.settle();
@@ -295,7 +305,7 @@ mod tests {
         /// Timers made, drivers spawned, timers moved.
         fn costs(&self) -> (usize, usize, usize) {
             let [timers, spawned, resets] =
-                [&self.timers, &self.spawned, &*self.resets].map(|count| count.load(Ordering::Relaxed));
+                [&self.timers, &self.spawned, &self.resets].map(|count| count.load(Ordering::Relaxed));
             (timers, spawned, resets)
         }
     }
@@ -309,7 +319,8 @@ mod tests {
     impl Runtime for Handle {
         fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
             self.0.timers.fetch_add(1, Ordering::Relaxed);
-            let alarm = Arc::new(Alarm(Mutex::new((deadline, None))));
+            let state = AlarmState { deadline, spent: false, waker: None };
+            let alarm = Arc::new(Alarm(Mutex::new(state)));
             self.0.alarms.lock().unwrap().push(Arc::downgrade(&alarm));
             Box::pin(VirtualTimer { runtime: Arc::clone(&self.0), alarm })
         }
@@ -337,15 +348,19 @@ mod tests {
     impl AsyncTimer for VirtualTimer {
         fn reset(self: Pin<&mut Self>, deadline: Instant) {
             self.runtime.resets.fetch_add(1, Ordering::Relaxed);
-            self.alarm.0.lock().unwrap().0 = deadline;
+            let state = &mut *self.alarm.0.lock().unwrap();
+            (state.deadline, state.spent) = (deadline, false);
         }
 
         fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-            let (deadline, waker) = &mut *self.alarm.0.lock().unwrap();
-            if *deadline <= self.runtime.now() {
+            let state = &mut *self.alarm.0.lock().unwrap();
+            let due =
+                state.deadline <= self.runtime.now() || self.runtime.hasty.swap(false, Ordering::Relaxed);
+            if due && !state.spent {
+                state.spent = true;
                 return Poll::Ready(());
             }
-            *waker = Some(cx.waker().clone());
+            state.waker = Some(cx.waker().clone());
             Poll::Pending
         }
     }
@@ -451,6 +466,19 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_that_fires_too_early_is_set_again() {
+        let (time, clock) = Virtual::clock();
+        let mut sleep = Polled::begun(clock.sleep(2 * SECOND));
+        time.settle();
+        time.hasty.store(true, Ordering::Relaxed);
+        time.advance(SECOND);
+        assert!(!time.hasty.load(Ordering::Relaxed), "the timer was not asked");
+        assert!(!sleep.woken());
+        time.advance(SECOND);
+        assert!(sleep.woken() && sleep.poll().is_ready());
+    }
+
+    #[test]
     fn an_earlier_deadline_counts_even_before_the_driver_first_ran() {
         let (time, clock) = Virtual::clock();
         let _late = Polled::begun(clock.sleep(60 * SECOND));
@@ -537,10 +565,10 @@ mod tests {
     #[test]
     fn what_is_ready_in_time_costs_no_timer() {
         let (time, clock) = Virtual::clock();
-        let mut timeout = Polled::new(clock.timeout_at(Some(clock.deadline(SECOND)), ready(7)));
+        let mut timeout = Polled::new(clock.timeout_at(Some(clock.deadline(SECOND)), future::ready(7)));
         assert!(matches!(timeout.poll(), Poll::Ready(Ok(7))));
         let passed = Some(time.now());
-        let mut timeout = Polled::new(clock.timeout_at(passed, ready(7)));
+        let mut timeout = Polled::new(clock.timeout_at(passed, future::ready(7)));
         assert!(matches!(timeout.poll(), Poll::Ready(Ok(7))), "what is ready counts, however late");
         assert_eq!(time.costs(), (0, 0, 0));
     }

@@ -26,7 +26,6 @@ use crate::{
 };
 
 pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, recv: RecvStream) {
-    let running = Running::enter(&node);
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let mut reader = FrameReader::new(recv, node.max_frame_len());
     let body = match read_request(&node, &mut reader).await {
@@ -39,6 +38,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
             return;
         }
     };
+    let running = Running::enter(&node);
     node.counters.requests.add();
     let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body) };
     let writer = exchange.run(&body, writer).await;
@@ -207,7 +207,8 @@ impl Exchange<'_> {
 
     /// During a shutdown, waits until the peer has the answer, which closing the connection would take back.
     async fn linger(&self, writer: Option<FrameWriter>) {
-        if let Some(writer) = writer.filter(|_| self.node.drain.has_begun()) {
+        let finished = writer.filter(FrameWriter::is_finished);
+        if let Some(writer) = finished.filter(|_| self.node.drain.has_begun()) {
             let _ = writer.stopped().await;
         }
     }
