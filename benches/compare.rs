@@ -212,11 +212,14 @@ impl Drop for Actor {
     }
 }
 
+/// What it is called, where a turn has it, in what unit, and with how many digits.
+type Row = (&'static str, fn(&Turn) -> f64, f64, usize);
+
 fn table(ours: &[Turn], quinns: &[Turn]) -> String {
     let micros = 1e6;
     // Ticks of processor time are hundredths of a second wherever Linux runs.
     let micros_per_tick = 1e4;
-    let rows: [(&str, fn(&Turn) -> f64, f64, usize); 5] = [
+    let rows: [Row; 5] = [
         ("32 calls in flight, calls/s (target ≥ 1.10)", |turn| turn.calls_per_second, 1.0, 0),
         ("1 call in flight, p50 in µs (target ≤ 0.90)", |turn| turn.p50_seconds, micros, 1),
         ("CPU of both sides, µs per call, 32 in flight", |turn| turn.ticks_per_call, micros_per_tick, 1),

@@ -142,7 +142,7 @@ async fn strangers_stay_outside(authority: &CertificateAuthority, address: Socke
     for (who, tls) in
         [("nobody", plain.clone()), ("another CA's sensor", plain.identity(impostor.identity()))]
     {
-        let refusal = stranger.connect_with(&tls, address).await.unwrap_err();
+        let refusal = stranger.connect_with(&tls, address).await.expect_err("a stranger got in");
         assert!(refusal.is_authentication(), "{refusal:?}");
         println!("8. Refused: {who}: {refusal}.");
     }
