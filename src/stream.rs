@@ -95,6 +95,11 @@ impl FrameReader {
         }
     }
 
+    /// Whether bytes behind the last frame have arrived.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Awaits FIN; any byte before it is an error.
     pub(crate) async fn end(&mut self) -> Result<()> {
         while self.buffer.is_empty() {
@@ -228,6 +233,13 @@ impl FrameWriter {
                 Err(error @ quinn::StoppedError::ZeroRttRejected) => Err(never(error)),
             }
         }
+    }
+
+    /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that the peer
+    /// stopped it with ([RFC 9000, section 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
+    pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
+        let stopped = self.stopped();
+        async move { stopped.await.ok().flatten().unwrap_or(Code::CANCELLED) }
     }
 }
 

@@ -175,6 +175,10 @@ impl Call {
         Ok(Responses::new(self.connection, writer, reader, deadline))
     }
 
+    pub(super) fn resumes_from(&self) -> Option<u64> {
+        self.request.resume_from
+    }
+
     /// Opens a stream and writes the request, complete with FIN.
     async fn open(&self) -> Result<(FrameWriter, FrameReader)> {
         let link = self.connection.link();

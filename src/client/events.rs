@@ -65,7 +65,8 @@ impl EventsRequest {
     ///
     /// As for [`Connection::call`]; what the peer has to say comes with the first item.
     pub async fn open(self) -> Result<Events> {
-        Ok(Events { responses: self.0.stream().await?, last: None })
+        let last = self.0.resumes_from();
+        Ok(Events { responses: self.0.stream().await?, last })
     }
 }
 
@@ -75,7 +76,7 @@ impl EventsRequest {
 #[must_use = "dropping it ends the subscription"]
 pub struct Events {
     responses: Responses,
-    /// The last event, to see that the next one follows it.
+    /// The last event that the caller has, to see that the next one follows it.
     last: Option<u64>,
 }
 

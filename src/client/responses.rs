@@ -85,6 +85,9 @@ impl Responses {
             Err(error) => return Err(self.fail(error)),
         };
         match Response::decode(&body) {
+            Ok(Response::Error { .. }) if self.reader.has_more() => {
+                Err(self.fail(Error::protocol("an error is the last answer, and something follows it")))
+            }
             Ok(Response::Error { error, detail, retry_after }) => {
                 Err(self.fail(remote_error(error, detail, retry_after)))
             }

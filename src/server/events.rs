@@ -28,7 +28,7 @@ pub(super) async fn stream(
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
     let deadline = request.timeout_ms.map(|asked| clock.deadline(std::time::Duration::from_millis(asked)));
-    let stopped = writer.stopped();
+    let stopped = writer.given_up();
     let context = Context::new(exchange.link.clone(), deadline);
     let guard = context.guard();
     let mut ended = Ended::Replayed;

@@ -128,14 +128,14 @@ impl Exchange<'_> {
         let params = request.params.unwrap_or_default();
         match method {
             Method::Unary(handler) => {
-                let stopped = writer.stopped();
+                let stopped = writer.given_up();
                 let outcome =
                     supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await;
                 let answer = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
                 self.conclude(writer, answer, guard).await
             }
             Method::Streaming(handler) => {
-                let stopped = writer.stopped();
+                let stopped = writer.given_up();
                 let writer = Arc::new(Mutex::new(Some(writer)));
                 let sink = ResponseSink::new(Arc::clone(&writer), self.codec, self.node.max_frame_len());
                 let outcome =
@@ -163,7 +163,7 @@ impl Exchange<'_> {
             Outcome::TimedOut => {
                 self.answer(&mut writer, &refused(MethodError::new(WireError::DeadlineExceeded))).await;
             }
-            Outcome::GivenUp => writer.reset(Code::CANCELLED),
+            Outcome::GivenUp(code) => writer.reset(code),
             Outcome::Panicked => {
                 tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
                 writer.reset(Code::INTERNAL);
@@ -230,8 +230,8 @@ pub(super) fn refused(error: MethodError) -> Response {
 pub(super) enum Outcome<T> {
     Returned(Result<T, MethodError>),
     TimedOut,
-    /// The peer reset or stopped the stream, or is gone.
-    GivenUp,
+    /// The peer stopped the stream with this code, or is gone.
+    GivenUp(Code),
     Panicked,
 }
 
@@ -240,7 +240,7 @@ impl<T> Outcome<T> {
         match self {
             Self::Returned(result) => Outcome::Returned(result.map(map)),
             Self::TimedOut => Outcome::TimedOut,
-            Self::GivenUp => Outcome::GivenUp,
+            Self::GivenUp(code) => Outcome::GivenUp(code),
             Self::Panicked => Outcome::Panicked,
         }
     }
@@ -252,7 +252,7 @@ impl<T> Outcome<T> {
 pub(super) async fn supervise<T>(
     clock: &Clock,
     deadline: Option<Instant>,
-    given_up: impl Future,
+    given_up: impl Future<Output = Code>,
     handler: Pin<Box<dyn Future<Output = Result<T, MethodError>> + Send + '_>>,
 ) -> Outcome<T> {
     let mut handler = handler;
@@ -267,7 +267,7 @@ pub(super) async fn supervise<T>(
                 return Poll::Ready(Outcome::Panicked);
             }
         }
-        given_up.as_mut().poll(cx).map(|_| Outcome::GivenUp)
+        given_up.as_mut().poll(cx).map(Outcome::GivenUp)
     });
     let outcome = clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
     // Whatever the handler holds may panic when it is dropped, too.

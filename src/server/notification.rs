@@ -63,7 +63,7 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
     let _guard = context.guard();
     let running = handler(context, notification.params.unwrap_or_default());
     // Nobody waits, so nobody gives up: a sender may notify and leave.
-    match supervise(&node.clock, Some(deadline), future::pending::<()>(), running).await {
+    match supervise(&node.clock, Some(deadline), future::pending(), running).await {
         Outcome::Returned(Ok(())) => Ok(()),
         Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
             Err(violation(link, &error))
@@ -72,7 +72,7 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
             tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
             Err(Code::INTERNAL)
         }
-        Outcome::TimedOut | Outcome::GivenUp => Err(Code::DEADLINE_EXCEEDED),
+        Outcome::TimedOut | Outcome::GivenUp(_) => Err(Code::DEADLINE_EXCEEDED),
     }
 }
 
