@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use quinn::{EndpointConfig, Runtime, ServerConfig};
+use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig};
 
 use crate::{
     client::{Dialler, dial},
@@ -190,10 +190,43 @@ impl EndpointBuilder {
     /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's;
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, events that
     /// do not fit a frame, or a missing runtime.
-    pub fn bind(self, address: SocketAddr) -> Result<Endpoint> {
-        let Self { runtime, limits, server, client, router } = self;
-        let runtime =
-            runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
+    pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
+        let runtime = self.take_runtime()?;
+        let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;
+        self.start(runtime, socket, EndpointConfig::default())
+    }
+
+    /// Starts to serve on a socket of the caller's own making.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind).
+    pub fn bind_abstract_socket(mut self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Endpoint> {
+        let runtime = self.take_runtime()?;
+        self.start(runtime, socket, EndpointConfig::default())
+    }
+
+    /// The same, with what quinn leaves to chance following from `seed`.
+    #[cfg(feature = "sim")]
+    pub(crate) fn bind_seeded(mut self, socket: Arc<dyn AsyncUdpSocket>, seed: [u8; 32]) -> Result<Endpoint> {
+        let runtime = self.take_runtime()?;
+        let mut config = EndpointConfig::default();
+        config.rng_seed(Some(seed));
+        self.start(runtime, socket, config)
+    }
+
+    fn take_runtime(&mut self) -> Result<Arc<dyn Runtime>> {
+        let runtime = self.runtime.take().or_else(default_runtime);
+        runtime.ok_or_else(|| Error::invalid_config("no runtime was given"))
+    }
+
+    fn start(
+        self,
+        runtime: Arc<dyn Runtime>,
+        socket: Arc<dyn AsyncUdpSocket>,
+        mut config: EndpointConfig,
+    ) -> Result<Endpoint> {
+        let Self { runtime: _, limits, server, client, router } = self;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
         let router = router.unwrap_or_default();
         router.check(limits.max_frame_len())?;
@@ -201,8 +234,6 @@ impl EndpointBuilder {
         let client_auth = server.as_ref().map_or(ClientAuth::None, ServerTls::client_auth);
         let accepts = server.is_some();
         let server = server.map(|tls| server_config(&tls, &limits)).transpose()?;
-        let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;
-        let mut config = EndpointConfig::default();
         config.supported_versions(vec![QUIC_V1]);
         let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::clone(&runtime))?;
         let clock = Clock::new(runtime);

@@ -42,6 +42,7 @@
 //! | choose the executor | [`AsyncIoRuntime`], or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
 //! | make certificates to try things out | `CertificateAuthority`, with feature `cert` |
+//! | test on bad links, in virtual time | `sim`, with feature `sim` |
 //! | read or write single messages | [`Request`], [`Response`], [`Notification`] |
 //!
 //! The protocol is written down in `docs/protocol.md`, with CDDL and test vectors beside it.
@@ -58,6 +59,7 @@
 //! | `smol` | yes | smol's global executor, where the caller brings none |
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
 //! | `cert` | no | a small certificate authority for development and tests |
+//! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 
 mod admission;
 #[cfg(feature = "cert")]
@@ -75,6 +77,8 @@ mod message;
 mod router;
 mod runtime;
 mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stream;
 mod tls;
 mod value;

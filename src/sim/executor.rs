@@ -1,0 +1,60 @@
+//! Tasks, run one at a time in an order that the seed chooses.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use async_task::Runnable;
+use fastrand::Rng;
+
+use super::{World, lock};
+
+/// The tasks that are ready.
+pub(super) struct Executor(Mutex<Ready>);
+
+struct Ready {
+    runnables: Vec<Runnable>,
+    rng: Rng,
+}
+
+impl Executor {
+    pub(super) fn new(rng: Rng) -> Self {
+        Self(Mutex::new(Ready { runnables: Vec::new(), rng }))
+    }
+
+    /// Polls one task that is ready, whichever chance picks; `false` where none is.
+    pub(super) fn run_one(&self) -> bool {
+        let picked = {
+            let Ready { runnables, rng } = &mut *lock(&self.0);
+            let among = runnables.len();
+            (among > 0).then(|| runnables.swap_remove(rng.usize(..among)))
+        };
+        match picked {
+            Some(runnable) => {
+                runnable.run();
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn clear(&self) -> Vec<Runnable> {
+        std::mem::take(&mut lock(&self.0).runnables)
+    }
+}
+
+impl World {
+    pub(super) fn spawn(self: &Arc<Self>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let world = Arc::downgrade(self);
+        let schedule = move |runnable| {
+            if let Some(world) = world.upgrade() {
+                lock(&world.executor.0).runnables.push(runnable);
+            }
+        };
+        let (runnable, task) = async_task::spawn(future, schedule);
+        task.detach();
+        runnable.schedule();
+    }
+}

@@ -1,0 +1,298 @@
+//! A network and a clock inside the process, for tests of nodes on bad links: hours pass in seconds, and a seed repeats
+//! them.
+//!
+//! A [`Sim`] is a [`quinn::Runtime`] with virtual time, an executor of one thread and a network between any number of
+//! [`Host`]s. When nothing can run, time jumps to the next timer or datagram. What chance decides, the order of
+//! tasks that are ready and the fate of datagrams, follows from the seed; the keys of TLS alone do not, so that runs
+//! of one seed differ in the bytes of a packet, and in its length where signatures are ECDSA.
+//!
+//! ```
+//! use std::time::Duration;
+//! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Router, ServerTls, sim::{Link, Sim}};
+//!
+//! let sim = Sim::new(7);
+//! sim.set_default_link(Link::new().delay(Duration::from_millis(750)).loss(0.02));
+//! let (gateway, sensor) = (sim.host([10, 0, 0, 1]), sim.host([10, 0, 0, 2]));
+//!
+//! let ca = CertificateAuthority::new("Simulated CA")?;
+//! let tls = ServerTls::new(ca.issue_server(&["gateway.example"])?.identity());
+//! let node = gateway.bind(Endpoint::builder().server(tls).router(Router::new()), 7443)?;
+//! let tls = ClientTls::new(ca.trust()).server_name("gateway.example")?;
+//! let client = sensor.bind(Endpoint::builder().client(tls), 0)?;
+//!
+//! let health = sim.run(async { client.connect(node.local_addr()?).await?.health().await })?;
+//! assert!(health.ok);
+//! assert!(sim.elapsed() > Duration::from_secs(3), "two round trips, none of them waited for");
+//! # Ok::<(), palyra_quic::Error>(())
+//! ```
+
+mod executor;
+mod link;
+mod network;
+mod socket;
+mod time;
+
+use std::{
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use quinn::{AsyncUdpSocket, Runtime};
+
+use self::{
+    executor::Executor,
+    network::Network,
+    socket::SimSocket,
+    time::{Agenda, SimRuntime, Sleep},
+};
+pub use self::{link::Link, network::Stats};
+use crate::{
+    endpoint::{Endpoint, EndpointBuilder},
+    error::Result,
+};
+
+/// Virtual time, an executor, and a network of hosts. See the [module's documentation](self).
+///
+/// Cloning gives another handle. One thread drives it, by [`run`](Self::run).
+#[derive(Clone)]
+pub struct Sim {
+    world: Arc<World>,
+    _end: Arc<End>,
+}
+
+/// What hosts, sockets, timers and tasks share.
+struct World {
+    seed: u64,
+    start: Instant,
+    executor: Executor,
+    agenda: Mutex<Agenda>,
+    network: Mutex<Network>,
+}
+
+/// A place in the network, with one address and any number of ports.
+#[derive(Clone)]
+pub struct Host {
+    world: Arc<World>,
+    ip: IpAddr,
+}
+
+impl Sim {
+    /// A network without hosts whose links are perfect: no delay, no loss, no end of bandwidth.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let start = Instant::now();
+        let world = Arc::new(World {
+            seed,
+            start,
+            executor: Executor::new(rng.fork()),
+            agenda: Mutex::new(Agenda::new(start)),
+            network: Mutex::new(Network::new(start, rng.fork())),
+        });
+        Self { _end: Arc::new(End(Arc::clone(&world))), world }
+    }
+
+    /// The seed that all chance follows from.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.world.seed
+    }
+
+    /// The host with this address, which is on the network from now on.
+    #[must_use]
+    pub fn host(&self, ip: impl Into<IpAddr>) -> Host {
+        Host { world: Arc::clone(&self.world), ip: ip.into() }
+    }
+
+    /// The link of every pair of hosts that has none of its own. Applies to what is sent from now on.
+    pub fn set_default_link(&self, link: Link) {
+        self.world.network().set_default_link(link);
+    }
+
+    /// The link from one host to another; the way back is a link of its own. Applies to what is sent from now on.
+    pub fn set_link(&self, from: &Host, to: &Host, link: Link) {
+        self.world.network().set_link(from.ip, to.ip, link);
+    }
+
+    /// What has become of the datagrams so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.world.network().stats()
+    }
+
+    /// Runs `future` and everything spawned, until `future` is ready.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing can ever happen again, since no task is ready and neither a timer nor a datagram is under way; and
+    /// where a task panics.
+    pub fn run<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            if woken.0.swap(false, Ordering::Relaxed)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
+            {
+                return output;
+            }
+            let idle = !self.world.executor.run_one() && !woken.0.load(Ordering::Relaxed);
+            assert!(
+                !idle || self.world.advance(),
+                "the simulation with seed {} is stuck: nothing is ready or under way",
+                self.world.seed
+            );
+        }
+    }
+
+    /// Runs `future` beside everything else, for as long as somebody calls [`run`](Self::run).
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.world.spawn(Box::pin(future));
+    }
+
+    /// Waits in virtual time.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        Sleep::new(&self.world, self.world.now() + duration)
+    }
+
+    /// The virtual now.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    /// How much virtual time has passed since the beginning.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.now() - self.world.start
+    }
+
+    /// The runtime, for anything else that runs on quinn. Its sockets come from [`Host::socket`].
+    #[must_use]
+    pub fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::new(SimRuntime::new(&self.world))
+    }
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Host {
+    /// Binds an endpoint to a port of this host; 0 takes a free one. The simulation takes the place of the builder's runtime.
+    ///
+    /// # Errors
+    ///
+    /// As for [`EndpointBuilder::bind`]; [`Io`](crate::ErrorKind::Io) where the port is taken.
+    pub fn bind(&self, builder: EndpointBuilder, port: u16) -> Result<Endpoint> {
+        let socket = self.socket(port)?;
+        let seed = self.world.network().endpoint_seed();
+        builder.runtime(Arc::new(SimRuntime::new(&self.world))).bind_seeded(socket, seed)
+    }
+
+    /// A socket on a port of this host; 0 takes a free one. The port is free again when the socket is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` where the port is taken.
+    pub fn socket(&self, port: u16) -> std::io::Result<Arc<dyn AsyncUdpSocket>> {
+        Ok(Arc::new(SimSocket::bind(&self.world, self.ip, port)?))
+    }
+
+    /// The host's address, with a port.
+    #[must_use]
+    pub fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, port)
+    }
+
+    /// Takes the host off the network: what it sends and what is sent to it is lost, without a word to anyone.
+    pub fn unplug(&self) {
+        self.world.network().unplug(self.ip);
+    }
+
+    /// Puts the host on the network again.
+    pub fn plug_in(&self) {
+        self.world.network().plug_in(self.ip);
+    }
+}
+
+impl World {
+    fn now(&self) -> Instant {
+        self.agenda().now()
+    }
+
+    /// Lets the next thing on the agenda happen; `false` where there is none.
+    fn advance(&self) -> bool {
+        let next = self.agenda().next();
+        match next {
+            Some(time::Event::Wake(waker)) => waker.wake(),
+            Some(time::Event::Arrival(datagram)) => {
+                let waker = self.network().deliver(datagram);
+                waker.into_iter().for_each(Waker::wake);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    fn agenda(&self) -> MutexGuard<'_, Agenda> {
+        lock(&self.agenda)
+    }
+
+    fn network(&self) -> MutexGuard<'_, Network> {
+        lock(&self.network)
+    }
+}
+
+/// A panic elsewhere ends the simulation, and not what is dropped after it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Clears the world when the last handle of the simulation is gone: tasks hold the world by their endpoints, and the
+/// world holds tasks by their wakers.
+struct End(Arc<World>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        loop {
+            let events = self.0.agenda().clear();
+            let wakers = self.0.network().clear();
+            let runnables = self.0.executor.clear();
+            // What is dropped here may wake more.
+            if events.is_empty() && wakers.is_empty() && runnables.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sim")
+            .field("seed", &self.seed())
+            .field("elapsed", &self.elapsed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { world: _, ip } = self;
+        f.debug_struct("Host").field("ip", ip).finish_non_exhaustive()
+    }
+}

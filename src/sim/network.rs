@@ -1,0 +1,218 @@
+//! Hosts, their sockets, and the links between them.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io,
+    net::{IpAddr, SocketAddr},
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use fastrand::Rng;
+use quinn::udp::EcnCodepoint;
+
+use super::link::{Fate, Link, Traffic};
+
+/// What a socket holds unread, as Linux does by default (`net.core.rmem_default`); more is lost.
+const RECEIVE_BUFFER_BYTES: usize = 212_992;
+/// Where port 0 begins to look, as RFC 6335 has it (section 6).
+const FIRST_EPHEMERAL_PORT: u16 = 49_152;
+
+#[derive(Clone, Debug)]
+pub(super) struct Datagram {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) contents: Vec<u8>,
+    pub(super) ecn: Option<EcnCodepoint>,
+}
+
+/// What has become of datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Given to the network by a socket.
+    pub sent: u64,
+    /// Put into the receive buffer of a socket, duplicates included.
+    pub delivered: u64,
+    /// Lost by chance, in a blackhole, on a link that is down, or at a host that is unplugged.
+    pub lost: u64,
+    /// Longer than the MTU, or more than the queue or the receive buffer holds.
+    pub refused: u64,
+    /// Sent to a port that is not bound.
+    pub unreachable: u64,
+    /// Delivered with a flipped bit.
+    pub corrupted: u64,
+    /// Delivered twice.
+    pub duplicated: u64,
+}
+
+pub(super) struct Network {
+    start: Instant,
+    rng: Rng,
+    default_link: Link,
+    links: HashMap<(IpAddr, IpAddr), Link>,
+    traffic: HashMap<(IpAddr, IpAddr), Traffic>,
+    sockets: HashMap<SocketAddr, Inbox>,
+    unplugged: HashSet<IpAddr>,
+    next_port: u16,
+    stats: Stats,
+}
+
+/// What has arrived at a socket, and who waits for it.
+#[derive(Default)]
+struct Inbox {
+    datagrams: VecDeque<Datagram>,
+    bytes: usize,
+    waker: Option<Waker>,
+}
+
+impl Network {
+    pub(super) fn new(start: Instant, rng: Rng) -> Self {
+        Self {
+            start,
+            rng,
+            default_link: Link::new(),
+            links: HashMap::new(),
+            traffic: HashMap::new(),
+            sockets: HashMap::new(),
+            unplugged: HashSet::new(),
+            next_port: FIRST_EPHEMERAL_PORT,
+            stats: Stats::default(),
+        }
+    }
+
+    pub(super) fn set_default_link(&mut self, link: Link) {
+        self.default_link = link;
+    }
+
+    pub(super) fn set_link(&mut self, from: IpAddr, to: IpAddr, link: Link) {
+        self.links.insert((from, to), link);
+    }
+
+    pub(super) fn unplug(&mut self, host: IpAddr) {
+        self.unplugged.insert(host);
+    }
+
+    pub(super) fn plug_in(&mut self, host: IpAddr) {
+        self.unplugged.remove(&host);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    pub(super) fn endpoint_seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill(&mut seed);
+        seed
+    }
+
+    pub(super) fn bind(&mut self, ip: IpAddr, port: u16) -> io::Result<SocketAddr> {
+        let address = if port == 0 { self.free_port(ip)? } else { SocketAddr::new(ip, port) };
+        if self.sockets.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        self.sockets.insert(address, Inbox::default());
+        Ok(address)
+    }
+
+    /// Counts up rather than taking the lowest, so that a new socket is not taken for the one before it.
+    fn free_port(&mut self, ip: IpAddr) -> io::Result<SocketAddr> {
+        for _ in FIRST_EPHEMERAL_PORT..=u16::MAX {
+            let address = SocketAddr::new(ip, self.next_port);
+            self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
+            if !self.sockets.contains_key(&address) {
+                return Ok(address);
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    #[must_use]
+    pub(super) fn release(&mut self, address: SocketAddr) -> Option<Waker> {
+        self.sockets.remove(&address)?.waker
+    }
+
+    /// Sends a datagram at `now`, and gives what arrives of it, and when.
+    pub(super) fn send(&mut self, datagram: Datagram, now: Instant) -> Vec<(Instant, Datagram)> {
+        self.stats.sent += 1;
+        let pair = (datagram.from.ip(), datagram.to.ip());
+        if self.unplugged.contains(&pair.0) {
+            self.stats.lost += 1;
+            return Vec::new();
+        }
+        let link = self.links.get(&pair).unwrap_or(&self.default_link);
+        let traffic = self.traffic.entry(pair).or_insert_with(|| Traffic::new(self.start));
+        match traffic.pass(link, (self.start, now), datagram.contents.len(), &mut self.rng) {
+            Fate::Lost => {
+                self.stats.lost += 1;
+                Vec::new()
+            }
+            Fate::Refused => {
+                self.stats.refused += 1;
+                Vec::new()
+            }
+            Fate::Passed { at, again_at, flipped_bit } => {
+                let mut datagram = datagram;
+                if let Some(bit) = flipped_bit {
+                    self.stats.corrupted += 1;
+                    if let Some(byte) = datagram.contents.get_mut(bit / 8) {
+                        *byte ^= 1 << (bit % 8);
+                    }
+                }
+                let again = again_at.map(|again_at| {
+                    self.stats.duplicated += 1;
+                    (again_at, datagram.clone())
+                });
+                std::iter::once((at, datagram)).chain(again).collect()
+            }
+        }
+    }
+
+    /// Puts a datagram that has arrived into its inbox, and gives who waits for it.
+    pub(super) fn deliver(&mut self, datagram: Datagram) -> Option<Waker> {
+        if self.unplugged.contains(&datagram.to.ip()) {
+            self.stats.lost += 1;
+            return None;
+        }
+        let Some(inbox) = self.sockets.get_mut(&datagram.to) else {
+            self.stats.unreachable += 1;
+            return None;
+        };
+        if inbox.bytes + datagram.contents.len() > RECEIVE_BUFFER_BYTES {
+            self.stats.refused += 1;
+            return None;
+        }
+        self.stats.delivered += 1;
+        inbox.bytes += datagram.contents.len();
+        inbox.datagrams.push_back(datagram);
+        inbox.waker.take()
+    }
+
+    pub(super) fn poll_recv(
+        &mut self,
+        address: SocketAddr,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Datagram>> {
+        let Some(inbox) = self.sockets.get_mut(&address) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        match inbox.datagrams.pop_front() {
+            Some(datagram) => {
+                inbox.bytes -= datagram.contents.len();
+                Poll::Ready(Ok(datagram))
+            }
+            None => {
+                match &mut inbox.waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    waker => *waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) -> Vec<Waker> {
+        self.sockets.values_mut().filter_map(|inbox| inbox.waker.take()).collect()
+    }
+}
