@@ -119,9 +119,9 @@ limits! {
     handler_timeout: Duration,
     /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
     heartbeat_interval: Duration,
-    /// Exchanges that one peer may have open at a time. Default: 32. Further ones wait at the peer.
+    /// Exchanges that one peer may have open at a time. Default: 32; at most 65,536. Further ones wait at the peer.
     max_concurrent_bidi_streams: u32,
-    /// Notification streams that one peer may have open at a time. Default: 32. Further ones wait at the peer.
+    /// Notification streams that one peer may have open at a time. Default: 32; at most 65,536. Further ones wait at the peer.
     max_concurrent_uni_streams: u32,
     /// The largest frame body, in bytes, in either direction. Default: 524,288; at least 1,024. A frame that announces
     /// more is refused before any of it is buffered.
@@ -154,9 +154,8 @@ impl TransportLimits {
     pub fn worst_case_connection_bytes(&self) -> u64 {
         let streams =
             u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
-        u64::from(self.receive_window)
-            + u64::from(self.send_window)
-            + streams.saturating_mul(u64::from(self.max_frame_bytes))
+        let windows = u64::from(self.receive_window) + u64::from(self.send_window);
+        windows.saturating_add(streams.saturating_mul(u64::from(self.max_frame_bytes)))
     }
 
     /// `max_frame_bytes` in the type of lengths in memory.
@@ -235,6 +234,12 @@ impl TransportLimitsBuilder {
         for (name, count) in counts {
             check(count > 0, || format!("{name} is zero"))?;
         }
+        for (name, streams) in [
+            ("max_concurrent_bidi_streams", limits.max_concurrent_bidi_streams),
+            ("max_concurrent_uni_streams", limits.max_concurrent_uni_streams),
+        ] {
+            check(streams <= MOST_STREAMS, || format!("{name} is above {MOST_STREAMS}"))?;
+        }
         check(limits.idle_timeout >= Duration::from_millis(1), || {
             "idle_timeout is below the millisecond that QUIC counts in".into()
         })?;
@@ -256,6 +261,8 @@ impl TransportLimitsBuilder {
     }
 }
 
+/// quinn makes room for every stream that a peer may open when the connection begins.
+const MOST_STREAMS: u32 = 65_536;
 /// Longer ones are mistakes, and would overflow arithmetic on instants.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 

@@ -4,7 +4,15 @@ mod clock;
 mod socket;
 mod timer;
 
-use std::{fmt, future::Future, io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::UdpSocket,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use async_executor::Executor;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
@@ -38,7 +46,8 @@ pub struct AsyncIoRuntime {
 enum Spawner {
     #[cfg(feature = "smol")]
     Global,
-    Executor(Arc<Executor<'static>>),
+    /// Its tasks hold this, and must not hold the executor by it: it could never be dropped.
+    Executor(Weak<Executor<'static>>),
 }
 
 /// Which segmentation offloads a socket may use.
@@ -58,10 +67,11 @@ impl AsyncIoRuntime {
         Self::with_spawner(Spawner::Global)
     }
 
-    /// Spawns on `executor`, which the caller drives, from one thread or many.
+    /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps: when it is dropped, all that
+    /// runs here ends.
     #[must_use]
     pub fn on(executor: Arc<Executor<'static>>) -> Self {
-        Self::with_spawner(Spawner::Executor(executor))
+        Self::with_spawner(Spawner::Executor(Arc::downgrade(&executor)))
     }
 
     fn with_spawner(spawner: Spawner) -> Self {
@@ -93,7 +103,11 @@ impl Runtime for AsyncIoRuntime {
         match &self.spawner {
             #[cfg(feature = "smol")]
             Spawner::Global => smol::spawn(future).detach(),
-            Spawner::Executor(executor) => executor.spawn(future).detach(),
+            Spawner::Executor(executor) => {
+                if let Some(executor) = executor.upgrade() {
+                    executor.spawn(future).detach();
+                }
+            }
         }
     }
 

@@ -37,11 +37,16 @@ pub(crate) const ALPN: &[u8] = b"palyra-quic-v1";
 
 /// Runs a test, which fails if it hangs.
 pub(crate) fn run(test: impl Future<Output = ()>) {
+    smol::block_on(in_time(test));
+}
+
+/// A test for other executors, which fails if it hangs.
+pub(crate) async fn in_time(test: impl Future<Output = ()>) {
     let hung = async {
         smol::Timer::after(PATIENCE).await;
         panic!("still not done after {PATIENCE:?}");
     };
-    smol::block_on(future::or(test, hung));
+    future::or(test, hung).await;
 }
 
 pub(crate) fn loopback() -> SocketAddr {
@@ -169,6 +174,11 @@ impl Server {
     }
 }
 
+/// One attempt to connect, with a client of this crate on a socket of its own.
+pub(crate) async fn attempt(tls: &ClientTls, address: SocketAddr) -> palyra_quic::Result<Connection> {
+    Endpoint::builder().bind(loopback()).unwrap().connect_with(tls, address).await
+}
+
 fn raw_endpoint(server: Option<quinn::ServerConfig>) -> quinn::Endpoint {
     let socket = UdpSocket::bind(loopback()).unwrap();
     quinn::Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(SmolRuntime)).unwrap()
@@ -186,9 +196,17 @@ impl RawPeer {
         transport: TransportConfig,
         address: SocketAddr,
     ) -> Result<Self, quinn::ConnectionError> {
-        let endpoint = raw_endpoint(None);
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
         config.transport_config(Arc::new(transport));
+        Self::connect_as(config, address).await
+    }
+
+    /// With a configuration that is the test's own from end to end.
+    pub(crate) async fn connect_as(
+        config: quinn::ClientConfig,
+        address: SocketAddr,
+    ) -> Result<Self, quinn::ConnectionError> {
+        let endpoint = raw_endpoint(None);
         let connection = endpoint.connect_with(config, address, "localhost").unwrap().await?;
         Ok(Self { connection, endpoint })
     }
@@ -238,9 +256,25 @@ pub(crate) struct RawServer {
 impl RawServer {
     pub(crate) fn new() -> Self {
         let pki = Pki::new();
-        let tls = QuicServerConfig::try_from(pki.raw_server_tls()).unwrap();
-        let endpoint = raw_endpoint(Some(quinn::ServerConfig::with_crypto(Arc::new(tls))));
+        let tls = pki.raw_server_tls();
+        Self::with(pki, Arc::new(QuicServerConfig::try_from(tls).unwrap()))
+    }
+
+    /// With TLS that is the test's own.
+    pub(crate) fn with(pki: Pki, crypto: Arc<dyn quinn::crypto::ServerConfig>) -> Self {
+        let endpoint = raw_endpoint(Some(quinn::ServerConfig::with_crypto(crypto)));
         Self { pki, endpoint }
+    }
+
+    /// Takes whoever comes and keeps the connections open, for as long as the task is held.
+    pub(crate) fn welcome(&self) -> smol::Task<()> {
+        let endpoint = self.endpoint.clone();
+        smol::spawn(async move {
+            let mut open = Vec::new();
+            while let Some(incoming) = endpoint.accept().await {
+                open.extend(incoming.await.ok());
+            }
+        })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
