@@ -3,10 +3,11 @@
 use std::{
     fmt,
     net::{SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use fastrand::Rng;
 use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig};
 
 use crate::{
@@ -44,6 +45,7 @@ struct Inner {
     client: Option<ClientTls>,
     node: Arc<Node>,
     serves_dialled: Serves,
+    rng: Mutex<Rng>,
 }
 
 impl Drop for Inner {
@@ -106,6 +108,19 @@ impl Endpoint {
         Ok(Connection::owned(link, self.clone()))
     }
 
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    pub(crate) fn limits(&self) -> &TransportLimits {
+        &self.inner.limits
+    }
+
+    /// For what may be left to chance.
+    pub(crate) fn fork_rng(&self) -> Rng {
+        self.inner.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
+
     /// Ends everything in order: turns new connections and requests away (`unavailable`), ends followed event streams
     /// with SHUTTING_DOWN, lets what is running finish for at most `grace`, then closes all connections with
     /// SHUTTING_DOWN.
@@ -129,7 +144,7 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { quinn, clock: _, limits, client, node: _, serves_dialled: _ } = &*self.inner;
+        let Inner { quinn, clock: _, limits, client, node: _, serves_dialled: _, rng: _ } = &*self.inner;
         f.debug_struct("Endpoint")
             .field("local_addr", &quinn.local_addr().ok())
             .field("limits", limits)
@@ -193,7 +208,7 @@ impl EndpointBuilder {
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
         let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;
-        self.start(runtime, socket, EndpointConfig::default())
+        self.start(runtime, socket, EndpointConfig::default(), Rng::new())
     }
 
     /// Starts to serve on a socket of the caller's own making.
@@ -203,7 +218,7 @@ impl EndpointBuilder {
     /// As for [`bind`](Self::bind).
     pub fn bind_abstract_socket(mut self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        self.start(runtime, socket, EndpointConfig::default())
+        self.start(runtime, socket, EndpointConfig::default(), Rng::new())
     }
 
     /// The same, with what quinn leaves to chance following from `seed`.
@@ -212,7 +227,9 @@ impl EndpointBuilder {
         let runtime = self.take_runtime()?;
         let mut config = EndpointConfig::default();
         config.rng_seed(Some(seed));
-        self.start(runtime, socket, config)
+        let (_, rest) = seed.split_at(seed.len() - size_of::<u64>());
+        let rng = Rng::with_seed(rest.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
+        self.start(runtime, socket, config, rng)
     }
 
     fn take_runtime(&mut self) -> Result<Arc<dyn Runtime>> {
@@ -225,6 +242,7 @@ impl EndpointBuilder {
         runtime: Arc<dyn Runtime>,
         socket: Arc<dyn AsyncUdpSocket>,
         mut config: EndpointConfig,
+        rng: Rng,
     ) -> Result<Endpoint> {
         let Self { runtime: _, limits, server, client, router } = self;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
@@ -241,7 +259,8 @@ impl EndpointBuilder {
         if accepts {
             clock.spawn(accept_connections(Arc::clone(&node), quinn.clone()));
         }
-        Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, client, node, serves_dialled }) })
+        let rng = Mutex::new(rng);
+        Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, client, node, serves_dialled, rng }) })
     }
 }
 

@@ -26,6 +26,8 @@ struct Inner {
     kind: ErrorKind,
     detail: Option<Box<str>>,
     retry_after: Option<Duration>,
+    /// The request had left this side, complete.
+    request_sent: bool,
     source: Option<Source>,
 }
 
@@ -84,7 +86,7 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind) -> Self {
-        Self(Box::new(Inner { kind, detail: None, retry_after: None, source: None }))
+        Self(Box::new(Inner { kind, detail: None, retry_after: None, request_sent: false, source: None }))
     }
 
     /// Adds what happened, in the words of a person; never a secret.
@@ -96,6 +98,12 @@ impl Error {
     /// Adds how long the peer asks to wait before the next attempt.
     pub(crate) fn after(mut self, delay: Option<Duration>) -> Self {
         self.0.retry_after = delay;
+        self
+    }
+
+    /// Remembers that the request had left.
+    pub(crate) fn after_request(mut self) -> Self {
+        self.0.request_sent = true;
         self
     }
 
@@ -155,6 +163,56 @@ impl Error {
         }
     }
 
+    /// Whether the call that failed may have run at the peer, wholly or in part. `false` where it certainly has not, so that
+    /// repeating it does no harm: the request was not sent, or the peer refused it unread.
+    #[must_use]
+    pub fn may_have_run(&self) -> bool {
+        let refused = matches!(
+            self.kind(),
+            ErrorKind::Remote(
+                WireError::InvalidRequest
+                    | WireError::ProtocolMismatch
+                    | WireError::UnsupportedMethod
+                    | WireError::Unavailable
+            )
+        );
+        self.0.request_sent && !refused
+    }
+
+    /// Whether trying again cannot help: the two sides do not belong together, do not understand each other, or the peer said so
+    /// with a code or an error that is final.
+    pub(crate) fn is_terminal(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Io
+            | ErrorKind::DeadlineExceeded
+            | ErrorKind::HandshakeTimeout
+            | ErrorKind::ConnectionLost
+            | ErrorKind::Refused
+            | ErrorKind::Truncated => false,
+            ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => {
+                code.class() == crate::code::CodeClass::Terminal
+            }
+            ErrorKind::Remote(error) => matches!(
+                error,
+                WireError::InvalidRequest
+                    | WireError::ProtocolMismatch
+                    | WireError::UnsupportedMethod
+                    | WireError::PermissionDenied
+            ),
+            ErrorKind::InvalidConfig
+            | ErrorKind::MessageTooLarge
+            | ErrorKind::Codec
+            | ErrorKind::Closed
+            | ErrorKind::PinMismatch
+            | ErrorKind::PeerCertificate
+            | ErrorKind::CertificateRefused
+            | ErrorKind::AlpnMismatch
+            | ErrorKind::VersionMismatch
+            | ErrorKind::FrameTooLarge
+            | ErrorKind::Protocol => true,
+        }
+    }
+
     /// Whether the same attempt may succeed later, as far as the failure tells.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -210,11 +268,12 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, source } = &*self.0;
+        let Inner { kind, detail, retry_after, request_sent, source } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
             .field("retry_after", retry_after)
+            .field("request_sent", request_sent)
             .field("source", source)
             .finish()
     }

@@ -38,6 +38,7 @@
 //! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
+//! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | choose the executor | [`AsyncIoRuntime`], or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
@@ -88,12 +89,15 @@ pub use self::cert::{CertificateAuthority, Issued};
 #[cfg(feature = "json")]
 pub use self::message::JsonError;
 pub use self::{
-    client::{Call, EventItem, Events, EventsRequest, Health, Notifier, Responses},
+    client::{
+        Backoff, Call, Client, ClientBuilder, EventItem, Events, EventsRequest, Health, Notifier, Responses,
+        Subscribe, Subscription, SubscriptionItem,
+    },
     code::{Code, CodeClass},
     connection::Connection,
     endpoint::{Endpoint, EndpointBuilder},
     error::{Error, ErrorKind, Result},
-    events::{EventLog, EventLogBuilder},
+    events::{Cursor, EventLog, EventLogBuilder},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{TransportLimits, TransportLimitsBuilder},
     message::{

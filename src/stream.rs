@@ -95,6 +95,11 @@ impl FrameReader {
         }
     }
 
+    /// The next frame's body, if it has arrived whole already.
+    pub(crate) fn take_arrived(&mut self) -> Option<Result<Bytes>> {
+        self.buffer.next().map_err(Error::from).transpose()
+    }
+
     /// Whether bytes behind the last frame have arrived.
     pub(crate) fn has_more(&self) -> bool {
         !self.buffer.is_empty()

@@ -143,8 +143,10 @@ impl Call {
     pub async fn respond(self) -> Result<Response> {
         let clock = self.connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
+        let mut sent = false;
         let exchange = async {
             let (_writer, mut reader) = self.open().await?;
+            sent = true;
             let Some(body) = read(&mut reader).await? else {
                 return Err(Error::protocol("the stream ended without an answer"));
             };
@@ -157,7 +159,8 @@ impl Call {
                 response => Ok(response),
             }
         };
-        clock.timeout_at(deadline, exchange).await.unwrap_or_else(|_elapsed| Err(timed_out()))
+        let outcome = clock.timeout_at(deadline, exchange).await.unwrap_or_else(|_elapsed| Err(timed_out()));
+        outcome.map_err(|error| if sent { error.after_request() } else { error })
     }
 
     /// Sends the request, and gives the answers one after another.

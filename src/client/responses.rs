@@ -84,21 +84,34 @@ impl Responses {
             }
             Err(error) => return Err(self.fail(error)),
         };
-        match Response::decode(&body) {
+        self.decode(&body).map(Some)
+    }
+
+    /// The next response whose frame is here already.
+    pub(super) fn take_arrived(&mut self) -> Option<Result<Response>> {
+        let body = if self.ended { None } else { self.reader.take_arrived() };
+        Some(match body? {
+            Ok(body) => self.decode(&body),
+            Err(error) => Err(self.fail(error)),
+        })
+    }
+
+    fn decode(&mut self, body: &Bytes) -> Result<Response> {
+        match Response::decode(body) {
             Ok(Response::Error { .. }) if self.reader.has_more() => {
                 Err(self.fail(Error::protocol("an error is the last answer, and something follows it")))
             }
             Ok(Response::Error { error, detail, retry_after }) => {
                 Err(self.fail(remote_error(error, detail, retry_after)))
             }
-            Ok(response) => Ok(Some(response)),
+            Ok(response) => Ok(response),
             Err(error) => Err(self.fail(error.into())),
         }
     }
 
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.ended = true;
-        violated(&mut self.reader, error)
+        violated(&mut self.reader, error).after_request()
     }
 }
 

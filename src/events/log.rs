@@ -142,43 +142,43 @@ impl EventLog {
         &self,
         resume_from: Option<u64>,
         epoch: Option<u64>,
-    ) -> (Cursor, Option<GapBefore>) {
+    ) -> (Position, Option<GapBefore>) {
         let (first, last) = {
             let ring = self.ring();
             (ring.first, ring.last())
         };
         let gap = |missed| Some(GapBefore { first_seq: first, missed });
         match resume_from {
-            None => (Cursor { next: first }, None),
+            None => (Position { next: first }, None),
             // A cursor of another history says nothing about this one, and one ahead of the log belongs to another.
             Some(_) if epoch.is_some_and(|epoch| epoch != self.epoch()) => {
-                (Cursor { next: first }, gap(None))
+                (Position { next: first }, gap(None))
             }
-            Some(seq) if seq > last => (Cursor { next: first }, gap(None)),
-            Some(seq) if seq + 1 < first => (Cursor { next: first }, gap(Some(first - (seq + 1)))),
-            Some(seq) => (Cursor { next: seq + 1 }, None),
+            Some(seq) if seq > last => (Position { next: first }, gap(None)),
+            Some(seq) if seq + 1 < first => (Position { next: first }, gap(Some(first - (seq + 1)))),
+            Some(seq) => (Position { next: seq + 1 }, None),
         }
     }
 
-    /// Moves `cursor` over events whose payloads together reach `enough` bytes, or over all there are, and puts them
+    /// Moves `position` over events whose payloads together reach `enough` bytes, or over all there are, and puts them
     /// into `batch`. Where the next one is gone already, gives what was missed, and goes on behind it.
     pub(crate) fn read(
         &self,
-        cursor: &mut Cursor,
+        position: &mut Position,
         enough: usize,
         batch: &mut Vec<(u64, Bytes)>,
     ) -> Option<GapBefore> {
         let ring = self.ring();
-        let gap = (cursor.next < ring.first).then(|| {
-            let missed = Some(ring.first - cursor.next);
-            cursor.next = ring.first;
+        let gap = (position.next < ring.first).then(|| {
+            let missed = Some(ring.first - position.next);
+            position.next = ring.first;
             GapBefore { first_seq: ring.first, missed }
         });
-        let skipped = usize::try_from(cursor.next - ring.first).unwrap_or(usize::MAX);
+        let skipped = usize::try_from(position.next - ring.first).unwrap_or(usize::MAX);
         let mut bytes = 0;
         for payload in ring.events.range(skipped.min(ring.events.len())..) {
-            batch.push((cursor.next, payload.clone()));
-            cursor.next += 1;
+            batch.push((position.next, payload.clone()));
+            position.next += 1;
             bytes += payload.len() + FRAME_OVERHEAD;
             if bytes >= enough {
                 break;
@@ -233,8 +233,15 @@ impl fmt::Debug for EventLog {
 
 /// Where a subscriber stands: the next event it is to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
+pub(crate) struct Position {
     next: u64,
+}
+
+impl Position {
+    /// The last event that the subscriber got, or that was before those it is to get.
+    pub(crate) fn last_seq(self) -> u64 {
+        self.next - 1
+    }
 }
 
 /// Events that a subscriber will not get.
@@ -332,9 +339,9 @@ mod tests {
 
     /// The sequence numbers that a subscriber gets, and the gap before them.
     fn replay(log: &EventLog, resume_from: Option<u64>, epoch: Option<u64>) -> (Option<GapBefore>, Vec<u64>) {
-        let (mut cursor, gap) = log.subscribe(resume_from, epoch);
+        let (mut position, gap) = log.subscribe(resume_from, epoch);
         let mut batch = Vec::new();
-        assert_eq!(log.read(&mut cursor, usize::MAX, &mut batch), None);
+        assert_eq!(log.read(&mut position, usize::MAX, &mut batch), None);
         (gap, batch.into_iter().map(|(seq, _)| seq).collect())
     }
 
@@ -383,15 +390,15 @@ mod tests {
     #[test]
     fn a_subscriber_that_falls_behind_learns_how_many_it_missed() {
         let log = log_of(4, 4);
-        let (mut cursor, _) = log.subscribe(None, None);
+        let (mut position, _) = log.subscribe(None, None);
         let mut batch = Vec::new();
-        assert_eq!(log.read(&mut cursor, 1, &mut batch), None);
+        assert_eq!(log.read(&mut position, 1, &mut batch), None);
         assert_eq!(batch.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [1], "one event is enough");
         for _ in 5..=9 {
             log.publish("more").unwrap();
         }
         batch.clear();
-        let gap = log.read(&mut cursor, usize::MAX, &mut batch);
+        let gap = log.read(&mut position, usize::MAX, &mut batch);
         assert_eq!(gap, Some(GapBefore { first_seq: 6, missed: Some(4) }), "2 to 5");
         assert_eq!(batch.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [6, 7, 8, 9]);
     }

@@ -1,6 +1,14 @@
-//! The node's event log, and where a subscriber stands in it. No socket in here.
+//! The node's event log, and both ends of a subscription to it. No socket in here.
 
+mod cursor;
+mod follower;
 mod log;
 
-pub(crate) use self::log::{Cursor, GapBefore};
-pub use self::log::{EventLog, EventLogBuilder};
+pub use self::{
+    cursor::Cursor,
+    log::{EventLog, EventLogBuilder},
+};
+pub(crate) use self::{
+    follower::{Follower, Received},
+    log::{GapBefore, Position},
+};

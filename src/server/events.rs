@@ -7,7 +7,7 @@ use super::exchange::{Exchange, Outcome, supervise};
 use crate::{
     code::Code,
     error::{Error, Result},
-    events::{Cursor, EventLog, GapBefore},
+    events::{EventLog, GapBefore, Position},
     frame,
     message::{Request, Response, encode_event},
     router::{Context, MethodError},
@@ -64,7 +64,7 @@ struct Subscription<'a> {
 
 impl Subscription<'_> {
     async fn serve(self, request: &Request) -> Result<Ended> {
-        let (mut cursor, gap) = self.log.subscribe(request.resume_from, request.epoch);
+        let (mut position, gap) = self.log.subscribe(request.resume_from, request.epoch);
         let mut frames = Vec::new();
         if let Some(gap) = gap {
             self.append(&mut frames, &self.gap(gap))?;
@@ -73,7 +73,7 @@ impl Subscription<'_> {
         loop {
             let published = self.log.listen();
             loop {
-                self.gather(&mut cursor, &mut batch, &mut frames)?;
+                self.gather(&mut position, &mut batch, &mut frames)?;
                 if frames.is_empty() {
                     break;
                 }
@@ -98,8 +98,9 @@ impl Subscription<'_> {
             match future::or(shutdown, future::or(news, heartbeat)).await {
                 Wake::Published => {}
                 Wake::Heartbeat => {
-                    let heartbeat =
-                        Response::Heartbeat { seq: Some(self.log.last_seq()), epoch: Some(self.log.epoch()) };
+                    // Not the log's last: an event may have been published since this looked.
+                    let seq = position.last_seq();
+                    let heartbeat = Response::Heartbeat { seq: Some(seq), epoch: Some(self.log.epoch()) };
                     self.append(&mut frames, &heartbeat)?;
                 }
                 Wake::ShuttingDown => return Ok(Ended::ShuttingDown),
@@ -108,8 +109,13 @@ impl Subscription<'_> {
     }
 
     /// Moves events from the log into frames, until they fill a write or there are no more.
-    fn gather(&self, cursor: &mut Cursor, batch: &mut Vec<(u64, Bytes)>, frames: &mut Vec<u8>) -> Result<()> {
-        if let Some(gap) = self.log.read(cursor, WRITE_BYTES, batch) {
+    fn gather(
+        &self,
+        position: &mut Position,
+        batch: &mut Vec<(u64, Bytes)>,
+        frames: &mut Vec<u8>,
+    ) -> Result<()> {
+        if let Some(gap) = self.log.read(position, WRITE_BYTES, batch) {
             self.append(frames, &self.gap(gap))?;
         }
         frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_ROOM).sum());

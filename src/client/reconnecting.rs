@@ -1,0 +1,363 @@
+//! A client that dials when it is needed, and again when the connection is lost.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::{
+    Subscribe,
+    backoff::{Backoff, Failures},
+};
+use crate::{
+    code::Code,
+    connection::Connection,
+    endpoint::Endpoint,
+    error::{Error, ErrorKind, Result},
+    message::WireError,
+    runtime::{Clock, Elapsed},
+    tls::ClientTls,
+    value,
+};
+
+/// Keeps one connection to a peer: dials with the first call, and again, with growing pauses, when it was lost.
+///
+/// A call is repeated by itself only where it was certainly not processed; where it may have been, the error says so:
+/// [`Error::may_have_run`]. Cloning gives another handle to the same connection.
+///
+/// ```no_run
+/// # async fn example(endpoint: palyra_quic::Endpoint) -> palyra_quic::Result<()> {
+/// use palyra_quic::Client;
+///
+/// let client = Client::builder(endpoint)
+///     .address(([192, 0, 2, 1], 7443).into())
+///     .address(([192, 0, 2, 2], 7443).into())
+///     .build()?;
+/// let sum: u64 = client.call("demo.add", &(40, 2)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    endpoint: Endpoint,
+    addresses: Vec<SocketAddr>,
+    tls: Option<ClientTls>,
+    call_timeout: Duration,
+    /// Held while dialling, so that one caller dials and the others wait for it.
+    dialling: async_lock::Mutex<Dialling>,
+    outlook: Mutex<Outlook>,
+}
+
+#[derive(Default)]
+struct Dialling {
+    connection: Option<Connection>,
+    /// The address whose turn it is, as an index.
+    turn: usize,
+}
+
+/// What the latest failures mean for the next attempt.
+struct Outlook {
+    failures: Failures,
+    not_before: Option<Instant>,
+}
+
+/// Without a limit of its own, a call ends when the peer's limit for handlers does.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Client {
+    /// Chooses whom to call, and how.
+    #[must_use]
+    pub fn builder(endpoint: Endpoint) -> ClientBuilder {
+        ClientBuilder {
+            endpoint,
+            addresses: Vec::new(),
+            tls: None,
+            backoff: Backoff::new(),
+            call_timeout: CALL_TIMEOUT,
+        }
+    }
+
+    /// Calls a method, as [`Connection::call`] does, within the client's time limit for calls.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Connection::call`] and [`Endpoint::connect`]. Failures that another attempt may mend are reported when the time
+    /// limit has passed, or at once where the call [may have run](Error::may_have_run).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the handler at the peer, which may have run. The connection stays.
+    pub async fn call<P, T>(&self, method: &str, params: &P) -> Result<T>
+    where
+        P: Encode<()> + ?Sized,
+        T: for<'b> Decode<'b, ()>,
+    {
+        value::decode(&self.call_raw(method, value::encode(params)?).await?)
+    }
+
+    /// Calls a method with parameters and a result of plain bytes, as [`Connection::call_raw`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn call_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<Bytes> {
+        let params = params.into();
+        let mut attempts = Attempts::new(self);
+        loop {
+            let (connection, left) = attempts.next().await?;
+            let call = connection.request(method).timeout(left);
+            let call = if params.is_empty() { call } else { call.raw_params(params.clone()) };
+            let outcome = call.send().await;
+            if let Some(outcome) = attempts.conclude(&connection, outcome) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Sends a notification, as [`Connection::notify_raw`] does, once there is a connection. It is never repeated.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Connection::notify`] and [`Endpoint::connect`].
+    pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+        let params = params.into();
+        let mut attempts = Attempts::new(self);
+        loop {
+            let (connection, _left) = attempts.next().await?;
+            let outcome = connection.notify_raw(method, params.clone()).await;
+            if let Some(outcome) = attempts.conclude(&connection, outcome) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Prepares a subscription to the peer's events that survives the connection.
+    pub fn subscribe(&self) -> Subscribe {
+        Subscribe::new(self.clone())
+    }
+
+    /// The connection, dialled where there is none: one attempt at each address, after the pause that is due.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Endpoint::connect`]: that of the last address.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: dropping the future gives up the attempt.
+    pub async fn connection(&self) -> Result<Connection> {
+        let shared = &*self.shared;
+        let mut dialling = shared.dialling.lock().await;
+        if let Some(connection) = &dialling.connection {
+            let Some(reason) = connection.close_reason() else {
+                return Ok(connection.clone());
+            };
+            dialling.connection = None;
+            // What this side closed, it may replace at once.
+            if *reason.kind() != ErrorKind::Closed {
+                self.postpone(&reason);
+                if reason.is_terminal() {
+                    return Err(reason);
+                }
+            }
+        }
+        let not_before = shared.outlook().not_before;
+        if let Some(not_before) = not_before {
+            self.clock().sleep_until(not_before).await;
+        }
+        let mut failure = None;
+        for _ in &shared.addresses {
+            let turn = dialling.turn;
+            let Some(address) = shared.addresses.get(turn) else { break };
+            let connected = match &shared.tls {
+                Some(tls) => shared.endpoint.connect_with(tls, *address).await,
+                None => shared.endpoint.connect(*address).await,
+            };
+            match connected {
+                Ok(connection) => {
+                    dialling.connection = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(error) => {
+                    tracing::debug!(%address, %error, "not connected");
+                    dialling.turn = (turn + 1) % shared.addresses.len();
+                    let terminal = error.is_terminal();
+                    failure = Some(error);
+                    if terminal {
+                        break;
+                    }
+                }
+            }
+        }
+        let failure = failure.unwrap_or_else(|| Error::invalid_config("the client has no address"));
+        self.postpone(&failure);
+        Err(failure)
+    }
+
+    /// Closes a connection that is of no more use, so that whoever asks next dials, after the pause that `error` is due.
+    pub(super) fn discard(&self, connection: &Connection, error: &Error) {
+        connection.close(Code::NO_ERROR, "");
+        self.postpone(error);
+    }
+
+    /// Puts the next attempt off.
+    pub(super) fn postpone(&self, error: &Error) -> Instant {
+        let mut outlook = self.shared.outlook();
+        let pause = outlook.failures.pause(error.retry_after());
+        let until = self.clock().deadline(pause);
+        outlook.not_before = Some(until);
+        until
+    }
+
+    /// The peer has proved to be well.
+    pub(super) fn encourage(&self) {
+        let mut outlook = self.shared.outlook();
+        outlook.failures.forget();
+        outlook.not_before = None;
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        self.shared.endpoint.clock()
+    }
+
+    pub(super) fn heartbeat_interval(&self) -> Duration {
+        self.shared.endpoint.limits().heartbeat_interval()
+    }
+}
+
+/// The attempts at one call, within its time limit.
+struct Attempts<'a> {
+    client: &'a Client,
+    deadline: Instant,
+    /// Why the latest attempt failed.
+    failure: Option<Error>,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(client: &'a Client) -> Self {
+        Self { client, deadline: client.clock().deadline(client.shared.call_timeout), failure: None }
+    }
+
+    /// The connection for the next attempt, and how long that may take.
+    async fn next(&mut self) -> Result<(Connection, Duration)> {
+        let clock = self.client.clock();
+        loop {
+            match clock.timeout_at(Some(self.deadline), self.client.connection()).await {
+                Ok(Ok(connection)) => {
+                    return Ok((connection, self.deadline.saturating_duration_since(clock.now())));
+                }
+                Ok(Err(error)) if error.is_terminal() => return Err(error),
+                Ok(Err(error)) => self.failure = Some(error),
+                Err(Elapsed) => {
+                    let failure = self.failure.take();
+                    return Err(failure.unwrap_or_else(|| Error::new(ErrorKind::DeadlineExceeded)));
+                }
+            }
+        }
+    }
+
+    /// What the caller gets, or `None` where another attempt is due.
+    fn conclude<T>(&mut self, connection: &Connection, outcome: Result<T>) -> Option<Result<T>> {
+        match outcome {
+            Ok(value) => {
+                self.client.encourage();
+                Some(Ok(value))
+            }
+            Err(error) if error.may_have_run() || error.is_terminal() => Some(Err(error)),
+            // The node turns work away, and the connection will not get better.
+            Err(error) if *error.kind() == ErrorKind::Remote(WireError::Unavailable) => {
+                self.client.discard(connection, &error);
+                self.failure = Some(error);
+                None
+            }
+            Err(error) if connection.close_reason().is_some() => {
+                self.failure = Some(error);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl Shared {
+    fn outlook(&self) -> MutexGuard<'_, Outlook> {
+        // Nothing in here panics halfway through a change.
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { endpoint, addresses, tls: _, call_timeout, dialling: _, outlook: _ } = &*self.shared;
+        f.debug_struct("Client")
+            .field("endpoint", endpoint)
+            .field("addresses", addresses)
+            .field("call_timeout", call_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects what a [`Client`] is to be; see [`Client::builder`].
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    endpoint: Endpoint,
+    addresses: Vec<SocketAddr>,
+    tls: Option<ClientTls>,
+    backoff: Backoff,
+    call_timeout: Duration,
+}
+
+impl ClientBuilder {
+    /// Adds an address of the peer. They are tried in turn, beginning with the first.
+    #[must_use]
+    pub fn address(mut self, address: SocketAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Dials with this. Default: the endpoint's own client TLS.
+    #[must_use]
+    pub fn tls(self, tls: ClientTls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// The pauses between attempts. Default: those of [`Backoff::new`].
+    #[must_use]
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        Self { backoff, ..self }
+    }
+
+    /// How long a call may take, dialling and repeating included. Default: 30 s.
+    #[must_use]
+    pub fn call_timeout(self, call_timeout: Duration) -> Self {
+        Self { call_timeout, ..self }
+    }
+
+    /// Makes the client, which dials when it is first needed.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, or with a time limit of zero.
+    pub fn build(self) -> Result<Client> {
+        let Self { endpoint, addresses, tls, backoff, call_timeout } = self;
+        if addresses.is_empty() {
+            return Err(Error::invalid_config("a client needs an address"));
+        }
+        if call_timeout.is_zero() {
+            return Err(Error::invalid_config("call_timeout is zero"));
+        }
+        let failures = Failures::new(backoff, endpoint.fork_rng());
+        let outlook = Mutex::new(Outlook { failures, not_before: None });
+        let dialling = async_lock::Mutex::default();
+        Ok(Client { shared: Arc::new(Shared { endpoint, addresses, tls, call_timeout, dialling, outlook }) })
+    }
+}

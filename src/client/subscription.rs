@@ -1,0 +1,324 @@
+//! Events that survive the connection.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_lite::Stream;
+
+use super::{reconnecting::Client, responses::Responses};
+use crate::{
+    connection::Connection,
+    error::{Error, ErrorKind, Result},
+    events::{Cursor, Follower, Received},
+    message::Response,
+    runtime::Elapsed,
+};
+
+/// A subscription to be opened; see [`Client::subscribe`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open`"]
+pub struct Subscribe {
+    client: Client,
+    cursor: Option<Cursor>,
+    heartbeat_interval: Duration,
+}
+
+/// The events of a peer: each once and in order, or a gap in its place, across any number of connections.
+///
+/// A [`Stream`], and by [`next`](Self::next) usable without one. It does nothing while nobody asks: what the peer has published
+/// in the meantime waits there, as far as its log reaches. Dropping it ends the subscription.
+///
+/// ```no_run
+/// # async fn example(client: palyra_quic::Client, kept: &[u8]) -> palyra_quic::Result<()> {
+/// use palyra_quic::{Cursor, SubscriptionItem};
+///
+/// let mut subscription = client.subscribe().resume(Cursor::from_bytes(kept)?).open();
+/// loop {
+///     match subscription.next().await? {
+///         SubscriptionItem::Event { seq, payload, .. } => println!("{seq}: {} bytes", payload.len()),
+///         SubscriptionItem::Gap { from, to, .. } => println!("{from} to {to} are lost"),
+///         SubscriptionItem::Connected { address } => println!("connected to {address}"),
+///         SubscriptionItem::Disconnected { error } => println!("{error}; trying again"),
+///     }
+///     let _to_be_kept = subscription.cursor().map(Cursor::to_bytes);
+/// }
+/// # }
+/// ```
+#[must_use = "dropping it ends the subscription"]
+pub struct Subscription {
+    state: State,
+    cursor: Option<Cursor>,
+}
+
+/// What a [`Subscription`] brings.
+#[derive(Debug)]
+pub enum SubscriptionItem {
+    /// An event.
+    Event {
+        /// Its place in the log, from 1 by 1 within an epoch.
+        seq: u64,
+        /// The history that it belongs to; `None` from peers that have no epochs.
+        epoch: Option<u64>,
+        /// What was published.
+        payload: Bytes,
+    },
+    /// Events that this subscriber will not get.
+    Gap {
+        /// The first of them.
+        from: u64,
+        /// The last of them, inclusive; below `from` where none is known to be missing in this epoch.
+        to: u64,
+        /// How many are missing. `None` where an epoch ended, with nobody left to count what it had.
+        missed: Option<u64>,
+        /// The history that `from`, `to` and the events to come belong to.
+        epoch: Option<u64>,
+    },
+    /// The peer was asked for what follows the cursor.
+    Connected {
+        /// Where it is.
+        address: SocketAddr,
+    },
+    /// Connecting failed, or the connection or stream was lost. The subscription tries again, after a pause.
+    Disconnected {
+        /// Why.
+        error: Error,
+    },
+}
+
+enum State {
+    Idle(Box<Inner>),
+    Busy(Pin<Box<dyn Future<Output = Step> + Send>>),
+    Ended,
+}
+
+/// Taken out to be worked with, and given back with what came of it.
+type Step = (Box<Inner>, Result<SubscriptionItem>);
+
+struct Inner {
+    client: Client,
+    follower: Follower,
+    patience: Duration,
+    stream: Option<(Connection, Responses)>,
+    /// The stream has brought something.
+    proved: bool,
+    /// Set where the connection lives on and its stream has failed.
+    not_before: Option<Instant>,
+}
+
+impl Subscribe {
+    pub(super) fn new(client: Client) -> Self {
+        let heartbeat_interval = client.heartbeat_interval();
+        Self { client, cursor: None, heartbeat_interval }
+    }
+
+    /// Begins behind the last event processed. Default: with the oldest event that the peer holds.
+    pub fn resume(self, cursor: Cursor) -> Self {
+        Self { cursor: Some(cursor), ..self }
+    }
+
+    /// How often the peer sends heartbeats. Default: as often as this endpoint does. A connection that brings nothing for two of these
+    /// is given up.
+    pub fn heartbeat_interval(self, interval: Duration) -> Self {
+        Self { heartbeat_interval: interval, ..self }
+    }
+
+    /// The subscription, which dials when it is first asked.
+    pub fn open(self) -> Subscription {
+        let Self { client, cursor, heartbeat_interval } = self;
+        let follower = Follower::new(cursor);
+        let patience = heartbeat_interval.saturating_mul(2);
+        let inner = Inner { client, follower, patience, stream: None, proved: false, not_before: None };
+        Subscription { state: State::Idle(Box::new(inner)), cursor }
+    }
+}
+
+impl Subscription {
+    /// The next event, gap or change. Never comes to an end by itself.
+    ///
+    /// # Errors
+    ///
+    /// Failures that trying again does not mend: of identity, of the protocol, or with a terminal code. They end the subscription;
+    /// asked again it is [`Closed`](ErrorKind::Closed).
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: nothing is lost if this is dropped and called again.
+    pub async fn next(&mut self) -> Result<SubscriptionItem> {
+        poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    /// Behind the last event or gap that was handed out; `None` before the first. To be kept by whoever wants to
+    /// [resume](Subscribe::resume) in another process.
+    #[must_use]
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.cursor
+    }
+
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<SubscriptionItem>> {
+        loop {
+            match &mut self.state {
+                State::Idle(inner) => {
+                    if let Some(item) = inner.take_arrived() {
+                        self.cursor = inner.follower.cursor();
+                        return Poll::Ready(self.ends_with(item));
+                    }
+                    let State::Idle(mut inner) = std::mem::replace(&mut self.state, State::Ended) else {
+                        continue;
+                    };
+                    self.state = State::Busy(Box::pin(async move {
+                        let item = inner.step().await;
+                        (inner, item)
+                    }));
+                }
+                State::Busy(step) => {
+                    let Poll::Ready((inner, item)) = step.as_mut().poll(cx) else { return Poll::Pending };
+                    self.cursor = inner.follower.cursor();
+                    self.state = State::Idle(inner);
+                    return Poll::Ready(self.ends_with(item));
+                }
+                State::Ended => {
+                    return Poll::Ready(Err(
+                        Error::new(ErrorKind::Closed).detail("the subscription has ended")
+                    ));
+                }
+            }
+        }
+    }
+
+    fn ends_with(&mut self, item: Result<SubscriptionItem>) -> Result<SubscriptionItem> {
+        if item.is_err() {
+            self.state = State::Ended;
+        }
+        item
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<SubscriptionItem>;
+
+    /// Ends after an error.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.state {
+            State::Ended => Poll::Ready(None),
+            State::Idle(_) | State::Busy(_) => self.poll_item(cx).map(Some),
+        }
+    }
+}
+
+impl Inner {
+    /// An item whose frame is here already. Most of a replay goes this way, which allocates nothing.
+    fn take_arrived(&mut self) -> Option<Result<SubscriptionItem>> {
+        loop {
+            let (_, responses) = self.stream.as_mut()?;
+            match responses.take_arrived()? {
+                Ok(response) => {
+                    if let Some(item) = self.receive(response).transpose() {
+                        return Some(item);
+                    }
+                }
+                Err(error) => return Some(self.broken(error)),
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<SubscriptionItem> {
+        loop {
+            let Some((connection, responses)) = &mut self.stream else {
+                return self.connect().await;
+            };
+            let clock = self.client.clock();
+            let patience = clock.deadline(self.patience);
+            let response = match clock.timeout_at(Some(patience), responses.next_response()).await {
+                Ok(Ok(Some(response))) => response,
+                Ok(Ok(None)) => {
+                    return self
+                        .broken(Error::new(ErrorKind::ConnectionLost).detail("the peer ended the stream"));
+                }
+                Ok(Err(error)) => return self.broken(error),
+                Err(Elapsed) => {
+                    let error = Error::new(ErrorKind::ConnectionLost).detail("no heartbeat came");
+                    self.client.discard(connection, &error);
+                    return self.broken(error);
+                }
+            };
+            if let Some(item) = self.receive(response)? {
+                return Ok(item);
+            }
+        }
+    }
+
+    fn receive(&mut self, response: Response) -> Result<Option<SubscriptionItem>> {
+        let received = match self.follower.receive(response) {
+            Ok(received) => received,
+            Err(error) => {
+                let failed = self.stream.take().map(|(_, mut responses)| responses.fail(error));
+                return Err(failed.unwrap_or_else(|| Error::new(ErrorKind::Protocol)));
+            }
+        };
+        if !self.proved {
+            self.proved = true;
+            self.client.encourage();
+        }
+        Ok(received.map(|received| match received {
+            Received::Event { seq, epoch, payload } => SubscriptionItem::Event { seq, epoch, payload },
+            Received::Gap { from, to, missed, epoch } => SubscriptionItem::Gap { from, to, missed, epoch },
+        }))
+    }
+
+    /// The stream is over, one way or the other.
+    fn broken(&mut self, error: Error) -> Result<SubscriptionItem> {
+        let stream = self.stream.take();
+        if error.is_terminal() {
+            return Err(error);
+        }
+        let alive = stream.is_some_and(|(connection, _)| connection.close_reason().is_none());
+        // A connection that is gone is the client's own to put off.
+        self.not_before = alive.then(|| self.client.postpone(&error));
+        Ok(SubscriptionItem::Disconnected { error })
+    }
+
+    async fn connect(&mut self) -> Result<SubscriptionItem> {
+        if let Some(not_before) = self.not_before {
+            self.client.clock().sleep_until(not_before).await;
+            self.not_before = None;
+        }
+        let subscribed = async {
+            let connection = self.client.connection().await?;
+            let mut call = connection.request("node.stream_events").follow();
+            if let Some(cursor) = self.follower.cursor() {
+                call = call.resume_from(cursor.seq());
+                if let Some(epoch) = cursor.epoch() {
+                    call = call.epoch(epoch);
+                }
+            }
+            let responses = call.stream().await?;
+            Ok((connection, responses))
+        };
+        match subscribed.await {
+            Ok((connection, responses)) => {
+                let address = connection.remote_address();
+                self.stream = Some((connection, responses));
+                self.proved = false;
+                Ok(SubscriptionItem::Connected { address })
+            }
+            Err(error) => self.broken(error),
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { state, cursor } = self;
+        f.debug_struct("Subscription")
+            .field("cursor", cursor)
+            .field("ended", &matches!(state, State::Ended))
+            .finish_non_exhaustive()
+    }
+}
