@@ -1,0 +1,286 @@
+//! What the command line says, parsed once.
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    num::NonZeroU64,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use palyra_quic::{Codec, Pin, rustls::pki_types::ServerName};
+
+use crate::failure::Failure;
+
+/// A Palyra node on the command line.
+///
+/// Answers are lines of JSON on standard output, errors are one line on standard error. Exits with 0 if all went well, 1
+/// if something failed, and 2 if the command line makes no sense.
+#[derive(Parser)]
+#[command(name = "node")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make an authority and certificates from it, to try things out.
+    Pki(Pki),
+    /// Serve health, events, demo.echo and demo.publish until SIGINT or SIGTERM.
+    Serve(Serve),
+    /// Ask a node how it is; fails if it says that it is not well.
+    Health(Health),
+    /// Call a method, and print each answer.
+    Call(Call),
+    /// Notify a node, and wait until it has received the notification.
+    Notify(Notify),
+    /// Print a node's events, and the gaps between them.
+    Events(Events),
+}
+
+#[derive(Args)]
+pub(crate) struct Pki {
+    /// The directory to fill. An authority that is there already is kept, and issues what is missing or named.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// A name or IP address of the server, beside localhost, 127.0.0.1 and ::1. Makes a new server certificate.
+    #[arg(long = "name", value_name = "NAME", value_parser = server_name)]
+    pub(crate) names: Vec<String>,
+    /// A client to make a new certificate for: ID.pem and ID.key [default: client, unless it is there]
+    #[arg(long = "client", value_name = "ID")]
+    pub(crate) clients: Vec<ClientId>,
+}
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Where to listen: IP:PORT or HOST:PORT. Port 0 lets the system choose.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Address,
+    /// The directory that `node pki` has filled.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: PathBuf,
+    /// Ask clients for no certificate. Default: refuse them without one.
+    #[arg(long)]
+    pub(crate) no_client_auth: bool,
+    /// How many connections may be open at a time [default: 256]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections: Option<u32>,
+    /// Publish a tick event every so many milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub(crate) publish_every: Option<NonZeroU64>,
+}
+
+/// Whom to connect to, and as whom.
+#[derive(Args)]
+pub(crate) struct Peer {
+    /// The node: IP:PORT or HOST:PORT.
+    #[arg(value_name = "ADDR", value_parser = peer_address)]
+    pub(crate) address: Address,
+    /// The directory that `node pki` has filled.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: PathBuf,
+    /// The certificate to show: ID.pem and ID.key [default: client; none if there is no client.pem]
+    #[arg(long = "as", value_name = "ID")]
+    pub(crate) identity: Option<ClientId>,
+    /// The name or IP address that the node's certificate must be valid for.
+    #[arg(long, value_name = "NAME", value_parser = server_name, default_value = "localhost")]
+    pub(crate) server_name: String,
+    /// The SHA-256 fingerprint that the node's certificate must have; one of them, if there are several.
+    #[arg(long = "pin", value_name = "HEX")]
+    pub(crate) pins: Vec<Pin>,
+    /// The encoding to ask in; json is what nodes of the tokio implementation speak.
+    #[arg(long, value_enum, value_name = "CODEC", default_value_t)]
+    pub(crate) codec: Encoding,
+}
+
+#[derive(Args)]
+pub(crate) struct Health {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+}
+
+#[derive(Args)]
+pub(crate) struct Call {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    #[command(flatten)]
+    pub(crate) message: Message,
+    /// How long to wait for all answers, once connected; the node is told, except in JSON. Default: no limit here.
+    #[arg(long, value_name = "N")]
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct Notify {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    #[command(flatten)]
+    pub(crate) message: Message,
+}
+
+#[derive(Args)]
+pub(crate) struct Message {
+    /// The method's name, such as demo.echo.
+    #[arg(value_name = "METHOD", value_parser = method_name)]
+    pub(crate) method: String,
+    /// Parameters, as text [default: none]
+    #[arg(long, value_name = "TEXT", conflicts_with = "params_hex", allow_hyphen_values = true)]
+    params: Option<String>,
+    /// Parameters, as bytes in hexadecimal.
+    #[arg(long, value_name = "HEX")]
+    params_hex: Option<Hex>,
+}
+
+#[derive(Args)]
+pub(crate) struct Events {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    /// Only what comes after this sequence number, the last one processed [default: all that is held]
+    #[arg(long, value_name = "N")]
+    pub(crate) resume_from: Option<u64>,
+    /// The epoch that the sequence number belongs to [default: the node's present one]
+    #[arg(long, value_name = "N")]
+    pub(crate) epoch: Option<u64>,
+    /// Stay for the events to come, until SIGINT or SIGTERM.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// End after this many events; gaps do not count.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<NonZeroU64>,
+}
+
+impl Message {
+    pub(crate) fn params(&self) -> Option<Vec<u8>> {
+        let text = self.params.as_ref().map(|text| text.clone().into_bytes());
+        text.or_else(|| self.params_hex.as_ref().map(|Hex(bytes)| bytes.clone()))
+    }
+}
+
+/// [`Codec`], as clap wants it.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Encoding {
+    #[default]
+    Cbor,
+    Json,
+}
+
+impl From<Encoding> for Codec {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Cbor => Self::Cbor,
+            Encoding::Json => Self::Json,
+        }
+    }
+}
+
+/// A host and a port, not resolved yet: that may fail without anybody having mistyped.
+#[derive(Clone)]
+pub(crate) struct Address {
+    text: String,
+    port: u16,
+}
+
+impl Address {
+    /// What the system makes of it; at least one.
+    pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
+        let unresolved =
+            |error: io::Error| Failure::new(error).during(format_args!("cannot find {}", self.text));
+        let mut addresses: Vec<_> = self.text.to_socket_addrs().map_err(unresolved)?.collect();
+        addresses.dedup();
+        if addresses.is_empty() {
+            return Err(unresolved(io::ErrorKind::NotFound.into()));
+        }
+        Ok(addresses)
+    }
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "neither IP:PORT, with brackets around IPv6, nor HOST:PORT";
+        let address = |port| Self { text: text.into(), port };
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return Ok(address(socket.port()));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(wrong)?;
+        let port = port.parse().map_err(|_| wrong)?;
+        if host.is_empty() || host.contains([':', '[', ']']) { Err(wrong) } else { Ok(address(port)) }
+    }
+}
+
+fn peer_address(text: &str) -> Result<Address, &'static str> {
+    match text.parse::<Address>()? {
+        Address { port: 0, .. } => Err("nobody can be reached at port 0"),
+        address => Ok(address),
+    }
+}
+
+fn server_name(text: &str) -> Result<String, &'static str> {
+    ServerName::try_from(text).map_err(|_| "neither a DNS name nor an IP address")?;
+    Ok(text.into())
+}
+
+/// As long as a request can say.
+fn method_name(text: &str) -> Result<String, &'static str> {
+    if (1..=128).contains(&text.len()) { Ok(text.into()) } else { Err("not 1 to 128 bytes") }
+}
+
+#[derive(Clone)]
+struct Hex(Vec<u8>);
+
+impl FromStr for Hex {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "not pairs of hexadecimal digits";
+        let nibble = |digit: u8| {
+            let digit = char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+            digit.ok_or(wrong)
+        };
+        let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+            &[high, low] => Ok(nibble(high)? << 4 | nibble(low)?),
+            _ => Err(wrong),
+        });
+        pairs.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A client's name in the PKI directory. Of what a certificate's device id takes, so it makes a harmless file name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ClientId(String);
+
+impl ClientId {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The names in the PKI directory that no client can have.
+pub(crate) struct ReservedName;
+
+impl ReservedName {
+    pub(crate) const CA: &str = "ca";
+    pub(crate) const SERVER: &str = "server";
+}
+
+impl FromStr for ClientId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        match text {
+            // File systems that ignore case would take one for the other.
+            _ if [ReservedName::CA, ReservedName::SERVER]
+                .iter()
+                .any(|name| text.eq_ignore_ascii_case(name)) =>
+            {
+                Err("the names of the authority and of the server are taken")
+            }
+            _ if (1..=50).contains(&text.len()) && text.bytes().all(plain) => Ok(Self(text.into())),
+            _ => Err("not 1 to 50 letters, digits, `-`, `.`, `_` and `~`"),
+        }
+    }
+}

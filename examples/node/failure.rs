@@ -1,0 +1,59 @@
+//! Why a command failed, in one line.
+
+use std::{error::Error as _, fmt};
+
+use palyra_quic::{Error, ErrorKind, WireError};
+
+/// The longest line that an error makes, in characters: a peer chooses some of its words.
+const MAX_CHARS: usize = 500;
+
+pub(crate) enum Failure {
+    /// Nobody reads standard output any more.
+    ReaderGone,
+    Explained(Line),
+}
+
+/// Text for one line of a terminal, whoever wrote it.
+pub(crate) struct Line(String);
+
+impl Failure {
+    pub(crate) fn new(reason: impl fmt::Display) -> Self {
+        Self::Explained(Line(one_line(&reason.to_string())))
+    }
+
+    /// Says what was being done.
+    pub(crate) fn during(self, what: impl fmt::Display) -> Self {
+        match self {
+            Self::ReaderGone => Self::ReaderGone,
+            Self::Explained(Line(reason)) => Self::new(format_args!("{what}: {reason}")),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error.source() {
+            // The operating system's own words, without which "I/O error" says little. Other sources may be a peer's.
+            Some(source) if *error.kind() == ErrorKind::Io => Self::new(format_args!("{error}: {source}")),
+            // One word to look for, whichever side noticed first.
+            _ if *error.kind() == ErrorKind::DeadlineExceeded => {
+                Self::new(format_args!("{}: no answer in time", WireError::DeadlineExceeded))
+            }
+            _ => Self::new(error),
+        }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let fit = |char: char| !char.is_control() && !matches!(char, '\u{2028}' | '\u{2029}');
+    text.chars()
+        .take(MAX_CHARS)
+        .map(|char| if fit(char) { char } else { char::REPLACEMENT_CHARACTER })
+        .collect()
+}

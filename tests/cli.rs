@@ -1,0 +1,937 @@
+//! The program `examples/node`, as a shell sees it: what it prints, where, and how it ends.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::UdpSocket,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{self, Child, ChildStdout, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use common::{RawServer, RawStream, frame};
+use palyra_quic::{
+    CertificateAuthority, Endpoint, EventLog, Identity, MethodError, Router, ServerTls, Trust,
+};
+use serde_json::{Value, json};
+
+// What is asked, and what is answered.
+
+#[test]
+fn health_tells_how_the_node_is_in_either_encoding() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for codec in ["cbor", "json"] {
+        let lines = server.ask("health", &["--codec", codec]).succeeded();
+        let [health] = &lines[..] else { panic!("{lines:?}") };
+        assert_eq!(health["kind"], "health", "{codec}");
+        assert_eq!(health["ok"], true);
+        assert_eq!(health["node_rpc_mtls_required"], true);
+        assert_eq!(health["node"]["version"], env!("CARGO_PKG_VERSION"));
+        assert!(health["node"]["connections_accepted"].as_u64() >= Some(1), "{health}");
+        let mut fields: Vec<_> = health.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        assert_eq!(fields, ["kind", "node", "node_rpc_mtls_required", "ok"]);
+    }
+}
+
+#[test]
+fn a_call_prints_text_as_text_and_other_bytes_in_base64() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for codec in ["cbor", "json"] {
+        for (params, answer) in [
+            (&["--params", "hello"][..], json!({"kind": "result", "payload": "hello"})),
+            (&["--params", "-1"], json!({"kind": "result", "payload": "-1"})),
+            (&["--params", "grüße\n\"x\""], json!({"kind": "result", "payload": "grüße\n\"x\""})),
+            (&["--params-hex", "6869"], json!({"kind": "result", "payload": "hi"})),
+            (&["--params-hex", "00Ff"], json!({"kind": "result", "payload_base64": "AP8="})),
+            (&["--params", ""], json!({"kind": "result", "payload": ""})),
+            (&[], json!({"kind": "result", "payload": ""})),
+        ] {
+            let lines = server.ask("call", &[&["demo.echo", "--codec", codec], params].concat()).succeeded();
+            assert_eq!(lines, [answer], "{codec} {params:?}");
+        }
+    }
+}
+
+#[test]
+fn a_line_of_the_contract_is_spelled_to_the_letter() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    let echoed = server.ask("call", &["demo.echo", "--params", "hello"]);
+    assert_eq!(echoed.stdout, "{\"kind\":\"result\",\"payload\":\"hello\"}\n");
+    server.publish("text");
+    let events = server.ask("events", &[]);
+    let epoch = &events.lines()[0]["epoch"];
+    let expected = format!("{{\"kind\":\"event\",\"seq\":1,\"epoch\":{epoch},\"payload\":\"text\"}}\n");
+    assert_eq!(events.stdout, expected);
+}
+
+#[test]
+fn every_answer_of_a_stream_is_a_line() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for text in ["one", "two", "three"] {
+        server.publish(text);
+    }
+    for codec in ["cbor", "json"] {
+        let lines = server.ask("call", &["node.stream_events", "--codec", codec]).succeeded();
+        assert_eq!(payloads(&lines), ["one", "two", "three"], "{codec}");
+        let lines = server.ask("call", &["node.health", "--codec", codec]).succeeded();
+        assert_eq!(lines[0]["kind"], "health");
+        assert!(lines[0]["node"].is_object());
+    }
+
+    let node = pki.serve_in_process(Router::new().streaming("count", |_, _, mut answers| async move {
+        for n in ["1", "2", "3"] {
+            answers.send(n).await.map_err(|_| MethodError::internal("not sent"))?;
+        }
+        Ok(())
+    }));
+    let lines = node.ask("call", &["count"]).succeeded();
+    assert_eq!(payloads(&lines), ["1", "2", "3"]);
+    assert!(lines.iter().all(|line| line["kind"] == "result"));
+}
+
+#[test]
+fn answers_before_an_error_are_printed() {
+    let pki = Pki::new();
+    let node = pki.serve_in_process(Router::new().streaming("count", |_, _, mut answers| async move {
+        answers.send("1").await.map_err(|_| MethodError::internal("not sent"))?;
+        Err(MethodError::resource_exhausted("that\nwas all"))
+    }));
+    let outcome = node.ask("call", &["count"]);
+    assert_eq!(payloads(&outcome.lines()), ["1"]);
+    outcome.failed("error: resource_exhausted: that");
+}
+
+#[test]
+fn publishing_gives_the_sequence_number() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for (codec, seq) in [("cbor", "1"), ("json", "2")] {
+        let lines = server.ask("call", &["demo.publish", "--params", "x", "--codec", codec]).succeeded();
+        assert_eq!(lines, [json!({"kind": "result", "payload": seq})]);
+    }
+}
+
+#[test]
+fn a_notification_prints_nothing_and_becomes_an_event() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for (codec, text) in [("cbor", "door opened"), ("json", "door closed")] {
+        let outcome = server.ask("notify", &["demo.publish", "--params", text, "--codec", codec]);
+        assert!(outcome.succeeded().is_empty(), "{outcome:?}");
+    }
+    // Received is not yet handled, so this waits for both.
+    let lines = server.ask("events", &["--follow", "--count", "2"]).succeeded();
+    let mut published = payloads(&lines);
+    published.sort_unstable();
+    assert_eq!(published, ["door closed", "door opened"]);
+}
+
+#[test]
+fn what_other_implementations_answer_is_printed_too() {
+    for (answer, expected) in [
+        (
+            r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":false}"#,
+            json!({"kind": "health", "ok": true, "node_rpc_mtls_required": false}),
+        ),
+        (
+            // {"load": [2.0, null], "disk": {"free": -1, "id": h'ff'}}
+            r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":true,"payload":"omRsb2FkgvtAAAAAAAAAAPZkZGlza6JkZnJlZSBiaWRB/w=="}"#,
+            json!({"kind": "health", "ok": true, "node_rpc_mtls_required": true,
+                "node": {"load": [2.0, null], "disk": {"free": -1, "id": "/w=="}}}),
+        ),
+        (
+            r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":true,"payload":"ZmluZQ=="}"#,
+            json!({"kind": "health", "ok": true, "node_rpc_mtls_required": true, "payload": "fine"}),
+        ),
+    ] {
+        assert_eq!(answered("health", answer).succeeded(), [expected], "{answer}");
+    }
+    let event =
+        answered("events", r#"{"protocol_version":1,"kind":"event","ok":true,"seq":7,"payload":"aGk="}"#);
+    assert_eq!(event.stdout, "{\"kind\":\"event\",\"seq\":7,\"payload\":\"hi\"}\n");
+}
+
+#[test]
+fn a_node_that_is_not_well_is_a_failure_that_is_printed() {
+    let ill = answered(
+        "health",
+        r#"{"protocol_version":1,"kind":"health","ok":false,"node_rpc_mtls_required":true}"#,
+    );
+    assert_eq!(ill.lines(), [json!({"kind": "health", "ok": false, "node_rpc_mtls_required": true})]);
+    ill.failed("error: the node says that it is not well");
+}
+
+#[test]
+fn whatever_a_node_says_an_error_is_one_line() {
+    let answer = r#"{"protocol_version":1,"kind":"error","ok":false,"error":"out_of_\ncheese","detail":"a\r\n\u001b[31mb"}"#;
+    answered("health", answer).failed("error: out_of_\u{fffd}cheese: a\u{fffd}\u{fffd}\u{fffd}[31mb");
+    let unknown = r#"{"protocol_version":1,"kind":"cheese","ok":true}"#;
+    answered("health", unknown).failed("error: protocol violation by the peer");
+}
+
+// Events.
+
+#[test]
+fn events_resume_where_the_reader_was() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for text in ["one", "two", "three"] {
+        server.publish(text);
+    }
+    let all = server.ask("events", &[]).succeeded();
+    assert_eq!(payloads(&all), ["one", "two", "three"]);
+    let epoch = all[0]["epoch"].to_string();
+    for codec in ["cbor", "json"] {
+        for (resume, expected) in [
+            (&["--resume-from", "0"][..], &["one", "two", "three"][..]),
+            (&["--resume-from", "2"], &["three"]),
+            (&["--resume-from", "2", "--epoch", &epoch], &["three"]),
+            (&["--resume-from", "3"], &[]),
+            (&["--count", "2"], &["one", "two"]),
+        ] {
+            let lines = server.ask("events", &[resume, &["--codec", codec]].concat()).succeeded();
+            assert_eq!(payloads(&lines), expected, "{codec} {resume:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gap_is_a_line_that_does_not_count() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for text in ["one", "two", "three"] {
+        server.publish(text);
+    }
+    let epoch = server.ask("events", &[]).succeeded()[0]["epoch"].as_u64().unwrap();
+    let other = (epoch ^ 1).to_string();
+    for codec in ["cbor", "json"] {
+        for resume in [&["--resume-from", "500"][..], &["--resume-from", "2", "--epoch", &other]] {
+            let lines =
+                server.ask("events", &[resume, &["--count", "2", "--codec", codec]].concat()).succeeded();
+            assert_eq!(
+                lines[0],
+                json!({"kind": "gap", "first_seq": 1, "epoch": epoch}),
+                "{codec} {resume:?}"
+            );
+            assert_eq!(payloads(&lines[1..]), ["one", "two"]);
+        }
+    }
+
+    let log = EventLog::builder().max_events(2).build().unwrap();
+    for text in ["one", "two", "three", "four"] {
+        log.publish(text).unwrap();
+    }
+    let node = pki.serve_in_process(Router::new().events(log.clone()));
+    let lines = node.ask("events", &["--resume-from", "1"]).succeeded();
+    assert_eq!(lines[0], json!({"kind": "gap", "first_seq": 3, "missed": 1, "epoch": log.epoch()}));
+    assert_eq!(payloads(&lines[1..]), ["three", "four"]);
+}
+
+#[test]
+fn following_brings_what_comes_and_ends_quietly_when_interrupted() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    server.publish("before");
+    for signal in ["INT", "TERM"] {
+        let mut follower = server.begin("events", &["--follow"]);
+        let first = follower.line();
+        assert_eq!((&first["seq"], &first["payload"]), (&json!(1), &json!("before")));
+        server.publish(signal);
+        while follower.line()["payload"] != signal {}
+        follower.signal(signal);
+        assert!(follower.ended().succeeded().is_empty());
+    }
+}
+
+#[test]
+fn a_follower_may_say_how_many_events_it_wants() {
+    let pki = Pki::new();
+    let server = pki.serve(&["--publish-every", "5"]);
+    let lines = server.ask("events", &["--follow", "--count", "3", "--codec", "json"]).succeeded();
+    assert_eq!(payloads(&lines), ["tick 1", "tick 2", "tick 3"]);
+    let first = lines[0]["seq"].as_u64().unwrap();
+    assert_eq!(lines[2]["seq"], first + 2);
+}
+
+#[test]
+fn a_reader_that_reads_no_further_is_no_failure() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    server.publish("one");
+    for reads_on in [true, false] {
+        let mut follower = server.spawn("events", &["--follow"]);
+        let mut lines = BufReader::new(follower.stdout.take().unwrap());
+        let mut first = String::new();
+        lines.read_line(&mut first).unwrap();
+        assert!(first.contains("\"one\""), "{first}");
+        let mut running = if reads_on {
+            Running::reading(follower, lines)
+        } else {
+            drop(lines);
+            Running::deaf(follower)
+        };
+        server.publish("two");
+        if reads_on {
+            assert_eq!(running.line()["payload"], "two");
+            running.signal("INT");
+        }
+        running.ended().succeeded();
+    }
+}
+
+// What fails, and how it is said.
+
+#[test]
+fn an_unsupported_method_is_named_as_on_the_wire() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for codec in ["cbor", "json"] {
+        server.ask("call", &["demo.nothing", "--codec", codec]).failed("error: unsupported_method");
+        server.ask("call", &[&"m".repeat(128), "--codec", codec]).failed("error: unsupported_method");
+        server.ask("call", &["demo.echo", "--codec", codec]).succeeded();
+    }
+}
+
+#[test]
+fn what_a_handler_answers_instead_is_named_as_on_the_wire() {
+    let pki = Pki::new();
+    let node = pki.serve_in_process(
+        Router::new()
+            .unary("deny", |_, _| async { Err(MethodError::permission_denied("not for you")) })
+            .unary("dawdle", |_, _| smol::future::pending()),
+    );
+    node.ask("call", &["deny"]).failed("error: permission_denied: not for you");
+    for codec in ["cbor", "json"] {
+        let late = node.ask("call", &["dawdle", "--timeout-ms", "50", "--codec", codec]);
+        late.failed("error: deadline_exceeded");
+        let in_time = node.ask("call", &["deny", "--timeout-ms", "10000", "--codec", codec]);
+        in_time.failed("error: permission_denied");
+    }
+    let server = pki.serve(&[]);
+    server.ask("call", &["demo.echo", "--timeout-ms", "10000"]).succeeded();
+}
+
+#[test]
+fn only_clients_with_a_valid_certificate_get_in() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    server.ask("health", &[]).succeeded();
+    server.ask("health", &["--as", "client"]).succeeded();
+
+    pki.admit_stranger("stranger");
+    pki.issue_expired("late");
+    server.ask("health", &["--as", "stranger"]).failed("error: certificate refused by the peer");
+    server.ask("health", &["--as", "late"]).failed("certificate_expired");
+
+    fs::remove_file(pki.file("client.pem")).unwrap();
+    server.ask("health", &[]).failed("certificate_required");
+    server.ask("health", &["--as", "client"]).failed("client.pem");
+    run(["pki", "--dir", pki.dir(), "--client", "sensor"]).succeeded();
+    server.ask("health", &["--as", "sensor"]).succeeded();
+}
+
+#[test]
+fn without_client_authentication_anybody_gets_in_and_health_says_so() {
+    let pki = Pki::new();
+    let server = pki.serve(&["--no-client-auth"]);
+    pki.admit_stranger("stranger");
+    let with_certificate = server.ask("health", &["--as", "stranger"]).succeeded();
+    for key in ["client.pem", "client.key"] {
+        fs::remove_file(pki.file(key)).unwrap();
+    }
+    let without = server.ask("health", &[]).succeeded();
+    for line in [&with_certificate[0], &without[0]] {
+        assert_eq!(line["node_rpc_mtls_required"], false);
+    }
+}
+
+#[test]
+fn a_node_is_believed_for_its_authority_its_name_and_its_pin() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    run(["pki", "--dir", pki.dir(), "--name", "gateway.example", "--name", "192.0.2.7"]).succeeded();
+    let server = pki.serve(&[]);
+
+    for name in ["gateway.example", "192.0.2.7", "localhost", "127.0.0.1", "::1"] {
+        server.ask("health", &["--server-name", name]).succeeded();
+    }
+    let wrong_name = server.ask("health", &["--server-name", "other.example"]);
+    wrong_name.failed("error: peer certificate not acceptable: not valid for `other.example`");
+
+    let (pin, wrong) = (pki.fingerprint("server.pem"), "ab".repeat(32));
+    server.ask("health", &["--pin", &pin]).succeeded();
+    server.ask("health", &["--pin", &wrong, "--pin", &pin.to_uppercase()]).succeeded();
+    server.ask("health", &["--pin", &wrong]).failed("error: pin mismatch");
+
+    let distrusted = run(["health", &server.address, "--pki", other.dir()]);
+    distrusted.failed("error: peer certificate not acceptable");
+}
+
+#[test]
+fn where_nobody_listens_the_handshake_times_out() {
+    let pki = Pki::new();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    run(["health", &address, "--pki", pki.dir()]).failed("error: handshake timed out");
+}
+
+#[test]
+fn a_host_name_is_an_address_too() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    let (_, port) = server.address.rsplit_once(':').unwrap();
+    run(["health", &format!("localhost:{port}"), "--pki", pki.dir()]).succeeded();
+    let unknown = run(["health", &format!("no-such-host.invalid:{port}"), "--pki", pki.dir()]);
+    unknown.failed("error: cannot find no-such-host.invalid");
+}
+
+#[test]
+fn a_full_node_refuses_and_serves_on() {
+    let pki = Pki::new();
+    for (max, has_room) in [("1", false), ("2", true)] {
+        let server = pki.serve(&["--max-connections", max, "--publish-every", "5"]);
+        let mut follower = server.begin("events", &["--follow"]);
+        let before = follower.line();
+        let second = server.ask("health", &[]);
+        if has_room {
+            second.succeeded();
+        } else {
+            second.failed("error: connection refused by the peer");
+        }
+        assert_eq!(follower.line()["seq"], before["seq"].as_u64().unwrap() + 1);
+    }
+}
+
+#[test]
+fn a_command_that_ends_leaves_its_place_to_the_next() {
+    let pki = Pki::new();
+    let server = pki.serve(&["--max-connections", "1"]);
+    // The farewell may still be under way, but it comes, and long before the idle timeout.
+    let ask = |command, options: &[&str]| {
+        let mut attempts = (0..20).map(|_| server.ask(command, options));
+        attempts.find(|outcome| !outcome.stderr.contains("refused")).expect("room")
+    };
+    ask("health", &[]).succeeded();
+    ask("call", &["demo.nothing"]).failed("unsupported_method");
+    ask("health", &["--pin", &"ab".repeat(32)]).failed("pin mismatch");
+    ask("health", &[]).succeeded();
+}
+
+// A node, from its first line to its end.
+
+#[test]
+fn a_node_ends_cleanly_when_it_is_asked_to() {
+    let pki = Pki::new();
+    for signal in ["INT", "TERM"] {
+        let Server { mut running, address, .. } = pki.serve(&[]);
+        assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{address}");
+        running.signal(signal);
+        assert!(running.ended().succeeded().is_empty(), "{signal}");
+    }
+}
+
+#[test]
+fn a_node_that_ends_tells_its_followers() {
+    let pki = Pki::new();
+    let mut server = pki.serve(&["--publish-every", "5"]);
+    let mut follower = server.begin("events", &["--follow"]);
+    follower.line();
+    server.running.signal("TERM");
+    server.running.ended().succeeded();
+    follower.ended().failed("SHUTTING_DOWN");
+}
+
+#[test]
+fn a_node_that_cannot_start_says_why() {
+    let (pki, empty, broken) = (Pki::new(), Scratch::new(), Pki::new());
+    let server = pki.serve(&[]);
+    let serve = |dir: &str, more: &[&str]| run([&["serve", "--pki", dir], more].concat());
+
+    serve(pki.dir(), &["--listen", &server.address]).failed("in use");
+    let any = "127.0.0.1:0";
+    serve(empty.path(), &["--listen", any]).failed("error: cannot read");
+    serve(pki.dir(), &["--listen", any, "--max-connections", "0"]).failed("max_connections is zero");
+    for file in ["ca.pem", "server.pem", "server.key"] {
+        let whole = fs::read(broken.file(file)).unwrap();
+        fs::write(broken.file(file), "no PEM").unwrap();
+        serve(broken.dir(), &["--listen", any]).failed(file);
+        fs::write(broken.file(file), whole).unwrap();
+    }
+    broken.serve(&["--max-connections", "1"]);
+}
+
+#[test]
+fn a_client_without_a_usable_pki_says_why() {
+    let (empty, pki) = (Scratch::new(), Pki::new());
+    let server = pki.serve(&[]);
+    run(["health", &server.address, "--pki", empty.path()]).failed("ca.pem");
+    server.ask("health", &["--as", "nobody"]).failed("nobody.pem");
+    fs::write(pki.file("client.key"), "no PEM").unwrap();
+    server.ask("health", &[]).failed("client.key");
+    run(["pki", "--dir", pki.dir()]).failed("client.key");
+    run(["pki", "--dir", pki.dir(), "--client", "client"]).succeeded();
+    server.ask("health", &[]).succeeded();
+}
+
+// Certificates.
+
+#[test]
+fn pki_writes_certificates_for_all_and_keys_for_their_owner() {
+    let scratch = Scratch::new();
+    let dir = scratch.0.join("made").join("on the way");
+    let lines = run([OsStr::new("pki"), OsStr::new("--dir"), dir.as_os_str()]).succeeded();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines.iter().all(|line| line["wrote"].is_string() && line["fingerprint"].is_string()));
+    let names = file_names(&dir);
+    assert_eq!(names, ["ca.key", "ca.pem", "client.key", "client.pem", "server.key", "server.pem"]);
+    for name in names {
+        let mode = fs::metadata(dir.join(&name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode == 0o600, name.ends_with(".key"), "{name}: {mode:o}");
+    }
+}
+
+#[test]
+fn pki_again_keeps_the_authority_and_what_is_not_named() {
+    let pki = Pki::new();
+    let read = |name| fs::read(pki.file(name)).unwrap();
+    let before = ["ca.pem", "ca.key", "server.pem", "client.pem"].map(read);
+
+    let lines = run(["pki", "--dir", pki.dir()]).succeeded();
+    assert!(lines.iter().all(|line| line["kept"].is_string()), "{lines:?}");
+    run(["pki", "--dir", pki.dir(), "--client", "sensor", "--client", "valve"]).succeeded();
+    assert_eq!(["ca.pem", "ca.key", "server.pem", "client.pem"].map(read), before);
+    let server = pki.serve(&[]);
+    for id in ["client", "sensor", "valve"] {
+        server.ask("health", &["--as", id]).succeeded();
+    }
+
+    run(["pki", "--dir", pki.dir(), "--name", "gateway.example", "--client", "client"]).succeeded();
+    assert_eq!(["ca.pem", "ca.key"].map(read), before[..2]);
+    assert_ne!(read("server.pem"), before[2]);
+    assert_ne!(read("client.pem"), before[3]);
+}
+
+#[test]
+fn pki_makes_no_second_authority_beside_what_the_first_has_issued() {
+    let pki = Pki::new();
+    fs::remove_file(pki.file("ca.key")).unwrap();
+    run(["pki", "--dir", pki.dir()]).failed("ca.key");
+    fs::remove_file(pki.file("ca.pem")).unwrap();
+    run(["pki", "--dir", pki.dir()]).failed("choose another directory");
+    for file in file_names(Path::new(pki.dir())) {
+        fs::remove_file(pki.file(&file)).unwrap();
+    }
+    run(["pki", "--dir", pki.dir()]).succeeded();
+}
+
+#[test]
+fn pki_is_complete_even_if_nobody_reads_what_it_prints() {
+    let scratch = Scratch::new();
+    let mut child = node().args(["pki", "--dir", scratch.path()]).spawn().unwrap();
+    drop(child.stdout.take());
+    Running::deaf(child).ended().succeeded();
+    assert_eq!(file_names(&scratch.0).len(), 6);
+}
+
+// The command line.
+
+#[test]
+fn what_makes_no_sense_is_a_usage_error() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    let scratch = Scratch::new();
+    let address = &*server.address;
+    for command in [
+        &[][..],
+        &["nothing"],
+        &["pki"],
+        &["pki", "--dir", scratch.path(), "--client", "ca"],
+        &["pki", "--dir", scratch.path(), "--client", "Server"],
+        &["pki", "--dir", scratch.path(), "--client", "../escape"],
+        &["pki", "--dir", scratch.path(), "--name", "not a name"],
+        &["serve", "--pki", pki.dir()],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1"],
+        &["serve", "--pki", pki.dir(), "--listen", "::1:0"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--publish-every", "0"],
+        &["health", "--pki", pki.dir()],
+        &["health", address],
+        &["health", "127.0.0.1:0", "--pki", pki.dir()],
+        &["health", address, "--pki", pki.dir(), "--pin", "abc"],
+        &["health", address, "--pki", pki.dir(), "--codec", "xml"],
+        &["health", address, "--pki", pki.dir(), "--server-name", "not a name"],
+        &["health", address, "--pki", pki.dir(), "--as", "../client"],
+        &["call", address, "--pki", pki.dir()],
+        &["call", address, "", "--pki", pki.dir()],
+        &["call", address, &"m".repeat(129), "--pki", pki.dir()],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--params-hex", "abc"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--params-hex", "0g"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--params-hex", "00", "--params", "x"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--timeout-ms", "soon"],
+        &["notify", address, "--pki", pki.dir()],
+        &["events", address, "--pki", pki.dir(), "--count", "0"],
+        &["events", address, "--pki", pki.dir(), "--resume-from", "-1"],
+    ] {
+        let outcome = run(command);
+        assert_eq!(outcome.code, Some(2), "{command:?}: {outcome:?}");
+        assert!(outcome.stdout.is_empty() && !outcome.stderr.is_empty(), "{command:?}: {outcome:?}");
+    }
+    assert!(file_names(&scratch.0).is_empty());
+}
+
+#[test]
+fn help_tells_of_every_option() {
+    let connection = ["ADDR", "--pki", "--as", "--server-name", "--pin", "--codec", "cbor", "json"];
+    let message = ["METHOD", "--params ", "--params-hex"];
+    for (command, options) in [
+        (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
+        (&["pki"], &[&["--dir", "--name", "--client"]]),
+        (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
+        (&["health"], &[&connection]),
+        (&["call"], &[&connection, &message, &["--timeout-ms"]]),
+        (&["notify"], &[&connection, &message]),
+        (&["events"], &[&connection, &["--resume-from", "--epoch", "--follow", "--count"]]),
+    ] {
+        let outcome = run([command, &["--help"]].concat());
+        assert_eq!(outcome.code, Some(0), "{command:?}");
+        for option in options.concat() {
+            assert!(outcome.stdout.contains(option), "{command:?} {option}: {}", outcome.stdout);
+        }
+    }
+}
+
+// The program.
+
+/// A command that is not done by then hangs.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The program, which cargo builds beside the tests unless it was asked for the tests alone.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let test = env::current_exe().unwrap();
+        let outputs = test.ancestors().nth(2).unwrap();
+        let binary = outputs.join("examples").join("node");
+        if !binary.exists() {
+            build_beside(outputs);
+        }
+        binary
+    })
+}
+
+/// Builds for the directory `TARGET/PROFILE` or `TARGET/TRIPLE/PROFILE`.
+fn build_beside(outputs: &Path) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let profile = match outputs.file_name().and_then(OsStr::to_str).unwrap() {
+        "debug" => "dev",
+        profile => profile,
+    };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--example", "node", "--profile", profile]);
+    cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let parent = outputs.parent().unwrap();
+    if parent != target {
+        cargo.arg("--target").arg(parent.file_name().unwrap());
+    }
+    assert!(cargo.status().unwrap().success(), "{cargo:?}");
+}
+
+fn node() -> Command {
+    let mut node = Command::new(binary());
+    node.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    node
+}
+
+/// Runs a command to its end.
+fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Outcome {
+    Running::started(node().args(args).spawn().unwrap()).ended()
+}
+
+/// A child whose output is read as it comes, and which does not outlive its handle.
+struct Running {
+    child: Child,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+impl Running {
+    fn started(mut child: Child) -> Self {
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self::reading(child, stdout)
+    }
+
+    fn reading(child: Child, stdout: BufReader<ChildStdout>) -> Self {
+        Self::of(child, lines(stdout))
+    }
+
+    /// Reads no standard output.
+    fn deaf(child: Child) -> Self {
+        Self::of(child, lines(BufReader::new(std::io::empty())))
+    }
+
+    fn of(mut child: Child, stdout: Receiver<String>) -> Self {
+        let stderr = lines(BufReader::new(child.stderr.take().unwrap()));
+        Self { child, stdout, stderr }
+    }
+
+    /// The next line of standard output.
+    fn line(&mut self) -> Value {
+        let line = self.stdout.recv_timeout(PATIENCE);
+        serde_json::from_str(&line.expect("another line")).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        // Not reaped yet, so the number is still the child's.
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
+    }
+
+    /// Waits for the end; the lines are those not taken before.
+    fn ended(&mut self) -> Outcome {
+        let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
+        Outcome { code: self.child.wait().unwrap().code(), stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(mut from: BufReader<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        while from.read_line(&mut line).unwrap() > 0 && sender.send(std::mem::take(&mut line)).is_ok() {}
+    });
+    receiver
+}
+
+fn rest(lines: &Receiver<String>) -> String {
+    let mut rest = String::new();
+    loop {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) => rest.push_str(&line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return rest,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running; so far: {rest}"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    fn lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What was printed, by a command that had nothing to complain of.
+    #[track_caller]
+    fn succeeded(&self) -> Vec<Value> {
+        assert_eq!((self.code, &*self.stderr), (Some(0), ""), "{self:?}");
+        self.lines()
+    }
+
+    #[track_caller]
+    fn failed(&self, reason: &str) {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        let one_line = self.stderr.starts_with("error: ") && self.stderr.lines().count() == 1;
+        assert!(one_line && self.stderr.contains(reason), "not {reason:?}: {self:?}");
+    }
+}
+
+fn payloads(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["payload"].as_str().unwrap()).collect()
+}
+
+// What the program works with.
+
+/// A directory that is gone with its handle.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let unique = (process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = env::temp_dir().join(format!("palyra-quic-cli-{}-{}", unique.0, unique.1));
+        // What another process of that number has left behind is nobody's any more.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn file_names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// What `node pki` makes.
+struct Pki(Scratch);
+
+impl Pki {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        run(["pki", "--dir", scratch.path()]).succeeded();
+        Self(scratch)
+    }
+
+    /// The client's part of what a test made itself.
+    fn of(made: &common::Pki) -> Self {
+        let pki = Self(Scratch::new());
+        fs::write(pki.file("ca.pem"), made.authority.cert_pem()).unwrap();
+        fs::write(pki.file("client.pem"), made.client.cert_pem()).unwrap();
+        fs::write(pki.file("client.key"), made.client.key_pem()).unwrap();
+        pki
+    }
+
+    fn dir(&self) -> &str {
+        self.0.path()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.0.join(name)
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.file(name)).unwrap()
+    }
+
+    /// As `node pki` tells it.
+    fn fingerprint(&self, file: &str) -> String {
+        let lines = run(["pki", "--dir", self.dir()]).succeeded();
+        let line = lines.iter().find(|line| line["kept"].as_str().unwrap().ends_with(file)).unwrap();
+        line["fingerprint"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts in a client of another authority.
+    fn admit_stranger(&self, id: &str) {
+        let other = Self::new();
+        for kind in ["pem", "key"] {
+            fs::copy(other.file(&format!("client.{kind}")), self.file(&format!("{id}.{kind}"))).unwrap();
+        }
+    }
+
+    /// Puts in a client whose certificate was valid until yesterday.
+    fn issue_expired(&self, id: &str) {
+        let authority = CertificateAuthority::from_pem(&self.read("ca.pem"), &self.read("ca.key")).unwrap();
+        let day = Duration::from_secs(24 * 60 * 60);
+        let now = SystemTime::now();
+        let issued = authority.valid(now - 2 * day, now - day).unwrap().issue_client(id).unwrap();
+        fs::write(self.file(&format!("{id}.pem")), issued.cert_pem()).unwrap();
+        fs::write(self.file(&format!("{id}.key")), issued.key_pem()).unwrap();
+    }
+
+    /// `node serve`, once it listens.
+    fn serve(&self, options: &[&str]) -> Server<'_> {
+        let command = [&["serve", "--listen", "127.0.0.1:0", "--pki", self.dir()], options].concat();
+        let mut running = Running::started(node().args(command).spawn().unwrap());
+        let listening = running.line();
+        let address = listening["listening"].as_str().unwrap().to_owned();
+        assert_eq!(listening, json!({ "listening": address }));
+        Server { pki: self, running, address }
+    }
+
+    /// A node in this process, for methods that the program does not have.
+    fn serve_in_process(&self, router: Router) -> Node<'_> {
+        let identity = Identity::from_pem(&self.read("server.pem"), &self.read("server.key")).unwrap();
+        let trust = Trust::from_pem(&self.read("ca.pem")).unwrap();
+        let tls = ServerTls::new(identity).require_client_certificates(trust);
+        let endpoint = Endpoint::builder().server(tls).router(router);
+        Node { pki: self, endpoint: endpoint.bind("127.0.0.1:0".parse().unwrap()).unwrap() }
+    }
+
+    fn command(&self, command: &str, address: &str, options: &[&str]) -> Command {
+        let mut node = node();
+        node.args([command, address, "--pki", self.dir()]).args(options);
+        node
+    }
+}
+
+/// What a command makes of this answer to its request.
+fn answered(command: &str, answer: &str) -> Outcome {
+    let node = RawServer::new();
+    let pki = Pki::of(&node.pki);
+    let address = node.address().to_string();
+    let answer = frame(answer.as_bytes());
+    let _serving = smol::spawn(async move {
+        let connection = node.endpoint.accept().await.unwrap().await.unwrap();
+        let mut stream = RawStream::accept(&connection).await;
+        stream.send(&answer).await;
+        stream.finish();
+        connection.closed().await;
+    });
+    Running::started(pki.command(command, &address, &[]).spawn().unwrap()).ended()
+}
+
+struct Server<'a> {
+    pki: &'a Pki,
+    running: Running,
+    address: String,
+}
+
+impl Server<'_> {
+    fn ask(&self, command: &str, options: &[&str]) -> Outcome {
+        self.begin(command, options).ended()
+    }
+
+    fn begin(&self, command: &str, options: &[&str]) -> Running {
+        Running::started(self.spawn(command, options))
+    }
+
+    fn spawn(&self, command: &str, options: &[&str]) -> Child {
+        self.pki.command(command, &self.address, options).spawn().unwrap()
+    }
+
+    fn publish(&self, text: &str) {
+        self.ask("call", &["demo.publish", "--params", text]).succeeded();
+    }
+}
+
+struct Node<'a> {
+    pki: &'a Pki,
+    endpoint: Endpoint,
+}
+
+impl Node<'_> {
+    fn ask(&self, command: &str, options: &[&str]) -> Outcome {
+        let address = self.endpoint.local_addr().unwrap().to_string();
+        Running::started(self.pki.command(command, &address, options).spawn().unwrap()).ended()
+    }
+}
