@@ -219,6 +219,12 @@ impl Host {
         SocketAddr::new(self.ip, port)
     }
 
+    /// Takes all sockets from the host at once, as a loss of power does: nobody is told, and the ports are free again.
+    pub fn crash(&self) {
+        let wakers = self.world.network().crash(self.ip);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     /// Takes the host off the network: what it sends and what is sent to it is lost, without a word to anyone.
     pub fn unplug(&self) {
         self.world.network().unplug(self.ip);

@@ -55,12 +55,21 @@ pub(super) struct Network {
     sockets: HashMap<SocketAddr, Inbox>,
     unplugged: HashSet<IpAddr>,
     next_port: u16,
+    next_id: u64,
     stats: Stats,
+}
+
+/// A socket as its owner knows it: whoever binds the address later gets another number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Binding {
+    pub(super) address: SocketAddr,
+    id: u64,
 }
 
 /// What has arrived at a socket, and who waits for it.
 #[derive(Default)]
 struct Inbox {
+    id: u64,
     datagrams: VecDeque<Datagram>,
     bytes: usize,
     waker: Option<Waker>,
@@ -77,6 +86,7 @@ impl Network {
             sockets: HashMap::new(),
             unplugged: HashSet::new(),
             next_port: FIRST_EPHEMERAL_PORT,
+            next_id: 0,
             stats: Stats::default(),
         }
     }
@@ -107,13 +117,15 @@ impl Network {
         seed
     }
 
-    pub(super) fn bind(&mut self, ip: IpAddr, port: u16) -> io::Result<SocketAddr> {
+    pub(super) fn bind(&mut self, ip: IpAddr, port: u16) -> io::Result<Binding> {
         let address = if port == 0 { self.free_port(ip)? } else { SocketAddr::new(ip, port) };
         if self.sockets.contains_key(&address) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        self.sockets.insert(address, Inbox::default());
-        Ok(address)
+        self.next_id += 1;
+        let id = self.next_id;
+        self.sockets.insert(address, Inbox { id, ..Inbox::default() });
+        Ok(Binding { address, id })
     }
 
     /// Counts up rather than taking the lowest, so that a new socket is not taken for the one before it.
@@ -129,15 +141,32 @@ impl Network {
     }
 
     #[must_use]
-    pub(super) fn release(&mut self, address: SocketAddr) -> Option<Waker> {
-        self.sockets.remove(&address)?.waker
+    pub(super) fn release(&mut self, binding: Binding) -> Option<Waker> {
+        self.inbox(binding)?;
+        self.sockets.remove(&binding.address)?.waker
+    }
+
+    /// Takes all sockets from a host, and gives who waits for them.
+    #[must_use]
+    pub(super) fn crash(&mut self, host: IpAddr) -> Vec<Waker> {
+        let crashed = self.sockets.extract_if(|address, _| address.ip() == host);
+        crashed.filter_map(|(_, inbox)| inbox.waker).collect()
+    }
+
+    fn inbox(&mut self, binding: Binding) -> Option<&mut Inbox> {
+        self.sockets.get_mut(&binding.address).filter(|inbox| inbox.id == binding.id)
     }
 
     /// Sends a datagram at `now`, and gives what arrives of it, and when.
-    pub(super) fn send(&mut self, datagram: Datagram, now: Instant) -> Vec<(Instant, Datagram)> {
+    pub(super) fn send(
+        &mut self,
+        from: Binding,
+        datagram: Datagram,
+        now: Instant,
+    ) -> Vec<(Instant, Datagram)> {
         self.stats.sent += 1;
         let pair = (datagram.from.ip(), datagram.to.ip());
-        if self.unplugged.contains(&pair.0) {
+        if self.unplugged.contains(&pair.0) || self.inbox(from).is_none() {
             self.stats.lost += 1;
             return Vec::new();
         }
@@ -189,12 +218,8 @@ impl Network {
         inbox.waker.take()
     }
 
-    pub(super) fn poll_recv(
-        &mut self,
-        address: SocketAddr,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Datagram>> {
-        let Some(inbox) = self.sockets.get_mut(&address) else {
+    pub(super) fn poll_recv(&mut self, binding: Binding, cx: &mut Context<'_>) -> Poll<io::Result<Datagram>> {
+        let Some(inbox) = self.inbox(binding) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         match inbox.datagrams.pop_front() {

@@ -14,23 +14,27 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-use super::{World, network::Datagram, time::Event};
+use super::{
+    World,
+    network::{Binding, Datagram},
+    time::Event,
+};
 
 pub(super) struct SimSocket {
     world: Arc<World>,
-    address: SocketAddr,
+    binding: Binding,
 }
 
 impl SimSocket {
     pub(super) fn bind(world: &Arc<World>, ip: IpAddr, port: u16) -> io::Result<Self> {
-        let address = world.network().bind(ip, port)?;
-        Ok(Self { world: Arc::clone(world), address })
+        let binding = world.network().bind(ip, port)?;
+        Ok(Self { world: Arc::clone(world), binding })
     }
 }
 
 impl Drop for SimSocket {
     fn drop(&mut self) {
-        let waker = self.world.network().release(self.address);
+        let waker = self.world.network().release(self.binding);
         drop(waker);
     }
 }
@@ -45,12 +49,12 @@ impl AsyncUdpSocket for SimSocket {
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for contents in transmit.contents.chunks(segment) {
             let datagram = Datagram {
-                from: self.address,
+                from: self.binding.address,
                 to: transmit.destination,
                 contents: contents.to_vec(),
                 ecn: transmit.ecn,
             };
-            let arrivals = self.world.network().send(datagram, now);
+            let arrivals = self.world.network().send(self.binding, datagram, now);
             let mut agenda = self.world.agenda();
             for (at, datagram) in arrivals {
                 agenda.add(at, Event::Arrival(datagram));
@@ -68,7 +72,7 @@ impl AsyncUdpSocket for SimSocket {
         let mut network = self.world.network();
         let mut count = 0;
         for (buf, meta) in bufs.iter_mut().zip(meta) {
-            match network.poll_recv(self.address, cx) {
+            match network.poll_recv(self.binding, cx) {
                 Poll::Ready(Ok(Datagram { from, to, contents, ecn })) => {
                     // As the system does, what does not fit is cut off.
                     let len = contents.len().min(buf.len());
@@ -85,7 +89,7 @@ impl AsyncUdpSocket for SimSocket {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+        Ok(self.binding.address)
     }
 
     /// Links have an MTU, and so can be measured.
@@ -96,8 +100,8 @@ impl AsyncUdpSocket for SimSocket {
 
 impl fmt::Debug for SimSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { world: _, address } = self;
-        f.debug_struct("SimSocket").field("address", address).finish_non_exhaustive()
+        let Self { world: _, binding } = self;
+        f.debug_struct("SimSocket").field("address", &binding.address).finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Nodes in a simulated network, and the seeds that a scenario is run with.
 
+#![allow(dead_code, reason = "not every test needs all of this")]
+
 use std::{
     env,
     ops::Range,
