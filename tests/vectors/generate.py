@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the test vectors of docs/protocol.md, independently of the Rust codec.
 
-Usage: python3 -m pip install cbor2 && python3 tests/vectors/generate.py
+Usage: python3 -m pip install cbor2==6.3.0 && python3 tests/vectors/generate.py
 
 Needs nothing but cbor2, and writes the same bytes every time, next to itself:
 
@@ -11,7 +11,9 @@ requests.json, responses.json, notifications.json
     diag       the same in diagnostic notation (RFC 8949, section 8)
     json       its JSON twin (byte strings in base64); null where JSON cannot say it
     reencodes  whether an encoder must produce exactly `hex` from the decoded value; false where
-               the body holds keys that a receiver ignores, or is not in the form senders use
+               the body holds keys that a receiver ignores (unknown ones, or those of another
+               kind of response) or that say what their absence says, and where it is not in
+               the form senders use
     cddl       "closed": matches protocol.cddl without extension keys; "extension": matches with
                them; "lenient": more than a sender may send, yet a receiver copes
 invalid.json
@@ -24,6 +26,8 @@ invalid.json
 frames.json
     valid      name, hex, max_frame_bytes, bodies: the hex of each body in the stream
     invalid    name, hex, max_frame_bytes, fault, code: what the receiver resets the stream with
+    invalid_request_stream
+               the same, for frames that are good and do not make up the stream of a request
 """
 
 import base64
@@ -82,8 +86,11 @@ def twin(fields, body):
     return result
 
 
-def vector(name, fields, body):
-    """A valid vector from a body whose encoding is the shortest form with ascending keys."""
+def vector(name, fields, body, *, kept=True):
+    """A valid vector from a body whose encoding is the shortest form with ascending keys.
+
+    `kept` says whether a receiver keeps all the known fields.
+    """
     encoded = cbor2.dumps(body)
     assert holds(encoded, body), name
     assert list(body) == sorted(body), name
@@ -94,7 +101,7 @@ def vector(name, fields, body):
         "hex": encoded.hex(),
         "diag": diag(body),
         "json": twin(fields, body),
-        "reencodes": known,
+        "reencodes": known and kept,
         "cddl": "closed" if known else "extension" if extended else "lenient",
     }
 
@@ -148,15 +155,15 @@ STREAM = {0: 1, 1: "node.stream_events"}
 
 
 def requests():
-    def make(name, body):
-        return vector(name, REQUEST, body)
+    def make(name, body, **options):
+        return vector(name, REQUEST, body, **options)
 
     vectors = [
         make("node.health", HEALTH),
         make("node.stream_events from the beginning", STREAM),
         make("node.stream_events resumed", STREAM | {2: 41}),
         make("node.stream_events followed", STREAM | {2: 41, 5: True, 6: 1699999999999}),
-        make("follow is false", STREAM | {5: False}),
+        make("follow is false", STREAM | {5: False}, kept=False),
         make("an application method with params", {0: 1, 1: "demo.echo", 3: bytes.fromhex("a1616101")}),
         make("empty params", {0: 1, 1: "demo.echo", 3: b""}),
         make("params with every base64 character class", {0: 1, 1: "demo.echo", 3: bytes.fromhex("fbefbeff00")}),
@@ -215,8 +222,8 @@ def requests():
 
 
 def responses():
-    def make(name, body):
-        return vector(name, RESPONSE, body)
+    def make(name, body, **options):
+        return vector(name, RESPONSE, body, **options)
 
     health = {0: 1, 1: "health", 2: True}
     event = {0: 1, 1: "event", 2: True}
@@ -250,7 +257,7 @@ def responses():
         make("a kind that this version does not know", {0: 1, 1: "novelty", 2: True}),
         make("every field", {
             0: 1, 1: "event", 2: True, 3: 1, 4: True, 5: "internal", 6: b"\x01", 7: 2, 8: 3, 9: 4, 10: 5, 11: "x",
-        }),
+        }, kept=False),
         make("unknown key 12", health | {12: True}),
         make("unknown key 15 with a nested value", health | {15: [[{"a": 1}]]}),
         make("unknown key 16", health | {16: True}),
@@ -462,6 +469,7 @@ def invalid():
     add(req, "reserved_info", "an integer with information 31", "a3 00 01 01 616d 10 1f", "integers have no indefinite form")
     add(req, "reserved_info", "a tag with information 31", "a3 00 01 01 616d 10 df 00", "tags have no indefinite form")
     add(req, "reserved_info", "a two-byte simple value below 32", "a3 00 01 01 616d 10 f8 14", "false in two bytes is not well-formed")
+    add(req, "reserved_info", "simple value 31 in two bytes", "a3 00 01 01 616d 10 f8 1f", "two bytes are for 32 and up")
     add(res, "reserved_info", "an ignored value with information 28", "a4 00 01 01 66 6865616c7468 02 f5 10 5c", "28 to 30 are reserved")
 
     # JSON bodies.

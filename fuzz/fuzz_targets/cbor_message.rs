@@ -1,0 +1,183 @@
+//! Bodies in CBOR: the validator against a plain reading of the rules, and messages there and back.
+
+#![no_main]
+
+use std::collections::{BTreeMap, HashSet};
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use palyra_quic::{
+    Bytes, Codec, MessageError, Notification, Request, Response,
+    fuzzing::{validate_body, validate_item},
+    minicbor,
+};
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    if Codec::of(input) != Codec::Cbor {
+        return Corpus::Reject;
+    }
+    rules(input);
+    messages(input);
+    Corpus::Keep
+});
+
+/// docs/protocol.md, section 5.1. Not the crate's own numbers, which may be what is wrong.
+const MAX_LEVELS: usize = 16;
+const MAX_UNORDERED: usize = 16;
+
+fn rules(input: &[u8]) {
+    let expected = Plain { rest: input }.body();
+    assert_eq!(validate_body(input).is_ok(), expected.is_some_and(|unordered| unordered <= MAX_UNORDERED));
+
+    let item = validate_item(input).is_ok();
+    assert_eq!(item, Plain { rest: input }.whole_item().is_some());
+    if item {
+        let mut decoder = minicbor::Decoder::new(input);
+        assert!(decoder.skip().is_ok(), "refused by the decoder, let pass by the validator");
+        assert_eq!(decoder.position(), input.len());
+    }
+    assert!(item || expected.is_none(), "a body is an item");
+}
+
+/// The rules of section 5.1, as one would write them down: with recursion, a set, and no thought of cost.
+struct Plain<'a> {
+    rest: &'a [u8],
+}
+
+impl Plain<'_> {
+    /// How many keys of the body are out of order; `None` if a rule is broken.
+    fn body(mut self) -> Option<usize> {
+        let (5, entries) = self.head()? else { return None };
+        let (mut keys, mut greatest, mut unordered) = (HashSet::new(), 0, 0);
+        for _ in 0..entries {
+            // Negative keys come after all others, -1 first.
+            let key = match self.head()? {
+                (0, number) => i128::from(number),
+                (1, number) => (1 << 64) + i128::from(number),
+                _ => return None,
+            };
+            if !keys.insert(key) {
+                return None;
+            }
+            unordered += usize::from(key > 255 && key < greatest);
+            greatest = greatest.max(key);
+            self.item(1)?;
+        }
+        self.rest.is_empty().then_some(unordered)
+    }
+
+    fn whole_item(mut self) -> Option<()> {
+        self.item(0)?;
+        self.rest.is_empty().then_some(())
+    }
+
+    /// The values of the body's own map, which is valid, by their keys.
+    fn fields(mut self) -> Option<BTreeMap<i128, Field>> {
+        let mut fields = BTreeMap::new();
+        for _ in 0..self.head()?.1 {
+            let (major, number) = self.head()?;
+            let key = if major == 0 { i128::from(number) } else { -1 - i128::from(number) };
+            let mut ahead = Plain { rest: self.rest };
+            let (major, argument) = ahead.head()?;
+            let content = if matches!(major, 2 | 3) { ahead.take(argument)?.to_vec() } else { Vec::new() };
+            fields.insert(key, (major, argument, content));
+            self.item(1)?;
+        }
+        Some(fields)
+    }
+
+    /// An item, `levels` deep.
+    fn item(&mut self, levels: usize) -> Option<()> {
+        let (major, argument) = self.head()?;
+        let items = match major {
+            4 => argument,
+            5 => argument.checked_mul(2)?,
+            6 => 1,
+            3 => return std::str::from_utf8(self.take(argument)?).ok().map(drop),
+            2 => return self.take(argument).map(drop),
+            _ => return Some(()),
+        };
+        (levels < MAX_LEVELS).then_some(())?;
+        (0..items).try_for_each(|_| self.item(levels + 1))
+    }
+
+    /// A major type and its argument.
+    fn head(&mut self) -> Option<(u8, u64)> {
+        let initial = *self.take(1)?.first()?;
+        let (major, info) = (initial >> 5, initial & 0x1f);
+        let argument = match info {
+            0..24 => u64::from(info),
+            24..28 => {
+                let bytes = self.take(1 << (info - 24))?;
+                bytes.iter().fold(0, |argument, byte| argument << 8 | u64::from(*byte))
+            }
+            _ => return None,
+        };
+        (initial != 0xf8 || argument >= 32).then_some((major, argument))
+    }
+
+    fn take(&mut self, count: u64) -> Option<&[u8]> {
+        let (taken, rest) = self.rest.split_at_checked(usize::try_from(count).ok()?)?;
+        self.rest = rest;
+        Some(taken)
+    }
+}
+
+/// Major type, argument, and what is in a string.
+type Field = (u8, u64, Vec<u8>);
+
+fn messages(input: &[u8]) {
+    let body = Bytes::copy_from_slice(input);
+    let (request, response, notification) =
+        (Request::decode(&body), Response::decode(&body), Notification::decode(&body));
+
+    if let Ok(message) = &request {
+        assert!((1..=128).contains(&message.method.len()));
+        let fields = Plain { rest: input }.fields().unwrap();
+        assert!(fields.keys().all(|key| matches!(key, 0..=6 | 16..)), "an unknown key");
+        there_and_back(message, input, 0, Request::encode, Request::decode);
+    }
+    if let Ok(message) = &response {
+        // Whether a node asks for certificates is always written, and need not have been there.
+        let more = if matches!(message, Response::Health { .. }) { 2 } else { 0 };
+        there_and_back(message, input, more, Response::encode, Response::decode);
+    }
+    if let Ok(message) = notification {
+        there_and_back(&message, input, 0, Notification::encode, Notification::decode);
+        // A notification is a request with fewer keys.
+        let Notification { protocol_version, method, params } = message;
+        assert_eq!(request, Ok(Request { protocol_version, params, ..Request::new(method) }));
+    }
+}
+
+fn there_and_back<T: std::fmt::Debug + PartialEq>(
+    message: &T,
+    input: &[u8],
+    more: usize,
+    encode: impl Fn(&T, Codec, &mut Vec<u8>) -> Result<(), MessageError>,
+    decode: impl Fn(&Bytes) -> Result<T, MessageError>,
+) {
+    assert_eq!(validate_body(input), Ok(()), "decoded without being valid");
+    assert!(decode(&[input, &[0]].concat().into()).is_err(), "decoded with a byte behind it");
+    for end in [input.len() / 2, input.len() - 1] {
+        assert!(decode(&Bytes::copy_from_slice(&input[..end])).is_err(), "decoded without its end");
+    }
+
+    for codec in [Codec::Cbor, Codec::Json] {
+        let mut encoded = vec![0xaa];
+        encode(message, codec, &mut encoded).unwrap();
+        assert_eq!(encoded.remove(0), 0xaa, "what was there is overwritten");
+        assert_eq!(Codec::of(&encoded), codec);
+        if codec == Codec::Cbor {
+            let [read, written] = [input, &encoded].map(|body| Plain { rest: body }.fields().unwrap());
+            for (key, value) in written {
+                // Both are written as the kind of a response has them, whatever was read.
+                let implied = more > 0 && key == 4 && !read.contains_key(&key);
+                let ok = key == 2 && value.0 == 7;
+                assert!(implied || ok || read.get(&key) == Some(&value), "another value of key {key}");
+            }
+        }
+        // Senders use the shortest form, so nothing that says the same is shorter.
+        assert!(codec == Codec::Json || encoded.len() <= input.len() + more, "{encoded:02x?}");
+        assert_eq!(decode(&encoded.into()).as_ref(), Ok(message), "{codec:?} does not bring it back");
+    }
+}

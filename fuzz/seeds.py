@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Writes the seeds, from the test vectors: fuzz/seeds/<target>/<what the vector is about>.
+
+Usage: python3 fuzz/seeds.py
+"""
+
+import json
+import pathlib
+import re
+import shutil
+
+HERE = pathlib.Path(__file__).resolve().parent
+VECTORS = HERE.parent / "tests" / "vectors"
+
+
+def vectors(name):
+    return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def write(target, name, seed):
+    path = HERE / "seeds" / target / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    assert not path.exists(), path
+    path.write_bytes(seed)
+
+
+def frame_seed(vector, cuts):
+    """The layout that fuzz_targets/frame.rs describes; limits above 65,536 are cut to that."""
+    limit = min(vector["max_frame_bytes"], 0x10000) - 1
+    return limit.to_bytes(2, "big") + bytes([len(cuts)]) + bytes(cuts) + bytes.fromhex(vector["hex"])
+
+
+def main():
+    shutil.rmtree(HERE / "seeds", ignore_errors=True)
+    for target in ("cbor_message", "json_message", "frame"):
+        (HERE / "seeds" / target).mkdir(parents=True)
+
+    for kind in ("requests", "responses", "notifications"):
+        for vector in vectors(kind):
+            name = f"{kind[:-1]} {vector['name']}"
+            write("cbor_message", name, bytes.fromhex(vector["hex"]))
+            if vector["reencodes"]:
+                twin = json.dumps(vector["json"], ensure_ascii=False, separators=(",", ":"))
+                write("json_message", name, twin.encode())
+
+    for vector in vectors("invalid"):
+        target = f"{vector['encoding']}_message"
+        write(target, f"invalid {vector['name']}", bytes.fromhex(vector["hex"]))
+
+    # No vector has this: what a response may have beside its fields is not the same in JSON.
+    for levels in (16, 17):
+        value = "[" * (levels - 1) + "]" * (levels - 1)
+        text = '{"protocol_version":1,"kind":"result","ok":true,"x":' + value + "}"
+        write("json_message", f"response nesting of {levels}", text.encode())
+
+    # Whole, byte by byte, and in pieces of 1 to 5 bytes that pile up before bodies are taken.
+    cuts = {"whole": [0xFF], "bytes": [0x81], "pieces": [0x01, 0x02, 0x80, 0x03, 0x85]}
+    for kind, streams in vectors("frames").items():
+        for vector, (how, cut) in zip(streams, list(cuts.items()) * 4):
+            write("frame", f"{kind} {vector['name']} {how}", frame_seed(vector, cut))
+
+
+if __name__ == "__main__":
+    main()
