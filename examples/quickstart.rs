@@ -43,14 +43,19 @@ fn main() -> Result<()> {
         println!("3. The sensor connects; round trip {:?}.", connection.rtt());
 
         let health = connection.health().await?;
-        println!("4. node.health: ok={}, mTLS required={}.", health.ok, health.node_rpc_mtls_required);
+        println!(
+            "4. node.health: ok={}, mTLS required={}.",
+            health.ok,
+            health.node_rpc_mtls_required == Some(true)
+        );
 
         for celsius in [21, 84] {
             let reading = Reading { sensor: "boiler".into(), celsius };
             let verdict: Verdict = connection.call("heat.check", &reading).await?;
             println!("5. heat.check of {celsius} degrees: {verdict:?}.");
         }
-        let unknown = connection.call_raw("heat.cool", "").await.unwrap_err();
+        let unknown =
+            connection.call_raw("heat.cool", "").await.expect_err("a method that is not there answered");
         assert_eq!(unknown.kind(), &ErrorKind::Remote(WireError::UnsupportedMethod));
         println!("   heat.cool: {unknown}.");
 

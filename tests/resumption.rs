@@ -21,7 +21,9 @@ const MILLI: Duration = Duration::from_millis(1);
 
 /// What was published: the payloads of each epoch, in order, and the epochs in theirs.
 #[derive(Clone, Default)]
-struct Published(Arc<Mutex<Vec<(u64, Vec<Bytes>)>>>);
+struct Published(Arc<Mutex<Vec<Epoch>>>);
+
+type Epoch = (u64, Vec<Bytes>);
 
 impl Published {
     fn begin(&self, epoch: u64) {

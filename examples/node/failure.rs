@@ -33,8 +33,12 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.source() {
-            // The operating system's own words, without which "I/O error" says little. Other sources may be a peer's.
-            Some(source) if *error.kind() == ErrorKind::Io => Self::new(format_args!("{error}: {source}")),
+            // This side's own words, without which "I/O error" says little. Other sources may be a peer's.
+            Some(source)
+                if matches!(error.kind(), ErrorKind::Io | ErrorKind::InvalidConfig | ErrorKind::Codec) =>
+            {
+                Self::new(format_args!("{error}: {source}"))
+            }
             // One word to look for, whichever side noticed first.
             _ if *error.kind() == ErrorKind::DeadlineExceeded => {
                 Self::new(format_args!("{}: no answer in time", WireError::DeadlineExceeded))

@@ -54,7 +54,8 @@ pub(crate) struct Fingerprinted {
 pub(crate) enum Answer {
     Health {
         ok: bool,
-        node_rpc_mtls_required: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node_rpc_mtls_required: Option<bool>,
         /// What the payload says, where it is a map.
         #[serde(skip_serializing_if = "Option::is_none")]
         node: Option<Map<String, Value>>,
@@ -126,7 +127,7 @@ impl Answer {
         Self::about_health(ok, node_rpc_mtls_required, payload)
     }
 
-    fn about_health(ok: bool, node_rpc_mtls_required: bool, payload: Option<Bytes>) -> Self {
+    fn about_health(ok: bool, node_rpc_mtls_required: Option<bool>, payload: Option<Bytes>) -> Self {
         let node = payload.as_deref().and_then(cbor_map);
         let payload = if node.is_some() { Payload::default() } else { payload.into() };
         Self::Health { ok, node_rpc_mtls_required, node, payload }

@@ -15,8 +15,8 @@ use crate::{
 pub struct Health {
     /// Whether it considers itself well.
     pub ok: bool,
-    /// Whether it refuses clients without a certificate.
-    pub node_rpc_mtls_required: bool,
+    /// Whether it refuses clients without a certificate; `None` where it does not say.
+    pub node_rpc_mtls_required: Option<bool>,
     /// A CBOR map of text keys with its version, uptime and counters; `None` from peers that keep them to themselves.
     pub payload: Option<Bytes>,
 }

@@ -33,8 +33,8 @@ pub enum Response {
     Health {
         /// Whether it is well.
         ok: bool,
-        /// Whether it asks every caller for a certificate.
-        node_rpc_mtls_required: bool,
+        /// Whether it asks every caller for a certificate; `None` where it does not say.
+        node_rpc_mtls_required: Option<bool>,
         /// What an operator wants to know besides, as a CBOR map.
         payload: Option<Bytes>,
     },
@@ -138,7 +138,9 @@ impl Message for Response {
         match self {
             Self::Health { ok, node_rpc_mtls_required, payload } => {
                 write_head(fields, "health", *ok);
-                fields.bool(4, "node_rpc_mtls_required", *node_rpc_mtls_required);
+                if let Some(required) = *node_rpc_mtls_required {
+                    fields.bool(4, "node_rpc_mtls_required", required);
+                }
                 fields.optional_bytes(6, "payload", payload.as_deref());
             }
             Self::Result { payload } => {
@@ -280,11 +282,13 @@ impl TryFrom<ResponseFields> for Response {
         }
         let kind = fields.kind.ok_or(missing("kind"))?;
         let ok = fields.ok.ok_or(missing("ok"))?;
+        if !ok && !matches!(kind, Kind::Health | Kind::Error | Kind::Unknown) {
+            return Err(MessageError::InvalidField("ok"));
+        }
         let ResponseFields { seq, payload, epoch, first_seq, missed, detail, .. } = fields;
         Ok(match kind {
             Kind::Health => {
-                let node_rpc_mtls_required = fields.node_rpc_mtls_required.unwrap_or(false);
-                Self::Health { ok, node_rpc_mtls_required, payload }
+                Self::Health { ok, node_rpc_mtls_required: fields.node_rpc_mtls_required, payload }
             }
             Kind::Result => Self::Result { payload },
             Kind::Event => Self::Event { seq: seq.ok_or(missing("seq"))?, epoch, payload },

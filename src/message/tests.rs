@@ -74,7 +74,7 @@ fn wire_error() -> impl Strategy<Value = WireError> {
 fn response() -> impl Strategy<Value = Response> {
     let detail = prop::option::of(".{0,64}".prop_map(String::into_boxed_str));
     prop_oneof![
-        (any::<bool>(), any::<bool>(), bytes()).prop_map(|(ok, node_rpc_mtls_required, payload)| {
+        (any::<bool>(), any::<Option<bool>>(), bytes()).prop_map(|(ok, node_rpc_mtls_required, payload)| {
             Response::Health { ok, node_rpc_mtls_required, payload }
         }),
         bytes().prop_map(|payload| Response::Result { payload }),
@@ -276,7 +276,7 @@ fn each_kind_of_response_has_its_required_fields() {
         ),
         (
             response_with("health", 0, &[]),
-            Ok(Response::Health { ok: true, node_rpc_mtls_required: false, payload: None }),
+            Ok(Response::Health { ok: true, node_rpc_mtls_required: None, payload: None }),
         ),
         (response_with("result", 0, &[]), Ok(Response::Result { payload: None })),
         (response_with("gap", 0, &[]), Ok(Response::Gap { first_seq: None, epoch: None, missed: None })),
@@ -316,7 +316,7 @@ fn debug_shows_lengths_and_never_contents() {
         format!("{:?}", Notification { params: secret.clone(), ..Notification::new("m") }),
         format!("{:?}", Response::Result { payload: secret.clone() }),
         format!("{:?}", Response::Event { seq: 1, epoch: None, payload: secret.clone() }),
-        format!("{:?}", Response::Health { ok: true, node_rpc_mtls_required: true, payload: secret }),
+        format!("{:?}", Response::Health { ok: true, node_rpc_mtls_required: Some(true), payload: secret }),
     ];
     for text in texts {
         assert!(text.contains("6 bytes") && !text.contains("SECRET") && !text.contains("83"), "{text}");

@@ -32,7 +32,6 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
         let code = match future::or(next, stopping).await {
             Ok(Some(body)) => notify(&node, &link, &body).await.err(),
             Ok(None) if node.drain.has_begun() => Some(Code::SHUTTING_DOWN),
-            Ok(None) if pace == Pace::Opening => Some(violation(&link, &"a stream without a notification")),
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");

@@ -13,7 +13,7 @@ use std::{
 use futures_lite::future;
 use palyra_quic::{
     Bytes, CertificateAuthority, ClientTls, Code, Codec, Connection, Endpoint, Identity, Issued, Request,
-    Response, Router, ServerTls, TransportLimits, WireError,
+    Response, Router, ServerTls, TransportLimits, WireError, minicbor,
     quinn::{
         self, EndpointConfig, ReadError, RecvStream, SendStream, SmolRuntime, StoppedError, TransportConfig,
         VarInt,
@@ -482,4 +482,17 @@ impl Drop for DropGuard {
     fn drop(&mut self) {
         let _ = self.0.try_send(());
     }
+}
+
+/// A map of CBOR with these entries, each a key with its value, in bytes of the test's own.
+pub(crate) fn map(entries: &[&[u8]]) -> Vec<u8> {
+    let mut map = vec![0xa0 + u8::try_from(entries.len()).unwrap()];
+    assert!(entries.len() < 24, "more entries than the head counts");
+    map.extend(entries.concat());
+    map
+}
+
+/// An entry of such a map.
+pub(crate) fn entry(key: i64, value: impl minicbor::Encode<()>) -> Vec<u8> {
+    minicbor::to_vec(key).unwrap().into_iter().chain(minicbor::to_vec(value).unwrap()).collect()
 }
