@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     limits::{Serves, TransportLimits},
     router::Router,
-    runtime::Clock,
+    runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
     tls::{ClientAuth, ClientTls, ServerTls},
 };
@@ -271,12 +271,4 @@ fn server_config(tls: &ServerTls, limits: &TransportLimits) -> Result<ServerConf
     Ok(config)
 }
 
-#[cfg(feature = "smol")]
-fn default_runtime() -> Option<Arc<dyn Runtime>> {
-    Some(Arc::new(crate::runtime::AsyncIoRuntime::global()))
-}
 
-#[cfg(not(feature = "smol"))]
-fn default_runtime() -> Option<Arc<dyn Runtime>> {
-    None
-}

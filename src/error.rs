@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Closed,
     /// This side's time limit for the call passed. The call may have run.
     DeadlineExceeded,
+    /// A bound of this side is reached; there may be room again later.
+    Exhausted,
 
     // On the way.
     /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked.
@@ -185,6 +187,7 @@ impl Error {
         match self.kind() {
             ErrorKind::Io
             | ErrorKind::DeadlineExceeded
+            | ErrorKind::Exhausted
             | ErrorKind::HandshakeTimeout
             | ErrorKind::ConnectionLost
             | ErrorKind::Refused
@@ -218,7 +221,10 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         use crate::code::CodeClass::Retry;
         match self.kind() {
-            ErrorKind::HandshakeTimeout | ErrorKind::ConnectionLost | ErrorKind::Refused => true,
+            ErrorKind::Exhausted
+            | ErrorKind::HandshakeTimeout
+            | ErrorKind::ConnectionLost
+            | ErrorKind::Refused => true,
             ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => code.class() == Retry,
             ErrorKind::Remote(error) => matches!(
                 error,
@@ -238,6 +244,7 @@ impl fmt::Display for ErrorKind {
             Self::Codec => "encoding failed",
             Self::Closed => "closed by this side",
             Self::DeadlineExceeded => "deadline exceeded",
+            Self::Exhausted => "no room",
             Self::HandshakeTimeout => "handshake timed out",
             Self::ConnectionLost => "connection lost",
             Self::PinMismatch => "pin mismatch",

@@ -142,6 +142,7 @@ mod tests {
             | ErrorKind::Codec
             | ErrorKind::Closed
             | ErrorKind::DeadlineExceeded
+            | ErrorKind::Exhausted
             | ErrorKind::ConnectionLost
             | ErrorKind::PinMismatch
             | ErrorKind::PeerCertificate
@@ -167,6 +168,7 @@ mod tests {
             ErrorKind::Codec,
             ErrorKind::Closed,
             ErrorKind::DeadlineExceeded,
+            ErrorKind::Exhausted,
             ErrorKind::HandshakeTimeout,
             ErrorKind::ConnectionLost,
             ErrorKind::PinMismatch,

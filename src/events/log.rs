@@ -1,23 +1,29 @@
-//! An append-only ring of events in memory.
+//! The event log of a node.
 
 use std::{
-    collections::VecDeque,
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
+#[cfg(feature = "durable")]
+use super::durable::{Committer, Knobs};
+use super::ring::{Bounds, Held, OVERHEAD, Ring};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Events that peers subscribe to with `node.stream_events`, oldest first.
 ///
 /// Each event gets a sequence number, from 1 by 1, and the log as a whole a random epoch, so that a subscriber can tell
 /// this history from another one. The newest events are kept, up to a number and up to a size; subscribers that
-/// come too late for an event are told how many they missed. The log lives in memory: a process that restarts
-/// begins a new epoch.
+/// come too late for an event are told how many they missed. The log lives in memory, and a process that restarts
+/// begins a new epoch; with feature `durable` it may live in a file, and go on.
 ///
 /// Cloning gives another handle to the same log. Publishing works from any thread, and waits for no subscriber.
 ///
@@ -37,25 +43,20 @@ pub struct EventLog {
 
 struct Shared {
     epoch: u64,
-    max_events: usize,
-    max_bytes: usize,
+    bounds: Bounds,
     max_payload_bytes: usize,
+    max_subscribers: usize,
     ring: Mutex<Ring>,
     published: Event,
+    subscribers: AtomicUsize,
+    #[cfg(feature = "durable")]
+    committer: Option<Committer>,
 }
 
-struct Ring {
-    events: VecDeque<Bytes>,
-    /// The sequence number of the oldest event held, or of the next one where none is.
-    first: u64,
-    /// What the events held count for: their payloads and `OVERHEAD` each.
-    bytes: usize,
-}
-
-/// What holding an event costs beside its payload: its place in the ring and the allocation's own.
-const OVERHEAD: usize = 64;
 const MAX_EVENTS: usize = 4096;
 const MAX_BYTES: usize = 1024 * 1024;
+/// As many as there are connections by default.
+const MAX_SUBSCRIBERS: usize = 256;
 /// Base64 makes this a third larger, and it must still fit a frame of the default size.
 const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// JSON, and the peers that speak it, hold integers exactly up to 2^53 (RFC 8259, section 6).
@@ -76,12 +77,15 @@ impl EventLog {
 
     /// Appends an event and wakes the subscribers; gives its sequence number.
     ///
-    /// Never waits for a subscriber. The oldest events make room where a bound is reached.
+    /// Never waits, neither for subscribers nor for a disk. The oldest events make room where a bound is reached. In a durable
+    /// log the event is written, and subscribers get it, with the next commit; until then it does not survive the process.
     ///
     /// # Errors
     ///
     /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) where the payload is above
-    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes).
+    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes). Of a durable log,
+    /// [`Exhausted`](ErrorKind::Exhausted) where more waits to be written than the log may hold, and
+    /// [`Io`](ErrorKind::Io) once writing has failed.
     pub fn publish(&self, payload: impl Into<Bytes>) -> Result<u64> {
         let payload = payload.into();
         let shared = &*self.shared;
@@ -90,17 +94,42 @@ impl EventLog {
             return Err(Error::new(ErrorKind::MessageTooLarge)
                 .detail(format!("an event of {length} bytes, at most {max} may be published")));
         }
-        let seq = {
+        let held = Held { payload, published: since_1970() };
+        #[cfg(feature = "durable")]
+        if let Some(committer) = &shared.committer {
+            return committer.enqueue(self, held);
+        }
+        Ok(self.append([held]))
+    }
+
+    /// As [`publish`](Self::publish), and resolves when the event survives the process and the machine: in a durable log with the
+    /// commit that writes it, in memory at once, since there nothing ever does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish); [`Io`](ErrorKind::Io) where writing failed.
+    ///
+    /// # Cancellation
+    ///
+    /// The event is published all the same.
+    pub async fn publish_durable(&self, payload: impl Into<Bytes>) -> Result<u64> {
+        let seq = self.publish(payload)?;
+        #[cfg(feature = "durable")]
+        if let Some(committer) = &self.shared.committer {
+            committer.committed(seq).await?;
+        }
+        Ok(seq)
+    }
+
+    /// Appends events that may be seen from now on; gives the number of the last.
+    pub(super) fn append(&self, events: impl IntoIterator<Item = Held>) -> u64 {
+        let last = {
             let mut ring = self.ring();
-            ring.bytes += payload.len() + OVERHEAD;
-            ring.events.push_back(payload);
-            while ring.events.len() > shared.max_events || ring.bytes > shared.max_bytes {
-                ring.forget_oldest();
-            }
+            events.into_iter().for_each(|held| ring.push(held));
             ring.last()
         };
-        shared.published.notify(usize::MAX);
-        Ok(seq)
+        self.shared.published.notify(usize::MAX);
+        last
     }
 
     /// Identifies this history. Random, never 0, and below 2^53, which JSON can still tell exactly.
@@ -112,7 +141,7 @@ impl EventLog {
     /// The sequence number of the oldest event still held, or of the next event if none is held.
     #[must_use]
     pub fn first_seq(&self) -> u64 {
-        self.ring().first
+        self.ring().first()
     }
 
     /// The sequence number of the newest event; 0 before the first.
@@ -124,7 +153,7 @@ impl EventLog {
     /// How many events are held.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.ring().events.len()
+        self.ring().len()
     }
 
     /// Whether no event is held.
@@ -145,7 +174,7 @@ impl EventLog {
     ) -> (Position, Option<GapBefore>) {
         let (first, last) = {
             let ring = self.ring();
-            (ring.first, ring.last())
+            (ring.first(), ring.last())
         };
         let gap = |missed| Some(GapBefore { first_seq: first, missed });
         match resume_from {
@@ -169,14 +198,14 @@ impl EventLog {
         batch: &mut Vec<(u64, Bytes)>,
     ) -> Option<GapBefore> {
         let ring = self.ring();
-        let gap = (position.next < ring.first).then(|| {
-            let missed = Some(ring.first - position.next);
-            position.next = ring.first;
-            GapBefore { first_seq: ring.first, missed }
+        let first = ring.first();
+        let gap = (position.next < first).then(|| {
+            let missed = Some(first - position.next);
+            position.next = first;
+            GapBefore { first_seq: first, missed }
         });
-        let skipped = usize::try_from(position.next - ring.first).unwrap_or(usize::MAX);
         let mut bytes = 0;
-        for payload in ring.events.range(skipped.min(ring.events.len())..) {
+        for payload in ring.from(position.next) {
             batch.push((position.next, payload.clone()));
             position.next += 1;
             bytes += payload.len() + FRAME_OVERHEAD;
@@ -187,33 +216,66 @@ impl EventLog {
         gap
     }
 
+    /// A place among the subscribers, until it is dropped; `None` where all are taken.
+    pub(crate) fn admit_subscriber(&self) -> Option<SubscriberSlot> {
+        let max = self.shared.max_subscribers;
+        let taken = self.shared.subscribers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < max).then_some(count + 1)
+        });
+        taken.is_ok().then(|| SubscriberSlot { log: self.clone() })
+    }
+
+    /// How many subscriptions are open.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.shared.subscribers.load(Ordering::Relaxed)
+    }
+
     /// Resolves when something was published after this call.
     pub(crate) fn listen(&self) -> EventListener {
         self.shared.published.listen()
     }
 
+    /// What [`first_seq`](Self::first_seq) will be when these are appended.
+    #[cfg(feature = "durable")]
+    pub(super) fn first_seq_after(&self, events: &[Held]) -> u64 {
+        self.ring().first_after(events)
+    }
+
+    #[cfg(feature = "durable")]
+    pub(super) fn committer(&self) -> Option<&Committer> {
+        self.shared.committer.as_ref()
+    }
+
     fn ring(&self) -> MutexGuard<'_, Ring> {
         // Nothing in here panics halfway through a change.
-        self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut ring = self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.bounds.age.is_some() {
+            ring.expire(since_1970());
+        }
+        ring
+    }
+}
+
+/// Calendar time, which ages are counted in: a log may go on in another process, or after a restart of the machine.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Held by a subscription while it is served.
+#[derive(Debug)]
+pub(crate) struct SubscriberSlot {
+    log: EventLog,
+}
+
+impl Drop for SubscriberSlot {
+    fn drop(&mut self) {
+        self.log.shared.subscribers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// About what a small event's frame has beside its payload.
 const FRAME_OVERHEAD: usize = 32;
-
-impl Ring {
-    fn last(&self) -> u64 {
-        // As many events as a `u64` counts are never published.
-        self.first + u64::try_from(self.events.len()).unwrap_or(u64::MAX) - 1
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some(payload) = self.events.pop_front() {
-            self.first += 1;
-            self.bytes -= payload.len() + OVERHEAD;
-        }
-    }
-}
 
 impl Default for EventLog {
     fn default() -> Self {
@@ -258,12 +320,24 @@ pub(crate) struct GapBefore {
 pub struct EventLogBuilder {
     max_events: usize,
     max_bytes: usize,
+    max_age: Option<Duration>,
     max_payload_bytes: usize,
+    max_subscribers: usize,
+    #[cfg(feature = "durable")]
+    pub(super) knobs: Knobs,
 }
 
 impl Default for EventLogBuilder {
     fn default() -> Self {
-        Self { max_events: MAX_EVENTS, max_bytes: MAX_BYTES, max_payload_bytes: MAX_PAYLOAD_BYTES }
+        Self {
+            max_events: MAX_EVENTS,
+            max_bytes: MAX_BYTES,
+            max_age: None,
+            max_payload_bytes: MAX_PAYLOAD_BYTES,
+            max_subscribers: MAX_SUBSCRIBERS,
+            #[cfg(feature = "durable")]
+            knobs: Knobs::default(),
+        }
     }
 }
 
@@ -274,10 +348,17 @@ impl EventLogBuilder {
         Self { max_events, ..self }
     }
 
-    /// How many bytes the events held may take: each counts its payload and 64 more. Default: 1 MiB.
+    /// How many bytes the events held may take: each counts its payload and 64 more. Default: 1 MiB. A durable log takes as much of
+    /// the disk, and while events wait to be written, as much memory again.
     #[must_use]
     pub fn max_bytes(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
+    }
+
+    /// How long an event is held at most, by the calendar's clock. Default: for ever.
+    #[must_use]
+    pub fn max_age(self, max_age: Duration) -> Self {
+        Self { max_age: Some(max_age), ..self }
     }
 
     /// The largest payload of an event, in bytes. Default: 256 KiB, which fits a frame of the default size even in JSON.
@@ -286,40 +367,75 @@ impl EventLogBuilder {
         Self { max_payload_bytes, ..self }
     }
 
+    /// How many subscriptions may be open at a time, of all peers together. Default: 256. Further ones are answered
+    /// `resource_exhausted`. One that does not read holds 32 KiB, and the send window of its connection.
+    #[must_use]
+    pub fn max_subscribers(self, max_subscribers: usize) -> Self {
+        Self { max_subscribers, ..self }
+    }
+
     /// Checks the bounds and makes the log. Memory grows with the events, up to the bounds.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) where `max_events` is zero, or a single event of
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) where `max_events` or `max_subscribers` is zero, or a single event of
     /// `max_payload_bytes` would not fit into `max_bytes`.
     pub fn build(self) -> Result<EventLog> {
+        self.check()?;
+        Ok(self.create())
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
         if self.max_events == 0 {
             return Err(Error::invalid_config("max_events is zero"));
+        }
+        if self.max_subscribers == 0 {
+            return Err(Error::invalid_config("max_subscribers is zero"));
         }
         if self.max_payload_bytes.saturating_add(OVERHEAD) > self.max_bytes {
             return Err(Error::invalid_config("max_bytes does not hold one event of max_payload_bytes"));
         }
-        Ok(self.create())
+        Ok(())
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { events: self.max_events, bytes: self.max_bytes, age: self.max_age }
     }
 
     fn create(self) -> EventLog {
-        let Self { max_events, max_bytes, max_payload_bytes } = self;
-        let ring = Ring { events: VecDeque::new(), first: 1, bytes: 0 };
+        let ring = Ring::new(self.bounds(), 1);
+        self.create_with(
+            random_epoch(),
+            ring,
+            #[cfg(feature = "durable")]
+            None,
+        )
+    }
+
+    pub(super) fn create_with(
+        self,
+        epoch: u64,
+        ring: Ring,
+        #[cfg(feature = "durable")] committer: Option<Committer>,
+    ) -> EventLog {
         EventLog {
             shared: Arc::new(Shared {
-                epoch: random_epoch(),
-                max_events,
-                max_bytes,
-                max_payload_bytes,
+                epoch,
+                bounds: self.bounds(),
+                max_payload_bytes: self.max_payload_bytes,
+                max_subscribers: self.max_subscribers,
                 ring: Mutex::new(ring),
                 published: Event::new(),
+                subscribers: AtomicUsize::new(0),
+                #[cfg(feature = "durable")]
+                committer,
             }),
         }
     }
 }
 
 /// A number that two histories of a node will hardly share.
-fn random_epoch() -> u64 {
+pub(super) fn random_epoch() -> u64 {
     // The standard library seeds its hashers from the operating system.
     let random = RandomState::new().build_hasher().finish();
     (random & EPOCH_MASK).max(1)

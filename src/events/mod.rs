@@ -1,8 +1,13 @@
 //! The node's event log, and both ends of a subscription to it. No socket in here.
 
 mod cursor;
+#[cfg(feature = "durable")]
+mod durable;
 mod follower;
 mod log;
+mod ring;
+#[cfg(feature = "durable")]
+mod store;
 
 pub use self::{
     cursor::Cursor,

@@ -94,6 +94,17 @@ impl AsyncIoRuntime {
     }
 }
 
+/// What runs an endpoint that was not told.
+#[cfg(feature = "smol")]
+pub(crate) fn default_runtime() -> Option<Arc<dyn Runtime>> {
+    Some(Arc::new(AsyncIoRuntime::global()))
+}
+
+#[cfg(not(feature = "smol"))]
+pub(crate) fn default_runtime() -> Option<Arc<dyn Runtime>> {
+    None
+}
+
 impl Runtime for AsyncIoRuntime {
     fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
         Box::pin(LazyTimer::new(deadline))

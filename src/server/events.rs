@@ -1,9 +1,11 @@
 //! `node.stream_events`: replay, then follow.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_lite::future;
 
-use super::exchange::{Exchange, Outcome, supervise};
+use super::exchange::{Exchange, Outcome, refused, supervise};
 use crate::{
     code::Code,
     error::{Error, Result},
@@ -18,6 +20,9 @@ use crate::{
 /// that a subscriber which does not read costs little.
 const WRITE_BYTES: usize = 16 * 1024;
 
+/// When a subscriber that found no place may try again: places become free as connections end.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Serves a subscription; `writer` comes back where it was finished or reset.
 pub(super) async fn stream(
     exchange: &Exchange<'_>,
@@ -25,9 +30,14 @@ pub(super) async fn stream(
     request: &Request,
     mut writer: FrameWriter,
 ) -> Option<FrameWriter> {
+    let Some(_slot) = log.admit_subscriber() else {
+        let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
+        exchange.answer(&mut writer, &refused(full.retry_after(RETRY_AFTER))).await;
+        return Some(writer);
+    };
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
-    let deadline = request.timeout_ms.map(|asked| clock.deadline(std::time::Duration::from_millis(asked)));
+    let deadline = request.timeout_ms.map(|asked| clock.deadline(Duration::from_millis(asked)));
     let stopped = writer.given_up();
     let context = Context::new(exchange.link.clone(), deadline);
     let guard = context.guard();

@@ -174,7 +174,7 @@ impl Exchange<'_> {
     }
 
     /// Writes the last frame of the exchange, and finishes it.
-    async fn answer(&self, writer: &mut FrameWriter, response: &Response) {
+    pub(super) async fn answer(&self, writer: &mut FrameWriter, response: &Response) {
         if !writer.is_between_frames() {
             // The handler was cut off in the middle of a frame; nothing that follows could be read.
             let code = match response {

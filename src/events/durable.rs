@@ -1,0 +1,275 @@
+//! Writes events to disk in groups, so that flash is written rarely.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use event_listener::Event;
+use quinn::Runtime;
+
+use super::{
+    log::{EventLog, EventLogBuilder, random_epoch},
+    ring::{Held, Ring, cost},
+    store::{Batch, Contents, Store},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    runtime::{Clock, Elapsed, default_runtime},
+};
+
+/// How often to write.
+#[derive(Clone, Debug)]
+pub(super) struct Knobs {
+    runtime: Option<Arc<dyn Runtime>>,
+    commit_interval: Duration,
+    commit_events: usize,
+}
+
+/// A person does not notice it, and flash is written fifty times a second at most.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
+const COMMIT_EVENTS: usize = 1024;
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { runtime: None, commit_interval: COMMIT_INTERVAL, commit_events: COMMIT_EVENTS }
+    }
+}
+
+impl EventLogBuilder {
+    /// What runs the task that writes, and its clock. Default: as for [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime).
+    /// For logs that are [opened](Self::open).
+    #[must_use]
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.knobs.runtime = Some(runtime);
+        self
+    }
+
+    /// The least time between two commits, unless [`commit_events`](Self::commit_events) wait. Default: 20 ms. An event that comes
+    /// after a pause is written at once. For logs that are [opened](Self::open).
+    #[must_use]
+    pub fn commit_interval(mut self, interval: Duration) -> Self {
+        self.knobs.commit_interval = interval;
+        self
+    }
+
+    /// How many events that wait to be written are not made to wait longer. Default: 1,024. For logs that are [opened](Self::open).
+    #[must_use]
+    pub fn commit_events(mut self, events: usize) -> Self {
+        self.knobs.commit_events = events;
+        self
+    }
+
+    /// Opens the log in this file, or makes it: a history that goes on across restarts, with its epoch and its numbers.
+    ///
+    /// An event whose [`publish_durable`](EventLog::publish_durable) has resolved survives kill -9 and the loss of power, as far as the
+    /// disk keeps what it was told to. Subscribers get an event only when it is written, so that none ever gets one that is then
+    /// forgotten. A file that is damaged is kept aside, under the name that [`EventLog::damaged`] gives, and a new epoch begins.
+    ///
+    /// This blocks while the file is read and checked, all of it. Writing goes through the thread pool of the `blocking` crate, as
+    /// smol's own file operations do.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a runtime;
+    /// [`Io`](ErrorKind::Io) where the file cannot be opened, or another process has it.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
+        self.check()?;
+        let Knobs { runtime, commit_interval, commit_events } = self.knobs.clone();
+        let runtime = runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
+        if commit_events == 0 {
+            return Err(Error::invalid_config("commit_events is zero"));
+        }
+        let (store, contents, damaged) = Store::open(path.as_ref(), random_epoch)?;
+        let Contents { epoch, first, events } = contents;
+        let mut ring = Ring::new(self.bounds(), first);
+        events.into_iter().for_each(|held| ring.push(held));
+        let queue = Queue {
+            waiting: Vec::new(),
+            bytes: 0,
+            last: ring.last(),
+            committed: ring.last(),
+            commits: 0,
+            latest_commit: None,
+            committing: false,
+            failed: false,
+        };
+        let committer = Committer {
+            store: Arc::new(store),
+            clock: Clock::new(runtime),
+            commit_interval,
+            commit_events,
+            most_waiting_bytes: self.bounds().bytes,
+            damaged,
+            queue: Mutex::new(queue),
+            enough: Event::new(),
+            progress: Event::new(),
+        };
+        Ok(self.create_with(epoch, ring, Some(committer)))
+    }
+}
+
+/// Collects events, and has a task write them while there are any.
+pub(super) struct Committer {
+    store: Arc<Store>,
+    clock: Clock,
+    commit_interval: Duration,
+    commit_events: usize,
+    most_waiting_bytes: usize,
+    damaged: Option<PathBuf>,
+    queue: Mutex<Queue>,
+    /// As many events wait as are written without further delay.
+    enough: Event,
+    /// A commit has succeeded or failed.
+    progress: Event,
+}
+
+struct Queue {
+    waiting: Vec<Held>,
+    /// What the waiting events count for.
+    bytes: usize,
+    /// The number of the newest event, waiting or not.
+    last: u64,
+    /// The number of the newest event on disk.
+    committed: u64,
+    commits: u64,
+    latest_commit: Option<Instant>,
+    /// A task is at work.
+    committing: bool,
+    /// A commit has failed. What was to follow would leave a hole.
+    failed: bool,
+}
+
+impl EventLog {
+    /// Where the file is that was found damaged when this log was opened; `None` where all was well.
+    #[must_use]
+    pub fn damaged(&self) -> Option<&Path> {
+        self.committer()?.damaged.as_deref()
+    }
+
+    /// How often events were written since the log was opened; 0 for logs in memory.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.committer().map_or(0, |committer| committer.queue().commits)
+    }
+}
+
+impl Committer {
+    /// Takes an event for the next commit, and gives its number.
+    pub(super) fn enqueue(&self, log: &EventLog, held: Held) -> Result<u64> {
+        let mut queue = self.queue();
+        if queue.failed {
+            return Err(failure());
+        }
+        let bytes = queue.bytes + cost(&held.payload);
+        if bytes > self.most_waiting_bytes {
+            return Err(Error::new(ErrorKind::Exhausted).detail("too many events wait to be written"));
+        }
+        queue.bytes = bytes;
+        queue.waiting.push(held);
+        queue.last += 1;
+        let (seq, waiting) = (queue.last, queue.waiting.len());
+        let idle = !std::mem::replace(&mut queue.committing, true);
+        drop(queue);
+        if idle {
+            let log = log.clone();
+            self.clock.spawn(async move {
+                if let Some(committer) = log.committer() {
+                    committer.commit_all(&log).await;
+                }
+            });
+        } else if waiting >= self.commit_events {
+            self.enough.notify(usize::MAX);
+        }
+        Ok(seq)
+    }
+
+    /// Resolves when the event with this number is on disk.
+    pub(super) async fn committed(&self, seq: u64) -> Result<()> {
+        loop {
+            let progress = self.progress.listen();
+            {
+                let queue = self.queue();
+                if queue.committed >= seq {
+                    return Ok(());
+                }
+                if queue.failed {
+                    return Err(failure());
+                }
+            }
+            progress.await;
+        }
+    }
+
+    /// Writes what waits, group by group, until nothing does.
+    async fn commit_all(&self, log: &EventLog) {
+        loop {
+            self.wait_until_due().await;
+            let (events, first) = {
+                let mut queue = self.queue();
+                if queue.waiting.is_empty() {
+                    queue.committing = false;
+                    return;
+                }
+                queue.bytes = 0;
+                (std::mem::take(&mut queue.waiting), queue.committed + 1)
+            };
+            let oldest = log.first_seq_after(&events);
+            let batch = Batch { first, events, oldest };
+            let store = Arc::clone(&self.store);
+            let (batch, written) = blocking::unblock(move || {
+                let written = store.commit(&batch);
+                (batch, written)
+            })
+            .await;
+            match written {
+                Ok(()) => {
+                    let last = log.append(batch.events);
+                    let mut queue = self.queue();
+                    queue.committed = last;
+                    queue.commits += 1;
+                    queue.latest_commit = Some(self.clock.now());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "events could not be written");
+                    let mut queue = self.queue();
+                    queue.failed = true;
+                    queue.committing = false;
+                    queue.waiting = Vec::new();
+                    drop(queue);
+                    self.progress.notify(usize::MAX);
+                    return;
+                }
+            }
+            self.progress.notify(usize::MAX);
+        }
+    }
+
+    /// Resolves when the interval since the latest commit is over, or enough events wait.
+    async fn wait_until_due(&self) {
+        let Some(latest) = self.queue().latest_commit else { return };
+        let Some(due) = latest.checked_add(self.commit_interval) else { return };
+        let enough = async {
+            loop {
+                let enough = self.enough.listen();
+                if self.queue().waiting.len() >= self.commit_events {
+                    return;
+                }
+                enough.await;
+            }
+        };
+        match self.clock.timeout_at(Some(due), enough).await {
+            Ok(()) | Err(Elapsed) => {}
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing in here panics halfway through a change.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure() -> Error {
+    Error::from(std::io::Error::other("the event log cannot be written; it has to be opened again"))
+}

@@ -1,0 +1,202 @@
+//! Events in a file.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use redb::{
+    Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+};
+
+use super::ring::Held;
+use crate::error::{Error, Result};
+
+/// By sequence number: milliseconds since 1970, and the payload.
+const EVENTS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("events");
+const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+const FORMAT: &str = "format";
+const EPOCH: &str = "epoch";
+/// Kept apart from the events, so that the numbers of those that were forgotten are not given again.
+const NEXT: &str = "next";
+const THIS_FORMAT: u64 = 1;
+/// redb would take a gigabyte.
+const CACHE_BYTES: usize = 1024 * 1024;
+
+pub(super) struct Store {
+    database: Database,
+}
+
+/// What a file holds.
+pub(super) struct Contents {
+    pub(super) epoch: u64,
+    /// The number of the first event, or of the next one where there is none.
+    pub(super) first: u64,
+    pub(super) events: VecDeque<Held>,
+}
+
+/// What one commit writes.
+pub(super) struct Batch {
+    pub(super) first: u64,
+    pub(super) events: Vec<Held>,
+    /// Events below this are forgotten.
+    pub(super) oldest: u64,
+}
+
+enum Fault {
+    /// What is in the file makes no sense.
+    Damaged(String),
+    Io(io::Error),
+}
+
+type Outcome<T> = std::result::Result<T, Fault>;
+
+impl Store {
+    /// Opens the file, or makes it; one that is damaged is kept aside, and its new name given.
+    pub(super) fn open(path: &Path, new_epoch: impl Fn() -> u64) -> Result<(Self, Contents, Option<PathBuf>)> {
+        match Self::try_open(path, &new_epoch) {
+            Ok((store, contents)) => Ok((store, contents, None)),
+            Err(Fault::Io(error)) => Err(error.into()),
+            Err(Fault::Damaged(damage)) => {
+                let aside = keep_aside(path)?;
+                tracing::warn!(%damage, path = %path.display(), aside = %aside.display(), "the event log is damaged");
+                match Self::try_open(path, &new_epoch) {
+                    Ok((store, contents)) => Ok((store, contents, Some(aside))),
+                    Err(Fault::Io(error)) => Err(error.into()),
+                    Err(Fault::Damaged(damage)) => Err(Error::from(io::Error::other(damage))),
+                }
+            }
+        }
+    }
+
+    fn try_open(path: &Path, new_epoch: &impl Fn() -> u64) -> Outcome<(Self, Contents)> {
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create(path)
+            .map_err(|error| Fault::from(redb::Error::from(error)))?;
+        let store = Self { database };
+        let contents = match store.read()? {
+            Some(contents) => contents,
+            None => store.begin(new_epoch())?,
+        };
+        Ok((store, contents))
+    }
+
+    /// `None` where nothing was ever written.
+    fn read(&self) -> Outcome<Option<Contents>> {
+        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
+        let numbers = match transaction.open_table(NUMBERS) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            numbers => numbers.map_err(redb::Error::from)?,
+        };
+        let number = |name: &str| -> Outcome<u64> {
+            let number = numbers.get(name).map_err(redb::Error::from)?;
+            number.map(|number| number.value()).ok_or_else(|| Fault::Damaged(format!("it has no {name}")))
+        };
+        match number(FORMAT)? {
+            THIS_FORMAT => {}
+            // Whoever made it can still read it.
+            other => return Err(Fault::Io(io::Error::other(format!("the event log is of format {other}")))),
+        }
+        let (epoch, next) = (number(EPOCH)?, number(NEXT)?);
+        let table = transaction.open_table(EVENTS).map_err(redb::Error::from)?;
+        let mut events = VecDeque::new();
+        let mut expected = None;
+        for entry in table.iter().map_err(redb::Error::from)? {
+            let (seq, event) = entry.map_err(redb::Error::from)?;
+            let seq = seq.value();
+            if expected.is_some_and(|expected| expected != seq) {
+                return Err(Fault::Damaged(format!("event {seq} does not follow the one before it")));
+            }
+            expected = seq.checked_add(1);
+            let (published, payload) = event.value();
+            let published = Duration::from_millis(published);
+            events.push_back(Held { payload: Bytes::copy_from_slice(payload), published });
+        }
+        if expected.is_some_and(|expected| expected != next) || next == 0 {
+            return Err(Fault::Damaged("its numbers contradict each other".into()));
+        }
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        match next.checked_sub(count).filter(|first| *first > 0) {
+            Some(first) => Ok(Some(Contents { epoch, first, events })),
+            None => Err(Fault::Damaged("it has more events than were published".into())),
+        }
+    }
+
+    fn begin(&self, epoch: u64) -> Outcome<Contents> {
+        let transaction = self.database.begin_write().map_err(redb::Error::from)?;
+        {
+            let mut numbers = transaction.open_table(NUMBERS).map_err(redb::Error::from)?;
+            for (name, number) in [(FORMAT, THIS_FORMAT), (EPOCH, epoch), (NEXT, 1)] {
+                numbers.insert(name, number).map_err(redb::Error::from)?;
+            }
+            transaction.open_table(EVENTS).map_err(redb::Error::from)?;
+        }
+        transaction.commit().map_err(redb::Error::from)?;
+        Ok(Contents { epoch, first: 1, events: VecDeque::new() })
+    }
+
+    /// Writes all of it or nothing; on disk when this returns.
+    pub(super) fn commit(&self, batch: &Batch) -> std::result::Result<(), redb::Error> {
+        let Batch { first, events, oldest } = batch;
+        let mut transaction = self.database.begin_write()?;
+        // One phase trusts checksums, which whoever chooses the payloads could make to fit a commit that was cut off.
+        transaction.set_two_phase_commit(true);
+        {
+            let mut table = transaction.open_table(EVENTS)?;
+            let mut next = *first;
+            for Held { payload, published } in events {
+                // What would be forgotten at once need not be written.
+                if next >= *oldest {
+                    let published = u64::try_from(published.as_millis()).unwrap_or(u64::MAX);
+                    table.insert(next, (published, &**payload))?;
+                }
+                next += 1;
+            }
+            table.retain_in(..*oldest, |_, _| false)?;
+            transaction.open_table(NUMBERS)?.insert(NEXT, next)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// Renames the file to a name that is free.
+fn keep_aside(path: &Path) -> Result<PathBuf> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for n in 0_u32.. {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if n == 0 { format!(".damaged-{now}") } else { format!(".damaged-{now}-{n}") });
+        let aside = PathBuf::from(name);
+        if !aside.try_exists()? {
+            fs::rename(path, &aside)?;
+            return Ok(aside);
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
+}
+
+impl From<redb::Error> for Fault {
+    fn from(error: redb::Error) -> Self {
+        use redb::Error as E;
+        match error {
+            // What redb says of a file that is none of its own, or that ends too early.
+            E::Io(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                Self::Damaged(error.to_string())
+            }
+            E::Io(error) => Self::Io(error),
+            error @ (E::Corrupted(_)
+            | E::RepairAborted
+            | E::TableTypeMismatch { .. }
+            | E::TypeDefinitionChanged { .. }
+            | E::TableIsMultimap(_)
+            | E::TableDoesNotExist(_)) => Self::Damaged(error.to_string()),
+            error @ E::DatabaseAlreadyOpen => Self::Io(io::Error::new(io::ErrorKind::ResourceBusy, error)),
+            error => Self::Io(io::Error::other(error)),
+        }
+    }
+}
