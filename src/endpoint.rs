@@ -270,5 +270,3 @@ fn server_config(tls: &ServerTls, limits: &TransportLimits) -> Result<ServerConf
     limits.bound_incoming(&mut config);
     Ok(config)
 }
-
-

@@ -60,6 +60,7 @@
 //! | `smol` | yes | smol's global executor, where the caller brings none |
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
 //! | `cert` | no | a small certificate authority for development and tests |
+//! | `durable` | no | event logs and cursors in files |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 
 mod admission;
@@ -86,6 +87,8 @@ mod value;
 
 #[cfg(feature = "cert")]
 pub use self::cert::{CertificateAuthority, Issued};
+#[cfg(feature = "durable")]
+pub use self::events::CursorStore;
 #[cfg(feature = "json")]
 pub use self::message::JsonError;
 pub use self::{

@@ -77,7 +77,8 @@ impl EventLogBuilder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
         self.check()?;
         let Knobs { runtime, commit_interval, commit_events } = self.knobs.clone();
-        let runtime = runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
+        let runtime =
+            runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
         if commit_events == 0 {
             return Err(Error::invalid_config("commit_events is zero"));
         }

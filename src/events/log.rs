@@ -219,9 +219,10 @@ impl EventLog {
     /// A place among the subscribers, until it is dropped; `None` where all are taken.
     pub(crate) fn admit_subscriber(&self) -> Option<SubscriberSlot> {
         let max = self.shared.max_subscribers;
-        let taken = self.shared.subscribers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            (count < max).then_some(count + 1)
-        });
+        let taken = self
+            .shared
+            .subscribers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1));
         taken.is_ok().then(|| SubscriberSlot { log: self.clone() })
     }
 

@@ -2,6 +2,8 @@
 
 mod cursor;
 #[cfg(feature = "durable")]
+mod cursors;
+#[cfg(feature = "durable")]
 mod durable;
 mod follower;
 mod log;
@@ -9,6 +11,8 @@ mod ring;
 #[cfg(feature = "durable")]
 mod store;
 
+#[cfg(feature = "durable")]
+pub use self::cursors::CursorStore;
 pub use self::{
     cursor::Cursor,
     log::{EventLog, EventLogBuilder},

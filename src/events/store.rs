@@ -8,9 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{
-    Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError,
-};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use super::ring::Held;
 use crate::error::{Error, Result};
@@ -46,39 +44,26 @@ pub(super) struct Batch {
     pub(super) oldest: u64,
 }
 
-enum Fault {
+pub(super) enum Fault {
     /// What is in the file makes no sense.
     Damaged(String),
     Io(io::Error),
 }
 
-type Outcome<T> = std::result::Result<T, Fault>;
+pub(super) type Outcome<T> = std::result::Result<T, Fault>;
 
 impl Store {
     /// Opens the file, or makes it; one that is damaged is kept aside, and its new name given.
-    pub(super) fn open(path: &Path, new_epoch: impl Fn() -> u64) -> Result<(Self, Contents, Option<PathBuf>)> {
-        match Self::try_open(path, &new_epoch) {
-            Ok((store, contents)) => Ok((store, contents, None)),
-            Err(Fault::Io(error)) => Err(error.into()),
-            Err(Fault::Damaged(damage)) => {
-                let aside = keep_aside(path)?;
-                tracing::warn!(%damage, path = %path.display(), aside = %aside.display(), "the event log is damaged");
-                match Self::try_open(path, &new_epoch) {
-                    Ok((store, contents)) => Ok((store, contents, Some(aside))),
-                    Err(Fault::Io(error)) => Err(error.into()),
-                    Err(Fault::Damaged(damage)) => Err(Error::from(io::Error::other(damage))),
-                }
-            }
-        }
+    pub(super) fn open(
+        path: &Path,
+        new_epoch: impl Fn() -> u64,
+    ) -> Result<(Self, Contents, Option<PathBuf>)> {
+        let ((store, contents), damaged) = open_or_begin(path, || Self::try_open(path, &new_epoch))?;
+        Ok((store, contents, damaged))
     }
 
     fn try_open(path: &Path, new_epoch: &impl Fn() -> u64) -> Outcome<(Self, Contents)> {
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .set_check_integrity_on_open(true)
-            .create(path)
-            .map_err(|error| Fault::from(redb::Error::from(error)))?;
-        let store = Self { database };
+        let store = Self { database: database(path)? };
         let contents = match store.read()? {
             Some(contents) => contents,
             None => store.begin(new_epoch())?,
@@ -165,6 +150,29 @@ impl Store {
     }
 }
 
+/// Opens a file that is made where it is missing, and checks all of it.
+pub(super) fn database(path: &Path) -> Outcome<Database> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    Ok(builder.create(path).map_err(redb::Error::from)?)
+}
+
+/// Opens by `open`; where the file is damaged, keeps it aside and opens again. Gives the name it then has.
+pub(super) fn open_or_begin<T>(path: &Path, open: impl Fn() -> Outcome<T>) -> Result<(T, Option<PathBuf>)> {
+    let damage = match open() {
+        Ok(opened) => return Ok((opened, None)),
+        Err(Fault::Io(error)) => return Err(error.into()),
+        Err(Fault::Damaged(damage)) => damage,
+    };
+    let aside = keep_aside(path)?;
+    tracing::warn!(%damage, path = %path.display(), aside = %aside.display(), "the file is damaged and kept aside");
+    match open() {
+        Ok(opened) => Ok((opened, Some(aside))),
+        Err(Fault::Io(error)) => Err(error.into()),
+        Err(Fault::Damaged(damage)) => Err(Error::from(io::Error::other(damage))),
+    }
+}
+
 /// Renames the file to a name that is free.
 fn keep_aside(path: &Path) -> Result<PathBuf> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -185,7 +193,9 @@ impl From<redb::Error> for Fault {
         use redb::Error as E;
         match error {
             // What redb says of a file that is none of its own, or that ends too early.
-            E::Io(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            E::Io(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
                 Self::Damaged(error.to_string())
             }
             E::Io(error) => Self::Io(error),
