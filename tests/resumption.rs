@@ -213,7 +213,7 @@ fn what(item: SubscriptionItem) -> Option<Told> {
             Some(Told::Event { epoch: epoch.unwrap(), seq, payload })
         }
         SubscriptionItem::Gap { from, to, missed, epoch } => {
-            Some(Told::Gap { epoch: epoch.unwrap(), from, to, missed })
+            Some(Told::Gap { epoch, from, to, missed })
         }
         SubscriptionItem::Connected { .. } | SubscriptionItem::Disconnected { .. } => None,
     }

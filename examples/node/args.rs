@@ -70,6 +70,12 @@ pub(crate) struct Serve {
     /// Publish a tick event every so many milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,
+    /// Keep the events in this file, so that they survive the node. Default: in memory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) durable: Option<PathBuf>,
+    /// The least time between two writes to that file, in milliseconds [default: 20]
+    #[arg(long, value_name = "MS", requires = "durable")]
+    pub(crate) commit_interval: Option<u64>,
 }
 
 /// Whom to connect to, and as whom.
@@ -143,7 +149,7 @@ pub(crate) struct Events {
     /// The epoch that the sequence number belongs to [default: the node's present one]
     #[arg(long, value_name = "N")]
     pub(crate) epoch: Option<u64>,
-    /// Stay for the events to come, until SIGINT or SIGTERM.
+    /// Stay for the events to come, until SIGINT or SIGTERM. In CBOR, reconnect when the node is lost.
     #[arg(long)]
     pub(crate) follow: bool,
     /// End after this many events; gaps do not count.

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use palyra_quic::{ClientTls, Connection, Endpoint, Error, ErrorKind};
+use palyra_quic::{
+    Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, TransportLimits,
+};
 use smol::{Timer, channel, future};
 
 use crate::{
@@ -52,17 +54,55 @@ pub(crate) fn notify(Notify { peer, message }: &Notify) -> Result<(), Failure> {
 }
 
 pub(crate) fn events(args: &Events) -> Result<(), Failure> {
-    with_connection(&args.peer, async |connection| {
-        if !args.follow {
-            return print_events(args, &connection).await;
+    match (args.follow, Codec::from(args.peer.codec)) {
+        (false, _) => with_connection(&args.peer, async |connection| print_events(args, &connection).await),
+        // The tokio implementation has no epochs, without which a restart could not be told from a pause.
+        (true, Codec::Json) => with_connection(&args.peer, async |connection| {
+            until_interrupted(print_events(args, &connection)).await
+        }),
+        (true, _) => with_client(&args.peer, follower_limits()?, async |client| {
+            until_interrupted(follow_events(args, &client)).await
+        }),
+    }
+}
+
+async fn until_interrupted(printing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut termination = Termination::new()?;
+    let interrupted = async {
+        termination.asked().await;
+        Ok(())
+    };
+    future::or(interrupted, printing).await
+}
+
+/// A node that was killed says no farewell. Somebody watches, and wants to see the next one soon.
+fn follower_limits() -> Result<TransportLimits, Error> {
+    let limits = TransportLimits::builder();
+    limits.idle_timeout(Duration::from_secs(3)).keep_alive_interval(Duration::from_secs(1)).build()
+}
+
+async fn follow_events(args: &Events, client: &Client) -> Result<(), Failure> {
+    let mut subscribe = client.subscribe();
+    // An epoch alone says nothing of where the reader was.
+    if let Some(seq) = args.resume_from {
+        subscribe = subscribe.resume(Cursor::new(args.epoch, seq));
+    }
+    let mut subscription = subscribe.open();
+    let mut wanted = Wanted::of(args);
+    let mut told = false;
+    while wanted.more() {
+        match Answer::from_subscription(subscription.next().await?) {
+            Ok(Some(answer)) => wanted.print(&answer)?,
+            Ok(None) => told = false,
+            // Once for each loss, however many attempts follow.
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    Failure::from(error).report("reconnecting");
+                }
+            }
         }
-        let mut termination = Termination::new()?;
-        let interrupted = async {
-            termination.asked().await;
-            Ok(())
-        };
-        future::or(interrupted, print_events(args, &connection)).await
-    })
+    }
+    Ok(())
 }
 
 async fn print_events(args: &Events, connection: &Connection) -> Result<(), Failure> {
@@ -77,30 +117,54 @@ async fn print_events(args: &Events, connection: &Connection) -> Result<(), Fail
         request = request.follow();
     }
     let mut events = request.open().await?;
-    let mut wanted = args.count.map(u64::from);
-    while wanted != Some(0)
+    let mut wanted = Wanted::of(args);
+    while wanted.more()
         && let Some(item) = events.next().await?
     {
-        let answer = Answer::from_item(item);
-        if let (Some(wanted), Answer::Event { .. }) = (&mut wanted, &answer) {
-            *wanted -= 1;
-        }
-        lines::print(&answer)?;
+        wanted.print(&Answer::from_item(item))?;
     }
     Ok(())
 }
 
-/// Connects, and leaves in order whatever comes of it: the node should not take this side for alive until its idle
-/// timeout.
+/// How many more events to print; `None` for all of them.
+struct Wanted(Option<u64>);
+
+impl Wanted {
+    fn of(args: &Events) -> Self {
+        Self(args.count.map(u64::from))
+    }
+
+    fn more(&self) -> bool {
+        self.0 != Some(0)
+    }
+
+    fn print(&mut self, answer: &Answer) -> Result<(), Failure> {
+        if let (Self(Some(left)), Answer::Event { .. }) = (self, answer) {
+            *left -= 1;
+        }
+        lines::print(answer)
+    }
+}
+
 fn with_connection(
     peer: &Peer,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    with_client(peer, TransportLimits::default(), async |client| exchange(client.connection().await?).await)
+}
+
+/// Connects, and leaves in order whatever comes of it: the node should not take this side for alive until its idle
+/// timeout.
+fn with_client(
+    peer: &Peer,
+    limits: TransportLimits,
+    exchange: impl AsyncFnOnce(Client) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let tls = client_tls(peer)?;
     let addresses = peer.address.resolve()?;
     smol::block_on(async {
-        let Dialled { endpoint, connection } = dial_any(&tls, addresses).await?;
-        let outcome = exchange(connection).await;
+        let Dialled { endpoint, client } = dial_any(&tls, &limits, addresses).await?;
+        let outcome = exchange(client).await;
         endpoint.shutdown(Duration::ZERO).await;
         outcome
     })
@@ -119,24 +183,31 @@ fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
     })
 }
 
+/// A client that has a connection, and the endpoint that it is of.
 struct Dialled {
     endpoint: Endpoint,
-    connection: Connection,
+    client: Client,
 }
 
 /// How long an address has for itself before the next one is tried too (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
+/// Between two attempts to get back to a node. As with the limits of followers, somebody watches.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Connects to the first address where a node answers: `localhost` is often two, with nobody at one of them.
-async fn dial_any(tls: &ClientTls, addresses: Vec<SocketAddr>) -> Result<Dialled, Failure> {
+async fn dial_any(
+    tls: &ClientTls,
+    limits: &TransportLimits,
+    addresses: Vec<SocketAddr>,
+) -> Result<Dialled, Failure> {
     let (report, outcomes) = channel::unbounded();
     let mut attempts = Vec::new();
     let mut delay = Duration::ZERO;
     for address in addresses {
-        let (report, tls) = (report.clone(), tls.clone());
+        let (report, tls, limits) = (report.clone(), tls.clone(), limits.clone());
         attempts.push(smol::spawn(async move {
             Timer::after(delay).await;
-            let _ = report.send(dial(tls, address).await).await;
+            let _ = report.send(dial(tls, limits, address).await).await;
         }));
         delay += HEAD_START;
     }
@@ -155,14 +226,16 @@ async fn dial_any(tls: &ClientTls, addresses: Vec<SocketAddr>) -> Result<Dialled
     Err(nobody.map_or_else(|| Failure::new("no address to connect to"), Failure::from))
 }
 
-async fn dial(tls: ClientTls, address: SocketAddr) -> Result<Dialled, Error> {
+async fn dial(tls: ClientTls, limits: TransportLimits, address: SocketAddr) -> Result<Dialled, Error> {
     let any = match address {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    let endpoint = Endpoint::builder().client(tls).bind(any)?;
-    match endpoint.connect(address).await {
-        Ok(connection) => Ok(Dialled { endpoint, connection }),
+    let endpoint = Endpoint::builder().client(tls).limits(limits).bind(any)?;
+    let client = Client::builder(endpoint.clone()).address(address);
+    let client = client.backoff(Backoff::new().cap(LONGEST_PAUSE)).build()?;
+    match client.connection().await {
+        Ok(_) => Ok(Dialled { endpoint, client }),
         Err(error) => {
             endpoint.shutdown(Duration::ZERO).await;
             Err(error)

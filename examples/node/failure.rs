@@ -1,6 +1,10 @@
 //! Why a command failed, in one line.
 
-use std::{error::Error as _, fmt};
+use std::{
+    error::Error as _,
+    fmt,
+    io::{self, Write},
+};
 
 use palyra_quic::{Error, ErrorKind, WireError};
 
@@ -26,6 +30,14 @@ impl Failure {
         match self {
             Self::ReaderGone => Self::ReaderGone,
             Self::Explained(Line(reason)) => Self::new(format_args!("{what}: {reason}")),
+        }
+    }
+
+    /// Says on standard error what does not end the command.
+    pub(crate) fn report(&self, heading: &str) {
+        if let Self::Explained(reason) = self {
+            // With stderr closed, nobody is left to tell.
+            let _ = writeln!(io::stderr(), "{heading}: {reason}");
         }
     }
 }

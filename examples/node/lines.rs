@@ -7,7 +7,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use palyra_quic::{
-    Bytes, EventItem, Health, MAX_NESTING, Response,
+    Bytes, Error, EventItem, Health, MAX_NESTING, Response, SubscriptionItem,
     minicbor::{Decoder, data::Type},
 };
 use serde::Serialize;
@@ -74,18 +74,14 @@ pub(crate) enum Answer {
         payload: Payload,
     },
     Gap {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        first_seq: Option<u64>,
+        first_seq: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         missed: Option<u64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<u64>,
+        epoch: u64,
     },
     Heartbeat {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        seq: Option<u64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<u64>,
+        seq: u64,
+        epoch: u64,
     },
 }
 
@@ -119,6 +115,20 @@ impl Answer {
                 Self::Event { seq, epoch, payload: Some(payload).into() }
             }
             EventItem::Gap { first_seq, epoch, missed } => Self::Gap { first_seq, missed, epoch },
+        }
+    }
+
+    /// An error says why the subscription is without a connection; `None` that it has one.
+    pub(crate) fn from_subscription(item: SubscriptionItem) -> Result<Option<Self>, Error> {
+        match item {
+            SubscriptionItem::Event { seq, epoch, payload } => {
+                Ok(Some(Self::from_item(EventItem::Event { seq, epoch, payload })))
+            }
+            SubscriptionItem::Gap { from: _, to, missed, epoch } => {
+                Ok(Some(Self::Gap { first_seq: to.saturating_add(1), missed, epoch }))
+            }
+            SubscriptionItem::Connected { .. } => Ok(None),
+            SubscriptionItem::Disconnected { error } => Err(error),
         }
     }
 

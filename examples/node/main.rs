@@ -8,10 +8,7 @@ mod pki;
 mod serve;
 mod signals;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -32,9 +29,8 @@ fn main() -> ExitCode {
     match outcome {
         // Whoever reads no further, as `head` does, has what it wanted.
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
-        Err(Failure::Explained(reason)) => {
-            // With stderr closed, too, only the exit code is left to tell.
-            let _ = writeln!(io::stderr(), "error: {reason}");
+        Err(failure) => {
+            failure.report("error");
             ExitCode::FAILURE
         }
     }

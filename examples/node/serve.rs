@@ -1,12 +1,8 @@
 //! `node serve`: health, events and two methods to play with.
 
-use std::{
-    io::{self, Write},
-    num::NonZeroU64,
-    time::Duration,
-};
+use std::{num::NonZeroU64, time::Duration};
 
-use palyra_quic::{Endpoint, ErrorKind, EventLog, MethodError, Router, ServerTls, TransportLimits};
+use palyra_quic::{Endpoint, Error, ErrorKind, EventLog, MethodError, Router, ServerTls, TransportLimits};
 use smol::future;
 
 use crate::{
@@ -28,7 +24,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
         None => limits,
     };
     let limits = limits.build()?;
-    let log = EventLog::new();
+    let log = event_log(args)?;
     smol::block_on(async {
         // Before anybody can know that the node runs, and ask it to end.
         let mut termination = Termination::new()?;
@@ -40,6 +36,29 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
         future::or(endpoint.shutdown(GRACE), termination.asked()).await;
         Ok(())
     })
+}
+
+/// A follower that was away for the night should find what it missed: as many small events as fit some megabytes.
+const DURABLE_EVENTS: usize = 65_536;
+const DURABLE_BYTES: usize = 16 * 1024 * 1024;
+
+fn event_log(args: &Serve) -> Result<EventLog, Failure> {
+    let Some(path) = &args.durable else { return Ok(EventLog::new()) };
+    let builder = EventLog::builder().max_events(DURABLE_EVENTS).max_bytes(DURABLE_BYTES);
+    let builder = match args.commit_interval {
+        Some(ms) => builder.commit_interval(Duration::from_millis(ms)),
+        None => builder,
+    };
+    let log = builder.open(path).map_err(|error| Failure::from(error).during(path.display()))?;
+    if let Some(aside) = log.damaged() {
+        Failure::new(format_args!(
+            "{} cannot be read and is kept aside as {}; a new epoch begins",
+            path.display(),
+            aside.display()
+        ))
+        .report("damaged");
+    }
+    Ok(log)
 }
 
 fn server_tls(args: &Serve) -> Result<ServerTls, Failure> {
@@ -74,20 +93,36 @@ fn methods(log: &EventLog) -> Router {
     Router::new()
         .unary("demo.echo", |_, params| async move { Ok(params) })
         .unary("demo.publish", move |_, payload| {
-            let published = asked.publish(payload);
+            let log = asked.clone();
             async move {
-                let seq = published.map_err(|error| MethodError::invalid_request(error.to_string()))?;
+                let seq = log.publish_durable(payload).await.map_err(|error| refusal(&error))?;
                 Ok(seq.to_string().into())
             }
         })
         .notification("demo.publish", move |_, payload| {
-            if let Err(error) = notified.publish(payload) {
-                // The sender hears nothing of it, so this side does.
-                let _ = writeln!(io::stderr(), "error: not published: {error}");
+            let log = notified.clone();
+            async move {
+                // Nobody waits for this but a shutdown, which must not cut it off.
+                if let Err(error) = log.publish_durable(payload).await {
+                    not_published(error);
+                }
             }
-            future::ready(())
         })
         .events(log.clone())
+}
+
+fn refusal(error: &Error) -> MethodError {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::MessageTooLarge => MethodError::invalid_request(text),
+        ErrorKind::Exhausted => MethodError::resource_exhausted(text),
+        _ => MethodError::internal(text),
+    }
+}
+
+/// Whoever published hears nothing of it, so this side does.
+fn not_published(error: Error) {
+    Failure::from(error).during("not published").report("error");
 }
 
 /// Publishes for ever, if that was asked for.
@@ -96,6 +131,8 @@ async fn tick(log: &EventLog, every_ms: Option<NonZeroU64>) {
     let mut timer = smol::Timer::interval(Duration::from_millis(every_ms.get()));
     for count in 1_u64.. {
         let _ = smol::stream::StreamExt::next(&mut timer).await;
-        log.publish(format!("tick {count}")).expect("a few bytes are no event too large");
+        if let Err(error) = log.publish(format!("tick {count}")) {
+            not_published(error);
+        }
     }
 }

@@ -94,10 +94,10 @@ pub enum EventItem {
     },
     /// Events that this subscriber will not get. What follows starts at `first_seq`.
     Gap {
-        /// The oldest event still held.
-        first_seq: Option<u64>,
+        /// The oldest event still held, or the next one.
+        first_seq: u64,
         /// The history that follows.
-        epoch: Option<u64>,
+        epoch: u64,
         /// How many are missing, where the peer knows.
         missed: Option<u64>,
     },
@@ -128,7 +128,10 @@ impl Events {
                     return Ok(Some(EventItem::Event { seq, epoch, payload: payload.unwrap_or_default() }));
                 }
                 Response::Gap { first_seq, epoch, missed } => {
-                    self.last = first_seq.and_then(|first| first.checked_sub(1));
+                    let Some(last) = first_seq.checked_sub(1) else {
+                        return Err(self.responses.fail(Error::protocol("events begin with number 1")));
+                    };
+                    self.last = Some(last);
                     return Ok(Some(EventItem::Gap { first_seq, epoch, missed }));
                 }
                 Response::Heartbeat { .. } => {}

@@ -101,9 +101,13 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// [`StreamReset`](ErrorKind::StreamReset) where the peer stopped reading, or why the connection is gone.
+    /// [`StreamReset`](ErrorKind::StreamReset) where the peer stopped reading, [`Closed`](ErrorKind::Closed) where a
+    /// [`send`](Self::send) was dropped half way, or why the connection is gone.
     pub async fn finish(mut self) -> Result<()> {
         self.writer.finish();
+        if !self.writer.is_finished() {
+            return Err(Error::new(ErrorKind::Closed).detail("a notification was given up half way"));
+        }
         match self.writer.stopped().await? {
             None => Ok(()),
             Some(code) => Err(Error::new(ErrorKind::StreamReset(code))),

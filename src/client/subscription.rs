@@ -78,7 +78,7 @@ pub enum SubscriptionItem {
         /// How many are missing. `None` where an epoch ended, with nobody left to count what it had.
         missed: Option<u64>,
         /// The history that `from`, `to` and the events to come belong to.
-        epoch: Option<u64>,
+        epoch: u64,
     },
     /// The peer was asked for what follows the cursor.
     Connected {

@@ -18,7 +18,7 @@ pub(crate) struct Follower {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     Event { seq: u64, epoch: Option<u64>, payload: Bytes },
-    Gap { from: u64, to: u64, missed: Option<u64>, epoch: Option<u64> },
+    Gap { from: u64, to: u64, missed: Option<u64>, epoch: u64 },
 }
 
 impl Follower {
@@ -55,16 +55,13 @@ impl Follower {
         Ok(Some(Received::Event { seq, epoch, payload }))
     }
 
-    fn gap(
-        &mut self,
-        first_seq: Option<u64>,
-        epoch: Option<u64>,
-        missed: Option<u64>,
-    ) -> Result<Option<Received>> {
-        let Some(to) = first_seq.and_then(|first| first.checked_sub(1)) else {
-            return Err(Error::protocol("a gap does not say where events go on"));
+    fn gap(&mut self, first_seq: u64, epoch: u64, missed: Option<u64>) -> Result<Option<Received>> {
+        let Some(to) = first_seq.checked_sub(1) else {
+            return Err(Error::protocol("events begin with number 1"));
         };
-        let here = self.cursor.filter(|cursor| same_history(*cursor, epoch).is_ok() && cursor.seq() <= to);
+        let of_this_epoch =
+            |cursor: &Cursor| same_history(*cursor, Some(epoch)).is_ok() && cursor.seq() <= to;
+        let here = self.cursor.filter(of_this_epoch);
         let gap = match (here, self.cursor) {
             // Known to the event, whatever the peer counts.
             (Some(cursor), _) => {
@@ -83,15 +80,14 @@ impl Follower {
                 Some(Received::Gap { from, to, missed, epoch })
             }
         };
-        self.cursor = Some(Cursor::new(epoch.or_else(|| here.and_then(Cursor::epoch)), to));
+        self.cursor = Some(Cursor::new(Some(epoch), to));
         Ok(gap)
     }
 
     /// A peer that has nothing to say must have said everything.
-    fn heartbeat(&mut self, seq: Option<u64>, epoch: Option<u64>) -> Result<()> {
-        let Some(seq) = seq else { return Ok(()) };
+    fn heartbeat(&mut self, seq: u64, epoch: u64) -> Result<()> {
         if let Some(cursor) = self.cursor {
-            same_history(cursor, epoch)?;
+            same_history(cursor, Some(epoch))?;
             if seq != cursor.seq() {
                 return Err(Error::protocol(format!(
                     "the log is at {seq}, and this stream at {}",
@@ -99,7 +95,7 @@ impl Follower {
                 )));
             }
         }
-        self.advance(epoch, seq);
+        self.advance(Some(epoch), seq);
         Ok(())
     }
 
@@ -121,22 +117,22 @@ fn same_history(cursor: Cursor, epoch: Option<u64>) -> Result<()> {
 mod tests {
     use super::*;
 
-    const EPOCH: Option<u64> = Some(5);
+    const EPOCH: u64 = 5;
 
     fn event(seq: u64) -> Response {
-        Response::Event { seq, epoch: EPOCH, payload: None }
+        Response::Event { seq, epoch: Some(EPOCH), payload: None }
     }
 
     fn gap(first_seq: u64, epoch: u64, missed: Option<u64>) -> Response {
-        Response::Gap { first_seq: Some(first_seq), epoch: Some(epoch), missed }
+        Response::Gap { first_seq, epoch, missed }
     }
 
     fn heartbeat(seq: u64) -> Response {
-        Response::Heartbeat { seq: Some(seq), epoch: EPOCH }
+        Response::Heartbeat { seq, epoch: EPOCH }
     }
 
     fn at(seq: u64) -> Follower {
-        Follower::new(Some(Cursor::new(EPOCH, seq)))
+        Follower::new(Some(Cursor::new(Some(EPOCH), seq)))
     }
 
     fn received(follower: &mut Follower, response: Response) -> Option<Received> {
@@ -151,7 +147,7 @@ mod tests {
                 panic!("event {seq} is missing");
             };
             assert_eq!(received, seq);
-            assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, seq)));
+            assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), seq)));
         }
     }
 
@@ -161,7 +157,7 @@ mod tests {
         for seq in [3, 1, 2] {
             assert_eq!(received(&mut follower, event(seq)), None);
         }
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 3)));
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 3)));
         assert!(received(&mut follower, event(4)).is_some());
     }
 
@@ -169,7 +165,7 @@ mod tests {
     fn an_event_that_is_skipped_without_a_gap_is_a_violation() {
         let mut follower = at(3);
         assert!(follower.receive(event(5)).is_err());
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 3)), "nothing was received");
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 3)), "nothing was received");
     }
 
     #[test]
@@ -177,7 +173,7 @@ mod tests {
         let mut follower = at(41);
         let expected = Received::Gap { from: 42, to: 99, missed: Some(58), epoch: EPOCH };
         assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected));
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 99)));
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 99)));
         assert_eq!(received(&mut follower, gap(100, 5, Some(0))), None, "nothing is missing");
         assert!(received(&mut follower, event(100)).is_some());
     }
@@ -187,7 +183,7 @@ mod tests {
         let mut follower = at(41);
         let other = Response::Event { seq: 42, epoch: Some(6), payload: None };
         assert!(follower.receive(other.clone()).is_err());
-        let expected = Received::Gap { from: 1, to: 0, missed: None, epoch: Some(6) };
+        let expected = Received::Gap { from: 1, to: 0, missed: None, epoch: 6 };
         assert_eq!(received(&mut follower, gap(1, 6, None)), Some(expected));
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(6), 0)));
         assert!(follower.receive(other).is_err(), "42 does not follow 0");
@@ -198,7 +194,7 @@ mod tests {
         let mut follower = at(500);
         let expected = Received::Gap { from: 1, to: 99, missed: None, epoch: EPOCH };
         assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected));
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 99)));
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 99)));
     }
 
     #[test]
@@ -219,15 +215,14 @@ mod tests {
         for seq in [4, 2] {
             assert!(follower.clone().receive(heartbeat(seq)).is_err());
         }
-        assert!(follower.receive(Response::Heartbeat { seq: Some(3), epoch: Some(6) }).is_err());
-        assert!(follower.receive(Response::Heartbeat { seq: None, epoch: None }).is_ok());
+        assert!(follower.receive(Response::Heartbeat { seq: 3, epoch: 6 }).is_err());
     }
 
     #[test]
     fn a_heartbeat_tells_a_new_subscriber_where_the_log_is() {
         let mut follower = Follower::new(None);
         assert_eq!(received(&mut follower, heartbeat(9)), None);
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 9)));
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 9)));
         assert!(follower.receive(event(11)).is_err());
         assert!(follower.receive(event(10)).is_ok());
     }
@@ -238,9 +233,9 @@ mod tests {
         let bare = |seq| Response::Event { seq, epoch: None, payload: None };
         assert!(received(&mut follower, bare(2)).is_some());
         assert!(received(&mut follower, event(3)).is_some(), "an epoch may become known");
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 3)));
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 3)));
         assert!(received(&mut follower, bare(4)).is_some());
-        assert_eq!(follower.cursor(), Some(Cursor::new(EPOCH, 4)), "and stays known");
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 4)), "and stays known");
     }
 
     #[test]

@@ -237,8 +237,10 @@ mod tests {
             let found = Notification::decode(&body.into());
             assert!(matches!(found, Err(MessageError::Json(JsonError::Field { line: 1, .. }))), "{field}");
         }
-        let heartbeat = response(r#"{"later":[{"a":1}],"protocol_version":1,"kind":"heartbeat","ok":true}"#);
-        assert_eq!(heartbeat, Ok(Response::Heartbeat { seq: None, epoch: None }));
+        let heartbeat = response(
+            r#"{"later":[{"a":1}],"protocol_version":1,"kind":"heartbeat","ok":true,"seq":3,"epoch":5}"#,
+        );
+        assert_eq!(heartbeat, Ok(Response::Heartbeat { seq: 3, epoch: 5 }));
     }
 
     #[test]

@@ -54,19 +54,19 @@ pub enum Response {
     },
     /// Events that the caller missed are gone from the log.
     Gap {
-        /// The sequence number of the oldest event still held.
-        first_seq: Option<u64>,
+        /// The sequence number of the oldest event still held, or of the next one.
+        first_seq: u64,
         /// The epoch of the log.
-        epoch: Option<u64>,
+        epoch: u64,
         /// How many events are missing, where that is known.
         missed: Option<u64>,
     },
     /// Nothing happened for a while; the stream is alive.
     Heartbeat {
-        /// The sequence number of the newest event.
-        seq: Option<u64>,
+        /// The sequence number of the newest event; 0 before the first.
+        seq: u64,
         /// The epoch of the log.
-        epoch: Option<u64>,
+        epoch: u64,
     },
     /// The node did not do what it was asked.
     Error {
@@ -152,14 +152,14 @@ impl Message for Response {
             }
             Self::Gap { first_seq, epoch, missed } => {
                 write_head(fields, "gap", true);
-                fields.optional_uint(7, "epoch", *epoch);
-                fields.optional_uint(8, "first_seq", *first_seq);
+                fields.uint(7, "epoch", *epoch);
+                fields.uint(8, "first_seq", *first_seq);
                 fields.optional_uint(9, "missed", *missed);
             }
             Self::Heartbeat { seq, epoch } => {
                 write_head(fields, "heartbeat", true);
-                fields.optional_uint(3, "seq", *seq);
-                fields.optional_uint(7, "epoch", *epoch);
+                fields.uint(3, "seq", *seq);
+                fields.uint(7, "epoch", *epoch);
             }
             Self::Error { error, detail, retry_after } => {
                 write_head(fields, "error", false);
@@ -292,8 +292,14 @@ impl TryFrom<ResponseFields> for Response {
             }
             Kind::Result => Self::Result { payload },
             Kind::Event => Self::Event { seq: seq.ok_or(missing("seq"))?, epoch, payload },
-            Kind::Gap => Self::Gap { first_seq, epoch, missed },
-            Kind::Heartbeat => Self::Heartbeat { seq, epoch },
+            Kind::Gap => {
+                let (first_seq, epoch) =
+                    (first_seq.ok_or(missing("first_seq"))?, epoch.ok_or(missing("epoch"))?);
+                Self::Gap { first_seq, epoch, missed }
+            }
+            Kind::Heartbeat => {
+                Self::Heartbeat { seq: seq.ok_or(missing("seq"))?, epoch: epoch.ok_or(missing("epoch"))? }
+            }
             Kind::Error => {
                 let error = WireError::from(&*fields.error.ok_or(missing("error"))?);
                 let retry_after = fields.retry_after_ms.map(Duration::from_millis);

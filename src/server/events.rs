@@ -110,7 +110,7 @@ impl Subscription<'_> {
                 Wake::Heartbeat => {
                     // Not the log's last: an event may have been published since this looked.
                     let seq = position.last_seq();
-                    let heartbeat = Response::Heartbeat { seq: Some(seq), epoch: Some(self.log.epoch()) };
+                    let heartbeat = Response::Heartbeat { seq, epoch: self.log.epoch() };
                     self.append(&mut frames, &heartbeat)?;
                 }
                 Wake::ShuttingDown => return Ok(Ended::ShuttingDown),
@@ -141,7 +141,7 @@ impl Subscription<'_> {
 
     fn gap(&self, gap: GapBefore) -> Response {
         let GapBefore { first_seq, missed } = gap;
-        Response::Gap { first_seq: Some(first_seq), epoch: Some(self.log.epoch()), missed }
+        Response::Gap { first_seq, epoch: self.log.epoch(), missed }
     }
 
     fn append(&self, frames: &mut Vec<u8>, response: &Response) -> Result<()> {

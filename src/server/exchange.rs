@@ -205,10 +205,10 @@ impl Exchange<'_> {
         }
     }
 
-    /// During a shutdown, waits until the peer has the answer, which closing the connection would take back.
+    /// Waits until the peer has the answer, which closing the connection would take back: a shutdown that begins any moment
+    /// is to wait for it.
     async fn linger(&self, writer: Option<FrameWriter>) {
-        let finished = writer.filter(FrameWriter::is_finished);
-        if let Some(writer) = finished.filter(|_| self.node.drain.has_begun()) {
+        if let Some(writer) = writer.filter(FrameWriter::is_finished) {
             let _ = writer.stopped().await;
         }
     }
