@@ -132,7 +132,8 @@ limits! {
     max_handshakes: u32,
     /// Bytes that a peer may send on one stream beyond what was read. Default: 131,072; at least 2,048. May be smaller than a frame.
     stream_receive_window: u32,
-    /// The same for all streams of a connection together. Default: 262,144; at least `stream_receive_window`.
+    /// The same for all streams of a connection together. Default: 262,144; at least `stream_receive_window`. Streams that are
+    /// not read hold back the others once they fill it: two of them do, with the defaults.
     receive_window: u32,
     /// Bytes of a connection that may wait for acknowledgement. Default: 262,144; at least 2,048. Writers wait for room beyond.
     send_window: u32,

@@ -164,6 +164,8 @@ pub(crate) struct FrameWriter {
     stream: SendStream,
     state: WriteState,
     abandon: Code,
+    /// With what code the peer stopped the stream, if a write found that it did.
+    stopped: Option<Code>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +180,7 @@ enum WriteState {
 impl FrameWriter {
     /// `abandon` is the code of the reset where nobody chose another.
     pub(crate) fn new(stream: SendStream, abandon: Code) -> Self {
-        Self { stream, state: WriteState::BetweenWrites, abandon }
+        Self { stream, state: WriteState::BetweenWrites, abandon, stopped: None }
     }
 
     /// Writes whole frames. If this is cancelled, the stream can only be reset.
@@ -192,7 +194,13 @@ impl FrameWriter {
                 self.state = WriteState::BetweenWrites;
                 Ok(())
             }
-            Err(error) => Err(write_error(error)),
+            Err(error) => {
+                let error = write_error(error);
+                if let ErrorKind::StreamReset(code) = error.kind() {
+                    self.stopped = Some(*code);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -219,11 +227,12 @@ impl FrameWriter {
         self.state == WriteState::Finished
     }
 
-    /// Takes back what was not delivered yet, and says why. Not after [`finish`](Self::finish).
+    /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the stream. Not
+    /// after [`finish`](Self::finish).
     pub(crate) fn reset(&mut self, code: Code) {
         if matches!(self.state, WriteState::BetweenWrites | WriteState::Writing) {
             self.state = WriteState::Reset;
-            let _ = self.stream.reset(code.to_varint());
+            let _ = self.stream.reset(self.stopped.unwrap_or(code).to_varint());
         }
     }
 

@@ -213,11 +213,12 @@ pub(super) async fn read(reader: &mut FrameReader) -> Result<Option<Bytes>> {
     reader.next().await.map_err(|error| violated(reader, error))
 }
 
-/// Tells a peer that broke the protocol so, rather than that its answer was not wanted.
+/// Tells a peer at once that nothing more will be read, and one that broke the protocol so.
 pub(super) fn violated(reader: &mut FrameReader, error: Error) -> Error {
     match error.kind() {
         ErrorKind::FrameTooLarge => reader.stop(Code::FRAME_TOO_LARGE),
         ErrorKind::Protocol | ErrorKind::Truncated => reader.stop(Code::PROTOCOL_VIOLATION),
+        ErrorKind::DeadlineExceeded => reader.stop(Code::CANCELLED),
         _ => {}
     }
     error

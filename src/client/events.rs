@@ -134,7 +134,14 @@ impl Events {
                     self.last = Some(last);
                     return Ok(Some(EventItem::Gap { first_seq, epoch, missed }));
                 }
-                Response::Heartbeat { .. } => {}
+                Response::Heartbeat { seq, .. } => {
+                    if self.last.is_some_and(|last| last != seq) {
+                        return Err(self
+                            .responses
+                            .fail(Error::protocol(format!("the log is at {seq}, and this stream is not"))));
+                    }
+                    self.last = Some(seq);
+                }
                 _ => return Err(self.responses.fail(Error::protocol("the answer is not an event"))),
             }
         }
