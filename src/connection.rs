@@ -71,6 +71,11 @@ impl Connection {
         self.link.peer()
     }
 
+    /// Tells connections of one endpoint apart, as long as they are open.
+    pub(crate) fn stable_id(&self) -> usize {
+        self.link.quinn.stable_id()
+    }
+
     /// Where the peer is at the moment; a connection may move ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {

@@ -103,7 +103,7 @@ impl Endpoint {
         let link = Arc::new(dial(Dialler { endpoint: quinn, clock, limits, transport }, tls, address).await?);
         if *serves_dialled == Serves::Requests {
             let (node, link) = (Arc::clone(node), Arc::clone(&link));
-            clock.spawn(async move { serve_connection(&node, &link).await });
+            clock.spawn(async move { serve_connection(&node, &link, None).await });
         }
         Ok(Connection::owned(link, self.clone()))
     }

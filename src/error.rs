@@ -186,6 +186,8 @@ impl Error {
     pub(crate) fn is_terminal(&self) -> bool {
         match self.kind() {
             ErrorKind::Io
+            // Whether another connection can be had, only trying tells.
+            | ErrorKind::Closed
             | ErrorKind::DeadlineExceeded
             | ErrorKind::Exhausted
             | ErrorKind::HandshakeTimeout
@@ -205,7 +207,6 @@ impl Error {
             ErrorKind::InvalidConfig
             | ErrorKind::MessageTooLarge
             | ErrorKind::Codec
-            | ErrorKind::Closed
             | ErrorKind::PinMismatch
             | ErrorKind::PeerCertificate
             | ErrorKind::CertificateRefused

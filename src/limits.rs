@@ -146,17 +146,19 @@ impl TransportLimits {
         TransportLimitsBuilder(Self::default())
     }
 
-    /// The bytes of payload that the busiest, most hostile peer can make one connection hold: both windows full, and
-    /// a frame one byte short of complete on every stream. Multiply by [`max_connections`](Self::max_connections).
+    /// The bytes of payload that the busiest, most hostile peer can make one connection hold: both windows full, on every
+    /// unidirectional stream a frame, and on every bidirectional one two: the request's, whose parameters the handler may
+    /// keep, and the answer's. Multiply by [`max_connections`](Self::max_connections). JSON takes half as much again, and
+    /// what handlers themselves hold is theirs to count.
     ///
-    /// With the defaults: 256 KiB + 256 KiB + 64 × 512 KiB. Memory follows bytes that arrived, so an honest peer costs
+    /// With the defaults: 256 KiB + 256 KiB + (32 + 2 × 32) × 512 KiB. Memory follows bytes that arrived, so an honest peer costs
     /// what it has sent and no more.
     #[must_use]
     pub fn worst_case_connection_bytes(&self) -> u64 {
-        let streams =
-            u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
+        let frames =
+            2 * u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
         let windows = u64::from(self.receive_window) + u64::from(self.send_window);
-        windows.saturating_add(streams.saturating_mul(u64::from(self.max_frame_bytes)))
+        windows.saturating_add(frames.saturating_mul(u64::from(self.max_frame_bytes)))
     }
 
     /// `max_frame_bytes` in the type of lengths in memory.
@@ -319,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_worst_case_is_the_sum_that_the_documentation_states() {
-        let expected = (256 + 256 + 64 * 512) * 1024;
+        let expected = (256 + 256 + (32 + 2 * 32) * 512) * 1024;
         assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
     }
 }

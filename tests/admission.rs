@@ -164,6 +164,48 @@ fn handshakes_are_limited_apart_from_connections() {
     });
 }
 
+/// Anyone can write any sender's address on a datagram. What answers nobody at that address hears gets no further than half
+/// of the slots.
+#[test]
+fn forged_addresses_cannot_take_the_last_slots() {
+    run(async {
+        let server = node(TransportLimits::builder().max_handshakes(4));
+        let mut forged = Vec::new();
+        for _ in 0..12 {
+            forged.push(HalfOpen::with(&server).await);
+        }
+        for _ in 0..3 {
+            assert!(server.connect().await.health().await.unwrap().ok);
+        }
+    });
+}
+
+/// A handler may outlive its connection, whose slot it then still holds: connecting, notifying and leaving again and again
+/// does not add handlers without end.
+#[test]
+fn a_slot_is_free_once_nothing_runs_for_its_connection() {
+    run(async {
+        let (release, released) = unbounded::<()>();
+        let (started, starts) = unbounded();
+        let router = Router::new().notification("slow", move |_: Context, _| {
+            let (released, started) = (released.clone(), started.clone());
+            async move {
+                started.try_send(()).unwrap();
+                released.recv().await.unwrap();
+            }
+        });
+        let limits = TransportLimits::builder().max_connections(1).build().unwrap();
+        let server = serve_within(limits, router);
+        let connection = server.connect().await;
+        connection.notify_raw("slow", "").await.unwrap();
+        starts.recv().await.unwrap();
+        connection.close(Code::NO_ERROR, "");
+        assert_refused(&server).await;
+        release.send(()).await.unwrap();
+        let_in(&server).await;
+    });
+}
+
 #[test]
 fn a_client_that_falls_silent_in_the_handshake_loses_both_slots() {
     run(async {

@@ -292,6 +292,45 @@ fn as_many_streams_as_the_limit_says_are_handled_at_once() {
     });
 }
 
+/// quinn gives a peer the credit for another stream once the end of one is read, and so before its handler has run.
+#[test]
+fn streams_that_end_at_once_do_not_get_around_the_limit() {
+    run(async {
+        let (started, starts) = unbounded();
+        let (release, released) = unbounded::<()>();
+        let router = Router::new().notification("slow", move |_: Context, _| {
+            let (started, released) = (started.clone(), released.clone());
+            async move {
+                started.try_send(()).unwrap();
+                released.recv().await.unwrap();
+            }
+        });
+        let limits = TransportLimits::builder().max_concurrent_uni_streams(2).build().unwrap();
+        let server = serve_within(limits, router);
+        let peer = server.raw().await;
+        let sending = async {
+            for _ in 0..20 {
+                drop(peer.notify(&named("slow")).await);
+            }
+            future::pending().await
+        };
+        let counting = async {
+            for _ in 0..2 {
+                starts.recv().await.unwrap();
+            }
+            for left in (0..18).rev() {
+                // Another exchange there and back, so that whatever else were to start would have.
+                peer.assert_is_served().await;
+                assert!(starts.is_empty(), "more run than may");
+                release.send(()).await.unwrap();
+                starts.recv().await.unwrap();
+                assert!(starts.is_empty(), "{left} are left to run one by one");
+            }
+        };
+        or(counting, sending).await;
+    });
+}
+
 #[test]
 fn a_notifier_that_is_dropped_resets_its_stream() {
     run(async {

@@ -7,8 +7,8 @@ use fastrand::Rng;
 /// Pauses that grow from one failure to the next: exponential, with full jitter, up to a cap.
 ///
 /// Each pause is chance's choice between nothing and a ceiling that doubles with every failure in a row, so that the
-/// clients of a node that comes back do not come back together. Where the peer says how long to wait, the pause is that much
-/// longer.
+/// clients of a node that comes back do not come back together. A peer that says how long to wait is left alone for that
+/// long, but for no more than an hour.
 ///
 /// ```
 /// use std::time::Duration;
@@ -26,8 +26,6 @@ pub struct Backoff {
 
 const FIRST: Duration = Duration::from_millis(100);
 const CAP: Duration = Duration::from_secs(30);
-/// A peer may ask for patience, and not for good-bye.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 impl Backoff {
     /// The defaults.
@@ -40,7 +38,7 @@ impl Backoff {
         Self { first, ..self }
     }
 
-    /// What no ceiling grows beyond. Default: 30 s. A peer that asks for more is heeded, up to an hour.
+    /// What no ceiling grows beyond. Default: 30 s.
     pub fn cap(self, cap: Duration) -> Self {
         Self { cap, ..self }
     }
@@ -66,12 +64,11 @@ impl Failures {
     }
 
     /// The pause after one more failure.
-    pub(super) fn pause(&mut self, retry_after: Option<Duration>) -> Duration {
+    pub(super) fn pause(&mut self) -> Duration {
         let Backoff { first, cap } = self.backoff;
         let ceiling = first.saturating_mul(1_u32.checked_shl(self.count).unwrap_or(u32::MAX)).min(cap);
         self.count = self.count.saturating_add(1);
-        let jittered = ceiling.mul_f64(self.rng.f64());
-        retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER) + jittered
+        ceiling.mul_f64(self.rng.f64())
     }
 
     pub(super) fn forget(&mut self) {
@@ -95,8 +92,8 @@ mod tests {
             let pauses: Vec<_> = (0..200)
                 .map(|seed| {
                     let mut failures = failures(seed);
-                    (0..attempt).for_each(|_| _ = failures.pause(None));
-                    failures.pause(None)
+                    (0..attempt).for_each(|_| _ = failures.pause());
+                    failures.pause()
                 })
                 .collect();
             let ceiling = MILLI * ceiling;
@@ -109,25 +106,17 @@ mod tests {
     #[test]
     fn any_number_of_failures_is_borne() {
         let mut failures = failures(1);
-        assert!((0..1000).all(|_| failures.pause(None) <= 1000 * MILLI));
+        assert!((0..1000).all(|_| failures.pause() <= 1000 * MILLI));
         let mut endless =
             Failures::new(Backoff::new().first(Duration::MAX).cap(Duration::MAX / 4), Rng::with_seed(1));
-        endless.pause(Some(Duration::MAX));
+        endless.pause();
     }
 
     #[test]
     fn success_begins_anew() {
         let mut failures = failures(1);
-        (0..10).for_each(|_| _ = failures.pause(None));
+        (0..10).for_each(|_| _ = failures.pause());
         failures.forget();
-        assert!(failures.pause(None) < 100 * MILLI);
-    }
-
-    #[test]
-    fn what_the_peer_asks_for_comes_on_top_within_reason() {
-        let mut failures = failures(1);
-        let pause = failures.pause(Some(5000 * MILLI));
-        assert!(pause >= 5000 * MILLI && pause < 5100 * MILLI);
-        assert!(failures.pause(Some(Duration::MAX)) <= LONGEST_RETRY_AFTER + 1000 * MILLI);
+        assert!(failures.pause() < 100 * MILLI);
     }
 }

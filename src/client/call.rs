@@ -37,7 +37,8 @@ impl Connection {
         P: Encode<()> + ?Sized,
         T: for<'b> Decode<'b, ()>,
     {
-        value::decode(&self.request(method).params(params)?.send().await?)
+        let result = self.request(method).params(params)?.send().await?;
+        value::decode(&result).map_err(Error::after_request)
     }
 
     /// Calls a method with parameters and a result of plain bytes. Empty parameters are left out of the request.
@@ -131,7 +132,7 @@ impl Call {
     pub async fn send(self) -> Result<Bytes> {
         match self.respond().await? {
             Response::Result { payload } => Ok(payload.unwrap_or_default()),
-            _ => Err(Error::protocol("the answer is not a result")),
+            _ => Err(Error::protocol("the answer is not a result").after_request()),
         }
     }
 

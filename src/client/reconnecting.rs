@@ -15,7 +15,6 @@ use super::{
     backoff::{Backoff, Failures},
 };
 use crate::{
-    code::Code,
     connection::Connection,
     endpoint::Endpoint,
     error::{Error, ErrorKind, Result},
@@ -60,15 +59,30 @@ struct Shared {
 #[derive(Default)]
 struct Dialling {
     connection: Option<Connection>,
-    /// The address whose turn it is, as an index.
-    turn: usize,
 }
 
 /// What the latest failures mean for the next attempt.
 struct Outlook {
     failures: Failures,
     not_before: Option<Instant>,
+    /// The address whose turn it is, or that the connection is to, as an index.
+    turn: usize,
+    /// Until when each address asks to be left alone.
+    asked_until: Vec<Option<Instant>>,
+    /// A connection that is not to be used any more.
+    retired: Option<usize>,
 }
+
+impl Outlook {
+    fn put_off(&mut self, clock: &Clock) -> Instant {
+        let until = clock.deadline(self.failures.pause());
+        self.not_before = Some(until);
+        until
+    }
+}
+
+/// A peer may ask for patience, and not for good-bye.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// Without a limit of its own, a call ends when the peer's limit for handlers does.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -132,8 +146,11 @@ impl Client {
         let params = params.into();
         let mut attempts = Attempts::new(self);
         loop {
-            let (connection, _left) = attempts.next().await?;
-            let outcome = connection.notify_raw(method, params.clone()).await;
+            let (connection, left) = attempts.next().await?;
+            let clock = self.clock();
+            let sent =
+                clock.timeout_at(Some(clock.deadline(left)), connection.notify_raw(method, params.clone()));
+            let outcome = sent.await.unwrap_or_else(|Elapsed| Err(Error::new(ErrorKind::DeadlineExceeded)));
             if let Some(outcome) = attempts.conclude(&connection, outcome) {
                 return outcome;
             }
@@ -149,7 +166,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Endpoint::connect`]: that of the last address.
+    /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one.
     ///
     /// # Cancellation
     ///
@@ -157,6 +174,10 @@ impl Client {
     pub async fn connection(&self) -> Result<Connection> {
         let shared = &*self.shared;
         let mut dialling = shared.dialling.lock().await;
+        if let Some(connection) = dialling.connection.take_if(|connection| self.is_retired(connection)) {
+            // Others may still wait for answers on it. It closes with its last handle.
+            drop(connection);
+        }
         if let Some(connection) = &dialling.connection {
             let Some(reason) = connection.close_reason() else {
                 return Ok(connection.clone());
@@ -174,48 +195,106 @@ impl Client {
         if let Some(not_before) = not_before {
             self.clock().sleep_until(not_before).await;
         }
-        let mut failure = None;
+        let mut failure: Option<Error> = None;
         for _ in &shared.addresses {
-            let turn = dialling.turn;
-            let Some(address) = shared.addresses.get(turn) else { break };
-            let connected = match &shared.tls {
-                Some(tls) => shared.endpoint.connect_with(tls, *address).await,
-                None => shared.endpoint.connect(*address).await,
-            };
-            match connected {
+            let Some((turn, asked_until)) = self.next_address() else { break };
+            if let Some(asked_until) = asked_until {
+                // All of them ask to be left alone; this one for the shortest time.
+                if failure.is_some() {
+                    break;
+                }
+                self.clock().sleep_until(asked_until).await;
+            }
+            match self.dial(turn).await {
                 Ok(connection) => {
+                    {
+                        let mut outlook = shared.outlook();
+                        (outlook.turn, outlook.retired) = (turn, None);
+                    }
                     dialling.connection = Some(connection.clone());
                     return Ok(connection);
                 }
                 Err(error) => {
-                    tracing::debug!(%address, %error, "not connected");
-                    dialling.turn = (turn + 1) % shared.addresses.len();
-                    let terminal = error.is_terminal();
-                    failure = Some(error);
-                    if terminal {
-                        break;
+                    tracing::debug!(address = ?shared.addresses.get(turn), %error, "not connected");
+                    self.pass_over(turn, &error);
+                    if *error.kind() == ErrorKind::Closed {
+                        return Err(error);
+                    }
+                    // An address that may be better the next time is worth more than one that will not.
+                    let better =
+                        failure.as_ref().is_none_or(|failure| failure.is_terminal() || !error.is_terminal());
+                    if better {
+                        failure = Some(error);
                     }
                 }
             }
         }
         let failure = failure.unwrap_or_else(|| Error::invalid_config("the client has no address"));
-        self.postpone(&failure);
+        self.shared.outlook().put_off(self.clock());
         Err(failure)
     }
 
-    /// Closes a connection that is of no more use, so that whoever asks next dials, after the pause that `error` is due.
-    pub(super) fn discard(&self, connection: &Connection, error: &Error) {
-        connection.close(Code::NO_ERROR, "");
+    async fn dial(&self, turn: usize) -> Result<Connection> {
+        let Shared { endpoint, addresses, tls, .. } = &*self.shared;
+        let Some(address) = addresses.get(turn) else {
+            return Err(Error::invalid_config("the client has no address"));
+        };
+        match tls {
+            Some(tls) => endpoint.connect_with(tls, *address).await,
+            None => endpoint.connect(*address).await,
+        }
+    }
+
+    /// The address whose turn it is, as an index: the next one that has not asked to be left alone. Where all have, the one that
+    /// asked for the shortest time, and until when.
+    fn next_address(&self) -> Option<(usize, Option<Instant>)> {
+        let now = self.clock().now();
+        let outlook = self.shared.outlook();
+        let count = outlook.asked_until.len();
+        let in_turn = || (0..count).map(|n| (outlook.turn + n) % count);
+        let until =
+            |turn: usize| outlook.asked_until.get(turn).copied().flatten().filter(|until| *until > now);
+        in_turn().find(|turn| until(*turn).is_none()).map(|turn| (turn, None)).or_else(|| {
+            let soonest = in_turn().min_by_key(|turn| until(*turn))?;
+            Some((soonest, until(soonest)))
+        })
+    }
+
+    /// Gives the turn to the next address, and remembers what this one asked for.
+    fn pass_over(&self, turn: usize, error: &Error) {
+        let now = self.clock().now();
+        let mut outlook = self.shared.outlook();
+        outlook.turn = (turn + 1) % self.shared.addresses.len().max(1);
+        if let (Some(asked_until), Some(after)) = (outlook.asked_until.get_mut(turn), error.retry_after()) {
+            *asked_until = now.checked_add(after.min(LONGEST_RETRY_AFTER));
+        }
+    }
+
+    fn is_retired(&self, connection: &Connection) -> bool {
+        self.shared.outlook().retired == Some(connection.stable_id())
+    }
+
+    /// Uses a connection no more, so that whoever asks next dials, after the pause that `error` is due. Who uses it already may go
+    /// on.
+    pub(super) fn retire(&self, connection: &Connection, error: &Error) {
+        self.shared.outlook().retired = Some(connection.stable_id());
         self.postpone(error);
     }
 
-    /// Puts the next attempt off.
-    pub(super) fn postpone(&self, error: &Error) -> Instant {
-        let mut outlook = self.shared.outlook();
-        let pause = outlook.failures.pause(error.retry_after());
-        let until = self.clock().deadline(pause);
-        outlook.not_before = Some(until);
-        until
+    /// Puts the next attempt off, and those at this address by as long as it asks for.
+    fn postpone(&self, error: &Error) {
+        self.shared.outlook().put_off(self.clock());
+        if error.retry_after().is_some() {
+            let turn = self.shared.outlook().turn;
+            self.pass_over(turn, error);
+        }
+    }
+
+    /// Until when to wait with another stream on a connection where one has failed.
+    pub(super) fn pause_stream(&self, error: &Error) -> Instant {
+        let until = self.shared.outlook().put_off(self.clock());
+        let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        until.max(self.clock().deadline(asked))
     }
 
     /// The peer has proved to be well.
@@ -255,7 +334,9 @@ impl<'a> Attempts<'a> {
                 Ok(Ok(connection)) => {
                     return Ok((connection, self.deadline.saturating_duration_since(clock.now())));
                 }
-                Ok(Err(error)) if error.is_terminal() => return Err(error),
+                Ok(Err(error)) if error.is_terminal() || *error.kind() == ErrorKind::Closed => {
+                    return Err(error);
+                }
                 Ok(Err(error)) => self.failure = Some(error),
                 Err(Elapsed) => {
                     let failure = self.failure.take();
@@ -275,7 +356,7 @@ impl<'a> Attempts<'a> {
             Err(error) if error.may_have_run() || error.is_terminal() => Some(Err(error)),
             // The node turns work away, and the connection will not get better.
             Err(error) if *error.kind() == ErrorKind::Remote(WireError::Unavailable) => {
-                self.client.discard(connection, &error);
+                self.client.retire(connection, &error);
                 self.failure = Some(error);
                 None
             }
@@ -356,7 +437,9 @@ impl ClientBuilder {
             return Err(Error::invalid_config("call_timeout is zero"));
         }
         let failures = Failures::new(backoff, endpoint.fork_rng());
-        let outlook = Mutex::new(Outlook { failures, not_before: None });
+        let asked_until = vec![None; addresses.len()];
+        let outlook = Outlook { failures, not_before: None, turn: 0, asked_until, retired: None };
+        let outlook = Mutex::new(outlook);
         let dialling = async_lock::Mutex::default();
         Ok(Client { shared: Arc::new(Shared { endpoint, addresses, tls, call_timeout, dialling, outlook }) })
     }

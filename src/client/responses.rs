@@ -9,7 +9,7 @@ use super::call::{Deadline, read, timed_out, violated};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
-    message::{Response, WireError},
+    message::{Response, WireError, printable},
     stream::{FrameReader, FrameWriter},
     value,
 };
@@ -62,7 +62,7 @@ impl Responses {
     /// As for [`next`](Self::next), and [`Codec`](ErrorKind::Codec) where the answer is no such value; then the one after
     /// it may still be read.
     pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
-        self.next().await?.map(|payload| value::decode(&payload)).transpose()
+        self.next().await?.map(|payload| value::decode(&payload).map_err(Error::after_request)).transpose()
     }
 
     /// The next response of any kind but `error`. See [`next`](Self::next).
@@ -122,7 +122,7 @@ pub(super) fn remote_error(
 ) -> Error {
     let remote = Error::new(ErrorKind::Remote(error)).after(retry_after);
     match detail {
-        Some(detail) => remote.detail(detail),
+        Some(detail) => remote.detail(printable(&detail, detail.len())),
         None => remote,
     }
 }

@@ -106,8 +106,8 @@ struct Inner {
     follower: Follower,
     patience: Duration,
     stream: Option<(Connection, Responses)>,
-    /// The stream has brought something.
-    proved: bool,
+    /// When a stream that still brings something has shown that the peer is well.
+    proven_at: Option<Instant>,
     /// Set where the connection lives on and its stream has failed.
     not_before: Option<Instant>,
 }
@@ -134,7 +134,7 @@ impl Subscribe {
         let Self { client, cursor, heartbeat_interval } = self;
         let follower = Follower::new(cursor);
         let patience = heartbeat_interval.saturating_mul(2);
-        let inner = Inner { client, follower, patience, stream: None, proved: false, not_before: None };
+        let inner = Inner { client, follower, patience, stream: None, proven_at: None, not_before: None };
         Subscription { state: State::Idle(Box::new(inner)), cursor }
     }
 }
@@ -244,7 +244,7 @@ impl Inner {
                 Ok(Err(error)) => return self.broken(error),
                 Err(Elapsed) => {
                     let error = Error::new(ErrorKind::ConnectionLost).detail("no heartbeat came");
-                    self.client.discard(connection, &error);
+                    self.client.retire(connection, &error);
                     return self.broken(error);
                 }
             };
@@ -262,8 +262,9 @@ impl Inner {
                 return Err(failed.unwrap_or_else(|| Error::new(ErrorKind::Protocol)));
             }
         };
-        if !self.proved {
-            self.proved = true;
+        // A peer that answers and leaves at once is not well, however often it does.
+        if self.proven_at.is_some_and(|proven_at| self.client.clock().now() >= proven_at) {
+            self.proven_at = None;
             self.client.encourage();
         }
         Ok(received.map(|received| match received {
@@ -280,7 +281,7 @@ impl Inner {
         }
         let alive = stream.is_some_and(|(connection, _)| connection.close_reason().is_none());
         // A connection that is gone is the client's own to put off.
-        self.not_before = alive.then(|| self.client.postpone(&error));
+        self.not_before = alive.then(|| self.client.pause_stream(&error));
         Ok(SubscriptionItem::Disconnected { error })
     }
 
@@ -289,26 +290,36 @@ impl Inner {
             self.client.clock().sleep_until(not_before).await;
             self.not_before = None;
         }
-        let subscribed = async {
-            let connection = self.client.connection().await?;
-            let mut call = connection.request("node.stream_events").follow();
-            if let Some(cursor) = self.follower.cursor() {
-                call = call.resume_from(cursor.seq());
-                if let Some(epoch) = cursor.epoch() {
-                    call = call.epoch(epoch);
-                }
-            }
-            let responses = call.stream().await?;
-            Ok((connection, responses))
+        let connection = match self.client.connection().await {
+            Ok(connection) => connection,
+            // Not the connection's end, but the endpoint's.
+            Err(error) if *error.kind() == ErrorKind::Closed => return Err(error),
+            Err(error) => return self.broken(error),
         };
-        match subscribed.await {
-            Ok((connection, responses)) => {
+        let mut call = connection.request("node.stream_events").follow();
+        if let Some(cursor) = self.follower.cursor() {
+            call = call.resume_from(cursor.seq());
+            if let Some(epoch) = cursor.epoch() {
+                call = call.epoch(epoch);
+            }
+        }
+        // A peer may let a stream wait to be opened for as long as it likes.
+        let clock = self.client.clock();
+        let opened = clock.timeout_at(Some(clock.deadline(self.patience)), call.stream()).await;
+        match opened {
+            Ok(Ok(responses)) => {
                 let address = connection.remote_address();
                 self.stream = Some((connection, responses));
-                self.proved = false;
+                self.proven_at = Some(self.client.clock().deadline(self.patience / 2));
                 Ok(SubscriptionItem::Connected { address })
             }
-            Err(error) => self.broken(error),
+            Ok(Err(error)) => self.broken(error),
+            Err(Elapsed) => {
+                let error =
+                    Error::new(ErrorKind::DeadlineExceeded).detail("the peer lets no stream be opened");
+                self.client.retire(&connection, &error);
+                self.broken(error)
+            }
         }
     }
 }

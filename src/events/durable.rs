@@ -86,6 +86,8 @@ impl EventLogBuilder {
         let Contents { epoch, first, events } = contents;
         let mut ring = Ring::new(self.bounds(), first);
         events.into_iter().for_each(|held| ring.push(held));
+        // A subscriber could not get past an event that fits no frame any more.
+        ring.forget_larger_than(self.max_payload_bytes_allowed());
         let queue = Queue {
             waiting: Vec::new(),
             bytes: 0,
@@ -218,12 +220,14 @@ impl Committer {
             };
             let oldest = log.first_seq_after(&events);
             let batch = Batch { first, events, oldest };
+            let failing = Failing(self);
             let store = Arc::clone(&self.store);
             let (batch, written) = blocking::unblock(move || {
                 let written = store.commit(&batch);
                 (batch, written)
             })
             .await;
+            std::mem::forget(failing);
             match written {
                 Ok(()) => {
                     let last = log.append(batch.events);
@@ -234,17 +238,24 @@ impl Committer {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "events could not be written");
-                    let mut queue = self.queue();
-                    queue.failed = true;
-                    queue.committing = false;
-                    queue.waiting = Vec::new();
-                    drop(queue);
-                    self.progress.notify(usize::MAX);
+                    self.fail();
                     return;
                 }
             }
             self.progress.notify(usize::MAX);
         }
+    }
+
+    /// From now on nothing can be published, and whoever waits hears of it.
+    fn fail(&self) {
+        let waiting = {
+            let mut queue = self.queue();
+            queue.failed = true;
+            queue.committing = false;
+            std::mem::take(&mut queue.waiting)
+        };
+        drop(waiting);
+        self.progress.notify(usize::MAX);
     }
 
     /// Resolves when the interval since the latest commit is over, or enough events wait.
@@ -268,6 +279,16 @@ impl Committer {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing in here panics halfway through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held while a commit is written, which may panic, or be dropped with its executor.
+struct Failing<'a>(&'a Committer);
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        tracing::warn!("writing events was broken off");
+        self.0.fail();
     }
 }
 

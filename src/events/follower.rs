@@ -44,10 +44,11 @@ impl Follower {
     fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Option<Received>> {
         if let Some(cursor) = self.cursor {
             same_history(cursor, epoch)?;
-            if seq <= cursor.seq() {
+            // Where epochs tell that it is the same event, it is here already. Without, it may be another.
+            if seq <= cursor.seq() && cursor.epoch().is_some() && epoch.is_some() {
                 return Ok(None);
             }
-            if seq - 1 != cursor.seq() {
+            if seq.checked_sub(1) != Some(cursor.seq()) {
                 return Err(Error::protocol(format!("event {seq} follows event {}", cursor.seq())));
             }
         }

@@ -77,6 +77,9 @@ impl EventLog {
 
     /// Appends an event and wakes the subscribers; gives its sequence number.
     ///
+    /// The log counts what it is given: a payload that is a slice of something larger keeps all of that in memory. Parameters
+    /// of methods and notifications never do.
+    ///
     /// Never waits, neither for subscribers nor for a disk. The oldest events make room where a bound is reached. In a durable
     /// log the event is written, and subscribers get it, with the next commit; until then it does not survive the process.
     ///
@@ -350,7 +353,7 @@ impl EventLogBuilder {
     }
 
     /// How many bytes the events held may take: each counts its payload and 64 more. Default: 1 MiB. A durable log takes as much of
-    /// the disk, and while events wait to be written, as much memory again.
+    /// the disk, and while events are written and others wait, twice as much memory again.
     #[must_use]
     pub fn max_bytes(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
@@ -397,6 +400,11 @@ impl EventLogBuilder {
             return Err(Error::invalid_config("max_bytes does not hold one event of max_payload_bytes"));
         }
         Ok(())
+    }
+
+    #[cfg(feature = "durable")]
+    pub(super) fn max_payload_bytes_allowed(&self) -> usize {
+        self.max_payload_bytes
     }
 
     pub(super) fn bounds(&self) -> Bounds {

@@ -72,6 +72,15 @@ impl Ring {
         first
     }
 
+    /// Lets go of everything up to the last event that is larger.
+    #[cfg(feature = "durable")]
+    pub(super) fn forget_larger_than(&mut self, max_payload_bytes: usize) {
+        let last = self.events.iter().rposition(|held| held.payload.len() > max_payload_bytes);
+        for _ in 0..last.map_or(0, |last| last + 1) {
+            self.forget_oldest();
+        }
+    }
+
     pub(super) fn first(&self) -> u64 {
         self.first
     }

@@ -127,10 +127,12 @@ impl<'b> Value<'_, 'b> {
         self.decoder.str().map(|text| Some(text.into())).map_err(|_| MessageError::InvalidField(field))
     }
 
-    /// A byte string, as a slice of the body that shares its memory.
+    /// A byte string, as a slice of the body that shares its memory, unless it is so small a part of it that whoever keeps it
+    /// would keep much else.
     pub(super) fn bytes(self, field: &'static str) -> Result<Option<Bytes>, MessageError> {
         let bytes = self.decoder.bytes().map_err(|_| MessageError::InvalidField(field))?;
-        Ok(Some(self.body.slice_ref(bytes)))
+        let shared = bytes.len() >= self.body.len() / 2;
+        Ok(Some(if shared { self.body.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) }))
     }
 
     pub(super) fn ignore(self) -> Result<(), MessageError> {

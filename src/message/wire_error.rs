@@ -1,6 +1,6 @@
 //! The error strings of the protocol.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// Why a peer did not do what it was asked, as the string on the wire says it.
 ///
@@ -75,10 +75,23 @@ impl From<&str> for WireError {
     }
 }
 
+/// For one line of a log, whoever chose the string: at most 64 characters, none of which controls anything.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(&printable(self.as_str(), MAX_SHOWN_CHARS))
     }
+}
+
+const MAX_SHOWN_CHARS: usize = 64;
+
+/// A peer's words, fit for one line of a log or of a terminal.
+pub(crate) fn printable(text: &str, max_chars: usize) -> Cow<'_, str> {
+    let fit = |char: char| !char.is_control() && !matches!(char, '\u{2028}' | '\u{2029}');
+    if text.len() <= max_chars && text.chars().all(fit) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().take(max_chars);
+    shown.map(|char| if fit(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 #[cfg(test)]
@@ -101,6 +114,13 @@ mod tests {
             assert_eq!(WireError::from(error.as_str()), error);
             assert_eq!(error.to_string(), error.as_str());
         }
+    }
+
+    #[test]
+    fn what_a_peer_says_is_shown_as_one_short_line() {
+        let shown = WireError::from("gone\nERROR forged\u{1b}[31m").to_string();
+        assert_eq!(shown, "gone\u{fffd}ERROR forged\u{fffd}[31m");
+        assert_eq!(WireError::from(&*"é".repeat(1000)).to_string().chars().count(), 64);
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub struct MethodError {
 
 impl MethodError {
     /// A failure with any error string.
+    ///
+    /// `unavailable` is the node's own to say, since callers take it to mean that the method has not run; a handler's
+    /// becomes `resource_exhausted`. The same goes for callers and `invalid_request`: it should be said before anything
+    /// else is done.
     #[must_use]
     pub fn new(error: WireError) -> Self {
         Self { error, detail: None, retry_after: None }
@@ -48,9 +52,9 @@ impl MethodError {
         Self::new(WireError::ResourceExhausted).detail(detail)
     }
 
-    /// The node cannot do this now.
-    #[must_use]
-    pub fn unavailable(detail: impl Into<Box<str>>) -> Self {
+    /// The node is shutting down. For the node alone: it says that the method has not run, and callers then repeat the
+    /// call elsewhere.
+    pub(crate) fn unavailable(detail: impl Into<Box<str>>) -> Self {
         Self::new(WireError::Unavailable).detail(detail)
     }
 
@@ -76,6 +80,14 @@ impl MethodError {
     #[must_use]
     pub fn error(&self) -> &WireError {
         &self.error
+    }
+
+    /// As a handler may say it.
+    pub(crate) fn of_handler(self) -> Self {
+        match self.error {
+            WireError::Unavailable => Self { error: WireError::ResourceExhausted, ..self },
+            _ => self,
+        }
     }
 
     pub(crate) fn into_parts(self) -> (WireError, Option<Box<str>>, Option<Duration>) {

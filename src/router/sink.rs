@@ -1,6 +1,12 @@
 //! Where a streaming handler puts its answers.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_lock::Mutex;
 use bytes::Bytes;
@@ -18,13 +24,20 @@ use crate::{
 /// The stream is finished when the handler returns, and a sink that outlives it only fails.
 pub struct ResponseSink {
     writer: Arc<Mutex<Option<FrameWriter>>>,
+    over: Arc<AtomicBool>,
     codec: Codec,
     max_frame_len: usize,
 }
 
 impl ResponseSink {
-    pub(crate) fn new(writer: Arc<Mutex<Option<FrameWriter>>>, codec: Codec, max_frame_len: usize) -> Self {
-        Self { writer, codec, max_frame_len }
+    /// A sink that is of no more use once `over` is set.
+    pub(crate) fn new(
+        writer: Arc<Mutex<Option<FrameWriter>>>,
+        over: Arc<AtomicBool>,
+        codec: Codec,
+        max_frame_len: usize,
+    ) -> Self {
+        Self { writer, over, codec, max_frame_len }
     }
 
     /// Sends one answer. Waits for room where the caller reads slowly.
@@ -38,7 +51,11 @@ impl ResponseSink {
     pub async fn send(&mut self, payload: impl Into<Bytes>) -> Result<()> {
         let response = Response::Result { payload: Some(payload.into()) };
         let frame = response_frame(&response, self.codec, self.max_frame_len)?;
-        match self.writer.lock().await.as_mut() {
+        let mut writer = self.writer.lock().await;
+        if self.over.load(Ordering::Relaxed) {
+            *writer = None;
+        }
+        match writer.as_mut() {
             Some(writer) => writer.write(frame).await,
             None => Err(Error::new(ErrorKind::Closed).detail("the exchange is over")),
         }

@@ -1,8 +1,8 @@
 //! From an incoming packet to a connection that is served.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use futures_lite::future;
+use futures_lite::{FutureExt, future};
 use quinn::Incoming;
 
 use super::{Node, serve_connection};
@@ -16,6 +16,13 @@ use crate::{
 /// Takes connections until the endpoint closes.
 pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
+        // Anyone can write any sender's address on a datagram. Where slots become scarce, only who answers at its address
+        // gets one ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
+        if node.admission.handshakes_are_scarce() && incoming.may_retry() {
+            // Fails only where a retry may not be sent.
+            let _ = incoming.retry();
+            continue;
+        }
         let slots = if node.drain.has_begun() { None } else { node.admission.admit() };
         match slots {
             Some((connection, handshake)) => {
@@ -46,12 +53,14 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, slot: ConnectionSlo
     tracing::debug!(%remote, ?fingerprint, "connection accepted");
     let on_connection = async {
         if let Some(handler) = node.router.connection_handler() {
-            handler(Connection::borrowed(Arc::clone(&link))).await;
+            let handled = async { handler(Connection::borrowed(Arc::clone(&link))).await };
+            if AssertUnwindSafe(handled).catch_unwind().await.is_err() {
+                tracing::warn!(%remote, "a connection handler panicked");
+            }
         }
         future::pending().await
     };
-    future::or(serve_connection(&node, &link), on_connection).await;
-    drop(slot);
+    future::or(serve_connection(&node, &link, Some(slot)), on_connection).await;
     tracing::debug!(%remote, "connection ended");
 }
 

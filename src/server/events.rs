@@ -32,7 +32,7 @@ pub(super) async fn stream(
 ) -> Option<FrameWriter> {
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
-        exchange.answer(&mut writer, &refused(full.retry_after(RETRY_AFTER))).await;
+        exchange.answer(&mut writer, refused(full.retry_after(RETRY_AFTER))).await;
         return Some(writer);
     };
     let clock = &exchange.node.clock;
@@ -87,7 +87,16 @@ impl Subscription<'_> {
                 if frames.is_empty() {
                     break;
                 }
-                self.writer.write(std::mem::take(&mut frames)).await?;
+                let write = async { self.writer.write(std::mem::take(&mut frames)).await.map(|()| None) };
+                // A subscriber that does not read must not hold up the end.
+                let shutdown = async {
+                    self.exchange.node.drain.begun().await;
+                    Ok(request.follow.then_some(Ended::ShuttingDown))
+                };
+                let ended = if request.follow { future::or(write, shutdown).await? } else { write.await? };
+                if let Some(ended) = ended {
+                    return Ok(ended);
+                }
             }
             if !request.follow {
                 return Ok(Ended::Replayed);

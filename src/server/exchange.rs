@@ -5,7 +5,10 @@ use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -41,7 +44,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
     let running = Running::enter(&node);
     node.counters.requests.add();
     let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body) };
-    let writer = exchange.run(&body, writer).await;
+    let writer = exchange.run(body, writer).await;
     exchange.linger(writer).await;
     drop(running);
 }
@@ -79,24 +82,26 @@ pub(super) struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Answers the request, and gives back the stream where something may still be under way on it.
-    async fn run(&self, body: &Bytes, mut writer: FrameWriter) -> Option<FrameWriter> {
-        let request = match self.admit(body) {
+    async fn run(&self, body: Bytes, mut writer: FrameWriter) -> Option<FrameWriter> {
+        let admitted = self.admit(&body);
+        drop(body);
+        let request = match admitted {
             Ok(request) => request,
             Err(refusal) => {
                 tracing::debug!(remote = %self.link.remote_address(), error = %refusal, "request refused");
-                self.answer(&mut writer, &refused(refusal)).await;
+                self.answer(&mut writer, refused(refusal)).await;
                 return Some(writer);
             }
         };
         match &*request.method {
-            HEALTH => self.answer(&mut writer, &health(self.node)).await,
+            HEALTH => self.answer(&mut writer, health(self.node)).await,
             STREAM_EVENTS => match self.node.router.event_log() {
                 Some(log) => return events::stream(self, log, &request, writer).await,
-                None => self.answer(&mut writer, &refused(unsupported())).await,
+                None => self.answer(&mut writer, refused(unsupported())).await,
             },
             name => match self.node.router.method(name) {
                 Some(method) => return self.call(method, request, writer).await,
-                None => self.answer(&mut writer, &refused(unsupported())).await,
+                None => self.answer(&mut writer, refused(unsupported())).await,
             },
         }
         Some(writer)
@@ -120,7 +125,7 @@ impl Exchange<'_> {
         let limit = request.timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
         let deadline = self.node.clock.deadline(limit);
         if limit.is_zero() {
-            self.answer(&mut writer, &refused(MethodError::new(WireError::DeadlineExceeded))).await;
+            self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
             return Some(writer);
         }
         let context = Context::new(Arc::clone(self.link), Some(deadline));
@@ -137,13 +142,24 @@ impl Exchange<'_> {
             Method::Streaming(handler) => {
                 let stopped = writer.given_up();
                 let writer = Arc::new(Mutex::new(Some(writer)));
-                let sink = ResponseSink::new(Arc::clone(&writer), self.codec, self.node.max_frame_len());
+                let over = Arc::new(AtomicBool::new(false));
+                let sink = ResponseSink::new(
+                    Arc::clone(&writer),
+                    Arc::clone(&over),
+                    self.codec,
+                    self.node.max_frame_len(),
+                );
                 let outcome =
                     supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink))
                         .await;
                 // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
                 let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
-                let writer = self.node.clock.timeout_at(Some(patience), writer.lock()).await.ok()?.take()?;
+                let Ok(mut left) = self.node.clock.timeout_at(Some(patience), writer.lock()).await else {
+                    over.store(true, Ordering::Relaxed);
+                    return None;
+                };
+                let writer = left.take()?;
+                drop(left);
                 self.conclude(writer, outcome.map(|()| None), guard).await
             }
         }
@@ -157,11 +173,11 @@ impl Exchange<'_> {
         guard: ExchangeGuard,
     ) -> Option<FrameWriter> {
         match outcome {
-            Outcome::Returned(Ok(Some(answer))) => self.answer(&mut writer, &answer).await,
+            Outcome::Returned(Ok(Some(answer))) => self.answer(&mut writer, answer).await,
             Outcome::Returned(Ok(None)) => writer.finish(),
-            Outcome::Returned(Err(error)) => self.answer(&mut writer, &refused(error)).await,
+            Outcome::Returned(Err(error)) => self.answer(&mut writer, refused(error.of_handler())).await,
             Outcome::TimedOut => {
-                self.answer(&mut writer, &refused(MethodError::new(WireError::DeadlineExceeded))).await;
+                self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
             }
             Outcome::GivenUp(code) => writer.reset(code),
             Outcome::Panicked => {
@@ -174,7 +190,7 @@ impl Exchange<'_> {
     }
 
     /// Writes the last frame of the exchange, and finishes it.
-    pub(super) async fn answer(&self, writer: &mut FrameWriter, response: &Response) {
+    pub(super) async fn answer(&self, writer: &mut FrameWriter, response: Response) {
         if !writer.is_between_frames() {
             // The handler was cut off in the middle of a frame; nothing that follows could be read.
             let code = match response {
@@ -184,11 +200,13 @@ impl Exchange<'_> {
             writer.reset(code);
             return;
         }
-        let frame = response_frame(response, self.codec, self.node.max_frame_len()).or_else(|error| {
-            tracing::warn!(%error, "an answer could not be sent");
+        let frame = response_frame(&response, self.codec, self.node.max_frame_len()).or_else(|error| {
+            tracing::debug!(remote = %self.link.remote_address(), %error, "an answer could not be sent");
             let failure = refused(MethodError::internal(error.to_string()));
             response_frame(&failure, self.codec, self.node.max_frame_len())
         });
+        // From here on the frame is all that there is of it.
+        drop(response);
         let Ok(frame) = frame else {
             writer.reset(Code::INTERNAL);
             return;

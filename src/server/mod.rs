@@ -15,12 +15,17 @@ use std::{
     time::Instant,
 };
 
+use async_lock::Semaphore;
 use futures_lite::future;
 
 pub(crate) use self::accept::accept_connections;
 use self::drain::Drain;
 use crate::{
-    admission::Admission, connection::Link, limits::TransportLimits, router::Router, runtime::Clock,
+    admission::{Admission, ConnectionSlot},
+    connection::Link,
+    limits::TransportLimits,
+    router::Router,
+    runtime::Clock,
     tls::ClientAuth,
 };
 
@@ -93,18 +98,41 @@ impl Node {
     }
 }
 
-/// Serves the streams that the peer opens, each in a task of its own, until the connection ends. QUIC's stream limits
-/// bound how many there are.
-pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>) {
+/// Serves the streams that the peer opens, each in a task of its own, until the connection ends. Its slot, if it has one,
+/// is free again when the last of the tasks has ended, too.
+///
+/// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not bound the
+/// notifications: quinn lets the peer open another stream once this side has read the end of one, and so before its
+/// handler has run.
+pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: Option<ConnectionSlot>) {
+    let slot = Arc::new(slot);
     let exchanges = async {
         while let Ok((send, recv)) = link.quinn().accept_bi().await {
-            node.clock.spawn(exchange::serve(Arc::clone(node), Arc::clone(link), send, recv));
+            let serving = exchange::serve(Arc::clone(node), Arc::clone(link), send, recv);
+            let slot = Arc::clone(&slot);
+            node.clock.spawn(async move {
+                serving.await;
+                drop(slot);
+            });
         }
     };
+    let places = usize::try_from(node.limits.max_concurrent_uni_streams()).unwrap_or(usize::MAX);
+    let places = Arc::new(Semaphore::new(places));
     let notifications = async {
-        while let Ok(recv) = link.quinn().accept_uni().await {
-            node.clock.spawn(notification::serve(Arc::clone(node), Arc::clone(link), recv));
+        loop {
+            let place = places.acquire_arc().await;
+            let Ok(recv) = link.quinn().accept_uni().await else { return };
+            let serving = notification::serve(Arc::clone(node), Arc::clone(link), recv);
+            let slot = Arc::clone(&slot);
+            node.clock.spawn(async move {
+                serving.await;
+                drop((place, slot));
+            });
         }
     };
-    future::zip(exchanges, notifications).await;
+    // Whoever waits for a place must not miss the end.
+    let ended = async {
+        link.quinn().closed().await;
+    };
+    future::or(async { _ = future::zip(exchanges, notifications).await }, ended).await;
 }

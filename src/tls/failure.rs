@@ -162,13 +162,8 @@ fn retry_after(reason: &str) -> Option<Duration> {
     millis.parse().ok().map(Duration::from_millis)
 }
 
-/// The peer's words, fit for one line of a log.
 fn printable(reason: &[u8]) -> String {
-    String::from_utf8_lossy(reason)
-        .chars()
-        .take(MAX_REASON_CHARS)
-        .map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char })
-        .collect()
+    crate::message::printable(&String::from_utf8_lossy(reason), MAX_REASON_CHARS).into_owned()
 }
 
 #[cfg(test)]
