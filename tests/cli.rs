@@ -223,14 +223,13 @@ fn a_gap_is_a_line_that_does_not_count() {
     }
     let epoch = server.ask("events", &[]).succeeded()[0]["epoch"].as_u64().unwrap();
     let other = (epoch ^ 1).to_string();
-    for codec in ["cbor", "json"] {
+    for how in [&[][..], &["--codec", "json"], &["--follow"], &["--follow", "--codec", "json"]] {
         for resume in [&["--resume-from", "500"][..], &["--resume-from", "2", "--epoch", &other]] {
-            let lines =
-                server.ask("events", &[resume, &["--count", "2", "--codec", codec]].concat()).succeeded();
+            let lines = server.ask("events", &[resume, &["--count", "2"], how].concat()).succeeded();
             assert_eq!(
                 lines[0],
                 json!({"kind": "gap", "first_seq": 1, "epoch": epoch}),
-                "{codec} {resume:?}"
+                "{how:?} {resume:?}"
             );
             assert_eq!(payloads(&lines[1..]), ["one", "two"]);
         }
@@ -241,9 +240,11 @@ fn a_gap_is_a_line_that_does_not_count() {
         log.publish(text).unwrap();
     }
     let node = pki.serve_in_process(Router::new().events(log.clone()));
-    let lines = node.ask("events", &["--resume-from", "1"]).succeeded();
-    assert_eq!(lines[0], json!({"kind": "gap", "first_seq": 3, "missed": 1, "epoch": log.epoch()}));
-    assert_eq!(payloads(&lines[1..]), ["three", "four"]);
+    for follow in [&[][..], &["--follow", "--count", "2"]] {
+        let lines = node.ask("events", &[&["--resume-from", "1"], follow].concat()).succeeded();
+        assert_eq!(lines[0], json!({"kind": "gap", "first_seq": 3, "missed": 1, "epoch": log.epoch()}));
+        assert_eq!(payloads(&lines[1..]), ["three", "four"]);
+    }
 }
 
 #[test]
@@ -251,12 +252,16 @@ fn following_brings_what_comes_and_ends_quietly_when_interrupted() {
     let pki = Pki::new();
     let server = pki.serve(&[]);
     server.publish("before");
-    for signal in ["INT", "TERM"] {
-        let mut follower = server.begin("events", &["--follow"]);
+    for (signal, codec) in [("INT", "cbor"), ("TERM", "cbor"), ("INT", "json"), ("TERM", "json")] {
+        let mut follower = server.begin("events", &["--follow", "--codec", codec]);
         let first = follower.line();
         assert_eq!((&first["seq"], &first["payload"]), (&json!(1), &json!("before")));
-        server.publish(signal);
-        while follower.line()["payload"] != signal {}
+        let news = format!("{signal} {codec}");
+        server.publish(&news);
+        while follower.line()["payload"] != *news {}
+        let (seq, epoch) = (first["seq"].to_string(), first["epoch"].to_string());
+        let resume = ["--resume-from", &seq, "--epoch", &epoch, "--codec", codec, "--follow", "--count", "1"];
+        assert_eq!(server.ask("events", &resume).succeeded()[0]["seq"], 2, "{codec}");
         follower.signal(signal);
         assert!(follower.ended().succeeded().is_empty());
     }
@@ -386,11 +391,28 @@ fn a_node_is_believed_for_its_authority_its_name_and_its_pin() {
 }
 
 #[test]
+fn a_follower_that_never_got_in_does_not_try_again() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let server = pki.serve(&[]);
+    pki.admit_stranger("stranger");
+    server.ask("events", &["--follow", "--as", "stranger"]).failed("error: certificate refused by the peer");
+    server.ask("events", &["--follow", "--pin", &"ab".repeat(32)]).failed("error: pin mismatch");
+    let distrusted = run(["events", &server.address, "--follow", "--pki", other.dir()]);
+    distrusted.failed("error: peer certificate not acceptable");
+
+    let without_events = pki.serve_in_process(Router::new());
+    without_events.ask("events", &["--follow"]).failed("error: unsupported_method");
+}
+
+#[test]
 fn where_nobody_listens_the_handshake_times_out() {
     let pki = Pki::new();
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    run(["health", &address, "--pki", pki.dir()]).failed("error: handshake timed out");
+    for command in [&["health"][..], &["events", "--follow"]] {
+        let nobody = run([command, &[&address, "--pki", pki.dir()]].concat());
+        nobody.failed("error: handshake timed out");
+    }
 }
 
 #[test]
@@ -452,11 +474,44 @@ fn a_node_ends_cleanly_when_it_is_asked_to() {
 fn a_node_that_ends_tells_its_followers() {
     let pki = Pki::new();
     let mut server = pki.serve(&["--publish-every", "5"]);
-    let mut follower = server.begin("events", &["--follow"]);
-    follower.line();
+    let mut reconnecting = server.begin("events", &["--follow"]);
+    let mut plain = server.begin("events", &["--follow", "--codec", "json"]);
+    reconnecting.line();
+    plain.line();
     server.running.signal("TERM");
     server.running.ended().succeeded();
-    follower.ended().failed("SHUTTING_DOWN");
+    plain.ended().failed("SHUTTING_DOWN");
+
+    let loss = reconnecting.complaint();
+    assert!(loss.starts_with("reconnecting: ") && loss.contains("SHUTTING_DOWN"), "{loss}");
+    reconnecting.signal("INT");
+    let Outcome { code, stdout: _, stderr } = reconnecting.ended();
+    assert_eq!((code, &*stderr), (Some(0), ""), "one line for each loss");
+}
+
+#[test]
+fn durable_events_outlive_the_node() {
+    let pki = Pki::new();
+    let file = pki.file("events.redb");
+    let durable = ["--durable", file.to_str().unwrap()];
+    let mut server = pki.serve(&durable);
+    assert!(server.ask("events", &[]).succeeded().is_empty());
+    server.publish("called");
+    server.ask("notify", &["demo.publish", "--params", "notified"]).succeeded();
+    let before = server.ask("events", &["--follow", "--count", "2"]).succeeded();
+    assert_eq!(payloads(&before), ["called", "notified"]);
+
+    let second = ["serve", "--listen", "127.0.0.1:0", "--pki", pki.dir()];
+    run([&second[..], &durable].concat()).failed("events.redb");
+    server.running.signal("TERM");
+    server.running.ended().succeeded();
+
+    let server = pki.serve(&[&durable[..], &["--commit-interval", "0"]].concat());
+    server.publish("afterwards");
+    let after = server.ask("events", &[]).succeeded();
+    assert_eq!(after[..2], before);
+    assert_eq!((&after[2]["seq"], &after[2]["epoch"]), (&json!(3), &before[0]["epoch"]));
+    assert_eq!(after[2]["payload"], "afterwards");
 }
 
 #[test]
@@ -571,6 +626,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1"],
         &["serve", "--pki", pki.dir(), "--listen", "::1:0"],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--publish-every", "0"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--commit-interval", "5"],
         &["health", "--pki", pki.dir()],
         &["health", address],
         &["health", "127.0.0.1:0", "--pki", pki.dir()],
@@ -604,6 +660,7 @@ fn help_tells_of_every_option() {
         (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
+        (&["serve"], &[&["--durable", "--commit-interval"]]),
         (&["health"], &[&connection]),
         (&["call"], &[&connection, &message, &["--timeout-ms"]]),
         (&["notify"], &[&connection, &message]),
@@ -695,6 +752,11 @@ impl Running {
     fn line(&mut self) -> Value {
         let line = self.stdout.recv_timeout(PATIENCE);
         serde_json::from_str(&line.expect("another line")).unwrap()
+    }
+
+    /// The next line of standard error.
+    fn complaint(&mut self) -> String {
+        self.stderr.recv_timeout(PATIENCE).expect("another line")
     }
 
     fn signal(&self, name: &str) {
