@@ -8,7 +8,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig};
+use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
 
 use crate::{
     client::{Dialler, dial},
@@ -208,7 +208,7 @@ impl EndpointBuilder {
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
         let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;
-        self.start(runtime, socket, EndpointConfig::default(), Rng::new())
+        self.start(runtime, socket, None)
     }
 
     /// Starts to serve on a socket of the caller's own making.
@@ -218,18 +218,14 @@ impl EndpointBuilder {
     /// As for [`bind`](Self::bind).
     pub fn bind_abstract_socket(mut self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        self.start(runtime, socket, EndpointConfig::default(), Rng::new())
+        self.start(runtime, socket, None)
     }
 
     /// The same, with what quinn leaves to chance following from `seed`.
     #[cfg(feature = "sim")]
     pub(crate) fn bind_seeded(mut self, socket: Arc<dyn AsyncUdpSocket>, seed: [u8; 32]) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        let mut config = EndpointConfig::default();
-        config.rng_seed(Some(seed));
-        let (_, rest) = seed.split_at(seed.len() - size_of::<u64>());
-        let rng = Rng::with_seed(rest.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)));
-        self.start(runtime, socket, config, rng)
+        self.start(runtime, socket, Some(seed))
     }
 
     fn take_runtime(&mut self) -> Result<Arc<dyn Runtime>> {
@@ -241,8 +237,7 @@ impl EndpointBuilder {
         self,
         runtime: Arc<dyn Runtime>,
         socket: Arc<dyn AsyncUdpSocket>,
-        mut config: EndpointConfig,
-        rng: Rng,
+        seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
         let Self { runtime: _, limits, server, client, router } = self;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
@@ -251,15 +246,19 @@ impl EndpointBuilder {
         let limits = Arc::new(limits);
         let client_auth = server.as_ref().map_or(ClientAuth::None, ServerTls::client_auth);
         let accepts = server.is_some();
+        let address = socket.local_addr()?;
+        let mut config = server.as_ref().and_then(|tls| tls.endpoint_config(address)).unwrap_or_default();
+        config.rng_seed(seed).supported_versions(vec![QUIC_V1]);
         let server = server.map(|tls| server_config(&tls, &limits)).transpose()?;
-        config.supported_versions(vec![QUIC_V1]);
         let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::clone(&runtime))?;
         let clock = Clock::new(runtime);
         let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), client_auth));
         if accepts {
             clock.spawn(accept_connections(Arc::clone(&node), quinn.clone()));
         }
-        let rng = Mutex::new(rng);
+        let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
+            Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        }));
         Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, client, node, serves_dialled, rng }) })
     }
 }

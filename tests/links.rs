@@ -7,7 +7,10 @@ mod simulation;
 
 use std::time::Duration;
 
-use palyra_quic::{Bytes, Code, Context, Endpoint, ErrorKind, Router, TransportLimits, sim::Link};
+use palyra_quic::{
+    Bytes, CertificateAuthority, Code, Context, Endpoint, ErrorKind, Router, ServerTls, TransportLimits,
+    sim::Link,
+};
 use simulation::{PORT, Pair, SECOND, for_each_seed, patient};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -165,6 +168,38 @@ fn an_unplugged_peer_is_lost_after_the_idle_timeout() {
         assert_eq!(lost.kind(), &ErrorKind::ConnectionLost);
         assert!(lost.may_have_run());
         assert!((29..=36).contains(&pair.sim.elapsed().as_secs()), "{:?}", pair.sim.elapsed());
+    });
+}
+
+/// A node that was killed and started again does not know its peers, and says so: they need not wait for the idle timeout.
+#[test]
+fn a_restart_is_noticed_at_once() {
+    for_each_seed(|seed| {
+        let pair = Pair::new(seed, Link::new().delay(15 * MILLI));
+        let client = pair.dialler(TransportLimits::default());
+        let noticed = |restart: &dyn Fn() -> Endpoint| {
+            let node = pair.serve(echo(), patient());
+            pair.sim.run(async {
+                let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+                connection.call_raw("demo.echo", "hello").await.unwrap();
+                pair.gateway.crash();
+                let _successor = restart();
+                let since = pair.sim.elapsed();
+                let error = connection.call_raw("demo.echo", "still there?").await.unwrap_err();
+                assert_eq!(error.kind(), &ErrorKind::ConnectionLost, "{error:?}");
+                pair.gateway.crash();
+                pair.sim.elapsed() - since
+            })
+        };
+        let again = || pair.serve(echo(), patient());
+        assert!(noticed(&again) < SECOND);
+        // The twin: nobody can say it of somebody else's connections.
+        let stranger = || {
+            let authority = CertificateAuthority::new("Another CA").unwrap();
+            let tls = ServerTls::new(authority.issue_server(&["gateway.example"]).unwrap().identity());
+            pair.gateway.bind(Endpoint::builder().server(tls), PORT).unwrap()
+        };
+        assert!(noticed(&stranger) > 20 * SECOND);
     });
 }
 

@@ -212,9 +212,7 @@ fn what(item: SubscriptionItem) -> Option<Told> {
         SubscriptionItem::Event { seq, epoch, payload } => {
             Some(Told::Event { epoch: epoch.unwrap(), seq, payload })
         }
-        SubscriptionItem::Gap { from, to, missed, epoch } => {
-            Some(Told::Gap { epoch, from, to, missed })
-        }
+        SubscriptionItem::Gap { from, to, missed, epoch } => Some(Told::Gap { epoch, from, to, missed }),
         SubscriptionItem::Connected { .. } | SubscriptionItem::Disconnected { .. } => None,
     }
 }

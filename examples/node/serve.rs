@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
         future::or(termination.asked(), tick(&log, args.publish_every)).await;
         // Whoever asks twice is in a hurry.
         future::or(endpoint.shutdown(GRACE), termination.asked()).await;
-        Ok(())
+        Ok(log.flush().await?)
     })
 }
 

@@ -188,6 +188,12 @@ impl Committer {
         Ok(seq)
     }
 
+    /// Resolves when every event that was taken is on disk.
+    pub(super) async fn flushed(&self) -> Result<()> {
+        let last = self.queue().last;
+        self.committed(last).await
+    }
+
     /// Resolves when the event with this number is on disk.
     pub(super) async fn committed(&self, seq: u64) -> Result<()> {
         loop {

@@ -124,6 +124,19 @@ impl EventLog {
         Ok(seq)
     }
 
+    /// Resolves when everything published so far survives the process; see [`publish_durable`](Self::publish_durable).
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) where writing failed.
+    pub async fn flush(&self) -> Result<()> {
+        #[cfg(feature = "durable")]
+        if let Some(committer) = &self.shared.committer {
+            committer.flushed().await?;
+        }
+        Ok(())
+    }
+
     /// Appends events that may be seen from now on; gives the number of the last.
     pub(super) fn append(&self, events: impl IntoIterator<Item = Held>) -> u64 {
         let last = {

@@ -156,7 +156,27 @@ impl Store {
 pub(super) fn database(path: &Path) -> Outcome<Database> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    if !path.try_exists().map_err(Fault::Io)? {
+        // Elsewhere first: a file that a kill left half made would look damaged.
+        let begun = with_suffix(path, ".new");
+        remove_if_there(&begun).map_err(Fault::Io)?;
+        drop(builder.create(&begun).map_err(redb::Error::from)?);
+        fs::rename(&begun, path).map_err(Fault::Io)?;
+    }
     Ok(builder.create(path).map_err(redb::Error::from)?)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Opens by `open`; where the file is damaged, keeps it aside and opens again. Gives the name it then has.
@@ -179,9 +199,8 @@ pub(super) fn open_or_begin<T>(path: &Path, open: impl Fn() -> Outcome<T>) -> Re
 fn keep_aside(path: &Path) -> Result<PathBuf> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     for n in 0_u32.. {
-        let mut name = path.as_os_str().to_owned();
-        name.push(if n == 0 { format!(".damaged-{now}") } else { format!(".damaged-{now}-{n}") });
-        let aside = PathBuf::from(name);
+        let count = if n == 0 { String::new() } else { format!("-{n}") };
+        let aside = with_suffix(path, &format!(".damaged-{now}{count}"));
         if !aside.try_exists()? {
             fs::rename(path, &aside)?;
             return Ok(aside);

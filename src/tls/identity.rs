@@ -1,7 +1,8 @@
 //! What this node shows, and which authorities it believes.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
+use quinn::EndpointConfig;
 use rustls::{
     RootCertStore,
     pki_types::{
@@ -11,7 +12,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::{Fingerprint, provider};
+use super::{Fingerprint, provider, restart::RestartSecret};
 use crate::error::{Error, Result};
 
 /// A certificate chain and the private key of its first certificate: what this node shows to a peer.
@@ -37,6 +38,7 @@ use crate::error::{Error, Result};
 pub struct Identity {
     certified_key: Arc<CertifiedKey>,
     fingerprint: Fingerprint,
+    restart_secret: Option<RestartSecret>,
 }
 
 impl Identity {
@@ -54,10 +56,11 @@ impl Identity {
             return Err(Error::invalid_config("the certificate chain is empty"));
         };
         let fingerprint = Fingerprint::of(leaf);
+        let restart_secret = RestartSecret::of(&key);
         let certified_key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             Error::invalid_config("certificate and private key cannot be used together").caused_by(error)
         })?;
-        Ok(Self { certified_key: Arc::new(certified_key), fingerprint })
+        Ok(Self { certified_key: Arc::new(certified_key), fingerprint, restart_secret })
     }
 
     /// An identity from PEM; sections of other kinds are skipped, so both arguments may be the
@@ -92,6 +95,11 @@ impl Identity {
         self.fingerprint
     }
 
+    /// quinn's configuration for an endpoint of this identity at this address.
+    pub(super) fn endpoint_config(&self, address: SocketAddr) -> Option<EndpointConfig> {
+        self.restart_secret.as_ref()?.endpoint_config(address)
+    }
+
     pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified_key)))
     }
@@ -99,7 +107,7 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { certified_key, fingerprint } = self;
+        let Self { certified_key, fingerprint, restart_secret: _ } = self;
         f.debug_struct("Identity")
             .field("fingerprint", fingerprint)
             .field("chain_length", &certified_key.cert.len())

@@ -12,6 +12,7 @@ mod failure;
 mod fingerprint;
 mod identity;
 mod peer;
+mod restart;
 mod server;
 #[cfg(test)]
 #[cfg(feature = "cert")]

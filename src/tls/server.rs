@@ -1,8 +1,8 @@
 //! TLS of the accepting side.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{EndpointConfig, crypto::rustls::QuicServerConfig};
 use rustls::{
     ServerConfig,
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -90,6 +90,11 @@ impl ServerTls {
     #[must_use]
     pub fn client_cert_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self { clients: Clients::Custom(verifier), ..self }
+    }
+
+    /// quinn's configuration for an endpoint at this address.
+    pub(crate) fn endpoint_config(&self, address: SocketAddr) -> Option<EndpointConfig> {
+        self.identity.endpoint_config(address)
     }
 
     /// Whether clients have to show a certificate; a custom verifier is asked.

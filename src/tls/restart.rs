@@ -1,0 +1,116 @@
+//! What a node that has lost its state can still say to peers that do not know it yet.
+//!
+//! A peer of a process that was killed goes on sending to its successor, and would find out by its idle timeout alone. A
+//! stateless reset ([RFC 9000, section 10.3](https://www.rfc-editor.org/rfc/rfc9000#section-10.3)) tells it at once, if
+//! the successor derives the same tokens: from the private key, which survives, and the address, which tells apart the
+//! endpoints that share a key (section 21.11).
+
+use std::{net::SocketAddr, sync::Arc};
+
+use quinn::{EndpointConfig, crypto::HmacKey};
+use quinn_proto::{HashedConnectionIdGenerator, crypto::CryptoError};
+use rustls::{
+    crypto::{
+        ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        tls13::{Hkdf, OkmBlock},
+    },
+    pki_types::PrivateKeyDer,
+};
+
+/// The secret of an identity that everything here follows from. It does not give the private key away.
+#[derive(Clone)]
+pub(super) struct RestartSecret(OkmBlock);
+
+const SALT: &[u8] = b"palyra-quic restart";
+
+impl RestartSecret {
+    /// `None` without HKDF, which the cipher suite in question has.
+    pub(super) fn of(key: &PrivateKeyDer<'_>) -> Option<Self> {
+        let expander = hkdf()?.extract_from_secret(Some(SALT), key.secret_der());
+        Some(Self(expander.expand_block(&[b"secret"])))
+    }
+
+    /// quinn's configuration for an endpoint at this address.
+    pub(super) fn endpoint_config(&self, address: SocketAddr) -> Option<EndpointConfig> {
+        let expander = hkdf()?.expander_for_okm(&self.0);
+        let address = address.to_string();
+        let key = expander.expand_block(&[b"stateless reset ", address.as_bytes()]);
+        let mut seed = [0; size_of::<u64>()];
+        expander.expand_slice(&[b"connection IDs ", address.as_bytes()], &mut seed).ok()?;
+        let mut config = EndpointConfig::new(Arc::new(ResetKey(key)));
+        // quinn answers to connection IDs that it recognises, and so must recognise those of the process before.
+        let seed = u64::from_be_bytes(seed);
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(seed)));
+        Some(config)
+    }
+}
+
+fn hkdf() -> Option<&'static dyn Hkdf> {
+    Some(TLS13_AES_128_GCM_SHA256.tls13()?.hkdf_provider)
+}
+
+/// HMAC with SHA-256.
+struct ResetKey(OkmBlock);
+
+const SIGNATURE_LEN: usize = 32;
+
+impl ResetKey {
+    fn tag(&self, data: &[u8]) -> [u8; SIGNATURE_LEN] {
+        let mut tag = [0; SIGNATURE_LEN];
+        if let Some(hkdf) = hkdf() {
+            let signed = hkdf.hmac_sign(&self.0, data);
+            tag.iter_mut().zip(signed.as_ref()).for_each(|(to, from)| *to = *from);
+        }
+        tag
+    }
+}
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.iter_mut().zip(self.tag(data)).for_each(|(to, from)| *to = from);
+    }
+
+    fn signature_len(&self) -> usize {
+        SIGNATURE_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let tag = self.tag(data);
+        let differing =
+            tag.iter().zip(signature).fold(0, |differing, (ours, theirs)| differing | (ours ^ theirs));
+        if differing == 0 && signature.len() == tag.len() { Ok(()) } else { Err(CryptoError) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(secret: u8, address: &str) -> ResetKey {
+        let key = PrivateKeyDer::Pkcs8(vec![secret; 64].into());
+        let secret = RestartSecret::of(&key).unwrap();
+        assert!(secret.endpoint_config(address.parse().unwrap()).is_some());
+        ResetKey(hkdf().unwrap().expander_for_okm(&secret.0).expand_block(&[b"test", address.as_bytes()]))
+    }
+
+    #[test]
+    fn tokens_follow_from_key_and_address_and_nothing_else() {
+        let tag = |secret, address| key(secret, address).tag(b"a connection ID");
+        assert_eq!(tag(1, "10.0.0.1:7443"), tag(1, "10.0.0.1:7443"));
+        assert_ne!(tag(1, "10.0.0.1:7443"), tag(2, "10.0.0.1:7443"));
+        assert_ne!(tag(1, "10.0.0.1:7443"), tag(1, "10.0.0.1:7444"));
+        assert_ne!(tag(1, "10.0.0.1:7443"), [0; SIGNATURE_LEN]);
+    }
+
+    #[test]
+    fn a_signature_is_verified_to_the_last_bit() {
+        let key = key(1, "10.0.0.1:7443");
+        let mut signature = vec![0; key.signature_len()];
+        key.sign(b"data", &mut signature);
+        assert!(key.verify(b"data", &signature).is_ok());
+        assert!(key.verify(b"date", &signature).is_err());
+        assert!(key.verify(b"data", &signature[1..]).is_err());
+        signature[31] ^= 1;
+        assert!(key.verify(b"data", &signature).is_err());
+    }
+}
