@@ -125,6 +125,8 @@ impl Endpoint {
     /// with SHUTTING_DOWN, lets what is running finish for at most `grace`, then closes all connections with
     /// SHUTTING_DOWN.
     ///
+    /// Takes up to `grace` and a second, and affects every handle.
+    ///
     /// # Cancellation
     ///
     /// If this is dropped, new work is turned away all the same, and the connections stay open until the endpoint is

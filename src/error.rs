@@ -46,7 +46,7 @@ pub enum ErrorKind {
     Codec,
     /// The endpoint or connection was closed by this side.
     Closed,
-    /// This side's time limit for the call passed. The call may have run.
+    /// This side's time limit passed; [`may_have_run`](Error::may_have_run) says whether the request had left.
     DeadlineExceeded,
     /// A bound of this side is reached; there may be room again later.
     Exhausted,
@@ -70,7 +70,7 @@ pub enum ErrorKind {
     VersionMismatch,
 
     // At the peer.
-    /// The peer refused the connection before the handshake: it is full.
+    /// The peer refused the connection before the handshake: it is full, or shutting down.
     Refused,
     /// The peer closed the connection with this code.
     ConnectionClosed(Code),
@@ -140,7 +140,7 @@ impl Error {
         self.0.retry_after
     }
 
-    /// Whether the identity of either side was not acceptable. Such a failure is never a reason to
+    /// Whether the identity of either side was not acceptable, or not for this method. Such a failure is never a reason to
     /// fall back to another transport.
     #[must_use]
     pub fn is_authentication(&self) -> bool {

@@ -60,7 +60,7 @@
 //! | `smol` | yes | smol's global executor, where the caller brings none |
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
 //! | `cert` | no | a small certificate authority for development and tests |
-//! | `durable` | no | event logs and cursors in files |
+//! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 
 mod admission;

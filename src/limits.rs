@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 /// Deadlines and bounds of an endpoint and of every connection on it.
 ///
 /// Both sides of a link keep their own limits; the lower idle timeout of the two applies. The
-/// defaults are those of the protocol, with windows that a gateway of 64 MiB survives.
+/// defaults are those of the protocol. On a small machine with peers that may be hostile, lower `max_connections` and
+/// `max_frame_bytes` until [`worst_case_connection_bytes`](Self::worst_case_connection_bytes) times connections fits.
 ///
 /// ```
 /// use std::time::Duration;
@@ -112,10 +113,11 @@ limits! {
     /// How often an otherwise silent connection sends a PING. Default: 5 s; must be below `idle_timeout`.
     keep_alive_interval: Duration,
     /// How long a peer may take to send a whole request, from the opening of its stream. Default: 10 s. Then the
-    /// stream is reset with DEADLINE_EXCEEDED.
+    /// stream is reset with DEADLINE_EXCEEDED. A notification that was begun has as long to be complete.
     request_read_timeout: Duration,
     /// How long a handler may run. Default: 30 s; a caller's lower `timeout_ms` wins. Then the handler is dropped and
-    /// the caller is answered `deadline_exceeded`. `node.stream_events` is exempt.
+    /// the caller is answered `deadline_exceeded`. Handlers of notifications and streaming ones are included, waiting for a slow
+    /// reader too; `node.stream_events` is exempt. Writing the last answer may take as long again.
     handler_timeout: Duration,
     /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
     heartbeat_interval: Duration,

@@ -70,7 +70,7 @@ pub(crate) struct Serve {
     /// Publish a tick event every so many milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,
-    /// Keep the events in this file, so that they survive the node. Default: in memory.
+    /// Keep the events in this file, so that they survive the node: the newest 65,536 or 16 MiB. Default: in memory.
     #[arg(long, value_name = "FILE")]
     pub(crate) durable: Option<PathBuf>,
     /// The least time between two writes to that file, in milliseconds [default: 20]

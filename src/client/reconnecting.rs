@@ -105,7 +105,7 @@ impl Client {
     /// # Errors
     ///
     /// As for [`Connection::call`] and [`Endpoint::connect`]. Failures that another attempt may mend are reported when the time
-    /// limit has passed, or at once where the call [may have run](Error::may_have_run).
+    /// limit has passed, or at once where the call [may have run](Error::may_have_run). `resource_exhausted` is among the latter.
     ///
     /// # Cancellation
     ///
@@ -137,11 +137,16 @@ impl Client {
         }
     }
 
-    /// Sends a notification, as [`Connection::notify_raw`] does, once there is a connection. It is never repeated.
+    /// Sends a notification, as [`Connection::notify_raw`] does, once there is a connection, within the client's time limit for
+    /// calls. It is sent again only where the connection ended before QUIC had taken all of it, and so handled at most once.
     ///
     /// # Errors
     ///
-    /// As for [`Connection::notify`] and [`Endpoint::connect`].
+    /// As for [`Connection::notify`] and [`Endpoint::connect`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded).
+    ///
+    /// # Cancellation
+    ///
+    /// The notification may arrive, or not.
     pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
         let params = params.into();
         let mut attempts = Attempts::new(self);
@@ -163,6 +168,9 @@ impl Client {
     }
 
     /// The connection, dialled where there is none: one attempt at each address, after the pause that is due.
+    ///
+    /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`] or, where every address asks for patience,
+    /// an hour; and each attempt takes up to `handshake_timeout`.
     ///
     /// # Errors
     ///

@@ -129,6 +129,10 @@ impl EventLog {
     /// # Errors
     ///
     /// [`Io`](ErrorKind::Io) where writing failed.
+    ///
+    /// # Cancellation
+    ///
+    /// The events are written all the same.
     pub async fn flush(&self) -> Result<()> {
         #[cfg(feature = "durable")]
         if let Some(committer) = &self.shared.committer {
@@ -385,7 +389,7 @@ impl EventLogBuilder {
     }
 
     /// How many subscriptions may be open at a time, of all peers together. Default: 256. Further ones are answered
-    /// `resource_exhausted`. One that does not read holds 32 KiB, and the send window of its connection.
+    /// `resource_exhausted`. One that does not read holds 32 KiB, or 16 KiB and the largest event, and the send window of its connection.
     #[must_use]
     pub fn max_subscribers(self, max_subscribers: usize) -> Self {
         Self { max_subscribers, ..self }

@@ -20,7 +20,7 @@ use crate::{
 /// Who calls, and for how long it matters. Cloning is cheap.
 ///
 /// A handler is dropped when the caller resets the stream, stops it or goes away, and when its deadline passes; most
-/// handlers need nothing else. Those that start work elsewhere take a clone along and ask it.
+/// handlers need nothing else. One of a notification is dropped by its deadline alone, since nobody waits for it. Those that start work elsewhere take a clone along and ask it.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -51,13 +51,13 @@ impl Context {
     }
 
     /// When the handler will be dropped, on the clock of the endpoint's runtime: the lower of the caller's `timeout_ms`
-    /// and the node's `handler_timeout`. `None` for handlers without a limit.
+    /// and the node's `handler_timeout`. `Some` in every method and notification.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.inner.deadline
     }
 
-    /// How long the handler may still run; zero where the deadline has passed, `None` where there is none.
+    /// How long the handler may still run; zero where the deadline has passed. `Some` in every method and notification.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         let deadline = self.inner.deadline?;

@@ -27,7 +27,7 @@ impl MethodError {
     /// A failure with any error string.
     ///
     /// `unavailable` is the node's own to say, since callers take it to mean that the method has not run; a handler's
-    /// becomes `resource_exhausted`. The same goes for callers and `invalid_request`: it should be said before anything
+    /// becomes `resource_exhausted`. They take `invalid_request` to mean the same, so it is to be returned before anything
     /// else is done.
     #[must_use]
     pub fn new(error: WireError) -> Self {

@@ -18,11 +18,12 @@ use crate::{
     value,
 };
 
-/// The methods that a node serves. Every node answers `node.health`; with [`events`](Self::events) it answers
+/// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`; with [`events`](Self::events) it answers
 /// `node.stream_events` too.
 ///
 /// A handler is an async closure (or function) of a [`Context`] and the parameters. It runs as part of a task of its
-/// own for each exchange, is dropped when nobody waits for it any more, and may panic without harm to others.
+/// own for each exchange, or for each stream of notifications, is dropped when nobody waits for its answer any more, and may
+/// panic without harm to others.
 ///
 /// ```
 /// use palyra_quic::{Context, MethodError, Router};
@@ -120,7 +121,8 @@ impl Router {
         })
     }
 
-    /// Serves a method with any number of answers.
+    /// Serves a method with any number of answers. The node's `handler_timeout` covers all of them, waiting for a slow reader
+    /// included.
     #[must_use]
     pub fn streaming<F, R>(mut self, name: &str, handler: F) -> Self
     where

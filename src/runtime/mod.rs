@@ -33,8 +33,11 @@ use self::{socket::Socket, timer::LazyTimer};
 /// use palyra_quic::AsyncIoRuntime;
 ///
 /// let executor = Arc::new(smol::Executor::new());
-/// let runtime = AsyncIoRuntime::on(executor).without_gro();
+/// let runtime = AsyncIoRuntime::on(Arc::clone(&executor)).without_gro();
+/// smol::block_on(executor.run(async {
+///     // Endpoints are bound and used here, with `EndpointBuilder::runtime(Arc::new(runtime))`.
 /// # drop(runtime);
+/// }));
 /// ```
 #[derive(Clone)]
 pub struct AsyncIoRuntime {
@@ -67,8 +70,8 @@ impl AsyncIoRuntime {
         Self::with_spawner(Spawner::Global)
     }
 
-    /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps: when it is dropped, all that
-    /// runs here ends.
+    /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps: when the last other handle to it is
+    /// dropped, all that runs here ends, and what is begun later never runs. Nobody tells of an executor that is not driven.
     #[must_use]
     pub fn on(executor: Arc<Executor<'static>>) -> Self {
         Self::with_spawner(Spawner::Executor(Arc::downgrade(&executor)))

@@ -6,6 +6,9 @@
 //! tasks that are ready and the fate of datagrams, follows from the seed; the keys of TLS alone do not, so that runs
 //! of one seed differ in the bytes of a packet, and in its length where signatures are ECDSA.
 //!
+//! Only sockets of hosts, timers of the runtime and [`Sim::sleep`] count as something that is under way. Timers of the
+//! system, threads and disks do not, so that logs in files and a simulation do not go together.
+//!
 //! ```
 //! use std::time::Duration;
 //! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Router, ServerTls, sim::{Link, Sim}};
