@@ -1,12 +1,14 @@
 //! Writes events to disk in groups, so that flash is written rarely.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use event_listener::Event;
+use futures_lite::FutureExt;
 use quinn::Runtime;
 
 use super::{
@@ -76,13 +78,24 @@ impl EventLogBuilder {
     /// [`Io`](ErrorKind::Io) where the file cannot be opened, or another process has it.
     pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
         self.check()?;
-        let Knobs { runtime, commit_interval, commit_events } = self.knobs.clone();
+        let Knobs { runtime, commit_events, .. } = self.knobs.clone();
         let runtime =
             runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
         if commit_events == 0 {
             return Err(Error::invalid_config("commit_events is zero"));
         }
         let (store, contents, damaged) = Store::open(path.as_ref(), random_epoch)?;
+        Ok(self.run(runtime, store, contents, damaged))
+    }
+
+    fn run(
+        self,
+        runtime: Arc<dyn Runtime>,
+        store: Store,
+        contents: Contents,
+        damaged: Option<PathBuf>,
+    ) -> EventLog {
+        let Knobs { commit_interval, commit_events, .. } = self.knobs.clone();
         let Contents { epoch, first, events } = contents;
         let mut ring = Ring::new(self.bounds(), first);
         events.into_iter().for_each(|held| ring.push(held));
@@ -109,7 +122,7 @@ impl EventLogBuilder {
             enough: Event::new(),
             progress: Event::new(),
         };
-        Ok(self.create_with(epoch, ring, Some(committer)))
+        self.create_with(epoch, ring, Some(committer))
     }
 }
 
@@ -176,12 +189,8 @@ impl Committer {
         let idle = !std::mem::replace(&mut queue.committing, true);
         drop(queue);
         if idle {
-            let log = log.clone();
-            self.clock.spawn(async move {
-                if let Some(committer) = log.committer() {
-                    committer.commit_all(&log).await;
-                }
-            });
+            let unfinished = Unfinished(Some(log.clone()));
+            self.clock.spawn(async move { unfinished.commit_all().await });
         } else if waiting >= self.commit_events {
             self.enough.notify(usize::MAX);
         }
@@ -226,14 +235,18 @@ impl Committer {
             };
             let oldest = log.first_seq_after(&events);
             let batch = Batch { first, events, oldest };
-            let failing = Failing(self);
             let store = Arc::clone(&self.store);
-            let (batch, written) = blocking::unblock(move || {
+            let written = AssertUnwindSafe(blocking::unblock(move || {
                 let written = store.commit(&batch);
                 (batch, written)
-            })
-            .await;
-            std::mem::forget(failing);
+            }));
+            // A panic of the file's library would take the whole executor along.
+            let Ok((batch, written)) = written.catch_unwind().await else {
+                tracing::warn!("writing events panicked");
+                // Dropping what panicked would panic again, in whoever drops the log. The file stays locked instead.
+                std::mem::forget(Arc::clone(&self.store));
+                return self.fail();
+            };
             match written {
                 Ok(()) => {
                     let last = log.append(batch.events);
@@ -288,16 +301,129 @@ impl Committer {
     }
 }
 
-/// Held while a commit is written, which may panic, or be dropped with its executor.
-struct Failing<'a>(&'a Committer);
+/// The task that commits, which an executor may drop at any time: then the log fails, rather than let anybody wait.
+struct Unfinished(Option<EventLog>);
 
-impl Drop for Failing<'_> {
+impl Unfinished {
+    async fn commit_all(mut self) {
+        if let Some(log) = &self.0
+            && let Some(committer) = log.committer()
+        {
+            committer.commit_all(log).await;
+        }
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
     fn drop(&mut self) {
-        tracing::warn!("writing events was broken off");
-        self.0.fail();
+        if let Some(committer) = self.0.as_ref().and_then(EventLog::committer) {
+            tracing::warn!("the executor dropped the task that writes events");
+            committer.fail();
+        }
     }
 }
 
 fn failure() -> Error {
     Error::from(std::io::Error::other("the event log cannot be written; it has to be opened again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicU8, Ordering},
+    };
+
+    use async_executor::Executor;
+    use futures_lite::future::block_on;
+    use redb::{StorageBackend, backends::InMemoryBackend};
+
+    use super::*;
+    use crate::runtime::AsyncIoRuntime;
+
+    const WELL: u8 = 0;
+    const FULL: u8 = 1;
+    const CRASHING: u8 = 2;
+
+    /// A disk in memory, whose state the test changes.
+    #[derive(Clone, Debug)]
+    struct Disk {
+        memory: Arc<InMemoryBackend>,
+        state: Arc<AtomicU8>,
+    }
+
+    impl Disk {
+        fn check(&self) -> io::Result<()> {
+            match self.state.load(Ordering::Relaxed) {
+                WELL => Ok(()),
+                FULL => Err(io::ErrorKind::StorageFull.into()),
+                _ => panic!("as the test wants it"),
+            }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.memory.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()?;
+            self.memory.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            self.memory.write(offset, data)
+        }
+    }
+
+    /// A log on such a disk, and what drives it.
+    fn log() -> (EventLog, Arc<AtomicU8>, Arc<Executor<'static>>) {
+        let state = Arc::new(AtomicU8::new(WELL));
+        let disk = Disk { memory: Arc::new(InMemoryBackend::new()), state: Arc::clone(&state) };
+        let database = redb::Builder::new().create_with_backend(disk).unwrap();
+        let Ok((store, contents)) = Store::on(database, &random_epoch) else { panic!("the disk is well") };
+        let executor = Arc::new(Executor::new());
+        let runtime = Arc::new(AsyncIoRuntime::on(Arc::clone(&executor)));
+        let builder = EventLog::builder().commit_interval(Duration::ZERO);
+        (builder.run(runtime, store, contents, None), state, executor)
+    }
+
+    #[test]
+    fn a_disk_that_fails_fails_the_log_and_nobody_waits_for_ever() {
+        for failing in [FULL, CRASHING] {
+            let (log, state, executor) = log();
+            block_on(executor.run(async {
+                assert_eq!(log.publish_durable("kept").await.unwrap(), 1);
+                state.store(failing, Ordering::Relaxed);
+                let error = log.publish_durable("lost").await.unwrap_err();
+                assert_eq!(error.kind(), &ErrorKind::Io, "{failing}");
+            }));
+            state.store(WELL, Ordering::Relaxed);
+            assert_eq!(log.publish("too late").unwrap_err().kind(), &ErrorKind::Io);
+            assert_eq!((log.last_seq(), log.commits()), (1, 1), "nobody sees what is not on disk");
+        }
+    }
+
+    /// The twin, and the end of an executor in the middle of it all.
+    #[test]
+    fn an_executor_that_is_dropped_fails_the_log_too() {
+        let (log, _state, executor) = log();
+        block_on(executor.run(async { assert_eq!(log.publish_durable("kept").await.unwrap(), 1) }));
+        let waiting = log.publish_durable("never written");
+        drop(executor);
+        assert_eq!(block_on(waiting).unwrap_err().kind(), &ErrorKind::Io);
+        assert_eq!(log.last_seq(), 1);
+    }
 }

@@ -65,7 +65,12 @@ impl Store {
     }
 
     fn try_open(path: &Path, new_epoch: &impl Fn() -> u64) -> Outcome<(Self, Contents)> {
-        let store = Self { database: database(path)? };
+        Self::on(database(path)?, new_epoch)
+    }
+
+    /// What is in the database, or the beginning of a history in one that is empty.
+    pub(super) fn on(database: Database, new_epoch: &impl Fn() -> u64) -> Outcome<(Self, Contents)> {
+        let store = Self { database };
         let contents = match store.read()? {
             Some(contents) => contents,
             None => store.begin(new_epoch())?,
