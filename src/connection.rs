@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_lite::future;
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 
@@ -11,7 +12,7 @@ use crate::{
     error::{Error, Result},
     limits::TransportLimits,
     runtime::Clock,
-    tls::{PeerIdentity, classify},
+    tls::{PeerIdentity, RevocationList, classify},
 };
 
 /// An open connection, for calls and notifications to the peer.
@@ -128,6 +129,22 @@ impl Link {
 
     pub(crate) fn peer(&self) -> Option<&PeerIdentity> {
         self.peer.as_ref()
+    }
+
+    /// Closes the connection when the peer's certificate gets on the list. Resolves when there is nothing left to close.
+    pub(crate) async fn closed_when_revoked(&self, list: Option<&RevocationList>) {
+        let closed = async {
+            self.quinn.closed().await;
+        };
+        let revoked = async {
+            match (list, &self.peer) {
+                (Some(list), Some(peer)) => list.wait_for(peer.chain()).await,
+                _ => future::pending().await,
+            }
+            tracing::debug!(remote = %self.remote_address(), "the peer's certificate was revoked");
+            self.close(Code::IDENTITY_REJECTED, "revoked");
+        };
+        future::or(closed, revoked).await;
     }
 
     pub(crate) fn remote_address(&self) -> SocketAddr {

@@ -101,6 +101,10 @@ impl Endpoint {
         let Inner { quinn, clock, limits, node, serves_dialled, .. } = &*self.inner;
         let transport = limits.transport_config(*serves_dialled);
         let link = Arc::new(dial(Dialler { endpoint: quinn, clock, limits, transport }, tls, address).await?);
+        if let Some(list) = tls.revocation_list().cloned() {
+            let link = Arc::clone(&link);
+            clock.spawn(async move { link.closed_when_revoked(Some(&list)).await });
+        }
         if *serves_dialled == Serves::Requests {
             let (node, link) = (Arc::clone(node), Arc::clone(&link));
             clock.spawn(async move { serve_connection(&node, &link, None).await });
@@ -247,6 +251,7 @@ impl EndpointBuilder {
         router.check(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let client_auth = server.as_ref().map_or(ClientAuth::None, ServerTls::client_auth);
+        let revocations = server.as_ref().and_then(ServerTls::revocation_list).cloned();
         let accepts = server.is_some();
         let address = socket.local_addr()?;
         let mut config = server.as_ref().and_then(|tls| tls.endpoint_config(address)).unwrap_or_default();
@@ -254,7 +259,7 @@ impl EndpointBuilder {
         let server = server.map(|tls| server_config(&tls, &limits)).transpose()?;
         let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::clone(&runtime))?;
         let clock = Clock::new(runtime);
-        let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), client_auth));
+        let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), client_auth, revocations));
         if accepts {
             clock.spawn(accept_connections(Arc::clone(&node), quinn.clone()));
         }

@@ -35,7 +35,7 @@
 //! | to | see |
 //! |---|---|
 //! | bind, connect, shut down | [`Endpoint`], [`TransportLimits`] |
-//! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`] |
+//! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
@@ -109,7 +109,10 @@ pub use self::{
     },
     router::{Context, MethodError, ResponseSink, Router},
     runtime::AsyncIoRuntime,
-    tls::{ALPN, ClientAuth, ClientTls, Fingerprint, Identity, PeerIdentity, Pin, ServerTls, Trust},
+    tls::{
+        ALPN, ClientAuth, ClientTls, Fingerprint, Identity, PeerIdentity, Pin, RevocationList, ServerTls,
+        Trust,
+    },
 };
 /// The vocabulary of others that this crate's interface speaks.
 pub use {bytes::Bytes, minicbor, quinn, rustls};

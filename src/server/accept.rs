@@ -60,7 +60,8 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, slot: ConnectionSlo
         }
         future::pending().await
     };
-    future::or(serve_connection(&node, &link, Some(slot)), on_connection).await;
+    let serving = future::or(serve_connection(&node, &link, Some(slot)), on_connection);
+    future::or(serving, link.closed_when_revoked(node.revocations.as_ref())).await;
     tracing::debug!(%remote, "connection ended");
 }
 

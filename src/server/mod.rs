@@ -26,7 +26,7 @@ use crate::{
     limits::TransportLimits,
     router::Router,
     runtime::Clock,
-    tls::ClientAuth,
+    tls::{ClientAuth, RevocationList},
 };
 
 /// What all connections of an endpoint share when they serve.
@@ -36,6 +36,7 @@ pub(crate) struct Node {
     limits: Arc<TransportLimits>,
     clock: Clock,
     client_auth: ClientAuth,
+    revocations: Option<RevocationList>,
     admission: Admission,
     drain: Drain,
     counters: Counters,
@@ -76,10 +77,12 @@ impl Node {
         limits: Arc<TransportLimits>,
         clock: Clock,
         client_auth: ClientAuth,
+        revocations: Option<RevocationList>,
     ) -> Self {
         Self {
             router,
             client_auth,
+            revocations,
             admission: Admission::new(&limits),
             drain: Drain::default(),
             counters: Counters::default(),

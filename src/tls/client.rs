@@ -16,7 +16,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use super::{ALPN, Fingerprint, Identity, Pin, Trust, VERSIONS, provider};
+use super::{ALPN, Fingerprint, Identity, Pin, RevocationList, Trust, VERSIONS, provider};
 use crate::error::{Error, Result};
 
 /// Which servers a client believes, and what it shows to them.
@@ -47,6 +47,7 @@ pub struct ClientTls {
     identity: Option<Identity>,
     server_name: ServerName<'static>,
     pins: Arc<BTreeSet<Pin>>,
+    revocations: Option<RevocationList>,
     prepared: OnceLock<Prepared>,
 }
 
@@ -63,7 +64,14 @@ impl ClientTls {
     #[must_use]
     pub fn new(trust: Trust) -> Self {
         let server_name = ServerName::try_from("localhost").expect("`localhost` is a DNS name");
-        Self { trust, identity: None, server_name, pins: Arc::default(), prepared: OnceLock::new() }
+        Self {
+            trust,
+            identity: None,
+            server_name,
+            pins: Arc::default(),
+            revocations: None,
+            prepared: OnceLock::new(),
+        }
     }
 
     /// Shows this identity to servers that ask for one. Default: none.
@@ -104,6 +112,17 @@ impl ClientTls {
         self
     }
 
+    /// Refuses servers that show a certificate on this list, and closes the connections to them when they get on it.
+    #[must_use]
+    pub fn revocations(mut self, list: &RevocationList) -> Self {
+        self.revocations = Some(list.clone());
+        self
+    }
+
+    pub(crate) fn revocation_list(&self) -> Option<&RevocationList> {
+        self.revocations.as_ref()
+    }
+
     /// The configuration for one connection attempt, which leaves in `report` why the server was
     /// not believed, and the server name to connect with.
     pub(crate) fn quic_config(&self, report: &HandshakeReport) -> Result<(Arc<QuicClientConfig>, String)> {
@@ -117,6 +136,7 @@ impl ClientTls {
         config.dangerous().set_certificate_verifier(Arc::new(ReportingVerifier {
             chain: Arc::clone(chain),
             pins: Arc::clone(&self.pins),
+            revocations: self.revocations.clone(),
             report: report.clone(),
         }));
         Ok(config)
@@ -152,12 +172,13 @@ impl ClientTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trust, identity, server_name, pins, prepared: _ } = self;
+        let Self { trust, identity, server_name, pins, revocations, prepared: _ } = self;
         f.debug_struct("ClientTls")
             .field("trust", trust)
             .field("identity", identity)
             .field("server_name", &server_name.to_str())
             .field("pins", pins)
+            .field("revocations", revocations)
             .finish()
     }
 }
@@ -200,6 +221,7 @@ impl HandshakeReport {
 struct ReportingVerifier {
     chain: Arc<WebPkiServerVerifier>,
     pins: Arc<BTreeSet<Pin>>,
+    revocations: Option<RevocationList>,
     report: HandshakeReport,
 }
 
@@ -219,6 +241,10 @@ impl ServerCertVerifier for ReportingVerifier {
             ocsp_response,
             now,
         ))?;
+        let chain = || std::iter::once(end_entity).chain(intermediates);
+        if self.revocations.as_ref().is_some_and(|list| list.covers(chain())) {
+            return self.report.noting(Err(CertificateError::Revoked.into()));
+        }
         let presented = Fingerprint::of(end_entity);
         if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) {
             return Ok(verified);

@@ -13,6 +13,7 @@ mod fingerprint;
 mod identity;
 mod peer;
 mod restart;
+mod revocation;
 mod server;
 #[cfg(test)]
 #[cfg(feature = "cert")]
@@ -23,6 +24,7 @@ pub use self::{
     fingerprint::{Fingerprint, Pin},
     identity::{Identity, Trust},
     peer::PeerIdentity,
+    revocation::RevocationList,
     server::{ClientAuth, ServerTls},
 };
 pub(crate) use self::{client::HandshakeReport, failure::classify};

@@ -8,7 +8,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use super::{ALPN, Identity, Trust, VERSIONS, provider};
+use super::{ALPN, Identity, RevocationList, Trust, VERSIONS, provider, revocation::RevokingVerifier};
 use crate::error::{Error, Result};
 
 /// What a server shows to its clients, and what it asks of them.
@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 pub struct ServerTls {
     identity: Identity,
     clients: Clients,
+    revocations: Option<RevocationList>,
 }
 
 /// Whether clients have to show a certificate.
@@ -62,7 +63,7 @@ impl ServerTls {
     /// Shows this identity, and asks clients for none.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, clients: Clients::Anonymous }
+        Self { identity, clients: Clients::Anonymous, revocations: None }
     }
 
     /// Refuses clients without a valid certificate from one of these authorities.
@@ -90,6 +91,17 @@ impl ServerTls {
     #[must_use]
     pub fn client_cert_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self { clients: Clients::Custom(verifier), ..self }
+    }
+
+    /// Refuses clients that show a certificate on this list, and closes their connections when they get on it. On top of every
+    /// other check, a verifier of the caller's own included.
+    #[must_use]
+    pub fn revocations(self, list: &RevocationList) -> Self {
+        Self { revocations: Some(list.clone()), ..self }
+    }
+
+    pub(crate) fn revocation_list(&self) -> Option<&RevocationList> {
+        self.revocations.as_ref()
     }
 
     /// quinn's configuration for an endpoint at this address.
@@ -135,6 +147,14 @@ impl ServerTls {
     }
 
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>> {
+        let inner = self.verifier_of_chains()?;
+        Ok(match &self.revocations {
+            Some(list) => Arc::new(RevokingVerifier { inner, list: list.clone() }),
+            None => inner,
+        })
+    }
+
+    fn verifier_of_chains(&self) -> Result<Arc<dyn ClientCertVerifier>> {
         let builder = |trust: &Trust| WebPkiClientVerifier::builder_with_provider(trust.roots(), provider());
         match &self.clients {
             Clients::Anonymous => Ok(WebPkiClientVerifier::no_client_auth()),
@@ -147,7 +167,7 @@ impl ServerTls {
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, clients } = self;
+        let Self { identity, clients, revocations } = self;
         let trust = match clients {
             Clients::Offered(trust) | Clients::Required(trust) => Some(trust),
             // Foreign, and may print anything.
@@ -157,6 +177,7 @@ impl fmt::Debug for ServerTls {
             .field("identity", identity)
             .field("client_auth", &self.client_auth())
             .field("trust", &trust)
+            .field("revocations", revocations)
             .finish_non_exhaustive()
     }
 }
