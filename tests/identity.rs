@@ -215,6 +215,19 @@ fn a_wrong_pin_ends_the_handshake_before_the_client_shows_its_certificate() {
 }
 
 #[test]
+fn a_pinned_key_is_enough_and_another_is_not() {
+    run(async {
+        let server = serve(Router::new());
+        let pki = &server.pki;
+        let (right, wrong) = (pki.server.chain(), pki.client.chain());
+        let [right, wrong] = [right, wrong].map(|chain| Pin::of_public_key(&chain[0]).unwrap());
+        let refusal = attempt(&pki.client_tls().pin(wrong), server.address()).await;
+        assert_refused(refusal, &ErrorKind::PinMismatch, "another key");
+        attempt(&pki.client_tls().pins([wrong, right]), server.address()).await.unwrap();
+    });
+}
+
+#[test]
 fn a_pin_does_not_replace_the_chain() {
     run(async {
         let pki = Pki::new();

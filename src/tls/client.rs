@@ -96,10 +96,10 @@ impl ClientTls {
         Ok(Self { server_name: server_name.to_owned(), ..self })
     }
 
-    /// Adds a pin: the server's own certificate must match one of them, and its chain must still be
+    /// Adds a pin: the server's own certificate, or its public key, must match one of them, and its chain must still be
     /// valid. Default: none, any valid chain will do.
     ///
-    /// Pin the next certificate along with the present one before the server changes it.
+    /// Pin the next certificate or key along with the present one before the server changes it.
     #[must_use]
     pub fn pin(self, pin: impl Into<Pin>) -> Self {
         self.pins([pin.into()])
@@ -246,7 +246,8 @@ impl ServerCertVerifier for ReportingVerifier {
             return self.report.noting(Err(CertificateError::Revoked.into()));
         }
         let presented = Fingerprint::of(end_entity);
-        if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) {
+        let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));
+        if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) || key_is_pinned() {
             return Ok(verified);
         }
         self.report.record(Refusal::PinMismatch(presented));

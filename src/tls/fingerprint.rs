@@ -6,6 +6,7 @@ use rustls::{
     SupportedCipherSuite,
     crypto::{hash::Hash, ring::cipher_suite::TLS13_AES_128_GCM_SHA256},
     pki_types::CertificateDer,
+    server::ParsedCertificate,
 };
 
 use crate::error::{Error, Result};
@@ -106,10 +107,11 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// The [`Fingerprint`] that a server's own certificate must have, on top of a valid chain.
+/// What a server's own certificate must be, on top of a valid chain: one certificate, by its [`Fingerprint`], or any with
+/// one public key, which may be renewed without a word to its clients.
 ///
-/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with blanks
-/// around them ignored.
+/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with `spki:` in front for a public
+/// key, and with blanks around them ignored.
 ///
 /// ```
 /// use palyra_quic::{ErrorKind, Pin};
@@ -117,53 +119,89 @@ impl fmt::Debug for Fingerprint {
 /// let pin: Pin = format!("  {}\n", "AB".repeat(32)).parse()?;
 /// assert_eq!(pin.to_string(), "ab".repeat(32));
 ///
+/// let key: Pin = format!("spki:{pin}").parse()?;
+/// assert_ne!(key, pin);
+///
 /// let error = "  ".parse::<Pin>().unwrap_err();
 /// assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
 /// # Ok::<(), palyra_quic::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Pin(Fingerprint);
+pub struct Pin {
+    pinned: Pinned,
+    digest: Fingerprint,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Pinned {
+    Certificate,
+    PublicKey,
+}
+
+const PUBLIC_KEY_PREFIX: &str = "spki:";
 
 impl Pin {
     /// The pin that only this certificate matches.
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
-        Self(Fingerprint::of(certificate))
+        Self { pinned: Pinned::Certificate, digest: Fingerprint::of(certificate) }
     }
 
-    /// The fingerprint that a certificate must have to match.
+    /// The pin that every certificate with the public key of this one matches: SHA-256 of its SubjectPublicKeyInfo, as in
+    /// [RFC 7469, section 2.4](https://www.rfc-editor.org/rfc/rfc7469#section-2.4).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the certificate cannot be parsed.
+    pub fn of_public_key(certificate: &CertificateDer<'_>) -> Result<Self> {
+        let parsed = ParsedCertificate::try_from(certificate)
+            .map_err(|error| Error::invalid_config("the certificate cannot be parsed").caused_by(error))?;
+        let key = parsed.subject_public_key_info();
+        Ok(Self { pinned: Pinned::PublicKey, digest: Fingerprint::of(&CertificateDer::from_slice(&key)) })
+    }
+
+    /// SHA-256 of what is pinned.
     #[must_use]
     pub const fn fingerprint(self) -> Fingerprint {
-        self.0
+        self.digest
     }
 }
 
 impl From<Fingerprint> for Pin {
+    /// The pin of the certificate with this fingerprint.
     fn from(fingerprint: Fingerprint) -> Self {
-        Self(fingerprint)
+        Self { pinned: Pinned::Certificate, digest: fingerprint }
     }
 }
 
 impl FromStr for Pin {
     type Err = Error;
 
-    /// Reads 64 hexadecimal digits, ignoring blanks around them.
+    /// Reads 64 hexadecimal digits, with `spki:` in front for a public key, ignoring blanks around them.
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for anything else. An empty text is an
     /// error too: an unset variable must not pass for "no pin".
     fn from_str(text: &str) -> Result<Self> {
-        match text.trim() {
-            "" => Err(Error::invalid_config("the pin is empty")),
-            digits => digits.parse().map(Self),
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(Error::invalid_config("the pin is empty"));
         }
+        let (pinned, digits) = match text.strip_prefix(PUBLIC_KEY_PREFIX) {
+            Some(digits) => (Pinned::PublicKey, digits),
+            None => (Pinned::Certificate, text),
+        };
+        Ok(Self { pinned, digest: digits.parse()? })
     }
 }
 
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        if self.pinned == Pinned::PublicKey {
+            f.write_str(PUBLIC_KEY_PREFIX)?;
+        }
+        fmt::Display::fmt(&self.digest, f)
     }
 }
 
@@ -193,6 +231,32 @@ mod tests {
     fn pins_ignore_case_and_the_blanks_around() {
         let pin: Pin = format!("\t {} \r\n", ABC.to_uppercase()).parse().unwrap();
         assert_eq!(pin.fingerprint().to_string(), ABC);
+    }
+
+    #[test]
+    fn a_pin_of_a_key_and_one_of_a_certificate_are_told_apart() {
+        let (certificate, key): (Pin, Pin) = (ABC.parse().unwrap(), format!(" spki:{ABC}").parse().unwrap());
+        assert_ne!(certificate, key);
+        assert_eq!(certificate.fingerprint(), key.fingerprint());
+        assert_eq!(key.to_string(), format!("spki:{ABC}"));
+        for text in ["spki:", "spki: ", "SPKI:ab", &format!("spki:spki:{ABC}")] {
+            assert!(text.parse::<Pin>().is_err(), "{text:?}");
+        }
+        assert!(Pin::of_public_key(&CertificateDer::from_slice(b"abc")).is_err());
+    }
+
+    /// Against another reader of certificates.
+    #[test]
+    #[cfg(feature = "cert")]
+    fn the_pin_of_a_key_is_sha256_of_its_subject_public_key_info() {
+        use x509_cert::der::{Decode, Encode};
+
+        let issued = crate::CertificateAuthority::new("ca").unwrap().issue_server(&[]).unwrap();
+        let certificate = &issued.chain()[0];
+        let parsed = x509_cert::Certificate::from_der(certificate).unwrap();
+        let key = parsed.tbs_certificate.subject_public_key_info.to_der().unwrap();
+        let expected = Fingerprint::of(&CertificateDer::from_slice(&key));
+        assert_eq!(Pin::of_public_key(certificate).unwrap().fingerprint(), expected);
     }
 
     #[test]
