@@ -137,6 +137,22 @@ fn addresses_are_tried_in_turn() {
     assert!((10..12).contains(&pair.sim.elapsed().as_secs()), "one handshake timeout for the absent one");
 }
 
+/// Whoever is in a hurry must not be held at the first address for ever.
+#[test]
+fn calls_that_have_less_time_than_a_handshake_get_past_an_absent_address() {
+    let pair = pair();
+    let (absent, other) = (pair.sim.host([10, 0, 0, 4]), pair.sim.host([10, 0, 0, 3]));
+    let _node = serve_at(&other, echo());
+    let builder = Client::builder(pair.dialler(TransportLimits::default())).call_timeout(SECOND);
+    let client = builder.address(absent.address(PORT)).address(other.address(PORT)).build().unwrap();
+    pair.sim.run(async {
+        let error = client.call_raw("demo.echo", "x").await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::DeadlineExceeded);
+        assert!(!error.may_have_run());
+        assert_eq!(client.call_raw("demo.echo", "x").await.unwrap(), "x");
+    });
+}
+
 #[test]
 fn a_call_gives_up_when_its_time_is_over() {
     let pair = pair();

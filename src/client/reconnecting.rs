@@ -213,6 +213,8 @@ impl Client {
                 }
                 self.clock().sleep_until(asked_until).await;
             }
+            // Before, and not after: whoever has less time than a handshake may take is to get past an address, too.
+            shared.outlook().turn = self.following(turn);
             match self.dial(turn).await {
                 Ok(connection) => {
                     {
@@ -272,10 +274,14 @@ impl Client {
     fn pass_over(&self, turn: usize, error: &Error) {
         let now = self.clock().now();
         let mut outlook = self.shared.outlook();
-        outlook.turn = (turn + 1) % self.shared.addresses.len().max(1);
+        outlook.turn = self.following(turn);
         if let (Some(asked_until), Some(after)) = (outlook.asked_until.get_mut(turn), error.retry_after()) {
             *asked_until = now.checked_add(after.min(LONGEST_RETRY_AFTER));
         }
+    }
+
+    fn following(&self, turn: usize) -> usize {
+        (turn + 1) % self.shared.addresses.len().max(1)
     }
 
     fn is_retired(&self, connection: &Connection) -> bool {
