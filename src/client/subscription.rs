@@ -123,8 +123,8 @@ impl Subscribe {
         Self { cursor: Some(cursor), ..self }
     }
 
-    /// How often the peer is expected to send heartbeats, which must not be less than it does. Default: as often as this endpoint. A connection that brings nothing for two of these
-    /// is given up.
+    /// How often the peer is expected to send heartbeats: its own `heartbeat_interval`, or longer. Default: this endpoint's. A
+    /// connection that brings nothing for two of these is given up.
     pub fn heartbeat_interval(self, interval: Duration) -> Self {
         Self { heartbeat_interval: interval, ..self }
     }
