@@ -1,9 +1,6 @@
 //! Which incoming connections get in: a slot for each connection, and one more while it is in its handshake.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
 
@@ -17,9 +14,7 @@ use crate::limits::TransportLimits;
 pub(crate) struct Admission {
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    /// How many handshakes are under way, of how many.
-    under_way: Arc<AtomicU32>,
-    max_handshakes: u32,
+    max_handshakes: usize,
 }
 
 /// Held by a connection for as long as it is open, or served.
@@ -31,39 +26,32 @@ pub(crate) struct ConnectionSlot {
 /// Held by a connection until its handshake is over.
 #[derive(Debug)]
 pub(crate) struct HandshakeSlot {
-    under_way: Arc<AtomicU32>,
     _permit: SemaphoreGuardArc,
-}
-
-impl Drop for HandshakeSlot {
-    fn drop(&mut self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Admission {
     pub(crate) fn new(limits: &TransportLimits) -> Self {
-        let slots = |count: u32| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX)));
+        let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let max_handshakes = size(limits.max_handshakes());
         Self {
-            connections: slots(limits.max_connections()),
-            handshakes: slots(limits.max_handshakes()),
-            under_way: Arc::default(),
-            max_handshakes: limits.max_handshakes(),
+            connections: Arc::new(Semaphore::new(size(limits.max_connections()))),
+            handshakes: Arc::new(Semaphore::new(max_handshakes)),
+            max_handshakes,
         }
     }
 
     /// Whether half of the slots for handshakes are taken.
     pub(crate) fn handshakes_are_scarce(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) >= self.max_handshakes.div_ceil(2)
+        // Each slot that is taken holds the semaphore, and this holds it once.
+        let taken = Arc::strong_count(&self.handshakes) - 1;
+        taken >= self.max_handshakes.div_ceil(2)
     }
 
     /// Both slots, or none.
     pub(crate) fn admit(&self) -> Option<(ConnectionSlot, HandshakeSlot)> {
         let handshake = self.handshakes.try_acquire_arc()?;
         let connection = self.connections.try_acquire_arc()?;
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        let handshake = HandshakeSlot { under_way: Arc::clone(&self.under_way), _permit: handshake };
-        Some((ConnectionSlot { _permit: connection }, handshake))
+        Some((ConnectionSlot { _permit: connection }, HandshakeSlot { _permit: handshake }))
     }
 }
 
@@ -93,6 +81,17 @@ mod tests {
         assert!(admission.admit().is_none());
         drop(handshake);
         assert!(admission.admit().is_some());
+    }
+
+    #[test]
+    fn handshakes_are_scarce_from_half_of_the_slots_on() {
+        let admission = admission(10, 3);
+        let (_one, first) = admission.admit().unwrap();
+        assert!(!admission.handshakes_are_scarce());
+        let _two = admission.admit().unwrap();
+        assert!(admission.handshakes_are_scarce());
+        drop(first);
+        assert!(!admission.handshakes_are_scarce());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::{SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use crate::{
     router::Router,
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
+    sync::lock,
     tls::{ClientAuth, ClientTls, ServerTls},
 };
 
@@ -122,7 +123,7 @@ impl Endpoint {
 
     /// For what may be left to chance.
     pub(crate) fn fork_rng(&self) -> Rng {
-        self.inner.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
+        lock(&self.inner.rng).fork()
     }
 
     /// Ends everything in order: turns new connections and requests away (`unavailable`), ends followed event streams

@@ -82,6 +82,7 @@ mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stream;
+mod sync;
 mod tls;
 mod value;
 

@@ -4,22 +4,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
     env,
     ffi::OsStr,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     net::UdpSocket,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Child, ChildStdout, Command, Stdio},
     sync::{
-        OnceLock,
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver},
     },
-    thread,
     time::{Duration, SystemTime},
 };
 
@@ -27,6 +27,7 @@ use common::{RawServer, RawStream, frame};
 use palyra_quic::{
     CertificateAuthority, Endpoint, EventLog, Identity, MethodError, Router, ServerTls, Trust,
 };
+use program::{binary, lines};
 use serde_json::{Value, json};
 
 // What is asked, and what is answered.
@@ -679,37 +680,6 @@ fn help_tells_of_every_option() {
 /// A command that is not done by then hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The program, which cargo builds beside the tests unless it was asked for the tests alone.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let test = env::current_exe().unwrap();
-        let outputs = test.ancestors().nth(2).unwrap();
-        let binary = outputs.join("examples").join("node");
-        if !binary.exists() {
-            build_beside(outputs);
-        }
-        binary
-    })
-}
-
-/// Builds for the directory `TARGET/PROFILE` or `TARGET/TRIPLE/PROFILE`.
-fn build_beside(outputs: &Path) {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let profile = match outputs.file_name().and_then(OsStr::to_str).unwrap() {
-        "debug" => "dev",
-        profile => profile,
-    };
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", "node", "--profile", profile]);
-    cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let parent = outputs.parent().unwrap();
-    if parent != target {
-        cargo.arg("--target").arg(parent.file_name().unwrap());
-    }
-    assert!(cargo.status().unwrap().success(), "{cargo:?}");
-}
-
 fn node() -> Command {
     let mut node = Command::new(binary());
     node.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -777,15 +747,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn lines(mut from: BufReader<impl Read + Send + 'static>) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut line = String::new();
-        while from.read_line(&mut line).unwrap() > 0 && sender.send(std::mem::take(&mut line)).is_ok() {}
-    });
-    receiver
 }
 
 fn rest(lines: &Receiver<String>) -> String {

@@ -4,18 +4,19 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::{
     collections::{BTreeMap, HashSet},
-    env,
-    ffi::OsStr,
-    fs,
-    io::{BufRead, BufReader, Read},
+    env, fs,
+    io::BufReader,
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::{
-        Arc, Condvar, Mutex, OnceLock,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Receiver},
     },
@@ -28,6 +29,8 @@ use palyra_quic::{
     Backoff, Client, ClientTls, Endpoint, ErrorKind, Identity, TransportLimits, Trust, WireError,
 };
 use serde_json::Value;
+
+use program::{binary, lines};
 
 // Kill -9.
 
@@ -713,7 +716,8 @@ impl Program {
         let mut node = Command::new(binary());
         node.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = node.spawn().unwrap();
-        let (stdout, stderr) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        let stdout = lines(BufReader::new(child.stdout.take().unwrap()));
+        let stderr = lines(BufReader::new(child.stderr.take().unwrap()));
         Self { child, stdout, stderr }
     }
 
@@ -750,45 +754,4 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    let mut from = BufReader::new(from);
-    thread::spawn(move || {
-        let mut line = String::new();
-        while from.read_line(&mut line).unwrap() > 0 && sender.send(std::mem::take(&mut line)).is_ok() {}
-    });
-    receiver
-}
-
-/// The program, which cargo builds beside the tests unless it was asked for the tests alone.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let test = env::current_exe().unwrap();
-        let outputs = test.ancestors().nth(2).unwrap();
-        let binary = outputs.join("examples").join("node");
-        if !binary.exists() {
-            build_beside(outputs);
-        }
-        binary
-    })
-}
-
-/// Builds for the directory `TARGET/PROFILE` or `TARGET/TRIPLE/PROFILE`.
-fn build_beside(outputs: &Path) {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let profile = match outputs.file_name().and_then(OsStr::to_str).unwrap() {
-        "debug" => "dev",
-        profile => profile,
-    };
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", "node", "--profile", profile]);
-    cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let parent = outputs.parent().unwrap();
-    if parent != target {
-        cargo.arg("--target").arg(parent.file_name().unwrap());
-    }
-    assert!(cargo.status().unwrap().success(), "{cargo:?}");
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     message::WireError,
     runtime::{Clock, Elapsed},
+    sync::lock,
     tls::ClientTls,
     value,
 };
@@ -51,14 +52,9 @@ struct Shared {
     addresses: Vec<SocketAddr>,
     tls: Option<ClientTls>,
     call_timeout: Duration,
-    /// Held while dialling, so that one caller dials and the others wait for it.
-    dialling: async_lock::Mutex<Dialling>,
+    /// Locked while dialling, so that one caller dials and the others wait for it.
+    current: async_lock::Mutex<Option<Connection>>,
     outlook: Mutex<Outlook>,
-}
-
-#[derive(Default)]
-struct Dialling {
-    connection: Option<Connection>,
 }
 
 /// What the latest failures mean for the next attempt.
@@ -181,16 +177,14 @@ impl Client {
     /// Safe: dropping the future gives up the attempt.
     pub async fn connection(&self) -> Result<Connection> {
         let shared = &*self.shared;
-        let mut dialling = shared.dialling.lock().await;
-        if let Some(connection) = dialling.connection.take_if(|connection| self.is_retired(connection)) {
-            // Others may still wait for answers on it. It closes with its last handle.
-            drop(connection);
-        }
-        if let Some(connection) = &dialling.connection {
+        let mut current = shared.current.lock().await;
+        // Others may still wait for answers on it. It closes with its last handle.
+        drop(current.take_if(|connection| self.is_retired(connection)));
+        if let Some(connection) = &*current {
             let Some(reason) = connection.close_reason() else {
                 return Ok(connection.clone());
             };
-            dialling.connection = None;
+            *current = None;
             // What this side closed, it may replace at once.
             if *reason.kind() != ErrorKind::Closed {
                 self.postpone(&reason);
@@ -221,7 +215,7 @@ impl Client {
                         let mut outlook = shared.outlook();
                         (outlook.turn, outlook.retired) = (turn, None);
                     }
-                    dialling.connection = Some(connection.clone());
+                    *current = Some(connection.clone());
                     return Ok(connection);
                 }
                 Err(error) => {
@@ -385,14 +379,13 @@ impl<'a> Attempts<'a> {
 
 impl Shared {
     fn outlook(&self) -> MutexGuard<'_, Outlook> {
-        // Nothing in here panics halfway through a change.
-        self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.outlook)
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { endpoint, addresses, tls: _, call_timeout, dialling: _, outlook: _ } = &*self.shared;
+        let Shared { endpoint, addresses, tls: _, call_timeout, current: _, outlook: _ } = &*self.shared;
         f.debug_struct("Client")
             .field("endpoint", endpoint)
             .field("addresses", addresses)
@@ -454,7 +447,7 @@ impl ClientBuilder {
         let asked_until = vec![None; addresses.len()];
         let outlook = Outlook { failures, not_before: None, turn: 0, asked_until, retired: None };
         let outlook = Mutex::new(outlook);
-        let dialling = async_lock::Mutex::default();
-        Ok(Client { shared: Arc::new(Shared { endpoint, addresses, tls, call_timeout, dialling, outlook }) })
+        let current = async_lock::Mutex::default();
+        Ok(Client { shared: Arc::new(Shared { endpoint, addresses, tls, call_timeout, current, outlook }) })
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     runtime::{Clock, Elapsed, default_runtime},
+    sync::lock,
 };
 
 /// How often to write.
@@ -100,7 +101,7 @@ impl EventLogBuilder {
         let mut ring = Ring::new(self.bounds(), first);
         events.into_iter().for_each(|held| ring.push(held));
         // A subscriber could not get past an event that fits no frame any more.
-        ring.forget_larger_than(self.max_payload_bytes_allowed());
+        ring.forget_larger_than(self.max_payload_bytes);
         let queue = Queue {
             waiting: Vec::new(),
             bytes: 0,
@@ -296,8 +297,7 @@ impl Committer {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing in here panics halfway through a change.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,7 +16,10 @@ use event_listener::{Event, EventListener};
 #[cfg(feature = "durable")]
 use super::durable::{Committer, Knobs};
 use super::ring::{Bounds, Held, OVERHEAD, Ring};
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    sync::lock,
+};
 
 /// Events that peers subscribe to with `node.stream_events`, oldest first.
 ///
@@ -269,8 +272,7 @@ impl EventLog {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // Nothing in here panics halfway through a change.
-        let mut ring = self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = lock(&self.shared.ring);
         if self.shared.bounds.age.is_some() {
             ring.expire(since_1970());
         }
@@ -342,7 +344,7 @@ pub struct EventLogBuilder {
     max_events: usize,
     max_bytes: usize,
     max_age: Option<Duration>,
-    max_payload_bytes: usize,
+    pub(super) max_payload_bytes: usize,
     max_subscribers: usize,
     #[cfg(feature = "durable")]
     pub(super) knobs: Knobs,
@@ -417,11 +419,6 @@ impl EventLogBuilder {
             return Err(Error::invalid_config("max_bytes does not hold one event of max_payload_bytes"));
         }
         Ok(())
-    }
-
-    #[cfg(feature = "durable")]
-    pub(super) fn max_payload_bytes_allowed(&self) -> usize {
-        self.max_payload_bytes
     }
 
     pub(super) fn bounds(&self) -> Bounds {

@@ -5,12 +5,14 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
 use quinn::{AsyncTimer, Runtime};
+
+use crate::sync::lock;
 
 /// The runtime, and one timer that stands for every deadline of an endpoint.
 ///
@@ -118,11 +120,6 @@ impl Clock {
 
 /// Beyond any deadline that the limits allow.
 const FAR: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
-
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
-    // Nothing in here panics halfway through a change.
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

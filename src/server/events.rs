@@ -91,7 +91,7 @@ impl Subscription<'_> {
                 // A subscriber that does not read must not hold up the end.
                 let shutdown = async {
                     self.exchange.node.drain.begun().await;
-                    Ok(request.follow.then_some(Ended::ShuttingDown))
+                    Ok(Some(Ended::ShuttingDown))
                 };
                 let ended = if request.follow { future::or(write, shutdown).await? } else { write.await? };
                 if let Some(ended) = ended {

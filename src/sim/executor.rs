@@ -9,7 +9,8 @@ use std::{
 use async_task::Runnable;
 use fastrand::Rng;
 
-use super::{World, lock};
+use super::World;
+use crate::sync::lock;
 
 /// The tasks that are ready.
 pub(super) struct Executor(Mutex<Ready>);

@@ -41,7 +41,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -61,6 +61,7 @@ pub use self::{link::Link, network::Stats};
 use crate::{
     endpoint::{Endpoint, EndpointBuilder},
     error::Result,
+    sync::lock,
 };
 
 /// Virtual time, an executor, and a network of hosts. See the [module's documentation](self).
@@ -265,11 +266,6 @@ impl World {
     fn network(&self) -> MutexGuard<'_, Network> {
         lock(&self.network)
     }
-}
-
-/// A panic elsewhere ends the simulation, and not what is dropped after it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Clears the world when the last handle of the simulation is gone: tasks hold the world by their endpoints, and the
