@@ -7,6 +7,7 @@ use quinn::{RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 
 use crate::{
+    admission::{Admission, Allowance},
     code::Code,
     endpoint::Endpoint,
     error::{Error, Result},
@@ -34,6 +35,7 @@ pub(crate) struct Link {
     clock: Clock,
     limits: Arc<TransportLimits>,
     peer: Option<PeerIdentity>,
+    allowance: Allowance,
 }
 
 /// Closes a dialled connection with its last handle.
@@ -108,11 +110,17 @@ impl Connection {
 }
 
 impl Link {
-    pub(crate) fn new(quinn: quinn::Connection, clock: Clock, limits: Arc<TransportLimits>) -> Self {
+    pub(crate) fn new(
+        quinn: quinn::Connection,
+        clock: Clock,
+        limits: Arc<TransportLimits>,
+        admission: &Admission,
+    ) -> Self {
         let chain =
             quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
-        Self { quinn, clock, limits, peer }
+        let allowance = admission.allowance(peer.as_ref(), quinn.remote_address().ip());
+        Self { quinn, clock, limits, peer, allowance }
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Connection {
@@ -129,6 +137,11 @@ impl Link {
 
     pub(crate) fn peer(&self) -> Option<&PeerIdentity> {
         self.peer.as_ref()
+    }
+
+    /// What the peer may take.
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.allowance
     }
 
     /// Closes the connection when the peer's certificate gets on the list. Resolves when there is nothing left to close.
@@ -165,6 +178,13 @@ impl Link {
 
     pub(crate) fn close(&self, code: Code, reason: &str) {
         self.quinn.close(code.to_varint(), reason.as_bytes());
+    }
+
+    /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to come back.
+    pub(crate) fn close_until(&self, code: Code, retry_after: Duration) {
+        // Rounded up: whoever comes back on time is not to be early.
+        let millis = retry_after.as_nanos().div_ceil(1_000_000);
+        self.close(code, &format!("retry-after-ms={millis}"));
     }
 }
 

@@ -101,7 +101,8 @@ impl Endpoint {
     pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
         let Inner { quinn, clock, limits, node, serves_dialled, .. } = &*self.inner;
         let transport = limits.transport_config(*serves_dialled);
-        let link = Arc::new(dial(Dialler { endpoint: quinn, clock, limits, transport }, tls, address).await?);
+        let dialler = Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission() };
+        let link = Arc::new(dial(dialler, tls, address).await?);
         if let Some(list) = tls.revocation_list().cloned() {
             let link = Arc::clone(&link);
             clock.spawn(async move { link.closed_when_revoked(Some(&list)).await });

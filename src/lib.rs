@@ -35,6 +35,7 @@
 //! | to | see |
 //! |---|---|
 //! | bind, connect, shut down | [`Endpoint`], [`TransportLimits`] |
+//! | ration what peers may take | [`TransportLimits::within`], [`Rate`], [`AddressValidation`] |
 //! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
@@ -93,6 +94,7 @@ pub use self::events::CursorStore;
 #[cfg(feature = "json")]
 pub use self::message::JsonError;
 pub use self::{
+    admission::Rate,
     client::{
         Backoff, Call, Client, ClientBuilder, EventItem, Events, EventsRequest, Health, Notifier, Responses,
         Subscribe, Subscription, SubscriptionItem,
@@ -103,7 +105,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     events::{Cursor, EventLog, EventLogBuilder},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
-    limits::{TransportLimits, TransportLimitsBuilder},
+    limits::{AddressValidation, TransportLimits, TransportLimitsBuilder},
     message::{
         CborError, Codec, MAX_NESTING, MessageError, Notification, PROTOCOL_VERSION, Request, Response,
         WireError,

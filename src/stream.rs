@@ -6,6 +6,7 @@ use bytes::Bytes;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 
 use crate::{
+    admission::Charge,
     code::Code,
     error::{Error, ErrorKind, Result},
     frame::{self, FrameBuffer},
@@ -24,6 +25,8 @@ pub(crate) struct FrameReader {
     buffer: FrameBuffer,
     state: ReadState,
     abandon: Code,
+    /// For what is in the buffer, and for the last body that was handed out.
+    charge: Charge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +39,13 @@ enum ReadState {
 }
 
 impl FrameReader {
-    pub(crate) fn new(stream: RecvStream, max_frame_len: usize) -> Self {
+    pub(crate) fn new(stream: RecvStream, max_frame_len: usize, charge: Charge) -> Self {
         Self {
             stream,
             buffer: FrameBuffer::new(max_frame_len),
             state: ReadState::Open,
             abandon: Code::CANCELLED,
+            charge,
         }
     }
 
@@ -54,11 +58,12 @@ impl FrameReader {
     /// `Truncated` for an end within a frame, `FrameTooLarge` and `Protocol` for frames that must not be,
     /// `StreamReset`, or why the connection is gone.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.forget_last_body();
         loop {
             if let Some(body) = self.buffer.next().map_err(Error::from)? {
                 return Ok(Some(body));
             }
-            if !self.fill().await? {
+            if !self.fill_where_there_is_room().await? {
                 self.buffer.finish().map_err(Error::from)?;
                 self.state = ReadState::Ended;
                 return Ok(None);
@@ -76,6 +81,7 @@ impl FrameReader {
         limit: Duration,
         pace: Pace,
     ) -> Result<Option<Bytes>> {
+        self.forget_last_body();
         let mut deadline = (pace == Pace::Opening).then(|| clock.deadline(limit));
         loop {
             if let Some(body) = self.buffer.next().map_err(Error::from)? {
@@ -84,7 +90,7 @@ impl FrameReader {
             if deadline.is_none() && !self.buffer.is_empty() {
                 deadline = Some(clock.deadline(limit));
             }
-            let Ok(filled) = clock.timeout_at(deadline, self.fill()).await else {
+            let Ok(filled) = clock.timeout_at(deadline, self.fill_where_there_is_room()).await else {
                 return Err(Error::new(ErrorKind::DeadlineExceeded));
             };
             if !filled? {
@@ -97,6 +103,7 @@ impl FrameReader {
 
     /// The next frame's body, if it has arrived whole already.
     pub(crate) fn take_arrived(&mut self) -> Option<Result<Bytes>> {
+        self.forget_last_body();
         self.buffer.next().map_err(Error::from).transpose()
     }
 
@@ -116,12 +123,29 @@ impl FrameReader {
         Err(Error::protocol("bytes after the last frame that may come"))
     }
 
+    /// What the last body held now counts for whoever has it, and not here.
+    fn forget_last_body(&mut self) {
+        self.charge.settle(self.buffer.held());
+    }
+
+    /// Gives the charge for what was read to whoever holds it from here on.
+    pub(crate) fn take_charge(&mut self) -> Charge {
+        self.charge.take()
+    }
+
+    /// As [`fill`](Self::fill), once the connection may hold more.
+    async fn fill_where_there_is_room(&mut self) -> Result<bool> {
+        self.charge.room().await;
+        self.fill().await
+    }
+
     /// Adds what has arrived; `false` at FIN.
     async fn fill(&mut self) -> Result<bool> {
         let mut chunks: [Bytes; CHUNKS] = Default::default();
         match self.stream.read_chunks(&mut chunks).await {
             Ok(Some(count)) => {
                 for chunk in chunks.into_iter().take(count) {
+                    self.charge.add(chunk.len());
                     self.buffer.push(chunk);
                 }
                 Ok(true)

@@ -5,7 +5,6 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
@@ -16,33 +15,17 @@ use std::{
 
 use futures_lite::future::{self, poll_once};
 use palyra_quic::{
-    Code, Connection, Context, Endpoint, ErrorKind, Router, TransportLimits, TransportLimitsBuilder, minicbor,
+    Code, Connection, Context, Endpoint, ErrorKind, Router, TransportLimits, TransportLimitsBuilder,
 };
 use smol::channel::{Receiver, unbounded};
 
 use common::{
-    Answer, RawStream, Server, attempt, frame, loopback, read_answer, request, run, serve_within, signal,
+    Answer, RawStream, Server, attempt, counters, frame, loopback, read_answer, request, run, serve_within,
+    signal,
 };
 
 fn node(limits: TransportLimitsBuilder) -> Server {
     serve_within(limits.build().unwrap(), Router::new())
-}
-
-/// The numbers in the peer's health.
-async fn counters(connection: &Connection) -> BTreeMap<String, u64> {
-    let payload = connection.health().await.unwrap().payload.unwrap();
-    let mut decoder = minicbor::Decoder::new(&payload);
-    let entries = decoder.map().unwrap().unwrap();
-    let mut counters = BTreeMap::new();
-    for _ in 0..entries {
-        let name = decoder.str().unwrap().to_owned();
-        if decoder.datatype().unwrap() == minicbor::data::Type::String {
-            decoder.skip().unwrap();
-        } else {
-            counters.insert(name, decoder.u64().unwrap());
-        }
-    }
-    counters
 }
 
 /// Tries until it is let in; until then it has to be refused, and nothing else.

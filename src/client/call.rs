@@ -8,11 +8,11 @@ use minicbor::{Decode, Encode};
 use super::responses::{Responses, remote_error};
 use crate::{
     code::Code,
-    connection::Connection,
+    connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
     frame,
     message::{Codec, Request, Response},
-    stream::{FrameReader, FrameWriter},
+    stream::{FrameReader, FrameWriter, Pace},
     value,
 };
 
@@ -148,7 +148,7 @@ impl Call {
         let exchange = async {
             let (_writer, mut reader) = self.open().await?;
             sent = true;
-            let Some(body) = read(&mut reader).await? else {
+            let Some(body) = read(self.connection.link(), &mut reader).await? else {
                 return Err(Error::protocol("the stream ended without an answer"));
             };
             let response = Response::decode(&body).map_err(|error| violated(&mut reader, error.into()))?;
@@ -195,7 +195,7 @@ impl Call {
         let frame = frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))?;
         let (send, recv) = link.open_bi().await?;
         let mut writer = FrameWriter::new(send, Code::CANCELLED);
-        let reader = FrameReader::new(recv, max);
+        let reader = FrameReader::new(recv, max, link.allowance().charge());
         match writer.write(frame).await {
             Ok(()) => writer.finish(),
             // The peer may have answered without reading on; then its answer is what counts.
@@ -210,8 +210,11 @@ pub(super) fn timed_out() -> Error {
     Error::new(ErrorKind::DeadlineExceeded)
 }
 
-pub(super) async fn read(reader: &mut FrameReader) -> Result<Option<Bytes>> {
-    reader.next().await.map_err(|error| violated(reader, error))
+/// The next frame; one that was begun has to be complete as soon as a request would.
+pub(super) async fn read(link: &Link, reader: &mut FrameReader) -> Result<Option<Bytes>> {
+    let limit = link.limits().request_read_timeout();
+    let next = reader.next_within(link.clock(), limit, Pace::Between).await;
+    next.map_err(|error| violated(reader, error))
 }
 
 /// Tells a peer at once that nothing more will be read, and one that broke the protocol so.

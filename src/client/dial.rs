@@ -6,6 +6,7 @@ use futures_lite::future;
 use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
 
 use crate::{
+    admission::Admission,
     connection::Link,
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
@@ -20,12 +21,13 @@ pub(crate) struct Dialler<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) limits: &'a Arc<TransportLimits>,
     pub(crate) transport: Arc<TransportConfig>,
+    pub(crate) admission: &'a Admission,
 }
 
 /// Connects, and waits until the server has confirmed the handshake: only then is it known that it accepted this side's
 /// certificate.
 pub(crate) async fn dial(dialler: Dialler<'_>, tls: &ClientTls, address: SocketAddr) -> Result<Link> {
-    let Dialler { endpoint, clock, limits, transport } = dialler;
+    let Dialler { endpoint, clock, limits, transport, admission } = dialler;
     let report = HandshakeReport::default();
     let (crypto, server_name) = tls.quic_config(&report)?;
     let mut config = ClientConfig::new(crypto);
@@ -39,7 +41,7 @@ pub(crate) async fn dial(dialler: Dialler<'_>, tls: &ClientTls, address: SocketA
     let deadline = clock.deadline(limits.handshake_timeout());
     let timed_out = || Error::new(ErrorKind::HandshakeTimeout).detail(format!("no answer from {address}"));
     match clock.timeout_at(Some(deadline), handshake).await {
-        Ok(Ok(connection)) => Ok(Link::new(connection, clock.clone(), Arc::clone(limits))),
+        Ok(Ok(connection)) => Ok(Link::new(connection, clock.clone(), Arc::clone(limits), admission)),
         Ok(Err(ConnectionError::TimedOut)) => Err(timed_out().caused_by(ConnectionError::TimedOut)),
         Ok(Err(error)) => Err(classify(&error, Some(&report))),
         Err(_elapsed) => Err(timed_out()),

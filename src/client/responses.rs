@@ -74,8 +74,8 @@ impl Responses {
         if self.ended {
             return Ok(None);
         }
-        let clock = self.connection.link().clock();
-        let read = clock.timeout_at(self.deadline, read(&mut self.reader)).await;
+        let link = self.connection.link();
+        let read = link.clock().timeout_at(self.deadline, read(link, &mut self.reader)).await;
         let body = match read.unwrap_or_else(|_elapsed| Err(timed_out())) {
             Ok(Some(body)) => body,
             Ok(None) => {

@@ -18,6 +18,7 @@ use super::durable::{Committer, Knobs};
 use super::ring::{Bounds, Held, OVERHEAD, Ring};
 use crate::{
     error::{Error, ErrorKind, Result},
+    limits::TransportLimits,
     sync::lock,
 };
 
@@ -397,6 +398,15 @@ impl EventLogBuilder {
         Self { max_subscribers, ..self }
     }
 
+    /// Takes `max_bytes` from the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes), and makes
+    /// `max_payload_bytes` the most that fits their frames, in JSON too.
+    #[must_use]
+    pub fn within(self, limits: &TransportLimits) -> Self {
+        let max_bytes = usize::try_from(limits.event_log_bytes()).unwrap_or(usize::MAX);
+        let largest = largest_payload(limits.max_frame_len()).min(max_bytes.saturating_sub(OVERHEAD));
+        Self { max_bytes, max_payload_bytes: largest, ..self }
+    }
+
     /// Checks the bounds and makes the log. Memory grows with the events, up to the bounds.
     ///
     /// # Errors
@@ -455,6 +465,15 @@ impl EventLogBuilder {
             }),
         }
     }
+}
+
+/// More than an event has beside its payload, in either codec.
+const EVENT_OVERHEAD: usize = 256;
+
+/// The largest payload that fits into a frame, in either codec.
+pub(crate) fn largest_payload(max_frame_len: usize) -> usize {
+    // Base64 writes four bytes for three.
+    max_frame_len.saturating_sub(EVENT_OVERHEAD) / 4 * 3
 }
 
 /// A number that two histories of a node will hardly share.

@@ -19,5 +19,5 @@ pub use self::{
 };
 pub(crate) use self::{
     follower::{Follower, Received},
-    log::{GapBefore, Position},
+    log::{GapBefore, Position, largest_payload},
 };

@@ -14,7 +14,7 @@ pub use self::{context::Context, method_error::MethodError, sink::ResponseSink};
 use crate::{
     connection::Connection,
     error::{Error, Result},
-    events::EventLog,
+    events::{EventLog, largest_payload},
     value,
 };
 
@@ -225,9 +225,7 @@ impl Router {
             }
         }
         let Some(log) = &self.events else { return Ok(()) };
-        // Base64 writes four bytes for three.
-        let largest = log.max_payload_bytes().div_ceil(3).saturating_mul(4).saturating_add(EVENT_OVERHEAD);
-        if largest > max_frame_len {
+        if log.max_payload_bytes() > largest_payload(max_frame_len) {
             return Err(Error::invalid_config(format!(
                 "max_payload_bytes of the event log is {}, which does not fit into frames of max_frame_bytes {max_frame_len}",
                 log.max_payload_bytes()
@@ -252,9 +250,6 @@ impl Router {
         self.on_connection.as_ref()
     }
 }
-
-/// More than an event has beside its payload, in either codec.
-const EVENT_OVERHEAD: usize = 256;
 
 fn decode_params<P: for<'b> Decode<'b, ()>>(params: &[u8]) -> Result<P, MethodError> {
     value::decode(params).map_err(|error| {

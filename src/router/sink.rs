@@ -13,6 +13,7 @@ use bytes::Bytes;
 use minicbor::Encode;
 
 use crate::{
+    admission::Charge,
     error::{Error, ErrorKind, Result},
     message::{Codec, Response},
     stream::{FrameWriter, response_frame},
@@ -27,6 +28,8 @@ pub struct ResponseSink {
     over: Arc<AtomicBool>,
     codec: Codec,
     max_frame_len: usize,
+    /// For the answer that is being sent.
+    charge: Charge,
 }
 
 impl ResponseSink {
@@ -36,8 +39,9 @@ impl ResponseSink {
         over: Arc<AtomicBool>,
         codec: Codec,
         max_frame_len: usize,
+        charge: Charge,
     ) -> Self {
-        Self { writer, over, codec, max_frame_len }
+        Self { writer, over, codec, max_frame_len, charge }
     }
 
     /// Sends one answer. Waits for room where the caller reads slowly.
@@ -51,14 +55,19 @@ impl ResponseSink {
     pub async fn send(&mut self, payload: impl Into<Bytes>) -> Result<()> {
         let response = Response::Result { payload: Some(payload.into()) };
         let frame = response_frame(&response, self.codec, self.max_frame_len)?;
+        // What an earlier call that was cancelled held is gone.
+        self.charge.settle(0);
+        self.charge.add(frame.len());
         let mut writer = self.writer.lock().await;
         if self.over.load(Ordering::Relaxed) {
             *writer = None;
         }
-        match writer.as_mut() {
+        let sent = match writer.as_mut() {
             Some(writer) => writer.write(frame).await,
             None => Err(Error::new(ErrorKind::Closed).detail("the exchange is over")),
-        }
+        };
+        self.charge.settle(0);
+        sent
     }
 
     /// Sends one answer as CBOR. See [`send`](Self::send).

@@ -7,7 +7,8 @@ use quinn::Incoming;
 
 use super::{Node, serve_connection};
 use crate::{
-    admission::{ConnectionSlot, HandshakeSlot},
+    admission::{ConnectionSlot, Full, HandshakeSlot},
+    code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
     tls::classify,
@@ -16,19 +17,20 @@ use crate::{
 /// Takes connections until the endpoint closes.
 pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
-        // Anyone can write any sender's address on a datagram. Where slots become scarce, only who answers at its address
-        // gets one ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
-        if node.admission.handshakes_are_scarce() && incoming.may_retry() {
+        // Anyone can write any sender's address on a datagram; only who is there answers a Retry
+        // ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
+        if node.admission.asks_for_address() && incoming.may_retry() {
             // Fails only where a retry may not be sent.
             let _ = incoming.retry();
             continue;
         }
-        let slots = if node.drain.has_begun() { None } else { node.admission.admit() };
+        let address = incoming.remote_address().ip();
+        let slots = if node.drain.has_begun() { None } else { Some(node.admission.admit(address)) };
         match slots {
-            Some((connection, handshake)) => {
+            Some(Ok((connection, handshake))) => {
                 node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, connection, handshake));
             }
-            None => {
+            Some(Err(_)) | None => {
                 node.counters.refused.add();
                 incoming.refuse();
             }
@@ -36,7 +38,12 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
     }
 }
 
-async fn serve_incoming(node: Arc<Node>, incoming: Incoming, slot: ConnectionSlot, handshake: HandshakeSlot) {
+async fn serve_incoming(
+    node: Arc<Node>,
+    incoming: Incoming,
+    mut slot: ConnectionSlot,
+    handshake: HandshakeSlot,
+) {
     let remote = incoming.remote_address();
     let link = match shake_hands(&node, incoming).await {
         Ok(link) => Arc::new(link),
@@ -47,6 +54,17 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, slot: ConnectionSlo
         }
     };
     drop(handshake);
+    if let Some(peer) = link.peer()
+        && let Err(full) = node.admission.identify(&mut slot, peer)
+    {
+        node.counters.refused.add();
+        tracing::debug!(%remote, ?full, "connection refused");
+        match full {
+            Full::Rate(wait) => link.close_until(Code::RATE_LIMITED, wait),
+            _ => link.close(Code::CAPACITY, ""),
+        }
+        return;
+    }
     node.counters.accepted.add();
     let _open = Open::new(&node);
     let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
@@ -69,7 +87,9 @@ async fn shake_hands(node: &Node, incoming: Incoming) -> Result<Link> {
     let connecting = incoming.accept().map_err(|error| classify(&error, None))?;
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     match node.clock.timeout_at(Some(deadline), connecting).await {
-        Ok(Ok(connection)) => Ok(Link::new(connection, node.clock.clone(), Arc::clone(&node.limits))),
+        Ok(Ok(connection)) => {
+            Ok(Link::new(connection, node.clock.clone(), Arc::clone(&node.limits), &node.admission))
+        }
         Ok(Err(error)) => Err(classify(&error, None)),
         Err(_elapsed) => Err(Error::new(ErrorKind::HandshakeTimeout)),
     }

@@ -7,6 +7,7 @@ use futures_lite::future;
 
 use super::exchange::{Exchange, Outcome, refused, supervise};
 use crate::{
+    admission::Charge,
     code::Code,
     error::{Error, Result},
     events::{EventLog, GapBefore, Position},
@@ -43,7 +44,8 @@ pub(super) async fn stream(
     let guard = context.guard();
     let mut ended = Ended::Replayed;
     let outcome = {
-        let subscription = Subscription { exchange, log, writer: &mut writer };
+        let charge = exchange.link.allowance().charge();
+        let subscription = Subscription { exchange, log, writer: &mut writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
             served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
@@ -70,10 +72,12 @@ struct Subscription<'a> {
     exchange: &'a Exchange<'a>,
     log: &'a EventLog,
     writer: &'a mut FrameWriter,
+    /// For the frames that are being written.
+    charge: Charge,
 }
 
 impl Subscription<'_> {
-    async fn serve(self, request: &Request) -> Result<Ended> {
+    async fn serve(mut self, request: &Request) -> Result<Ended> {
         let (mut position, gap) = self.log.subscribe(request.resume_from, request.epoch);
         let mut frames = Vec::new();
         if let Some(gap) = gap {
@@ -87,6 +91,7 @@ impl Subscription<'_> {
                 if frames.is_empty() {
                     break;
                 }
+                self.charge.add(frames.len());
                 let write = async { self.writer.write(std::mem::take(&mut frames)).await.map(|()| None) };
                 // A subscriber that does not read must not hold up the end.
                 let shutdown = async {
@@ -97,6 +102,7 @@ impl Subscription<'_> {
                 if let Some(ended) = ended {
                     return Ok(ended);
                 }
+                self.charge.settle(0);
             }
             if !request.follow {
                 return Ok(Ended::Replayed);

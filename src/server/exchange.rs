@@ -19,6 +19,7 @@ use quinn::{RecvStream, SendStream};
 
 use super::{Node, drain::Running, events, health::health};
 use crate::{
+    admission::TooMany,
     code::Code,
     connection::Link,
     error::{Error, ErrorKind, Result},
@@ -30,7 +31,7 @@ use crate::{
 
 pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, recv: RecvStream) {
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
-    let mut reader = FrameReader::new(recv, node.max_frame_len());
+    let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let body = match read_request(&node, &mut reader).await {
         Ok(body) => body,
         Err(error) => {
@@ -38,13 +39,18 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
             tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
             reader.stop(code);
             writer.reset(code);
+            if is_fault(&error) {
+                node.count_fault(&link);
+            }
             return;
         }
     };
+    let charge = reader.take_charge();
     let running = Running::enter(&node);
     node.counters.requests.add();
     let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body) };
     let writer = exchange.run(body, writer).await;
+    drop(charge);
     exchange.linger(writer).await;
     drop(running);
 }
@@ -74,6 +80,14 @@ pub(super) fn fault_code(error: &Error) -> Code {
     }
 }
 
+/// Whether a stream was not read because of something that the peer did, and that cost it nothing.
+pub(super) fn is_fault(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StreamReset(_) | ErrorKind::Protocol | ErrorKind::Truncated | ErrorKind::FrameTooLarge
+    )
+}
+
 pub(super) struct Exchange<'a> {
     pub(super) node: &'a Node,
     pub(super) link: &'a Arc<Link>,
@@ -88,6 +102,9 @@ impl Exchange<'_> {
         let request = match admitted {
             Ok(request) => request,
             Err(refusal) => {
+                if *refusal.error() == WireError::InvalidRequest {
+                    self.node.count_fault(self.link);
+                }
                 tracing::debug!(remote = %self.link.remote_address(), error = %refusal, "request refused");
                 self.answer(&mut writer, refused(refusal)).await;
                 return Some(writer);
@@ -108,6 +125,7 @@ impl Exchange<'_> {
     }
 
     fn admit(&self, body: &Bytes) -> Result<Request, MethodError> {
+        self.take_request()?;
         let request =
             Request::decode(body).map_err(|error| MethodError::invalid_request(error.to_string()))?;
         if request.protocol_version != PROTOCOL_VERSION {
@@ -118,6 +136,19 @@ impl Exchange<'_> {
             return Err(MethodError::unavailable("the node is shutting down"));
         }
         Ok(request)
+    }
+
+    /// Counts the request against the peer's rate.
+    fn take_request(&self) -> Result<(), MethodError> {
+        let wait = match self.link.allowance().take_request(&self.node.clock) {
+            Ok(()) => return Ok(()),
+            Err(TooMany::Wait(wait)) => wait,
+            Err(TooMany::Enough(wait)) => {
+                self.link.close_until(Code::RATE_LIMITED, wait);
+                wait
+            }
+        };
+        Err(MethodError::resource_exhausted("requests come too often").retry_after(wait))
     }
 
     async fn call(&self, method: &Method, request: Request, mut writer: FrameWriter) -> Option<FrameWriter> {
@@ -148,6 +179,7 @@ impl Exchange<'_> {
                     Arc::clone(&over),
                     self.codec,
                     self.node.max_frame_len(),
+                    self.link.allowance().charge(),
                 );
                 let outcome =
                     supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink))
@@ -179,7 +211,10 @@ impl Exchange<'_> {
             Outcome::TimedOut => {
                 self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
             }
-            Outcome::GivenUp(code) => writer.reset(code),
+            Outcome::GivenUp(code) => {
+                writer.reset(code);
+                self.node.count_fault(self.link);
+            }
             Outcome::Panicked => {
                 tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
                 writer.reset(Code::INTERNAL);
@@ -200,6 +235,8 @@ impl Exchange<'_> {
             writer.reset(code);
             return;
         }
+        let mut charge = self.link.allowance().charge();
+        charge.add(payload_len(&response));
         let frame = response_frame(&response, self.codec, self.node.max_frame_len()).or_else(|error| {
             tracing::debug!(remote = %self.link.remote_address(), %error, "an answer could not be sent");
             let failure = refused(MethodError::internal(error.to_string()));
@@ -237,6 +274,13 @@ const STREAM_EVENTS: &str = "node.stream_events";
 
 fn unsupported() -> MethodError {
     MethodError::new(WireError::UnsupportedMethod)
+}
+
+fn payload_len(response: &Response) -> usize {
+    match response {
+        Response::Result { payload } => payload.as_ref().map_or(0, Bytes::len),
+        _ => 0,
+    }
 }
 
 pub(super) fn refused(error: MethodError) -> Response {

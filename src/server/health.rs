@@ -26,6 +26,7 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         ("handshakes_failed", counters.handshakes_failed.value()),
         ("requests", counters.requests.value()),
         ("notifications", counters.notifications.value()),
+        ("frame_bytes_held", u64::try_from(node.admission.frame_bytes()).unwrap_or(u64::MAX)),
     ];
     if let Some(log) = node.router.event_log() {
         numbers.push(("events_published", log.last_seq()));

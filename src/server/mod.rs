@@ -22,6 +22,7 @@ pub(crate) use self::accept::accept_connections;
 use self::drain::Drain;
 use crate::{
     admission::{Admission, ConnectionSlot},
+    code::Code,
     connection::Link,
     limits::TransportLimits,
     router::Router,
@@ -83,7 +84,7 @@ impl Node {
             router,
             client_auth,
             revocations,
-            admission: Admission::new(&limits),
+            admission: Admission::new(Arc::clone(&limits), clock.clone()),
             drain: Drain::default(),
             counters: Counters::default(),
             started: clock.now(),
@@ -94,6 +95,18 @@ impl Node {
 
     pub(crate) fn drain(&self) -> &Drain {
         &self.drain
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Counts what a peer did to no purpose, and has it out when it was too much.
+    fn count_fault(&self, link: &Link) {
+        if !link.allowance().forgives(self.clock.now()) {
+            tracing::debug!(remote = %link.remote_address(), "too many streams to no purpose");
+            link.close(Code::EXCESSIVE_LOAD, "too many streams to no purpose");
+        }
     }
 
     fn max_frame_len(&self) -> usize {

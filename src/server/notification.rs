@@ -9,7 +9,7 @@ use quinn::RecvStream;
 use super::{
     Node,
     drain::Running,
-    exchange::{Outcome, fault_code, supervise},
+    exchange::{Outcome, fault_code, is_fault, supervise},
 };
 use crate::{
     code::Code,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
-    let mut reader = FrameReader::new(recv, node.max_frame_len());
+    let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let mut pace = Pace::Opening;
     loop {
         let next = reader.next_within(&node.clock, node.limits.request_read_timeout(), pace);
@@ -32,9 +32,17 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
         let code = match future::or(next, stopping).await {
             Ok(Some(body)) => notify(&node, &link, &body).await.err(),
             Ok(None) if node.drain.has_begun() => Some(Code::SHUTTING_DOWN),
-            Ok(None) => return,
+            Ok(None) => {
+                if pace == Pace::Opening {
+                    node.count_fault(&link);
+                }
+                return;
+            }
             Err(error) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
+                if is_fault(&error) {
+                    node.count_fault(&link);
+                }
                 Some(fault_code(&error))
             }
         };
@@ -47,10 +55,19 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
 
 /// Handles one notification, or gives the code to stop its stream with.
 async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), Code> {
+    let its_turn = async {
+        link.allowance().notification(&node.clock).await;
+        Ok(())
+    };
+    let stopping = async {
+        node.drain.begun().await;
+        Err(Code::SHUTTING_DOWN)
+    };
+    future::or(its_turn, stopping).await?;
     let _running = Running::enter(node);
-    let notification = Notification::decode(body).map_err(|error| violation(link, &error))?;
+    let notification = Notification::decode(body).map_err(|error| violation(node, link, &error))?;
     if notification.protocol_version != PROTOCOL_VERSION {
-        return Err(violation(link, &"another protocol version"));
+        return Err(violation(node, link, &"another protocol version"));
     }
     node.counters.notifications.add();
     let Some(handler) = node.router.notification_handler(&notification.method) else {
@@ -65,7 +82,7 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
     match supervise(&node.clock, Some(deadline), future::pending(), running).await {
         Outcome::Returned(Ok(())) => Ok(()),
         Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
-            Err(violation(link, &error))
+            Err(violation(node, link, &error))
         }
         Outcome::Returned(Err(_)) | Outcome::Panicked => {
             tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
@@ -75,7 +92,8 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
     }
 }
 
-fn violation(link: &Link, fault: &dyn std::fmt::Display) -> Code {
+fn violation(node: &Node, link: &Link, fault: &dyn std::fmt::Display) -> Code {
+    node.count_fault(link);
     tracing::debug!(remote = %link.remote_address(), %fault, "notification refused");
     Code::PROTOCOL_VIOLATION
 }

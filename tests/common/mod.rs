@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::Arc,
@@ -468,6 +469,23 @@ pub(crate) fn encode(request: &Request, codec: Codec) -> Vec<u8> {
     let mut body = Vec::new();
     request.encode(codec, &mut body).unwrap();
     body
+}
+
+/// The numbers in the peer's health.
+pub(crate) async fn counters(connection: &Connection) -> BTreeMap<String, u64> {
+    let payload = connection.health().await.unwrap().payload.unwrap();
+    let mut decoder = minicbor::Decoder::new(&payload);
+    let entries = decoder.map().unwrap().unwrap();
+    let mut counters = BTreeMap::new();
+    for _ in 0..entries {
+        let name = decoder.str().unwrap().to_owned();
+        if decoder.datatype().unwrap() == minicbor::data::Type::String {
+            decoder.skip().unwrap();
+        } else {
+            counters.insert(name, decoder.u64().unwrap());
+        }
+    }
+    counters
 }
 
 /// A channel to tell a test that something happened in a handler.

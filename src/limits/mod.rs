@@ -1,16 +1,21 @@
 //! What a node allows its peers: time, streams, connections, memory.
 
+mod memory;
+
 use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
-use crate::error::{Error, Result};
+use crate::{
+    admission::Rate,
+    error::{Error, Result},
+};
 
 /// Deadlines and bounds of an endpoint and of every connection on it.
 ///
 /// Both sides of a link keep their own limits; the lower idle timeout of the two applies. The
-/// defaults are those of the protocol. On a small machine with peers that may be hostile, lower `max_connections` and
-/// `max_frame_bytes` until [`worst_case_connection_bytes`](Self::worst_case_connection_bytes) times connections fits.
+/// defaults are those of the protocol. On a small machine with peers that may be hostile, start
+/// [`within`](Self::within) the memory that there is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,6 +48,14 @@ pub struct TransportLimits {
     stream_receive_window: u32,
     receive_window: u32,
     send_window: u32,
+    frame_budget_bytes: u32,
+    event_log_bytes: u32,
+    max_connections_per_address: u32,
+    max_connections_per_identity: u32,
+    connection_rate: Rate,
+    request_rate: Rate,
+    fault_rate: Rate,
+    address_validation: AddressValidation,
 }
 
 /// Long enough for a slow ARM core to verify a chain over a link that loses packets.
@@ -61,6 +74,11 @@ const MAX_HANDSHAKES: u32 = 64;
 const STREAM_RECEIVE_WINDOW: u32 = 128 * 1024;
 const RECEIVE_WINDOW: u32 = 256 * 1024;
 const SEND_WINDOW: u32 = 256 * 1024;
+/// Two peers that send as much as they may at a time do not notice each other.
+const FRAME_BUDGET_BYTES: u32 = 32 * 1024 * 1024;
+const EVENT_LOG_BYTES: u32 = 1024 * 1024;
+/// A client that gives up a hundred calls a second is broken, if it is not hostile.
+const FAULT_RATE: Rate = Rate::per_second(100).burst(1000);
 /// What one unaccepted handshake may buffer: a few Initial packets.
 const INCOMING_BUFFER_BYTES: u64 = 8 * 1024;
 /// Room for an error or a health answer, whatever else the limits say.
@@ -85,6 +103,14 @@ impl Default for TransportLimits {
             stream_receive_window: STREAM_RECEIVE_WINDOW,
             receive_window: RECEIVE_WINDOW,
             send_window: SEND_WINDOW,
+            frame_budget_bytes: FRAME_BUDGET_BYTES,
+            event_log_bytes: EVENT_LOG_BYTES,
+            max_connections_per_address: u32::MAX,
+            max_connections_per_identity: u32::MAX,
+            connection_rate: Rate::UNLIMITED,
+            request_rate: Rate::UNLIMITED,
+            fault_rate: FAULT_RATE,
+            address_validation: AddressValidation::WhenBusy,
         }
     }
 }
@@ -139,6 +165,33 @@ limits! {
     receive_window: u32,
     /// Bytes of a connection that may wait for acknowledgement. Default: 262,144; at least 2,048. Writers wait for room beyond.
     send_window: u32,
+    /// Bytes of frames that all peers of the endpoint together may make it hold: those that are not whole yet, those of
+    /// requests and notifications being served, and answers that wait to be sent. Default: 33,554,432; at least `max_frame_bytes`. At the limit, streams
+    /// are not read, so that peers wait; 8 KiB a connection are exempt, and one connection at a time is.
+    frame_budget_bytes: u32,
+    /// What [`EventLogBuilder::within`](crate::EventLogBuilder::within) makes of the event log's `max_bytes`. Default: 1,048,576.
+    event_log_bytes: u32,
+    /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64 bits. Default: no
+    /// cap of its own. Further ones are refused with CONNECTION_REFUSED. With a cap below `max_connections`, every client shows by
+    /// a Retry that it is at its address, since otherwise anyone could use up another's share.
+    max_connections_per_address: u32,
+    /// Accepted connections that may be open at a time of peers with one certificate. Default: no cap of its own. Further ones are
+    /// closed with CAPACITY after their handshake.
+    max_connections_per_identity: u32,
+    /// How often new connections are accepted from one address, and how often from peers with one certificate. Default:
+    /// [`Rate::UNLIMITED`]. An address that is above it is refused with CONNECTION_REFUSED, after a Retry as with
+    /// `max_connections_per_address`; a certificate with RATE_LIMITED after the handshake, and `retry-after-ms` in the reason.
+    connection_rate: Rate,
+    /// How often requests are served of peers with one certificate, or from one address where there is none. Default:
+    /// [`Rate::UNLIMITED`]. Requests above it are answered `resource_exhausted` with `retry_after_ms`; a peer that goes on sending more than
+    /// twice as many is closed with RATE_LIMITED. Notifications count too, and wait for their turn instead.
+    request_rate: Rate,
+    /// How often a connection is forgiven what costs its peer nothing and this side work: streams that are reset before they
+    /// said anything, or are empty, requests that are invalid, and calls that are given up. Default: 100 a second, and 1,000 at once. Above it the connection is
+    /// closed with EXCESSIVE_LOAD.
+    fault_rate: Rate,
+    /// When clients have to show that they are at their address before they get a slot. Default: when half of `max_handshakes` are taken.
+    address_validation: AddressValidation,
 }
 
 impl TransportLimits {
@@ -148,19 +201,10 @@ impl TransportLimits {
         TransportLimitsBuilder(Self::default())
     }
 
-    /// The bytes of payload that the busiest, most hostile peer can make one connection hold: both windows full, on every
-    /// unidirectional stream a frame, and on every bidirectional one two: the request's, whose parameters the handler may
-    /// keep, and the answer's. Multiply by [`max_connections`](Self::max_connections). JSON takes half as much again, and
-    /// what handlers themselves hold is theirs to count.
-    ///
-    /// With the defaults: 256 KiB + 256 KiB + (32 + 2 × 32) × 512 KiB. Memory follows bytes that arrived, so an honest peer costs
-    /// what it has sent and no more.
+    /// Starts from these.
     #[must_use]
-    pub fn worst_case_connection_bytes(&self) -> u64 {
-        let frames =
-            2 * u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
-        let windows = u64::from(self.receive_window) + u64::from(self.send_window);
-        windows.saturating_add(frames.saturating_mul(u64::from(self.max_frame_bytes)))
+    pub fn to_builder(&self) -> TransportLimitsBuilder {
+        TransportLimitsBuilder(self.clone())
     }
 
     /// `max_frame_bytes` in the type of lengths in memory.
@@ -198,6 +242,18 @@ impl TransportLimits {
     }
 }
 
+/// When a server answers a client's first packet with a Retry, which only who is at the address that the packet claims can follow
+/// ([RFC 9000, section 8.1](https://www.rfc-editor.org/rfc/rfc9000#section-8.1)). It costs the client a round trip, and the server
+/// neither memory nor a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AddressValidation {
+    /// While half of the slots for handshakes are taken, or more.
+    WhenBusy,
+    /// Always.
+    Always,
+}
+
 /// Whether a connection takes streams of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Serves {
@@ -231,7 +287,18 @@ impl TransportLimitsBuilder {
             ("max_concurrent_uni_streams", limits.max_concurrent_uni_streams),
             ("max_connections", limits.max_connections),
             ("max_handshakes", limits.max_handshakes),
+            ("max_connections_per_address", limits.max_connections_per_address),
+            ("max_connections_per_identity", limits.max_connections_per_identity),
+            ("event_log_bytes", limits.event_log_bytes),
         ];
+        let rates = [
+            ("connection_rate", limits.connection_rate),
+            ("request_rate", limits.request_rate),
+            ("fault_rate", limits.fault_rate),
+        ];
+        for (name, rate) in rates {
+            check(!rate.is_never(), || format!("{name} is zero"))?;
+        }
         for (name, duration) in durations {
             check(!duration.is_zero(), || format!("{name} is zero"))?;
             check(duration <= LONGEST, || format!("{name} is longer than a year"))?;
@@ -253,6 +320,9 @@ impl TransportLimitsBuilder {
         })?;
         check(limits.max_frame_bytes >= SMALLEST_FRAME_BYTES, || {
             format!("max_frame_bytes is below {SMALLEST_FRAME_BYTES}")
+        })?;
+        check(limits.frame_budget_bytes >= limits.max_frame_bytes, || {
+            "frame_budget_bytes is below max_frame_bytes".into()
         })?;
         for (name, window) in
             [("stream_receive_window", limits.stream_receive_window), ("send_window", limits.send_window)]
@@ -314,16 +384,17 @@ mod tests {
             (builder().stream_receive_window(0), "stream_receive_window"),
             (builder().receive_window(64 * 1024), "stream_receive_window"),
             (builder().send_window(0), "send_window"),
+            (builder().frame_budget_bytes(1024), "frame_budget_bytes"),
+            (builder().event_log_bytes(0), "event_log_bytes"),
+            (builder().max_connections_per_address(0), "max_connections_per_address"),
+            (builder().max_connections_per_identity(0), "max_connections_per_identity"),
+            (builder().connection_rate(Rate::per_second(0)), "connection_rate"),
+            (builder().request_rate(Rate::per_second(0)), "request_rate"),
+            (builder().fault_rate(Rate::per_second(9).burst(0)), "fault_rate"),
         ] {
             let error = limits.build().unwrap_err();
             assert_eq!(error.kind(), &ErrorKind::InvalidConfig);
             assert!(error.to_string().contains(name), "{error} does not name {name}");
         }
-    }
-
-    #[test]
-    fn the_worst_case_is_the_sum_that_the_documentation_states() {
-        let expected = (256 + 256 + (32 + 2 * 32) * 512) * 1024;
-        assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
     }
 }

@@ -1,0 +1,181 @@
+//! What each peer has had: its connections, and its rates.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use super::rate::Bucket;
+use crate::{
+    sync::lock,
+    tls::{Fingerprint, PeerIdentity},
+};
+
+/// Who is meant: by certificate, or by address where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Payer {
+    Identity(Fingerprint),
+    Address(IpAddr),
+}
+
+impl Payer {
+    /// A peer has an IPv4 address, or 64 bits of an IPv6 one: the rest is its own to choose
+    /// ([RFC 4291, section 2.5.1](https://www.rfc-editor.org/rfc/rfc4291#section-2.5.1)).
+    pub(crate) fn at(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) >> 64 << 64;
+                IpAddr::V6(Ipv6Addr::from(network))
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+
+    pub(crate) fn of(peer: Option<&PeerIdentity>, address: IpAddr) -> Self {
+        peer.map_or_else(|| Self::at(address), |peer| Self::Identity(peer.fingerprint()))
+    }
+}
+
+/// What a peer has had of what is rationed.
+#[derive(Debug)]
+pub(crate) struct Account {
+    open: AtomicU32,
+    pub(super) connections: Bucket,
+    pub(super) requests: Bucket,
+    /// Requests refused for their rate.
+    pub(super) refusals: Bucket,
+}
+
+impl Account {
+    fn new(now: Instant) -> Self {
+        Self {
+            open: AtomicU32::new(0),
+            connections: Bucket::new(now),
+            requests: Bucket::new(now),
+            refusals: Bucket::new(now),
+        }
+    }
+
+    /// Counts another connection, unless there are so many already.
+    pub(super) fn open(self: &Arc<Self>, max: u32) -> Option<Opened> {
+        let below = |open: u32| (open < max).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
+        Some(Opened(Arc::clone(self)))
+    }
+
+    fn is_forgettable(&self, now: Instant) -> bool {
+        [&self.connections, &self.requests, &self.refusals].iter().all(|bucket| bucket.is_full(now))
+    }
+}
+
+/// Held by a connection that counts.
+#[derive(Debug)]
+pub(crate) struct Opened(Arc<Account>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The accounts of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    accounts: HashMap<Payer, Arc<Account>>,
+    /// At how many the table is tidied up.
+    tidy_at: usize,
+}
+
+/// How many peers who are not there are remembered, before the table is tidied up. An account has about 150 bytes.
+const MOST_ABSENT: usize = 256;
+
+impl Accounts {
+    pub(crate) fn new() -> Self {
+        Self { table: Mutex::new(Table { accounts: HashMap::new(), tidy_at: MOST_ABSENT }) }
+    }
+
+    /// The account of this peer. It outlasts its connections for as long as it makes a difference: who comes back finds its
+    /// rates as it left them.
+    pub(crate) fn of(&self, payer: Payer, now: Instant) -> Arc<Account> {
+        let mut table = lock(&self.table);
+        if table.accounts.len() >= table.tidy_at {
+            table.tidy(now);
+        }
+        Arc::clone(table.accounts.entry(payer).or_insert_with(|| Arc::new(Account::new(now))))
+    }
+}
+
+impl Table {
+    fn tidy(&mut self, now: Instant) {
+        let is_present = |account: &Arc<Account>| Arc::strong_count(account) > 1;
+        self.accounts.retain(|_, account| is_present(account) || !account.is_forgettable(now));
+        let absent = self.accounts.values().filter(|account| !is_present(account)).count();
+        // Peers who come in such numbers cannot all be remembered.
+        if absent > MOST_ABSENT {
+            self.accounts.retain(|_, account| is_present(account));
+        }
+        self.tidy_at = self.accounts.len() + MOST_ABSENT;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admission::Rate;
+
+    fn address(n: u32) -> Payer {
+        Payer::at(IpAddr::from(n.to_be_bytes()))
+    }
+
+    #[test]
+    fn an_ipv6_peer_has_64_bits_of_its_own() {
+        let at = |text: &str| Payer::at(text.parse().unwrap());
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+        assert_eq!(at("::ffff:192.0.2.7"), at("192.0.2.7"));
+        assert_ne!(at("192.0.2.7"), at("192.0.2.8"));
+    }
+
+    #[test]
+    fn connections_are_counted_while_they_are_open() {
+        let account = Accounts::new().of(address(1), Instant::now());
+        let (first, _second) = (account.open(2).unwrap(), account.open(2).unwrap());
+        assert!(account.open(2).is_none());
+        drop(first);
+        assert!(account.open(2).is_some());
+    }
+
+    #[test]
+    fn whoever_comes_back_finds_its_rates_as_it_left_them() {
+        let (accounts, now, rate) = (Accounts::new(), Instant::now(), Rate::per_second(1));
+        assert!(accounts.of(address(1), now).requests.take(rate, now).is_ok());
+        assert!(accounts.of(address(1), now).requests.take(rate, now).is_err());
+        assert!(accounts.of(address(2), now).requests.take(rate, now).is_ok());
+    }
+
+    #[test]
+    fn the_table_stays_small_and_keeps_those_who_are_there() {
+        let (accounts, now, rate) = (Accounts::new(), Instant::now(), Rate::per_second(1));
+        let present = accounts.of(address(0), now);
+        for n in 1..10_000 {
+            let account = accounts.of(address(n), now);
+            account.requests.take(rate, now).unwrap();
+            assert!(lock(&accounts.table).accounts.len() <= 2 * MOST_ABSENT + 1);
+        }
+        assert!(Arc::ptr_eq(&present, &accounts.of(address(0), now)));
+        lock(&accounts.table).tidy(now + Duration::from_secs(2));
+        assert_eq!(lock(&accounts.table).accounts.len(), 1, "the others have nothing to be remembered for");
+    }
+}
