@@ -49,6 +49,8 @@ pub(crate) struct Account {
     pub(super) requests: Bucket,
     /// Requests refused for their rate.
     pub(super) refusals: Bucket,
+    /// Handshakes that were begun and not gone on with.
+    pub(super) unfinished: Bucket,
 }
 
 impl Account {
@@ -58,6 +60,7 @@ impl Account {
             connections: Bucket::new(now),
             requests: Bucket::new(now),
             refusals: Bucket::new(now),
+            unfinished: Bucket::new(now),
         }
     }
 
@@ -69,7 +72,8 @@ impl Account {
     }
 
     fn is_forgettable(&self, now: Instant) -> bool {
-        [&self.connections, &self.requests, &self.refusals].iter().all(|bucket| bucket.is_full(now))
+        let buckets = [&self.connections, &self.requests, &self.refusals, &self.unfinished];
+        buckets.iter().all(|bucket| bucket.is_full(now))
     }
 }
 

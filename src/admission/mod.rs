@@ -3,6 +3,7 @@
 
 mod accounts;
 mod budget;
+mod handshakes;
 mod rate;
 
 use std::{
@@ -13,12 +14,16 @@ use std::{
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
 
-pub(crate) use self::budget::{Charge, RESERVE};
 pub use self::rate::Rate;
 use self::{
     accounts::{Account, Accounts, Opened, Payer},
     budget::{FrameBudget, Share},
+    handshakes::Handshakes,
     rate::Bucket,
+};
+pub(crate) use self::{
+    budget::{Charge, RESERVE},
+    handshakes::{Client, Handshake},
 };
 use crate::{
     limits::{AddressValidation, TransportLimits},
@@ -35,8 +40,7 @@ pub(crate) struct Admission {
     limits: Arc<TransportLimits>,
     clock: Clock,
     connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-    max_handshakes: usize,
+    handshakes: Arc<Handshakes>,
     accounts: Accounts,
     budget: Arc<FrameBudget>,
 }
@@ -44,8 +48,8 @@ pub(crate) struct Admission {
 /// Why a peer is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    Connections,
-    Handshakes,
+    /// There is neither a free slot, nor one of a handshake that should go.
+    Slots,
     Address,
     Identity,
     /// New connections come too often; after this long, another may.
@@ -56,24 +60,16 @@ pub(crate) enum Full {
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     _permit: SemaphoreGuardArc,
-    _of_address: Option<Opened>,
-    _of_identity: Option<Opened>,
-}
-
-/// Held by a connection until its handshake is over.
-#[derive(Debug)]
-pub(crate) struct HandshakeSlot {
-    _permit: SemaphoreGuardArc,
+    _of_address: Opened,
+    of_identity: Option<Opened>,
 }
 
 impl Admission {
     pub(crate) fn new(limits: Arc<TransportLimits>, clock: Clock) -> Self {
         let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-        let max_handshakes = size(limits.max_handshakes());
         Self {
             connections: Arc::new(Semaphore::new(size(limits.max_connections()))),
-            handshakes: Arc::new(Semaphore::new(max_handshakes)),
-            max_handshakes,
+            handshakes: Handshakes::new(size(limits.max_handshakes())),
             accounts: Accounts::new(),
             budget: FrameBudget::new(size(limits.frame_budget_bytes())),
             limits,
@@ -84,10 +80,9 @@ impl Admission {
     /// Whether a client has to show that it is at its address before it gets a slot: where it was chosen so, where half of
     /// the slots for handshakes are taken, and where addresses are counted, since anyone could spend another's share.
     pub(crate) fn asks_for_address(&self) -> bool {
-        // Each slot that is taken holds the semaphore, and this holds it once.
-        let taken = Arc::strong_count(&self.handshakes) - 1;
-        let scarce = taken >= self.max_handshakes.div_ceil(2);
-        scarce || self.limits.address_validation() == AddressValidation::Always || self.counts_addresses()
+        self.handshakes.are_scarce()
+            || self.limits.address_validation() == AddressValidation::Always
+            || self.counts_addresses()
     }
 
     fn counts_addresses(&self) -> bool {
@@ -96,18 +91,13 @@ impl Admission {
     }
 
     /// Both slots for a client at this address, or none.
-    pub(crate) fn admit(&self, address: IpAddr) -> Result<(ConnectionSlot, HandshakeSlot), Full> {
-        let handshake = self.handshakes.try_acquire_arc().ok_or(Full::Handshakes)?;
-        let connection = self.connections.try_acquire_arc().ok_or(Full::Connections)?;
-        let mut of_address = None;
-        if self.counts_addresses() {
-            let account = self.accounts.of(Payer::at(address), self.clock.now());
-            let opened = account.open(self.limits.max_connections_per_address()).ok_or(Full::Address)?;
-            self.take_connection(&account)?;
-            of_address = Some(opened);
-        }
-        let slot = ConnectionSlot { _permit: connection, _of_address: of_address, _of_identity: None };
-        Ok((slot, HandshakeSlot { _permit: handshake }))
+    pub(crate) fn admit(&self, address: IpAddr, client: Client) -> Result<Handshake, Full> {
+        let now = self.clock.now();
+        let account = self.accounts.of(Payer::at(address), now);
+        let of_address = account.open(self.limits.max_connections_per_address()).ok_or(Full::Address)?;
+        self.take_connection(&account)?;
+        let permit = self.connections.try_acquire_arc();
+        self.handshakes.begin(account, permit, of_address, client, now).ok_or(Full::Slots)
     }
 
     /// Counts a connection for the peer that it has proved to be of.
@@ -119,7 +109,7 @@ impl Admission {
         let account = self.accounts.of(Payer::Identity(peer.fingerprint()), self.clock.now());
         let opened = account.open(max).ok_or(Full::Identity)?;
         self.take_connection(&account)?;
-        slot._of_identity = Some(opened);
+        slot.of_identity = Some(opened);
         Ok(())
     }
 
@@ -215,40 +205,44 @@ mod tests {
         admission(TransportLimits::builder().max_connections(connections).max_handshakes(handshakes))
     }
 
+    fn admit(admission: &Admission, address: IpAddr) -> Result<Handshake, Full> {
+        admission.admit(address, Client::Validated)
+    }
+
     #[test]
     fn slots_run_out_and_come_back() {
         let admission = slots(2, 10);
-        let first = admission.admit(HERE).unwrap();
-        let _second = admission.admit(HERE).unwrap();
-        assert_eq!(admission.admit(HERE).unwrap_err(), Full::Connections);
+        let first = admit(&admission, HERE).unwrap().complete().unwrap();
+        let _second = admit(&admission, HERE).unwrap().complete().unwrap();
+        assert_eq!(admit(&admission, HERE).unwrap_err(), Full::Slots);
         drop(first);
-        assert!(admission.admit(HERE).is_ok());
+        assert!(admit(&admission, HERE).is_ok());
     }
 
     #[test]
     fn handshakes_are_bounded_apart_from_connections() {
         let admission = slots(10, 1);
-        let (_connection, handshake) = admission.admit(HERE).unwrap();
-        assert_eq!(admission.admit(HERE).unwrap_err(), Full::Handshakes);
-        drop(handshake);
-        assert!(admission.admit(HERE).is_ok());
+        let handshake = admit(&admission, HERE).unwrap();
+        assert_eq!(admit(&admission, HERE).unwrap_err(), Full::Slots);
+        let _connection = handshake.complete().unwrap();
+        assert!(admit(&admission, HERE).is_ok());
     }
 
     #[test]
     fn a_refusal_keeps_no_slot() {
-        let admission = slots(1, 2);
-        let (connection, _handshake) = admission.admit(HERE).unwrap();
-        assert!(admission.admit(HERE).is_err());
-        drop(connection);
-        assert!(admission.admit(HERE).is_ok(), "the refusal must have given back its handshake slot");
+        let admission = slots(2, 1);
+        let handshake = admit(&admission, HERE).unwrap();
+        assert!(admit(&admission, HERE).is_err());
+        let _connection = handshake.complete().unwrap();
+        assert!(admit(&admission, HERE).is_ok(), "the refusal must have given back its connection slot");
     }
 
     #[test]
     fn addresses_are_asked_for_from_half_of_the_handshakes_on() {
         let admission = slots(10, 3);
-        let (_one, first) = admission.admit(HERE).unwrap();
+        let first = admit(&admission, HERE).unwrap();
         assert!(!admission.asks_for_address());
-        let _two = admission.admit(HERE).unwrap();
+        let _second = admit(&admission, HERE).unwrap();
         assert!(admission.asks_for_address());
         drop(first);
         assert!(!admission.asks_for_address());
@@ -266,11 +260,11 @@ mod tests {
     #[test]
     fn an_address_has_a_cap_of_its_own() {
         let admission = admission(TransportLimits::builder().max_connections_per_address(1));
-        let here = admission.admit(HERE).unwrap();
-        assert_eq!(admission.admit(HERE).unwrap_err(), Full::Address);
-        let _there = admission.admit(THERE).unwrap();
+        let here = admit(&admission, HERE).unwrap().complete().unwrap();
+        assert_eq!(admit(&admission, HERE).unwrap_err(), Full::Address);
+        let _there = admit(&admission, THERE).unwrap();
         drop(here);
-        assert!(admission.admit(HERE).is_ok());
+        assert!(admit(&admission, HERE).is_ok());
     }
 
     #[test]
@@ -278,9 +272,9 @@ mod tests {
         let hourly = Rate::every(Duration::from_secs(3600)).burst(2);
         let admission = admission(TransportLimits::builder().connection_rate(hourly));
         for _ in 0..2 {
-            drop(admission.admit(HERE).unwrap());
+            drop(admit(&admission, HERE).unwrap());
         }
-        assert!(matches!(admission.admit(HERE).unwrap_err(), Full::Rate(wait) if wait.as_secs() > 3500));
-        assert!(admission.admit(THERE).is_ok());
+        assert!(matches!(admit(&admission, HERE).unwrap_err(), Full::Rate(wait) if wait.as_secs() > 3500));
+        assert!(admit(&admission, THERE).is_ok());
     }
 }

@@ -104,6 +104,19 @@ impl Bucket {
         })
     }
 
+    /// Takes a token, or empties the bucket where there is none.
+    pub(crate) fn spend(&self, rate: Rate, now: Instant) {
+        // Without a token the bucket is as empty as it gets.
+        let _ = self.take(rate, now);
+    }
+
+    /// How many tokens it lacks.
+    pub(crate) fn missing(&self, rate: Rate, now: Instant) -> u64 {
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let lacks = self.full_at.load(Ordering::Relaxed).saturating_sub(now);
+        lacks.div_ceil(nanos(rate.every).max(1))
+    }
+
     /// Whether nothing is missing from it.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full_at.load(Ordering::Relaxed) <= nanos(now.saturating_duration_since(self.epoch))

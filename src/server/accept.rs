@@ -7,7 +7,7 @@ use quinn::Incoming;
 
 use super::{Node, serve_connection};
 use crate::{
-    admission::{ConnectionSlot, Full, HandshakeSlot},
+    admission::{Client, Full, Handshake},
     code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
@@ -25,10 +25,15 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
             continue;
         }
         let address = incoming.remote_address().ip();
-        let slots = if node.drain.has_begun() { None } else { Some(node.admission.admit(address)) };
-        match slots {
-            Some(Ok((connection, handshake))) => {
-                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, connection, handshake));
+        let client = match incoming.remote_address_validated() {
+            true => Client::Validated,
+            false => Client::Claimed,
+        };
+        let admitted =
+            if node.drain.has_begun() { None } else { Some(node.admission.admit(address, client)) };
+        match admitted {
+            Some(Ok(handshake)) => {
+                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, handshake));
             }
             Some(Err(_)) | None => {
                 node.counters.refused.add();
@@ -38,22 +43,29 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
     }
 }
 
-async fn serve_incoming(
-    node: Arc<Node>,
-    incoming: Incoming,
-    mut slot: ConnectionSlot,
-    handshake: HandshakeSlot,
-) {
+async fn serve_incoming(node: Arc<Node>, incoming: Incoming, mut handshake: Handshake) {
     let remote = incoming.remote_address();
-    let link = match shake_hands(&node, incoming).await {
+    let given_up = async {
+        handshake.given_up().await;
+        Err(Error::new(ErrorKind::Exhausted).detail("another handshake needed its place"))
+    };
+    let failed = |error: Error| {
+        node.counters.handshakes_failed.add();
+        tracing::debug!(%remote, %error, "handshake failed");
+    };
+    let link = match future::or(shake_hands(&node, incoming), given_up).await {
         Ok(link) => Arc::new(link),
         Err(error) => {
-            node.counters.handshakes_failed.add();
-            tracing::debug!(%remote, %error, "handshake failed");
-            return;
+            if *error.kind() == ErrorKind::HandshakeTimeout {
+                handshake.was_left_unfinished(node.clock.now());
+            }
+            return failed(error);
         }
     };
-    drop(handshake);
+    let Some(mut slot) = handshake.complete() else {
+        link.close(Code::CAPACITY, "");
+        return failed(Error::new(ErrorKind::Exhausted).detail("another handshake needed its place"));
+    };
     if let Some(peer) = link.peer()
         && let Err(full) = node.admission.identify(&mut slot, peer)
     {
