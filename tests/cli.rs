@@ -444,6 +444,16 @@ fn a_full_node_refuses_and_serves_on() {
 }
 
 #[test]
+fn limits_follow_from_the_memory_that_there_is() {
+    let pki = Pki::new();
+    let server = pki.serve(&["--memory", "4", "--publish-every", "1"]);
+    let payload = |bytes: usize| "x".repeat(bytes);
+    server.ask("call", &["demo.echo", "--params", &payload(16_000)]).succeeded();
+    server.ask("call", &["demo.echo", "--params", &payload(16_385)]).failed("FRAME_TOO_LARGE");
+    server.ask("events", &["--count", "1"]).succeeded();
+}
+
+#[test]
 fn a_command_that_ends_leaves_its_place_to_the_next() {
     let pki = Pki::new();
     let server = pki.serve(&["--max-connections", "1"]);
@@ -525,6 +535,7 @@ fn a_node_that_cannot_start_says_why() {
     let any = "127.0.0.1:0";
     serve(empty.path(), &["--listen", any]).failed("error: cannot read");
     serve(pki.dir(), &["--listen", any, "--max-connections", "0"]).failed("max_connections is zero");
+    serve(pki.dir(), &["--listen", any, "--memory", "1"]).failed("1048576 bytes are too few");
     for file in ["ca.pem", "server.pem", "server.key"] {
         let whole = fs::read(broken.file(file)).unwrap();
         fs::write(broken.file(file), "no PEM").unwrap();
@@ -661,7 +672,7 @@ fn help_tells_of_every_option() {
         (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
-        (&["serve"], &[&["--durable", "--commit-interval"]]),
+        (&["serve"], &[&["--memory", "--durable", "--commit-interval"]]),
         (&["health"], &[&connection]),
         (&["call"], &[&connection, &message, &["--timeout-ms"]]),
         (&["notify"], &[&connection, &message]),

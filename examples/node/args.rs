@@ -67,6 +67,9 @@ pub(crate) struct Serve {
     /// How many connections may be open at a time [default: 256]
     #[arg(long, value_name = "N")]
     pub(crate) max_connections: Option<u32>,
+    /// Derive every limit from this much memory, in MiB: 16 are enough for 64 peers. Default: the limits of the protocol.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory: Option<u32>,
     /// Publish a tick event every so many milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,

@@ -1,8 +1,11 @@
 //! `node serve`: health, events and two methods to play with.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use palyra_quic::{Endpoint, Error, ErrorKind, EventLog, MethodError, Router, ServerTls, TransportLimits};
+use palyra_quic::{
+    AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, Router, ServerTls,
+    TransportLimits,
+};
 use smol::future;
 
 use crate::{
@@ -18,13 +21,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let tls = server_tls(args)?;
-    let limits = TransportLimits::builder();
-    let limits = match args.max_connections {
-        Some(max) => limits.max_connections(max),
-        None => limits,
-    };
-    let limits = limits.build()?;
-    let log = event_log(args)?;
+    let limits = limits(args)?;
+    let log = event_log(args, &limits)?;
     smol::block_on(async {
         // Before anybody can know that the node runs, and ask it to end.
         let mut termination = Termination::new()?;
@@ -38,13 +36,28 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     })
 }
 
+fn limits(args: &Serve) -> Result<TransportLimits, Error> {
+    let limits = match args.memory {
+        Some(mib) => TransportLimits::within(u64::from(mib) * 1024 * 1024)?.to_builder(),
+        None => TransportLimits::builder(),
+    };
+    match args.max_connections {
+        Some(max) => limits.max_connections(max).build(),
+        None => limits.build(),
+    }
+}
+
 /// A follower that was away for the night should find what it missed: as many small events as fit some megabytes.
 const DURABLE_EVENTS: usize = 65_536;
 const DURABLE_BYTES: usize = 16 * 1024 * 1024;
 
-fn event_log(args: &Serve) -> Result<EventLog, Failure> {
-    let Some(path) = &args.durable else { return Ok(EventLog::new()) };
-    let builder = EventLog::builder().max_events(DURABLE_EVENTS).max_bytes(DURABLE_BYTES);
+fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure> {
+    let within = |builder: EventLogBuilder| match args.memory {
+        Some(_) => builder.within(limits),
+        None => builder,
+    };
+    let Some(path) = &args.durable else { return Ok(within(EventLog::builder()).build()?) };
+    let builder = within(EventLog::builder().max_events(DURABLE_EVENTS).max_bytes(DURABLE_BYTES));
     let builder = match args.commit_interval {
         Some(ms) => builder.commit_interval(Duration::from_millis(ms)),
         None => builder,
@@ -78,6 +91,11 @@ fn bind(
     loop {
         let Some(address) = addresses.next() else { return Err(Failure::new("no address to listen on")) };
         let endpoint = Endpoint::builder().server(tls.clone()).limits(limits.clone()).router(methods(log));
+        let endpoint = match args.memory {
+            // With GRO, the receive buffer alone has 2.9 MiB.
+            Some(_) => endpoint.runtime(Arc::new(AsyncIoRuntime::global().without_gro())),
+            None => endpoint,
+        };
         match endpoint.bind(address) {
             Err(error) if *error.kind() == ErrorKind::Io && addresses.peek().is_some() => {}
             Err(error) => {
