@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     limits::TransportLimits,
     runtime::Clock,
-    tls::{PeerIdentity, RevocationList, classify},
+    tls::{PeerIdentity, Security, Side, Terms, classify},
 };
 
 /// An open connection, for calls and notifications to the peer.
@@ -144,20 +144,27 @@ impl Link {
         &self.allowance
     }
 
-    /// Closes the connection when the peer's certificate gets on the list. Resolves when there is nothing left to close.
-    pub(crate) async fn closed_when_revoked(&self, list: Option<&RevocationList>) {
+    /// Closes the connection when the peer's certificate is revoked, by the terms of the side that this is.
+    /// Resolves when there is nothing left to close.
+    pub(crate) async fn closed_when_unwelcome(&self, security: &Security, side: Side) {
         let closed = async {
             self.quinn.closed().await;
         };
-        let revoked = async {
-            match (list, &self.peer) {
-                (Some(list), Some(peer)) => list.wait_for(peer.chain()).await,
-                _ => future::pending().await,
-            }
-            tracing::debug!(remote = %self.remote_address(), "the peer's certificate was revoked");
-            self.close(Code::IDENTITY_REJECTED, "revoked");
+        let unwelcome = async {
+            let Some(peer) = &self.peer else { return future::pending().await };
+            let Terms { revocations } = security.terms(side);
+            let revoked = async {
+                match revocations {
+                    Some(list) => list.wait_for(peer.chain()).await,
+                    None => future::pending().await,
+                }
+                (Code::IDENTITY_REJECTED, "revoked")
+            };
+            let (code, reason) = revoked.await;
+            tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
+            self.close(code, reason);
         };
-        future::or(closed, revoked).await;
+        future::or(closed, unwelcome).await;
     }
 
     pub(crate) fn remote_address(&self) -> SocketAddr {

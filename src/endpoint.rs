@@ -20,7 +20,7 @@ use crate::{
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
     sync::lock,
-    tls::{ClientAuth, ClientTls, ServerTls},
+    tls::{ClientTls, Halves, HandshakeReport, Security, ServerTls, Side, Surroundings, WallClock},
 };
 
 /// QUIC version 1 ([RFC 9000, section 15](https://www.rfc-editor.org/rfc/rfc9000#section-15)), and no draft.
@@ -43,7 +43,7 @@ struct Inner {
     quinn: quinn::Endpoint,
     clock: Clock,
     limits: Arc<TransportLimits>,
-    client: Option<ClientTls>,
+    security: Arc<Security>,
     node: Arc<Node>,
     serves_dialled: Serves,
     rng: Mutex<Rng>,
@@ -87,10 +87,7 @@ impl Endpoint {
     ///
     /// Dropping the future gives up the attempt.
     pub async fn connect(&self, address: SocketAddr) -> Result<Connection> {
-        match &self.inner.client {
-            Some(tls) => self.connect_with(tls, address).await,
-            None => Err(Error::invalid_config("the endpoint was built without client TLS")),
-        }
+        self.connect_by(&self.inner.security, address).await
     }
 
     /// Connects to a peer with other client TLS than the endpoint's own: another name, identity or pin.
@@ -99,19 +96,32 @@ impl Endpoint {
     ///
     /// As for [`connect`](Self::connect).
     pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
+        self.connect_by(&self.inner.security.beside(tls)?, address).await
+    }
+
+    /// Connects with the client TLS that this is at the moment, and by whose terms the connection stays open.
+    pub(crate) async fn connect_by(
+        &self,
+        security: &Arc<Security>,
+        address: SocketAddr,
+    ) -> Result<Connection> {
         let Inner { quinn, clock, limits, node, serves_dialled, .. } = &*self.inner;
         let transport = limits.transport_config(*serves_dialled);
         let dialler = Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission() };
-        let link = Arc::new(dial(dialler, tls, address).await?);
-        if let Some(list) = tls.revocation_list().cloned() {
-            let link = Arc::clone(&link);
-            clock.spawn(async move { link.closed_when_revoked(Some(&list)).await });
+        let link = Arc::new(dial(dialler, security, address).await?);
+        {
+            let (link, security) = (Arc::clone(&link), Arc::clone(security));
+            clock.spawn(async move { link.closed_when_unwelcome(&security, Side::Dialled).await });
         }
         if *serves_dialled == Serves::Requests {
             let (node, link) = (Arc::clone(node), Arc::clone(&link));
             clock.spawn(async move { serve_connection(&node, &link, None).await });
         }
         Ok(Connection::owned(link, self.clone()))
+    }
+
+    pub(crate) fn security(&self) -> &Arc<Security> {
+        &self.inner.security
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -152,11 +162,11 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { quinn, clock: _, limits, client, node: _, serves_dialled: _, rng: _ } = &*self.inner;
+        let Inner { quinn, clock: _, limits, security, node: _, serves_dialled: _, rng: _ } = &*self.inner;
         f.debug_struct("Endpoint")
             .field("local_addr", &quinn.local_addr().ok())
             .field("limits", limits)
-            .field("client", client)
+            .field("client", &security.present().client)
             .finish_non_exhaustive()
     }
 }
@@ -168,6 +178,7 @@ pub struct EndpointBuilder {
     limits: TransportLimits,
     server: Option<ServerTls>,
     client: Option<ClientTls>,
+    wall_clock: WallClock,
     router: Option<Router>,
 }
 
@@ -196,6 +207,12 @@ impl EndpointBuilder {
     #[must_use]
     pub fn client(self, tls: ClientTls) -> Self {
         Self { client: Some(tls), ..self }
+    }
+
+    /// The time by which the certificates of peers are judged, whoever dialled. Default: [`WallClock::system`].
+    #[must_use]
+    pub fn wall_clock(self, wall_clock: WallClock) -> Self {
+        Self { wall_clock, ..self }
     }
 
     /// Serves these methods, to peers that dial this node and to peers that it dials. Default: accepted peers can ask
@@ -247,33 +264,34 @@ impl EndpointBuilder {
         socket: Arc<dyn AsyncUdpSocket>,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
-        let Self { runtime: _, limits, server, client, router } = self;
+        let Self { runtime: _, limits, server, client, wall_clock, router } = self;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
         let router = router.unwrap_or_default();
         router.check(limits.max_frame_len())?;
         let limits = Arc::new(limits);
-        let client_auth = server.as_ref().map_or(ClientAuth::None, ServerTls::client_auth);
-        let revocations = server.as_ref().and_then(ServerTls::revocation_list).cloned();
-        let accepts = server.is_some();
         let address = socket.local_addr()?;
         let mut config = server.as_ref().and_then(|tls| tls.endpoint_config(address)).unwrap_or_default();
         config.rng_seed(seed).supported_versions(vec![QUIC_V1]);
-        let server = server.map(|tls| server_config(&tls, &limits)).transpose()?;
-        let quinn = quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::clone(&runtime))?;
+        let security = Security::new(Halves { server, client }, Surroundings { wall_clock });
+        let accepts = security.present().server.is_some();
+        let server = accepts.then(|| server_config(&security, &limits)).transpose()?;
+        let quinn =
+            quinn::Endpoint::new_with_abstract_socket(config, server.clone(), socket, Arc::clone(&runtime))?;
         let clock = Clock::new(runtime);
-        let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), client_auth, revocations));
-        if accepts {
-            clock.spawn(accept_connections(Arc::clone(&node), quinn.clone()));
+        let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
+        if let Some(server) = server {
+            clock.spawn(accept_connections(Arc::clone(&node), quinn.clone(), server));
         }
         let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
             Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
         }));
-        Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, client, node, serves_dialled, rng }) })
+        Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, security, node, serves_dialled, rng }) })
     }
 }
 
-fn server_config(tls: &ServerTls, limits: &TransportLimits) -> Result<ServerConfig> {
-    let mut config = ServerConfig::with_crypto(tls.quic_config()?);
+/// What quinn takes connections by, with its own key for Retry tokens, which no rotation replaces.
+fn server_config(security: &Security, limits: &TransportLimits) -> Result<ServerConfig> {
+    let mut config = ServerConfig::with_crypto(security.accepting(&HandshakeReport::default())?);
     config.transport_config(limits.transport_config(Serves::Requests));
     limits.bound_incoming(&mut config);
     Ok(config)

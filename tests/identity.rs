@@ -194,7 +194,7 @@ fn the_server_must_have_the_name_that_was_asked_for() {
 }
 
 #[test]
-fn a_wrong_pin_ends_the_handshake_before_the_client_shows_its_certificate() {
+fn a_wrong_pin_or_authority_ends_the_handshake_before_the_client_shows_its_certificate() {
     run(async {
         let pki = Pki::new();
         let gate = Arc::new(Gate::of(&pki.authority));
@@ -208,6 +208,11 @@ fn a_wrong_pin_ends_the_handshake_before_the_client_shows_its_certificate() {
             assert_refused(refusal, &ErrorKind::PinMismatch, "wrong pin");
             assert_eq!(gate.asked(), 0, "the server has seen the client's certificate");
         }
+        let stranger = CertificateAuthority::new("Another CA").unwrap();
+        let elsewhere = ClientTls::new(stranger.trust()).identity(pki.client.identity());
+        let refusal = attempt(&elsewhere, server.address()).await;
+        assert_refused(refusal, &ErrorKind::PeerCertificate, "another authority");
+        assert_eq!(gate.asked(), 0, "the server has seen the client's certificate");
         attempt(&pki.client_tls().pins([wrong, right]), server.address()).await.unwrap();
         assert_eq!(gate.asked(), 1, "the server would not have noticed");
         attempt(&pki.client_tls().pin(right), server.address()).await.unwrap();

@@ -1,17 +1,18 @@
 //! From an address to a connection that both sides agree on.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_lite::future;
 use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
 
 use crate::{
     admission::Admission,
+    code::Code,
     connection::Link,
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     runtime::Clock,
-    tls::{ClientTls, HandshakeReport, classify},
+    tls::{HandshakeReport, Security, classify},
 };
 
 /// What dialling needs of an endpoint.
@@ -26,10 +27,17 @@ pub(crate) struct Dialler<'a> {
 
 /// Connects, and waits until the server has confirmed the handshake: only then is it known that it accepted this side's
 /// certificate.
-pub(crate) async fn dial(dialler: Dialler<'_>, tls: &ClientTls, address: SocketAddr) -> Result<Link> {
+pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: SocketAddr) -> Result<Link> {
     let Dialler { endpoint, clock, limits, transport, admission } = dialler;
     let report = HandshakeReport::default();
-    let (crypto, server_name) = tls.quic_config(&report)?;
+    let present = security.present();
+    let Some(tls) = &present.client else {
+        return Err(Error::invalid_config("the endpoint was built without client TLS"));
+    };
+    if security.wall_clock().now().is_none() {
+        return Err(io::Error::other("the wall clock has failed, and certificates cannot be judged").into());
+    }
+    let (crypto, server_name) = tls.quic_config(security.surroundings(), &report)?;
     let mut config = ClientConfig::new(crypto);
     config.transport_config(transport);
     let connecting = endpoint.connect_with(config, address, &server_name).map_err(connect_error)?;
@@ -41,7 +49,13 @@ pub(crate) async fn dial(dialler: Dialler<'_>, tls: &ClientTls, address: SocketA
     let deadline = clock.deadline(limits.handshake_timeout());
     let timed_out = || Error::new(ErrorKind::HandshakeTimeout).detail(format!("no answer from {address}"));
     match clock.timeout_at(Some(deadline), handshake).await {
-        Ok(Ok(connection)) => Ok(Link::new(connection, clock.clone(), Arc::clone(limits), admission)),
+        Ok(Ok(connection)) => {
+            let link = Link::new(connection, clock.clone(), Arc::clone(limits), admission);
+            report
+                .check_full_handshake()
+                .inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;
+            Ok(link)
+        }
         Ok(Err(ConnectionError::TimedOut)) => Err(timed_out().caused_by(ConnectionError::TimedOut)),
         Ok(Err(error)) => Err(classify(&error, Some(&report))),
         Err(_elapsed) => Err(timed_out()),

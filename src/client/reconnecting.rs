@@ -21,7 +21,7 @@ use crate::{
     message::WireError,
     runtime::{Clock, Elapsed},
     sync::lock,
-    tls::ClientTls,
+    tls::{ClientTls, Security},
     value,
 };
 
@@ -50,7 +50,8 @@ pub struct Client {
 struct Shared {
     endpoint: Endpoint,
     addresses: Vec<SocketAddr>,
-    tls: Option<ClientTls>,
+    /// The endpoint's, or the client's own.
+    security: Arc<Security>,
     call_timeout: Duration,
     /// Locked while dialling, so that one caller dials and the others wait for it.
     current: async_lock::Mutex<Option<Connection>>,
@@ -239,14 +240,11 @@ impl Client {
     }
 
     async fn dial(&self, turn: usize) -> Result<Connection> {
-        let Shared { endpoint, addresses, tls, .. } = &*self.shared;
+        let Shared { endpoint, addresses, security, .. } = &*self.shared;
         let Some(address) = addresses.get(turn) else {
             return Err(Error::invalid_config("the client has no address"));
         };
-        match tls {
-            Some(tls) => endpoint.connect_with(tls, *address).await,
-            None => endpoint.connect(*address).await,
-        }
+        endpoint.connect_by(security, *address).await
     }
 
     /// The address whose turn it is, as an index: the next one that has not asked to be left alone. Where all have, the one that
@@ -385,7 +383,7 @@ impl Shared {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { endpoint, addresses, tls: _, call_timeout, current: _, outlook: _ } = &*self.shared;
+        let Shared { endpoint, addresses, security: _, call_timeout, current: _, outlook: _ } = &*self.shared;
         f.debug_struct("Client")
             .field("endpoint", endpoint)
             .field("addresses", addresses)
@@ -434,7 +432,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, or with a time limit of zero.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, with a time limit of zero, or with TLS that cannot work.
     pub fn build(self) -> Result<Client> {
         let Self { endpoint, addresses, tls, backoff, call_timeout } = self;
         if addresses.is_empty() {
@@ -443,11 +441,17 @@ impl ClientBuilder {
         if call_timeout.is_zero() {
             return Err(Error::invalid_config("call_timeout is zero"));
         }
+        let security = match tls {
+            Some(tls) => endpoint.security().beside(&tls)?,
+            None => Arc::clone(endpoint.security()),
+        };
         let failures = Failures::new(backoff, endpoint.fork_rng());
         let asked_until = vec![None; addresses.len()];
         let outlook = Outlook { failures, not_before: None, turn: 0, asked_until, retired: None };
         let outlook = Mutex::new(outlook);
         let current = async_lock::Mutex::default();
-        Ok(Client { shared: Arc::new(Shared { endpoint, addresses, tls, call_timeout, current, outlook }) })
+        Ok(Client {
+            shared: Arc::new(Shared { endpoint, addresses, security, call_timeout, current, outlook }),
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_lite::{FutureExt, future};
-use quinn::Incoming;
+use quinn::{Incoming, ServerConfig};
 
 use super::{Node, serve_connection};
 use crate::{
@@ -11,11 +11,11 @@ use crate::{
     code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
-    tls::classify,
+    tls::{HandshakeReport, Side, classify},
 };
 
-/// Takes connections until the endpoint closes.
-pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoint) {
+/// Takes connections until the endpoint closes, each by this configuration with the TLS of the moment in it.
+pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoint, config: ServerConfig) {
     while let Some(incoming) = endpoint.accept().await {
         // Anyone can write any sender's address on a datagram; only who is there answers a Retry
         // ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
@@ -29,11 +29,11 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
             true => Client::Validated,
             false => Client::Claimed,
         };
-        let admitted =
-            if node.drain.has_begun() { None } else { Some(node.admission.admit(address, client)) };
+        let closed = node.drain.has_begun() || node.security.wall_clock().now().is_none();
+        let admitted = if closed { None } else { Some(node.admission.admit(address, client)) };
         match admitted {
             Some(Ok(handshake)) => {
-                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, handshake));
+                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, config.clone(), handshake));
             }
             Some(Err(_)) | None => {
                 node.counters.refused.add();
@@ -43,7 +43,7 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
     }
 }
 
-async fn serve_incoming(node: Arc<Node>, incoming: Incoming, mut handshake: Handshake) {
+async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, mut handshake: Handshake) {
     let remote = incoming.remote_address();
     let given_up = async {
         handshake.given_up().await;
@@ -53,7 +53,7 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, mut handshake: Hand
         node.counters.handshakes_failed.add();
         tracing::debug!(%remote, %error, "handshake failed");
     };
-    let link = match future::or(shake_hands(&node, incoming), given_up).await {
+    let link = match future::or(shake_hands(&node, incoming, config), given_up).await {
         Ok(link) => Arc::new(link),
         Err(error) => {
             if *error.kind() == ErrorKind::HandshakeTimeout {
@@ -91,16 +91,23 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, mut handshake: Hand
         future::pending().await
     };
     let serving = future::or(serve_connection(&node, &link, Some(slot)), on_connection);
-    future::or(serving, link.closed_when_revoked(node.revocations.as_ref())).await;
+    future::or(serving, link.closed_when_unwelcome(&node.security, Side::Accepted)).await;
     tracing::debug!(%remote, "connection ended");
 }
 
-async fn shake_hands(node: &Node, incoming: Incoming) -> Result<Link> {
-    let connecting = incoming.accept().map_err(|error| classify(&error, None))?;
+async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) -> Result<Link> {
+    let report = HandshakeReport::default();
+    config.crypto = node.security.accepting(&report)?;
+    let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| classify(&error, None))?;
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     match node.clock.timeout_at(Some(deadline), connecting).await {
         Ok(Ok(connection)) => {
-            Ok(Link::new(connection, node.clock.clone(), Arc::clone(&node.limits), &node.admission))
+            let link = Link::new(connection, node.clock.clone(), Arc::clone(&node.limits), &node.admission);
+            if link.peer().is_some() {
+                let full = report.check_full_handshake();
+                full.inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;
+            }
+            Ok(link)
         }
         Ok(Err(error)) => Err(classify(&error, None)),
         Err(_elapsed) => Err(Error::new(ErrorKind::HandshakeTimeout)),

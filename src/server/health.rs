@@ -8,7 +8,7 @@ use crate::{message::Response, tls::ClientAuth};
 pub(super) fn health(node: &Node) -> Response {
     Response::Health {
         ok: true,
-        node_rpc_mtls_required: Some(node.client_auth == ClientAuth::Required),
+        node_rpc_mtls_required: Some(node.security.client_auth() == ClientAuth::Required),
         // Writing to memory does not fail; were it to, health without numbers is health still.
         payload: details(node).ok().map(Into::into),
     }

@@ -27,7 +27,7 @@ use crate::{
     limits::TransportLimits,
     router::Router,
     runtime::Clock,
-    tls::{ClientAuth, RevocationList},
+    tls::Security,
 };
 
 /// What all connections of an endpoint share when they serve.
@@ -36,8 +36,7 @@ pub(crate) struct Node {
     router: Router,
     limits: Arc<TransportLimits>,
     clock: Clock,
-    client_auth: ClientAuth,
-    revocations: Option<RevocationList>,
+    security: Arc<Security>,
     admission: Admission,
     drain: Drain,
     counters: Counters,
@@ -77,13 +76,11 @@ impl Node {
         router: Router,
         limits: Arc<TransportLimits>,
         clock: Clock,
-        client_auth: ClientAuth,
-        revocations: Option<RevocationList>,
+        security: Arc<Security>,
     ) -> Self {
         Self {
             router,
-            client_auth,
-            revocations,
+            security,
             admission: Admission::new(Arc::clone(&limits), clock.clone()),
             drain: Drain::default(),
             counters: Counters::default(),

@@ -16,7 +16,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use super::{ALPN, Fingerprint, Identity, Pin, RevocationList, Trust, VERSIONS, provider};
+use super::{
+    ALPN, Fingerprint, HandshakeReport, Identity, Pin, RevocationList, Surroundings, Terms, Trust, VERSIONS,
+    provider, report::Refusal,
+};
 use crate::error::{Error, Result};
 
 /// Which servers a client believes, and what it shows to them.
@@ -53,7 +56,7 @@ pub struct ClientTls {
 
 /// What every connection attempt has in common, made by the first.
 #[derive(Clone)]
-struct Prepared {
+pub(super) struct Prepared {
     config: ClientConfig,
     chain: Arc<WebPkiServerVerifier>,
 }
@@ -119,20 +122,30 @@ impl ClientTls {
         self
     }
 
-    pub(crate) fn revocation_list(&self) -> Option<&RevocationList> {
-        self.revocations.as_ref()
+    pub(super) fn terms(&self) -> Terms {
+        Terms { revocations: self.revocations.clone() }
     }
 
     /// The configuration for one connection attempt, which leaves in `report` why the server was
     /// not believed, and the server name to connect with.
-    pub(crate) fn quic_config(&self, report: &HandshakeReport) -> Result<(Arc<QuicClientConfig>, String)> {
-        let config = QuicClientConfig::try_from(self.config(report)?).map_err(unusable)?;
+    pub(crate) fn quic_config(
+        &self,
+        surroundings: &Surroundings,
+        report: &HandshakeReport,
+    ) -> Result<(Arc<QuicClientConfig>, String)> {
+        let config = QuicClientConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
         Ok((Arc::new(config), self.server_name.to_str().into_owned()))
     }
 
-    pub(super) fn config(&self, report: &HandshakeReport) -> Result<ClientConfig> {
+    pub(super) fn config(
+        &self,
+        surroundings: &Surroundings,
+        report: &HandshakeReport,
+    ) -> Result<ClientConfig> {
+        let Surroundings { wall_clock } = surroundings;
         let Prepared { config, chain } = self.prepared()?;
         let mut config = config.clone();
+        config.time_provider = Arc::new(wall_clock.clone());
         config.dangerous().set_certificate_verifier(Arc::new(ReportingVerifier {
             chain: Arc::clone(chain),
             pins: Arc::clone(&self.pins),
@@ -142,7 +155,7 @@ impl ClientTls {
         Ok(config)
     }
 
-    fn prepared(&self) -> Result<&Prepared> {
+    pub(super) fn prepared(&self) -> Result<&Prepared> {
         if let Some(prepared) = self.prepared.get() {
             return Ok(prepared);
         }
@@ -187,34 +200,6 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS client configuration can be made").caused_by(error)
 }
 
-/// Why the server was not believed, carried past quinn, which keeps only an alert and a text.
-///
-/// One for each connection attempt; the first refusal stays.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct HandshakeReport(Arc<OnceLock<Refusal>>);
-
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The chain is valid, and its first certificate is this one instead of a pinned one.
-    PinMismatch(Fingerprint),
-    Certificate(rustls::Error),
-}
-
-impl HandshakeReport {
-    pub(super) fn refusal(&self) -> Option<&Refusal> {
-        self.0.get()
-    }
-
-    pub(super) fn record(&self, refusal: Refusal) {
-        // A handshake ends with its first refusal; were there a second, the first would explain more.
-        let _ = self.0.set(refusal);
-    }
-
-    fn noting<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
-        result.inspect_err(|error| self.record(Refusal::Certificate(error.clone())))
-    }
-}
-
 /// Checks the chain, then the pins. Both happen here, and not after the handshake, because rustls
 /// sends the client's certificate only once this has passed.
 #[derive(Debug)]
@@ -241,13 +226,13 @@ impl ServerCertVerifier for ReportingVerifier {
             ocsp_response,
             now,
         ))?;
-        let chain = || std::iter::once(end_entity).chain(intermediates);
-        if self.revocations.as_ref().is_some_and(|list| list.covers(chain())) {
-            return self.report.noting(Err(CertificateError::Revoked.into()));
-        }
+        let chain = std::iter::once(end_entity).chain(intermediates);
+        let judged = self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain));
+        self.report.noting(judged.map_err(rustls::Error::from))?;
         let presented = Fingerprint::of(end_entity);
         let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));
         if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) || key_is_pinned() {
+            self.report.record_verified();
             return Ok(verified);
         }
         self.report.record(Refusal::PinMismatch(presented));
@@ -295,17 +280,19 @@ mod tests {
     fn nothing_can_be_resumed() {
         let ca = CertificateAuthority::new("ca").unwrap();
         let tls = ClientTls::new(ca.trust());
-        let config = tls.config(&HandshakeReport::default()).unwrap();
+        let config = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
         assert_eq!(config.alpn_protocols, [ALPN]);
         assert!(!config.enable_early_data);
         assert!(format!("{:?}", config.resumption).contains("NoClientSessionStorage"));
-        assert!(tls.quic_config(&HandshakeReport::default()).is_ok());
+        assert!(tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).is_ok());
     }
 
     #[test]
     fn the_server_name_is_a_dns_name_or_an_address() {
         let ca = CertificateAuthority::new("ca").unwrap();
-        let name = |tls: ClientTls| tls.quic_config(&HandshakeReport::default()).unwrap().1;
+        let name = |tls: ClientTls| {
+            tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).unwrap().1
+        };
         assert_eq!(name(ClientTls::new(ca.trust())), "localhost");
         for valid in ["gateway.example", "192.0.2.7", "2001:db8::7"] {
             assert_eq!(name(ClientTls::new(ca.trust()).server_name(valid).unwrap()), valid);
@@ -321,21 +308,11 @@ mod tests {
         let ca = CertificateAuthority::new("ca").unwrap();
         let tls = ClientTls::new(ca.trust());
         let shows_a_certificate = |tls: &ClientTls| {
-            let config = tls.config(&HandshakeReport::default()).unwrap();
+            let config = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
             config.client_auth_cert_resolver.has_certs()
         };
         assert!(!shows_a_certificate(&tls));
         assert!(shows_a_certificate(&tls.identity(ca.issue_client("late").unwrap().identity())));
-    }
-
-    #[test]
-    fn a_report_belongs_to_one_attempt_and_keeps_the_first_refusal() {
-        let report = HandshakeReport::default();
-        report.record(Refusal::Certificate(CertificateError::Expired.into()));
-        report.record(Refusal::Certificate(CertificateError::Revoked.into()));
-        let expired = rustls::Error::from(CertificateError::Expired);
-        assert!(matches!(report.refusal(), Some(Refusal::Certificate(error)) if *error == expired));
-        assert!(HandshakeReport::default().refusal().is_none());
     }
 
     #[test]
@@ -344,7 +321,7 @@ mod tests {
         let issued = ca.issue_client("a").unwrap();
         let pin = Pin::of(ca.certificate());
         let tls = ClientTls::new(ca.trust()).identity(issued.identity()).pin(pin);
-        tls.config(&HandshakeReport::default()).unwrap();
+        tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
         let debug = format!("{tls:?}");
         assert!(debug.contains(&issued.fingerprint().to_string()), "{debug}");
         assert!(debug.contains(&pin.to_string()), "{debug}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::{AlertDescription as Alert, CertificateError};
 
-use super::client::{HandshakeReport, Refusal};
+use super::report::{HandshakeReport, Refusal};
 use crate::{
     code::{Code, CodeClass},
     error::{Error, ErrorKind},

@@ -8,12 +8,15 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 mod client;
+mod clock;
 mod failure;
 mod fingerprint;
 mod identity;
 mod peer;
+mod report;
 mod restart;
 mod revocation;
+mod security;
 mod server;
 #[cfg(test)]
 #[cfg(feature = "cert")]
@@ -21,13 +24,30 @@ mod tests;
 
 pub use self::{
     client::ClientTls,
+    clock::WallClock,
     fingerprint::{Fingerprint, Pin},
     identity::{Identity, Trust},
     peer::PeerIdentity,
     revocation::RevocationList,
     server::{ClientAuth, ServerTls},
 };
-pub(crate) use self::{client::HandshakeReport, failure::classify};
+pub(crate) use self::{
+    failure::classify,
+    report::HandshakeReport,
+    security::{Halves, Security, Side},
+};
+
+/// On which terms an open connection stays open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) revocations: Option<RevocationList>,
+}
+
+/// What all TLS of an endpoint shares, whichever side dials.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    pub(crate) wall_clock: WallClock,
+}
 
 /// The application protocol of version 1, offered and demanded on both sides
 /// ([RFC 9001, section 8.1](https://www.rfc-editor.org/rfc/rfc9001#section-8.1)).

@@ -7,12 +7,7 @@ use std::{
 };
 
 use event_listener::{Event, EventListener};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
-};
+use rustls::{CertificateError, pki_types::CertificateDer};
 
 use super::Fingerprint;
 
@@ -94,9 +89,17 @@ impl RevocationList {
     }
 
     /// Whether one of these certificates is on the list.
-    pub(super) fn covers<'a>(&self, mut chain: impl Iterator<Item = &'a CertificateDer<'a>>) -> bool {
+    fn covers<'a>(&self, mut chain: impl Iterator<Item = &'a CertificateDer<'a>>) -> bool {
         // Hashing certificates for an empty list would be for nothing.
         !self.is_empty() && chain.any(|certificate| self.contains(Fingerprint::of(certificate)))
+    }
+
+    /// What the list says of a peer that shows these certificates in a handshake.
+    pub(super) fn judge<'a>(
+        &self,
+        chain: impl Iterator<Item = &'a CertificateDer<'a>>,
+    ) -> Result<(), CertificateError> {
+        if self.covers(chain) { Err(CertificateError::Revoked) } else { Ok(()) }
     }
 
     /// Resolves once one of these certificates is on the list.
@@ -114,61 +117,5 @@ impl RevocationList {
 impl fmt::Debug for RevocationList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RevocationList").field("len", &self.len()).finish()
-    }
-}
-
-/// Asks another verifier, and then the list.
-#[derive(Debug)]
-pub(super) struct RevokingVerifier {
-    pub(super) inner: Arc<dyn ClientCertVerifier>,
-    pub(super) list: RevocationList,
-}
-
-impl ClientCertVerifier for RevokingVerifier {
-    fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        if self.list.covers(std::iter::once(end_entity).chain(intermediates)) {
-            return Err(CertificateError::Revoked.into());
-        }
-        Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }

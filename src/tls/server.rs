@@ -1,14 +1,25 @@
 //! TLS of the accepting side.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use quinn::{EndpointConfig, crypto::rustls::QuicServerConfig};
 use rustls::{
-    ServerConfig,
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, UnixTime},
+    server::{
+        NoServerSessionStorage, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 
-use super::{ALPN, Identity, RevocationList, Trust, VERSIONS, provider, revocation::RevokingVerifier};
+use super::{
+    ALPN, HandshakeReport, Identity, RevocationList, Surroundings, Terms, Trust, VERSIONS, provider,
+};
 use crate::error::{Error, Result};
 
 /// What a server shows to its clients, and what it asks of them.
@@ -37,6 +48,8 @@ pub struct ServerTls {
     identity: Identity,
     clients: Clients,
     revocations: Option<RevocationList>,
+    /// Made by the first connection.
+    chains: OnceLock<Arc<dyn ClientCertVerifier>>,
 }
 
 /// Whether clients have to show a certificate.
@@ -63,7 +76,7 @@ impl ServerTls {
     /// Shows this identity, and asks clients for none.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, clients: Clients::Anonymous, revocations: None }
+        Self { identity, clients: Clients::Anonymous, revocations: None, chains: OnceLock::new() }
     }
 
     /// Refuses clients without a valid certificate from one of these authorities.
@@ -71,7 +84,7 @@ impl ServerTls {
     /// Replaces any earlier choice about client certificates, as the two methods below do.
     #[must_use]
     pub fn require_client_certificates(self, trust: Trust) -> Self {
-        Self { clients: Clients::Required(trust), ..self }
+        Self { clients: Clients::Required(trust), chains: OnceLock::new(), ..self }
     }
 
     /// Asks for a certificate from one of these authorities, and lets clients without one in.
@@ -79,7 +92,7 @@ impl ServerTls {
     /// A certificate that is shown must be valid: a bad one is refused, not ignored.
     #[must_use]
     pub fn offer_client_certificates(self, trust: Trust) -> Self {
-        Self { clients: Clients::Offered(trust), ..self }
+        Self { clients: Clients::Offered(trust), chains: OnceLock::new(), ..self }
     }
 
     /// Leaves client certificates to this verifier, for instance one that also looks them up in a
@@ -90,7 +103,7 @@ impl ServerTls {
     /// `verify_client_cert`. It is asked in every handshake, never again on an open connection.
     #[must_use]
     pub fn client_cert_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
-        Self { clients: Clients::Custom(verifier), ..self }
+        Self { clients: Clients::Custom(verifier), chains: OnceLock::new(), ..self }
     }
 
     /// Refuses clients that show a certificate on this list, and closes their connections when they get on it. On top of every
@@ -100,8 +113,8 @@ impl ServerTls {
         Self { revocations: Some(list.clone()), ..self }
     }
 
-    pub(crate) fn revocation_list(&self) -> Option<&RevocationList> {
-        self.revocations.as_ref()
+    pub(super) fn terms(&self) -> Terms {
+        Terms { revocations: self.revocations.clone() }
     }
 
     /// quinn's configuration for an endpoint at this address.
@@ -126,18 +139,29 @@ impl ServerTls {
         }
     }
 
-    pub(crate) fn quic_config(&self) -> Result<Arc<QuicServerConfig>> {
-        let config = QuicServerConfig::try_from(self.config()?).map_err(unusable)?;
+    /// The configuration for one connection, which leaves in `report` that the client's certificate was looked at.
+    pub(crate) fn quic_config(
+        &self,
+        surroundings: &Surroundings,
+        report: &HandshakeReport,
+    ) -> Result<Arc<QuicServerConfig>> {
+        let config = QuicServerConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
         Ok(Arc::new(config))
     }
 
-    pub(super) fn config(&self) -> Result<ServerConfig> {
+    pub(super) fn config(
+        &self,
+        surroundings: &Surroundings,
+        report: &HandshakeReport,
+    ) -> Result<ServerConfig> {
+        let Surroundings { wall_clock } = surroundings;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(unusable)?
-            .with_client_cert_verifier(self.verifier()?)
+            .with_client_cert_verifier(self.verifier(report)?)
             .with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![ALPN.to_vec()];
+        config.time_provider = Arc::new(wall_clock.clone());
         // A resumed session is never shown to the verifier of client certificates. The ticketer
         // that a configuration starts with makes no tickets.
         config.send_tls13_tickets = 0;
@@ -146,12 +170,20 @@ impl ServerTls {
         Ok(config)
     }
 
-    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>> {
-        let inner = self.verifier_of_chains()?;
-        Ok(match &self.revocations {
-            Some(list) => Arc::new(RevokingVerifier { inner, list: list.clone() }),
-            None => inner,
-        })
+    fn verifier(&self, report: &HandshakeReport) -> Result<Arc<dyn ClientCertVerifier>> {
+        Ok(Arc::new(ReportingVerifier {
+            chains: Arc::clone(self.chains()?),
+            revocations: self.revocations.clone(),
+            report: report.clone(),
+        }))
+    }
+
+    fn chains(&self) -> Result<&Arc<dyn ClientCertVerifier>> {
+        if let Some(chains) = self.chains.get() {
+            return Ok(chains);
+        }
+        let chains = self.verifier_of_chains()?;
+        Ok(self.chains.get_or_init(|| chains))
     }
 
     fn verifier_of_chains(&self) -> Result<Arc<dyn ClientCertVerifier>> {
@@ -167,7 +199,7 @@ impl ServerTls {
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, clients, revocations } = self;
+        let Self { identity, clients, revocations, chains: _ } = self;
         let trust = match clients {
             Clients::Offered(trust) | Clients::Required(trust) => Some(trust),
             // Foreign, and may print anything.
@@ -186,6 +218,63 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS server configuration can be made").caused_by(error)
 }
 
+/// Asks another verifier, and then the list.
+#[derive(Debug)]
+struct ReportingVerifier {
+    chains: Arc<dyn ClientCertVerifier>,
+    revocations: Option<RevocationList>,
+    report: HandshakeReport,
+}
+
+impl ClientCertVerifier for ReportingVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.chains.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.chains.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chains.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.chains.verify_client_cert(end_entity, intermediates, now)?;
+        let chain = std::iter::once(end_entity).chain(intermediates);
+        self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain))?;
+        self.report.record_verified();
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
+}
+
 #[cfg(test)]
 #[cfg(feature = "cert")]
 mod tests {
@@ -196,13 +285,13 @@ mod tests {
     fn nothing_can_be_resumed() {
         let ca = CertificateAuthority::new("ca").unwrap();
         let tls = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
-        let config = tls.config().unwrap();
+        let config = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
         assert_eq!(config.alpn_protocols, [ALPN]);
         assert_eq!(config.send_tls13_tickets, 0);
         assert_eq!(config.max_early_data_size, 0);
         assert!(!config.session_storage.can_cache());
         assert!(!config.ticketer.enabled());
-        assert!(tls.quic_config().is_ok());
+        assert!(tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).is_ok());
     }
 
     #[test]
@@ -215,7 +304,7 @@ mod tests {
             (tls.require_client_certificates(ca.trust()), ClientAuth::Required),
         ] {
             assert_eq!(tls.client_auth(), expected);
-            let custom = tls.clone().client_cert_verifier(tls.verifier().unwrap());
+            let custom = tls.clone().client_cert_verifier(tls.verifier(&HandshakeReport::default()).unwrap());
             assert_eq!(custom.client_auth(), expected, "as a custom verifier");
         }
     }

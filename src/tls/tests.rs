@@ -19,7 +19,7 @@ use rustls::{
     },
 };
 
-use super::{ALPN, ClientTls, HandshakeReport, Identity, Pin, ServerTls, classify, provider};
+use super::{ALPN, ClientTls, HandshakeReport, Identity, Pin, ServerTls, Surroundings, classify, provider};
 use crate::{
     cert::CertificateAuthority,
     error::{Error, ErrorKind, Result},
@@ -60,8 +60,13 @@ impl Outcome {
 
 fn handshake(client: &ClientTls, server: &ServerTls) -> Outcome {
     let report = HandshakeReport::default();
-    let name = client.quic_config(&report).unwrap().1;
-    handshake_between(client.config(&report).unwrap(), &name, &report, server.config().unwrap())
+    let name = client.quic_config(&Surroundings::default(), &report).unwrap().1;
+    handshake_between(
+        client.config(&Surroundings::default(), &report).unwrap(),
+        &name,
+        &report,
+        server.config(&Surroundings::default(), &HandshakeReport::default()).unwrap(),
+    )
 }
 
 fn handshake_between(
@@ -362,8 +367,10 @@ mod versions {
     fn pair() -> (ClientConfig, HandshakeReport, ServerConfig) {
         let ca = authority();
         let report = HandshakeReport::default();
-        let client = ClientTls::new(ca.trust()).config(&report).unwrap();
-        let server = ServerTls::new(ca.issue_server(&[]).unwrap().identity()).config().unwrap();
+        let client = ClientTls::new(ca.trust()).config(&Surroundings::default(), &report).unwrap();
+        let server = ServerTls::new(ca.issue_server(&[]).unwrap().identity())
+            .config(&Surroundings::default(), &HandshakeReport::default())
+            .unwrap();
         (client, report, server)
     }
 

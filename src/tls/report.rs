@@ -1,0 +1,82 @@
+//! What happened in a handshake, carried past quinn, which keeps only an alert and a text.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::Fingerprint;
+use crate::error::{Error, Result};
+
+/// One for each connection attempt, on either side: whether the peer's certificate was looked at, and why it was refused. The
+/// first refusal stays.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HandshakeReport(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    verified: AtomicBool,
+    refusal: OnceLock<Refusal>,
+}
+
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The chain is valid, and its first certificate is this one instead of a pinned one.
+    PinMismatch(Fingerprint),
+    Certificate(rustls::Error),
+}
+
+impl HandshakeReport {
+    /// Refuses a connection whose peer has an identity that no verifier saw in this handshake: it was resumed, which nothing
+    /// here allows, and so got past every check since.
+    pub(crate) fn check_full_handshake(&self) -> Result<()> {
+        if self.0.verified.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        Err(Error::protocol("the peer's certificate was not verified in this handshake"))
+    }
+
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        self.0.refusal.get()
+    }
+
+    pub(super) fn record(&self, refusal: Refusal) {
+        // A handshake ends with its first refusal; were there a second, the first would explain more.
+        let _ = self.0.refusal.set(refusal);
+    }
+
+    /// The verifier of this attempt is satisfied.
+    pub(super) fn record_verified(&self) {
+        self.0.verified.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn noting<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
+        result.inspect_err(|error| self.record(Refusal::Certificate(error.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_report_belongs_to_one_attempt_and_keeps_the_first_refusal() {
+        let report = HandshakeReport::default();
+        report.record(Refusal::Certificate(CertificateError::Expired.into()));
+        report.record(Refusal::Certificate(CertificateError::Revoked.into()));
+        let expired = rustls::Error::from(CertificateError::Expired);
+        assert!(matches!(report.refusal(), Some(Refusal::Certificate(error)) if *error == expired));
+        assert!(HandshakeReport::default().refusal().is_none());
+    }
+
+    #[test]
+    fn a_handshake_without_a_look_at_the_certificate_does_not_count() {
+        let report = HandshakeReport::default();
+        assert_eq!(*report.check_full_handshake().unwrap_err().kind(), ErrorKind::Protocol);
+        report.clone().record_verified();
+        assert!(report.check_full_handshake().is_ok());
+    }
+}

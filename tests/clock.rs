@@ -1,0 +1,119 @@
+//! The time of day: clocks that are behind, and clocks that fail, in virtual time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "common/simulation.rs"]
+mod simulation;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use palyra_quic::{
+    CertificateAuthority, ClientTls, Connection, Context, Endpoint, Error, ErrorKind, Router, ServerTls,
+    WallClock, sim::Link,
+};
+use simulation::{PORT, Pair};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a clock in 1970 shows.
+fn built() -> SystemTime {
+    WallClock::from_fn(|| Some(UNIX_EPOCH)).now().unwrap()
+}
+
+/// A gateway, and an authority that issues what it is told.
+struct Nodes {
+    pair: Pair,
+    authority: CertificateAuthority,
+    /// How far the clocks are ahead of the virtual time, which begins when the crate was built; `None` while they have failed.
+    ahead: Arc<Mutex<Option<Duration>>>,
+}
+
+impl Nodes {
+    fn new() -> Self {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let authority = CertificateAuthority::new("Simulated CA").unwrap();
+        Self { pair, authority, ahead: Arc::new(Mutex::new(Some(Duration::ZERO))) }
+    }
+
+    /// A clock that goes on with the simulation.
+    fn wall_clock(&self) -> WallClock {
+        let (runtime, ahead) = (self.pair.sim.runtime(), Arc::clone(&self.ahead));
+        let start = runtime.now();
+        WallClock::from_fn(move || {
+            ahead.lock().unwrap().map(|ahead| built() + (runtime.now() - start) + ahead)
+        })
+    }
+
+    /// Certificates are valid from an hour before this until then.
+    fn authority(&self, from: SystemTime, until: SystemTime) -> CertificateAuthority {
+        self.authority.clone().valid(from - HOUR, until).unwrap()
+    }
+
+    fn server_tls(&self, until: SystemTime) -> ServerTls {
+        let identity = self.authority(built(), until).issue_server(&[]).unwrap().identity();
+        ServerTls::new(identity).require_client_certificates(self.authority.trust())
+    }
+
+    fn client_tls(&self, until: SystemTime) -> ClientTls {
+        let identity = self.authority(built(), until).issue_client("sensor-7").unwrap().identity();
+        ClientTls::new(self.authority.trust()).identity(identity)
+    }
+
+    fn serve(&self, tls: ServerTls, wall_clock: WallClock) -> Endpoint {
+        let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
+        let builder = Endpoint::builder().server(tls).router(router).wall_clock(wall_clock);
+        self.pair.gateway.bind(builder, PORT).unwrap()
+    }
+
+    async fn connect(&self, tls: &ClientTls, wall_clock: WallClock) -> Result<Connection, Error> {
+        let endpoint = self.pair.sensor.bind(Endpoint::builder().wall_clock(wall_clock), 0).unwrap();
+        endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await
+    }
+}
+
+#[test]
+fn nodes_that_wake_up_in_1970_believe_what_is_valid_since_they_were_built() {
+    let nodes = Nodes::new();
+    let in_1970 = || WallClock::from_fn(|| Some(UNIX_EPOCH));
+    let clock = in_1970();
+    let _node = nodes.serve(nodes.server_tls(built() + HOUR), clock.clone());
+    let later = nodes.authority(built() + 10 * HOUR, built() + 20 * HOUR).issue_client("sensor-8").unwrap();
+    let later = ClientTls::new(nodes.authority.trust()).identity(later.identity());
+    nodes.pair.sim.run(async {
+        nodes.connect(&nodes.client_tls(built() + HOUR), in_1970()).await.unwrap();
+
+        // The twin: what is made later than that waits for a clock that is nearer to the truth.
+        let refused = nodes.connect(&later, in_1970()).await.unwrap_err();
+        assert_eq!(refused.kind(), &ErrorKind::CertificateRefused);
+        clock.raise_floor(built() + 10 * HOUR);
+        nodes.connect(&later, in_1970()).await.unwrap();
+        // And by that time the node's own has expired, for clients that know what time it is.
+        let refused = nodes.connect(&later, in_1970().floor(built() + 10 * HOUR)).await.unwrap_err();
+        assert_eq!(refused.kind(), &ErrorKind::PeerCertificate);
+    });
+}
+
+#[test]
+fn while_a_clock_has_failed_nobody_gets_in_or_out() {
+    let nodes = Nodes::new();
+    let _node = nodes.serve(nodes.server_tls(built() + HOUR), nodes.wall_clock());
+    let tls = nodes.client_tls(built() + HOUR);
+    let well = || WallClock::from_fn(|| Some(built()));
+    nodes.pair.sim.run(async {
+        let open = nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+        *nodes.ahead.lock().unwrap() = None;
+        assert_eq!(nodes.connect(&tls, well()).await.unwrap_err().kind(), &ErrorKind::Refused);
+        let error = nodes.connect(&tls, nodes.wall_clock()).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Io);
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("the wall clock has failed"), "{cause}");
+        assert_eq!(open.call_raw("demo.echo", "x").await.unwrap(), "x");
+
+        *nodes.ahead.lock().unwrap() = Some(Duration::ZERO);
+        nodes.connect(&tls, well()).await.unwrap();
+        nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+    });
+}
