@@ -8,10 +8,13 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber, string::Ia5String,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, pem::PemObject,
+};
 use x509_cert::{
     Certificate,
     der::{Decode, Encode, Tag, Tagged, asn1::Utf8StringRef, oid::db::rfc4519::COMMON_NAME},
@@ -20,7 +23,7 @@ use x509_cert::{
 
 use crate::{
     error::{Error, Result},
-    tls::{Fingerprint, Identity, Trust},
+    tls::{Facts, Fingerprint, Identity, Trust},
 };
 
 /// `ub-common-name` ([RFC 5280, appendix A.1](https://www.rfc-editor.org/rfc/rfc5280#appendix-A.1)).
@@ -226,6 +229,39 @@ impl CertificateAuthority {
             cert_pem: certificate.pem().into(),
             key_pem: key.serialize_pem().into(),
         })
+    }
+
+    /// The list of what this authority has revoked (CRL), with this number: these certificates. It is in force as long as a
+    /// certificate that was issued now would be valid; see [`valid`](Self::valid).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it would end when it begins, or earlier.
+    pub fn crl<'a>(
+        &self,
+        number: u64,
+        revoked: impl IntoIterator<Item = &'a Issued>,
+    ) -> Result<CertificateRevocationListDer<'static>> {
+        let Window { from, until } =
+            self.window.map_or_else(|| Window::starting_now(DEFAULT_LIFETIME), Ok)?;
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let revoked_certs = revoked.into_iter().filter_map(|issued| {
+            Some(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(Facts::of(issued.chain().first()?)?.serial),
+                revocation_time: epoch + from,
+                reason_code: None,
+                invalidity_date: None,
+            })
+        });
+        let params = CertificateRevocationListParams {
+            this_update: epoch + from,
+            next_update: epoch + until,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).map(Into::into).map_err(unusable)
     }
 
     /// Trust in this authority, and in no other.

@@ -201,6 +201,8 @@ async fn misbehave<F: Future<Output = ()>>(peer: &RawPeer, mut once: impl FnMut(
     let abuse = async {
         loop {
             once().await;
+            // What is closed must get a chance to say so.
+            future::yield_now().await;
         }
     };
     let closed = async { peer.connection.closed().await };

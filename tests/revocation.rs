@@ -5,16 +5,18 @@
 #[path = "common/simulation.rs"]
 mod simulation;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_lite::future::{or, pending};
 use palyra_quic::{
     CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, Error, ErrorKind, Fingerprint,
-    Identity, Issued, RevocationList, Router, ServerTls, sim::Link,
+    Identity, Issued, RevocationList, Revoked, Router, ServerTls, WallClock,
+    rustls::pki_types::CertificateRevocationListDer, sim::Link,
 };
 use simulation::{PORT, Pair, SECOND};
 
 const PEERS: usize = 200;
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A gateway, its authority, and the list that it consults.
 struct Gateway {
@@ -22,6 +24,8 @@ struct Gateway {
     authority: CertificateAuthority,
     identity: Issued,
     list: RevocationList,
+    /// The time of day goes on with that of the simulation.
+    wall_clock: WallClock,
     _node: Endpoint,
 }
 
@@ -36,9 +40,13 @@ impl Gateway {
         let router = Router::new()
             .unary("demo.echo", |_: Context, params| async move { Ok(params) })
             .unary("demo.hang", |_: Context, _| pending());
+        let (runtime, began) = (pair.sim.runtime(), SystemTime::now());
+        let start = runtime.now();
+        let wall_clock = WallClock::from_fn(move || Some(began + (runtime.now() - start)));
         let builder = Endpoint::builder().server(protect(tls, &list)).router(router);
+        let builder = builder.wall_clock(wall_clock.clone());
         let node = pair.gateway.bind(builder, PORT).unwrap();
-        Self { pair, authority, identity, list, _node: node }
+        Self { pair, authority, identity, list, wall_clock, _node: node }
     }
 
     fn protected() -> Self {
@@ -51,12 +59,20 @@ impl Gateway {
     }
 
     async fn connect_with(&self, tls: &ClientTls) -> Result<Connection, Error> {
-        let endpoint = self.pair.sensor.bind(Endpoint::builder(), 0).unwrap();
+        let endpoint = Endpoint::builder().wall_clock(self.wall_clock.clone());
+        let endpoint = self.pair.sensor.bind(endpoint, 0).unwrap();
         endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await
     }
 
     async fn connect(&self, issued: &Issued) -> Result<Connection, Error> {
         self.connect_with(&self.tls(issued.identity())).await
+    }
+
+    /// An authority's own list, in force for an hour from now.
+    fn crl(&self, number: u64, revoked: &[&Issued]) -> CertificateRevocationListDer<'static> {
+        let now = self.wall_clock.now().unwrap();
+        let authority = self.authority.clone().valid(now, now + HOUR).unwrap();
+        authority.crl(number, revoked.iter().copied()).unwrap()
     }
 
     /// Why the connection was closed within a second; `None` where it was not.
@@ -144,6 +160,71 @@ fn a_client_leaves_a_server_that_is_revoked() {
         let again = gateway.connect_with(&tls).await.unwrap_err();
         assert_eq!(again.kind(), &ErrorKind::PeerCertificate);
         gateway.connect(&issued).await.unwrap();
+    });
+}
+
+/// By their serial number, and by the list of their authority.
+#[test]
+fn a_peer_is_out_by_whatever_name_it_is_revoked() {
+    let gateway = Gateway::protected();
+    let [kept, numbered, listed] = ["a", "b", "c"].map(|id| gateway.authority.issue_client(id).unwrap());
+    let stranger = CertificateAuthority::new("Another CA").unwrap();
+    let (list, trust) = (&gateway.list, gateway.authority.trust());
+    gateway.pair.sim.run(async {
+        let [stays, by_number, by_crl] = [
+            gateway.connect(&kept).await.unwrap(),
+            gateway.connect(&numbered).await.unwrap(),
+            gateway.connect(&listed).await.unwrap(),
+        ];
+        let rejected = Some(ErrorKind::ConnectionClosed(Code::IDENTITY_REJECTED));
+        // The twin: what others have revoked, and what is refused, closes nothing.
+        list.revoke(Revoked::issued_by(stranger.certificate(), b"any").unwrap());
+        list.replace_crls(&trust, [stranger.crl(1, [&kept]).unwrap()]).unwrap_err();
+        assert_eq!(gateway.closed(&by_number).await, None);
+
+        list.revoke(Revoked::certificate(&numbered.chain()[0]).unwrap());
+        assert_eq!(gateway.closed(&by_number).await, rejected);
+        list.replace_crls(&trust, [gateway.crl(1, &[&listed])]).unwrap();
+        assert_eq!(gateway.closed(&by_crl).await, rejected);
+        for out in [&numbered, &listed] {
+            assert_eq!(gateway.connect(out).await.unwrap_err().kind(), &ErrorKind::CertificateRefused);
+        }
+        assert_eq!(stays.call_raw("demo.echo", "x").await.unwrap(), "x");
+        gateway.connect(&kept).await.unwrap();
+
+        // An older list would let the peer in again.
+        list.replace_crls(&trust, [gateway.crl(0, &[])]).unwrap_err();
+        gateway.connect(&listed).await.unwrap_err();
+        list.replace_crls(&trust, [gateway.crl(2, &[])]).unwrap();
+        gateway.connect(&listed).await.unwrap();
+    });
+}
+
+/// Nobody knows any more who is revoked: whoever is in stays, and nobody new gets in.
+#[test]
+fn a_list_out_of_date_keeps_everybody_out_until_there_is_a_newer_one() {
+    let gateway = Gateway::protected();
+    let issued = gateway.authority.issue_client("sensor-7").unwrap();
+    let (list, trust) = (RevocationList::with_clock(gateway.wall_clock.clone()), gateway.authority.trust());
+    let careful = gateway.tls(issued.identity()).revocations(&list);
+    gateway.pair.sim.run(async {
+        for list in [&gateway.list, &list] {
+            list.replace_crls(&trust, [gateway.crl(1, &[])]).unwrap();
+        }
+        let connection = gateway.connect_with(&careful).await.unwrap();
+        gateway.pair.sim.sleep(HOUR).await;
+        assert_eq!(connection.call_raw("demo.echo", "x").await.unwrap(), "x");
+        let refused = gateway.connect_with(&careful).await.unwrap_err();
+        assert_eq!(refused.kind(), &ErrorKind::PeerCertificate);
+        assert!(refused.explanation().unwrap().contains("out of date"), "{refused}");
+        let refused = gateway.connect(&issued).await.unwrap_err();
+        assert_eq!(refused.kind(), &ErrorKind::CertificateRefused);
+
+        // The twin: it is the list that keeps them out.
+        gateway.list.replace_crls(&trust, []).unwrap();
+        gateway.connect(&issued).await.unwrap();
+        list.replace_crls(&trust, [gateway.crl(2, &[])]).unwrap();
+        gateway.connect_with(&careful).await.unwrap();
     });
 }
 

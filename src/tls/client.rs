@@ -227,7 +227,7 @@ impl ServerCertVerifier for ReportingVerifier {
             now,
         ))?;
         let chain = std::iter::once(end_entity).chain(intermediates);
-        let judged = self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain));
+        let judged = self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain, now));
         self.report.noting(judged.map_err(rustls::Error::from))?;
         let presented = Fingerprint::of(end_entity);
         let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));

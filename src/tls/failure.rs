@@ -62,6 +62,9 @@ fn in_words(error: &CertificateError) -> String {
         E::Expired | E::ExpiredContext { .. } => "expired".into(),
         E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet".into(),
         E::Revoked => "revoked".into(),
+        E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
+            "the revocation list of its authority is out of date".into()
+        }
         E::UnknownIssuer => "not issued by a trusted authority".into(),
         E::NotValidForName => "not valid for the server name".into(),
         E::NotValidForNameContext { expected, .. } => format!("not valid for `{}`", expected.to_str()),

@@ -7,8 +7,10 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+mod certificate;
 mod client;
 mod clock;
+mod crl;
 mod failure;
 mod fingerprint;
 mod identity;
@@ -22,19 +24,20 @@ mod server;
 #[cfg(feature = "cert")]
 mod tests;
 
+pub(crate) use self::{
+    certificate::Facts,
+    failure::classify,
+    report::HandshakeReport,
+    security::{Halves, Security, Side},
+};
 pub use self::{
     client::ClientTls,
     clock::WallClock,
     fingerprint::{Fingerprint, Pin},
     identity::{Identity, Trust},
     peer::PeerIdentity,
-    revocation::RevocationList,
+    revocation::{RevocationList, Revoked},
     server::{ClientAuth, ServerTls},
-};
-pub(crate) use self::{
-    failure::classify,
-    report::HandshakeReport,
-    security::{Halves, Security, Side},
 };
 
 /// On which terms an open connection stays open.

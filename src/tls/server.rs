@@ -247,7 +247,7 @@ impl ClientCertVerifier for ReportingVerifier {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.chains.verify_client_cert(end_entity, intermediates, now)?;
         let chain = std::iter::once(end_entity).chain(intermediates);
-        self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain))?;
+        self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain, now))?;
         self.report.record_verified();
         Ok(verified)
     }

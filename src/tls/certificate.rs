@@ -1,0 +1,113 @@
+//! What revocation and expiry need to know of a certificate.
+
+use rustls::pki_types::CertificateDer;
+use x509_cert::{
+    der::{self, Decode, Reader, SliceReader, Tag, Tagged, asn1::AnyRef},
+    time::Time,
+};
+
+/// The parts of a certificate, as bytes of it. Names are without their tag and length, as rustls has them.
+///
+/// Read from the bytes and not by a parser of everything, which may refuse what the verifier of chains takes: a certificate
+/// that is in use must not get past these checks for a flaw elsewhere in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Facts<'a> {
+    pub(crate) issuer: &'a [u8],
+    pub(crate) serial: &'a [u8],
+    /// The last second in which it is valid, since 1970.
+    pub(crate) not_after: u64,
+    pub(crate) subject: &'a [u8],
+}
+
+impl<'a> Facts<'a> {
+    /// `None` for what is no certificate.
+    pub(crate) fn of(certificate: &'a CertificateDer<'_>) -> Option<Self> {
+        Self::read(certificate).ok()
+    }
+
+    /// As in [RFC 5280, section 4.1](https://www.rfc-editor.org/rfc/rfc5280#section-4.1).
+    fn read(certificate: &'a [u8]) -> der::Result<Self> {
+        let mut reader = SliceReader::new(certificate)?;
+        let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+        let mut tbs = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+        if tbs.peek_tag()?.is_context_specific() {
+            let _version = AnyRef::decode(&mut tbs)?;
+        }
+        let serial = canonical(element(&mut tbs, Tag::Integer)?);
+        let _algorithm = element(&mut tbs, Tag::Sequence)?;
+        let issuer = element(&mut tbs, Tag::Sequence)?;
+        let mut validity = SliceReader::new(element(&mut tbs, Tag::Sequence)?)?;
+        let _not_before = Time::decode(&mut validity)?;
+        let not_after = Time::decode(&mut validity)?.to_unix_duration().as_secs();
+        let subject = element(&mut tbs, Tag::Sequence)?;
+        Ok(Self { issuer, serial, not_after, subject })
+    }
+}
+
+/// The value of the next element, which must have this tag.
+pub(super) fn element<'a>(reader: &mut SliceReader<'a>, tag: Tag) -> der::Result<&'a [u8]> {
+    let any = AnyRef::decode(reader)?;
+    any.tag().assert_eq(tag)?;
+    Ok(any.value())
+}
+
+/// An integer without the zeros in front, which some write and some do not.
+pub(super) fn canonical(integer: &[u8]) -> &[u8] {
+    let zeros = integer.iter().take_while(|byte| **byte == 0).count();
+    integer.get(zeros..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_in_front_do_not_count() {
+        for integer in [&[0x80][..], &[0, 0x80], &[0, 0, 0x80]] {
+            assert_eq!(canonical(integer), [0x80]);
+        }
+        assert_eq!(canonical(&[0]), canonical(&[]));
+        assert_eq!(canonical(&[1, 0]), [1, 0]);
+    }
+
+    #[cfg(feature = "cert")]
+    mod issued {
+        use std::time::{Duration, UNIX_EPOCH};
+
+        use x509_cert::{Certificate, der::Encode};
+
+        use super::*;
+        use crate::cert::CertificateAuthority;
+
+        /// Against another reader of certificates.
+        #[test]
+        fn facts_are_what_the_certificate_says() {
+            let (from, until) = (Duration::from_secs(1_000), Duration::from_secs(2_000_000_000));
+            let ca = CertificateAuthority::new("ca").unwrap();
+            let issued =
+                ca.clone().valid(UNIX_EPOCH + from, UNIX_EPOCH + until).unwrap().issue_client("a").unwrap();
+            let certificate = &issued.chain()[0];
+            let facts = Facts::of(certificate).unwrap();
+            let parsed = Certificate::from_der(certificate).unwrap().tbs_certificate;
+            assert_eq!(facts.serial, canonical(parsed.serial_number.as_bytes()));
+            assert_eq!(facts.not_after, until.as_secs());
+            assert!(parsed.issuer.to_der().unwrap().ends_with(facts.issuer));
+            assert!(parsed.subject.to_der().unwrap().ends_with(facts.subject));
+            assert_eq!(facts.issuer, Facts::of(ca.certificate()).unwrap().subject);
+        }
+
+        #[test]
+        fn no_cut_or_changed_certificate_makes_the_reader_panic() {
+            let issued = CertificateAuthority::new("ca").unwrap().issue_client("a").unwrap();
+            let der = issued.chain()[0].to_vec();
+            for at in 0..der.len() {
+                assert_eq!(Facts::of(&CertificateDer::from_slice(&der[..at])), None);
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut changed = der.clone();
+                    changed[at] ^= flip;
+                    let _ = Facts::of(&CertificateDer::from(changed)).is_some();
+                }
+            }
+        }
+    }
+}

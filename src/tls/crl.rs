@@ -1,0 +1,343 @@
+//! What an authority says of its own certificates: certificate revocation lists
+//! ([RFC 5280, section 5](https://www.rfc-editor.org/rfc/rfc5280#section-5)).
+
+use std::collections::HashSet;
+
+use rustls::pki_types::{CertificateRevocationListDer, TrustAnchor, UnixTime};
+use webpki::{BorrowedCertRevocationList, CertRevocationList};
+use x509_cert::{
+    der::{
+        self, Decode, Reader, SliceReader, Tag,
+        asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef},
+    },
+    time::Time,
+};
+
+use super::{
+    Trust,
+    certificate::{canonical, element},
+    provider,
+};
+use crate::error::{Error, Result};
+
+/// `id-ce-cRLNumber` ([RFC 5280, section 5.2.3](https://www.rfc-editor.org/rfc/rfc5280#section-5.2.3)).
+const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
+
+/// A complete list of the revoked certificates of one authority, whose signature was right.
+#[derive(Clone, Debug)]
+pub(super) struct Crl {
+    /// The authority's name.
+    pub(super) issuer: Box<[u8]>,
+    pub(super) serials: HashSet<Box<[u8]>>,
+    /// The time from which it says nothing any more.
+    pub(super) next_update: UnixTime,
+    this_update: u64,
+    number: Option<Box<[u8]>>,
+}
+
+impl Crl {
+    /// Reads a list, and believes it if one of these authorities has signed it and it is not out of date.
+    pub(super) fn verified(
+        der: &CertificateRevocationListDer<'_>,
+        issuers: &Trust,
+        now: UnixTime,
+    ) -> Result<Self> {
+        // webpki checks the form, and takes neither delta nor indirect lists, nor those for certain reasons only.
+        let list = BorrowedCertRevocationList::from_der(der)
+            .map_err(|error| refused("malformed, or of a kind that is not supported").caused_by(error))?;
+        let serials = list
+            .into_iter()
+            .map(|entry| entry.map(|entry| canonical(entry.serial_number).into()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| refused("it has a malformed entry").caused_by(error))?;
+        if CertRevocationList::from(list).issuing_distribution_point().is_some() {
+            return Err(refused("it is not complete: it has an issuing distribution point"));
+        }
+        let parts = Parts::read(der).map_err(|error| refused(&format!("malformed ({error})")))?;
+        let roots = issuers.roots();
+        let mut authorities =
+            roots.roots.iter().filter(|authority| *authority.subject == *parts.issuer).peekable();
+        if authorities.peek().is_none() {
+            return Err(refused("none of the given authorities has issued it"));
+        }
+        // An authority that was made anew may have the name of the one before.
+        if !authorities.any(|authority| parts.are_signed_by(authority).unwrap_or(false)) {
+            return Err(refused("its signature does not verify"));
+        }
+        let next_update = UnixTime::since_unix_epoch(parts.next_update.to_unix_duration());
+        if now >= next_update {
+            return Err(refused("it has expired"));
+        }
+        Ok(Self {
+            issuer: parts.issuer.into(),
+            serials,
+            next_update,
+            this_update: parts.this_update.to_unix_duration().as_secs(),
+            number: parts.number.map(|number| canonical(number).into()),
+        })
+    }
+
+    /// Refuses to go back to what an authority has said before.
+    pub(super) fn check_follows(&self, held: &Self) -> Result<()> {
+        let lower = match (&self.number, &held.number) {
+            // Of integers without zeros in front, the shorter one is the lower.
+            (Some(number), Some(held)) => (number.len(), number) < (held.len(), held),
+            _ => false,
+        };
+        if lower || self.this_update < held.this_update {
+            return Err(refused("it is older than the one that is held"));
+        }
+        Ok(())
+    }
+}
+
+fn refused(reason: &str) -> Error {
+    Error::invalid_config(format!("a certificate revocation list is refused: {reason}"))
+}
+
+/// What webpki keeps to itself.
+struct Parts<'a> {
+    signed: &'a [u8],
+    issuer: &'a [u8],
+    this_update: Time,
+    next_update: Time,
+    number: Option<&'a [u8]>,
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// As in [RFC 5280, section 5.1](https://www.rfc-editor.org/rfc/rfc5280#section-5.1).
+    fn read(der: &'a [u8]) -> der::Result<Self> {
+        let mut reader = SliceReader::new(der)?;
+        let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+        let signed = reader.tlv_bytes()?;
+        let algorithm = element(&mut reader, Tag::Sequence)?;
+        let signature = BitStringRef::decode(&mut reader)?.raw_bytes();
+
+        let mut list = SliceReader::new(AnyRef::from_der(signed)?.value())?;
+        let _version = element(&mut list, Tag::Integer)?;
+        let _algorithm = element(&mut list, Tag::Sequence)?;
+        let issuer = element(&mut list, Tag::Sequence)?;
+        let this_update = Time::decode(&mut list)?;
+        let next_update = Time::decode(&mut list)?;
+        let mut number = None;
+        while !list.is_finished() {
+            // The entries, which webpki reads, and then the extensions.
+            if list.peek_tag()?.is_context_specific() {
+                number = crl_number(AnyRef::decode(&mut list)?.value())?;
+            } else {
+                let _entries = element(&mut list, Tag::Sequence)?;
+            }
+        }
+        Ok(Self { signed, issuer, this_update, next_update, number, algorithm, signature })
+    }
+
+    fn are_signed_by(&self, authority: &TrustAnchor<'_>) -> der::Result<bool> {
+        let mut key = SliceReader::new(&authority.subject_public_key_info)?;
+        let key_algorithm = element(&mut key, Tag::Sequence)?;
+        let key = BitStringRef::decode(&mut key)?.raw_bytes();
+        Ok(provider().signature_verification_algorithms.all.iter().any(|algorithm| {
+            *algorithm.public_key_alg_id() == *key_algorithm
+                && *algorithm.signature_alg_id() == *self.algorithm
+                && algorithm.verify_signature(key, self.signed, self.signature).is_ok()
+        }))
+    }
+}
+
+fn crl_number(extensions: &[u8]) -> der::Result<Option<&[u8]>> {
+    let mut reader = SliceReader::new(extensions)?;
+    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+    while !reader.is_finished() {
+        let mut extension = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+        if ObjectIdentifier::decode(&mut extension)? != CRL_NUMBER {
+            continue;
+        }
+        if extension.peek_tag()? == Tag::Boolean {
+            let _critical = AnyRef::decode(&mut extension)?;
+        }
+        let value = OctetStringRef::decode(&mut extension)?.as_bytes();
+        return element(&mut SliceReader::new(value)?, Tag::Integer).map(Some);
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+#[cfg(feature = "cert")]
+mod tests {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use rcgen::{CertificateRevocationListParams, CrlDistributionPoint, KeyIdMethod, SerialNumber};
+    use rustls::pki_types::CertificateDer;
+
+    use super::*;
+    use crate::{
+        cert::CertificateAuthority,
+        error::ErrorKind,
+        tls::{RevocationList, Revoked},
+    };
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn authority() -> CertificateAuthority {
+        CertificateAuthority::new("ca").unwrap()
+    }
+
+    /// An authority whose lists are in force between these times.
+    fn during(ca: &CertificateAuthority, from: SystemTime, until: SystemTime) -> CertificateAuthority {
+        ca.clone().valid(from, until).unwrap()
+    }
+
+    fn assert_refused(result: Result<()>, reason: &str) {
+        let error = result.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.explanation().unwrap().contains(reason), "{error}");
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_believed_changes_nothing() {
+        let (ca, other, namesake) = (authority(), CertificateAuthority::new("other").unwrap(), authority());
+        let (stolen, kept) = (ca.issue_client("a").unwrap(), ca.issue_client("b").unwrap());
+        let now = SystemTime::now();
+        let list = RevocationList::new();
+        let present = during(&ca, now - DAY, now + DAY);
+        list.replace_crls(&ca.trust(), [present.crl(0x0101, [&stolen]).unwrap()]).unwrap();
+
+        let load = |crl| list.replace_crls(&ca.trust(), [crl]);
+        let both = [&stolen, &kept];
+        let past = during(&ca, now - 2 * DAY, now - DAY);
+        assert_refused(load(past.crl(0x0102, both).unwrap()), "expired");
+        assert_refused(load(present.crl(0xff, both).unwrap()), "older");
+        let earlier = during(&ca, now - 2 * DAY, now + DAY);
+        assert_refused(load(earlier.crl(0x0102, both).unwrap()), "older");
+        assert_refused(load(other.crl(0x0102, both).unwrap()), "none of the given authorities");
+        assert_refused(load(namesake.crl(0x0102, both).unwrap()), "signature");
+        assert_refused(load(CertificateRevocationListDer::from(vec![0x30, 0])), "malformed");
+        let next = present.crl(0x0102, both).unwrap();
+        assert_refused(list.replace_crls(&ca.trust(), [next.clone(), next.clone()]), "two");
+        assert_refused(
+            list.replace_crls_pem(&ca.trust(), ca.cert_pem().as_bytes()),
+            "no certificate revocation",
+        );
+        let unread = RevocationList::with_clock(crate::WallClock::from_fn(|| None));
+        assert_refused(unread.replace_crls(&ca.trust(), [next.clone()]), "clock");
+        assert_eq!(list.len(), 1, "one that is refused must change nothing");
+
+        // The same one again is no step back, and both authorities of one name are tried.
+        load(present.crl(0x0101, [&stolen]).unwrap()).unwrap();
+        let trust = Trust::from_der([namesake.certificate().clone(), ca.certificate().clone()]).unwrap();
+        list.replace_crls(&trust, [next]).unwrap();
+        assert_eq!(list.len(), 2);
+        assert!(list.contains(Revoked::certificate(&kept.chain()[0]).unwrap()));
+        list.replace_crls(&ca.trust(), []).unwrap();
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_a_part_of_the_certificates_is_refused() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let trust = Trust::from_der([params.self_signed(&key).unwrap().der().clone()]).unwrap();
+        let issuer = rcgen::Issuer::new(params, key);
+        let load = |issuing_distribution_point| {
+            let params = CertificateRevocationListParams {
+                this_update: rcgen::date_time_ymd(2025, 1, 1),
+                next_update: rcgen::date_time_ymd(9999, 1, 1),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point,
+                revoked_certs: Vec::new(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            let crl = params.signed_by(&issuer).unwrap();
+            RevocationList::new().replace_crls(&trust, [crl.der().clone()])
+        };
+        let point = rcgen::CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint { uris: vec!["http://ca.example/part".into()] },
+            scope: None,
+        };
+        assert_refused(load(Some(point)), "not complete");
+        load(None).unwrap();
+    }
+
+    /// And none of them is believed.
+    #[test]
+    fn no_cut_or_changed_list_makes_the_reader_panic() {
+        let ca = authority();
+        let issued = ["a", "b"].map(|id| ca.issue_client(id).unwrap());
+        let der = ca.crl(7, &issued).unwrap().to_vec();
+        let list = RevocationList::new();
+        list.replace_crls(&ca.trust(), [ca.crl(6, &issued[..1]).unwrap()]).unwrap();
+        let refused = |der: Vec<u8>| {
+            let _ = Parts::read(&der).is_ok();
+            assert!(list.replace_crls(&ca.trust(), [der.into()]).is_err());
+            assert_eq!(list.len(), 1);
+        };
+        for at in 0..der.len() {
+            refused(der[..at].to_vec());
+            for flip in [0x01, 0x80, 0xff] {
+                let mut changed = der.clone();
+                changed[at] ^= flip;
+                refused(changed);
+            }
+        }
+        list.replace_crls(&ca.trust(), [der.into()]).unwrap();
+        assert_eq!(list.len(), 2);
+    }
+
+    #[test]
+    fn a_serial_number_counts_by_its_value() {
+        let ca = authority();
+        let issued = ca.issue_client("a").unwrap();
+        let der = &issued.chain()[0];
+        let serial = crate::tls::Facts::of(der).unwrap().serial.to_vec();
+        let padded = [&[0, 0][..], &serial].concat();
+        let by_number = Revoked::issued_by(ca.certificate(), &padded).unwrap();
+        assert_eq!(by_number, Revoked::certificate(der).unwrap());
+        let name = rcgen_name(&ca);
+        assert_eq!(Revoked::serial(&name, &serial).unwrap(), by_number);
+        assert_ne!(Revoked::serial(&name, &[1]).unwrap(), by_number);
+        for bad in
+            [Revoked::serial(&name, &[]), Revoked::serial(&[5, 0], &[1]), Revoked::serial(&name[1..], &[1])]
+        {
+            assert_eq!(*bad.unwrap_err().kind(), ErrorKind::InvalidConfig);
+        }
+
+        let list = RevocationList::new();
+        let judged = || list.judge(issued.chain().iter(), UnixTime::since_unix_epoch(Duration::ZERO));
+        list.revoke(
+            Revoked::issued_by(CertificateAuthority::new("other").unwrap().certificate(), &serial).unwrap(),
+        );
+        assert_eq!(judged(), Ok(()), "the number of another authority");
+        list.revoke(by_number);
+        assert_eq!(judged(), Err(rustls::CertificateError::Revoked));
+    }
+
+    fn rcgen_name(ca: &CertificateAuthority) -> Vec<u8> {
+        use x509_cert::der::Encode;
+
+        let parsed = x509_cert::Certificate::from_der(ca.certificate()).unwrap();
+        parsed.tbs_certificate.subject.to_der().unwrap()
+    }
+
+    #[test]
+    fn that_a_certificate_is_revoked_counts_for_more_than_a_list_out_of_date() {
+        let ca = authority();
+        let (stolen, kept) = (ca.issue_client("a").unwrap(), ca.issue_client("b").unwrap());
+        let now = SystemTime::now();
+        let list = RevocationList::new();
+        list.replace_crls(&ca.trust(), [during(&ca, now, now + DAY).crl(1, [&stolen]).unwrap()]).unwrap();
+        let at = |time: SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap());
+        let (before, after) = (at(now), at(now + 2 * DAY));
+        let judged = |chain: &[_], time| list.judge(chain.iter(), time);
+        assert_eq!(judged(kept.chain(), before), Ok(()));
+        let expired = judged(kept.chain(), after).unwrap_err();
+        assert!(matches!(expired, rustls::CertificateError::ExpiredRevocationListContext { .. }));
+        for chain in [[kept.chain(), stolen.chain()].concat(), [stolen.chain(), kept.chain()].concat()] {
+            assert_eq!(judged(&chain, before), Err(rustls::CertificateError::Revoked));
+            assert_eq!(judged(&chain, after), Err(rustls::CertificateError::Revoked));
+        }
+        let garbage = [CertificateDer::from_slice(b"garbage")];
+        assert_eq!(judged(&garbage, before), Err(rustls::CertificateError::BadEncoding));
+    }
+}
