@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     limits::TransportLimits,
     runtime::Clock,
-    tls::{PeerIdentity, Security, Side, Terms, classify},
+    tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify},
 };
 
 /// An open connection, for calls and notifications to the peer.
@@ -37,6 +37,10 @@ pub(crate) struct Link {
     peer: Option<PeerIdentity>,
     allowance: Allowance,
 }
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Wall clocks are set while nodes run, and tell nobody.
+const LONGEST_LOOK_AWAY: Duration = Duration::from_secs(10 * 60);
 
 /// Closes a dialled connection with its last handle.
 struct Keep {
@@ -144,7 +148,7 @@ impl Link {
         &self.allowance
     }
 
-    /// Closes the connection when the peer's certificate is revoked, by the terms of the side that this is.
+    /// Closes the connection when the peer's certificate is revoked or expires, by the terms of the side that this is.
     /// Resolves when there is nothing left to close.
     pub(crate) async fn closed_when_unwelcome(&self, security: &Security, side: Side) {
         let closed = async {
@@ -152,7 +156,7 @@ impl Link {
         };
         let unwelcome = async {
             let Some(peer) = &self.peer else { return future::pending().await };
-            let Terms { revocations } = security.terms(side);
+            let Terms { revocations, on_expiry } = security.terms(side);
             let revoked = async {
                 match revocations {
                     Some(list) => list.wait_for(peer.chain()).await,
@@ -160,11 +164,34 @@ impl Link {
                 }
                 (Code::IDENTITY_REJECTED, "revoked")
             };
-            let (code, reason) = revoked.await;
+            let expired = async {
+                match on_expiry {
+                    OnExpiry::Close => self.expiry(peer, security.wall_clock()).await,
+                    OnExpiry::Stay => future::pending().await,
+                }
+                (Code::IDENTITY_EXPIRED, "expired")
+            };
+            let (code, reason) = future::or(revoked, expired).await;
             tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
             self.close(code, reason);
         };
         future::or(closed, unwelcome).await;
+    }
+
+    /// Resolves when the first of the peer's certificates has expired.
+    async fn expiry(&self, peer: &PeerIdentity, wall_clock: &WallClock) {
+        let Some(last_second) = peer.not_after() else { return future::pending().await };
+        loop {
+            // A clock that has failed lets nobody in, and is no reason to throw anybody out.
+            let left = match wall_clock.now() {
+                Some(now) => (last_second + SECOND).duration_since(now).unwrap_or_default(),
+                None => LONGEST_LOOK_AWAY,
+            };
+            if left.is_zero() {
+                return;
+            }
+            self.clock.sleep(left.min(LONGEST_LOOK_AWAY)).await;
+        }
     }
 
     pub(crate) fn remote_address(&self) -> SocketAddr {

@@ -113,8 +113,8 @@ pub use self::{
     router::{Context, MethodError, ResponseSink, Router},
     runtime::AsyncIoRuntime,
     tls::{
-        ALPN, ClientAuth, ClientTls, Fingerprint, Identity, PeerIdentity, Pin, RevocationList, Revoked,
-        ServerTls, Trust, WallClock,
+        ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RevocationList,
+        Revoked, ServerTls, Trust, WallClock,
     },
 };
 /// The vocabulary of others that this crate's interface speaks.

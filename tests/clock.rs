@@ -1,4 +1,4 @@
-//! The time of day: clocks that are behind, and clocks that fail, in virtual time.
+//! The time of day: clocks that are behind, clocks that fail, and certificates that expire, in virtual time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,12 +10,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_lite::future::{or, pending};
 use palyra_quic::{
-    CertificateAuthority, ClientTls, Connection, Context, Endpoint, Error, ErrorKind, Router, ServerTls,
-    WallClock, sim::Link,
+    CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, Error, ErrorKind, OnExpiry, Router,
+    ServerTls, WallClock, sim::Link,
 };
-use simulation::{PORT, Pair};
+use simulation::{PORT, Pair, SECOND};
 
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What a clock in 1970 shows.
@@ -72,6 +74,18 @@ impl Nodes {
         let endpoint = self.pair.sensor.bind(Endpoint::builder().wall_clock(wall_clock), 0).unwrap();
         endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await
     }
+
+    /// Why the connection is closed, and after what time; `None` where it is not within `patience`.
+    async fn closed(&self, connection: &Connection, patience: Duration) -> Option<(ErrorKind, Duration)> {
+        let since = self.pair.sim.elapsed();
+        let closed = async { Some(connection.closed().await.kind().clone()) };
+        let waiting = async {
+            self.pair.sim.sleep(patience).await;
+            None
+        };
+        let kind = or(closed, waiting).await?;
+        Some((kind, self.pair.sim.elapsed() - since))
+    }
 }
 
 #[test]
@@ -115,5 +129,63 @@ fn while_a_clock_has_failed_nobody_gets_in_or_out() {
         *nodes.ahead.lock().unwrap() = Some(Duration::ZERO);
         nodes.connect(&tls, well()).await.unwrap();
         nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_client_whose_certificate_expires_is_out() {
+    let nodes = Nodes::new();
+    let _node = nodes.serve(nodes.server_tls(built() + 10 * HOUR), nodes.wall_clock());
+    nodes.pair.sim.run(async {
+        let connection = nodes.connect(&nodes.client_tls(built() + HOUR), nodes.wall_clock()).await.unwrap();
+        let (kind, after) = nodes.closed(&connection, 2 * HOUR).await.unwrap();
+        assert_eq!(kind, ErrorKind::ConnectionClosed(Code::IDENTITY_EXPIRED));
+        assert!((HOUR..HOUR + 2 * SECOND).contains(&after), "{after:?}");
+    });
+}
+
+#[test]
+fn a_server_whose_certificate_expires_is_left() {
+    let nodes = Nodes::new();
+    let _node = nodes.serve(nodes.server_tls(built() + HOUR), nodes.wall_clock());
+    nodes.pair.sim.run(async {
+        let tls = nodes.client_tls(built() + 10 * HOUR);
+        let connection = nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+        let (kind, after) = nodes.closed(&connection, 2 * HOUR).await.unwrap();
+        assert_eq!(kind, ErrorKind::Closed);
+        assert!((HOUR..HOUR + 2 * SECOND).contains(&after), "{after:?}");
+    });
+}
+
+/// The twin of both: it is this that closes.
+#[test]
+fn whoever_is_allowed_to_stay_does() {
+    let nodes = Nodes::new();
+    let tls = nodes.server_tls(built() + HOUR).on_expiry(OnExpiry::Stay);
+    let _node = nodes.serve(tls, nodes.wall_clock());
+    nodes.pair.sim.run(async {
+        let tls = nodes.client_tls(built() + HOUR).on_expiry(OnExpiry::Stay);
+        let connection = nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+        assert_eq!(nodes.closed(&connection, 2 * HOUR).await, None);
+        assert_eq!(connection.call_raw("demo.echo", "x").await.unwrap(), "x");
+        nodes.connect(&tls, nodes.wall_clock()).await.unwrap_err();
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_forward_is_noticed() {
+    let nodes = Nodes::new();
+    let _node = nodes.serve(nodes.server_tls(built() + 100 * HOUR), nodes.wall_clock());
+    nodes.pair.sim.run(async {
+        let tls = nodes.client_tls(built() + 20 * HOUR);
+        let connection = nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+        let setting = async {
+            nodes.pair.sim.sleep(MINUTE).await;
+            *nodes.ahead.lock().unwrap() = Some(20 * HOUR);
+            pending().await
+        };
+        let (kind, after) = or(nodes.closed(&connection, HOUR), setting).await.unwrap();
+        assert_eq!(kind, ErrorKind::ConnectionClosed(Code::IDENTITY_EXPIRED));
+        assert!(after <= 10 * MINUTE + SECOND, "{after:?}");
     });
 }

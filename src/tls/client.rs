@@ -17,8 +17,8 @@ use rustls::{
 };
 
 use super::{
-    ALPN, Fingerprint, HandshakeReport, Identity, Pin, RevocationList, Surroundings, Terms, Trust, VERSIONS,
-    provider, report::Refusal,
+    ALPN, Fingerprint, HandshakeReport, Identity, OnExpiry, Pin, RevocationList, Surroundings, Terms, Trust,
+    VERSIONS, provider, report::Refusal,
 };
 use crate::error::{Error, Result};
 
@@ -51,6 +51,7 @@ pub struct ClientTls {
     server_name: ServerName<'static>,
     pins: Arc<BTreeSet<Pin>>,
     revocations: Option<RevocationList>,
+    on_expiry: OnExpiry,
     prepared: OnceLock<Prepared>,
 }
 
@@ -73,6 +74,7 @@ impl ClientTls {
             server_name,
             pins: Arc::default(),
             revocations: None,
+            on_expiry: OnExpiry::Close,
             prepared: OnceLock::new(),
         }
     }
@@ -122,8 +124,14 @@ impl ClientTls {
         self
     }
 
+    /// What happens to an open connection when a certificate that the server showed expires. Default: [`OnExpiry::Close`].
+    #[must_use]
+    pub fn on_expiry(self, on_expiry: OnExpiry) -> Self {
+        Self { on_expiry, ..self }
+    }
+
     pub(super) fn terms(&self) -> Terms {
-        Terms { revocations: self.revocations.clone() }
+        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry }
     }
 
     /// The configuration for one connection attempt, which leaves in `report` why the server was
@@ -185,13 +193,14 @@ impl ClientTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trust, identity, server_name, pins, revocations, prepared: _ } = self;
+        let Self { trust, identity, server_name, pins, revocations, on_expiry, prepared: _ } = self;
         f.debug_struct("ClientTls")
             .field("trust", trust)
             .field("identity", identity)
             .field("server_name", &server_name.to_str())
             .field("pins", pins)
             .field("revocations", revocations)
+            .field("on_expiry", on_expiry)
             .finish()
     }
 }

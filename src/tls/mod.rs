@@ -37,6 +37,7 @@ pub use self::{
     identity::{Identity, Trust},
     peer::PeerIdentity,
     revocation::{RevocationList, Revoked},
+    security::OnExpiry,
     server::{ClientAuth, ServerTls},
 };
 
@@ -44,6 +45,7 @@ pub use self::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Terms {
     pub(crate) revocations: Option<RevocationList>,
+    pub(crate) on_expiry: OnExpiry,
 }
 
 /// What all TLS of an endpoint shares, whichever side dials.

@@ -1,6 +1,11 @@
 //! Who the peer proved to be.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustls::pki_types::CertificateDer;
 use x509_cert::{
@@ -13,7 +18,7 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
-use super::Fingerprint;
+use super::{Facts, Fingerprint};
 
 /// `id-at-commonName` ([RFC 5280, appendix A.1](https://www.rfc-editor.org/rfc/rfc5280#appendix-A.1)).
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
@@ -31,6 +36,7 @@ pub struct PeerIdentity(Arc<Inner>);
 struct Inner {
     chain: Vec<CertificateDer<'static>>,
     fingerprint: Fingerprint,
+    not_after: Option<SystemTime>,
     names: Names,
 }
 
@@ -48,7 +54,9 @@ impl PeerIdentity {
         let leaf = chain.first()?;
         let fingerprint = Fingerprint::of(leaf);
         let names = Names::of(leaf).unwrap_or_default();
-        Some(Self(Arc::new(Inner { chain, fingerprint, names })))
+        let seconds = chain.iter().filter_map(|certificate| Some(Facts::of(certificate)?.not_after)).min();
+        let not_after = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        Some(Self(Arc::new(Inner { chain, fingerprint, not_after, names })))
     }
 
     /// The certificates as the peer sent them, its own first. Never empty.
@@ -61,6 +69,12 @@ impl PeerIdentity {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.fingerprint
+    }
+
+    /// The last second in which all certificates of the chain are valid. `None` where none of them can be read.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.0.not_after
     }
 
     /// The subject's common name, for instance `Palyra Device 7f3a`; the most specific one if

@@ -10,6 +10,17 @@ use crate::{
     sync::lock,
 };
 
+/// What happens to an open connection when a certificate of the chain that the peer showed expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnExpiry {
+    /// It is closed with IDENTITY_EXPIRED, at once, as the endpoint's [`WallClock`] has it; where that clock is set forward,
+    /// within ten minutes.
+    #[default]
+    Close,
+    /// It stays open. A connection can last for years: whoever chooses this has other means to end it.
+    Stay,
+}
+
 /// Both halves of an endpoint's TLS.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Halves {

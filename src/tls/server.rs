@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use super::{
-    ALPN, HandshakeReport, Identity, RevocationList, Surroundings, Terms, Trust, VERSIONS, provider,
+    ALPN, HandshakeReport, Identity, OnExpiry, RevocationList, Surroundings, Terms, Trust, VERSIONS, provider,
 };
 use crate::error::{Error, Result};
 
@@ -48,6 +48,7 @@ pub struct ServerTls {
     identity: Identity,
     clients: Clients,
     revocations: Option<RevocationList>,
+    on_expiry: OnExpiry,
     /// Made by the first connection.
     chains: OnceLock<Arc<dyn ClientCertVerifier>>,
 }
@@ -76,7 +77,13 @@ impl ServerTls {
     /// Shows this identity, and asks clients for none.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
-        Self { identity, clients: Clients::Anonymous, revocations: None, chains: OnceLock::new() }
+        Self {
+            identity,
+            clients: Clients::Anonymous,
+            revocations: None,
+            on_expiry: OnExpiry::Close,
+            chains: OnceLock::new(),
+        }
     }
 
     /// Refuses clients without a valid certificate from one of these authorities.
@@ -113,8 +120,14 @@ impl ServerTls {
         Self { revocations: Some(list.clone()), ..self }
     }
 
+    /// What happens to an open connection when a certificate that the client showed expires. Default: [`OnExpiry::Close`].
+    #[must_use]
+    pub fn on_expiry(self, on_expiry: OnExpiry) -> Self {
+        Self { on_expiry, ..self }
+    }
+
     pub(super) fn terms(&self) -> Terms {
-        Terms { revocations: self.revocations.clone() }
+        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry }
     }
 
     /// quinn's configuration for an endpoint at this address.
@@ -199,7 +212,7 @@ impl ServerTls {
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { identity, clients, revocations, chains: _ } = self;
+        let Self { identity, clients, revocations, on_expiry, chains: _ } = self;
         let trust = match clients {
             Clients::Offered(trust) | Clients::Required(trust) => Some(trust),
             // Foreign, and may print anything.
@@ -210,6 +223,7 @@ impl fmt::Debug for ServerTls {
             .field("client_auth", &self.client_auth())
             .field("trust", &trust)
             .field("revocations", revocations)
+            .field("on_expiry", on_expiry)
             .finish_non_exhaustive()
     }
 }
