@@ -148,32 +148,40 @@ impl Link {
         &self.allowance
     }
 
-    /// Closes the connection when the peer's certificate is revoked or expires, by the terms of the side that this is.
-    /// Resolves when there is nothing left to close.
+    /// Closes the connection when the peer's certificate is revoked or expires, by the terms of the side that this is, which may
+    /// change. Resolves when there is nothing left to close.
     pub(crate) async fn closed_when_unwelcome(&self, security: &Security, side: Side) {
         let closed = async {
             self.quinn.closed().await;
         };
         let unwelcome = async {
             let Some(peer) = &self.peer else { return future::pending().await };
-            let Terms { revocations, on_expiry } = security.terms(side);
-            let revoked = async {
-                match revocations {
-                    Some(list) => list.wait_for(peer.chain()).await,
-                    None => future::pending().await,
+            loop {
+                let rotated = security.changed();
+                let Terms { revocations, on_expiry } = security.terms(side);
+                let revoked = async {
+                    match revocations {
+                        Some(list) => list.wait_for(peer.chain()).await,
+                        None => future::pending().await,
+                    }
+                    Some((Code::IDENTITY_REJECTED, "revoked"))
+                };
+                let expired = async {
+                    match on_expiry {
+                        OnExpiry::Close => self.expiry(peer, security.wall_clock()).await,
+                        OnExpiry::Stay => future::pending().await,
+                    }
+                    Some((Code::IDENTITY_EXPIRED, "expired"))
+                };
+                let rotated = async {
+                    rotated.await;
+                    None
+                };
+                if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
+                    tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
+                    return self.close(code, reason);
                 }
-                (Code::IDENTITY_REJECTED, "revoked")
-            };
-            let expired = async {
-                match on_expiry {
-                    OnExpiry::Close => self.expiry(peer, security.wall_clock()).await,
-                    OnExpiry::Stay => future::pending().await,
-                }
-                (Code::IDENTITY_EXPIRED, "expired")
-            };
-            let (code, reason) = future::or(revoked, expired).await;
-            tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
-            self.close(code, reason);
+            }
         };
         future::or(closed, unwelcome).await;
     }

@@ -20,7 +20,7 @@ use crate::{
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
     sync::lock,
-    tls::{ClientTls, Halves, HandshakeReport, Security, ServerTls, Side, Surroundings, WallClock},
+    tls::{ClientTls, Halves, HandshakeReport, Rotation, Security, ServerTls, Side, Surroundings, WallClock},
 };
 
 /// QUIC version 1 ([RFC 9000, section 15](https://www.rfc-editor.org/rfc/rfc9000#section-15)), and no draft.
@@ -118,6 +118,24 @@ impl Endpoint {
             clock.spawn(async move { serve_connection(&node, &link, None).await });
         }
         Ok(Connection::owned(link, self.clone()))
+    }
+
+    /// Replaces the TLS of the running endpoint in one step: identity, authorities, pins and revocation lists of the half that
+    /// accepts, of the half that dials, or of both. What the rotation leaves out stays.
+    ///
+    /// Every handshake that begins afterwards goes by the new TLS. Exchanges that are running go on, and so do open connections;
+    /// they are held against the new revocation lists at once, and from then on. Connections by
+    /// [`connect_with`](Self::connect_with), and of a [`Client`](crate::Client) with TLS of its own, have nothing to do with it.
+    ///
+    /// So that no handshake fails in between, let the new authorities, pins and identities overlap with the old: peers first
+    /// trust both, then show the new, then trust the new alone.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why, for TLS that cannot work, for an identity of this node
+    /// that has expired, and for a half that the endpoint was built without. Then nothing is changed, in either half.
+    pub fn rotate(&self, rotation: Rotation) -> Result<()> {
+        self.inner.security.rotate(rotation)
     }
 
     pub(crate) fn security(&self) -> &Arc<Security> {

@@ -37,6 +37,7 @@
 //! | bind, connect, shut down | [`Endpoint`], [`TransportLimits`] |
 //! | ration what peers may take | [`TransportLimits::within`], [`Rate`], [`AddressValidation`] |
 //! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`], [`WallClock`] |
+//! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
@@ -114,7 +115,7 @@ pub use self::{
     runtime::AsyncIoRuntime,
     tls::{
         ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RevocationList,
-        Revoked, ServerTls, Trust, WallClock,
+        Revoked, Rotation, ServerTls, Trust, WallClock,
     },
 };
 /// The vocabulary of others that this crate's interface speaks.

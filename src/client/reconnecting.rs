@@ -21,7 +21,7 @@ use crate::{
     message::WireError,
     runtime::{Clock, Elapsed},
     sync::lock,
-    tls::{ClientTls, Security},
+    tls::{ClientTls, Rotation, Security},
     value,
 };
 
@@ -162,6 +162,23 @@ impl Client {
     /// Prepares a subscription to the peer's events that survives the connection.
     pub fn subscribe(&self) -> Subscribe {
         Subscribe::new(self.clone())
+    }
+
+    /// Replaces the TLS that this client has of its own, as [`Endpoint::rotate`] does with that of an endpoint: it counts for the
+    /// next connection, the present one is held against its revocation list, and calls that are running go on.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) as for [`Endpoint::rotate`], and for a client that was built without TLS of its
+    /// own: it follows its endpoint.
+    pub fn rotate(&self, tls: ClientTls) -> Result<()> {
+        let Shared { endpoint, security, .. } = &*self.shared;
+        if Arc::ptr_eq(security, endpoint.security()) {
+            return Err(Error::invalid_config(
+                "the client has no TLS of its own: rotate that of its endpoint",
+            ));
+        }
+        security.rotate(Rotation::new().client(tls))
     }
 
     /// The connection, dialled where there is none: one attempt at each address, after the pause that is due.

@@ -134,6 +134,10 @@ impl ClientTls {
         Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry }
     }
 
+    pub(super) fn own_identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
     /// The configuration for one connection attempt, which leaves in `report` why the server was
     /// not believed, and the server name to connect with.
     pub(crate) fn quic_config(

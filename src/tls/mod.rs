@@ -37,7 +37,7 @@ pub use self::{
     identity::{Identity, Trust},
     peer::PeerIdentity,
     revocation::{RevocationList, Revoked},
-    security::OnExpiry,
+    security::{OnExpiry, Rotation},
     server::{ClientAuth, ServerTls},
 };
 

@@ -2,9 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use event_listener::{Event, EventListener};
 use quinn::crypto::rustls::QuicServerConfig;
 
-use super::{ClientAuth, ClientTls, HandshakeReport, ServerTls, Surroundings, Terms, WallClock};
+use super::{
+    ClientAuth, ClientTls, Facts, HandshakeReport, Identity, ServerTls, Surroundings, Terms, WallClock,
+};
 use crate::{
     error::{Error, Result},
     sync::lock,
@@ -21,6 +24,34 @@ pub enum OnExpiry {
     Stay,
 }
 
+/// New TLS for a running endpoint, all of it in one step; see [`Endpoint::rotate`](crate::Endpoint::rotate).
+#[derive(Clone, Debug, Default)]
+pub struct Rotation {
+    halves: Halves,
+}
+
+impl Rotation {
+    /// Changes nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Accepts with this from now on: identity, authorities and revocation list alike. Default: what is in use stays.
+    #[must_use]
+    pub fn server(mut self, tls: ServerTls) -> Self {
+        self.halves.server = Some(tls);
+        self
+    }
+
+    /// Dials with this from now on: identity, authorities, pins and revocation list alike. Default: what is in use stays.
+    #[must_use]
+    pub fn client(mut self, tls: ClientTls) -> Self {
+        self.halves.client = Some(tls);
+        self
+    }
+}
+
 /// Both halves of an endpoint's TLS.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Halves {
@@ -35,16 +66,17 @@ pub(crate) enum Side {
     Accepted,
 }
 
-/// The halves in use. Whoever reads them gets those of one moment.
+/// The halves in use, which are replaced together. Whoever reads them gets those of one moment.
 #[derive(Debug)]
 pub(crate) struct Security {
     present: Mutex<Arc<Halves>>,
+    changed: Event,
     surroundings: Surroundings,
 }
 
 impl Security {
     pub(crate) fn new(halves: Halves, surroundings: Surroundings) -> Arc<Self> {
-        Arc::new(Self { present: Mutex::new(Arc::new(halves)), surroundings })
+        Arc::new(Self { present: Mutex::new(Arc::new(halves)), changed: Event::new(), surroundings })
     }
 
     /// For dialling with TLS that is not the endpoint's own.
@@ -67,6 +99,11 @@ impl Security {
         &self.surroundings.wall_clock
     }
 
+    /// Resolves with the next replacement.
+    pub(crate) fn changed(&self) -> EventListener {
+        self.changed.listen()
+    }
+
     pub(crate) fn client_auth(&self) -> ClientAuth {
         self.present().server.as_ref().map_or(ClientAuth::None, ServerTls::client_auth)
     }
@@ -87,4 +124,45 @@ impl Security {
         };
         terms.unwrap_or_default()
     }
+
+    /// Replaces what the rotation has, or nothing.
+    pub(crate) fn rotate(&self, rotation: Rotation) -> Result<()> {
+        let Rotation { halves: Halves { server, client } } = rotation;
+        // What may fail comes first. An endpoint keeps its halves for life, so that they may be looked at beforehand.
+        let present = self.present();
+        if let Some(server) = &server {
+            present.server.as_ref().ok_or_else(|| missing("server"))?;
+            server.quic_config(&self.surroundings, &HandshakeReport::default())?;
+            self.check_identity(server.own_identity())?;
+        }
+        if let Some(client) = &client {
+            present.client.as_ref().ok_or_else(|| missing("client"))?;
+            client.prepared()?;
+            client.own_identity().map_or(Ok(()), |identity| self.check_identity(identity))?;
+        }
+        {
+            let mut present = lock(&self.present);
+            let Halves { server: old_server, client: old_client } = Halves::clone(&present);
+            *present = Arc::new(Halves { server: server.or(old_server), client: client.or(old_client) });
+        }
+        self.changed.notify(usize::MAX);
+        Ok(())
+    }
+
+    /// No peer would believe an identity that has expired. One that is not valid yet may be so by a clock that is behind.
+    fn check_identity(&self, identity: &Identity) -> Result<()> {
+        let Some(now) = self.wall_clock().unix_time() else { return Ok(()) };
+        let expired = |facts: Facts<'_>| facts.not_after < now.as_secs();
+        if identity.chain().first().and_then(Facts::of).is_some_and(expired) {
+            let fingerprint = identity.fingerprint();
+            return Err(Error::invalid_config(format!(
+                "this node's own certificate {fingerprint} has expired"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn missing(half: &str) -> Error {
+    Error::invalid_config(format!("the endpoint was built without {half} TLS, and gets none by rotation"))
 }

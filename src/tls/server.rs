@@ -130,6 +130,10 @@ impl ServerTls {
         Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry }
     }
 
+    pub(super) fn own_identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// quinn's configuration for an endpoint at this address.
     pub(crate) fn endpoint_config(&self, address: SocketAddr) -> Option<EndpointConfig> {
         self.identity.endpoint_config(address)
