@@ -9,6 +9,7 @@ use std::{
 
 use fastrand::Rng;
 use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
+use rustls::KeyLog;
 
 use crate::{
     client::{Dialler, dial},
@@ -20,7 +21,10 @@ use crate::{
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
     sync::lock,
-    tls::{ClientTls, Halves, HandshakeReport, Rotation, Security, ServerTls, Side, Surroundings, WallClock},
+    tls::{
+        ClientTls, Halves, HandshakeReport, KeyLogger, RestartKey, Rotation, Security, ServerTls, Side,
+        Surroundings, WallClock,
+    },
 };
 
 /// QUIC version 1 ([RFC 9000, section 15](https://www.rfc-editor.org/rfc/rfc9000#section-15)), and no draft.
@@ -197,6 +201,8 @@ pub struct EndpointBuilder {
     server: Option<ServerTls>,
     client: Option<ClientTls>,
     wall_clock: WallClock,
+    restart_key: Option<RestartKey>,
+    key_log: Option<KeyLogger>,
     router: Option<Router>,
 }
 
@@ -231,6 +237,24 @@ impl EndpointBuilder {
     #[must_use]
     pub fn wall_clock(self, wall_clock: WallClock) -> Self {
         Self { wall_clock, ..self }
+    }
+
+    /// What tells the peers of a node that was killed that its successor does not know them. Default: it follows from the private
+    /// key of the server's identity, which does for as long as that stays the same.
+    ///
+    /// With one that is stored and given back at the next start, it works across a change of identity, for instance by
+    /// [`Endpoint::rotate`], and for nodes that only dial. The address must be the same.
+    #[must_use]
+    pub fn restart_key(self, restart_key: RestartKey) -> Self {
+        Self { restart_key: Some(restart_key), ..self }
+    }
+
+    /// Tells this the secrets of every connection, whoever dialled, so that captured packets can be read, for instance by
+    /// Wireshark. Whoever has them can read and forge everything: for hunting errors alone. Default: nobody is told, and no
+    /// environment variable changes that; [`rustls::KeyLogFile`] is one that asks for `SSLKEYLOGFILE`.
+    #[must_use]
+    pub fn key_log(self, key_log: Arc<dyn KeyLog>) -> Self {
+        Self { key_log: Some(KeyLogger(key_log)), ..self }
     }
 
     /// Serves these methods, to peers that dial this node and to peers that it dials. Default: accepted peers can ask
@@ -282,15 +306,17 @@ impl EndpointBuilder {
         socket: Arc<dyn AsyncUdpSocket>,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
-        let Self { runtime: _, limits, server, client, wall_clock, router } = self;
+        let Self { runtime: _, limits, server, client, wall_clock, restart_key, key_log, router } = self;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
         let router = router.unwrap_or_default();
         router.check(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
-        let mut config = server.as_ref().and_then(|tls| tls.endpoint_config(address)).unwrap_or_default();
+        let by_identity = || server.as_ref()?.endpoint_config(address);
+        let by_key = |key: RestartKey| key.endpoint_config(address);
+        let mut config = restart_key.map_or_else(by_identity, by_key).unwrap_or_default();
         config.rng_seed(seed).supported_versions(vec![QUIC_V1]);
-        let security = Security::new(Halves { server, client }, Surroundings { wall_clock });
+        let security = Security::new(Halves { server, client }, Surroundings { wall_clock, key_log });
         let accepts = security.present().server.is_some();
         let server = accepts.then(|| server_config(&security, &limits)).transpose()?;
         let quinn =

@@ -114,8 +114,8 @@ pub use self::{
     router::{Context, MethodError, ResponseSink, Router},
     runtime::AsyncIoRuntime,
     tls::{
-        ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RevocationList,
-        Revoked, Rotation, ServerTls, Trust, WallClock,
+        ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RestartKey,
+        RevocationList, Revoked, Rotation, ServerTls, Trust, WallClock,
     },
 };
 /// The vocabulary of others that this crate's interface speaks.

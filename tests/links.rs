@@ -8,8 +8,8 @@ mod simulation;
 use std::time::Duration;
 
 use palyra_quic::{
-    Bytes, CertificateAuthority, Code, Context, Endpoint, ErrorKind, Router, ServerTls, TransportLimits,
-    sim::Link,
+    Bytes, CertificateAuthority, ClientTls, Code, Context, Endpoint, ErrorKind, RestartKey, Router,
+    ServerTls, TransportLimits, sim::Link,
 };
 use simulation::{PORT, Pair, SECOND, for_each_seed, patient};
 
@@ -201,6 +201,36 @@ fn a_restart_is_noticed_at_once() {
         };
         assert!(noticed(&stranger) > 20 * SECOND);
     });
+}
+
+/// Where the identity has changed meanwhile, a key that was stored does the same.
+#[test]
+fn a_restart_with_another_identity_is_noticed_by_a_stored_key() {
+    let pair = Pair::new(1, Link::new().delay(15 * MILLI));
+    let client = pair.dialler(TransportLimits::default());
+    let start = |key: Option<RestartKey>| {
+        let authority = CertificateAuthority::new("Next CA").unwrap();
+        let tls = ServerTls::new(authority.issue_server(&["gateway.example"]).unwrap().identity());
+        let builder = Endpoint::builder().server(tls).limits(patient());
+        let builder = key.into_iter().fold(builder, palyra_quic::EndpointBuilder::restart_key);
+        (pair.gateway.bind(builder, PORT).unwrap(), ClientTls::new(authority.trust()))
+    };
+    let noticed = |key: Option<RestartKey>| {
+        let (node, tls) = start(key.clone());
+        pair.sim.run(async {
+            let connection = client.connect_with(&tls, node.local_addr().unwrap()).await.unwrap();
+            pair.gateway.crash();
+            let _successor = start(key);
+            let since = pair.sim.elapsed();
+            assert_eq!(connection.closed().await.kind(), &ErrorKind::ConnectionLost);
+            pair.gateway.crash();
+            pair.sim.elapsed() - since
+        })
+    };
+    let keep_alive = TransportLimits::default().keep_alive_interval();
+    assert!(noticed(Some(RestartKey::from_bytes([7; 32]))) <= 2 * keep_alive);
+    // The twin: what follows from another private key is another key.
+    assert!(noticed(None) > 20 * SECOND);
 }
 
 /// The twin of all of these: the payload is compared, and a link that swallows everything fails.

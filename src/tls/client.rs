@@ -17,8 +17,8 @@ use rustls::{
 };
 
 use super::{
-    ALPN, Fingerprint, HandshakeReport, Identity, OnExpiry, Pin, RevocationList, Surroundings, Terms, Trust,
-    VERSIONS, provider, report::Refusal,
+    ALPN, Fingerprint, HandshakeReport, Identity, KeyLogger, OnExpiry, Pin, RevocationList, Surroundings,
+    Terms, Trust, VERSIONS, provider, report::Refusal,
 };
 use crate::error::{Error, Result};
 
@@ -154,10 +154,13 @@ impl ClientTls {
         surroundings: &Surroundings,
         report: &HandshakeReport,
     ) -> Result<ClientConfig> {
-        let Surroundings { wall_clock } = surroundings;
+        let Surroundings { wall_clock, key_log } = surroundings;
         let Prepared { config, chain } = self.prepared()?;
         let mut config = config.clone();
         config.time_provider = Arc::new(wall_clock.clone());
+        if let Some(KeyLogger(key_log)) = key_log {
+            config.key_log = Arc::clone(key_log);
+        }
         config.dangerous().set_certificate_verifier(Arc::new(ReportingVerifier {
             chain: Arc::clone(chain),
             pins: Arc::clone(&self.pins),

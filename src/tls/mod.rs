@@ -3,9 +3,12 @@
 //! Everything here ends in a rustls configuration with the same fixed properties: TLS 1.3 only, the
 //! *ring* provider, one ALPN protocol, no resumption, no tickets and no early data.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
-use rustls::crypto::CryptoProvider;
+use rustls::{KeyLog, crypto::CryptoProvider};
 
 mod certificate;
 mod client;
@@ -36,6 +39,7 @@ pub use self::{
     fingerprint::{Fingerprint, Pin},
     identity::{Identity, Trust},
     peer::PeerIdentity,
+    restart::RestartKey,
     revocation::{RevocationList, Revoked},
     security::{OnExpiry, Rotation},
     server::{ClientAuth, ServerTls},
@@ -52,6 +56,19 @@ pub(crate) struct Terms {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
     pub(crate) wall_clock: WallClock,
+    /// Told the secrets of all connections.
+    pub(crate) key_log: Option<KeyLogger>,
+}
+
+#[derive(Clone)]
+pub(crate) struct KeyLogger(pub(crate) Arc<dyn KeyLog>);
+
+impl fmt::Debug for KeyLogger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Foreign, and may print the secrets that it was told.
+        let Self(_foreign) = self;
+        f.write_str("KeyLogger")
+    }
 }
 
 /// The application protocol of version 1, offered and demanded on both sides

@@ -2,10 +2,10 @@
 //!
 //! A peer of a process that was killed goes on sending to its successor, and would find out by its idle timeout alone. A
 //! stateless reset ([RFC 9000, section 10.3](https://www.rfc-editor.org/rfc/rfc9000#section-10.3)) tells it at once, if
-//! the successor derives the same tokens: from the private key, which survives, and the address, which tells apart the
-//! endpoints that share a key (section 21.11).
+//! the successor derives the same tokens: from the private key, or a key of the embedder's, which survives, and the
+//! address, which tells apart the endpoints that share a key (section 21.11).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use quinn::{EndpointConfig, crypto::HmacKey};
 use quinn_proto::{HashedConnectionIdGenerator, crypto::CryptoError};
@@ -17,6 +17,66 @@ use rustls::{
     pki_types::PrivateKeyDer,
 };
 
+use super::provider;
+use crate::error::{Error, Result};
+
+/// What lets a node that starts again tell the peers of its predecessor so, whatever its identity is by then; see
+/// [`EndpointBuilder::restart_key`](crate::EndpointBuilder::restart_key).
+///
+/// A secret: whoever has it can end the node's connections, though neither read them nor take part. [`Debug`] does not show it.
+///
+/// ```
+/// use palyra_quic::RestartKey;
+///
+/// let key = RestartKey::generate()?;
+/// let stored = *key.as_bytes(); // Where nobody else can read it, for the next start.
+/// assert_eq!(RestartKey::from_bytes(stored).as_bytes(), key.as_bytes());
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct RestartKey([u8; Self::LEN]);
+
+impl RestartKey {
+    /// Bytes in a key.
+    pub const LEN: usize = 32;
+
+    /// A new key, out of the system's source of randomness.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) where that has none to give.
+    pub fn generate() -> Result<Self> {
+        let mut key = [0; Self::LEN];
+        let filled = provider().secure_random.fill(&mut key);
+        filled.map_err(|_| Error::from(std::io::Error::other("the system gives no random numbers")))?;
+        Ok(Self(key))
+    }
+
+    /// The key with these bytes, which nobody must be able to guess.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the key, to be stored.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// quinn's configuration for an endpoint at this address.
+    pub(crate) fn endpoint_config(&self, address: SocketAddr) -> Option<EndpointConfig> {
+        RestartSecret::derived_from(&self.0)?.endpoint_config(address)
+    }
+}
+
+impl fmt::Debug for RestartKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(_secret) = self;
+        f.debug_struct("RestartKey").finish_non_exhaustive()
+    }
+}
+
 /// The secret of an identity that everything here follows from. It does not give the private key away.
 #[derive(Clone)]
 pub(super) struct RestartSecret(OkmBlock);
@@ -26,7 +86,11 @@ const SALT: &[u8] = b"palyra-quic restart";
 impl RestartSecret {
     /// `None` without HKDF, which the cipher suite in question has.
     pub(super) fn of(key: &PrivateKeyDer<'_>) -> Option<Self> {
-        let expander = hkdf()?.extract_from_secret(Some(SALT), key.secret_der());
+        Self::derived_from(key.secret_der())
+    }
+
+    fn derived_from(secret: &[u8]) -> Option<Self> {
+        let expander = hkdf()?.extract_from_secret(Some(SALT), secret);
         Some(Self(expander.expand_block(&[b"secret"])))
     }
 
@@ -100,6 +164,14 @@ mod tests {
         assert_ne!(tag(1, "10.0.0.1:7443"), tag(2, "10.0.0.1:7443"));
         assert_ne!(tag(1, "10.0.0.1:7443"), tag(1, "10.0.0.1:7444"));
         assert_ne!(tag(1, "10.0.0.1:7443"), [0; SIGNATURE_LEN]);
+    }
+
+    #[test]
+    fn keys_are_new_and_stay_secret() {
+        let [one, other] = [RestartKey::generate().unwrap(), RestartKey::generate().unwrap()];
+        assert_ne!(one.as_bytes(), other.as_bytes());
+        assert_ne!(one.as_bytes(), &[0; RestartKey::LEN]);
+        assert_eq!(format!("{one:?}"), "RestartKey { .. }");
     }
 
     #[test]

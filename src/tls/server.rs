@@ -18,7 +18,8 @@ use rustls::{
 };
 
 use super::{
-    ALPN, HandshakeReport, Identity, OnExpiry, RevocationList, Surroundings, Terms, Trust, VERSIONS, provider,
+    ALPN, HandshakeReport, Identity, KeyLogger, OnExpiry, RevocationList, Surroundings, Terms, Trust,
+    VERSIONS, provider,
 };
 use crate::error::{Error, Result};
 
@@ -171,7 +172,7 @@ impl ServerTls {
         surroundings: &Surroundings,
         report: &HandshakeReport,
     ) -> Result<ServerConfig> {
-        let Surroundings { wall_clock } = surroundings;
+        let Surroundings { wall_clock, key_log } = surroundings;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(unusable)?
@@ -179,6 +180,9 @@ impl ServerTls {
             .with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.time_provider = Arc::new(wall_clock.clone());
+        if let Some(KeyLogger(key_log)) = key_log {
+            config.key_log = Arc::clone(key_log);
+        }
         // A resumed session is never shown to the verifier of client certificates. The ticketer
         // that a configuration starts with makes no tickets.
         config.send_tls13_tickets = 0;

@@ -435,6 +435,39 @@ mod versions {
         assert_eq!(*classify(&there, None).kind(), ErrorKind::VersionMismatch);
     }
 
+    /// The twin has a server that resumes, as nothing here does.
+    #[test]
+    fn a_handshake_that_is_not_full_is_noticed() {
+        let ca = authority();
+        let tls = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
+        let tls = tls.require_client_certificates(ca.trust());
+        let sessions = rustls::server::ServerSessionMemoryCache::new(8);
+        let checked = |client: &ClientConfig, tickets| {
+            let report = HandshakeReport::default();
+            let mut server = tls.config(&Surroundings::default(), &report).unwrap();
+            if tickets > 0 {
+                server.send_tls13_tickets = tickets;
+                server.session_storage = sessions.clone();
+            }
+            let outcome = handshake_between(client.clone(), "localhost", &HandshakeReport::default(), server);
+            outcome.assert_done();
+            assert!(outcome.connections.1.peer_certificates().is_some());
+            report.check_full_handshake()
+        };
+        let identity = ca.issue_client("sensor").unwrap().identity();
+        let client = ClientTls::new(ca.trust()).identity(identity);
+        let report = HandshakeReport::default();
+        let mut client = client.config(&Surroundings::default(), &report).unwrap();
+        client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        assert!(report.check_full_handshake().is_err(), "there was none");
+        for _ in 0..3 {
+            checked(&client, 0).unwrap();
+        }
+        report.check_full_handshake().unwrap();
+        checked(&client, 2).unwrap();
+        assert_eq!(*checked(&client, 2).unwrap_err().kind(), ErrorKind::Protocol);
+    }
+
     #[test]
     fn no_ticket_follows_a_handshake() {
         let (client, report, server) = pair();
