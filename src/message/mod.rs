@@ -17,7 +17,7 @@ mod wire_error;
 
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
-pub(crate) use self::response::encode_event;
+pub(crate) use self::response::{encode_event, truncated, whole_millis};
 pub(crate) use self::wire_error::printable;
 pub use self::{
     codec::Codec,

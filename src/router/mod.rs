@@ -1,5 +1,6 @@
 //! Methods by name, and the handlers behind them.
 
+mod authorize;
 mod context;
 mod method_error;
 mod sink;
@@ -9,8 +10,14 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+use self::authorize::Authorizer;
 pub(crate) use self::context::ExchangeGuard;
-pub use self::{context::Context, method_error::MethodError, sink::ResponseSink};
+pub use self::{
+    authorize::{Applicant, Refusal},
+    context::Context,
+    method_error::MethodError,
+    sink::ResponseSink,
+};
 use crate::{
     connection::Connection,
     error::{Error, Result},
@@ -51,6 +58,7 @@ pub struct Router {
     methods: BTreeMap<Box<str>, Method>,
     notifications: BTreeMap<Box<str>, NotificationHandler>,
     events: Option<EventLog>,
+    authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
 }
 
@@ -194,7 +202,44 @@ impl Router {
         Self { events: Some(log), ..self }
     }
 
-    /// Runs for each accepted connection once its handshake is over, for nodes that call back the peers that dialled
+    /// Asks about each accepted connection once its handshake is over, and before anything that it sends is read.
+    ///
+    /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know: who is
+    /// enrolled, who pays, who comes too often. A peer that is refused has its connection closed with the
+    /// [`Refusal`]'s code and reason. So has one whose question is not answered within another `handshake_timeout`
+    /// (DEADLINE_EXCEEDED), or panics (INTERNAL): nobody is let in by a failure. To the peer the handshake has succeeded,
+    /// so that its [`connect`](crate::Endpoint::connect) may too, and the connection is closed right after.
+    ///
+    /// Until the answer is there, the connection holds its slots, the one for handshakes included, so that no more
+    /// questions run at a time than `max_handshakes` says. The question is dropped when the connection ends. Peers that this
+    /// node dials are not asked about, since it chose them; what they may call is a matter of rules for methods.
+    ///
+    /// ```
+    /// use palyra_quic::{Applicant, Refusal, Router};
+    ///
+    /// let router = Router::new().authorize(|applicant: Applicant| async move {
+    ///     match applicant.peer().and_then(|peer| peer.common_name()) {
+    ///         Some(name) if name.starts_with("Palyra Device ") => Ok(()),
+    ///         _ => Err(Refusal::rejected("not enrolled")),
+    ///     }
+    /// });
+    /// # drop(router);
+    /// ```
+    #[must_use]
+    pub fn authorize<F, R>(self, hook: F) -> Self
+    where
+        F: Fn(Applicant) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), Refusal>> + Send + 'static,
+    {
+        let hook = Arc::new(hook);
+        let authorizer: Authorizer = Box::new(move |applicant| {
+            let hook = Arc::clone(&hook);
+            Box::pin(async move { hook(applicant).await })
+        });
+        Self { authorizer: Some(authorizer), ..self }
+    }
+
+    /// Runs for each accepted connection once its handshake is over and it may stay, for nodes that call back the peers that dialled
     /// them. It is dropped when the connection ends; that it returns ends nothing.
     #[must_use]
     pub fn on_connection<F, R>(self, handler: F) -> Self
@@ -246,6 +291,10 @@ impl Router {
         self.events.as_ref()
     }
 
+    pub(crate) fn authorizer(&self) -> Option<&Authorizer> {
+        self.authorizer.as_ref()
+    }
+
     pub(crate) fn connection_handler(&self) -> Option<&ConnectionHandler> {
         self.on_connection.as_ref()
     }
@@ -260,7 +309,7 @@ fn decode_params<P: for<'b> Decode<'b, ()>>(params: &[u8]) -> Result<P, MethodEr
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { methods, notifications, events, on_connection: _ } = self;
+        let Self { methods, notifications, events, authorizer: _, on_connection: _ } = self;
         f.debug_struct("Router")
             .field("methods", &methods.keys())
             .field("notifications", &notifications.keys())

@@ -5,7 +5,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures_lite::{FutureExt, future};
 use quinn::{Incoming, ServerConfig};
 
-use super::{Node, serve_connection};
+use super::{Node, authorize::authorized, serve_connection};
 use crate::{
     admission::{Client, Full, Handshake},
     code::Code,
@@ -75,6 +75,9 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
             Full::Rate(wait) => link.close_until(Code::RATE_LIMITED, wait),
             _ => link.close(Code::CAPACITY, ""),
         }
+        return;
+    }
+    if !authorized(&node, &link).await {
         return;
     }
     node.counters.accepted.add();

@@ -289,16 +289,16 @@ pub(super) fn refused(error: MethodError) -> Response {
 }
 
 /// How a handler ended.
-pub(super) enum Outcome<T> {
-    Returned(Result<T, MethodError>),
+pub(super) enum Outcome<T, E = MethodError> {
+    Returned(Result<T, E>),
     TimedOut,
     /// The peer stopped the stream with this code, or is gone.
     GivenUp(Code),
     Panicked,
 }
 
-impl<T> Outcome<T> {
-    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Outcome<U> {
+impl<T, E> Outcome<T, E> {
+    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Outcome<U, E> {
         match self {
             Self::Returned(result) => Outcome::Returned(result.map(map)),
             Self::TimedOut => Outcome::TimedOut,
@@ -311,12 +311,12 @@ impl<T> Outcome<T> {
 /// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
 ///
 /// The handler is polled first, so that one which is ready at once costs neither a timer nor a waker.
-pub(super) async fn supervise<T>(
+pub(super) async fn supervise<T, E>(
     clock: &Clock,
     deadline: Option<Instant>,
     given_up: impl Future<Output = Code>,
-    handler: Pin<Box<dyn Future<Output = Result<T, MethodError>> + Send + '_>>,
-) -> Outcome<T> {
+    handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
+) -> Outcome<T, E> {
     let mut handler = handler;
     let mut given_up = std::pin::pin!(given_up);
     let outcome = poll_fn(|cx| {

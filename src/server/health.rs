@@ -24,6 +24,7 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         ("connections_accepted", counters.accepted.value()),
         ("connections_refused", counters.refused.value()),
         ("handshakes_failed", counters.handshakes_failed.value()),
+        ("connections_not_authorized", counters.not_authorized.value()),
         ("requests", counters.requests.value()),
         ("notifications", counters.notifications.value()),
         ("frame_bytes_held", u64::try_from(node.admission.frame_bytes()).unwrap_or(u64::MAX)),

@@ -1,6 +1,7 @@
 //! The serving half of a node: who gets in, what they ask, and how it ends.
 
 mod accept;
+mod authorize;
 mod drain;
 mod events;
 mod exchange;
@@ -50,6 +51,7 @@ struct Counters {
     accepted: Counter,
     refused: Counter,
     handshakes_failed: Counter,
+    not_authorized: Counter,
     requests: Counter,
     notifications: Counter,
 }

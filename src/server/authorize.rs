@@ -1,0 +1,40 @@
+//! Asks the application whether a peer whose handshake is over may stay.
+
+use super::{
+    Node,
+    exchange::{Outcome, supervise},
+};
+use crate::{
+    code::Code,
+    connection::Link,
+    router::{Applicant, Refusal},
+};
+
+/// Whether the peer may stay. Where not, its connection is closed: by what the application said, or by what became of
+/// asking it. Nothing but its word lets a peer in.
+pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
+    let Some(authorizer) = node.router.authorizer() else { return true };
+    let applicant = Applicant::new(link.peer().cloned(), link.remote_address());
+    let deadline = node.clock.deadline(node.limits.handshake_timeout());
+    let gone = async {
+        link.closed_when_revoked(node.revocations.as_ref()).await;
+        Code::CANCELLED
+    };
+    let refusal = match supervise(&node.clock, Some(deadline), gone, authorizer(applicant)).await {
+        Outcome::Returned(Ok(())) => return true,
+        Outcome::Returned(Err(refusal)) => refusal,
+        Outcome::TimedOut => {
+            tracing::warn!(remote = %link.remote_address(), "an authorization took too long");
+            Refusal::new(Code::DEADLINE_EXCEEDED, "")
+        }
+        Outcome::Panicked => {
+            tracing::warn!(remote = %link.remote_address(), "an authorization panicked");
+            Refusal::new(Code::INTERNAL, "")
+        }
+        Outcome::GivenUp(_) => return false,
+    };
+    node.counters.not_authorized.add();
+    tracing::debug!(remote = %link.remote_address(), code = %refusal.code(), reason = refusal.reason(), "connection not authorized");
+    link.close(refusal.code(), refusal.reason());
+    false
+}
