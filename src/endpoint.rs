@@ -270,8 +270,8 @@ impl EndpointBuilder {
     /// # Errors
     ///
     /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's;
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, events that
-    /// do not fit a frame, or a missing runtime.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, rules for
+    /// methods that are not served, events that do not fit a frame, or a missing runtime.
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
         let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;

@@ -39,7 +39,7 @@
 //! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`], [`WallClock`] |
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
-//! | say which peers may stay | [`Router::authorize`], [`Applicant`], [`Refusal`] |
+//! | say which peers may stay, and what each may call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
@@ -112,7 +112,7 @@ pub use self::{
         CborError, Codec, MAX_NESTING, MessageError, Notification, PROTOCOL_VERSION, Request, Response,
         WireError,
     },
-    router::{Applicant, Context, MethodError, Refusal, ResponseSink, Router},
+    router::{Applicant, Context, MethodError, Peers, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,
     tls::{
         ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RestartKey,

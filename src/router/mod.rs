@@ -3,6 +3,7 @@
 mod authorize;
 mod context;
 mod method_error;
+mod peers;
 mod sink;
 
 use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
@@ -16,12 +17,14 @@ pub use self::{
     authorize::{Applicant, Refusal},
     context::Context,
     method_error::MethodError,
+    peers::Peers,
     sink::ResponseSink,
 };
 use crate::{
     connection::Connection,
     error::{Error, Result},
     events::{EventLog, largest_payload},
+    tls::PeerIdentity,
     value,
 };
 
@@ -58,6 +61,8 @@ pub struct Router {
     methods: BTreeMap<Box<str>, Method>,
     notifications: BTreeMap<Box<str>, NotificationHandler>,
     events: Option<EventLog>,
+    rules: BTreeMap<Box<str>, Peers>,
+    default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
 }
@@ -74,6 +79,8 @@ pub(crate) enum Method {
     Streaming(Streaming),
 }
 
+pub(crate) const HEALTH: &str = "node.health";
+pub(crate) const STREAM_EVENTS: &str = "node.stream_events";
 /// Names that start with this are the protocol's own.
 const RESERVED: &str = "node.";
 /// As long as a request can say.
@@ -202,6 +209,39 @@ impl Router {
         Self { events: Some(log), ..self }
     }
 
+    /// Keeps a method for these peers: one for requests, for notifications or both, `node.health` and
+    /// `node.stream_events` among them.
+    ///
+    /// A request of anybody else is answered `permission_denied` before its parameters are decoded, and a stream with a
+    /// notification of anybody else is stopped with IDENTITY_REJECTED. That goes for peers that dialled this node and for peers
+    /// that it dialled. A second rule for a method takes the place of the first; one for a method that is not there, or
+    /// with an empty name in it, is found when the endpoint is bound. Default: the rule of
+    /// [`allow_by_default`](Self::allow_by_default).
+    ///
+    /// ```
+    /// use palyra_quic::{Context, Peers, Router};
+    ///
+    /// let router = Router::new()
+    ///     .unary("demo.restart", |_: Context, params| async move { Ok(params) })
+    ///     .allow("demo.restart", Peers::none().common_name("Palyra Operator"))
+    ///     .allow("node.health", Peers::anybody())
+    ///     .allow_by_default(Peers::identified());
+    /// # drop(router);
+    /// ```
+    #[must_use]
+    pub fn allow(mut self, method: &str, peers: Peers) -> Self {
+        self.rules.insert(method.into(), peers);
+        self
+    }
+
+    /// Keeps every method that has no rule of its own for these peers, the built-in ones included. Others do not learn
+    /// either which methods there are: to what has no rule, they get `permission_denied` whether it exists or not.
+    /// Default: [`Peers::anybody`].
+    #[must_use]
+    pub fn allow_by_default(self, peers: Peers) -> Self {
+        Self { default_rule: Some(peers), ..self }
+    }
+
     /// Asks about each accepted connection once its handshake is over, and before anything that it sends is read.
     ///
     /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know: who is
@@ -255,8 +295,9 @@ impl Router {
         Self { on_connection: Some(on_connection), ..self }
     }
 
-    /// Finds names that could never be called, and events that would not fit a frame.
+    /// Finds names that could never be called, rules for what is not there, and events that would not fit a frame.
     pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
+        self.check_rules()?;
         for name in self.methods.keys().chain(self.notifications.keys()) {
             if name.is_empty() || name.len() > MAX_NAME_BYTES {
                 return Err(Error::invalid_config(format!(
@@ -277,6 +318,34 @@ impl Router {
             )));
         }
         Ok(())
+    }
+
+    fn check_rules(&self) -> Result<()> {
+        for (name, peers) in &self.rules {
+            let known = match &**name {
+                HEALTH => true,
+                STREAM_EVENTS => self.events.is_some(),
+                name => self.methods.contains_key(name) || self.notifications.contains_key(name),
+            };
+            if !known {
+                return Err(Error::invalid_config(format!(
+                    "a rule is for a method that is not served: {name:?}"
+                )));
+            }
+            if peers.has_empty_name() {
+                return Err(Error::invalid_config(format!("the rule for {name:?} has an empty name")));
+            }
+        }
+        if self.default_rule.as_ref().is_some_and(Peers::has_empty_name) {
+            return Err(Error::invalid_config("the rule by default has an empty name"));
+        }
+        Ok(())
+    }
+
+    /// Whether this peer may call this method. Of a method that is not there, whether it may know so.
+    pub(crate) fn allows(&self, peer: Option<&PeerIdentity>, method: &str) -> bool {
+        let rule = self.rules.get(method).or(self.default_rule.as_ref());
+        rule.is_none_or(|peers| peers.contains(peer))
     }
 
     pub(crate) fn method(&self, name: &str) -> Option<&Method> {
@@ -309,11 +378,14 @@ fn decode_params<P: for<'b> Decode<'b, ()>>(params: &[u8]) -> Result<P, MethodEr
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { methods, notifications, events, authorizer: _, on_connection: _ } = self;
+        let Self { methods, notifications, events, rules, default_rule, authorizer: _, on_connection: _ } =
+            self;
         f.debug_struct("Router")
             .field("methods", &methods.keys())
             .field("notifications", &notifications.keys())
             .field("events", events)
+            .field("rules", rules)
+            .field("default_rule", default_rule)
             .finish_non_exhaustive()
     }
 }
@@ -338,6 +410,22 @@ mod tests {
         }
         let notification = Router::new().notification("node.x", |_, _| async {});
         assert!(notification.check(MAX).is_err());
+    }
+
+    #[test]
+    fn a_rule_is_for_a_method_that_is_served() {
+        let fault =
+            |router: Router| router.check(MAX).err().and_then(|error| Some(error.explanation()?.to_owned()));
+        let anybody = Peers::anybody;
+        assert_eq!(fault(with("a").allow("a", anybody()).allow(HEALTH, anybody())), None);
+        assert_eq!(fault(Router::new().notification("a", |_, _| async {}).allow("a", anybody())), None);
+        assert_eq!(fault(Router::new().events(EventLog::new()).allow(STREAM_EVENTS, anybody())), None);
+        for name in ["b", "", STREAM_EVENTS, "node.other"] {
+            let fault = fault(with("a").allow(name, anybody())).unwrap();
+            assert!(fault.ends_with(&format!("{name:?}")), "{fault}");
+        }
+        assert!(fault(with("a").allow("a", Peers::none().uri(""))).is_some());
+        assert!(fault(with("a").allow_by_default(Peers::none().dns_name(""))).is_some());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
     connection::Link,
     error::{Error, ErrorKind, Result},
     message::{Codec, PROTOCOL_VERSION, Request, Response, WireError},
-    router::{Context, ExchangeGuard, Method, MethodError, ResponseSink},
+    router::{Context, ExchangeGuard, HEALTH, Method, MethodError, ResponseSink, STREAM_EVENTS},
     runtime::{Clock, Elapsed},
     stream::{FrameReader, FrameWriter, response_frame},
 };
@@ -134,6 +134,10 @@ impl Exchange<'_> {
         }
         if self.node.drain.has_begun() {
             return Err(MethodError::unavailable("the node is shutting down"));
+        }
+        if !self.node.router.allows(self.link.peer(), &request.method) {
+            // No word about who may: that would be a list of whom to pretend to be.
+            return Err(MethodError::new(WireError::PermissionDenied));
         }
         Ok(request)
     }
@@ -268,9 +272,6 @@ impl Exchange<'_> {
         }
     }
 }
-
-const HEALTH: &str = "node.health";
-const STREAM_EVENTS: &str = "node.stream_events";
 
 fn unsupported() -> MethodError {
     MethodError::new(WireError::UnsupportedMethod)

@@ -54,6 +54,7 @@ struct Counters {
     not_authorized: Counter,
     requests: Counter,
     notifications: Counter,
+    notifications_denied: Counter,
 }
 
 #[derive(Debug, Default)]

@@ -70,6 +70,11 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
         return Err(violation(node, link, &"another protocol version"));
     }
     node.counters.notifications.add();
+    if !node.router.allows(link.peer(), &notification.method) {
+        node.counters.notifications_denied.add();
+        tracing::debug!(remote = %link.remote_address(), "a notification that the peer may not send");
+        return Err(Code::IDENTITY_REJECTED);
+    }
     let Some(handler) = node.router.notification_handler(&notification.method) else {
         tracing::debug!(remote = %link.remote_address(), "a notification that nobody handles");
         return Ok(());
