@@ -184,13 +184,13 @@ fn a_refusal_may_say_when_to_come_back() {
 }
 
 /// Two peers that come while nobody answers questions, which somebody does after five seconds.
-fn two_wait_for_an_answer(max_handshakes: u32) -> [Result<Connection, Error>; 2] {
+fn two_wait_for_an_answer(max_connections: u32) -> [Result<Connection, Error>; 2] {
     let (answer, answers) = unbounded();
     let router = Router::new().authorize(move |_| {
         let answers = answers.clone();
         async move { answers.recv().await.unwrap() }
     });
-    let limits = TransportLimits::builder().max_handshakes(max_handshakes).build().unwrap();
+    let limits = TransportLimits::builder().max_connections(max_connections).build().unwrap();
     let gateway = Gateway::with(router, |builder, tls| builder.server(tls).limits(limits));
     let (one, two) = (gateway.issue("7"), gateway.issue("8"));
     let answering = async {
@@ -208,15 +208,15 @@ fn two_wait_for_an_answer(max_handshakes: u32) -> [Result<Connection, Error>; 2]
 }
 
 #[test]
-fn a_peer_holds_its_handshake_slot_until_it_is_let_in() {
+fn a_peer_holds_its_slot_before_it_is_let_in() {
     let [first, second] = two_wait_for_an_answer(1);
     first.unwrap();
     assert_eq!(*second.unwrap_err().kind(), ErrorKind::Refused);
 }
 
-/// The twin: with room for two handshakes, both are asked about at once.
+/// The twin: with room for two connections, both are asked about at once.
 #[test]
-fn with_room_for_their_handshakes_two_wait_for_the_answer() {
+fn with_room_for_both_two_wait_for_the_answer() {
     let [first, second] = two_wait_for_an_answer(4);
     assert!(first.is_ok() && second.is_ok());
 }

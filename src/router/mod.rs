@@ -250,8 +250,8 @@ impl Router {
     /// (DEADLINE_EXCEEDED), or panics (INTERNAL): nobody is let in by a failure. To the peer the handshake has succeeded,
     /// so that its [`connect`](crate::Endpoint::connect) may too, and the connection is closed right after.
     ///
-    /// Until the answer is there, the connection holds its slots, the one for handshakes included, so that no more
-    /// questions run at a time than `max_handshakes` says. The question is dropped when the connection ends. Peers that this
+    /// Until the answer is there, the connection holds its slot, so that no more questions run at a time than
+    /// `max_connections` says. The question is dropped when the connection ends. Peers that this
     /// node dials are not asked about, since it chose them; what they may call is a matter of rules for methods.
     ///
     /// ```

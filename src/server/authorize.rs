@@ -8,6 +8,7 @@ use crate::{
     code::Code,
     connection::Link,
     router::{Applicant, Refusal},
+    tls::Side,
 };
 
 /// Whether the peer may stay. Where not, its connection is closed: by what the application said, or by what became of
@@ -17,7 +18,7 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
     let applicant = Applicant::new(link.peer().cloned(), link.remote_address());
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     let gone = async {
-        link.closed_when_revoked(node.revocations.as_ref()).await;
+        link.closed_when_unwelcome(&node.security, Side::Accepted).await;
         Code::CANCELLED
     };
     let refusal = match supervise(&node.clock, Some(deadline), gone, authorizer(applicant)).await {
