@@ -250,7 +250,7 @@ mod tests {
                 key_identifier_method: KeyIdMethod::Sha256,
             };
             let crl = params.signed_by(&issuer).unwrap();
-            RevocationList::new().replace_crls(&trust, [crl.der().clone()])
+            RevocationList::new().replace_crls_pem(&trust, crl.pem().unwrap().as_bytes())
         };
         let point = rcgen::CrlIssuingDistributionPoint {
             distribution_point: CrlDistributionPoint { uris: vec!["http://ca.example/part".into()] },

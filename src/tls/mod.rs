@@ -21,6 +21,7 @@ mod peer;
 mod report;
 mod restart;
 mod revocation;
+mod revoked;
 mod security;
 mod server;
 #[cfg(test)]
@@ -40,7 +41,8 @@ pub use self::{
     identity::{Identity, Trust},
     peer::PeerIdentity,
     restart::RestartKey,
-    revocation::{RevocationList, Revoked},
+    revocation::RevocationList,
+    revoked::Revoked,
     security::{OnExpiry, Rotation},
     server::{ClientAuth, ServerTls},
 };
