@@ -6,7 +6,10 @@
 mod simulation;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -128,6 +131,23 @@ fn while_a_clock_has_failed_nobody_gets_in_or_out() {
 
         *nodes.ahead.lock().unwrap() = Some(Duration::ZERO);
         nodes.connect(&tls, well()).await.unwrap();
+        nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
+    });
+}
+
+/// As the one above, in the middle of a handshake.
+#[test]
+fn a_clock_that_fails_at_the_last_moment_is_not_the_peers_fault() {
+    let nodes = Nodes::new();
+    let _node = nodes.serve(nodes.server_tls(built() + HOUR), nodes.wall_clock());
+    let tls = nodes.client_tls(built() + HOUR);
+    nodes.pair.sim.run(async {
+        let asked = AtomicUsize::new(0);
+        let fails =
+            WallClock::from_fn(move || (asked.fetch_add(1, Ordering::Relaxed) == 0).then(SystemTime::now));
+        let error = nodes.connect(&tls, fails).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Io, "{error:?}");
+        assert!(!error.is_authentication());
         nodes.connect(&tls, nodes.wall_clock()).await.unwrap();
     });
 }

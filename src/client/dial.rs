@@ -1,6 +1,6 @@
 //! From an address to a connection that both sides agree on.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_lite::future;
 use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
@@ -12,7 +12,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     runtime::Clock,
-    tls::{HandshakeReport, Security, classify},
+    tls::{HandshakeReport, Security, classify, no_time},
 };
 
 /// What dialling needs of an endpoint.
@@ -35,7 +35,7 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
         return Err(Error::invalid_config("the endpoint was built without client TLS"));
     };
     if security.wall_clock().now().is_none() {
-        return Err(io::Error::other("the wall clock has failed, and certificates cannot be judged").into());
+        return Err(no_time());
     }
     let (crypto, server_name) = tls.quic_config(security.surroundings(), &report)?;
     let mut config = ClientConfig::new(crypto);

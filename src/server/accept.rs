@@ -112,7 +112,7 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
             }
             Ok(link)
         }
-        Ok(Err(error)) => Err(classify(&error, None)),
+        Ok(Err(error)) => Err(classify(&error, Some(&report))),
         Err(_elapsed) => Err(Error::new(ErrorKind::HandshakeTimeout)),
     }
 }

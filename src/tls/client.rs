@@ -18,7 +18,8 @@ use rustls::{
 
 use super::{
     ALPN, Fingerprint, HandshakeReport, Identity, KeyLogger, OnExpiry, Pin, RevocationList, Surroundings,
-    Terms, Trust, VERSIONS, provider, report::Refusal,
+    Terms, Trust, VERSIONS, provider,
+    report::{Refusal, ReportingClock},
 };
 use crate::error::{Error, Result};
 
@@ -157,7 +158,8 @@ impl ClientTls {
         let Surroundings { wall_clock, key_log } = surroundings;
         let Prepared { config, chain } = self.prepared()?;
         let mut config = config.clone();
-        config.time_provider = Arc::new(wall_clock.clone());
+        config.time_provider =
+            Arc::new(ReportingClock { wall_clock: wall_clock.clone(), report: report.clone() });
         if let Some(KeyLogger(key_log)) = key_log {
             config.key_log = Arc::clone(key_log);
         }

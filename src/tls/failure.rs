@@ -1,6 +1,6 @@
 //! Why a connection failed, in the terms of this crate.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::{AlertDescription as Alert, CertificateError};
@@ -34,7 +34,11 @@ pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>
             Error::new(ErrorKind::ConnectionLost)
         }
     };
-    classified.caused_by(error.clone())
+    match refusal {
+        // It has a cause, which says more.
+        Some(Refusal::NoTime) => classified,
+        _ => classified.caused_by(error.clone()),
+    }
 }
 
 /// Who found the error.
@@ -52,8 +56,14 @@ fn refused_by_us(refusal: &Refusal) -> Error {
         Refusal::Certificate(rustls::Error::InvalidCertificate(error)) => {
             Error::new(ErrorKind::PeerCertificate).detail(in_words(error))
         }
+        Refusal::NoTime => no_time(),
         Refusal::Certificate(error) => Error::new(ErrorKind::PeerCertificate).detail(error.to_string()),
     }
+}
+
+/// Without a time, no certificate can be judged: the wall clock has failed.
+pub(crate) fn no_time() -> Error {
+    io::Error::other("the wall clock has failed, and certificates cannot be judged").into()
 }
 
 fn in_words(error: &CertificateError) -> String {

@@ -30,7 +30,7 @@ mod tests;
 
 pub(crate) use self::{
     certificate::Facts,
-    failure::classify,
+    failure::{classify, no_time},
     report::HandshakeReport,
     security::{Halves, Security, Side},
 };

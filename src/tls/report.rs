@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::Fingerprint;
+use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+
+use super::{Fingerprint, WallClock};
 use crate::error::{Error, Result};
 
 /// One for each connection attempt, on either side: whether the peer's certificate was looked at, and why it was refused. The
@@ -24,6 +26,25 @@ pub(super) enum Refusal {
     /// The chain is valid, and its first certificate is this one instead of a pinned one.
     PinMismatch(Fingerprint),
     Certificate(rustls::Error),
+    /// The wall clock has failed since the attempt began, which is nobody's fault but ours.
+    NoTime,
+}
+
+/// The wall clock, for one handshake.
+#[derive(Debug)]
+pub(super) struct ReportingClock {
+    pub(super) wall_clock: WallClock,
+    pub(super) report: HandshakeReport,
+}
+
+impl TimeProvider for ReportingClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = self.wall_clock.unix_time();
+        if now.is_none() {
+            self.report.record(Refusal::NoTime);
+        }
+        now
+    }
 }
 
 impl HandshakeReport {

@@ -19,7 +19,7 @@ use rustls::{
 
 use super::{
     ALPN, HandshakeReport, Identity, KeyLogger, OnExpiry, RevocationList, Surroundings, Terms, Trust,
-    VERSIONS, provider,
+    VERSIONS, provider, report::ReportingClock,
 };
 use crate::error::{Error, Result};
 
@@ -179,7 +179,8 @@ impl ServerTls {
             .with_client_cert_verifier(self.verifier(report)?)
             .with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.time_provider = Arc::new(wall_clock.clone());
+        config.time_provider =
+            Arc::new(ReportingClock { wall_clock: wall_clock.clone(), report: report.clone() });
         if let Some(KeyLogger(key_log)) = key_log {
             config.key_log = Arc::clone(key_log);
         }
