@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     limits::TransportLimits,
     runtime::Clock,
+    stats::{ConnectionStats, LinkCounters},
     tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify},
 };
 
@@ -36,6 +37,7 @@ pub(crate) struct Link {
     limits: Arc<TransportLimits>,
     peer: Option<PeerIdentity>,
     allowance: Allowance,
+    counters: LinkCounters,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -95,6 +97,12 @@ impl Connection {
         self.link.quinn.rtt()
     }
 
+    /// What the connection has seen until now, in numbers: round-trip times, bytes, losses, and what was asked on it.
+    #[must_use]
+    pub fn stats(&self) -> ConnectionStats {
+        self.link.counters.read(&self.link.quinn.stats())
+    }
+
     /// Closes the connection at once; the peer gets the code and the reason. Exchanges that are open fail on both
     /// sides, and what was not acknowledged yet may be lost.
     pub fn close(&self, code: Code, reason: &str) {
@@ -124,7 +132,7 @@ impl Link {
             quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
         let allowance = admission.allowance(peer.as_ref(), quinn.remote_address().ip());
-        Self { quinn, clock, limits, peer, allowance }
+        Self { quinn, clock, limits, peer, allowance, counters: LinkCounters::default() }
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Connection {
@@ -139,6 +147,10 @@ impl Link {
         &self.limits
     }
 
+    pub(crate) fn counters(&self) -> &LinkCounters {
+        &self.counters
+    }
+
     pub(crate) fn peer(&self) -> Option<&PeerIdentity> {
         self.peer.as_ref()
     }
@@ -149,10 +161,11 @@ impl Link {
     }
 
     /// Closes the connection when the peer's certificate is revoked or expires, by the terms of the side that this is, which may
-    /// change. Resolves when there is nothing left to close.
-    pub(crate) async fn closed_when_unwelcome(&self, security: &Security, side: Side) {
+    /// change. Resolves when there is nothing left to close, with the code if it was closed for this.
+    pub(crate) async fn closed_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
         let closed = async {
             self.quinn.closed().await;
+            None
         };
         let unwelcome = async {
             let Some(peer) = &self.peer else { return future::pending().await };
@@ -179,11 +192,12 @@ impl Link {
                 };
                 if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
                     tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
-                    return self.close(code, reason);
+                    self.close(code, reason);
+                    return Some(code);
                 }
             }
         };
-        future::or(closed, unwelcome).await;
+        future::or(closed, unwelcome).await
     }
 
     /// Resolves when the first of the peer's certificates has expired.
@@ -216,6 +230,10 @@ impl Link {
     /// The same for notifications.
     pub(crate) async fn open_uni(&self) -> Result<SendStream> {
         self.quinn.open_uni().await.map_err(|error| classify(&error, None))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.quinn.close_reason().is_none()
     }
 
     pub(crate) fn close(&self, code: Code, reason: &str) {

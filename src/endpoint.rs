@@ -20,6 +20,7 @@ use crate::{
     router::Router,
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
+    stats::EndpointStats,
     sync::lock,
     tls::{
         ClientTls, Halves, HandshakeReport, KeyLogger, RestartKey, Rotation, Security, ServerTls, Side,
@@ -112,10 +113,14 @@ impl Endpoint {
         let Inner { quinn, clock, limits, node, serves_dialled, .. } = &*self.inner;
         let transport = limits.transport_config(*serves_dialled);
         let dialler = Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission() };
-        let link = Arc::new(dial(dialler, security, address).await?);
+        let dialled = dial(dialler, security, address).await;
+        let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
+        node.counters().dialled.add();
         {
-            let (link, security) = (Arc::clone(&link), Arc::clone(security));
-            clock.spawn(async move { link.closed_when_unwelcome(&security, Side::Dialled).await });
+            let (node, link, security) = (Arc::clone(node), Arc::clone(&link), Arc::clone(security));
+            clock.spawn(async move {
+                node.counters().closed_for(link.closed_when_unwelcome(&security, Side::Dialled).await);
+            });
         }
         if *serves_dialled == Serves::Requests {
             let (node, link) = (Arc::clone(node), Arc::clone(&link));
@@ -144,6 +149,12 @@ impl Endpoint {
 
     pub(crate) fn security(&self) -> &Arc<Security> {
         &self.inner.security
+    }
+
+    /// What the endpoint has seen since it was bound, in numbers. Cheap enough to be asked every second.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.inner.node.counters().read()
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -43,6 +43,7 @@
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
+//! | watch a node | [`Endpoint::stats`], [`Connection::stats`] |
 //! | choose the executor | [`AsyncIoRuntime`], or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
 //! | make certificates to try things out | `CertificateAuthority`, with feature `cert` |
@@ -84,6 +85,7 @@ mod runtime;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod stats;
 mod stream;
 mod sync;
 mod tls;
@@ -114,6 +116,9 @@ pub use self::{
     },
     router::{Applicant, Context, MethodError, Peers, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,
+    stats::{
+        ConnectionStats, ConnectionsRefused, EndpointStats, HandshakesFailed, RequestsFailed, StreamsReset,
+    },
     tls::{
         ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RestartKey,
         RevocationList, Revoked, Rotation, ServerTls, Trust, WallClock,

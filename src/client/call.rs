@@ -194,6 +194,7 @@ impl Call {
         }
         let frame = frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))?;
         let (send, recv) = link.open_bi().await?;
+        link.counters().calls.add();
         let mut writer = FrameWriter::new(send, Code::CANCELLED);
         let reader = FrameReader::new(recv, max, link.allowance().charge());
         match writer.write(frame).await {

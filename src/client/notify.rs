@@ -94,7 +94,9 @@ impl Notifier {
         notification.params = (!params.is_empty()).then_some(params);
         let max = self.connection.link().limits().max_frame_len();
         let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from))?;
-        self.writer.write(frame).await
+        self.writer.write(frame).await?;
+        self.connection.link().counters().notifications_sent.add();
+        Ok(())
     }
 
     /// Ends the stream and waits until the peer has received everything; that it was handled too, nobody says.

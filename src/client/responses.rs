@@ -104,7 +104,15 @@ impl Responses {
             Ok(Response::Error { error, detail, retry_after }) => {
                 Err(self.fail(remote_error(error, detail, retry_after)))
             }
-            Ok(response) => Ok(response),
+            Ok(response) => {
+                let counters = self.connection.link().counters();
+                match &response {
+                    Response::Event { .. } => counters.events_received.add(),
+                    Response::Gap { .. } => counters.gaps_received.add(),
+                    _ => {}
+                }
+                Ok(response)
+            }
             Err(error) => Err(self.fail(error.into())),
         }
     }

@@ -21,7 +21,9 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
         // ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
         if node.admission.asks_for_address() && incoming.may_retry() {
             // Fails only where a retry may not be sent.
-            let _ = incoming.retry();
+            if incoming.retry().is_ok() {
+                node.counters.retries.add();
+            }
             continue;
         }
         let address = incoming.remote_address().ip();
@@ -35,8 +37,12 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
             Some(Ok(handshake)) => {
                 node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, config.clone(), handshake));
             }
-            Some(Err(_)) | None => {
-                node.counters.refused.add();
+            Some(Err(full)) => {
+                node.counters.refused.count(full);
+                incoming.refuse();
+            }
+            None => {
+                node.counters.refused.shutting_down.add();
                 incoming.refuse();
             }
         }
@@ -50,7 +56,7 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
         Err(Error::new(ErrorKind::Exhausted).detail("another handshake needed its place"))
     };
     let failed = |error: Error| {
-        node.counters.handshakes_failed.add();
+        node.counters.handshakes_failed.count(&error);
         tracing::debug!(%remote, %error, "handshake failed");
     };
     let link = match future::or(shake_hands(&node, incoming, config), given_up).await {
@@ -69,7 +75,7 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
     if let Some(peer) = link.peer()
         && let Err(full) = node.admission.identify(&mut slot, peer)
     {
-        node.counters.refused.add();
+        node.counters.refused.count(full);
         tracing::debug!(%remote, ?full, "connection refused");
         match full {
             Full::Rate(wait) => link.close_until(Code::RATE_LIMITED, wait),
@@ -94,7 +100,15 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
         future::pending().await
     };
     let serving = future::or(serve_connection(&node, &link, Some(slot)), on_connection);
-    future::or(serving, link.closed_when_unwelcome(&node.security, Side::Accepted)).await;
+    let closed_for = future::or(
+        async {
+            serving.await;
+            None
+        },
+        link.closed_when_unwelcome(&node.security, Side::Accepted),
+    )
+    .await;
+    node.counters.closed_for(closed_for);
     tracing::debug!(%remote, "connection ended");
 }
 

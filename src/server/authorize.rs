@@ -18,7 +18,7 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
     let applicant = Applicant::new(link.peer().cloned(), link.remote_address());
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     let gone = async {
-        link.closed_when_unwelcome(&node.security, Side::Accepted).await;
+        node.counters.closed_for(link.closed_when_unwelcome(&node.security, Side::Accepted).await);
         Code::CANCELLED
     };
     let refusal = match supervise(&node.clock, Some(deadline), gone, authorizer(applicant)).await {
@@ -34,7 +34,7 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
         }
         Outcome::GivenUp(_) => return false,
     };
-    node.counters.not_authorized.add();
+    node.counters.refused.not_authorized.add();
     tracing::debug!(remote = %link.remote_address(), code = %refusal.code(), reason = refusal.reason(), "connection not authorized");
     link.close(refusal.code(), refusal.reason());
     false

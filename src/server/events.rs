@@ -54,9 +54,11 @@ pub(super) async fn stream(
     };
     match outcome {
         // A follower comes back to another node, or later, from where it was.
-        Outcome::Returned(Ok(())) if ended == Ended::ShuttingDown => writer.reset(Code::SHUTTING_DOWN),
+        Outcome::Returned(Ok(())) if ended == Ended::ShuttingDown => {
+            exchange.node.reset(&mut writer, Code::SHUTTING_DOWN);
+        }
         // The stream broke under the events.
-        Outcome::Returned(Err(_)) => writer.reset(Code::INTERNAL),
+        Outcome::Returned(Err(_)) => exchange.node.reset(&mut writer, Code::INTERNAL),
         outcome => return exchange.conclude(writer, outcome.map(|()| None), guard).await,
     }
     Some(writer)
@@ -143,6 +145,7 @@ impl Subscription<'_> {
         if let Some(gap) = self.log.read(position, WRITE_BYTES, batch) {
             self.append(frames, &self.gap(gap))?;
         }
+        self.exchange.node.counters.events_sent.add_many(batch.len());
         frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_ROOM).sum());
         let (codec, epoch, max) = (self.exchange.codec, self.log.epoch(), self.exchange.node.max_frame_len());
         for (seq, payload) in batch.drain(..) {
@@ -155,6 +158,7 @@ impl Subscription<'_> {
     }
 
     fn gap(&self, gap: GapBefore) -> Response {
+        self.exchange.node.counters.gaps_sent.add();
         let GapBefore { first_seq, missed } = gap;
         Response::Gap { first_seq, epoch: self.log.epoch(), missed }
     }

@@ -38,6 +38,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
             let code = fault_code(&error);
             tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
             reader.stop(code);
+            node.counters.unread(&error, code);
             writer.reset(code);
             if is_fault(&error) {
                 node.count_fault(&link);
@@ -48,6 +49,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
     let charge = reader.take_charge();
     let running = Running::enter(&node);
     node.counters.requests.add();
+    link.counters().requests.add();
     let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body) };
     let writer = exchange.run(body, writer).await;
     drop(charge);
@@ -148,6 +150,9 @@ impl Exchange<'_> {
             Ok(()) => return Ok(()),
             Err(TooMany::Wait(wait)) => wait,
             Err(TooMany::Enough(wait)) => {
+                if self.link.is_open() {
+                    self.node.counters.excessive.add();
+                }
                 self.link.close_until(Code::RATE_LIMITED, wait);
                 wait
             }
@@ -216,12 +221,15 @@ impl Exchange<'_> {
                 self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
             }
             Outcome::GivenUp(code) => {
+                if self.link.is_open() {
+                    self.node.counters.streams_reset_by_peers.add();
+                }
                 writer.reset(code);
                 self.node.count_fault(self.link);
             }
             Outcome::Panicked => {
                 tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
-                writer.reset(Code::INTERNAL);
+                self.node.reset(&mut writer, Code::INTERNAL);
             }
         }
         drop(guard);
@@ -236,20 +244,25 @@ impl Exchange<'_> {
                 Response::Error { error: WireError::DeadlineExceeded, .. } => Code::DEADLINE_EXCEEDED,
                 _ => Code::INTERNAL,
             };
-            writer.reset(code);
+            self.node.reset(writer, code);
             return;
+        }
+        let failures = &self.node.counters.requests_failed;
+        if let Response::Error { error, .. } = &response {
+            failures.count(error);
         }
         let mut charge = self.link.allowance().charge();
         charge.add(payload_len(&response));
         let frame = response_frame(&response, self.codec, self.node.max_frame_len()).or_else(|error| {
             tracing::debug!(remote = %self.link.remote_address(), %error, "an answer could not be sent");
             let failure = refused(MethodError::internal(error.to_string()));
+            failures.internal.add();
             response_frame(&failure, self.codec, self.node.max_frame_len())
         });
         // From here on the frame is all that there is of it.
         drop(response);
         let Ok(frame) = frame else {
-            writer.reset(Code::INTERNAL);
+            self.node.reset(writer, Code::INTERNAL);
             return;
         };
         // A peer that does not read must not hold the answer for ever.
@@ -258,9 +271,10 @@ impl Exchange<'_> {
             Ok(Ok(())) => writer.finish(),
             Ok(Err(error)) => {
                 tracing::debug!(remote = %self.link.remote_address(), %error, "answer not taken");
+                self.node.counters.unread(&error, Code::CANCELLED);
                 writer.reset(Code::CANCELLED);
             }
-            Err(Elapsed) => writer.reset(Code::DEADLINE_EXCEEDED),
+            Err(Elapsed) => self.node.reset(writer, Code::DEADLINE_EXCEEDED),
         }
     }
 

@@ -17,15 +17,17 @@ pub(super) fn health(node: &Node) -> Response {
 /// What an operator wants to know, as a map from text to text and numbers. Peers ignore what they do not know.
 fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>> {
     let counters = &node.counters;
+    let refused = counters.refused.read();
     let uptime = node.clock.now().saturating_duration_since(node.started);
     let mut numbers = vec![
         ("uptime_ms", u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
         ("connections_open", counters.open.value()),
         ("connections_accepted", counters.accepted.value()),
-        ("connections_refused", counters.refused.value()),
-        ("handshakes_failed", counters.handshakes_failed.value()),
-        ("connections_not_authorized", counters.not_authorized.value()),
+        ("connections_refused", refused.total()),
+        ("handshakes_failed", counters.handshakes_failed.read().total()),
+        ("connections_not_authorized", refused.not_authorized),
         ("requests", counters.requests.value()),
+        ("requests_failed", counters.requests_failed.read().total()),
         ("notifications", counters.notifications.value()),
         ("frame_bytes_held", u64::try_from(node.admission.frame_bytes()).unwrap_or(u64::MAX)),
         ("notifications_denied", counters.notifications_denied.value()),

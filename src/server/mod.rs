@@ -8,13 +8,7 @@ mod exchange;
 mod health;
 mod notification;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use async_lock::Semaphore;
 use futures_lite::future;
@@ -28,6 +22,8 @@ use crate::{
     limits::TransportLimits,
     router::Router,
     runtime::Clock,
+    stats::Counters,
+    stream::FrameWriter,
     tls::Security,
 };
 
@@ -42,36 +38,6 @@ pub(crate) struct Node {
     drain: Drain,
     counters: Counters,
     started: Instant,
-}
-
-/// What `node.health` counts, since the endpoint was bound.
-#[derive(Debug, Default)]
-struct Counters {
-    open: Counter,
-    accepted: Counter,
-    refused: Counter,
-    handshakes_failed: Counter,
-    not_authorized: Counter,
-    requests: Counter,
-    notifications: Counter,
-    notifications_denied: Counter,
-}
-
-#[derive(Debug, Default)]
-struct Counter(AtomicU64);
-
-impl Counter {
-    fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn subtract(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Node {
@@ -103,10 +69,21 @@ impl Node {
 
     /// Counts what a peer did to no purpose, and has it out when it was too much.
     fn count_fault(&self, link: &Link) {
-        if !link.allowance().forgives(self.clock.now()) {
+        if !link.allowance().forgives(self.clock.now()) && link.is_open() {
+            self.counters.excessive.add();
             tracing::debug!(remote = %link.remote_address(), "too many streams to no purpose");
             link.close(Code::EXCESSIVE_LOAD, "too many streams to no purpose");
         }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Resets a stream for a reason of this side.
+    fn reset(&self, writer: &mut FrameWriter, code: Code) {
+        self.counters.streams_reset.count(code);
+        writer.reset(code);
     }
 
     fn max_frame_len(&self) -> usize {

@@ -43,10 +43,13 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
                 if is_fault(&error) {
                     node.count_fault(&link);
                 }
-                Some(fault_code(&error))
+                let code = fault_code(&error);
+                node.counters.unread(&error, code);
+                return reader.stop(code);
             }
         };
         if let Some(code) = code {
+            node.counters.streams_reset.count(code);
             return reader.stop(code);
         }
         pace = Pace::Between;
@@ -70,6 +73,7 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
         return Err(violation(node, link, &"another protocol version"));
     }
     node.counters.notifications.add();
+    link.counters().notifications.add();
     if !node.router.allows(link.peer(), &notification.method) {
         node.counters.notifications_denied.add();
         tracing::debug!(remote = %link.remote_address(), "a notification that the peer may not send");
