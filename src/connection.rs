@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use futures_lite::future;
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
+use tracing::Span;
 
 use crate::{
     admission::{Admission, Allowance},
@@ -13,6 +14,7 @@ use crate::{
     error::{Error, Result},
     limits::TransportLimits,
     runtime::Clock,
+    span,
     stats::{ConnectionStats, LinkCounters},
     tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify},
 };
@@ -38,6 +40,7 @@ pub(crate) struct Link {
     peer: Option<PeerIdentity>,
     allowance: Allowance,
     counters: LinkCounters,
+    span: Span,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -132,7 +135,8 @@ impl Link {
             quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
         let allowance = admission.allowance(peer.as_ref(), quinn.remote_address().ip());
-        Self { quinn, clock, limits, peer, allowance, counters: LinkCounters::default() }
+        let span = span::connection(&quinn, peer.as_ref());
+        Self { quinn, clock, limits, peer, allowance, counters: LinkCounters::default(), span }
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Connection {
@@ -145,6 +149,11 @@ impl Link {
 
     pub(crate) fn limits(&self) -> &TransportLimits {
         &self.limits
+    }
+
+    /// What the events about this connection are in.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
     }
 
     pub(crate) fn counters(&self) -> &LinkCounters {
@@ -217,9 +226,7 @@ impl Link {
     }
 
     pub(crate) fn remote_address(&self) -> SocketAddr {
-        let address = self.quinn.remote_address();
-        // A socket for both families sees IPv4 peers in IPv6 clothes.
-        SocketAddr::new(address.ip().to_canonical(), address.port())
+        canonical(self.quinn.remote_address())
     }
 
     /// Opens a stream for an exchange; waits while the peer's limit of streams is reached.
@@ -246,6 +253,11 @@ impl Link {
         let millis = retry_after.as_nanos().div_ceil(1_000_000);
         self.close(code, &format!("retry-after-ms={millis}"));
     }
+}
+
+/// A socket for both families sees IPv4 peers in IPv6 clothes.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 impl fmt::Debug for Connection {

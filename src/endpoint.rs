@@ -10,6 +10,7 @@ use std::{
 use fastrand::Rng;
 use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
 use rustls::KeyLog;
+use tracing::Instrument;
 
 use crate::{
     client::{Dialler, dial},
@@ -119,12 +120,14 @@ impl Endpoint {
         {
             let (node, link, security) = (Arc::clone(node), Arc::clone(&link), Arc::clone(security));
             clock.spawn(async move {
-                node.counters().closed_for(link.closed_when_unwelcome(&security, Side::Dialled).await);
+                let closed = link.closed_when_unwelcome(&security, Side::Dialled);
+                node.counters().closed_for(closed.instrument(link.span().clone()).await);
             });
         }
         if *serves_dialled == Serves::Requests {
             let (node, link) = (Arc::clone(node), Arc::clone(&link));
-            clock.spawn(async move { serve_connection(&node, &link, None).await });
+            let span = link.span().clone();
+            clock.spawn(async move { serve_connection(&node, &link, None).await }.instrument(span));
         }
         Ok(Connection::owned(link, self.clone()))
     }

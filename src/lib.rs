@@ -85,6 +85,7 @@ mod runtime;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod span;
 mod stats;
 mod stream;
 mod sync;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
+use tracing::{Instrument, Span};
 
 use super::responses::{Responses, remote_error};
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     frame,
     message::{Codec, Request, Response},
+    span::{self, record},
     stream::{FrameReader, FrameWriter, Pace},
     value,
 };
@@ -142,11 +144,18 @@ impl Call {
     ///
     /// As for [`send`](Self::send).
     pub async fn respond(self) -> Result<Response> {
+        let span = self.span();
+        let outcome = self.exchange(span.clone()).instrument(span.clone()).await;
+        record_end(&span, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn exchange(self, span: Span) -> Result<Response> {
         let clock = self.connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let mut sent = false;
         let exchange = async {
-            let (_writer, mut reader) = self.open().await?;
+            let (_writer, mut reader) = self.open(&span).await?;
             sent = true;
             let Some(body) = read(self.connection.link(), &mut reader).await? else {
                 return Err(Error::protocol("the stream ended without an answer"));
@@ -174,9 +183,15 @@ impl Call {
     pub async fn stream(self) -> Result<Responses> {
         let clock = self.connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-        let opened = clock.timeout_at(deadline, self.open()).await;
-        let (writer, reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
-        Ok(Responses::new(self.connection, writer, reader, deadline))
+        let span = self.span();
+        let opened = clock.timeout_at(deadline, self.open(&span).instrument(span.clone())).await;
+        let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out()));
+        let (writer, reader) = opened.inspect_err(|error| record_end(&span, Some(error)))?;
+        Ok(Responses::new(self.connection, writer, reader, deadline, span))
+    }
+
+    fn span(&self) -> Span {
+        span::call(self.connection.link(), &self.request.method, self.codec)
     }
 
     pub(super) fn resumes_from(&self) -> Option<u64> {
@@ -184,7 +199,7 @@ impl Call {
     }
 
     /// Opens a stream and writes the request, complete with FIN.
-    async fn open(&self) -> Result<(FrameWriter, FrameReader)> {
+    async fn open(&self, span: &Span) -> Result<(FrameWriter, FrameReader)> {
         let link = self.connection.link();
         let max = link.limits().max_frame_len();
         let mut request = self.request.clone();
@@ -195,6 +210,7 @@ impl Call {
         let frame = frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))?;
         let (send, recv) = link.open_bi().await?;
         link.counters().calls.add();
+        record(span, "stream", u64::from(send.id()));
         let mut writer = FrameWriter::new(send, Code::CANCELLED);
         let reader = FrameReader::new(recv, max, link.allowance().charge());
         match writer.write(frame).await {
@@ -204,6 +220,14 @@ impl Call {
             Err(error) => return Err(error),
         }
         Ok((writer, reader))
+    }
+}
+
+/// Tells how a call ended.
+pub(super) fn record_end(span: &Span, error: Option<&Error>) {
+    match error {
+        Some(error) => record(span, "outcome", error.kind()),
+        None => record(span, "outcome", "ok"),
     }
 }
 

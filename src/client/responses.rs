@@ -4,8 +4,9 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use minicbor::Decode;
+use tracing::Span;
 
-use super::call::{Deadline, read, timed_out, violated};
+use super::call::{Deadline, read, record_end, timed_out, violated};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
@@ -24,6 +25,8 @@ pub struct Responses {
     /// Resets the request's half, should it not have left whole.
     _writer: FrameWriter,
     deadline: Deadline,
+    /// Of the call, until its end.
+    span: Span,
     ended: bool,
 }
 
@@ -33,8 +36,9 @@ impl Responses {
         writer: FrameWriter,
         reader: FrameReader,
         deadline: Deadline,
+        span: Span,
     ) -> Self {
-        Self { connection, reader, _writer: writer, deadline, ended: false }
+        Self { connection, reader, _writer: writer, deadline, span, ended: false }
     }
 
     /// The next answer's payload, or `None` once the peer has finished.
@@ -80,6 +84,7 @@ impl Responses {
             Ok(Some(body)) => body,
             Ok(None) => {
                 self.ended = true;
+                record_end(&self.span, None);
                 return Ok(None);
             }
             Err(error) => return Err(self.fail(error)),
@@ -119,6 +124,7 @@ impl Responses {
 
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.ended = true;
+        record_end(&self.span, Some(&error));
         violated(&mut self.reader, error).after_request()
     }
 }

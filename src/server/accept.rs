@@ -4,6 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_lite::{FutureExt, future};
 use quinn::{Incoming, ServerConfig};
+use tracing::Instrument;
 
 use super::{Node, authorize::authorized, serve_connection};
 use crate::{
@@ -83,13 +84,14 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
         }
         return;
     }
-    if !authorized(&node, &link).await {
+    if !authorized(&node, &link).instrument(link.span().clone()).await {
         return;
     }
     node.counters.accepted.add();
     let _open = Open::new(&node);
     let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
-    tracing::debug!(%remote, ?fingerprint, "connection accepted");
+    let span = link.span();
+    span.in_scope(|| tracing::debug!(%remote, ?fingerprint, "connection accepted"));
     let on_connection = async {
         if let Some(handler) = node.router.connection_handler() {
             let handled = async { handler(Connection::borrowed(Arc::clone(&link))).await };
@@ -100,16 +102,14 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
         future::pending().await
     };
     let serving = future::or(serve_connection(&node, &link, Some(slot)), on_connection);
-    let closed_for = future::or(
-        async {
-            serving.await;
-            None
-        },
-        link.closed_when_unwelcome(&node.security, Side::Accepted),
-    )
-    .await;
+    let serving = async {
+        serving.await;
+        None
+    };
+    let staying = future::or(serving, link.closed_when_unwelcome(&node.security, Side::Accepted));
+    let closed_for = staying.instrument(span.clone()).await;
     node.counters.closed_for(closed_for);
-    tracing::debug!(%remote, "connection ended");
+    span.in_scope(|| tracing::debug!(%remote, "connection ended"));
 }
 
 async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) -> Result<Link> {

@@ -14,6 +14,7 @@ use crate::{
     frame,
     message::{Request, Response, encode_event},
     router::{Context, MethodError},
+    span::record,
     stream::FrameWriter,
 };
 
@@ -55,10 +56,14 @@ pub(super) async fn stream(
     match outcome {
         // A follower comes back to another node, or later, from where it was.
         Outcome::Returned(Ok(())) if ended == Ended::ShuttingDown => {
+            record(&exchange.span, "outcome", Code::SHUTTING_DOWN);
             exchange.node.reset(&mut writer, Code::SHUTTING_DOWN);
         }
         // The stream broke under the events.
-        Outcome::Returned(Err(_)) => exchange.node.reset(&mut writer, Code::INTERNAL),
+        Outcome::Returned(Err(_)) => {
+            record(&exchange.span, "outcome", Code::INTERNAL);
+            exchange.node.reset(&mut writer, Code::INTERNAL);
+        }
         outcome => return exchange.conclude(writer, outcome.map(|()| None), guard).await,
     }
     Some(writer)

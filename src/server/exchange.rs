@@ -16,6 +16,7 @@ use std::{
 use async_lock::Mutex;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
+use tracing::Span;
 
 use super::{Node, drain::Running, events, health::health};
 use crate::{
@@ -26,10 +27,11 @@ use crate::{
     message::{Codec, PROTOCOL_VERSION, Request, Response, WireError},
     router::{Context, ExchangeGuard, HEALTH, Method, MethodError, ResponseSink, STREAM_EVENTS},
     runtime::{Clock, Elapsed},
+    span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter, response_frame},
 };
 
-pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, recv: RecvStream) {
+pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, recv: RecvStream, span: Span) {
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let body = match read_request(&node, &mut reader).await {
@@ -39,6 +41,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
             tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
             reader.stop(code);
             node.counters.unread(&error, code);
+            record(&span, "outcome", code);
             writer.reset(code);
             if is_fault(&error) {
                 node.count_fault(&link);
@@ -50,7 +53,8 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
     let running = Running::enter(&node);
     node.counters.requests.add();
     link.counters().requests.add();
-    let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body) };
+    let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body), span };
+    record(&exchange.span, "codec", codec_name(exchange.codec));
     let writer = exchange.run(body, writer).await;
     drop(charge);
     exchange.linger(writer).await;
@@ -94,6 +98,7 @@ pub(super) struct Exchange<'a> {
     pub(super) node: &'a Node,
     pub(super) link: &'a Arc<Link>,
     pub(super) codec: Codec,
+    pub(super) span: Span,
 }
 
 impl Exchange<'_> {
@@ -130,6 +135,7 @@ impl Exchange<'_> {
         self.take_request()?;
         let request =
             Request::decode(body).map_err(|error| MethodError::invalid_request(error.to_string()))?;
+        record(&self.span, "method", method(&request.method));
         if request.protocol_version != PROTOCOL_VERSION {
             return Err(MethodError::new(WireError::ProtocolMismatch)
                 .detail(format!("this node speaks version {PROTOCOL_VERSION}")));
@@ -215,7 +221,10 @@ impl Exchange<'_> {
     ) -> Option<FrameWriter> {
         match outcome {
             Outcome::Returned(Ok(Some(answer))) => self.answer(&mut writer, answer).await,
-            Outcome::Returned(Ok(None)) => writer.finish(),
+            Outcome::Returned(Ok(None)) => {
+                record(&self.span, "outcome", "ok");
+                writer.finish();
+            }
             Outcome::Returned(Err(error)) => self.answer(&mut writer, refused(error.of_handler())).await,
             Outcome::TimedOut => {
                 self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
@@ -224,11 +233,13 @@ impl Exchange<'_> {
                 if self.link.is_open() {
                     self.node.counters.streams_reset_by_peers.add();
                 }
+                record(&self.span, "outcome", code);
                 writer.reset(code);
                 self.node.count_fault(self.link);
             }
             Outcome::Panicked => {
                 tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
+                record(&self.span, "outcome", Code::INTERNAL);
                 self.node.reset(&mut writer, Code::INTERNAL);
             }
         }
@@ -244,12 +255,16 @@ impl Exchange<'_> {
                 Response::Error { error: WireError::DeadlineExceeded, .. } => Code::DEADLINE_EXCEEDED,
                 _ => Code::INTERNAL,
             };
+            record(&self.span, "outcome", code);
             self.node.reset(writer, code);
             return;
         }
         let failures = &self.node.counters.requests_failed;
         if let Response::Error { error, .. } = &response {
             failures.count(error);
+            record(&self.span, "outcome", error);
+        } else {
+            record(&self.span, "outcome", "ok");
         }
         let mut charge = self.link.allowance().charge();
         charge.add(payload_len(&response));

@@ -12,6 +12,7 @@ use std::{sync::Arc, time::Instant};
 
 use async_lock::Semaphore;
 use futures_lite::future;
+use tracing::Instrument;
 
 pub(crate) use self::accept::accept_connections;
 use self::drain::Drain;
@@ -22,6 +23,7 @@ use crate::{
     limits::TransportLimits,
     router::Router,
     runtime::Clock,
+    span,
     stats::Counters,
     stream::FrameWriter,
     tls::Security,
@@ -101,7 +103,9 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
     let slot = Arc::new(slot);
     let exchanges = async {
         while let Ok((send, recv)) = link.quinn().accept_bi().await {
-            let serving = exchange::serve(Arc::clone(node), Arc::clone(link), send, recv);
+            let span = span::exchange(link, send.id());
+            let serving = exchange::serve(Arc::clone(node), Arc::clone(link), send, recv, span.clone());
+            let serving = serving.instrument(span);
             let slot = Arc::clone(&slot);
             node.clock.spawn(async move {
                 serving.await;
@@ -115,7 +119,9 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         loop {
             let place = places.acquire_arc().await;
             let Ok(recv) = link.quinn().accept_uni().await else { return };
-            let serving = notification::serve(Arc::clone(node), Arc::clone(link), recv);
+            let span = span::notifications(link, recv.id());
+            let serving = notification::serve(Arc::clone(node), Arc::clone(link), recv, span.clone());
+            let serving = serving.instrument(span);
             let slot = Arc::clone(&slot);
             node.clock.spawn(async move {
                 serving.await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_lite::future;
 use quinn::RecvStream;
+use tracing::Span;
 
 use super::{
     Node,
@@ -16,10 +17,11 @@ use crate::{
     connection::Link,
     message::{Notification, PROTOCOL_VERSION, WireError},
     router::Context,
+    span::record,
     stream::{FrameReader, Pace},
 };
 
-pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
+pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream, span: Span) {
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let mut pace = Pace::Opening;
     loop {
@@ -36,7 +38,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
                 if pace == Pace::Opening {
                     node.count_fault(&link);
                 }
-                return;
+                return record(&span, "outcome", "ok");
             }
             Err(error) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
@@ -45,11 +47,13 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream) {
                 }
                 let code = fault_code(&error);
                 node.counters.unread(&error, code);
+                record(&span, "outcome", code);
                 return reader.stop(code);
             }
         };
         if let Some(code) = code {
             node.counters.streams_reset.count(code);
+            record(&span, "outcome", code);
             return reader.stop(code);
         }
         pace = Pace::Between;

@@ -1,0 +1,240 @@
+//! The spans that a subscriber of the application's sees, in virtual time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "common/simulation.rs"]
+mod simulation;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use futures_lite::future::pending;
+use palyra_quic::{Connection, Context, Peers, Router, TransportLimits, sim::Link};
+use simulation::{PORT, Pair, SECOND};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
+
+type Fields = BTreeMap<&'static str, String>;
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    name: &'static str,
+    parent: Option<u64>,
+    fields: Fields,
+}
+
+/// Keeps every span, and counts the events that are more than debugging.
+#[derive(Clone)]
+struct Collector {
+    level: Level,
+    log: Arc<Mutex<Log>>,
+}
+
+#[derive(Default)]
+struct Log {
+    spans: Vec<Seen>,
+    loud: Vec<String>,
+    entered: Vec<u64>,
+    /// Events, with the span that they were in.
+    events: Vec<(Option<u64>, String)>,
+}
+
+struct Write<'a>(&'a mut Fields);
+
+impl Visit for Write<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+impl Collector {
+    fn at(level: Level) -> Self {
+        Self { level, log: Arc::default() }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap()
+    }
+
+    fn spans(&self, name: &str) -> Vec<Seen> {
+        self.log().spans.iter().filter(|span| span.name == name).cloned().collect()
+    }
+}
+
+impl Subscriber for Collector {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("palyra_quic") && *metadata.level() <= self.level
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        assert_eq!(attributes.metadata().target(), "palyra_quic");
+        let mut seen = Seen { name: attributes.metadata().name(), ..Seen::default() };
+        attributes.record(&mut Write(&mut seen.fields));
+        let mut log = self.log();
+        let contextual = attributes.is_contextual().then(|| log.entered.last().copied()).flatten();
+        seen.parent = attributes.parent().map(Id::into_u64).or(contextual);
+        log.spans.push(seen);
+        Id::from_u64(u64::try_from(log.spans.len()).unwrap())
+    }
+
+    fn record(&self, span: &Id, values: &Record<'_>) {
+        let index = usize::try_from(span.into_u64()).unwrap() - 1;
+        values.record(&mut Write(&mut self.log().spans[index].fields));
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::new();
+        event.record(&mut Write(&mut fields));
+        let mut log = self.log();
+        let line = format!("{fields:?}");
+        if *event.metadata().level() <= Level::INFO {
+            log.loud.push(line.clone());
+        }
+        let within = log.entered.last().copied();
+        log.events.push((within, line));
+    }
+
+    fn enter(&self, span: &Id) {
+        self.log().entered.push(span.into_u64());
+    }
+
+    fn exit(&self, span: &Id) {
+        assert_eq!(self.log().entered.pop(), Some(span.into_u64()));
+    }
+}
+
+fn scenario<F: Future<Output = ()>>(collector: &Collector, test: impl FnOnce(Pair, Connection) -> F) {
+    tracing::subscriber::with_default(collector.clone(), || {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let router = Router::new()
+            .unary("demo.echo", |_: Context, params| async move { Ok(params) })
+            .unary("demo.hang", |_: Context, _| pending())
+            .unary("demo.secret", |_: Context, params| async move { Ok(params) })
+            .streaming("demo.none", |_: Context, _, _| async { Ok(()) })
+            .notification("demo.whisper", |_: Context, _| async {})
+            .allow("demo.secret", Peers::none())
+            .allow("demo.whisper", Peers::none());
+        let _node = pair.serve(router, TransportLimits::default());
+        let sim = pair.sim.clone();
+        sim.run(async {
+            let dialler = pair.dialler(TransportLimits::default());
+            let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+            test(pair, connection).await;
+        });
+    });
+}
+
+#[test]
+fn connections_and_their_exchanges_have_spans() {
+    let collector = Collector::at(Level::DEBUG);
+    scenario(&collector, |pair, connection| async move {
+        connection.call_raw("demo.echo", "x").await.unwrap();
+        connection.call_raw("demo.secret", "").await.unwrap_err();
+        let mut answers = connection.request("demo.none").stream().await.unwrap();
+        assert_eq!(answers.next().await.unwrap(), None);
+        connection.request("demo.hang").timeout(SECOND).send().await.unwrap_err();
+        connection.notify("demo.whisper", &7).await.unwrap();
+        pair.sim.sleep(SECOND).await;
+    });
+    let connections = collector.spans("connection");
+    let [accepted, dialled] = &*connections else { panic!("{connections:?}") };
+    assert_eq!((&*dialled.fields["side"], &*accepted.fields["side"]), ("dialled", "accepted"));
+    assert_eq!(dialled.fields["remote"], format!("10.0.0.1:{PORT}"));
+    assert!(accepted.fields["remote"].starts_with("10.0.0.2:"));
+    assert_eq!(accepted.fields["peer"].len(), 64, "a fingerprint in hexadecimal");
+    assert_ne!(accepted.fields["id"], dialled.fields["id"]);
+    assert_eq!((accepted.parent, dialled.parent), (None, None));
+
+    let exchanges = collector.spans("exchange");
+    let of = |span: &Seen, fields: &[&str]| {
+        fields.iter().map(|name| span.fields[name].clone()).collect::<Vec<_>>()
+    };
+    let told: Vec<_> =
+        exchanges.iter().map(|span| of(span, &["stream", "method", "codec", "outcome"])).collect();
+    assert_eq!(told[0], ["0", "demo.echo", "cbor", "ok"]);
+    assert_eq!(told[1], ["4", "demo.secret", "cbor", "permission_denied"]);
+    assert_eq!(told[2], ["8", "demo.none", "cbor", "ok"]);
+    assert_eq!(told[3][..3], ["12", "demo.hang", "cbor"]);
+    assert_eq!(told.len(), 4);
+    let log = collector.log();
+    let parent = usize::try_from(exchanges[0].parent.unwrap()).unwrap() - 1;
+    assert_eq!(log.spans[parent].fields["side"], "accepted");
+    drop(log);
+
+    let calls = collector.spans("call");
+    let told: Vec<_> = calls.iter().map(|span| of(span, &["stream", "method", "outcome"])).collect();
+    assert_eq!(told[0], ["0", "demo.echo", "ok"]);
+    assert_eq!(told[1], ["4", "demo.secret", "permission_denied"]);
+    assert_eq!(told[2], ["8", "demo.none", "ok"]);
+    assert_eq!(told[3], ["12", "demo.hang", "deadline exceeded"]);
+    assert_eq!(calls[0].fields["remote"], dialled.fields["remote"]);
+
+    let notifications = collector.spans("notifications");
+    assert_eq!(of(&notifications[0], &["stream", "outcome"]), ["2", "IDENTITY_REJECTED (0x202)"]);
+
+    let log = collector.log();
+    let refused = log.events.iter().find(|(_, line)| line.contains("request refused")).unwrap();
+    let within = usize::try_from(refused.0.unwrap()).unwrap() - 1;
+    assert_eq!((log.spans[within].name, &*log.spans[within].fields["method"]), ("exchange", "demo.secret"));
+    assert!(refused.1.contains("10.0.0.2"), "an event names the peer without its span, too");
+}
+
+#[test]
+fn a_call_is_in_the_span_of_its_caller() {
+    let collector = Collector::at(Level::DEBUG);
+    scenario(&collector, |_, connection| async move {
+        use tracing::Instrument;
+        let own = tracing::debug_span!(target: "palyra_quic", "own", stream = tracing::field::Empty);
+        connection.call_raw("demo.echo", "x").instrument(own).await.unwrap();
+    });
+    let [call] = &*collector.spans("call") else { panic!() };
+    let log = collector.log();
+    let parent = &log.spans[usize::try_from(call.parent.unwrap()).unwrap() - 1];
+    assert_eq!((parent.name, parent.fields.get("stream")), ("own", None));
+}
+
+/// What peers say and do wrong is for debugging, and their words cannot break a line or fill a disk.
+#[test]
+fn peers_cannot_raise_their_voice() {
+    let name = "\n\u{1b}[2J".repeat(25);
+    let collector = Collector::at(Level::DEBUG);
+    let said = name.clone();
+    scenario(&collector, |_, connection| async move {
+        for _ in 0..100 {
+            connection.call_raw(&said, "").await.unwrap_err();
+            connection.call_raw("demo.secret", "").await.unwrap_err();
+            connection.notify("demo.whisper", &7).await.unwrap();
+        }
+    });
+    assert_eq!(collector.log().loud, Vec::<String>::new());
+    let exchanges = collector.spans("exchange");
+    assert_eq!(exchanges.len(), 200);
+    let shown = &exchanges[0].fields["method"];
+    assert!(shown.starts_with("\\n\\u{1b}[2J\\n") && shown.len() <= 128, "{shown}");
+    assert!(name.len() <= 128, "else it would not have arrived");
+}
+
+#[test]
+fn without_a_listener_no_span_is_made() {
+    let collector = Collector::at(Level::INFO);
+    scenario(&collector, |_, connection| async move {
+        connection.call_raw("demo.echo", "x").await.unwrap();
+        connection.call_raw("demo.secret", "").await.unwrap_err();
+    });
+    let log = collector.log();
+    assert!(log.spans.is_empty() && log.events.is_empty());
+}
