@@ -18,6 +18,7 @@ use crate::{
     connection::Connection,
     error::{Error, Result},
     limits::{Serves, TransportLimits},
+    qlog::Recorder,
     router::Router,
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, serve_connection},
@@ -52,6 +53,7 @@ struct Inner {
     security: Arc<Security>,
     node: Arc<Node>,
     serves_dialled: Serves,
+    recorder: Recorder,
     rng: Mutex<Rng>,
 }
 
@@ -111,8 +113,10 @@ impl Endpoint {
         security: &Arc<Security>,
         address: SocketAddr,
     ) -> Result<Connection> {
-        let Inner { quinn, clock, limits, node, serves_dialled, .. } = &*self.inner;
-        let transport = limits.transport_config(*serves_dialled);
+        let Inner { quinn, clock, limits, node, serves_dialled, recorder, .. } = &*self.inner;
+        let transport = || limits.transport_config(*serves_dialled);
+        let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
+        let transport = recorded.unwrap_or_else(transport);
         let dialler = Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission() };
         let dialled = dial(dialler, security, address).await;
         let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
@@ -198,7 +202,8 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { quinn, clock: _, limits, security, node: _, serves_dialled: _, rng: _ } = &*self.inner;
+        let Inner { quinn, clock: _, limits, security, node: _, serves_dialled: _, recorder: _, rng: _ } =
+            &*self.inner;
         f.debug_struct("Endpoint")
             .field("local_addr", &quinn.local_addr().ok())
             .field("limits", limits)
@@ -218,6 +223,7 @@ pub struct EndpointBuilder {
     restart_key: Option<RestartKey>,
     key_log: Option<KeyLogger>,
     router: Option<Router>,
+    recorder: Recorder,
 }
 
 impl EndpointBuilder {
@@ -278,6 +284,37 @@ impl EndpointBuilder {
         Self { router: Some(router), ..self }
     }
 
+    /// Records connections in [qlog](https://datatracker.ietf.org/doc/draft-ietf-quic-qlog-main-schema/): packets sent, received and
+    /// lost, and the state of congestion control. `open` is asked about each connection, dialled or accepted, with the
+    /// peer's address, and says where its record goes, in JSON text sequences; `None` for nowhere. Default: nowhere.
+    ///
+    /// A peer that is not known yet can so make this node open a file, and each packet makes it write: this is for
+    /// finding faults, not for every day. quinn writes while it holds the connection, so the writer should buffer; it is
+    /// dropped with the connection. One that fails or panics ends the record, which is logged once, and not the connection.
+    ///
+    /// ```no_run
+    /// use std::{fs::File, io::BufWriter};
+    /// use palyra_quic::{Endpoint, quinn::Side};
+    ///
+    /// let builder = Endpoint::builder().qlog(|remote, side| {
+    ///     let side = if side == Side::Client { "dialled" } else { "accepted" };
+    ///     let file = File::create(format!("{side}-{}.sqlog", remote.port())).ok()?;
+    ///     Some(Box::new(BufWriter::new(file)))
+    /// });
+    /// # drop(builder);
+    /// ```
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog<F>(self, open: F) -> Self
+    where
+        F: Fn(SocketAddr, quinn::Side) -> Option<Box<dyn std::io::Write + Send + Sync>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        Self { recorder: Recorder { open: Some(Arc::new(open)) }, ..self }
+    }
+
     /// Binds the socket and starts to serve on the runtime. Port 0 lets the system choose; `[::]` takes IPv4 too where
     /// the system is set so.
     ///
@@ -320,7 +357,8 @@ impl EndpointBuilder {
         socket: Arc<dyn AsyncUdpSocket>,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
-        let Self { runtime: _, limits, server, client, wall_clock, restart_key, key_log, router } = self;
+        let Self { runtime: _, limits, server, client, wall_clock, restart_key, key_log, router, recorder } =
+            self;
         let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
         let router = router.unwrap_or_default();
         router.check(limits.max_frame_len())?;
@@ -338,12 +376,15 @@ impl EndpointBuilder {
         let clock = Clock::new(runtime);
         let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
         if let Some(server) = server {
-            clock.spawn(accept_connections(Arc::clone(&node), quinn.clone(), server));
+            let recorder = recorder.clone();
+            clock.spawn(accept_connections(Arc::clone(&node), quinn.clone(), server, recorder));
         }
         let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
             Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
         }));
-        Ok(Endpoint { inner: Arc::new(Inner { quinn, clock, limits, security, node, serves_dialled, rng }) })
+        Ok(Endpoint {
+            inner: Arc::new(Inner { quinn, clock, limits, security, node, serves_dialled, recorder, rng }),
+        })
     }
 }
 

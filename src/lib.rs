@@ -65,6 +65,7 @@
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
 //! | `cert` | no | a small certificate authority for development and tests |
 //! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
+//! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 
 mod admission;
@@ -80,6 +81,7 @@ mod fallback;
 mod frame;
 mod limits;
 mod message;
+mod qlog;
 mod router;
 mod runtime;
 mod server;

@@ -12,11 +12,18 @@ use crate::{
     code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
+    limits::Serves,
+    qlog::Recorder,
     tls::{HandshakeReport, Side, classify},
 };
 
 /// Takes connections until the endpoint closes, each by this configuration with the TLS of the moment in it.
-pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoint, config: ServerConfig) {
+pub(crate) async fn accept_connections(
+    node: Arc<Node>,
+    endpoint: quinn::Endpoint,
+    config: ServerConfig,
+    recorder: Recorder,
+) {
     while let Some(incoming) = endpoint.accept().await {
         // Anyone can write any sender's address on a datagram; only who is there answers a Retry
         // ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
@@ -36,7 +43,13 @@ pub(crate) async fn accept_connections(node: Arc<Node>, endpoint: quinn::Endpoin
         let admitted = if closed { None } else { Some(node.admission.admit(address, client)) };
         match admitted {
             Some(Ok(handshake)) => {
-                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, config.clone(), handshake));
+                let mut config = config.clone();
+                let transport = || node.limits.transport_config(Serves::Requests);
+                let (remote, now) = (incoming.remote_address(), node.clock.now());
+                if let Some(recorded) = recorder.attach(transport, remote, quinn::Side::Server, now) {
+                    config.transport_config(recorded);
+                }
+                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, config, handshake));
             }
             Some(Err(full)) => {
                 node.counters.refused.count(full);
