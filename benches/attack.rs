@@ -15,7 +15,7 @@ use attack::{
     Result, Stage,
     crowds::{self, Same},
     forged, half_open,
-    half_open::Retries,
+    half_open::{Retries, Senders},
     meter::Memory,
     revoked,
     streams::{self, Abuse, Announced, Announcing, Slowly},
@@ -159,16 +159,20 @@ fn spoofed(stage: &Stage, figures: &mut Figures) -> Result<()> {
 }
 
 fn stalled(stage: &Stage, figures: &mut Figures) -> Result<()> {
-    for (what, retries, addresses) in [
-        ("forged", Retries::Ignored, 512),
-        ("from one address", Retries::Followed, 1),
-        ("from 512 addresses", Retries::Followed, 512),
+    let (ignored, followed) = (Retries::Ignored, Retries::Followed);
+    let addresses = Senders::Addresses;
+    for (what, retries, senders, renewed) in [
+        ("forged", ignored, addresses(512), 9 * SECOND),
+        ("forged in the newcomers' name", ignored, Senders::Newcomers, 9 * SECOND),
+        ("from one address", followed, addresses(1), 9 * SECOND),
+        ("from 512 addresses", followed, addresses(512), 9 * SECOND),
+        ("from 512 addresses, in a hurry", followed, addresses(512), SECOND / 5),
     ] {
         let scale = half_open::Scale {
             handshakes: 512,
-            addresses,
+            senders,
             retries,
-            renewed: 9 * SECOND,
+            renewed,
             newcomers: 20,
             pause: SECOND / 2,
             patience: 5 * SECOND,
@@ -181,7 +185,8 @@ fn stalled(stage: &Stage, figures: &mut Figures) -> Result<()> {
         );
         figures.tell(format_args!("{what}: handshakes"), begun);
         figures.newcomers(format_args!("{what}: newcomers let in"), &seen.newcomers);
-        figures.memory(format_args!("{what}: growth of the node"), seen.growth, 16 * MIB);
+        // What 256 connections and 64 handshakes are reckoned at.
+        figures.memory(format_args!("{what}: growth of the node"), seen.growth, 11 * MIB);
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use attack::{
     Stage,
     crowds::{self, Crowded, Same},
     forged::{self, Spoofed},
-    half_open::{self, Retries},
+    half_open::{self, Retries, Senders},
     revoked::{self, Revoked},
     streams::{self, Abuse, Announcing, Slowly},
     victim::{self, Setup, Victim},
@@ -80,7 +80,7 @@ fn without_the_protection_every_forged_initial_is_held() {
 fn newcomers_beside_stalled_handshakes(setup: Setup, patience: Duration) -> Vec<Option<Duration>> {
     let scale = half_open::Scale {
         handshakes: 96,
-        addresses: 96,
+        senders: Senders::Addresses(96),
         retries: Retries::Followed,
         renewed: 9 * SECOND,
         newcomers: 3,

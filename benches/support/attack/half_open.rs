@@ -15,7 +15,7 @@ use palyra_quic::quinn::{ClientConfig, EndpointConfig};
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, Endpoint};
 
 use super::{
-    Result, Stage,
+    HONEST, Result, Stage, bind,
     meter::Memory,
     peer::{NAME, crypto, tls},
     probe::newcomer,
@@ -36,10 +36,26 @@ pub(crate) enum Retries {
     Followed,
 }
 
+/// Where the handshakes seem to come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Senders {
+    Addresses(u16),
+    /// The address that the newcomers are at.
+    Newcomers,
+}
+
+impl Senders {
+    fn socket(self, n: u16) -> Result<UdpSocket> {
+        match self {
+            Self::Addresses(count) => socket(n % count),
+            Self::Newcomers => bind(HONEST),
+        }
+    }
+}
+
 pub(crate) struct Scale {
     pub(crate) handshakes: u16,
-    /// Addresses that they come from.
-    pub(crate) addresses: u16,
+    pub(crate) senders: Senders,
     pub(crate) retries: Retries,
     /// How long a handshake is left alone before it is begun again.
     pub(crate) renewed: Duration,
@@ -104,7 +120,7 @@ impl Stalling {
         let counters = Arc::new(Counters::default());
         let mut stallers = Vec::new();
         for n in 0..scale.handshakes {
-            let socket = socket(n % scale.addresses)?;
+            let socket = scale.senders.socket(n)?;
             socket.connect(victim.address)?;
             stallers.push(Staller {
                 socket,
@@ -162,7 +178,7 @@ impl Staller {
         }
         let over = match &self.attempt {
             None => true,
-            Some(attempt) if attempt.connection.is_closed() => self.since.elapsed() > AGAIN,
+            Some(attempt) if attempt.connection.is_closed() => self.since.elapsed() > AGAIN.min(renewed),
             Some(_) => self.since.elapsed() > renewed,
         };
         if over {

@@ -20,13 +20,15 @@ pub(crate) mod windows;
 
 use std::{
     error::Error,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
 };
 
 use palyra_quic::{CertificateAuthority, ClientTls, Issued};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+/// Where the node is, and those who mean no harm.
+pub(crate) const HONEST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Returns its parameters.
 pub(crate) const ECHO: &str = "attack.echo";
 
@@ -58,9 +60,14 @@ pub(crate) fn source(n: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::new(127, 100, high, low), 0))
 }
 
-/// A socket that sends and looks for answers, and waits for neither.
+/// A socket of an attacker.
 pub(crate) fn socket(n: u16) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(source(n))?;
+    bind(source(n))
+}
+
+/// A socket that sends and looks for answers, and waits for neither.
+pub(crate) fn bind(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

@@ -2,7 +2,6 @@
 
 use std::{
     future::pending,
-    net::SocketAddr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -11,9 +10,8 @@ use std::{
 use async_executor::Executor;
 use palyra_quic::{AsyncIoRuntime, Bytes, Connection, Endpoint};
 
-use super::{ECHO, Result, Stage, victim::Victim};
+use super::{ECHO, HONEST, Result, Stage, victim::Victim};
 
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 const CALLS: Duration = Duration::from_millis(2);
 /// A call that takes this long counts as failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,7 +62,7 @@ impl Probe {
         let endpoint = Endpoint::builder()
             .runtime(Arc::new(AsyncIoRuntime::on(Arc::clone(&executor))))
             .client(stage.client_tls("honest")?)
-            .bind(LOOPBACK)?;
+            .bind(HONEST)?;
         let connection = endpoint.connect(victim.address).await?;
         Ok(Self { executor, connection })
     }
@@ -111,7 +109,7 @@ pub(crate) async fn newcomer(
     let tls = stage.client_tls(name)?;
     let start = Instant::now();
     while start.elapsed() < patience {
-        let endpoint = Endpoint::builder().bind(LOOPBACK)?;
+        let endpoint = Endpoint::builder().bind(HONEST)?;
         let attempt = async {
             let connection = endpoint.connect_with(&tls, victim.address).await?;
             connection.call_raw(ECHO, "hello").await

@@ -17,7 +17,7 @@ use palyra_quic::{
 };
 
 use super::{
-    ECHO, Result, Stage, careless,
+    ECHO, HONEST, Result, Stage, careless,
     meter::{Memory, Watch, processor},
 };
 
@@ -27,7 +27,6 @@ const AUTHORITY: &str = "ATTACK_CA";
 const CERTIFICATE: &str = "ATTACK_CERT";
 const KEY: &str = "ATTACK_KEY";
 const LISTENING: &str = "listening ";
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 /// Until then a process that was just started has found its size.
 const SETTLED: Duration = Duration::from_millis(300);
 
@@ -143,7 +142,7 @@ pub(crate) fn serve() -> Result<()> {
         .server(tls.revocations(&list))
         .limits(limits)
         .router(router)
-        .bind(LOOPBACK)?;
+        .bind(HONEST)?;
     announce(endpoint.local_addr()?, |fingerprint| {
         list.revoke(fingerprint);
         Ok(())
