@@ -287,7 +287,7 @@ fn fill(
     most: u64,
 ) -> Result<()> {
     let victim = Victim::start(stage, setup)?;
-    let scale = windows::Scale { peers: PEERS - 2, frame: 64 * 1024, hold: 4 * SECOND };
+    let scale = windows::Scale { peers: PEERS - 2, frame: 32 * 1024, hold: 4 * SECOND };
     let seen = smol::block_on(windows::fill(stage, &victim, filling, &scale))?;
     figures.memory(format_args!("{what}: growth of the node"), seen.growth, most);
     let peers = format!("{} of {PEERS} connections, {} streams", seen.open + 1, seen.streams);

@@ -1,6 +1,11 @@
 //! A connection to a peer, whichever side dialled.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_lite::future;
 use quinn::{RecvStream, SendStream};
@@ -8,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use tracing::Span;
 
 use crate::{
-    admission::{Admission, Allowance},
+    admission::Allowance,
     code::Code,
     endpoint::Endpoint,
     error::{Error, Result},
@@ -129,12 +134,12 @@ impl Link {
         quinn: quinn::Connection,
         clock: Clock,
         limits: Arc<TransportLimits>,
-        admission: &Admission,
+        allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
     ) -> Self {
         let chain =
             quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
         let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
-        let allowance = admission.allowance(peer.as_ref(), quinn.remote_address().ip());
+        let allowance = allowance(peer.as_ref(), quinn.remote_address().ip());
         let span = span::connection(&quinn, peer.as_ref());
         Self { quinn, clock, limits, peer, allowance, counters: LinkCounters::default(), span }
     }
@@ -206,7 +211,9 @@ impl Link {
                 }
             }
         };
-        future::or(closed, unwelcome).await
+        let code = future::or(closed, unwelcome).await;
+        self.allowance.abandon();
+        code
     }
 
     /// Resolves when the first of the peer's certificates has expired.

@@ -124,7 +124,7 @@ impl FrameReader {
     }
 
     /// What the last body held now counts for whoever has it, and not here.
-    fn forget_last_body(&mut self) {
+    pub(crate) fn forget_last_body(&mut self) {
         self.charge.settle(self.buffer.held());
     }
 
@@ -135,14 +135,20 @@ impl FrameReader {
 
     /// As [`fill`](Self::fill), once the connection may hold more.
     async fn fill_where_there_is_room(&mut self) -> Result<bool> {
-        self.charge.room().await;
-        self.fill().await
+        let mut chunks: [Bytes; CHUNKS] = Default::default();
+        let read = self.charge.while_there_is_room(self.stream.read_chunks(&mut chunks)).await;
+        self.take(read, chunks)
     }
 
     /// Adds what has arrived; `false` at FIN.
     async fn fill(&mut self) -> Result<bool> {
         let mut chunks: [Bytes; CHUNKS] = Default::default();
-        match self.stream.read_chunks(&mut chunks).await {
+        let read = self.stream.read_chunks(&mut chunks).await;
+        self.take(read, chunks)
+    }
+
+    fn take(&mut self, read: Result<Option<usize>, ReadError>, chunks: [Bytes; CHUNKS]) -> Result<bool> {
+        match read {
             Ok(Some(count)) => {
                 for chunk in chunks.into_iter().take(count) {
                     self.charge.add(chunk.len());

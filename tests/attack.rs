@@ -197,7 +197,7 @@ fn fill(setup: Setup, filling: Filling, frame: usize) -> windows::Filled {
 
 #[test]
 fn filled_windows_keep_within_the_memory_there_is() {
-    let seen = fill(Setup::Node("within=4194304"), Filling::Both, 16 * 1024);
+    let seen = fill(Setup::Node("within=4194304"), Filling::Both, 8 * 1024);
     assert!(seen.growth.anonymous < 4 * MIB, "{seen:?}");
     assert!(seen.open == 14 && seen.newcomer.is_some(), "{seen:?}");
 }
@@ -211,7 +211,7 @@ fn without_the_limits_filled_windows_go_beyond_it() {
 /// quinn keeps something like 60 bytes for each, up to twice 1,024 of them a stream, and nothing bounds it but the number of streams.
 #[test]
 fn bytes_with_gaps_between_them_cost_what_is_documented() {
-    let seen = fill(Setup::Node("within=4194304"), Filling::Gaps, 16 * 1024);
+    let seen = fill(Setup::Node("within=4194304"), Filling::Gaps, 8 * 1024);
     let pieces = u64::try_from(seen.streams).unwrap() * 2 * KIB;
     assert!(seen.growth.anonymous < 4 * MIB + 60 * pieces, "{seen:?}");
     assert!(seen.newcomer.is_some(), "{seen:?}");

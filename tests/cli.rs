@@ -448,8 +448,8 @@ fn limits_follow_from_the_memory_that_there_is() {
     let pki = Pki::new();
     let server = pki.serve(&["--memory", "4", "--publish-every", "1"]);
     let payload = |bytes: usize| "x".repeat(bytes);
-    server.ask("call", &["demo.echo", "--params", &payload(16_000)]).succeeded();
-    server.ask("call", &["demo.echo", "--params", &payload(16_385)]).failed("FRAME_TOO_LARGE");
+    server.ask("call", &["demo.echo", "--params", &payload(8_000)]).succeeded();
+    server.ask("call", &["demo.echo", "--params", &payload(8_193)]).failed("FRAME_TOO_LARGE");
     server.ask("events", &["--count", "1"]).succeeded();
 }
 

@@ -144,12 +144,17 @@ fn more_streams_than_any_connection_could_hold_are_refused() {
 
 #[test]
 fn the_worst_case_of_any_limits_can_be_told() {
-    let largest = || limits().max_frame_bytes(u32::MAX).receive_window(u32::MAX).send_window(u32::MAX);
+    let largest = || {
+        let frames = limits().max_frame_bytes(u32::MAX).frame_budget_bytes(u32::MAX);
+        let windows = frames.receive_window(u32::MAX).send_window(u32::MAX);
+        windows.max_connections(u32::MAX).max_handshakes(u32::MAX)
+    };
     let with = |streams| largest().max_concurrent_bidi_streams(streams).max_concurrent_uni_streams(streams);
     assert!(with(1).build().is_ok());
     for streams in (0..32).map(|power| u32::MAX >> power) {
         if let Ok(limits) = with(streams).build() {
             assert!(limits.worst_case_connection_bytes() >= u64::from(streams) * u64::from(u32::MAX));
+            assert!(limits.worst_case_bytes() >= limits.worst_case_connection_bytes());
         }
     }
 }

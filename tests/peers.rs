@@ -143,9 +143,11 @@ fn requests_that_come_too_often_are_put_off_and_then_end_the_connection() {
         for _ in 0..3 {
             assert!(peer.health().await.unwrap().ok);
         }
-        for _ in 0..3 {
+        let put_off = ErrorKind::Remote(WireError::ResourceExhausted);
+        // As many as there may be calls at a time.
+        for _ in 0..32 {
             let error = peer.call_raw("demo.echo", "x").await.unwrap_err();
-            assert_eq!(*error.kind(), ErrorKind::Remote(WireError::ResourceExhausted));
+            assert_eq!(*error.kind(), put_off);
             assert!(error.retry_after().is_some_and(|after| after > Duration::from_secs(1)), "{error:?}");
         }
         let last = peer.call_raw("demo.echo", "x").await.unwrap_err();
@@ -154,7 +156,7 @@ fn requests_that_come_too_often_are_put_off_and_then_end_the_connection() {
 
         // Dialling again does not help, and others have a rate of their own.
         let again = server.connect().await;
-        assert_eq!(code(&again.health().await.unwrap_err()), Code::RATE_LIMITED);
+        assert_eq!(*again.health().await.unwrap_err().kind(), put_off);
         assert!(other(&server).await.health().await.unwrap().ok);
     });
 }
@@ -394,7 +396,7 @@ fn a_peer_under_the_exact_limits_of_memory_is_served_like_any_other() {
         let large = vec![7; largest];
         assert_eq!(peer.call_raw("demo.echo", large.clone()).await.unwrap(), large);
         let raw = server.raw_with(TransportConfig::default()).await;
-        let answer = raw.exchange(&(64 * 1024 + 1_u32).to_be_bytes()).await;
+        let answer = raw.exchange(&(32 * 1024 + 1_u32).to_be_bytes()).await;
         assert_eq!(answer, Answer::Reset(Code::FRAME_TOO_LARGE));
         assert!(poll_once(raw.connection.closed()).await.is_none());
         assert!(matches!(raw.request(&request("node.health")).await, Answer::Whole(_)));

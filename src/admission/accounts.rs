@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::rate::Bucket;
@@ -45,10 +45,10 @@ impl Payer {
 #[derive(Debug)]
 pub(crate) struct Account {
     open: AtomicU32,
+    /// Handshakes under way from a validated address.
+    pub(super) handshakes: AtomicU32,
     pub(super) connections: Bucket,
     pub(super) requests: Bucket,
-    /// Requests refused for their rate.
-    pub(super) refusals: Bucket,
     /// Handshakes that were begun and not gone on with.
     pub(super) unfinished: Bucket,
 }
@@ -57,9 +57,9 @@ impl Account {
     fn new(now: Instant) -> Self {
         Self {
             open: AtomicU32::new(0),
+            handshakes: AtomicU32::new(0),
             connections: Bucket::new(now),
             requests: Bucket::new(now),
-            refusals: Bucket::new(now),
             unfinished: Bucket::new(now),
         }
     }
@@ -72,8 +72,16 @@ impl Account {
     }
 
     fn is_forgettable(&self, now: Instant) -> bool {
-        let buckets = [&self.connections, &self.requests, &self.refusals, &self.unfinished];
-        buckets.iter().all(|bucket| bucket.is_full(now))
+        self.buckets().iter().all(|bucket| bucket.is_full(now))
+    }
+
+    /// After how long there will be nothing left to remember.
+    fn forgettable_after(&self, now: Instant) -> Duration {
+        self.buckets().iter().map(|bucket| bucket.full_after(now)).max().unwrap_or_default()
+    }
+
+    fn buckets(&self) -> [&Bucket; 3] {
+        [&self.connections, &self.requests, &self.unfinished]
     }
 }
 
@@ -101,7 +109,7 @@ struct Table {
 }
 
 /// How many peers who are not there are remembered, before the table is tidied up. An account has about 150 bytes.
-const MOST_ABSENT: usize = 256;
+const MOST_ABSENT: usize = 1024;
 
 impl Accounts {
     pub(crate) fn new() -> Self {
@@ -123,10 +131,12 @@ impl Table {
     fn tidy(&mut self, now: Instant) {
         let is_present = |account: &Arc<Account>| Arc::strong_count(account) > 1;
         self.accounts.retain(|_, account| is_present(account) || !account.is_forgettable(now));
-        let absent = self.accounts.values().filter(|account| !is_present(account)).count();
-        // Peers who come in such numbers cannot all be remembered.
-        if absent > MOST_ABSENT {
-            self.accounts.retain(|_, account| is_present(account));
+        let absent = self.accounts.values().filter(|account| !is_present(account));
+        let mut remembered: Vec<Duration> = absent.map(|account| account.forgettable_after(now)).collect();
+        // Peers who come in such numbers cannot all be remembered. Those go who have the least to be remembered for.
+        if let Some(surplus) = remembered.len().checked_sub(MOST_ABSENT) {
+            let (_, &mut last, _) = remembered.select_nth_unstable(surplus);
+            self.accounts.retain(|_, account| is_present(account) || account.forgettable_after(now) > last);
         }
         self.tidy_at = self.accounts.len() + MOST_ABSENT;
     }
@@ -134,8 +144,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::admission::Rate;
 
@@ -167,6 +175,17 @@ mod tests {
         assert!(accounts.of(address(1), now).requests.take(rate, now).is_ok());
         assert!(accounts.of(address(1), now).requests.take(rate, now).is_err());
         assert!(accounts.of(address(2), now).requests.take(rate, now).is_ok());
+    }
+
+    #[test]
+    fn who_has_most_to_be_remembered_for_is_forgotten_last() {
+        let (accounts, now) = (Accounts::new(), Instant::now());
+        let hourly = Rate::every(Duration::from_secs(3600));
+        accounts.of(address(0), now).requests.take(hourly, now).unwrap();
+        for n in 1..5000 {
+            accounts.of(address(n), now).requests.take(Rate::per_second(1), now).unwrap();
+        }
+        assert!(accounts.of(address(0), now).requests.take(hourly, now).is_err());
     }
 
     #[test]

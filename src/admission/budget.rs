@@ -1,14 +1,20 @@
 //! The memory that frames of all peers together may take.
 //!
 //! Bytes count from their arrival on, and while the request or notification that they belong to is served; answers count
-//! until QUIC has taken them. When the budget is spent, nobody's memory grows: what has not been read yet stays where it
-//! is, and QUIC's flow control holds the senders back. Two rules keep things moving then. A connection that holds little is
-//! read all the same, so that those who fill the budget do not shut out the others. And one connection at a time may go
-//! beyond the budget, so that streams which wait for each other's bytes do not wait for ever.
+//! until QUIC has taken them, and before that as much as their method has answered at most so far. When the budget is
+//! spent, nobody's memory grows: what has not been read yet stays where it is, and QUIC's flow control holds the senders
+//! back. Two rules keep things moving then. A connection that holds little is read all the same, so that those who fill the
+//! budget do not shut out the others. And one connection at a time may go beyond the budget, so that streams which wait for
+//! each other's bytes do not wait for ever.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll, ready},
 };
 
 use event_listener::{Event, EventListener};
@@ -24,8 +30,10 @@ pub(crate) struct FrameBudget {
     /// The [`Share::id`] of the connection that may go beyond the limit; 0 for none.
     exempt: AtomicUsize,
     next_id: AtomicUsize,
-    waiting: AtomicUsize,
+    /// Wakes one at a time, who wakes the next where there is room for it too.
     freed: Event,
+    /// The same for those who need a number of bytes, and may find that this was not enough.
+    freed_to_reserve: Event,
 }
 
 /// A connection's part of it.
@@ -34,6 +42,9 @@ pub(crate) struct Share {
     budget: Arc<FrameBudget>,
     id: usize,
     used: AtomicUsize,
+    /// The connection is gone, and whoever waits may find out.
+    abandoned: AtomicBool,
+    freed: Event,
 }
 
 /// Bytes that are held. Gives them back when it is dropped.
@@ -50,31 +61,48 @@ impl FrameBudget {
             used: AtomicUsize::new(0),
             exempt: AtomicUsize::new(0),
             next_id: AtomicUsize::new(1),
-            waiting: AtomicUsize::new(0),
             freed: Event::new(),
+            freed_to_reserve: Event::new(),
         })
     }
 
     pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Share { budget: Arc::clone(self), id, used: AtomicUsize::new(0) })
+        Arc::new(Share {
+            budget: Arc::clone(self),
+            id: self.next_id.fetch_add(1, SeqCst),
+            used: AtomicUsize::new(0),
+            abandoned: AtomicBool::new(false),
+            freed: Event::new(),
+        })
     }
 
     /// Bytes held at the moment.
     pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(SeqCst)
     }
 
-    fn is_spent(&self) -> bool {
-        self.used.load(Ordering::SeqCst) >= self.limit
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.used() < self.limit.saturating_sub(bytes)
     }
 
     /// Whether this connection is the one that may go beyond the limit, or has become it.
     fn exempts(&self, id: usize) -> bool {
-        match self.exempt.compare_exchange(0, id, Ordering::SeqCst, Ordering::SeqCst) {
+        match self.exempt.compare_exchange(0, id, SeqCst, SeqCst) {
             Ok(_) => true,
             Err(exempt) => exempt == id,
         }
+    }
+
+    /// Ends the exemption of this connection, if it is the one.
+    fn end_exemption(&self, id: usize) {
+        if self.exempt.compare_exchange(id, 0, SeqCst, SeqCst).is_ok() {
+            self.wake_one();
+        }
+    }
+
+    fn wake_one(&self) {
+        self.freed.notify_additional(1);
+        self.freed_to_reserve.notify_additional(1);
     }
 }
 
@@ -83,56 +111,99 @@ impl Share {
         Charge { share: Arc::clone(self), bytes: 0 }
     }
 
-    fn has_room(&self) -> bool {
-        self.used.load(Ordering::SeqCst) < RESERVE || !self.budget.is_spent() || self.budget.exempts(self.id)
+    /// Lets go whoever waits, since the connection is gone.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, SeqCst);
+        self.budget.end_exemption(self.id);
+        self.freed.notify(usize::MAX);
     }
 
-    /// Resolves when this connection may take more memory.
-    async fn room(&self) {
-        if self.has_room() {
-            return;
-        }
-        let _waiting = Waiting::new(&self.budget);
-        loop {
-            let freed: EventListener = self.budget.freed.listen();
-            if self.has_room() {
-                return;
-            }
-            freed.await;
-        }
+    /// Whether there is room in the budget itself.
+    pub(crate) fn has_room(&self) -> bool {
+        self.budget.has_room_for(0)
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.used.load(SeqCst) < RESERVE
+            || self.budget.has_room_for(bytes)
+            || self.abandoned.load(SeqCst)
+            || self.budget.exempts(self.id)
     }
 
     fn add(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::SeqCst);
-        self.budget.used.fetch_add(bytes, Ordering::SeqCst);
+        self.used.fetch_add(bytes, SeqCst);
+        self.budget.used.fetch_add(bytes, SeqCst);
     }
 
     fn subtract(&self, bytes: usize) {
-        let budget = &*self.budget;
-        let mine = self.used.fetch_sub(bytes, Ordering::SeqCst) - bytes;
-        let all = budget.used.fetch_sub(bytes, Ordering::SeqCst) - bytes;
-        if all < budget.limit {
-            budget.exempt.store(0, Ordering::SeqCst);
-        } else if mine == 0 {
-            // Only its own end ends an exemption, or that nobody needs one any more.
-            let _ = budget.exempt.compare_exchange(self.id, 0, Ordering::SeqCst, Ordering::SeqCst);
+        let mine = self.used.fetch_sub(bytes, SeqCst) - bytes;
+        let all = self.budget.used.fetch_sub(bytes, SeqCst) - bytes;
+        if mine < RESERVE && mine + bytes >= RESERVE {
+            self.freed.notify(usize::MAX);
         }
-        if budget.waiting.load(Ordering::SeqCst) > 0 {
-            budget.freed.notify(usize::MAX);
+        if mine == 0 || all < self.budget.limit {
+            self.budget.end_exemption(self.id);
+        }
+        if all < self.budget.limit {
+            self.budget.wake_one();
         }
     }
 }
 
 impl Charge {
-    /// Resolves when more may be held.
-    pub(crate) async fn room(&self) {
-        self.share.room().await;
+    /// Waits until `bytes` more may be held, and does nothing else: several may hear at the same time that they may.
+    fn poll_room(&self, bytes: usize, waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.share.has_room_for(bytes) {
+                if waiting.take().is_some() {
+                    self.share.budget.wake_one();
+                }
+                return Poll::Ready(());
+            }
+            match waiting {
+                None => *waiting = Some(Waiting::new(&self.share, bytes)),
+                Some(listening) => {
+                    ready!(listening.poll(cx));
+                    *waiting = Some(Waiting::new(&self.share, bytes));
+                }
+            }
+        }
+    }
+
+    /// Drives `work` only while more may be held, and asks again whenever it wakes: what arrives late must not find the room
+    /// that there was once.
+    pub(crate) async fn while_there_is_room<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut waiting = None;
+        poll_fn(|cx| {
+            ready!(self.poll_room(0, &mut waiting, cx));
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Counts `bytes` more if there is room for them.
+    pub(crate) fn try_reserve(&mut self, bytes: usize) -> bool {
+        let has_room = self.share.has_room_for(bytes);
+        if has_room {
+            self.add(bytes);
+        }
+        has_room
+    }
+
+    /// Counts `bytes` more once there is room for them.
+    pub(crate) async fn reserve(&mut self, bytes: usize) {
+        let mut waiting = None;
+        poll_fn(|cx| self.poll_room(bytes, &mut waiting, cx)).await;
+        self.add(bytes);
     }
 
     /// Counts bytes that are held now, whether there was room or not.
     pub(crate) fn add(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        self.share.add(bytes);
+        if bytes > 0 {
+            self.bytes += bytes;
+            self.share.add(bytes);
+        }
     }
 
     /// This charge, which leaves an empty one in its place.
@@ -156,31 +227,36 @@ impl Drop for Charge {
     }
 }
 
-struct Waiting<'a>(&'a FrameBudget);
-
-impl<'a> Waiting<'a> {
-    fn new(budget: &'a FrameBudget) -> Self {
-        budget.waiting.fetch_add(1, Ordering::SeqCst);
-        Self(budget)
-    }
+/// Hears of room for anybody, and of room for its connection.
+struct Waiting {
+    anybody: EventListener,
+    own: EventListener,
 }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+impl Waiting {
+    fn new(share: &Share, bytes: usize) -> Self {
+        let FrameBudget { freed, freed_to_reserve, .. } = &*share.budget;
+        let anybody = if bytes == 0 { freed } else { freed_to_reserve };
+        Self { anybody: anybody.listen(), own: share.freed.listen() }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let anybody = Pin::new(&mut self.anybody).poll(cx);
+        let own = Pin::new(&mut self.own).poll(cx);
+        if anybody.is_ready() || own.is_ready() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_lite::future::{block_on, poll_once};
+    use futures_lite::future::{block_on, poll_once, ready};
 
     use super::*;
 
     const LIMIT: usize = 10 * RESERVE;
 
     fn has_room(charge: &Charge) -> bool {
-        block_on(poll_once(charge.room())).is_some()
+        block_on(poll_once(charge.while_there_is_room(ready(())))).is_some()
     }
 
     fn holding(budget: &Arc<FrameBudget>, bytes: usize) -> Charge {
@@ -219,7 +295,7 @@ mod tests {
             (holding(&budget, RESERVE), holding(&budget, LIMIT), holding(&budget, LIMIT));
         assert!(has_room(&first));
         block_on(async {
-            let mut waiting = std::pin::pin!(second.room());
+            let mut waiting = std::pin::pin!(second.while_there_is_room(ready(())));
             assert!(poll_once(waiting.as_mut()).await.is_none());
             drop(first);
             assert!(poll_once(waiting.as_mut()).await.is_some(), "the next may go beyond the budget");
@@ -239,5 +315,59 @@ mod tests {
         assert!(has_room(&other));
         other.settle(1);
         assert_eq!(budget.used(), 1);
+    }
+
+    #[test]
+    fn what_is_reserved_counts_at_once_and_waits_for_room() {
+        let budget = FrameBudget::new(LIMIT);
+        let exempt = holding(&budget, RESERVE);
+        let mut one = budget.share().charge();
+        block_on(one.reserve(LIMIT / 2));
+        assert_eq!(budget.used(), LIMIT / 2 + RESERVE);
+        let filling = holding(&budget, LIMIT / 4);
+        let mut other = holding(&budget, RESERVE);
+        assert!(!exempt.share.budget.has_room_for(LIMIT / 2) && exempt.share.has_room_for(LIMIT / 2));
+        assert!(!other.try_reserve(LIMIT / 2));
+        assert!(block_on(poll_once(other.reserve(LIMIT / 2))).is_none());
+        assert!(other.try_reserve(1));
+        drop((filling, one));
+        block_on(other.reserve(LIMIT / 2));
+        assert!(budget.share().charge().try_reserve(LIMIT), "who holds little may have one answer");
+    }
+
+    /// Late bytes ask again: there was room when the wait for them began.
+    #[test]
+    fn work_that_wakes_late_asks_again() {
+        let budget = FrameBudget::new(LIMIT);
+        let (exempt, late) = (holding(&budget, RESERVE), holding(&budget, RESERVE));
+        let polls = AtomicUsize::new(0);
+        block_on(async {
+            let work = poll_fn(|_| {
+                polls.fetch_add(1, SeqCst);
+                Poll::<()>::Pending
+            });
+            let mut waiting = std::pin::pin!(late.while_there_is_room(work));
+            assert!(poll_once(waiting.as_mut()).await.is_none());
+            let spent = holding(&budget, LIMIT);
+            assert!(has_room(&exempt));
+            assert!(poll_once(waiting.as_mut()).await.is_none());
+            assert_eq!(polls.load(SeqCst), 1, "polled without room");
+            drop(spent);
+            assert!(poll_once(waiting.as_mut()).await.is_none());
+            assert_eq!(polls.load(SeqCst), 2);
+        });
+    }
+
+    #[test]
+    fn whoever_waits_on_a_connection_that_is_gone_is_let_go() {
+        let budget = FrameBudget::new(LIMIT);
+        let (exempt, waiting) = (holding(&budget, LIMIT), holding(&budget, LIMIT));
+        assert!(has_room(&exempt) && !has_room(&waiting));
+        waiting.share.abandon();
+        assert!(has_room(&waiting));
+        let third = holding(&budget, LIMIT);
+        assert!(!has_room(&third));
+        exempt.share.abandon();
+        assert!(has_room(&third), "an exemption ends with its connection");
     }
 }

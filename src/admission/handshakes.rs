@@ -2,16 +2,18 @@
 //!
 //! A peer that begins handshakes and does not go on with them must not keep others out. So a newcomer that finds no slot
 //! takes that of another handshake: of an address that has more of them under way, or left more of them unfinished, than
-//! the newcomer's own; or of one that has had its time.
+//! the newcomer's own; or of one that has had its time. Among those it is a matter of chance, since the oldest is the one
+//! that is most likely to be done the next moment.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use event_listener::{Event, EventListener};
 
 use async_lock::SemaphoreGuardArc;
+use fastrand::Rng;
 
 use super::{
     ConnectionSlot,
@@ -31,30 +33,23 @@ pub(super) struct Handshakes {
     under_way: Mutex<UnderWay>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct UnderWay {
     /// Oldest first.
     entries: Vec<Entry>,
     next_id: u64,
+    chance: Rng,
 }
 
 #[derive(Debug)]
 struct Entry {
     id: u64,
     since: Instant,
-    account: Arc<Account>,
+    /// The address, where the client is known to be there.
+    account: Option<Arc<Account>>,
     permit: SemaphoreGuardArc,
-    of_address: Opened,
+    of_address: Option<Opened>,
     given_up: Event,
-    client: Client,
-}
-
-/// Whether a client is known to be where its packets say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Client {
-    Validated,
-    /// Anyone could have sent its packets, so that nothing is held against the address.
-    Claimed,
 }
 
 /// A connection in its handshake. Its slots are free again when this is dropped.
@@ -62,81 +57,99 @@ pub(crate) enum Client {
 pub(crate) struct Handshake {
     handshakes: Arc<Handshakes>,
     id: u64,
-    account: Arc<Account>,
-    client: Client,
+    account: Option<Arc<Account>>,
     given_up: EventListener,
 }
 
 impl Handshakes {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, under_way: Mutex::default() })
+        // Who has to go is nobody's secret: an attacker may evict its own.
+        let under_way = UnderWay { entries: Vec::new(), next_id: 0, chance: Rng::with_seed(0) };
+        Arc::new(Self { max, under_way: Mutex::new(under_way) })
     }
 
-    /// Whether half of the slots are taken.
-    pub(super) fn are_scarce(&self) -> bool {
-        lock(&self.under_way).entries.len() >= self.max.div_ceil(2)
+    pub(super) fn count(&self) -> usize {
+        lock(&self.under_way).entries.len()
     }
 
-    /// Begins a handshake for a client at the address of this account, with a connection's `permit` if there is one; `None` where
-    /// there is no place, nor one that should be its.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Begins a handshake, with a connection's `permit` if there is one; `None` where there is no place, nor one that should be its.
+    /// The account is that of the client's address, if it is known to be there: nothing is held against addresses that anyone
+    /// could have written on a packet.
     pub(super) fn begin(
         self: &Arc<Self>,
-        account: Arc<Account>,
+        account: Option<Arc<Account>>,
         permit: Option<SemaphoreGuardArc>,
-        of_address: Opened,
-        client: Client,
+        of_address: Option<Opened>,
         now: Instant,
     ) -> Option<Handshake> {
         let mut under_way = lock(&self.under_way);
         let permit = match permit {
             Some(permit) if under_way.entries.len() < self.max => permit,
-            _ => under_way.evict(&account, now)?,
+            _ => under_way.evict(account.as_deref(), now)?,
         };
         let id = under_way.next_id;
         under_way.next_id += 1;
         let given_up = Event::new();
         let listener = given_up.listen();
-        let entry =
-            Entry { id, since: now, account: Arc::clone(&account), permit, of_address, given_up, client };
-        under_way.entries.push(entry);
-        Some(Handshake { handshakes: Arc::clone(self), id, account, client, given_up: listener })
+        if let Some(account) = &account {
+            account.handshakes.fetch_add(1, Ordering::Relaxed);
+        }
+        under_way.entries.push(Entry {
+            id,
+            since: now,
+            account: account.clone(),
+            permit,
+            of_address,
+            given_up,
+        });
+        Some(Handshake { handshakes: Arc::clone(self), id, account, given_up: listener })
     }
 }
 
 impl UnderWay {
-    /// Gives up the handshake that a newcomer of this account may replace, and frees its place.
-    fn evict(&mut self, newcomer: &Arc<Account>, now: Instant) -> Option<SemaphoreGuardArc> {
-        let under_way = |account: &Arc<Account>| {
-            self.entries.iter().filter(|entry| Arc::ptr_eq(&entry.account, account)).count()
-        };
-        let burden = |account: &Arc<Account>| {
-            u64::try_from(under_way(account)).unwrap_or(u64::MAX) + account.unfinished.missing(MEMORY, now)
-        };
-        let burdens = self.entries.iter().map(|entry| burden(&entry.account)).enumerate();
+    /// Gives up the handshake that a newcomer may replace, and frees its place.
+    fn evict(&mut self, newcomer: Option<&Account>, now: Instant) -> Option<SemaphoreGuardArc> {
+        let burdens = self.entries.iter().map(|entry| burden(entry.account.as_deref(), now)).enumerate();
         // The last of equals wins, which is the oldest of them, from the end.
         let (heaviest, most) = burdens.rev().max_by_key(|&(_, burden)| burden)?;
-        let has_had_its_time = |entry: &Entry| now.saturating_duration_since(entry.since) >= GRACE;
-        let index = match self.entries.first()? {
-            _ if most > burden(newcomer) + 1 => heaviest,
-            oldest if has_had_its_time(oldest) => 0,
-            _ => return None,
+        let index = if most > burden(newcomer, now) + 1 {
+            heaviest
+        } else {
+            let had_their_time =
+                self.entries.partition_point(|entry| now.saturating_duration_since(entry.since) >= GRACE);
+            if had_their_time == 0 {
+                return None;
+            }
+            self.chance.usize(..had_their_time)
         };
-        let entry = self.entries.remove(index);
-        hold_against(&entry.account, entry.client, now);
+        let entry = self.take(index);
         entry.given_up.notify(usize::MAX);
         Some(entry.permit)
     }
 
+    fn take(&mut self, index: usize) -> Entry {
+        let entry = self.entries.remove(index);
+        if let Some(account) = &entry.account {
+            account.handshakes.fetch_sub(1, Ordering::Relaxed);
+        }
+        entry
+    }
+
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let index = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
-        Some(self.entries.remove(index))
+        Some(self.take(index))
     }
 }
 
-fn hold_against(account: &Account, client: Client, now: Instant) {
-    if client == Client::Validated {
-        account.unfinished.spend(MEMORY, now);
-    }
+/// What an address asks for, and has done with it before. Each client that only claims one is for itself.
+fn burden(account: Option<&Account>, now: Instant) -> u64 {
+    account.map_or(1, |account| {
+        u64::from(account.handshakes.load(Ordering::Relaxed)) + account.unfinished.missing(MEMORY, now)
+    })
 }
 
 impl Handshake {
@@ -147,7 +160,9 @@ impl Handshake {
 
     /// Remembers that the client did not go on.
     pub(crate) fn was_left_unfinished(&self, now: Instant) {
-        hold_against(&self.account, self.client, now);
+        if let Some(account) = &self.account {
+            account.unfinished.spend(MEMORY, now);
+        }
     }
 
     /// Ends the handshake and keeps the connection's slot, unless it was given to another in the last moment.
@@ -192,15 +207,16 @@ mod tests {
             }
         }
 
-        fn begin_as(&self, client: Client, host: u8, after: Duration) -> Option<Handshake> {
-            let now = self.start + after;
-            let account = self.accounts.of(Payer::at([10, 0, 0, host].into()), now);
-            let opened = account.open(u32::MAX).unwrap();
-            self.handshakes.begin(account, self.connections.try_acquire_arc(), opened, client, now)
+        fn account(&self, host: u8) -> Arc<Account> {
+            self.accounts.of(Payer::at([10, 0, 0, host].into()), self.start)
+        }
+
+        fn begin_as(&self, account: Option<Arc<Account>>, after: Duration) -> Option<Handshake> {
+            self.handshakes.begin(account, self.connections.try_acquire_arc(), None, self.start + after)
         }
 
         fn begin(&self, host: u8, after: Duration) -> Option<Handshake> {
-            self.begin_as(Client::Validated, host, after)
+            self.begin_as(Some(self.account(host)), after)
         }
     }
 
@@ -235,15 +251,36 @@ mod tests {
 
     #[test]
     fn what_was_left_unfinished_is_held_against_an_address_that_is_known() {
-        for (client, gives_way) in [(Client::Validated, true), (Client::Claimed, false)] {
+        for (known, gives_way) in [(true, true), (false, false)] {
             let node = Node::new(9);
-            let mut bad = node.begin_as(client, 1, NOW).unwrap();
+            let mut bad = node.begin_as(known.then(|| node.account(1)), NOW).unwrap();
             bad.was_left_unfinished(node.start);
             bad.was_left_unfinished(node.start);
             let _good = node.begin(2, NOW).unwrap();
-            assert_eq!(node.begin(3, NOW).is_some(), gives_way, "{client:?}");
-            assert_eq!(was_given_up(&mut bad), gives_way, "{client:?}");
+            assert_eq!(node.begin(3, NOW).is_some(), gives_way, "known: {known}");
+            assert_eq!(was_given_up(&mut bad), gives_way, "known: {known}");
         }
+    }
+
+    /// Where more come than can be served, and all of them in good faith, most of those who are served must not be in vain.
+    #[test]
+    fn a_crowd_of_slow_clients_does_not_keep_itself_out() {
+        let node = Node { handshakes: Handshakes::new(64), ..Node::new(1000) };
+        let needs = Duration::from_millis(650);
+        let (mut under_way, mut done) = (std::collections::VecDeque::new(), 0);
+        for n in 0..2000_u32 {
+            let now = Duration::from_millis(10) * n;
+            while let Some((began, _)) = under_way.front()
+                && now - *began >= needs
+            {
+                let (_, handshake): (_, Handshake) = under_way.pop_front().unwrap();
+                done += u32::from(handshake.complete().is_some());
+            }
+            let [_, _, high, low] = n.to_be_bytes();
+            let account = node.accounts.of(Payer::at([10, 0, high, low].into()), node.start);
+            under_way.extend(node.begin_as(Some(account), now).map(|handshake| (now, handshake)));
+        }
+        assert!(done > 1500, "{done} of 2000");
     }
 
     #[test]

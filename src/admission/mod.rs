@@ -23,7 +23,7 @@ use self::{
 };
 pub(crate) use self::{
     budget::{Charge, RESERVE},
-    handshakes::{Client, Handshake},
+    handshakes::Handshake,
 };
 use crate::{
     limits::{AddressValidation, TransportLimits},
@@ -41,8 +41,13 @@ pub(crate) struct Admission {
     clock: Clock,
     connections: Arc<Semaphore>,
     handshakes: Arc<Handshakes>,
-    accounts: Accounts,
+    addresses: Accounts,
+    identities: Accounts,
     budget: Arc<FrameBudget>,
+    /// For connections that this side dialled: peers that it did not choose must not spend it.
+    dialled_budget: Arc<FrameBudget>,
+    /// Held by connections that this side dialled.
+    dialled: Arc<()>,
 }
 
 /// Why a peer is not let in.
@@ -60,7 +65,7 @@ pub(crate) enum Full {
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     _permit: SemaphoreGuardArc,
-    _of_address: Opened,
+    _of_address: Option<Opened>,
     of_identity: Option<Opened>,
 }
 
@@ -70,19 +75,32 @@ impl Admission {
         Self {
             connections: Arc::new(Semaphore::new(size(limits.max_connections()))),
             handshakes: Handshakes::new(size(limits.max_handshakes())),
-            accounts: Accounts::new(),
+            addresses: Accounts::new(),
+            identities: Accounts::new(),
             budget: FrameBudget::new(size(limits.frame_budget_bytes())),
+            dialled_budget: FrameBudget::new(size(limits.frame_budget_bytes())),
+            dialled: Arc::default(),
             limits,
             clock,
         }
     }
 
     /// Whether a client has to show that it is at its address before it gets a slot: where it was chosen so, where half of
-    /// the slots for handshakes are taken, and where addresses are counted, since anyone could spend another's share.
-    pub(crate) fn asks_for_address(&self) -> bool {
-        self.handshakes.are_scarce()
+    /// the slots for handshakes are taken, or as many connections are closed and not forgotten yet, and where addresses are
+    /// counted, since anyone could spend another's share.
+    pub(crate) fn asks_for_address(&self, known_to_quinn: usize) -> bool {
+        let unsettled = self.handshakes.count() + self.lingering(known_to_quinn);
+        unsettled >= self.handshakes.max().div_ceil(2)
             || self.limits.address_validation() == AddressValidation::Always
             || self.counts_addresses()
+    }
+
+    /// Connections that quinn knows and that nobody has any more. It forgets them after three probe timeouts
+    /// ([RFC 9000, section 10.2](https://www.rfc-editor.org/rfc/rfc9000#section-10.2)).
+    fn lingering(&self, known_to_quinn: usize) -> usize {
+        // Each slot that is taken holds the semaphore, and this holds it once; the same for those that were dialled.
+        let held = Arc::strong_count(&self.connections) + Arc::strong_count(&self.dialled) - 2;
+        known_to_quinn.saturating_sub(held)
     }
 
     fn counts_addresses(&self) -> bool {
@@ -90,14 +108,31 @@ impl Admission {
             || !self.limits.connection_rate().is_unlimited()
     }
 
-    /// Both slots for a client at this address, or none.
-    pub(crate) fn admit(&self, address: IpAddr, client: Client) -> Result<Handshake, Full> {
+    /// Both slots, or none, for a client at this address, or one that is not known to be at any.
+    pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
+        if self.lingering(known_to_quinn) >= LINGERING * self.handshakes.max() {
+            return Err(Full::Slots);
+        }
         let now = self.clock.now();
-        let account = self.accounts.of(Payer::at(address), now);
-        let of_address = account.open(self.limits.max_connections_per_address()).ok_or(Full::Address)?;
-        self.take_connection(&account)?;
+        let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
+        let counted = account.as_ref().filter(|_| self.counts_addresses());
+        let of_address = match counted {
+            Some(account) => {
+                let max = self.limits.max_connections_per_address();
+                let opened = account.open(max).ok_or(Full::Address)?;
+                self.take_connection(account)?;
+                Some(opened)
+            }
+            None => None,
+        };
         let permit = self.connections.try_acquire_arc();
-        self.handshakes.begin(account, permit, of_address, client, now).ok_or(Full::Slots)
+        let handshake = self.handshakes.begin(account.clone(), permit, of_address, now);
+        handshake.ok_or_else(|| {
+            if let Some(account) = counted {
+                account.connections.give_back(self.limits.connection_rate());
+            }
+            Full::Slots
+        })
     }
 
     /// Counts a connection for the peer that it has proved to be of.
@@ -106,7 +141,7 @@ impl Admission {
         if max >= self.limits.max_connections() && self.limits.connection_rate().is_unlimited() {
             return Ok(());
         }
-        let account = self.accounts.of(Payer::Identity(peer.fingerprint()), self.clock.now());
+        let account = self.identities.of(Payer::Identity(peer.fingerprint()), self.clock.now());
         let opened = account.open(max).ok_or(Full::Identity)?;
         self.take_connection(&account)?;
         slot.of_identity = Some(opened);
@@ -117,17 +152,40 @@ impl Admission {
         account.connections.take(self.limits.connection_rate(), self.clock.now()).map_err(Full::Rate)
     }
 
-    /// What a connection with this peer may take.
-    pub(crate) fn allowance(&self, peer: Option<&PeerIdentity>, address: IpAddr) -> Allowance {
+    /// What an accepted connection with this peer may take.
+    pub(crate) fn accepted(&self, peer: Option<&PeerIdentity>, address: IpAddr) -> Allowance {
+        self.allowance(peer, address, &self.budget, None)
+    }
+
+    /// The same for one that this side dialled.
+    pub(crate) fn dialled(&self, peer: Option<&PeerIdentity>, address: IpAddr) -> Allowance {
+        self.allowance(peer, address, &self.dialled_budget, Some(Arc::clone(&self.dialled)))
+    }
+
+    fn allowance(
+        &self,
+        peer: Option<&PeerIdentity>,
+        address: IpAddr,
+        budget: &Arc<FrameBudget>,
+        dialled: Option<Arc<()>>,
+    ) -> Allowance {
         let now = self.clock.now();
         let rate = self.limits.request_rate();
-        let account = (!rate.is_unlimited()).then(|| self.accounts.of(Payer::of(peer, address), now));
+        let payer = Payer::of(peer, address);
+        let accounts = match payer {
+            Payer::Identity(_) => &self.identities,
+            Payer::Address(_) => &self.addresses,
+        };
         Allowance {
-            share: self.budget.share(),
-            account,
+            share: budget.share(),
+            account: (!rate.is_unlimited()).then(|| accounts.of(payer, now)),
             request_rate: rate,
+            refusals: Bucket::new(now),
+            refusal_rate: rate.at_least(self.limits.max_concurrent_bidi_streams()),
             faults: Bucket::new(now),
             fault_rate: self.limits.fault_rate(),
+            patience: self.limits.request_read_timeout(),
+            _dialled: dialled,
         }
     }
 
@@ -137,14 +195,22 @@ impl Admission {
     }
 }
 
+/// As many times `max_handshakes` connections may be closed and not forgotten yet, before newcomers are refused.
+pub(crate) const LINGERING: usize = 2;
+
 /// What the peer of one connection may take: memory for its frames, requests, and patience.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     share: Arc<Share>,
     account: Option<Arc<Account>>,
     request_rate: Rate,
+    /// Requests refused for their rate.
+    refusals: Bucket,
+    refusal_rate: Rate,
     faults: Bucket,
     fault_rate: Rate,
+    patience: Duration,
+    _dialled: Option<Arc<()>>,
 }
 
 /// Requests come too often.
@@ -162,23 +228,38 @@ impl Allowance {
         self.share.charge()
     }
 
+    /// Whether this connection's frames may take more memory.
+    pub(crate) fn has_room(&self) -> bool {
+        self.share.has_room()
+    }
+
+    /// Lets go whoever waits for memory, since the connection is gone.
+    pub(crate) fn abandon(&self) {
+        self.share.abandon();
+    }
+
     /// Counts a request.
     pub(crate) fn take_request(&self, clock: &Clock) -> Result<(), TooMany> {
         let Some(account) = &self.account else { return Ok(()) };
         let now = clock.now();
         account.requests.take(self.request_rate, now).map_err(|wait| {
-            match account.refusals.take(self.request_rate, now) {
+            match self.refusals.take(self.refusal_rate, now) {
                 Ok(()) => TooMany::Wait(wait),
                 Err(_) => TooMany::Enough(wait),
             }
         })
     }
 
-    /// Waits until a notification may be handled; notifications count as requests.
-    pub(crate) async fn notification(&self, clock: &Clock) {
-        let Some(account) = &self.account else { return };
-        while let Err(wait) = account.requests.take(self.request_rate, clock.now()) {
-            clock.sleep(wait).await;
+    /// Waits until a notification may be handled, which counts as a request; `false` where that is too long.
+    pub(crate) async fn notification(&self, clock: &Clock) -> bool {
+        let Some(account) = &self.account else { return true };
+        match account.requests.take_later(self.request_rate, clock.now(), self.patience) {
+            Some(Duration::ZERO) => true,
+            Some(wait) => {
+                clock.sleep(wait).await;
+                true
+            }
+            None => false,
         }
     }
 
@@ -206,7 +287,7 @@ mod tests {
     }
 
     fn admit(admission: &Admission, address: IpAddr) -> Result<Handshake, Full> {
-        admission.admit(address, Client::Validated)
+        admission.admit(Some(address), 0)
     }
 
     #[test]
@@ -241,20 +322,33 @@ mod tests {
     fn addresses_are_asked_for_from_half_of_the_handshakes_on() {
         let admission = slots(10, 3);
         let first = admit(&admission, HERE).unwrap();
-        assert!(!admission.asks_for_address());
+        assert!(!admission.asks_for_address(0));
         let _second = admit(&admission, HERE).unwrap();
-        assert!(admission.asks_for_address());
+        assert!(admission.asks_for_address(0));
         drop(first);
-        assert!(!admission.asks_for_address());
+        assert!(!admission.asks_for_address(0));
     }
 
     #[test]
     fn addresses_are_always_asked_for_where_they_matter() {
         let limits = TransportLimits::builder;
-        assert!(!admission(limits()).asks_for_address());
-        assert!(admission(limits().address_validation(AddressValidation::Always)).asks_for_address());
-        assert!(admission(limits().max_connections_per_address(255)).asks_for_address());
-        assert!(admission(limits().connection_rate(Rate::per_second(1))).asks_for_address());
+        assert!(!admission(limits()).asks_for_address(0));
+        assert!(admission(limits().address_validation(AddressValidation::Always)).asks_for_address(0));
+        assert!(admission(limits().max_connections_per_address(255)).asks_for_address(0));
+        assert!(admission(limits().connection_rate(Rate::per_second(1))).asks_for_address(0));
+    }
+
+    #[test]
+    fn connections_that_quinn_has_not_forgotten_yet_count() {
+        let admission = slots(10, 4);
+        let _open = admit(&admission, HERE).unwrap().complete().unwrap();
+        assert!(!admission.asks_for_address(2));
+        assert!(admission.asks_for_address(3), "two are closed, half as many as handshakes may be under way");
+        assert!(admission.admit(Some(HERE), 8).is_ok());
+        assert_eq!(admission.admit(Some(HERE), 9).unwrap_err(), Full::Slots);
+        let dialled = admission.dialled(None, HERE);
+        assert!(admission.admit(Some(HERE), 9).is_ok(), "one of them this side dialled");
+        drop(dialled);
     }
 
     #[test]

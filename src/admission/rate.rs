@@ -60,6 +60,16 @@ impl Rate {
     pub(crate) const fn is_never(&self) -> bool {
         self.burst == 0
     }
+
+    /// The time for one token.
+    pub(crate) const fn period(&self) -> Duration {
+        self.every
+    }
+
+    /// At least so many at once.
+    pub(crate) fn at_least(self, burst: u32) -> Self {
+        Self { burst: self.burst.max(burst), ..self }
+    }
 }
 
 impl fmt::Debug for Rate {
@@ -104,6 +114,36 @@ impl Bucket {
         })
     }
 
+    /// Takes the next token that there will be, and says after how long; unless that is too long.
+    pub(crate) fn take_later(&self, rate: Rate, now: Instant, longest: Duration) -> Option<Duration> {
+        if rate.is_unlimited() {
+            return Some(Duration::ZERO);
+        }
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let every = nanos(rate.every);
+        let capacity = every.saturating_mul(u64::from(rate.burst));
+        let wait = |spent: u64| (spent - now).saturating_sub(capacity);
+        let spend = |full_at: u64| {
+            let spent = full_at.max(now).saturating_add(every);
+            (wait(spent) <= nanos(longest)).then_some(spent)
+        };
+        let before = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).ok()?;
+        Some(Duration::from_nanos(wait(before.max(now).saturating_add(every))))
+    }
+
+    /// Puts a token back that was of no use.
+    pub(crate) fn give_back(&self, rate: Rate) {
+        let give = |full_at: u64| Some(full_at.saturating_sub(nanos(rate.every)));
+        // Cannot fail: there is always a next value.
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
+    }
+
+    /// After how long it will be full.
+    pub(crate) fn full_after(&self, now: Instant) -> Duration {
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        Duration::from_nanos(self.full_at.load(Ordering::Relaxed).saturating_sub(now))
+    }
+
     /// Takes a token, or empties the bucket where there is none.
     pub(crate) fn spend(&self, rate: Rate, now: Instant) {
         // Without a token the bucket is as empty as it gets.
@@ -112,14 +152,12 @@ impl Bucket {
 
     /// How many tokens it lacks.
     pub(crate) fn missing(&self, rate: Rate, now: Instant) -> u64 {
-        let now = nanos(now.saturating_duration_since(self.epoch));
-        let lacks = self.full_at.load(Ordering::Relaxed).saturating_sub(now);
-        lacks.div_ceil(nanos(rate.every).max(1))
+        nanos(self.full_after(now)).div_ceil(nanos(rate.every).max(1))
     }
 
     /// Whether nothing is missing from it.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
-        self.full_at.load(Ordering::Relaxed) <= nanos(now.saturating_duration_since(self.epoch))
+        self.full_after(now).is_zero()
     }
 }
 
@@ -156,6 +194,18 @@ mod tests {
         let rate = Rate::every(SECOND).burst(2);
         let later = start + 1000 * SECOND;
         assert_eq!([(); 3].map(|()| bucket.take(rate, later).is_ok()), [true, true, false]);
+    }
+
+    #[test]
+    fn tokens_that_are_taken_early_are_waited_for_one_after_another() {
+        let start = Instant::now();
+        let bucket = Bucket::new(start);
+        let rate = Rate::every(SECOND);
+        let waits = [(); 5].map(|()| bucket.take_later(rate, start, 3 * SECOND));
+        assert_eq!(waits, [Some(0), Some(1), Some(2), Some(3), None].map(|s| s.map(|s| s * SECOND)));
+        bucket.give_back(rate);
+        assert_eq!(bucket.take_later(rate, start, 3 * SECOND), Some(3 * SECOND));
+        assert_eq!(bucket.take_later(Rate::UNLIMITED, start, Duration::ZERO), Some(Duration::ZERO));
     }
 
     #[test]

@@ -239,6 +239,8 @@ pub(super) fn timed_out() -> Error {
 pub(super) async fn read(link: &Link, reader: &mut FrameReader) -> Result<Option<Bytes>> {
     let limit = link.limits().request_read_timeout();
     let next = reader.next_within(link.clock(), limit, Pace::Between).await;
+    // Whoever gets the body counts it.
+    reader.forget_last_body();
     next.map_err(|error| violated(reader, error))
 }
 

@@ -50,7 +50,9 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     let timed_out = || Error::new(ErrorKind::HandshakeTimeout).detail(format!("no answer from {address}"));
     match clock.timeout_at(Some(deadline), handshake).await {
         Ok(Ok(connection)) => {
-            let link = Link::new(connection, clock.clone(), Arc::clone(limits), admission);
+            let link = Link::new(connection, clock.clone(), Arc::clone(limits), |peer, address| {
+                admission.dialled(peer, address)
+            });
             report
                 .check_full_handshake()
                 .inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;

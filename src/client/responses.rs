@@ -95,6 +95,7 @@ impl Responses {
     /// The next response whose frame is here already.
     pub(super) fn take_arrived(&mut self) -> Option<Result<Response>> {
         let body = if self.ended { None } else { self.reader.take_arrived() };
+        self.reader.forget_last_body();
         Some(match body? {
             Ok(body) => self.decode(&body),
             Err(error) => Err(self.fail(error)),

@@ -2,14 +2,14 @@
 
 use super::{INCOMING_BUFFER_BYTES, MAX_CONCURRENT_STREAMS, TransportLimits};
 use crate::{
-    admission::RESERVE,
+    admission::{LINGERING, RESERVE},
     error::{Error, Result},
 };
 
 /// What quinn, rustls and this crate keep for a connection beside its streams and windows, with what the allocator adds.
 const CONNECTION_BYTES: u64 = 40 * 1024;
 /// What an open stream costs beside its data: the state of both ends, a task, a batch of events.
-const STREAM_BYTES: u64 = 2 * 1024;
+const STREAM_BYTES: u64 = 4 * 1024;
 /// The receive buffer of an endpoint without GRO.
 const ENDPOINT_BYTES: u64 = 64 * 1024;
 
@@ -26,12 +26,12 @@ impl TransportLimits {
     /// |---|---|---|
     /// | 1 in 256 KiB | `max_connections`, at most 256 | 64 |
     /// | a quarter of those, 4 to 64 | `max_handshakes`, with 8 KiB of packets each | 16 |
-    /// | 1/8 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 32 KiB |
-    /// | half of the first | `stream_receive_window` | 16 KiB |
-    /// | 8 and 4 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 8, 4 |
-    /// | 1/256 | `max_frame_bytes`, 16 to 512 KiB | 64 KiB |
+    /// | 3/32 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 24 KiB |
+    /// | half of that | `stream_receive_window` | 12 KiB |
+    /// | 6 and 2 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 6, 2 |
+    /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
     /// | 1/16 | `frame_budget_bytes` | 1 MiB |
-    /// | 1/16 | `event_log_bytes`, for [`EventLogBuilder::within`](crate::EventLogBuilder::within) | 1 MiB |
+    /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`](crate::EventLogBuilder::within) | 512 KiB |
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
     /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds 2.9 MiB. Everything else is as
@@ -51,13 +51,13 @@ impl TransportLimits {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where that is too little: below about 2.6 MiB.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where that is too little: below about 2.2 MiB.
     pub fn within(bytes: u64) -> Result<Self> {
         let peers = (bytes / PEER_BYTES).clamp(1, MOST_PEERS);
         let part = bytes / peers;
-        let window = (part / 8).clamp(4 * KIB, 256 * KIB);
+        let window = (part / 32 * 3).clamp(4 * KIB, 256 * KIB);
         let streams = |each: u64| (each * part / PEER_BYTES).clamp(1, u64::from(MAX_CONCURRENT_STREAMS));
-        let frame = (bytes / 256).clamp(16 * KIB, 512 * KIB);
+        let frame = (part / 8).min(bytes / 512).clamp(8 * KIB, 512 * KIB);
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let limits = Self::builder()
             .max_connections(narrow(peers))
@@ -65,11 +65,11 @@ impl TransportLimits {
             .receive_window(narrow(window))
             .stream_receive_window(narrow(window / 2))
             .send_window(narrow(window))
-            .max_concurrent_bidi_streams(narrow(streams(8)))
-            .max_concurrent_uni_streams(narrow(streams(4)))
+            .max_concurrent_bidi_streams(narrow(streams(6)))
+            .max_concurrent_uni_streams(narrow(streams(2)))
             .max_frame_bytes(narrow(frame))
             .frame_budget_bytes(narrow((bytes / 16).max(frame)))
-            .event_log_bytes(narrow((bytes / 16).max(KIB)))
+            .event_log_bytes(narrow((bytes / 32).max(KIB)))
             .build()?;
         let needed = limits.worst_case_bytes();
         if needed > bytes {
@@ -82,22 +82,27 @@ impl TransportLimits {
 
     /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as they can be.
     ///
-    /// For each connection: 40 KiB for itself, 2 KiB for each stream, twice `receive_window` (what has not been read, and what has been since),
-    /// `send_window`, and the 8 KiB that are exempt from the budget. For all together: twice
-    /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, 8 KiB for each of `max_handshakes`, and the receive buffer without GRO.
+    /// For each connection: 40 KiB for itself, 4 KiB for each stream, twice `receive_window` (what has not been read, and what has been since),
+    /// `send_window`, and the 8 KiB and one answer that are exempt from the budget. For all together: twice
+    /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, for each of `max_handshakes`
+    /// 8 KiB and two connections that were closed and are not forgotten yet, and the receive buffer without GRO.
     ///
-    /// What handlers themselves hold is theirs to count: a result counts once it is returned. A peer that sends single bytes with gaps between them
-    /// makes quinn keep up to about 60 bytes for each, which is not in the sum.
+    /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before that as much as its method
+    /// answered at most of late; what handlers that run at the same time answer beyond that is not in the sum. Nor is what quinn keeps for
+    /// peers that send single bytes: 32 KiB for a stream of them, and some 60 bytes for each that has a gap before it, until
+    /// `request_read_timeout` ends the stream. Connections that this side dials have a frame budget of their own.
     #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =
             u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
         let windows = 2 * u64::from(self.receive_window) + u64::from(self.send_window);
         let reserve = u64::try_from(RESERVE).unwrap_or(u64::MAX);
-        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + windows + reserve;
+        let answer = u64::from(self.max_frame_bytes);
+        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + windows + reserve + answer;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
-        let handshakes = u64::from(self.max_handshakes) * INCOMING_BUFFER_BYTES;
+        let lingering = u64::try_from(LINGERING).unwrap_or(u64::MAX) * CONNECTION_BYTES;
+        let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + lingering);
         let connections = u64::from(self.max_connections).saturating_mul(connection);
         connections.saturating_add(shared + handshakes + ENDPOINT_BYTES)
     }
@@ -133,8 +138,8 @@ mod tests {
     fn the_worst_case_is_the_sum_that_the_documentation_states() {
         let expected = (256 + 256 + (32 + 2 * 32) * 512) * KIB;
         assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
-        let connection = (40 + 2 * 64 + 3 * 256 + 8) * KIB;
-        let shared = (64 + 48 + 1) * MIB + 64 * 8 * KIB + 64 * KIB;
+        let connection = (40 + 4 * 64 + 3 * 256 + 8 + 512) * KIB;
+        let shared = (64 + 48 + 1) * MIB + 64 * (8 + 2 * 40) * KIB + 64 * KIB;
         assert_eq!(TransportLimits::default().worst_case_bytes(), 256 * connection + shared);
     }
 
@@ -142,16 +147,16 @@ mod tests {
     fn sixteen_mebibytes_serve_sixty_four_peers() {
         let limits = TransportLimits::within(16 * MIB).unwrap();
         assert_eq!((limits.max_connections(), limits.max_handshakes()), (64, 16));
-        assert_eq!((limits.receive_window(), limits.stream_receive_window()), (32 * 1024, 16 * 1024));
-        assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (8, 4));
-        assert_eq!((limits.max_frame_bytes(), limits.frame_budget_bytes()), (64 * 1024, 1024 * 1024));
-        assert_eq!(limits.event_log_bytes(), 1024 * 1024);
+        assert_eq!((limits.receive_window(), limits.stream_receive_window()), (24 * 1024, 12 * 1024));
+        assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (6, 2));
+        assert_eq!((limits.max_frame_bytes(), limits.frame_budget_bytes()), (32 * 1024, 1024 * 1024));
+        assert_eq!(limits.event_log_bytes(), 512 * 1024);
     }
 
     #[test]
     fn whatever_is_granted_fits_and_what_cannot_fit_is_refused() {
         let granted = |bytes| TransportLimits::within(bytes).map(|limits| limits.worst_case_bytes());
-        for tenths in 26..40_000 {
+        for tenths in 22..40_000 {
             let bytes = tenths * MIB / 10;
             assert!(granted(bytes).unwrap() <= bytes, "{bytes}");
         }
@@ -167,6 +172,6 @@ mod tests {
     fn limits_can_be_changed_from_where_they_are() {
         let limits =
             TransportLimits::within(16 * MIB).unwrap().to_builder().max_connections(8).build().unwrap();
-        assert_eq!((limits.max_connections(), limits.max_frame_bytes()), (8, 64 * 1024));
+        assert_eq!((limits.max_connections(), limits.max_frame_bytes()), (8, 32 * 1024));
     }
 }

@@ -299,7 +299,9 @@ impl TransportLimitsBuilder {
             ("fault_rate", limits.fault_rate),
         ];
         for (name, rate) in rates {
-            check(!rate.is_never(), || format!("{name} is zero"))?;
+            check(!rate.is_never() && rate.period() <= LONGEST, || {
+                format!("{name} is zero, or once in more than a year")
+            })?;
         }
         for (name, duration) in durations {
             check(!duration.is_zero(), || format!("{name} is zero"))?;
@@ -392,6 +394,7 @@ mod tests {
             (builder().max_connections_per_identity(0), "max_connections_per_identity"),
             (builder().connection_rate(Rate::per_second(0)), "connection_rate"),
             (builder().request_rate(Rate::per_second(0)), "request_rate"),
+            (builder().request_rate(Rate::every(Duration::MAX)), "request_rate"),
             (builder().fault_rate(Rate::per_second(9).burst(0)), "fault_rate"),
         ] {
             let error = limits.build().unwrap_err();

@@ -1,5 +1,6 @@
 //! Methods by name, and the handlers behind them.
 
+mod answers;
 mod authorize;
 mod context;
 mod method_error;
@@ -11,6 +12,7 @@ use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
+pub(crate) use self::answers::Answers;
 use self::authorize::Authorizer;
 pub(crate) use self::context::ExchangeGuard;
 pub use self::{
@@ -58,7 +60,7 @@ use crate::{
 /// ```
 #[derive(Default)]
 pub struct Router {
-    methods: BTreeMap<Box<str>, Method>,
+    methods: BTreeMap<Box<str>, Registered>,
     notifications: BTreeMap<Box<str>, NotificationHandler>,
     events: Option<EventLog>,
     rules: BTreeMap<Box<str>, Peers>,
@@ -73,6 +75,17 @@ type Streaming = Box<dyn Fn(Context, Bytes, ResponseSink) -> Running<Result<(), 
 pub(crate) type NotificationHandler =
     Box<dyn Fn(Context, Bytes) -> Running<Result<(), MethodError>> + Send + Sync>;
 pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> Running<()> + Send + Sync>;
+
+pub(crate) struct Registered {
+    pub(crate) method: Method,
+    pub(crate) answers: Arc<Answers>,
+}
+
+impl From<Method> for Registered {
+    fn from(method: Method) -> Self {
+        Self { method, answers: Arc::default() }
+    }
+}
 
 pub(crate) enum Method {
     Unary(Unary),
@@ -109,7 +122,7 @@ impl Router {
             // Called within the future, so that a panic of the handler's first half is caught with the second.
             Box::pin(async move { handler(context, params).await })
         });
-        self.methods.insert(name.into(), Method::Unary(unary));
+        self.methods.insert(name.into(), Method::Unary(unary).into());
         self
     }
 
@@ -149,7 +162,7 @@ impl Router {
             let handler = Arc::clone(&handler);
             Box::pin(async move { handler(context, params, sink).await })
         });
-        self.methods.insert(name.into(), Method::Streaming(streaming));
+        self.methods.insert(name.into(), Method::Streaming(streaming).into());
         self
     }
 
@@ -348,7 +361,7 @@ impl Router {
         rule.is_none_or(|peers| peers.contains(peer))
     }
 
-    pub(crate) fn method(&self, name: &str) -> Option<&Method> {
+    pub(crate) fn method(&self, name: &str) -> Option<&Registered> {
         self.methods.get(name)
     }
 

@@ -12,6 +12,7 @@ use async_lock::Mutex;
 use bytes::Bytes;
 use minicbor::Encode;
 
+use super::Answers;
 use crate::{
     admission::Charge,
     error::{Error, ErrorKind, Result},
@@ -30,6 +31,7 @@ pub struct ResponseSink {
     max_frame_len: usize,
     /// For the answer that is being sent.
     charge: Charge,
+    answers: Arc<Answers>,
 }
 
 impl ResponseSink {
@@ -40,8 +42,9 @@ impl ResponseSink {
         codec: Codec,
         max_frame_len: usize,
         charge: Charge,
+        answers: Arc<Answers>,
     ) -> Self {
-        Self { writer, over, codec, max_frame_len, charge }
+        Self { writer, over, codec, max_frame_len, charge, answers }
     }
 
     /// Sends one answer. Waits for room where the caller reads slowly.
@@ -58,6 +61,7 @@ impl ResponseSink {
         // What an earlier call that was cancelled held is gone.
         self.charge.settle(0);
         self.charge.add(frame.len());
+        self.answers.observe(frame.len());
         let mut writer = self.writer.lock().await;
         if self.over.load(Ordering::Relaxed) {
             *writer = None;

@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{Node, authorize::authorized, serve_connection};
 use crate::{
-    admission::{Client, Full, Handshake},
+    admission::{Full, Handshake},
     code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
@@ -27,7 +27,8 @@ pub(crate) async fn accept_connections(
     while let Some(incoming) = endpoint.accept().await {
         // Anyone can write any sender's address on a datagram; only who is there answers a Retry
         // ([RFC 9000, section 8.1.2](https://www.rfc-editor.org/rfc/rfc9000#section-8.1.2)).
-        if node.admission.asks_for_address() && incoming.may_retry() {
+        let known_to_quinn = endpoint.open_connections();
+        if node.admission.asks_for_address(known_to_quinn) && incoming.may_retry() {
             // Fails only where a retry may not be sent.
             if incoming.retry().is_ok() {
                 node.counters.retries.add();
@@ -35,12 +36,9 @@ pub(crate) async fn accept_connections(
             continue;
         }
         let address = incoming.remote_address().ip();
-        let client = match incoming.remote_address_validated() {
-            true => Client::Validated,
-            false => Client::Claimed,
-        };
+        let validated = incoming.remote_address_validated().then_some(address);
         let closed = node.drain.has_begun() || node.security.wall_clock().now().is_none();
-        let admitted = if closed { None } else { Some(node.admission.admit(address, client)) };
+        let admitted = if closed { None } else { Some(node.admission.admit(validated, known_to_quinn)) };
         match admitted {
             Some(Ok(handshake)) => {
                 let mut config = config.clone();
@@ -132,7 +130,10 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     match node.clock.timeout_at(Some(deadline), connecting).await {
         Ok(Ok(connection)) => {
-            let link = Link::new(connection, node.clock.clone(), Arc::clone(&node.limits), &node.admission);
+            let link =
+                Link::new(connection, node.clock.clone(), Arc::clone(&node.limits), |peer, address| {
+                    node.admission.accepted(peer, address)
+                });
             if link.peer().is_some() {
                 let full = report.check_full_handshake();
                 full.inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;

@@ -94,6 +94,13 @@ impl Subscription<'_> {
         loop {
             let published = self.log.listen();
             loop {
+                let room = self.charge.while_there_is_room(future::ready(()));
+                let shutdown = self.exchange.node.drain.begun();
+                if request.follow {
+                    future::or(room, shutdown).await
+                } else {
+                    room.await
+                }
                 self.gather(&mut position, &mut batch, &mut frames)?;
                 if frames.is_empty() {
                     break;

@@ -15,17 +15,18 @@ use std::{
 
 use async_lock::Mutex;
 use bytes::Bytes;
+use futures_lite::future;
 use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
 use super::{Node, drain::Running, events, health::health};
 use crate::{
-    admission::TooMany,
+    admission::{Charge, TooMany},
     code::Code,
     connection::Link,
     error::{Error, ErrorKind, Result},
     message::{Codec, PROTOCOL_VERSION, Request, Response, WireError},
-    router::{Context, ExchangeGuard, HEALTH, Method, MethodError, ResponseSink, STREAM_EVENTS},
+    router::{Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS},
     runtime::{Clock, Elapsed},
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter, response_frame},
@@ -43,20 +44,21 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
             node.counters.unread(&error, code);
             record(&span, "outcome", code);
             writer.reset(code);
-            if is_fault(&error) {
+            if is_fault(&error, &link) {
                 node.count_fault(&link);
             }
             return;
         }
     };
     let charge = reader.take_charge();
+    drop(reader);
     let running = Running::enter(&node);
     node.counters.requests.add();
     link.counters().requests.add();
-    let exchange = Exchange { node: &node, link: &link, codec: Codec::of(&body), span };
+    let exchange =
+        Exchange { node: &node, link: &link, codec: Codec::of(&body), span, began: node.clock.now() };
     record(&exchange.span, "codec", codec_name(exchange.codec));
-    let writer = exchange.run(body, writer).await;
-    drop(charge);
+    let writer = exchange.run(body, charge, writer).await;
     exchange.linger(writer).await;
     drop(running);
 }
@@ -87,11 +89,15 @@ pub(super) fn fault_code(error: &Error) -> Code {
 }
 
 /// Whether a stream was not read because of something that the peer did, and that cost it nothing.
-pub(super) fn is_fault(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StreamReset(_) | ErrorKind::Protocol | ErrorKind::Truncated | ErrorKind::FrameTooLarge
-    )
+pub(super) fn is_fault(error: &Error, link: &Link) -> bool {
+    match error.kind() {
+        ErrorKind::StreamReset(_) | ErrorKind::Protocol | ErrorKind::Truncated | ErrorKind::FrameTooLarge => {
+            true
+        }
+        // Where memory is short, the peer may have had to wait.
+        ErrorKind::DeadlineExceeded => link.allowance().has_room(),
+        _ => false,
+    }
 }
 
 pub(super) struct Exchange<'a> {
@@ -99,13 +105,20 @@ pub(super) struct Exchange<'a> {
     pub(super) link: &'a Arc<Link>,
     pub(super) codec: Codec,
     pub(super) span: Span,
+    /// When the request was there.
+    pub(super) began: Instant,
 }
+
+/// Nobody in good faith waits for an answer for less.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Exchange<'_> {
     /// Answers the request, and gives back the stream where something may still be under way on it.
-    async fn run(&self, body: Bytes, mut writer: FrameWriter) -> Option<FrameWriter> {
+    async fn run(&self, body: Bytes, charge: Charge, mut writer: FrameWriter) -> Option<FrameWriter> {
         let admitted = self.admit(&body);
         drop(body);
+        // The request is not dropped before its charge.
+        let charge = charge;
         let request = match admitted {
             Ok(request) => request,
             Err(refusal) => {
@@ -120,7 +133,12 @@ impl Exchange<'_> {
         match &*request.method {
             HEALTH => self.answer(&mut writer, health(self.node)).await,
             STREAM_EVENTS => match self.node.router.event_log() {
-                Some(log) => return events::stream(self, log, &request, writer).await,
+                Some(log) => {
+                    // A subscription has no use for parameters, and may last for days.
+                    let request = Request { params: None, ..request };
+                    drop(charge);
+                    return events::stream(self, log, &request, writer).await;
+                }
                 None => self.answer(&mut writer, refused(unsupported())).await,
             },
             name => match self.node.router.method(name) {
@@ -166,13 +184,38 @@ impl Exchange<'_> {
         Err(MethodError::resource_exhausted("requests come too often").retry_after(wait))
     }
 
-    async fn call(&self, method: &Method, request: Request, mut writer: FrameWriter) -> Option<FrameWriter> {
+    async fn call(
+        &self,
+        registered: &Registered,
+        request: Request,
+        mut writer: FrameWriter,
+    ) -> Option<FrameWriter> {
+        let Registered { method, answers } = registered;
         let limit = self.node.limits.handler_timeout();
         let limit = request.timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
         let deadline = self.node.clock.deadline(limit);
         if limit.is_zero() {
             self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
             return Some(writer);
+        }
+        // Where answers are large and memory is short, handlers wait for their turn.
+        let mut room = self.link.allowance().charge();
+        if !room.try_reserve(answers.expected()) {
+            let turn = async {
+                room.reserve(answers.expected()).await;
+                Ok(None)
+            };
+            let given_up = async { Ok(Some(writer.given_up().await)) };
+            let turn = self.node.clock.timeout_at(Some(deadline), future::or(turn, given_up)).await;
+            let given_up = match turn.unwrap_or(Err(Elapsed)) {
+                Ok(None) => None,
+                Ok(Some(code)) => Some(Outcome::GivenUp(code)),
+                Err(Elapsed) => Some(Outcome::TimedOut),
+            };
+            if let Some(outcome) = given_up {
+                let guard = Context::new(Arc::clone(self.link), Some(deadline)).guard();
+                return self.conclude(writer, outcome, guard).await;
+            }
         }
         let context = Context::new(Arc::clone(self.link), Some(deadline));
         let guard = context.guard();
@@ -182,6 +225,10 @@ impl Exchange<'_> {
                 let stopped = writer.given_up();
                 let outcome =
                     supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await;
+                if let Outcome::Returned(Ok(payload)) = &outcome {
+                    answers.observe(payload.len());
+                }
+                drop(room);
                 let answer = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
                 self.conclude(writer, answer, guard).await
             }
@@ -195,6 +242,7 @@ impl Exchange<'_> {
                     self.codec,
                     self.node.max_frame_len(),
                     self.link.allowance().charge(),
+                    Arc::clone(answers),
                 );
                 let outcome =
                     supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink))
@@ -235,7 +283,7 @@ impl Exchange<'_> {
                 }
                 record(&self.span, "outcome", code);
                 writer.reset(code);
-                self.node.count_fault(self.link);
+                self.count_given_up();
             }
             Outcome::Panicked => {
                 tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
@@ -287,9 +335,18 @@ impl Exchange<'_> {
             Ok(Err(error)) => {
                 tracing::debug!(remote = %self.link.remote_address(), %error, "answer not taken");
                 self.node.counters.unread(&error, Code::CANCELLED);
+                self.count_given_up();
                 writer.reset(Code::CANCELLED);
             }
             Err(Elapsed) => self.node.reset(writer, Code::DEADLINE_EXCEEDED),
+        }
+    }
+
+    /// Counts a call that the peer gave up at once. To give up after a while is what time limits do.
+    fn count_given_up(&self) {
+        let age = self.node.clock.now().saturating_duration_since(self.began);
+        if age < AT_ONCE {
+            self.node.count_fault(self.link);
         }
     }
 

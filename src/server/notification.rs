@@ -42,7 +42,7 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream, sp
             }
             Err(error) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
-                if is_fault(&error) {
+                if is_fault(&error, &link) {
                     node.count_fault(&link);
                 }
                 let code = fault_code(&error);
@@ -63,14 +63,19 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream, sp
 /// Handles one notification, or gives the code to stop its stream with.
 async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), Code> {
     let its_turn = async {
-        link.allowance().notification(&node.clock).await;
-        Ok(())
+        let comes = link.allowance().notification(&node.clock).await;
+        comes.then_some(()).ok_or(Code::RATE_LIMITED)
     };
+    // What was taken on before the shutdown is handled, and need not wait any more.
     let stopping = async {
         node.drain.begun().await;
-        Err(Code::SHUTTING_DOWN)
+        Ok(())
     };
-    future::or(its_turn, stopping).await?;
+    let gone = async {
+        link.quinn().closed().await;
+        Err(Code::CANCELLED)
+    };
+    future::or(future::or(its_turn, stopping), gone).await?;
     let _running = Running::enter(node);
     let notification = Notification::decode(body).map_err(|error| violation(node, link, &error))?;
     if notification.protocol_version != PROTOCOL_VERSION {
