@@ -151,6 +151,8 @@ fn spoofed(stage: &Stage, figures: &mut Figures) -> Result<()> {
     figures.tell("p99 of all calls, under attack by quiet", p99);
     let p50 = format!("{} by {}", millis(seen.attacked.p50()), millis(seen.quiet.p50()));
     figures.tell("p50 of calls, under attack by quiet", p50);
+    let processor = format!("{} by {}", millis(seen.processor.1), millis(seen.processor.0));
+    figures.tell("the node's processor time in 20 s, under attack by quiet", processor);
     let failed = seen.attacked.failed;
     figures.add("calls that failed under attack", failed, "0", failed == 0);
     figures.memory("growth of the node", seen.growth, 4 * MIB);

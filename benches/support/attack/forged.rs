@@ -41,6 +41,8 @@ pub(crate) struct Spoofed {
     /// Of each pair of phases, the p99 under attack by the quiet one.
     pub(crate) ratios: Vec<f64>,
     pub(crate) sent: usize,
+    /// Of the node, in quiet phases and under attack.
+    pub(crate) processor: (Duration, Duration),
     pub(crate) growth: Memory,
     pub(crate) newcomers: Vec<Option<Duration>>,
 }
@@ -52,12 +54,16 @@ pub(crate) async fn spoof(stage: &Stage, victim: &Victim, scale: &Scale) -> Resu
     let probe = Probe::connect(stage, victim).await?;
     probe.measure(scale.phase.min(Duration::from_secs(1))).await;
     let (mut quiet, mut attacked) = (Latencies::default(), Latencies::default());
-    let (mut ratios, mut sent) = (Vec::new(), 0);
+    let (mut ratios, mut sent, mut processor) = (Vec::new(), 0, (Duration::ZERO, Duration::ZERO));
     for _ in 0..scale.pairs {
+        let before = victim.processor()?;
         let calm = probe.measure(scale.phase).await;
+        let between = victim.processor()?;
         let running = flood.start();
         let storm = probe.measure(scale.phase).await;
         sent += running.stop(&mut flood)?;
+        processor.0 += between - before;
+        processor.1 += victim.processor()? - between;
         ratios.push(storm.p99().as_secs_f64() / calm.p99().as_secs_f64());
         quiet.add(calm);
         attacked.add(storm);
@@ -70,7 +76,7 @@ pub(crate) async fn spoof(stage: &Stage, victim: &Victim, scale: &Scale) -> Resu
         newcomers.push(newcomer(stage, victim, &format!("newcomer-{n}"), scale.patience).await?);
     }
     sent += running.stop(&mut flood)?;
-    Ok(Spoofed { quiet, attacked, ratios, sent, growth: watch.growth(), newcomers })
+    Ok(Spoofed { quiet, attacked, ratios, sent, processor, growth: watch.growth(), newcomers })
 }
 
 /// Packets, and where they seem to come from.
