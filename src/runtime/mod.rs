@@ -1,6 +1,7 @@
 //! Our [`quinn::Runtime`] on async-io, and the deadlines that everything else sleeps on.
 
 mod clock;
+mod reactor;
 mod socket;
 mod timer;
 
@@ -18,7 +19,7 @@ use async_executor::Executor;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 
 pub(crate) use self::clock::{Clock, Elapsed};
-use self::{socket::Socket, timer::LazyTimer};
+use self::{reactor::Socket, timer::LazyTimer};
 
 /// Runs quinn on async-io's reactor and on an executor of the caller's choice.
 ///
