@@ -1,11 +1,13 @@
-//! `AsyncIoRuntime` against quinn's own `SmolRuntime`, under the same library: `cargo bench --bench compare`.
+//! Two runtimes, or two builds, under the same work: `cargo bench --bench compare`.
 //!
 //! Node and client are processes of their own, so that they share neither reactor nor executor, and both are on the
 //! same kind of runtime. The two kinds take turns, ABBA, and each pair of turns gives one ratio; so that what else the
 //! machine does meets both. Progress goes to stderr, and the result to stdout as a Markdown table.
 //!
-//! The environment variables `COMPARE_ROUNDS` (pairs of turns) and `COMPARE_SECONDS` (of each of the two series of
-//! calls in a turn) change how long it takes; `COMPARE_EVENTS` how many are replayed.
+//! `COMPARE_KINDS` names the two: `PollRuntime AsyncIoRuntime` if unset, or `SmolRuntime` (quinn's own). A kind followed by `@` and
+//! the path of this benchmark's executable, built from other sources, compares with those: `PollRuntime PollRuntime@/tmp/before`.
+//! `COMPARE_ROUNDS` (pairs of turns) and `COMPARE_SECONDS` (of each of the two series of calls in a turn) change
+//! how long it takes; `COMPARE_EVENTS` how many are replayed.
 
 mod support;
 
@@ -14,8 +16,9 @@ use std::{
     error::Error,
     fmt::Write as _,
     fs,
-    io::{self, BufRead, BufReader, Read, Write as _},
+    io::{self, BufRead, BufReader, Write as _},
     net::SocketAddr,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     str::FromStr,
     sync::Arc,
@@ -23,11 +26,14 @@ use std::{
 };
 
 use palyra_quic::{
-    AsyncIoRuntime, Bytes, CertificateAuthority, Connection, Context, Identity, MethodError, Router, Trust,
-    quinn::{Runtime, SmolRuntime},
+    Bytes, CertificateAuthority, Connection, Context, Identity, MethodError, Router, Trust, quinn::Runtime,
 };
 
-use self::support::{ECHO, dialler, event_log, serve};
+use self::support::{
+    ECHO, dialler, event_log,
+    kind::{Kind, Runner},
+    serve,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -57,27 +63,27 @@ fn main() -> Result<()> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Ours,
-    Quinns,
+/// A kind of runtime, of this build or another.
+struct Entrant {
+    name: String,
+    kind: Kind,
+    executable: PathBuf,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "AsyncIoRuntime",
-            Self::Quinns => "SmolRuntime",
-        }
+impl Entrant {
+    fn parse(text: &str) -> Result<Self> {
+        let (kind, executable) = match text.split_once('@') {
+            Some((kind, path)) => (kind, path.into()),
+            None => (text, env::current_exe()?),
+        };
+        Ok(Self { name: text.to_owned(), kind: Kind::parse(kind)?, executable })
     }
 
-    fn of_this_process() -> Result<Arc<dyn Runtime>> {
-        let name = env::var(KIND)?;
-        if name == Self::Ours.name() {
-            Ok(Arc::new(AsyncIoRuntime::global()))
-        } else {
-            Ok(Arc::new(SmolRuntime))
-        }
+    /// The two of this run.
+    fn both() -> Result<[Self; 2]> {
+        let names = env::var("COMPARE_KINDS").unwrap_or_else(|_| "PollRuntime AsyncIoRuntime".into());
+        let entrants = names.split_whitespace().map(Self::parse).collect::<Result<Vec<_>>>()?;
+        entrants.try_into().map_err(|_| format!("{names:?} are not two").into())
     }
 }
 
@@ -89,15 +95,28 @@ struct Turn {
     single_ticks_per_call: f64,
     ticks_per_call: f64,
     events_per_second: f64,
+    ticks_per_event: f64,
 }
 
 impl Turn {
     fn to_line(self) -> String {
-        let Self { p50_seconds, calls_per_second, single_ticks_per_call, ticks_per_call, events_per_second } =
-            self;
-        format!(
-            "{p50_seconds} {calls_per_second} {single_ticks_per_call} {ticks_per_call} {events_per_second}"
-        )
+        let Self {
+            p50_seconds,
+            calls_per_second,
+            single_ticks_per_call,
+            ticks_per_call,
+            events_per_second,
+            ticks_per_event,
+        } = self;
+        let numbers = [
+            p50_seconds,
+            calls_per_second,
+            single_ticks_per_call,
+            ticks_per_call,
+            events_per_second,
+            ticks_per_event,
+        ];
+        numbers.map(|number| number.to_string()).join(" ")
     }
 
     fn from_line(line: &str) -> Option<Self> {
@@ -108,6 +127,7 @@ impl Turn {
             single_ticks_per_call: numbers.next()?,
             ticks_per_call: numbers.next()?,
             events_per_second: numbers.next()?,
+            ticks_per_event: numbers.next()?,
         })
     }
 }
@@ -117,26 +137,23 @@ impl Turn {
 fn compare() -> Result<()> {
     let rounds = setting("COMPARE_ROUNDS", ROUNDS);
     let stage = Stage::new()?;
-    let (mut ours, mut quinns) = (Vec::new(), Vec::new());
+    let entrants = Entrant::both()?;
+    let mut turns = [Vec::new(), Vec::new()];
     for round in 0..rounds {
-        let order = if round % 2 == 0 { [Kind::Ours, Kind::Quinns] } else { [Kind::Quinns, Kind::Ours] };
-        for kind in order {
-            let turn = stage.turn(kind)?;
+        for which in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let turn = stage.turn(&entrants[which])?;
             eprintln!(
                 "{:2}/{rounds} {:14} p50 {:6.1} us, {:6.0} calls/s with {IN_FLIGHT} in flight, {:7.0} events/s",
                 round + 1,
-                kind.name(),
+                entrants[which].name,
                 turn.p50_seconds * 1e6,
                 turn.calls_per_second,
                 turn.events_per_second
             );
-            match kind {
-                Kind::Ours => ours.push(turn),
-                Kind::Quinns => quinns.push(turn),
-            }
+            turns[which].push(turn);
         }
     }
-    print!("{}", table(&ours, &quinns));
+    print!("{}", table(&entrants, &turns));
     Ok(())
 }
 
@@ -163,21 +180,21 @@ impl Stage {
     }
 
     /// A fresh pair of processes each time, because a process may be lucky or not for all its life.
-    fn turn(&self, kind: Kind) -> Result<Turn> {
-        let mut node = Actor::start(self.command("node", kind, &self.node)?)?;
+    fn turn(&self, entrant: &Entrant) -> Result<Turn> {
+        let mut node = Actor::start(self.command("node", entrant, &self.node)?)?;
         let address = node.line()?;
-        let mut command = self.command("client", kind, &self.client)?;
+        let mut command = self.command("client", entrant, &self.client)?;
         command.env(ADDRESS, address.trim());
         let mut client = Actor::start(command)?;
         let line = client.line()?;
         Turn::from_line(&line).ok_or_else(|| format!("the client says {line:?}").into())
     }
 
-    fn command(&self, role: &str, kind: Kind, (cert, key): &(String, String)) -> io::Result<Command> {
-        let mut command = Command::new(env::current_exe()?);
+    fn command(&self, role: &str, entrant: &Entrant, (cert, key): &(String, String)) -> io::Result<Command> {
+        let mut command = Command::new(&entrant.executable);
         command
             .env(ROLE, role)
-            .env(KIND, kind.name())
+            .env(KIND, entrant.kind.name())
             .env(AUTHORITY, self.authority.cert_pem())
             .env(CERTIFICATE, cert)
             .env(KEY, key);
@@ -215,13 +232,13 @@ impl Drop for Actor {
 /// What it is called, where a turn has it, in what unit, and with how many digits.
 type Row = (&'static str, fn(&Turn) -> f64, f64, usize);
 
-fn table(ours: &[Turn], quinns: &[Turn]) -> String {
+fn table([a, b]: &[Entrant; 2], [of_a, of_b]: &[Vec<Turn>; 2]) -> String {
     let micros = 1e6;
     // Ticks of processor time are hundredths of a second wherever Linux runs.
     let micros_per_tick = 1e4;
-    let rows: [Row; 5] = [
-        ("32 calls in flight, calls/s (target ≥ 1.10)", |turn| turn.calls_per_second, 1.0, 0),
-        ("1 call in flight, p50 in µs (target ≤ 0.90)", |turn| turn.p50_seconds, micros, 1),
+    let rows: [Row; 6] = [
+        ("32 calls in flight, calls/s", |turn| turn.calls_per_second, 1.0, 0),
+        ("1 call in flight, p50 in µs", |turn| turn.p50_seconds, micros, 1),
         ("CPU of both sides, µs per call, 32 in flight", |turn| turn.ticks_per_call, micros_per_tick, 1),
         (
             "CPU of both sides, µs per call, 1 in flight",
@@ -229,15 +246,15 @@ fn table(ours: &[Turn], quinns: &[Turn]) -> String {
             micros_per_tick,
             1,
         ),
-        ("replay of events of 32 B, events/s (target ≥ 2,000,000)", |turn| turn.events_per_second, 1.0, 0),
+        ("replay of events of 32 B, events/s", |turn| turn.events_per_second, 1.0, 0),
+        ("CPU of both sides, ns per event", |turn| turn.ticks_per_event, 1000.0 * micros_per_tick, 0),
     ];
-    let mut table = String::from(
-        "| median (quartiles) | AsyncIoRuntime | SmolRuntime | ratio of each pair |\n|---|---|---|---|\n",
-    );
+    let mut table =
+        format!("| median (quartiles) | {} | {} | ratio of each pair |\n|---|---|---|---|\n", a.name, b.name);
     for (name, value, unit, digits) in rows {
         let column = |turns: &[Turn]| Quartiles::of(turns.iter().map(|turn| value(turn) * unit));
-        let ratios = ours.iter().zip(quinns).map(|(ours, quinns)| value(ours) / value(quinns));
-        let cells = [(column(ours), digits), (column(quinns), digits), (Quartiles::of(ratios), 2)]
+        let ratios = of_a.iter().zip(of_b).map(|(a, b)| value(a) / value(b));
+        let cells = [(column(of_a), digits), (column(of_b), digits), (Quartiles::of(ratios), 2)]
             .map(|(quartiles, digits)| quartiles.map_or_else(|| "–".into(), |q| q.display(digits)));
         // Writing to a string cannot fail.
         let _ = writeln!(table, "| {name} | {} |", cells.join(" | "));
@@ -273,27 +290,27 @@ fn node() -> Result<()> {
     let router = Router::new()
         .events(event_log(setting("COMPARE_EVENTS", EVENTS))?)
         .typed(TICKS, |_: Context, ()| async { Ok::<_, MethodError>(ticks()) });
-    let endpoint = serve(Kind::of_this_process()?, identity, trust, router)?;
+    let runner = Runner::new(Kind::parse(&env::var(KIND)?)?)?;
+    let endpoint = serve(runner.handle(), identity, trust, router)?;
     let mut output = io::stdout();
     writeln!(output, "{}", endpoint.local_addr()?)?;
     output.flush()?;
-    // Reading keeps this thread out of everything until the end.
-    io::stdin().read_to_end(&mut Vec::new())?;
+    runner.run_until_input_ends();
     Ok(())
 }
 
 fn client() -> Result<()> {
     let (identity, trust) = credentials()?;
-    let endpoint = dialler(Kind::of_this_process()?, identity, trust)?;
+    let runner = Runner::new(Kind::parse(&env::var(KIND)?)?)?;
+    let runtime = runner.handle();
+    let endpoint = dialler(Arc::clone(&runtime), identity, trust)?;
     let address: SocketAddr = env::var(ADDRESS)?.parse()?;
     let duration = Duration::from_secs_f64(setting("COMPARE_SECONDS", SECONDS));
-    // On the executor, as everything else in the two processes, so that no thread waits for another.
-    let turn = smol::spawn(async move {
+    let turn = runner.run(async move {
         let connection = endpoint.connect(address).await?;
-        measure(&connection, duration).await
+        measure(&connection, &*runtime, duration).await
     });
-    let turn = futures_lite::future::block_on(turn)?;
-    println!("{}", turn.to_line());
+    println!("{}", turn?.to_line());
     Ok(())
 }
 
@@ -303,17 +320,19 @@ fn credentials() -> Result<(Identity, Trust)> {
     Ok((identity, Trust::from_pem(authority?.as_bytes())?))
 }
 
-async fn measure(connection: &Connection, duration: Duration) -> Result<Turn> {
-    series(connection, 1, WARM_UP).await?;
-    let single = series(connection, 1, duration).await?;
-    series(connection, IN_FLIGHT, WARM_UP).await?;
-    let many = series(connection, IN_FLIGHT, duration).await?;
+async fn measure(connection: &Connection, runtime: &dyn Runtime, duration: Duration) -> Result<Turn> {
+    series(connection, runtime, 1, WARM_UP).await?;
+    let single = series(connection, runtime, 1, duration).await?;
+    series(connection, runtime, IN_FLIGHT, WARM_UP).await?;
+    let many = series(connection, runtime, IN_FLIGHT, duration).await?;
+    let (events_per_second, ticks_per_event) = replay(connection).await?;
     Ok(Turn {
         p50_seconds: single.p50.as_secs_f64(),
         calls_per_second: many.calls / many.elapsed.as_secs_f64(),
         single_ticks_per_call: single.ticks_per_call(),
         ticks_per_call: many.ticks_per_call(),
-        events_per_second: replay(connection).await?,
+        events_per_second,
+        ticks_per_event,
     })
 }
 
@@ -331,13 +350,19 @@ impl Series {
 }
 
 /// Calls for as long as `duration`, from `in_flight` tasks.
-async fn series(connection: &Connection, in_flight: usize, duration: Duration) -> Result<Series> {
+async fn series(
+    connection: &Connection,
+    runtime: &dyn Runtime,
+    in_flight: usize,
+    duration: Duration,
+) -> Result<Series> {
     let before = ticks_of_both(connection).await?;
     let start = Instant::now();
-    let tasks: Vec<_> = (0..in_flight)
-        .map(|_| {
-            let connection = connection.clone();
-            smol::spawn(async move {
+    let (done, tasks) = smol::channel::unbounded();
+    for _ in 0..in_flight {
+        let (connection, done) = (connection.clone(), done.clone());
+        runtime.spawn(Box::pin(async move {
+            let calling = async {
                 let mut latencies: Vec<Duration> = Vec::new();
                 let mut now = Instant::now();
                 while now < start + duration {
@@ -347,12 +372,15 @@ async fn series(connection: &Connection, in_flight: usize, duration: Duration) -
                     now = answered;
                 }
                 Ok::<_, palyra_quic::Error>(latencies)
-            })
-        })
-        .collect();
+            };
+            // Fails only where the measurement was given up.
+            let _ = done.send(calling.await).await;
+        }));
+    }
+    drop(done);
     let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.append(&mut task.await?);
+    while let Ok(result) = tasks.recv().await {
+        latencies.append(&mut result?);
     }
     let elapsed = start.elapsed();
     let after = ticks_of_both(connection).await?;
@@ -366,8 +394,9 @@ async fn series(connection: &Connection, in_flight: usize, duration: Duration) -
     })
 }
 
-/// Replays the whole log, and gives the events in a second.
-async fn replay(connection: &Connection) -> Result<f64> {
+/// Replays the whole log, and gives the events in a second, and the ticks that each takes.
+async fn replay(connection: &Connection) -> Result<(f64, f64)> {
+    let before = ticks_of_both(connection).await?;
     let start = Instant::now();
     let mut events = connection.events().open().await?;
     let mut count = 0_u32;
@@ -377,7 +406,9 @@ async fn replay(connection: &Connection) -> Result<f64> {
     if usize::try_from(count)? != setting("COMPARE_EVENTS", EVENTS) {
         return Err(format!("{count} events came").into());
     }
-    Ok(f64::from(count) / start.elapsed().as_secs_f64())
+    let elapsed = start.elapsed();
+    let ticks = ticks_of_both(connection).await?.zip(before).map(|(after, before)| f64::from(after - before));
+    Ok((f64::from(count) / elapsed.as_secs_f64(), ticks.unwrap_or(f64::NAN) / f64::from(count)))
 }
 
 async fn ticks_of_both(connection: &Connection) -> Result<Option<u32>> {

@@ -44,7 +44,7 @@
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Connection::stats`] |
-//! | choose the executor | [`AsyncIoRuntime`], or any other [`quinn::Runtime`] |
+//! | choose the executor | [`AsyncIoRuntime`], `PollRuntime` on one thread, or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
 //! | make certificates to try things out | `CertificateAuthority`, with feature `cert` |
 //! | test on bad links, in virtual time | `sim`, with feature `sim` |
@@ -100,6 +100,8 @@ pub use self::cert::{CertificateAuthority, Issued};
 pub use self::events::CursorStore;
 #[cfg(feature = "json")]
 pub use self::message::JsonError;
+#[cfg(unix)]
+pub use self::runtime::PollRuntime;
 pub use self::{
     admission::Rate,
     client::{

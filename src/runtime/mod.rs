@@ -1,6 +1,8 @@
-//! Our [`quinn::Runtime`] on async-io, and the deadlines that everything else sleeps on.
+//! Our [`quinn::Runtime`]s, on async-io and without a reactor, and the deadlines that everything else sleeps on.
 
 mod clock;
+#[cfg(unix)]
+mod poll;
 mod reactor;
 mod socket;
 mod timer;
@@ -19,6 +21,8 @@ use async_executor::Executor;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 
 pub(crate) use self::clock::{Clock, Elapsed};
+#[cfg(unix)]
+pub use self::poll::PollRuntime;
 use self::{reactor::Socket, timer::LazyTimer};
 
 /// Runs quinn on async-io's reactor and on an executor of the caller's choice.

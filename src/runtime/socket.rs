@@ -76,6 +76,13 @@ impl Core {
         Ok(Received::Noise)
     }
 
+    /// Whether the kernel had nothing left after a look that filled `count` of so many buffers.
+    #[cfg(unix)]
+    pub(super) fn is_drained_by(&self, count: usize, room: usize) -> bool {
+        // Elsewhere, a look takes one datagram at most.
+        cfg!(target_os = "linux") && count < room
+    }
+
     /// Whether a sender has to wait until the socket is writable again.
     pub(super) fn is_send_blocked(&self) -> bool {
         self.send_blocked.load(Ordering::Relaxed)

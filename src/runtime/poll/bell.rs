@@ -1,0 +1,146 @@
+//! How other threads wake the one that waits.
+
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// A descriptor to wait for beside the sockets. Ringing costs a system call only while somebody waits.
+#[derive(Debug)]
+pub(super) struct Bell {
+    asleep: AtomicBool,
+    wire: wire::Wire,
+}
+
+impl Bell {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { asleep: AtomicBool::new(false), wire: wire::Wire::new()? })
+    }
+
+    /// Wakes the thread that waits, if it does.
+    ///
+    /// To be called after the change that it is to see, and after the lock of what was changed has been let go: whoever
+    /// waits says so first and takes the same lock after that, so that either it sees the change, or this sees that it waits.
+    pub(super) fn ring(&self) {
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
+            self.wire.pull();
+        }
+    }
+
+    /// Says that the thread is about to look at everything a last time, and then waits.
+    pub(super) fn sleep(&self) {
+        self.asleep.store(true, Ordering::Release);
+    }
+
+    /// Says that it looks again. Whoever rang may still have to reach the wire; then a later wait is a short one.
+    pub(super) fn wake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// What becomes readable when somebody rings.
+    pub(super) fn wire(&self) -> BorrowedFd<'_> {
+        self.wire.as_fd()
+    }
+
+    /// Makes the wire silent again.
+    pub(super) fn hush(&self) {
+        self.wire.hush();
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod wire {
+    use std::{
+        io,
+        os::fd::{AsFd, BorrowedFd, OwnedFd},
+    };
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    #[derive(Debug)]
+    pub(super) struct Wire(OwnedFd);
+
+    impl Wire {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+        }
+
+        pub(super) fn pull(&self) {
+            // Fails only where the counter is full, and then it is readable.
+            let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        }
+
+        pub(super) fn hush(&self) {
+            let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        }
+
+        pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod wire {
+    use std::{
+        io::{self, Read, Write},
+        os::{
+            fd::{AsFd, BorrowedFd},
+            unix::net::UnixStream,
+        },
+    };
+
+    #[derive(Debug)]
+    pub(super) struct Wire {
+        near: UnixStream,
+        far: UnixStream,
+    }
+
+    impl Wire {
+        pub(super) fn new() -> io::Result<Self> {
+            let (near, far) = UnixStream::pair()?;
+            near.set_nonblocking(true)?;
+            far.set_nonblocking(true)?;
+            Ok(Self { near, far })
+        }
+
+        pub(super) fn pull(&self) {
+            // Fails only where the buffer is full, and then it is readable.
+            let _ = (&self.near).write(&[1]);
+        }
+
+        pub(super) fn hush(&self) {
+            while (&self.far).read(&mut [0; 64]).is_ok_and(|count| count == 64) {}
+        }
+
+        pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+            self.far.as_fd()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn rings(bell: &Bell) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn a_bell_rings_once_and_only_for_who_sleeps() {
+        let bell = Bell::new().unwrap();
+        bell.ring();
+        assert!(!rings(&bell), "a system call for somebody who is awake");
+        bell.sleep();
+        bell.ring();
+        assert!(rings(&bell));
+        bell.hush();
+        bell.ring();
+        assert!(!rings(&bell), "a second system call for one wakeup");
+    }
+}

@@ -1,0 +1,308 @@
+//! A runtime that waits for its own sockets, on one thread.
+
+mod bell;
+mod sockets;
+mod tasks;
+mod timers;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    io,
+    net::UdpSocket,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use async_task::Runnable;
+use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use self::{
+    bell::Bell,
+    sockets::{Socket, Source, Sources},
+    tasks::{MainWaker, Queue, Sender, Tasks},
+    timers::{Timer, Timers},
+};
+use super::Offload;
+use crate::{error::Result, sync::lock};
+
+/// Tasks run in a row before the drivers of connections send.
+const TASKS_PER_TURN: usize = 128;
+/// Tasks run in a row before the sockets are looked at, though there is still something to do.
+const TASKS_PER_LOOK: usize = 128;
+
+/// Runs nodes on one thread, without a reactor: everything happens within [`block_on`](Self::block_on).
+///
+/// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next deadline; so a request
+/// at a time costs three system calls on each side, where an [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine
+/// and the help of a second thread. What the tasks write leaves when all that are ready have run, in common packets.
+///
+/// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be awaited on any thread and any
+/// executor, as always; but they make progress only while `block_on` runs. Futures of other reactors can be awaited within
+/// it, since whatever wakes the thread wakes it at once.
+///
+/// Dropping it drops all that runs here: connections are lost without a word, and handles say
+/// [`Closed`](crate::ErrorKind::Closed). [`Endpoint::shutdown`](crate::Endpoint::shutdown) comes first, within `block_on`.
+///
+/// ```
+/// use palyra_quic::{Endpoint, PollRuntime};
+///
+/// let mut runtime = PollRuntime::new()?;
+/// let endpoint = Endpoint::builder().runtime(runtime.handle()).bind(([127, 0, 0, 1], 0).into())?;
+/// runtime.block_on(async {
+///     // Calls are made here, and peers served for as long as this lasts.
+/// # endpoint.shutdown(std::time::Duration::ZERO).await;
+/// });
+/// # Ok::<(), palyra_quic::Error>(())
+/// ```
+pub struct PollRuntime {
+    shared: Arc<Shared>,
+    main: Waker,
+    offload: Offload,
+    batch: VecDeque<Runnable>,
+    due: Vec<Waker>,
+    sources: Vec<(Arc<Source>, PollFlags)>,
+    /// Empty; its memory is used again.
+    fds: Vec<PollFd<'static>>,
+    /// Tasks run since the last look at the sockets.
+    unseen: usize,
+}
+
+/// What handles, wakers, timers and sockets have of the runtime.
+#[derive(Debug)]
+struct Shared {
+    tasks: Mutex<Tasks>,
+    timers: Mutex<Timers>,
+    sources: Sources,
+    sender: Sender,
+    bell: Bell,
+}
+
+impl PollRuntime {
+    /// Takes one file descriptor, besides those of the sockets to come.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) where the process has no more file descriptors.
+    pub fn new() -> Result<Self> {
+        let shared = Arc::new(Shared {
+            tasks: Mutex::default(),
+            timers: Mutex::default(),
+            sources: Mutex::default(),
+            sender: Sender::default(),
+            bell: Bell::new()?,
+        });
+        Ok(Self {
+            main: Waker::from(Arc::new(MainWaker(Arc::clone(&shared)))),
+            shared,
+            offload: Offload { gso: true, gro: true },
+            batch: VecDeque::new(),
+            due: Vec::new(),
+            sources: Vec::new(),
+            fds: Vec::new(),
+            unseen: 0,
+        })
+    }
+
+    /// As [`AsyncIoRuntime::without_gso`](crate::AsyncIoRuntime::without_gso), for endpoints bound with handles that are taken from here on.
+    #[must_use]
+    pub fn without_gso(mut self) -> Self {
+        self.offload.gso = false;
+        self
+    }
+
+    /// As [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro), for endpoints bound with handles that are taken from here on.
+    #[must_use]
+    pub fn without_gro(mut self) -> Self {
+        self.offload.gro = false;
+        self
+    }
+
+    /// For [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime), and for tasks of the caller's own.
+    #[must_use]
+    pub fn handle(&self) -> Arc<dyn Runtime> {
+        Arc::new(Handle { shared: Arc::clone(&self.shared), offload: self.offload })
+    }
+
+    /// Runs everything on this thread until `future` is ready. What is left then goes on with the next call.
+    ///
+    /// Within another executor, this holds up whatever else runs on the thread.
+    ///
+    /// # Panics
+    ///
+    /// As `future` and the tasks that the caller spawned do; the next call goes on with the others.
+    pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let main = self.main.clone();
+        main.wake_by_ref();
+        loop {
+            if let Some(output) = self.run_ready(&main, future.as_mut()) {
+                return output;
+            }
+            self.run(Queue::Senders);
+            let now = Instant::now();
+            self.expire(now);
+            self.look(now);
+        }
+    }
+
+    /// Runs what is ready, and what becomes ready by it, until there is nothing left or it was enough.
+    fn run_ready<F: Future>(&mut self, main: &Waker, mut future: Pin<&mut F>) -> Option<F::Output> {
+        let mut ran = 0;
+        while ran < TASKS_PER_TURN {
+            if lock(&self.shared.tasks).take_main() {
+                self.unseen += 1;
+                ran += 1;
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(main)) {
+                    return Some(output);
+                }
+            }
+            let before = self.unseen;
+            self.run(Queue::Ready);
+            if self.unseen == before {
+                break;
+            }
+            ran += self.unseen - before;
+        }
+        None
+    }
+
+    /// Runs each task of a queue once.
+    fn run(&mut self, queue: Queue) {
+        // What a panic left of a batch comes first.
+        if self.batch.is_empty() {
+            lock(&self.shared.tasks).take(queue, &mut self.batch);
+        }
+        while let Some(runnable) = self.batch.pop_front() {
+            self.unseen += 1;
+            runnable.run();
+        }
+    }
+
+    /// Wakes those whose time has come.
+    fn expire(&mut self, now: Instant) {
+        lock(&self.shared.timers).expire(now, &mut self.due);
+        self.due.drain(..).for_each(Waker::wake);
+    }
+
+    /// Waits for sockets, deadlines and other threads where there is nothing else to do; glances at the sockets now
+    /// and then where there is.
+    fn look(&mut self, now: Instant) {
+        let Shared { tasks, timers, bell, .. } = &*self.shared;
+        let idle = lock(tasks).is_idle();
+        if !idle && self.unseen < TASKS_PER_LOOK {
+            return;
+        }
+        self.unseen = 0;
+        if !idle {
+            self.poll(Some(Duration::ZERO));
+            return;
+        }
+        bell.sleep();
+        // Others may have been quick; from here on they ring.
+        let timeout = if lock(tasks).is_idle() {
+            let next = lock(timers).next();
+            next.map(|deadline| deadline.saturating_duration_since(now))
+        } else {
+            Some(Duration::ZERO)
+        };
+        self.poll(timeout);
+        self.shared.bell.wake();
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>) {
+        let Shared { sources, bell, .. } = &*self.shared;
+        // One that nobody waits for would report its errors again and again.
+        let awaited = |source: Arc<Source>| {
+            Some(source.interest()).filter(|interest| !interest.is_empty()).map(|interest| (source, interest))
+        };
+        self.sources.extend(lock(sources).iter().filter_map(Weak::upgrade).filter_map(awaited));
+        let mut fds = recycle(std::mem::take(&mut self.fds));
+        fds.push(PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN));
+        fds.extend(self.sources.iter().map(|(source, interest)| PollFd::new(&source.io, *interest)));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        // Fails only by a signal, or for want of memory in the kernel, and then all looks again.
+        if poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0) {
+            let mut events = fds.iter().map(PollFd::revents);
+            if events.next().is_some_and(|events| !events.is_empty()) {
+                bell.hush();
+            }
+            for ((source, _), events) in self.sources.iter().zip(events) {
+                if !events.is_empty() {
+                    source.happened(events);
+                }
+            }
+        }
+        self.fds = recycle(fds);
+        self.sources.clear();
+    }
+}
+
+/// Empties a list for descriptors of another lifetime, and keeps its memory.
+fn recycle<'to>(mut fds: Vec<PollFd<'_>>) -> Vec<PollFd<'to>> {
+    fds.clear();
+    fds.into_iter().map_while(|_| None).collect()
+}
+
+impl Drop for PollRuntime {
+    fn drop(&mut self) {
+        self.batch.clear();
+        self.shared.close();
+    }
+}
+
+impl fmt::Debug for PollRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { shared: _, main: _, offload, batch: _, due: _, sources: _, fds: _, unseen: _ } = self;
+        f.debug_struct("PollRuntime").field("offload", offload).finish_non_exhaustive()
+    }
+}
+
+/// What quinn has of the runtime.
+struct Handle {
+    shared: Arc<Shared>,
+    offload: Offload,
+}
+
+impl Runtime for Handle {
+    fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        Box::pin(Timer::new(Arc::clone(&self.shared), deadline))
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.shared.spawn(future);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Ok(Arc::new(Socket::new(Arc::clone(&self.shared), socket, self.offload)?))
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PollRuntime").field("offload", &self.offload).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_descriptors_keeps_its_memory() {
+        let bell = Bell::new().unwrap();
+        let mut fds = recycle(Vec::with_capacity(7));
+        let memory = fds.as_ptr();
+        fds.push(PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN));
+        let fds = recycle(fds);
+        assert_eq!((fds.as_ptr(), fds.len(), fds.capacity()), (memory, 0, 7));
+    }
+}

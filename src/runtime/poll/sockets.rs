@@ -1,0 +1,186 @@
+//! UDP sockets that the thread itself waits for.
+
+use std::{
+    fmt,
+    io::{self, IoSliceMut},
+    net::{SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use quinn::{
+    AsyncUdpSocket, UdpPoller,
+    udp::{RecvMeta, Transmit},
+};
+use rustix::event::PollFlags;
+
+use super::Shared;
+use crate::{
+    runtime::{
+        Offload,
+        socket::{Core, Received},
+    },
+    sync::lock,
+};
+
+/// A socket, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) io: UdpSocket,
+    core: Core,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// quinn's endpoint, whose waker stays, since it is always the same.
+    reader: Option<Waker>,
+    reading: bool,
+    /// The last look took everything that there was.
+    drained: bool,
+    writers: Vec<Waker>,
+}
+
+impl Source {
+    /// What to wait for on behalf of those who wait; empty where nobody does.
+    pub(super) fn interest(&self) -> PollFlags {
+        let waiting = lock(&self.waiting);
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::IN, waiting.reading);
+        interest.set(PollFlags::OUT, !waiting.writers.is_empty());
+        interest
+    }
+
+    /// Wakes whom these events concern; an error concerns all.
+    pub(super) fn happened(&self, events: PollFlags) {
+        let error = events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        let mut waiting = lock(&self.waiting);
+        let reads = waiting.reading && (error || events.contains(PollFlags::IN));
+        let reader = if reads { waiting.reader.clone() } else { None };
+        waiting.reading &= !reads;
+        let writers = if error || events.contains(PollFlags::OUT) {
+            self.core.unblock_send();
+            std::mem::take(&mut waiting.writers)
+        } else {
+            Vec::new()
+        };
+        drop(waiting);
+        reader.into_iter().chain(writers).for_each(Waker::wake);
+    }
+}
+
+/// The sockets of a runtime, which are others' to keep.
+pub(super) type Sources = Mutex<Vec<Weak<Source>>>;
+
+/// A socket, as quinn knows it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    source: Arc<Source>,
+    home: Arc<Shared>,
+}
+
+impl Socket {
+    pub(super) fn new(home: Arc<Shared>, io: UdpSocket, offload: Offload) -> io::Result<Self> {
+        let core = Core::new(&io, offload)?;
+        io.set_nonblocking(true)?;
+        let source = Arc::new(Source { io, core, waiting: Mutex::default() });
+        let mut sources = lock(&home.sources);
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(Arc::downgrade(&source));
+        drop(sources);
+        Ok(Self { source, home })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The thread may hold the socket while it waits, and is to let go of it.
+        self.home.bell.ring();
+    }
+}
+
+impl AsyncUdpSocket for Socket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(WritePoller(self))
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.source.core.try_send((&self.source.io).into(), transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let Source { io, core, waiting } = &*self.source;
+        let drained = std::mem::take(&mut lock(waiting).drained);
+        let received = if drained { Received::Nothing } else { core.try_recv(io, bufs, meta)? };
+        match received {
+            Received::Datagrams(count) => {
+                // Waiting reports at once what has come since, so that the look which would find nothing is spared.
+                lock(waiting).drained = core.is_drained_by(count, bufs.len());
+                Poll::Ready(Ok(count))
+            }
+            Received::Nothing => {
+                let mut waiting = lock(waiting);
+                match &mut waiting.reader {
+                    Some(known) => known.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                waiting.reading = true;
+                drop(waiting);
+                self.home.bell.ring();
+                Poll::Pending
+            }
+            Received::Noise => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.source.io.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.source.core.max_transmit_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.source.core.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.source.core.may_fragment()
+    }
+}
+
+/// Lets one task wait until the socket takes datagrams again.
+struct WritePoller(Arc<Socket>);
+
+impl UdpPoller for WritePoller {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Socket { source, home } = &*self.0;
+        home.sender.note();
+        if !source.core.is_send_blocked() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut waiting = lock(&source.waiting);
+        if !waiting.writers.iter().any(|known| known.will_wake(cx.waker())) {
+            waiting.writers.push(cx.waker().clone());
+        }
+        drop(waiting);
+        home.bell.ring();
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for WritePoller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritePoller").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,176 @@
+//! The tasks of a runtime on one thread, and the order in which they run.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use async_task::Runnable;
+use slab::Slab;
+
+use super::Shared;
+use crate::sync::lock;
+
+/// Which tasks there are, and which of them are ready.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    ready: VecDeque<Runnable>,
+    /// The drivers of quinn's connections, which run when all others have: what those write leaves in common packets.
+    senders: VecDeque<Runnable>,
+    /// The future that the thread was given is ready, too.
+    main: bool,
+    live: Slab<Live>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Live {
+    waker: Waker,
+    sends: bool,
+}
+
+/// Which of the ready tasks to take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Queue {
+    Ready,
+    Senders,
+}
+
+impl Tasks {
+    /// Exchanges the ready tasks for an empty queue.
+    pub(super) fn take(&mut self, queue: Queue, into: &mut VecDeque<Runnable>) {
+        match queue {
+            Queue::Ready => std::mem::swap(&mut self.ready, into),
+            Queue::Senders => std::mem::swap(&mut self.senders, into),
+        }
+    }
+
+    /// Whether the thread's own future is ready, for the first who asks.
+    pub(super) fn take_main(&mut self) -> bool {
+        std::mem::take(&mut self.main)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.senders.is_empty() && !self.main
+    }
+
+    fn schedule(&mut self, key: usize, runnable: Runnable) {
+        if self.live.get(key).is_some_and(|live| live.sends) {
+            self.senders.push_back(runnable);
+        } else {
+            self.ready.push_back(runnable);
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn spawn(self: &Arc<Self>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let mut tasks = lock(&self.tasks);
+        if tasks.closed {
+            drop(tasks);
+            return; // The future goes with it.
+        }
+        let entry = tasks.live.vacant_entry();
+        let key = entry.key();
+        let home = Arc::clone(self);
+        let schedule = move |runnable| {
+            lock(&home.tasks).schedule(key, runnable);
+            home.bell.ring();
+        };
+        let task = Task { future, home: Arc::clone(self), key, sends: false };
+        let (runnable, task) = async_task::spawn(task, schedule);
+        task.detach();
+        entry.insert(Live { waker: runnable.waker(), sends: false });
+        tasks.ready.push_back(runnable);
+        drop(tasks);
+        self.bell.ring();
+    }
+
+    /// Drops every task, and whatever is spawned from now on.
+    pub(super) fn close(&self) {
+        let wakers: Vec<Waker> = {
+            let mut tasks = lock(&self.tasks);
+            tasks.closed = true;
+            tasks.live.iter().map(|(_, live)| live.waker.clone()).collect()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        // What a task leaves behind may wake others, which are in the queue already or gone.
+        loop {
+            let left = {
+                let mut tasks = lock(&self.tasks);
+                let mut left = std::mem::take(&mut tasks.ready);
+                left.append(&mut tasks.senders);
+                left
+            };
+            if left.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// A task that is on the list while it lives.
+struct Task {
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    home: Arc<Shared>,
+    key: usize,
+    sends: bool,
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let polled = this.future.as_mut().poll(cx);
+        if !this.sends && this.home.sender.take() {
+            this.sends = true;
+            if let Some(live) = lock(&this.home.tasks).live.get_mut(this.key) {
+                live.sends = true;
+            }
+        }
+        polled
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let live = lock(&self.home.tasks).live.try_remove(self.key);
+        drop(live);
+    }
+}
+
+/// Set while a task runs that asks whether it may send, as only the driver of a connection does.
+#[derive(Debug, Default)]
+pub(super) struct Sender(AtomicBool);
+
+impl Sender {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> bool {
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// Wakes the thread's own future.
+#[derive(Debug)]
+pub(super) struct MainWaker(pub(super) Arc<Shared>);
+
+impl Wake for MainWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        lock(&self.0.tasks).main = true;
+        self.0.bell.ring();
+    }
+}
