@@ -1,7 +1,5 @@
 //! The runtimes that benches know by name, each driven as a program would drive it.
 
-#![allow(dead_code, reason = "each bench uses a part of this")]
-
 use std::{error::Error, future::Future, io, io::Read as _, sync::Arc, thread};
 
 #[cfg(unix)]

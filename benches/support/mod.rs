@@ -1,5 +1,7 @@
 //! What the benches have in common: an authority, and the two ends of a link over loopback.
 
+#![allow(dead_code, reason = "each bench uses a part of this")]
+
 pub(crate) mod kind;
 
 use std::{net::SocketAddr, sync::Arc};

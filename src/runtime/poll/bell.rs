@@ -11,11 +11,18 @@ use std::{
 pub(super) struct Bell {
     asleep: AtomicBool,
     wire: wire::Wire,
+    #[cfg(test)]
+    pub(super) rung: std::sync::atomic::AtomicUsize,
 }
 
 impl Bell {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { asleep: AtomicBool::new(false), wire: wire::Wire::new()? })
+        Ok(Self {
+            asleep: AtomicBool::new(false),
+            wire: wire::Wire::new()?,
+            #[cfg(test)]
+            rung: std::sync::atomic::AtomicUsize::new(0),
+        })
     }
 
     /// Wakes the thread that waits, if it does.
@@ -25,6 +32,8 @@ impl Bell {
     pub(super) fn ring(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             self.wire.pull();
+            #[cfg(test)]
+            self.rung.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -36,6 +45,11 @@ impl Bell {
     /// Says that it looks again. Whoever rang may still have to reach the wire; then a later wait is a short one.
     pub(super) fn wake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
     }
 
     /// What becomes readable when somebody rings.

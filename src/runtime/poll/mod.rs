@@ -32,7 +32,7 @@ use crate::{error::Result, sync::lock};
 
 /// Tasks run in a row before the drivers of connections send.
 const TASKS_PER_TURN: usize = 128;
-/// Tasks run in a row before the sockets are looked at, though there is still something to do.
+/// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
 const TASKS_PER_LOOK: usize = 128;
 
 /// Runs nodes on one thread, without a reactor: everything happens within [`block_on`](Self::block_on).
@@ -144,9 +144,7 @@ impl PollRuntime {
                 return output;
             }
             self.run(Queue::Senders);
-            let now = Instant::now();
-            self.expire(now);
-            self.look(now);
+            self.look();
         }
     }
 
@@ -183,25 +181,29 @@ impl PollRuntime {
         }
     }
 
-    /// Wakes those whose time has come.
-    fn expire(&mut self, now: Instant) {
+    /// Wakes those whose time has come; `false` where there are none.
+    fn expire(&mut self, now: Instant) -> bool {
         lock(&self.shared.timers).expire(now, &mut self.due);
+        let any = !self.due.is_empty();
         self.due.drain(..).for_each(Waker::wake);
+        any
     }
 
-    /// Waits for sockets, deadlines and other threads where there is nothing else to do; glances at the sockets now
-    /// and then where there is.
-    fn look(&mut self, now: Instant) {
-        let Shared { tasks, timers, bell, .. } = &*self.shared;
-        let idle = lock(tasks).is_idle();
+    /// Waits for sockets, deadlines and other threads where there is nothing else to do; glances at them now and then where
+    /// there is.
+    fn look(&mut self) {
+        let mut idle = lock(&self.shared.tasks).is_idle();
         if !idle && self.unseen < TASKS_PER_LOOK {
             return;
         }
         self.unseen = 0;
+        let now = Instant::now();
+        idle &= !self.expire(now);
         if !idle {
             self.poll(Some(Duration::ZERO));
             return;
         }
+        let Shared { tasks, timers, bell, .. } = &*self.shared;
         bell.sleep();
         // Others may have been quick; from here on they ring.
         let timeout = if lock(tasks).is_idle() {
@@ -211,7 +213,6 @@ impl PollRuntime {
             Some(Duration::ZERO)
         };
         self.poll(timeout);
-        self.shared.bell.wake();
     }
 
     fn poll(&mut self, timeout: Option<Duration>) {
@@ -226,7 +227,10 @@ impl PollRuntime {
         fds.extend(self.sources.iter().map(|(source, interest)| PollFd::new(&source.io, *interest)));
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         // Fails only by a signal, or for want of memory in the kernel, and then all looks again.
-        if poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0) {
+        let ready = poll(&mut fds, timeout.as_ref());
+        // Before anything is woken, which would ring otherwise.
+        bell.wake();
+        if ready.is_ok_and(|ready| ready > 0) {
             let mut events = fds.iter().map(PollFd::revents);
             if events.next().is_some_and(|events| !events.is_empty()) {
                 bell.hush();
@@ -294,7 +298,53 @@ impl fmt::Debug for Handle {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::poll_fn, io::IoSliceMut, net::Ipv4Addr, sync::atomic::Ordering, thread};
+
+    use quinn::udp::{RecvMeta, Transmit};
+
     use super::*;
+
+    async fn receive(socket: &Arc<dyn AsyncUdpSocket>) {
+        let (mut buffer, mut meta) = ([0; 2048], [RecvMeta::default()]);
+        poll_fn(|cx| socket.poll_recv(cx, &mut [IoSliceMut::new(&mut buffer)], &mut meta)).await.unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_its_own_sockets_and_timers_is_not_rung_up() {
+        let mut runtime = PollRuntime::new().unwrap();
+        let (handle, shared) = (runtime.handle(), Arc::clone(&runtime.shared));
+        let rung = || shared.bell.rung.load(Ordering::Relaxed);
+        let socket = handle.wrap_udp_socket(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).unwrap();
+        let destination = socket.local_addr().unwrap();
+        runtime.block_on(async {
+            for _ in 0..10 {
+                let mut timer = handle.new_timer(Instant::now() + Duration::from_millis(1));
+                poll_fn(|cx| timer.as_mut().poll(cx)).await;
+                let contents = b"to itself";
+                let transmit =
+                    Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+                socket.try_send(&transmit).unwrap();
+                receive(&socket).await;
+            }
+        });
+        assert_eq!(rung(), 0, "the thread woke itself by system calls");
+
+        let mut polled = false;
+        runtime.block_on(poll_fn(|cx| {
+            if std::mem::replace(&mut polled, true) {
+                return Poll::Ready(());
+            }
+            let (waker, shared) = (cx.waker().clone(), Arc::clone(&shared));
+            thread::spawn(move || {
+                while !shared.bell.is_asleep() {
+                    thread::yield_now();
+                }
+                waker.wake();
+            });
+            Poll::Pending
+        }));
+        assert_eq!(rung(), 1);
+    }
 
     #[test]
     fn a_list_of_descriptors_keeps_its_memory() {

@@ -1,7 +1,8 @@
 //! Timers that cost a system call only by how long the thread waits.
 
 use std::{
-    collections::BTreeSet,
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -22,8 +23,12 @@ use crate::sync::lock;
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     entries: Slab<Entry>,
-    queue: BTreeSet<(Instant, usize)>,
+    /// Places of timers, and places that timers have left for an earlier one, which are passed over.
+    queue: BinaryHeap<Reverse<(Instant, usize)>>,
 }
+
+/// Places that may be in the queue beside two for each timer.
+const SPARE_PLACES: usize = 32;
 
 #[derive(Debug)]
 struct Entry {
@@ -56,55 +61,61 @@ impl Timers {
             none => *none = Some(waker.clone()),
         }
         if entry.queued.is_none_or(|queued| entry.deadline < queued) {
-            if let Some(queued) = entry.queued.replace(entry.deadline) {
-                self.queue.remove(&(queued, key));
-            }
-            self.queue.insert((entry.deadline, key));
+            entry.queued = Some(entry.deadline);
+            self.queue.push(Reverse((entry.deadline, key)));
+            self.sweep();
         }
         Poll::Pending
     }
 
     fn remove(&mut self, key: usize) -> Option<Waker> {
         let entry = self.entries.try_remove(key)?;
-        if let Some(queued) = entry.queued {
-            self.queue.remove(&(queued, key));
-        }
+        self.sweep();
         entry.waker
+    }
+
+    /// Sees to it that places which timers have left do not pile up.
+    fn sweep(&mut self) {
+        let Self { entries, queue } = self;
+        if queue.len() > 2 * entries.len() + SPARE_PLACES {
+            queue.retain(|Reverse((place, key))| {
+                entries.get(*key).is_some_and(|entry| entry.queued == Some(*place))
+            });
+        }
     }
 
     /// Gives the wakers of those whose deadline has come, first come first.
     pub(super) fn expire(&mut self, now: Instant, due: &mut Vec<Waker>) {
-        while let Some((queued, key)) = self.queue.first().copied().filter(|(queued, _)| *queued <= now) {
-            let Some(entry) = self.look_again(queued, key) else { continue };
-            if entry.deadline <= now {
-                entry.fired = true;
-                due.extend(entry.waker.take());
-                entry.queued = None;
-                self.queue.remove(&(queued, key));
-            }
+        while let Some((_, key)) = self.first().filter(|(first, _)| *first <= now) {
+            let Some(entry) = self.entries.get_mut(key) else { return };
+            entry.fired = true;
+            entry.queued = None;
+            due.extend(entry.waker.take());
         }
     }
 
     /// When the first deadline comes.
     pub(super) fn next(&mut self) -> Option<Instant> {
-        while let Some((queued, key)) = self.queue.first().copied() {
-            if self.look_again(queued, key).is_some() {
-                return Some(queued);
-            }
-        }
-        None
+        self.first().map(|(first, _)| first)
     }
 
-    /// The timer at this place, unless it has moved on; then it gets its new place.
-    fn look_again(&mut self, queued: Instant, key: usize) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key)?;
-        if entry.deadline <= queued {
-            return Some(entry);
+    /// The first deadline, and whose it is. Timers that it finds in their old place get their new one.
+    fn first(&mut self) -> Option<(Instant, usize)> {
+        let Self { entries, queue } = self;
+        loop {
+            let mut top = queue.peek_mut()?;
+            let Reverse((place, key)) = *top;
+            match entries.get_mut(key).filter(|entry| entry.queued == Some(place)) {
+                Some(entry) if entry.deadline <= place => return Some((place, key)),
+                Some(entry) => {
+                    entry.queued = Some(entry.deadline);
+                    *top = Reverse((entry.deadline, key));
+                }
+                None => {
+                    PeekMut::pop(top);
+                }
+            }
         }
-        entry.queued = Some(entry.deadline);
-        self.queue.remove(&(queued, key));
-        self.queue.insert((entry.deadline, key));
-        None
     }
 }
 
@@ -163,7 +174,8 @@ mod tests {
         for seconds in 2..10 {
             timers.reset(key, start + seconds * SECOND);
             assert!(timers.poll(key, Waker::noop()).is_pending());
-            assert_eq!(timers.queue.first(), Some(&(start + SECOND, key)), "the queue was touched");
+            let places: Vec<_> = timers.queue.iter().collect();
+            assert_eq!(places, [&Reverse((start + SECOND, key))], "the queue was touched");
         }
         assert_eq!(due(&mut timers, start + SECOND), 0, "woken before its time");
         assert_eq!(timers.next(), Some(start + 9 * SECOND));
@@ -189,7 +201,23 @@ mod tests {
         timers.reset(key, start + SECOND);
         assert!(timers.poll(key, Waker::noop()).is_pending());
         assert_eq!(timers.next(), Some(start + SECOND));
-        assert_eq!(timers.queue.len(), 1);
+        assert_eq!(due(&mut timers, start + 5 * SECOND), 1);
+        assert_eq!(timers.next(), None, "it has a place left that it had before");
+    }
+
+    #[test]
+    fn places_that_timers_have_left_do_not_pile_up() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
+        let key = timers.insert(start);
+        for _ in 0..1000 {
+            // What a call does to the timer of its connection: closer for its answer, and away again.
+            for away in [1, 1000] {
+                timers.reset(key, start + away * SECOND);
+                assert!(timers.poll(key, Waker::noop()).is_pending());
+                assert_eq!(timers.next(), Some(start + away * SECOND));
+            }
+        }
+        assert!(timers.queue.len() <= 2 + SPARE_PLACES, "{} places", timers.queue.len());
     }
 
     #[test]
