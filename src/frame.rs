@@ -53,6 +53,10 @@ pub(crate) fn decode_prefix(prefix: [u8; PREFIX_LEN], max: usize) -> Result<usiz
     }
 }
 
+/// Room for most requests and answers, so that they are written without moving; what is larger is so by one payload, which
+/// makes its own room.
+const SMALL_FRAME: usize = 128;
+
 /// Writes one frame into a buffer of its own: the prefix, and behind it what `write_body` appends.
 ///
 /// # Errors
@@ -60,7 +64,7 @@ pub(crate) fn decode_prefix(prefix: [u8; PREFIX_LEN], max: usize) -> Result<usiz
 /// [`ErrorKind::MessageTooLarge`] for a body of more than `max` bytes, [`ErrorKind::Codec`] for an empty one, and whatever
 /// `write_body` fails with.
 pub fn encode(max: usize, write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
-    let mut buf = Vec::new();
+    let mut buf = Vec::with_capacity(SMALL_FRAME);
     append(&mut buf, max, write_body)?;
     Ok(buf)
 }

@@ -1,9 +1,14 @@
 //! Whole frames on quinn's streams: read as they arrive, written at once, reset unless finished.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use pin_project_lite::pin_project;
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
 use crate::{
     admission::Charge,
@@ -269,27 +274,56 @@ impl FrameWriter {
     /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when the
     /// connection ends.
     pub(crate) fn stopped(&self) -> impl Future<Output = Result<Option<Code>>> + Send + Sync + 'static {
-        let stopped = self.stream.stopped();
-        async move {
-            match stopped.await {
-                Ok(code) => Ok(code.map(Code::from)),
-                Err(quinn::StoppedError::ConnectionLost(error)) => Err(classify(&error, None)),
-                Err(error @ quinn::StoppedError::ZeroRttRejected) => Err(never(error)),
-            }
-        }
+        Stopped { stopped: self.stream.stopped() }
     }
 
     /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that the peer
     /// stopped it with ([RFC 9000, section 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
     pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
-        let stopped = self.stopped();
-        async move { stopped.await.ok().flatten().unwrap_or(Code::CANCELLED) }
+        GivenUp { stopped: self.stopped() }
     }
 }
 
 impl Drop for FrameWriter {
     fn drop(&mut self) {
         self.reset(self.abandon);
+    }
+}
+
+pin_project! {
+    /// See [`FrameWriter::stopped`]. As with [`GivenUp`], an async block would keep what it awaits twice.
+    struct Stopped<F> {
+        #[pin]
+        stopped: F,
+    }
+}
+
+impl<F: Future<Output = std::result::Result<Option<VarInt>, StoppedError>>> Future for Stopped<F> {
+    type Output = Result<Option<Code>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().stopped.poll(cx).map(|stopped| match stopped {
+            Ok(code) => Ok(code.map(Code::from)),
+            Err(StoppedError::ConnectionLost(error)) => Err(classify(&error, None)),
+            Err(error @ StoppedError::ZeroRttRejected) => Err(never(error)),
+        })
+    }
+}
+
+pin_project! {
+    /// See [`FrameWriter::given_up`].
+    struct GivenUp<F> {
+        #[pin]
+        stopped: F,
+    }
+}
+
+impl<F: Future<Output = Result<Option<Code>>>> Future for GivenUp<F> {
+    type Output = Code;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Code> {
+        let stopped = self.project().stopped.poll(cx);
+        stopped.map(|stopped| stopped.ok().flatten().unwrap_or(Code::CANCELLED))
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Weak},
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
+use pin_project_lite::pin_project;
 use quinn::{AsyncTimer, Runtime};
 
 use crate::sync::lock;
@@ -66,24 +67,15 @@ impl Clock {
     }
 
     /// Awaits `future` until `deadline`; a future that is ready at once costs no timer.
-    pub(crate) async fn timeout_at<F: Future>(
-        &self,
-        deadline: Option<Instant>,
-        future: F,
-    ) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
-        let Some(deadline) = deadline else {
-            return Ok(future.await);
-        };
-        let mut sleep = None;
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            let sleep = sleep.get_or_insert_with(|| self.sleep_until(deadline));
-            Pin::new(sleep).poll(cx).map(|()| Err(Elapsed))
-        })
-        .await
+    pub(crate) fn timeout_at<F: Future>(&self, deadline: Option<Instant>, future: F) -> Timeout<'_, F> {
+        let limit = deadline.map_or(Limit::Never, Limit::Until);
+        Timeout { clock: self, limit, sleep: None, future }
+    }
+
+    /// Awaits `future` for as long as `limit`, from the first time that it is not ready; one that is ready at once costs no look at
+    /// the time either.
+    pub(crate) fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<'_, F> {
+        Timeout { clock: self, limit: Limit::For(limit), sleep: None, future }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -170,6 +162,44 @@ impl Future for Driver {
     }
 }
 
+pin_project! {
+    /// A future that has until a deadline.
+    ///
+    /// Not an `async fn`, which would keep its argument twice: once as it came, and once where it is polled.
+    pub(crate) struct Timeout<'a, F> {
+        clock: &'a Clock,
+        limit: Limit,
+        sleep: Option<Sleep>,
+        #[pin]
+        future: F,
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    Never,
+    Until(Instant),
+    For(Duration),
+}
+
+impl<F: Future> Future for Timeout<'_, F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let sleep = match (this.sleep, *this.limit) {
+            (Some(sleep), _) => sleep,
+            (none, Limit::Until(deadline)) => none.insert(this.clock.sleep_until(deadline)),
+            (none, Limit::For(limit)) => none.insert(this.clock.sleep(limit)),
+            (_, Limit::Never) => return Poll::Pending,
+        };
+        Pin::new(sleep).poll(cx).map(|()| Err(Elapsed))
+    }
+}
+
 /// Waits for an instant. Dropping it forgets it.
 pub(crate) struct Sleep {
     clock: Clock,
@@ -212,6 +242,7 @@ impl Drop for Sleep {
 #[cfg(test)]
 mod tests {
     use std::{
+        future::poll_fn,
         io,
         net::UdpSocket,
         sync::atomic::{AtomicBool, AtomicUsize, Ordering},

@@ -1,5 +1,7 @@
 //! Asks the application whether a peer whose handshake is over may stay.
 
+use std::pin::pin;
+
 use super::{
     Node,
     exchange::{Outcome, supervise},
@@ -21,7 +23,7 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
         node.counters.closed_for(link.closed_when_unwelcome(&node.security, Side::Accepted).await);
         Code::CANCELLED
     };
-    let refusal = match supervise(&node.clock, Some(deadline), gone, authorizer(applicant)).await {
+    let refusal = match supervise(&node.clock, Some(deadline), pin!(gone), authorizer(applicant)).await {
         Outcome::Returned(Ok(())) => return true,
         Outcome::Returned(Err(refusal)) => refusal,
         Outcome::TimedOut => {

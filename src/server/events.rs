@@ -1,6 +1,6 @@
 //! `node.stream_events`: replay, then follow.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_lite::future;
@@ -51,7 +51,7 @@ pub(super) async fn stream(
             let served = subscription.serve(request).await;
             served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
         };
-        supervise(clock, deadline, stopped, Box::pin(serving)).await
+        supervise(clock, deadline, pin!(stopped), Box::pin(serving)).await
     };
     match outcome {
         // A follower comes back to another node, or later, from where it was.

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,7 +26,9 @@ use crate::{
     connection::Link,
     error::{Error, ErrorKind, Result},
     message::{Codec, PROTOCOL_VERSION, Request, Response, WireError},
-    router::{Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS},
+    router::{
+        Answers, Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS,
+    },
     runtime::{Clock, Elapsed},
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter, response_frame},
@@ -65,13 +67,12 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
 
 /// One frame, then FIN, all within the time for it.
 async fn read_request(node: &Node, reader: &mut FrameReader) -> Result<Bytes> {
-    let deadline = node.clock.deadline(node.limits.request_read_timeout());
     let read = async {
         let body = reader.next().await?.ok_or_else(|| Error::protocol("a stream without a request"))?;
         reader.end().await?;
         Ok(body)
     };
-    let read = node.clock.timeout_at(Some(deadline), read).await;
+    let read = node.clock.timeout(node.limits.request_read_timeout(), read).await;
     read.unwrap_or_else(|Elapsed| {
         Err(Error::new(ErrorKind::DeadlineExceeded).detail("the request did not arrive in time"))
     })
@@ -137,7 +138,8 @@ impl Exchange<'_> {
                     // A subscription has no use for parameters, and may last for days.
                     let request = Request { params: None, ..request };
                     drop(charge);
-                    return events::stream(self, log, &request, writer).await;
+                    // Boxed, so that a unary exchange needs no room for it.
+                    return Box::pin(events::stream(self, log, &request, writer)).await;
                 }
                 None => self.answer(&mut writer, refused(unsupported())).await,
             },
@@ -200,31 +202,21 @@ impl Exchange<'_> {
         }
         // Where answers are large and memory is short, handlers wait for their turn.
         let mut room = self.link.allowance().charge();
-        if !room.try_reserve(answers.expected()) {
-            let turn = async {
-                room.reserve(answers.expected()).await;
-                Ok(None)
-            };
-            let given_up = async { Ok(Some(writer.given_up().await)) };
-            let turn = self.node.clock.timeout_at(Some(deadline), future::or(turn, given_up)).await;
-            let given_up = match turn.unwrap_or(Err(Elapsed)) {
-                Ok(None) => None,
-                Ok(Some(code)) => Some(Outcome::GivenUp(code)),
-                Err(Elapsed) => Some(Outcome::TimedOut),
-            };
-            if let Some(outcome) = given_up {
-                let guard = Context::new(Arc::clone(self.link), Some(deadline)).guard();
-                return self.conclude(writer, outcome, guard).await;
-            }
+        if !room.try_reserve(answers.expected())
+            && let Err(outcome) = Box::pin(self.turn(&mut room, answers.expected(), deadline, &writer)).await
+        {
+            let guard = Context::new(Arc::clone(self.link), Some(deadline)).guard();
+            return self.conclude(writer, outcome, guard).await;
         }
         let context = Context::new(Arc::clone(self.link), Some(deadline));
         let guard = context.guard();
         let params = request.params.unwrap_or_default();
         match method {
             Method::Unary(handler) => {
-                let stopped = writer.given_up();
-                let outcome =
-                    supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await;
+                let outcome = {
+                    let stopped = pin!(writer.given_up());
+                    supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await
+                };
                 if let Outcome::Returned(Ok(payload)) = &outcome {
                     answers.observe(payload.len());
                 }
@@ -233,31 +225,58 @@ impl Exchange<'_> {
                 self.conclude(writer, answer, guard).await
             }
             Method::Streaming(handler) => {
-                let stopped = writer.given_up();
-                let writer = Arc::new(Mutex::new(Some(writer)));
-                let over = Arc::new(AtomicBool::new(false));
-                let sink = ResponseSink::new(
-                    Arc::clone(&writer),
-                    Arc::clone(&over),
-                    self.codec,
-                    self.node.max_frame_len(),
-                    self.link.allowance().charge(),
-                    Arc::clone(answers),
-                );
-                let outcome =
-                    supervise(&self.node.clock, Some(deadline), stopped, handler(context, params, sink))
-                        .await;
-                // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
-                let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
-                let Ok(mut left) = self.node.clock.timeout_at(Some(patience), writer.lock()).await else {
-                    over.store(true, Ordering::Relaxed);
-                    return None;
-                };
-                let writer = left.take()?;
-                drop(left);
-                self.conclude(writer, outcome.map(|()| None), guard).await
+                let handle = |sink| handler(context, params, sink);
+                Box::pin(self.stream(handle, Arc::clone(answers), deadline, writer, guard)).await
             }
         }
+    }
+
+    /// Waits for room for an answer, unless the deadline comes first or the caller leaves.
+    async fn turn(
+        &self,
+        room: &mut Charge,
+        bytes: usize,
+        deadline: Instant,
+        writer: &FrameWriter,
+    ) -> Result<(), Outcome<Option<Response>>> {
+        let turn = async {
+            room.reserve(bytes).await;
+            Ok(())
+        };
+        let given_up = async { Err(Outcome::GivenUp(writer.given_up().await)) };
+        let turn = self.node.clock.timeout_at(Some(deadline), future::or(turn, given_up)).await;
+        turn.unwrap_or(Err(Outcome::TimedOut))
+    }
+
+    async fn stream(
+        &self,
+        handle: impl FnOnce(ResponseSink) -> Pin<Box<dyn Future<Output = Result<(), MethodError>> + Send>>,
+        answers: Arc<Answers>,
+        deadline: Instant,
+        writer: FrameWriter,
+        guard: ExchangeGuard,
+    ) -> Option<FrameWriter> {
+        let stopped = writer.given_up();
+        let writer = Arc::new(Mutex::new(Some(writer)));
+        let over = Arc::new(AtomicBool::new(false));
+        let sink = ResponseSink::new(
+            Arc::clone(&writer),
+            Arc::clone(&over),
+            self.codec,
+            self.node.max_frame_len(),
+            self.link.allowance().charge(),
+            answers,
+        );
+        let outcome = supervise(&self.node.clock, Some(deadline), pin!(stopped), handle(sink)).await;
+        // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
+        let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
+        let Ok(mut left) = self.node.clock.timeout_at(Some(patience), writer.lock()).await else {
+            over.store(true, Ordering::Relaxed);
+            return None;
+        };
+        let writer = left.take()?;
+        drop(left);
+        self.conclude(writer, outcome.map(|()| None), guard).await
     }
 
     /// Ends the stream as the handler ended.
@@ -329,8 +348,8 @@ impl Exchange<'_> {
             return;
         };
         // A peer that does not read must not hold the answer for ever.
-        let deadline = self.node.clock.deadline(self.node.limits.handler_timeout());
-        match self.node.clock.timeout_at(Some(deadline), writer.write(frame)).await {
+        let limit = self.node.limits.handler_timeout();
+        match self.node.clock.timeout(limit, writer.write(frame)).await {
             Ok(Ok(())) => writer.finish(),
             Ok(Err(error)) => {
                 tracing::debug!(remote = %self.link.remote_address(), %error, "answer not taken");
@@ -401,11 +420,10 @@ impl<T, E> Outcome<T, E> {
 pub(super) async fn supervise<T, E>(
     clock: &Clock,
     deadline: Option<Instant>,
-    given_up: impl Future<Output = Code>,
+    mut given_up: Pin<&mut impl Future<Output = Code>>,
     handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
 ) -> Outcome<T, E> {
     let mut handler = handler;
-    let mut given_up = std::pin::pin!(given_up);
     let outcome = poll_fn(|cx| {
         // Nothing of the handler is looked at again after a panic.
         match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {

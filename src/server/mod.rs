@@ -104,11 +104,11 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
     let exchanges = async {
         while let Ok((send, recv)) = link.quinn().accept_bi().await {
             let span = span::exchange(link, send.id());
-            let serving = exchange::serve(Arc::clone(node), Arc::clone(link), send, recv, span.clone());
-            let serving = serving.instrument(span);
-            let slot = Arc::clone(&slot);
-            node.clock.spawn(async move {
-                serving.await;
+            let (node, link, slot) = (Arc::clone(node), Arc::clone(link), Arc::clone(&slot));
+            let clock = node.clock.clone();
+            clock.spawn(async move {
+                // Made here, because a future that is brought along is kept twice: as it came, and where it is awaited.
+                exchange::serve(node, link, send, recv, span.clone()).instrument(span).await;
                 drop(slot);
             });
         }
@@ -120,11 +120,10 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
             let place = places.acquire_arc().await;
             let Ok(recv) = link.quinn().accept_uni().await else { return };
             let span = span::notifications(link, recv.id());
-            let serving = notification::serve(Arc::clone(node), Arc::clone(link), recv, span.clone());
-            let serving = serving.instrument(span);
-            let slot = Arc::clone(&slot);
-            node.clock.spawn(async move {
-                serving.await;
+            let (node, link, slot) = (Arc::clone(node), Arc::clone(link), Arc::clone(&slot));
+            let clock = node.clock.clone();
+            clock.spawn(async move {
+                notification::serve(node, link, recv, span.clone()).instrument(span).await;
                 drop((place, slot));
             });
         }

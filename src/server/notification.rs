@@ -1,6 +1,6 @@
 //! A stream of notifications, handled in their order.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_lite::future;
@@ -97,7 +97,7 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
     let _guard = context.guard();
     let running = handler(context, notification.params.unwrap_or_default());
     // Nobody waits, so nobody gives up: a sender may notify and leave.
-    match supervise(&node.clock, Some(deadline), future::pending(), running).await {
+    match supervise(&node.clock, Some(deadline), pin!(future::pending()), running).await {
         Outcome::Returned(Ok(())) => Ok(()),
         Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
             Err(violation(node, link, &error))
