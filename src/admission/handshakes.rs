@@ -124,7 +124,11 @@ impl UnderWay {
             if had_their_time == 0 {
                 return None;
             }
-            self.chance.usize(..had_their_time)
+            let index = self.chance.usize(..had_their_time);
+            if let Some(account) = self.entries.get(index).and_then(|entry| entry.account.as_ref()) {
+                account.unfinished.spend(MEMORY, now);
+            }
+            index
         };
         let entry = self.take(index);
         entry.given_up.notify(usize::MAX);
@@ -145,10 +149,11 @@ impl UnderWay {
     }
 }
 
-/// What an address asks for, and has done with it before. Each client that only claims one is for itself.
+/// What an address asks for, and has done with it before: to leave one unfinished may happen to anyone. Each client that only
+/// claims an address is for itself.
 fn burden(account: Option<&Account>, now: Instant) -> u64 {
     account.map_or(1, |account| {
-        u64::from(account.handshakes.load(Ordering::Relaxed)) + account.unfinished.missing(MEMORY, now)
+        u64::from(account.handshakes.load(Ordering::Relaxed)) + account.unfinished.missing(MEMORY, now) / 2
     })
 }
 
@@ -254,8 +259,9 @@ mod tests {
         for (known, gives_way) in [(true, true), (false, false)] {
             let node = Node::new(9);
             let mut bad = node.begin_as(known.then(|| node.account(1)), NOW).unwrap();
-            bad.was_left_unfinished(node.start);
-            bad.was_left_unfinished(node.start);
+            for _ in 0..4 {
+                bad.was_left_unfinished(node.start);
+            }
             let _good = node.begin(2, NOW).unwrap();
             assert_eq!(node.begin(3, NOW).is_some(), gives_way, "known: {known}");
             assert_eq!(was_given_up(&mut bad), gives_way, "known: {known}");
