@@ -1,0 +1,5 @@
+//! The smallest server with palyra.
+
+fn main() -> peers::Result<()> {
+    peers::palyra::serve(&peers::setup::Setup::from_args()?)
+}

@@ -1,0 +1,5 @@
+//! The smallest server with bare quinn on tokio.
+
+fn main() -> peers::Result<()> {
+    peers::bare::on_tokio::serve(&peers::setup::Setup::from_args()?)
+}

@@ -1,0 +1,5 @@
+//! The smallest server with tarpc.
+
+fn main() -> peers::Result<()> {
+    peers::tarpc::serve(&peers::setup::Setup::from_args()?)
+}

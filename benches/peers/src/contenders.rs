@@ -1,0 +1,81 @@
+//! Who takes part.
+
+use crate::{Result, bare, drive::drive, floor, on_tokio, palyra, reference, setup::Setup, tarpc, tonic};
+
+pub struct Contender {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub serve: fn(&Setup) -> Result<()>,
+    pub drive: fn(&Setup, &str) -> Result<()>,
+    /// The program `node-…` that is the server and nothing else, by the feature that it takes.
+    pub node: Option<&'static str>,
+}
+
+pub const PALYRA: &str = "palyra";
+pub const REFERENCES: [&str; 2] = ["reference-1", "reference-2"];
+pub const QUINN_TOKIO: &str = "quinn-tokio";
+pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
+
+pub const CONTENDERS: [Contender; 8] = [
+    Contender {
+        name: PALYRA,
+        what: "palyra-quic without features, on an executor that one thread drives, on either side",
+        serve: palyra::serve,
+        drive: drive::<palyra::Stack>,
+        node: Some("palyra"),
+    },
+    Contender {
+        name: "reference-1",
+        what: "the reference protocol: quinn and JSON on tokio's current-thread runtime; its unary call is `node.health`, without payload",
+        serve: |setup| reference::serve(&on_tokio::current_thread()?, setup),
+        drive: drive::<reference::Stack<1>>,
+        node: Some("reference"),
+    },
+    Contender {
+        name: "reference-2",
+        what: "the same on tokio's multi-thread runtime with two workers, on either side",
+        serve: |setup| reference::serve(&on_tokio::two_workers()?, setup),
+        drive: drive::<reference::Stack<2>>,
+        node: None,
+    },
+    Contender {
+        name: "quinn-smol",
+        what: "bare quinn with its `SmolRuntime`, our frames and CBOR, nothing bounded or supervised",
+        serve: bare::on_smol::serve,
+        drive: drive::<bare::client::OnSmol>,
+        node: Some("quinn-smol"),
+    },
+    Contender {
+        name: QUINN_TOKIO,
+        what: "the same on tokio's current-thread runtime",
+        serve: bare::on_tokio::serve,
+        drive: drive::<bare::client::OnTokio>,
+        node: Some("quinn-tokio"),
+    },
+    Contender {
+        name: "tonic",
+        what: "gRPC over TLS (rustls) with tonic, current-thread",
+        serve: tonic::serve,
+        drive: drive::<tonic::Stack>,
+        node: Some("tonic"),
+    },
+    Contender {
+        name: "tarpc",
+        what: "tarpc with bincode over TLS (tokio-rustls), current-thread",
+        serve: tarpc::serve,
+        drive: drive::<tarpc::Stack>,
+        node: Some("tarpc"),
+    },
+    Contender {
+        name: "udp",
+        what: "the floor: datagrams of 64 bytes echoed in the clear, with blocking sockets",
+        serve: floor::serve,
+        drive: floor::drive,
+        node: None,
+    },
+];
+
+pub fn named(name: &str) -> Result<&'static Contender> {
+    let found = CONTENDERS.iter().find(|contender| contender.name == name);
+    found.ok_or_else(|| format!("no contender {name:?}").into())
+}

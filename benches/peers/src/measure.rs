@@ -1,0 +1,358 @@
+//! Takes turns: in each round every workload, and in each workload every contender, forwards in even rounds and backwards in odd
+//! ones; so that what else the machine does meets them all.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Result,
+    contenders::{CONTENDERS, Contender},
+    floor,
+    link::{Failure, Measured},
+    nodes::{self, Nodes},
+    results::{Outcome, Results},
+    stage::{Pair, Stage},
+};
+
+/// How large and how long.
+pub struct Plan {
+    pub rounds: usize,
+    pub quick: bool,
+    /// The one workload to be run.
+    pub only: Option<String>,
+    /// Whether clean builds are timed, which takes minutes for each contender.
+    pub clean_builds: bool,
+}
+
+pub const WORKLOADS: [&str; 9] =
+    ["unary", "events", "payloads", "handshakes", "crowd", "memory", "syscalls", "idle", "size"];
+
+/// Connections, and calls in flight on all of them together.
+pub const UNARY: [(u32, u32); 6] = [(1, 1), (1, 8), (1, 32), (16, 1), (16, 8), (16, 32)];
+pub const IDLE_CONNECTIONS: [u32; 3] = [1, 64, 256];
+pub const CROWD: u32 = 1024;
+const CROWD_CALLS: u32 = 4 * CROWD;
+const EVENTS: u32 = 100_000;
+/// Packets as small as an exchange's, and as large as they get.
+pub const PACKETS: [usize; 2] = [128, 1200];
+
+impl Plan {
+    fn takes(&self, workload: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == workload)
+    }
+
+    /// How long a series takes, in milliseconds.
+    fn millis(&self, full: u32) -> u32 {
+        if self.quick { full / 4 } else { full }
+    }
+
+    fn rounds_of(&self, workload: &str) -> usize {
+        match workload {
+            "unary" | "events" | "payloads" | "handshakes" => self.rounds,
+            // These hardly vary, or take long.
+            "crowd" | "memory" | "syscalls" => self.rounds.div_ceil(3),
+            _ => 1,
+        }
+    }
+}
+
+pub fn run(plan: &Plan) -> Result<Results> {
+    let stage = Stage::new()?;
+    let mut results = Results::default();
+    let nodes = if ["memory", "idle", "size"].iter().any(|workload| plan.takes(workload)) {
+        nodes::build()?
+    } else {
+        Nodes::default()
+    };
+    let started = Instant::now();
+    for round in 0..plan.rounds {
+        for workload in WORKLOADS {
+            if !plan.takes(workload) || round >= plan.rounds_of(workload) {
+                continue;
+            }
+            let turns = Turns { plan, stage: &stage, nodes: &nodes, round };
+            match workload {
+                "idle" => turns.idle(&mut results),
+                "size" => nodes::sizes(plan, &nodes, &mut results),
+                _ => turns.take(workload, &mut results, started),
+            }
+        }
+        if plan.takes("unary") {
+            aes(plan, round, &mut results)?;
+        }
+    }
+    Ok(results)
+}
+
+/// The cipher has no processes, and takes its turn last.
+fn aes(plan: &Plan, round: usize, results: &mut Results) -> Result<()> {
+    let duration = Duration::from_millis(u64::from(plan.millis(100)));
+    for (cipher, algorithm, key) in floor::CIPHERS {
+        for packet in PACKETS {
+            let (sealing, opening) = floor::aes(algorithm, key, packet, duration)?;
+            results.add(round, &format!("seal {packet}"), cipher, Outcome::Value(sealing));
+            results.add(round, &format!("open {packet}"), cipher, Outcome::Value(opening));
+        }
+    }
+    Ok(())
+}
+
+struct Turns<'a> {
+    plan: &'a Plan,
+    stage: &'a Stage,
+    nodes: &'a Nodes,
+    round: usize,
+}
+
+impl Turns<'_> {
+    fn take(&self, workload: &str, results: &mut Results, started: Instant) {
+        let mut order: Vec<_> = CONTENDERS.iter().collect();
+        if self.round % 2 == 1 {
+            order.reverse();
+        }
+        for contender in order {
+            let elapsed = started.elapsed().as_secs();
+            eprint!(
+                "{elapsed:4} s  round {}/{}  {workload:10} {:12}",
+                self.round + 1,
+                self.plan.rounds,
+                contender.name
+            );
+            let shown = match workload {
+                "unary" => self.unary(contender, results),
+                "events" => self.events(contender, results),
+                "payloads" => self.payloads(contender, results),
+                "handshakes" => self.handshakes(contender, results),
+                "crowd" => self.crowd(contender, results),
+                "memory" => self.memory(contender, results),
+                _ => self.syscalls(contender, results),
+            };
+            eprintln!("{}", shown.unwrap_or_else(|failure| failure.to_string()));
+        }
+    }
+
+    /// A fresh pair each time, because a process may be lucky or not for all its life.
+    fn pair(&self, contender: &'static Contender, events: u32) -> Measured<Pair> {
+        Ok(self.stage.pair(contender, events, 2 * CROWD)?)
+    }
+
+    fn note<const N: usize>(
+        &self,
+        results: &mut Results,
+        contender: &'static Contender,
+        metrics: [String; N],
+        measured: Measured<[f64; N]>,
+    ) {
+        let metrics = metrics.each_ref().map(String::as_str);
+        results.note(self.round, contender.name, &metrics, measured.map(|values| values.to_vec()));
+    }
+
+    fn unary(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let mut pair = self.pair(contender, 0);
+        let mut shown = String::new();
+        for (connections, in_flight) in UNARY {
+            let measured = with(&mut pair, |pair| {
+                pair.ask(&format!("connect {connections}"))?;
+                pair.ask(&format!("calls {in_flight} {}", self.plan.millis(120)))?;
+                let work = pair.work(&format!("calls {in_flight} {}", self.plan.millis(400)))?;
+                let count = work.figures.of("count")?;
+                let (server, client) = (work.server_cpu / count, work.client_cpu / count);
+                let [p50, p99] = [work.figures.of("p50")?, work.figures.of("p99")?];
+                Ok([work.figures.rate()?, p50, p99, server + client, server, client])
+            });
+            if let (1, Ok([rate, p50, _, cpu, ..])) = (connections, &measured) {
+                shown +=
+                    &format!("  {in_flight}: {rate:6.0}/s p50 {:5.1} us cpu {:4.1} us", p50 * 1e6, cpu * 1e6);
+            }
+            let metric = |what| format!("unary {connections} {in_flight} {what}");
+            let metrics = ["rate", "p50", "p99", "cpu", "server cpu", "client cpu"].map(metric);
+            self.note(results, contender, metrics, measured);
+        }
+        Ok(shown)
+    }
+
+    fn events(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let events = if self.plan.quick { EVENTS / 5 } else { EVENTS };
+        let mut pair = self.pair(contender, events);
+        let replay = with(&mut pair, |pair| {
+            pair.ask("connect 1")?;
+            pair.ask("replay 1")?;
+            let work = pair.work(&format!("replay {}", self.plan.millis(300)))?;
+            let cpu = work.server_cpu + work.client_cpu;
+            Ok([work.figures.rate()?, cpu / work.figures.of("count")?])
+        });
+        let follow = with(&mut pair, |pair| {
+            let work = pair.work(&format!("follow {}", self.plan.millis(300)))?;
+            let cpu = work.server_cpu + work.client_cpu;
+            let [p50, p99] = [work.figures.of("p50")?, work.figures.of("p99")?];
+            Ok([p50, p99, cpu / work.figures.of("count")?])
+        });
+        let shown = format!(
+            "  replay {}  follow {}",
+            show(&replay, |[rate, _]| format!("{rate:.0}/s")),
+            show(&follow, |[p50, ..]| format!("p50 {:.1} us", p50 * 1e6))
+        );
+        self.note(results, contender, ["replay rate", "replay cpu"].map(String::from), replay);
+        self.note(results, contender, ["follow p50", "follow p99", "follow cpu"].map(String::from), follow);
+        Ok(shown)
+    }
+
+    fn payloads(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let mut pair = self.pair(contender, 0);
+        let mut shown = String::new();
+        for direction in ["take", "give"] {
+            let measured = with(&mut pair, |pair| {
+                pair.ask("connect 1")?;
+                pair.ask(&format!("{direction} {}", self.plan.millis(100)))?;
+                let work = pair.work(&format!("{direction} {}", self.plan.millis(400)))?;
+                let cpu = work.server_cpu + work.client_cpu;
+                Ok([work.figures.rate()? / 2.0, cpu / work.figures.of("count")?])
+            });
+            shown += &format!("  {direction} {}", show(&measured, |[rate, _]| format!("{rate:.0} MiB/s")));
+            let metrics = ["rate", "cpu"].map(|what| format!("{direction} {what}"));
+            self.note(results, contender, metrics, measured);
+        }
+        Ok(shown)
+    }
+
+    fn handshakes(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let mut shown = String::new();
+        for at_once in [1, 8] {
+            // What is left of closed connections is not to meet the other series.
+            let mut pair = self.pair(contender, 0);
+            let measured = with(&mut pair, |pair| {
+                pair.ask(&format!("handshakes {at_once} {}", self.plan.millis(100)))?;
+                let work = pair.work(&format!("handshakes {at_once} {}", self.plan.millis(500)))?;
+                let cpu = work.server_cpu + work.client_cpu;
+                Ok([work.figures.rate()?, cpu / work.figures.of("count")?])
+            });
+            shown += &format!("  {at_once}: {}", show(&measured, |[rate, _]| format!("{rate:.0}/s")));
+            let metrics = ["rate", "cpu"].map(|what| format!("handshakes {at_once} {what}"));
+            self.note(results, contender, metrics, measured);
+        }
+        Ok(shown)
+    }
+
+    /// 1,024 connections with four calls in flight each.
+    fn crowd(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let mut pair = self.pair(contender, 0);
+        let measured = with(&mut pair, |pair| {
+            pair.ask(&format!("connect {CROWD}"))?;
+            pair.ask(&format!("count {CROWD_CALLS} {CROWD_CALLS}"))?;
+            let work = pair.work(&format!("calls {CROWD_CALLS} {}", self.plan.millis(2000)))?;
+            let cpu = work.server_cpu + work.client_cpu;
+            let [p50, p99] = [work.figures.of("p50")?, work.figures.of("p99")?];
+            Ok([work.figures.rate()?, p50, p99, cpu / work.figures.of("count")?])
+        });
+        let shown = show(&measured, |[rate, p50, p99, _]| {
+            format!("  {rate:.0}/s p50 {:.1} ms p99 {:.1} ms", p50 * 1e3, p99 * 1e3)
+        });
+        let metrics = ["rate", "p50", "p99", "cpu"].map(|what| format!("crowd {what}"));
+        self.note(results, contender, metrics, measured);
+        Ok(shown)
+    }
+
+    fn memory(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let Some(program) = self.nodes.program(contender) else {
+            return Err(Failure::NotOffered("has no node of its own"));
+        };
+        let settle = || thread::sleep(Duration::from_millis(u64::from(self.plan.millis(400))));
+        let mut pair: Measured<Pair> = self.stage.node(contender, program, 2 * CROWD).map_err(Failure::from);
+        let idle = with(&mut pair, |pair| {
+            settle();
+            let resident = pair.server.resident()?;
+            Ok([resident.all, resident.anonymous])
+        });
+        let mut shown = format!("  idle {}", show(&idle, |[all, _]| format!("{:.2} MiB", all / MIB)));
+        let before = idle.as_ref().map_or(f64::NAN, |[all, _]| *all);
+        self.note(results, contender, ["memory idle", "memory idle anonymous"].map(String::from), idle);
+        for connections in IDLE_CONNECTIONS {
+            let measured = with(&mut pair, |pair| {
+                pair.ask(&format!("connect {connections}"))?;
+                settle();
+                let all = pair.server.resident()?.all;
+                Ok([all, (all - before) / f64::from(connections)])
+            });
+            if connections > 1 {
+                let each = show(&measured, |[_, each]| format!("{:.1} KiB", each / 1024.0));
+                shown += &format!("  {connections}: {each} each");
+            }
+            let metrics = ["resident", "each"].map(|what| format!("memory {connections} {what}"));
+            self.note(results, contender, metrics, measured);
+        }
+        let mut pair = self.stage.node(contender, program, 2 * CROWD).map_err(Failure::from);
+        let load = with(&mut pair, |pair| {
+            pair.ask("connect 16")?;
+            pair.ask(&format!("calls 32 {}", self.plan.millis(1000)))?;
+            Ok([pair.server.resident()?.all])
+        });
+        shown += &format!("  load {}", show(&load, |[all]| format!("{:.2} MiB", all / MIB)));
+        self.note(results, contender, ["memory load".to_owned()], load);
+        Ok(shown)
+    }
+
+    fn syscalls(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
+        let mut pair = self.pair(contender, 0);
+        let mut shown = String::new();
+        for (in_flight, count) in [(1, 2_000_u32), (32, 9_600)] {
+            let count = self.plan.millis(count) / 32 * 32;
+            let measured = with(&mut pair, |pair| {
+                pair.ask("connect 1")?;
+                pair.ask(&format!("count {in_flight} {count}"))?;
+                let (server, client) = pair.system_calls(&format!("count {in_flight} {count}"))?;
+                Ok([server / f64::from(count), client / f64::from(count)])
+            });
+            shown += &format!(
+                "  {in_flight}: {}",
+                show(&measured, |[server, client]| format!("{server:.2} + {client:.2}"))
+            );
+            let metrics = ["server", "client"].map(|side| format!("syscalls {in_flight} {side}"));
+            self.note(results, contender, metrics, measured);
+        }
+        Ok(shown)
+    }
+
+    /// All at the same time: they have nothing to do.
+    fn idle(&self, results: &mut Results) {
+        let seconds = self.plan.millis(60);
+        eprintln!("       idle: all at once for {seconds} s");
+        let pairs = CONTENDERS.iter().filter_map(|contender| {
+            let program = self.nodes.program(contender)?;
+            let pair = self.stage.node(contender, program, 256).map_err(Failure::from);
+            Some((contender, pair.and_then(|mut pair| pair.ask("connect 1").map(|_| pair))))
+        });
+        let mut pairs: Vec<_> = pairs.collect();
+        thread::sleep(Duration::from_secs(2));
+        let state = |pair: &Pair| Ok::<_, Failure>((pair.server.sleeps()?, pair.server.cpu()?));
+        let before: Vec<_> = pairs.iter_mut().map(|(_, pair)| with(pair, |pair| state(pair))).collect();
+        thread::sleep(Duration::from_secs(u64::from(seconds)));
+        for ((contender, mut pair), before) in pairs.into_iter().zip(before) {
+            let measured = before.and_then(|(sleeps, cpu)| {
+                let after = with(&mut pair, |pair| state(pair))?;
+                let seconds = f64::from(seconds);
+                Ok([(after.0 - sleeps) * 60.0 / seconds, (after.1 - cpu) / seconds])
+            });
+            let shown = show(&measured, |[wakeups, share]| {
+                format!("{wakeups:.0} wakeups a minute, {:.4} % of a core", share * 100.0)
+            });
+            eprintln!("       idle {:12} {shown}", contender.name);
+            self.note(results, contender, ["idle wakeups", "idle share"].map(String::from), measured);
+        }
+    }
+}
+
+pub const MIB: f64 = 1024.0 * 1024.0;
+
+/// What came of the pair, or why there is no pair (any more).
+fn with<T>(pair: &mut Measured<Pair>, measure: impl FnOnce(&mut Pair) -> Measured<T>) -> Measured<T> {
+    match pair {
+        Ok(pair) => measure(pair),
+        Err(failure) => Err(format!("no start: {failure}").into()),
+    }
+}
+
+fn show<T>(measured: &Measured<T>, display: impl FnOnce(&T) -> String) -> String {
+    measured.as_ref().map_or_else(ToString::to_string, display)
+}

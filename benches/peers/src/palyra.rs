@@ -1,0 +1,163 @@
+//! palyra-quic, on an executor that one thread drives.
+
+use std::{future::pending, sync::Arc};
+
+use async_executor::Executor;
+use palyra_quic::{
+    AsyncIoRuntime, Bytes, Endpoint, EventLog, Identity, MethodError, Router, ServerTls, TransportLimits,
+    Trust,
+};
+
+use crate::{
+    Result,
+    setup::{Credentials, LARGE_BYTES, LOOPBACK, Setup, announce, event},
+};
+
+pub fn serve(setup: &Setup) -> Result<()> {
+    let executor = Arc::new(Executor::new());
+    let Credentials { authority, certificate, key } = setup.credentials("server")?;
+    let identity = Identity::from_pem(&certificate, &key)?;
+    let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(&authority)?);
+    let limits = TransportLimits::builder().max_connections(setup.connections).build()?;
+    let endpoint = Endpoint::builder()
+        .runtime(Arc::new(AsyncIoRuntime::on(Arc::clone(&executor))))
+        .server(tls)
+        .limits(limits)
+        .router(router(setup)?)
+        .bind(LOOPBACK)?;
+    announce(endpoint.local_addr()?)?;
+    async_io::block_on(executor.run(pending()))
+}
+
+fn router(setup: &Setup) -> Result<Router> {
+    let events = setup.event_count();
+    // Twice what the events count for with their overhead, and room for those published later.
+    let log = EventLog::builder()
+        .max_events(events + 100_000)
+        .max_bytes(256 * events + 16 * 1024 * 1024)
+        .build()?;
+    for n in 0..events {
+        log.publish(event(n))?;
+    }
+    let published = log.clone();
+    let large = Bytes::from(vec![7; LARGE_BYTES]);
+    Ok(Router::new()
+        .unary("bench.echo", |_, params| async move { Ok(params) })
+        .unary("bench.take", |_, _params| async move { Ok(Bytes::new()) })
+        .unary("bench.give", move |_, _params| {
+            let large = large.clone();
+            async move { Ok(large) }
+        })
+        .unary("bench.publish", move |_, params| {
+            let log = published.clone();
+            async move {
+                let published = log.publish(params).map_err(|_| MethodError::internal("not published"));
+                published.map(|_seq| Bytes::new())
+            }
+        })
+        .events(log))
+}
+
+#[cfg(feature = "harness")]
+mod client {
+    use std::{net::SocketAddr, sync::Arc};
+
+    use async_executor::Executor;
+    use palyra_quic::{
+        AsyncIoRuntime, Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, Trust,
+    };
+
+    use crate::{
+        Result,
+        link::{self, Measured},
+        setup::{Credentials, EVENT_BYTES, LOOPBACK, SMALL, Setup},
+    };
+
+    #[derive(Clone)]
+    pub struct Stack {
+        executor: Arc<Executor<'static>>,
+        endpoint: Endpoint,
+        address: SocketAddr,
+    }
+
+    impl link::Stack for Stack {
+        type Link = Connection;
+
+        fn new(setup: &Setup, address: &str) -> Result<Self> {
+            let executor = Arc::new(Executor::new());
+            let Credentials { authority, certificate, key } = setup.credentials("client")?;
+            let identity = Identity::from_pem(&certificate, &key)?;
+            let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);
+            let runtime = Arc::new(AsyncIoRuntime::on(Arc::clone(&executor)));
+            let endpoint = Endpoint::builder().runtime(runtime).client(tls).bind(LOOPBACK)?;
+            Ok(Self { executor, endpoint, address: address.parse()? })
+        }
+
+        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+            async_io::block_on(self.executor.run(self.executor.spawn(future)))
+        }
+
+        fn spawn<T: Send + 'static>(
+            &self,
+            future: impl Future<Output = T> + Send + 'static,
+        ) -> impl Future<Output = T> + Send + 'static {
+            self.executor.spawn(future)
+        }
+
+        async fn connect(&self) -> Measured<Connection> {
+            Ok(self.endpoint.connect(self.address).await?)
+        }
+    }
+
+    impl link::Link for Connection {
+        type Events = palyra_quic::Events;
+
+        async fn echo(&self) -> Measured<()> {
+            let answer = self.call_raw("bench.echo", Bytes::from_static(&SMALL)).await?;
+            if answer.len() == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
+        }
+
+        async fn take(&self, payload: Bytes) -> Measured<()> {
+            self.call_raw("bench.take", payload).await?;
+            Ok(())
+        }
+
+        async fn give(&self) -> Measured<usize> {
+            Ok(self.call_raw("bench.give", Bytes::new()).await?.len())
+        }
+
+        async fn replay(&self) -> Measured<u64> {
+            let mut events = self.events().open().await?;
+            let mut count = 0;
+            while events.next().await?.is_some() {
+                count += 1;
+            }
+            Ok(count)
+        }
+
+        async fn publish(&self) -> Measured<()> {
+            self.call_raw("bench.publish", Bytes::from_static(&[7; EVENT_BYTES])).await?;
+            Ok(())
+        }
+
+        async fn follow(&self, resume_from: u64) -> Measured<palyra_quic::Events> {
+            Ok(self.events().resume_from(resume_from).follow().open().await?)
+        }
+
+        fn close(self) {
+            Self::close(&self, Code::NO_ERROR, "");
+        }
+    }
+
+    impl link::Events for palyra_quic::Events {
+        async fn next(&mut self) -> Measured<()> {
+            match Self::next(self).await? {
+                Some(EventItem::Event { .. }) => Ok(()),
+                other => Err(format!("not an event: {other:?}").into()),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "harness")]
+pub use self::client::Stack;

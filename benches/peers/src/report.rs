@@ -1,0 +1,277 @@
+//! A page in Markdown, and plots beside it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    Result,
+    contenders::{CONTENDERS, PALYRA},
+    figures::{Better, Figure, GOALS, Goal, RACERS, RACES, Section, sections},
+    floor::CIPHERS,
+    measure::{PACKETS, Plan},
+    plot::{Bar, Panel, Target, svg},
+    results::{Outcome, Quartiles, Results},
+};
+
+/// Where the report goes: what is less than everything does not replace the page in docs.
+pub fn directory(plan: &Plan) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let whole = !plan.quick && plan.only.is_none();
+    if whole { here.join("../../docs/benchmarks") } else { here.join("target/report") }
+}
+
+pub fn write(plan: &Plan, results: &Results, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let page = page(plan, results, directory)?;
+    fs::write(directory.join("README.md"), &page)?;
+    eprintln!("written to {}", directory.join("README.md").display());
+    if plan.only.is_some() {
+        print!("{page}");
+    }
+    Ok(())
+}
+
+fn page(plan: &Plan, results: &Results, directory: &Path) -> Result<String> {
+    let mut out = String::from("# palyra-quic beside others\n\n");
+    preface(&mut out, plan)?;
+    let sections = sections();
+    goals(&mut out, &sections, results)?;
+    for section in &sections {
+        if !section.figures.iter().any(|figure| results.has(&figure.metric)) {
+            continue;
+        }
+        writeln!(out, "## {}\n", section.title)?;
+        if !section.note.is_empty() {
+            writeln!(out, "{}\n", section.note)?;
+        }
+        if let Some((file, metrics)) = &section.plot {
+            let panels: Vec<_> =
+                metrics.iter().filter_map(|metric| panel(section, metric, results)).collect();
+            fs::write(directory.join(file), svg(section.title, &panels))?;
+            writeln!(out, "![{}]({file})\n", section.title)?;
+        }
+        tables(&mut out, section, results)?;
+    }
+    floor(&mut out, results)?;
+    failures(&mut out, results)?;
+    Ok(out)
+}
+
+fn preface(out: &mut String, plan: &Plan) -> Result<()> {
+    writeln!(
+        out,
+        "Written by `cargo run --release --manifest-path benches/peers/Cargo.toml -- run`{} on {}, of commit {}.\n",
+        if plan.quick || plan.only.is_some() { ", **cut short: not to be relied on**," } else { "" },
+        said_by("date", &["+%F"]),
+        said_by("git", &["describe", "--always", "--dirty"])
+    )?;
+    writeln!(
+        out,
+        "Machine: {}. Linux {}, {}. Load when it was done: {}.\n",
+        processor(),
+        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+        said_by("rustc", &["--version"]),
+        fs::read_to_string("/proc/loadavg")
+            .unwrap_or_default()
+            .split(' ')
+            .take(3)
+            .collect::<Vec<_>>()
+            .join(" ")
+    )?;
+    writeln!(
+        out,
+        "Server and client are processes of their own on this machine, over loopback, with TLS 1.3 and certificates of both \
+         sides. In each of {} rounds all contenders take turns, forwards and backwards by turns (memory, system calls and the \
+         crowd in a third of the rounds, idleness and size once). Figures are medians; a ratio is palyra's figure by the \
+         other's in the same round, and what is shown is the median of the ratios with their quartiles. ↑ is better when \
+         larger, ↓ when smaller.\n",
+        plan.rounds
+    )?;
+    writeln!(out, "| contender | what it is |\n|---|---|")?;
+    for contender in &CONTENDERS {
+        writeln!(out, "| {} | {} |", contender.name, contender.what)?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn said_by(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    output.map_or_else(|_| "?".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut models = info.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{cores} × {}", models.next().map_or("processors of an unknown model", |(_, model)| model))
+}
+
+fn goals(out: &mut String, sections: &[Section], results: &Results) -> Result<()> {
+    writeln!(
+        out,
+        "## Targets\n\n| figure | against | target | measured (quartiles) | |\n|---|---|---|---|---|"
+    )?;
+    for goal in &GOALS {
+        let Some(figure) = find(sections, goal.metric) else { continue };
+        let sign = if figure.better == Better::More { '≥' } else { '≤' };
+        let bound =
+            if goal.rivals.is_empty() { shown(figure, goal.bound) } else { format!("{} ×", goal.bound) };
+        let (against, measured, verdict) = match goal.value(results, figure.better) {
+            None => (goal.rivals.join(", "), "–".to_owned(), "not measured"),
+            Some((value, rival)) => (
+                rival.unwrap_or("–").to_owned(),
+                if rival.is_some() { ratio(value) } else { spread(figure, value) },
+                if goal.met(figure.better, value.median) { "met" } else { "**missed**" },
+            ),
+        };
+        writeln!(out, "| {} | {against} | {sign} {bound} | {measured} | {verdict} |", figure.title)?;
+    }
+    out.push('\n');
+    for racer in RACERS {
+        races(out, sections, results, racer)?;
+    }
+    Ok(())
+}
+
+/// Who is ahead where, in how many times as good ours is.
+fn races(out: &mut String, sections: &[Section], results: &Results, racer: &'static str) -> Result<()> {
+    let mut behind = Vec::new();
+    let mut ahead = 0;
+    for metric in RACES {
+        let Some(figure) = find(sections, metric) else { continue };
+        let Some(ratios) = results.ratios(metric, PALYRA, racer) else { continue };
+        let times = if figure.better == Better::More { ratios.median } else { 1.0 / ratios.median };
+        if times >= 1.0 { ahead += 1 } else { behind.push(format!("{} ({times:.2} ×)", figure.title)) }
+    }
+    let total = ahead + behind.len();
+    write!(out, "Against {racer}: ahead in {ahead} of {total} workloads")?;
+    if !behind.is_empty() {
+        write!(out, "; behind in {}", behind.join(", "))?;
+    }
+    writeln!(out, ".\n")?;
+    Ok(())
+}
+
+fn find<'a>(sections: &'a [Section], metric: &str) -> Option<&'a Figure> {
+    sections.iter().flat_map(|section| &section.figures).find(|figure| figure.metric == metric)
+}
+
+fn tables(out: &mut String, section: &Section, results: &Results) -> Result<()> {
+    let figures: Vec<_> = section.figures.iter().filter(|figure| results.has(&figure.metric)).collect();
+    let columns: Vec<_> = CONTENDERS
+        .iter()
+        .map(|contender| contender.name)
+        .filter(|name| figures.iter().any(|figure| !results.of(&figure.metric, name).is_empty()))
+        .collect();
+    writeln!(out, "| median | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()))?;
+    for figure in &figures {
+        let cells: Vec<_> = columns.iter().map(|name| cell(figure, results, name)).collect();
+        writeln!(out, "| {} {} | {} |", figure.title, figure.better.arrow(), cells.join(" | "))?;
+    }
+    let others: Vec<_> = columns.iter().filter(|name| **name != PALYRA).copied().collect();
+    writeln!(out, "\n| palyra by | {} |\n|---|{}", others.join(" | "), "---|".repeat(others.len()))?;
+    for figure in &figures {
+        let ratio_to = |name: &&'static str| results.ratios(&figure.metric, PALYRA, name);
+        let cells: Vec<_> = others.iter().map(|name| ratio_to(name).map_or("–".to_owned(), ratio)).collect();
+        writeln!(out, "| {} {} | {} |", figure.title, figure.better.arrow(), cells.join(" | "))?;
+    }
+    out.push('\n');
+    Ok(())
+}
+
+/// The median; where there is none, why. A figure that some rounds failed to give says so.
+fn cell(figure: &Figure, results: &Results, name: &'static str) -> String {
+    let outcomes = results.of(&figure.metric, name);
+    let failed = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).count();
+    match (results.median(&figure.metric, name), outcomes.first()) {
+        (Some(median), _) if failed == 0 => figure.display(median),
+        (Some(median), _) => format!("{} (failed {failed} of {})", figure.display(median), outcomes.len()),
+        (None, Some((_, Outcome::NotOffered(why)))) => why.clone(),
+        (None, Some(_)) => "**failed**".to_owned(),
+        (None, None) => "–".to_owned(),
+    }
+}
+
+fn ratio(Quartiles { lower, median, upper }: Quartiles) -> String {
+    let digits = if median >= 10.0 { 1 } else { 2 };
+    format!("{median:.digits$} ({lower:.digits$}–{upper:.digits$})")
+}
+
+fn spread(figure: &Figure, Quartiles { lower, median, upper }: Quartiles) -> String {
+    format!("{} ({}–{})", figure.display(median), figure.display(lower), figure.display(upper))
+}
+
+/// A bound as its figure is shown, without needless zeros.
+fn shown(figure: &Figure, value: f64) -> String {
+    let text = figure.display(value);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+fn panel(section: &Section, metric: &str, results: &Results) -> Option<Panel> {
+    let figure = section.figures.iter().find(|figure| figure.metric == metric)?;
+    let bars = CONTENDERS.iter().filter_map(|contender| {
+        let quartiles = results.quartiles(metric, contender.name)?;
+        Some(Bar {
+            label: contender.name,
+            value: quartiles.median,
+            spread: (quartiles.lower, quartiles.upper),
+            text: figure.display(quartiles.median),
+            ours: contender.name == PALYRA,
+        })
+    });
+    let target =
+        GOALS.iter().find(|goal| goal.metric == metric).and_then(|goal| target(goal, figure, results));
+    let direction = if figure.better == Better::More { "longer is better" } else { "shorter is better" };
+    Some(Panel { title: format!("{} ({direction})", figure.title), bars: bars.collect(), target })
+}
+
+fn target(goal: &Goal, figure: &Figure, results: &Results) -> Option<Target> {
+    let value = goal.line(results, figure.better)?;
+    let of = match goal.rivals {
+        [] => String::new(),
+        [rival] => format!(" ({} × {rival})", goal.bound),
+        _ => format!(" ({} × the better reference)", goal.bound),
+    };
+    Some(Target { value, text: format!("target {}{of}", shown(figure, value)) })
+}
+
+fn floor(out: &mut String, results: &Results) -> Result<()> {
+    if !results.has("seal 128") {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "## The cipher\n\n*ring* alone, which all contenders use but `udp`, with AES-256-GCM as rustls prefers it: what nobody \
+         gets below for a packet. An exchange of small packets seals and opens at least two.\n\n\
+         | cipher | packet | sealing, ns | opening, ns |\n|---|---|---|---|"
+    )?;
+    for (cipher, ..) in CIPHERS {
+        for packet in PACKETS {
+            let nanos = |what: &str| {
+                let seconds = results.median(&format!("{what} {packet}"), cipher);
+                seconds.map_or("–".to_owned(), |seconds| format!("{:.0}", seconds * 1e9))
+            };
+            writeln!(out, "| {cipher} | {packet} bytes | {} | {} |", nanos("seal"), nanos("open"))?;
+        }
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn failures(out: &mut String, results: &Results) -> Result<()> {
+    let failures = results.failures();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "## Failures\n\n| contender | what it said | figures lost |\n|---|---|---|")?;
+    for ((contender, why), count) in failures {
+        writeln!(out, "| {contender} | {} | {count} |", why.replace('|', "/"))?;
+    }
+    out.push('\n');
+    Ok(())
+}

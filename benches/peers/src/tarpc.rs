@@ -1,0 +1,174 @@
+//! tarpc over TLS with bincode, on tokio's current-thread runtime.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use serde_bytes::ByteBuf;
+use tarpc::{
+    context::Context,
+    server::{BaseChannel, Channel},
+    tokio_serde::formats::Bincode,
+    tokio_util::codec::LengthDelimitedCodec,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    Result, on_tokio,
+    setup::{LARGE_BYTES, LOOPBACK, Setup, announce},
+    tls,
+};
+
+/// Room for a large payload and what it has beside it.
+const MAX_FRAME_BYTES: usize = 1024 * 1024;
+
+#[tarpc::service]
+pub trait Node {
+    async fn echo(payload: ByteBuf) -> ByteBuf;
+    async fn take(payload: ByteBuf);
+    async fn give() -> ByteBuf;
+}
+
+#[derive(Clone)]
+struct NodeServer {
+    large: Arc<[u8]>,
+}
+
+impl Node for NodeServer {
+    async fn echo(self, _: Context, payload: ByteBuf) -> ByteBuf {
+        payload
+    }
+
+    async fn take(self, _: Context, _payload: ByteBuf) {}
+
+    async fn give(self, _: Context) -> ByteBuf {
+        ByteBuf::from(self.large.to_vec())
+    }
+}
+
+pub fn serve(setup: &Setup) -> Result<()> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server(&setup.credentials("server")?, b"")?));
+    let node = NodeServer { large: vec![7; LARGE_BYTES].into() };
+    on_tokio::current_thread()?.block_on(async {
+        let listener = TcpListener::bind(LOOPBACK).await?;
+        announce(listener.local_addr()?)?;
+        loop {
+            let (tcp, _) = listener.accept().await?;
+            let (acceptor, node) = (acceptor.clone(), node.clone());
+            tokio::spawn(async move {
+                // Whoever broke off is not answered.
+                let _ = serve_connection(tcp, acceptor, node).await;
+            });
+        }
+    })
+}
+
+async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, node: NodeServer) -> Result<()> {
+    tcp.set_nodelay(true)?;
+    let tls = acceptor.accept(tcp).await?;
+    let framed = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_framed(tls);
+    let transport = tarpc::serde_transport::new(framed, Bincode::default());
+    let exchanges = BaseChannel::with_defaults(transport).execute(node.serve());
+    exchanges
+        .for_each(|exchange| async {
+            tokio::spawn(exchange);
+        })
+        .await;
+    Ok(())
+}
+
+#[cfg(feature = "harness")]
+mod client {
+    use std::net::SocketAddr;
+
+    use bytes::Bytes;
+    use rustls::pki_types::ServerName;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::{
+        link::{self, Failure, Measured, NoEvents},
+        on_tokio::client::Executor,
+        setup::{SERVER_NAME, SMALL},
+    };
+
+    const NO_STREAMS: &str = "has no streams";
+
+    #[derive(Clone)]
+    pub struct Stack {
+        executor: Executor,
+        connector: TlsConnector,
+        name: ServerName<'static>,
+        address: SocketAddr,
+    }
+
+    impl link::Stack for Stack {
+        type Link = NodeClient;
+
+        fn new(setup: &Setup, address: &str) -> Result<Self> {
+            let config = tls::client(&setup.credentials("client")?, b"")?;
+            Ok(Self {
+                executor: Executor::new(on_tokio::current_thread()?),
+                connector: TlsConnector::from(Arc::new(config)),
+                name: ServerName::try_from(SERVER_NAME)?,
+                address: address.parse()?,
+            })
+        }
+
+        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+            self.executor.block_on(future)
+        }
+
+        fn spawn<T: Send + 'static>(
+            &self,
+            future: impl Future<Output = T> + Send + 'static,
+        ) -> impl Future<Output = T> + Send + 'static {
+            self.executor.spawn(future)
+        }
+
+        async fn connect(&self) -> Measured<NodeClient> {
+            let tcp = TcpStream::connect(self.address).await?;
+            tcp.set_nodelay(true)?;
+            let tls = self.connector.connect(self.name.clone(), tcp).await?;
+            let framed = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_framed(tls);
+            let transport = tarpc::serde_transport::new(framed, Bincode::default());
+            Ok(NodeClient::new(tarpc::client::Config::default(), transport).spawn())
+        }
+    }
+
+    impl link::Link for NodeClient {
+        type Events = NoEvents;
+
+        async fn echo(&self) -> Measured<()> {
+            let answer = Self::echo(self, tarpc::context::current(), ByteBuf::from(SMALL)).await?;
+            if answer.len() == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
+        }
+
+        async fn take(&self, payload: Bytes) -> Measured<()> {
+            let payload = ByteBuf::from(payload.to_vec());
+            Ok(Self::take(self, tarpc::context::current(), payload).await?)
+        }
+
+        async fn give(&self) -> Measured<usize> {
+            Ok(Self::give(self, tarpc::context::current()).await?.len())
+        }
+
+        async fn replay(&self) -> Measured<u64> {
+            Err(Failure::NotOffered(NO_STREAMS))
+        }
+
+        async fn publish(&self) -> Measured<()> {
+            Err(Failure::NotOffered(NO_STREAMS))
+        }
+
+        async fn follow(&self, _resume_from: u64) -> Measured<NoEvents> {
+            Err(Failure::NotOffered(NO_STREAMS))
+        }
+
+        /// The connection goes with its last handle.
+        fn close(self) {}
+    }
+}
+
+#[cfg(feature = "harness")]
+pub use self::client::Stack;
