@@ -12,7 +12,7 @@ use quinn::{
 use crate::{
     Result,
     log::Log,
-    setup::{ALPN, LARGE_BYTES, LOOPBACK, MAX_FRAME_BYTES, Setup, announce},
+    setup::{ALPN, LOOPBACK, MAX_FRAME_BYTES, Setup, announce, large},
     tls,
 };
 
@@ -61,7 +61,6 @@ pub trait Spawn: Copy + Send + Sync + 'static {
 
 struct Node {
     log: Log,
-    large: Bytes,
 }
 
 fn transport() -> Result<Arc<TransportConfig>> {
@@ -83,7 +82,7 @@ pub fn serve(setup: &Setup, runtime: Arc<dyn Runtime>, spawn: impl Spawn) -> Res
     config.transport_config(transport()?);
     let socket = std::net::UdpSocket::bind(LOOPBACK)?;
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
-    let node = Arc::new(Node { log: Log::new(setup), large: vec![7; LARGE_BYTES].into() });
+    let node = Arc::new(Node { log: Log::new(setup) });
     announce(endpoint.local_addr()?)?;
     spawn.spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
@@ -117,7 +116,7 @@ async fn serve_stream(mut send: SendStream, mut recv: RecvStream, node: &Node) -
     let payload = match request.method {
         "bench.echo" => request.params.unwrap_or_default(),
         "bench.take" => &[],
-        "bench.give" => &node.large,
+        "bench.give" => large(),
         "bench.publish" => {
             node.log.publish(Bytes::copy_from_slice(request.params.unwrap_or_default()));
             &[]

@@ -74,7 +74,7 @@ pub fn sections() -> Vec<Section> {
         costs.push(Figure::less(of("client cpu"), format!("CPU of the client in µs, {when}"), MICROS, 2));
     }
     let mut memory = vec![
-        Figure::less("memory idle", "resident in MiB, idle", 1.0 / MIB, 2),
+        Figure::less("memory idle", "resident in MiB, idle server", 1.0 / MIB, 2),
         Figure::less("memory idle anonymous", "of it not a file's, in MiB", 1.0 / MIB, 2),
     ];
     for connections in IDLE_CONNECTIONS {
@@ -85,7 +85,12 @@ pub fn sections() -> Vec<Section> {
             1.0 / MIB,
             2,
         ));
-        memory.push(Figure::less(of("each"), format!("KiB for each of {connections}"), 1.0 / 1024.0, 1));
+        memory.push(Figure::less(
+            of("each"),
+            format!("KiB for each of {connections} idle connections"),
+            1.0 / 1024.0,
+            1,
+        ));
     }
     memory.push(Figure::less(
         "memory load",
@@ -128,9 +133,9 @@ pub fn sections() -> Vec<Section> {
             title: "Payloads of 512 KiB",
             note: "One at a time on one connection; 512 KiB less 64 bytes, so that a frame of 512 KiB holds one.",
             figures: vec![
-                Figure::more("take rate", "to the server, MiB/s", 1.0, 0),
+                Figure::more("take rate", "payloads to the server, MiB/s", 1.0, 0),
                 Figure::less("take cpu", "to the server, CPU of both in µs per payload", MICROS, 0),
-                Figure::more("give rate", "from the server, MiB/s", 1.0, 0),
+                Figure::more("give rate", "payloads from the server, MiB/s", 1.0, 0),
                 Figure::less("give cpu", "from the server, CPU of both in µs per payload", MICROS, 0),
             ],
             plot: Some(("payloads.svg", names(&["take rate", "give rate"]))),
@@ -139,10 +144,10 @@ pub fn sections() -> Vec<Section> {
             title: "Handshakes",
             note: "A full handshake with certificates of both sides (ECDSA P-256), one call, and the close; nothing is resumed. Servers of the reference, tonic and tarpc send tickets, as by default.",
             figures: vec![
-                Figure::more("handshakes 1 rate", "one at a time, /s", 1.0, 0),
-                Figure::less("handshakes 1 cpu", "one at a time, CPU of both in µs", MICROS, 0),
-                Figure::more("handshakes 8 rate", "eight at a time, /s", 1.0, 0),
-                Figure::less("handshakes 8 cpu", "eight at a time, CPU of both in µs", MICROS, 0),
+                Figure::more("handshakes 1 rate", "handshakes/s, one at a time", 1.0, 0),
+                Figure::less("handshakes 1 cpu", "handshakes one at a time, CPU of both in µs", MICROS, 0),
+                Figure::more("handshakes 8 rate", "handshakes/s, eight at a time", 1.0, 0),
+                Figure::less("handshakes 8 cpu", "handshakes eight at a time, CPU of both in µs", MICROS, 0),
             ],
             plot: Some(("handshakes.svg", names(&["handshakes 1 rate", "handshakes 8 rate"]))),
         },
@@ -179,7 +184,7 @@ pub fn sections() -> Vec<Section> {
             note: "The node of each contender with one connected client, both sides with a keep-alive of 5 s where there is one; tarpc and its TCP have none.",
             figures: vec![
                 Figure::less("idle wakeups", "wakeups a minute", 1.0, 0),
-                Figure::less("idle share", "% of a core", 100.0, 4),
+                Figure::less("idle share", "% of a core, idle with one peer", 100.0, 4),
             ],
             plot: None,
         },

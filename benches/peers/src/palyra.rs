@@ -10,7 +10,7 @@ use palyra_quic::{
 
 use crate::{
     Result,
-    setup::{Credentials, LARGE_BYTES, LOOPBACK, Setup, announce, event},
+    setup::{Credentials, LOOPBACK, Setup, announce, event, large},
 };
 
 pub fn serve(setup: &Setup) -> Result<()> {
@@ -40,14 +40,10 @@ fn router(setup: &Setup) -> Result<Router> {
         log.publish(event(n))?;
     }
     let published = log.clone();
-    let large = Bytes::from(vec![7; LARGE_BYTES]);
     Ok(Router::new()
         .unary("bench.echo", |_, params| async move { Ok(params) })
         .unary("bench.take", |_, _params| async move { Ok(Bytes::new()) })
-        .unary("bench.give", move |_, _params| {
-            let large = large.clone();
-            async move { Ok(large) }
-        })
+        .unary("bench.give", |_, _params| async { Ok(Bytes::from_static(large())) })
         .unary("bench.publish", move |_, params| {
             let log = published.clone();
             async move {

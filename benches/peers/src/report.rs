@@ -114,7 +114,7 @@ fn processor() -> String {
 fn goals(out: &mut String, sections: &[Section], results: &Results) -> Result<()> {
     writeln!(
         out,
-        "## Targets\n\n| figure | against | target | measured (quartiles) | |\n|---|---|---|---|---|"
+        "## Targets\n\nAgainst the reference, whichever of its two configurations does better in that figure counts.\n\n| figure | against | target | measured (quartiles) | |\n|---|---|---|---|---|"
     )?;
     for goal in &GOALS {
         let Some(figure) = find(sections, goal.metric) else { continue };

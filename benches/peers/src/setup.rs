@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::LazyLock,
 };
 
 use nix::sys::{prctl, signal::Signal};
@@ -65,6 +66,12 @@ impl Setup {
     pub fn event_count(&self) -> usize {
         usize::try_from(self.events).unwrap_or(usize::MAX)
     }
+}
+
+/// The large payload that nodes give away, made when it is first asked for: it is no part of an idle node.
+pub fn large() -> &'static [u8] {
+    static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| vec![7; LARGE_BYTES]);
+    &LARGE
 }
 
 /// The payload of the event with this number.

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Result, on_tokio,
-    setup::{LARGE_BYTES, LOOPBACK, Setup, announce},
+    setup::{LOOPBACK, Setup, announce, large},
     tls,
 };
 
@@ -30,9 +30,7 @@ pub trait Node {
 }
 
 #[derive(Clone)]
-struct NodeServer {
-    large: Arc<[u8]>,
-}
+struct NodeServer;
 
 impl Node for NodeServer {
     async fn echo(self, _: Context, payload: ByteBuf) -> ByteBuf {
@@ -42,33 +40,32 @@ impl Node for NodeServer {
     async fn take(self, _: Context, _payload: ByteBuf) {}
 
     async fn give(self, _: Context) -> ByteBuf {
-        ByteBuf::from(self.large.to_vec())
+        ByteBuf::from(large().to_vec())
     }
 }
 
 pub fn serve(setup: &Setup) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls::server(&setup.credentials("server")?, b"")?));
-    let node = NodeServer { large: vec![7; LARGE_BYTES].into() };
     on_tokio::current_thread()?.block_on(async {
         let listener = TcpListener::bind(LOOPBACK).await?;
         announce(listener.local_addr()?)?;
         loop {
             let (tcp, _) = listener.accept().await?;
-            let (acceptor, node) = (acceptor.clone(), node.clone());
+            let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 // Whoever broke off is not answered.
-                let _ = serve_connection(tcp, acceptor, node).await;
+                let _ = serve_connection(tcp, acceptor).await;
             });
         }
     })
 }
 
-async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, node: NodeServer) -> Result<()> {
+async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor) -> Result<()> {
     tcp.set_nodelay(true)?;
     let tls = acceptor.accept(tcp).await?;
     let framed = LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_framed(tls);
     let transport = tarpc::serde_transport::new(framed, Bincode::default());
-    let exchanges = BaseChannel::with_defaults(transport).execute(node.serve());
+    let exchanges = BaseChannel::with_defaults(transport).execute(NodeServer.serve());
     exchanges
         .for_each(|exchange| async {
             tokio::spawn(exchange);

@@ -17,7 +17,7 @@ use crate::{
     Result,
     log::Log,
     on_tokio,
-    setup::{Credentials, LARGE_BYTES, LOOPBACK, Setup, announce},
+    setup::{Credentials, LOOPBACK, Setup, announce, large},
 };
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -44,7 +44,6 @@ struct Event {
 
 struct Node {
     log: Log,
-    large: Bytes,
 }
 
 pub fn serve(setup: &Setup) -> Result<()> {
@@ -52,7 +51,7 @@ pub fn serve(setup: &Setup) -> Result<()> {
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(certificate, key))
         .client_ca_root(Certificate::from_pem(authority));
-    let node = Arc::new(Node { log: Log::new(setup), large: vec![7; LARGE_BYTES].into() });
+    let node = Arc::new(Node { log: Log::new(setup) });
     on_tokio::current_thread()?.block_on(async {
         let incoming = TcpIncoming::bind(LOOPBACK)?.with_nodelay(Some(true));
         announce(incoming.local_addr()?)?;
@@ -82,7 +81,7 @@ impl Service<http::Request<Body>> for NodeServer {
         match request.uri().path() {
             "/peers.Node/Echo" => unary(request, |payload| payload),
             "/peers.Node/Take" => unary(request, |_payload| Payload::default()),
-            "/peers.Node/Give" => unary(request, move |_| Payload { data: node.large.clone() }),
+            "/peers.Node/Give" => unary(request, |_| Payload { data: Bytes::from_static(large()) }),
             "/peers.Node/Publish" => unary(request, move |Payload { data }| {
                 node.log.publish(data);
                 Payload::default()
