@@ -153,7 +153,7 @@ pub fn sections() -> Vec<Section> {
         },
         Section {
             title: "A crowd",
-            note: "1,024 connections with four calls in flight each.",
+            note: "1,024 connections with four calls in flight each, on one server thread (two workers for reference-2). A single call that failed would be a failure here.",
             figures: vec![
                 Figure::more("crowd rate", format!("calls/s, {CROWD} connections"), 1.0, 0),
                 Figure::less("crowd p50", "p50 in ms", MILLIS, 1),

@@ -56,9 +56,12 @@ fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args([command, "--locked", "--no-default-features", "--manifest-path"]);
     cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    // What cargo told this process about its own build is not for another.
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PKG_")) {
-        cargo.env_remove(name);
+    // What cargo told this process about its own build would have build scripts run again, and all that depends on them.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy().into_owned();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
     }
     cargo.stdin(Stdio::null());
     cargo
