@@ -16,23 +16,18 @@ use std::{
     error::Error,
     fmt::Write as _,
     fs,
-    io::{self, BufRead, BufReader, Write as _},
-    net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
-    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use palyra_quic::{
-    Bytes, CertificateAuthority, Connection, Context, Identity, MethodError, Router, Trust, quinn::Runtime,
-};
+use palyra_quic::{Bytes, Connection, Context, MethodError, Router, quinn::Runtime};
 
 use self::support::{
     ECHO, dialler, event_log,
     kind::{Kind, Runner},
     serve,
+    stage::{Actor, Role, Stage, address, credentials, kind_of_this_process, say, setting},
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -43,23 +38,15 @@ const EVENTS: usize = 1_000_000;
 const IN_FLIGHT: usize = 32;
 const WARM_UP: Duration = Duration::from_millis(200);
 
-const ROLE: &str = "COMPARE_ROLE";
-const KIND: &str = "COMPARE_KIND";
-const ADDRESS: &str = "COMPARE_ADDRESS";
-const AUTHORITY: &str = "COMPARE_CA";
-const CERTIFICATE: &str = "COMPARE_CERT";
-const KEY: &str = "COMPARE_KEY";
-
 /// The processor time of the node so far, in ticks.
 const TICKS: &str = "bench.ticks";
 
 fn main() -> Result<()> {
-    match env::var(ROLE).as_deref() {
-        Ok("node") => node(),
-        Ok("client") => client(),
-        // `cargo test --benches` starts this too, and is not to wait for it.
-        _ if env::args().all(|arg| arg != "--bench") => Ok(()),
-        _ => compare(),
+    match Role::of_this_process()? {
+        Role::Node => node(),
+        Role::Client => client(),
+        Role::Stage => compare(),
+        Role::Nothing => Ok(()),
     }
 }
 
@@ -141,7 +128,7 @@ fn compare() -> Result<()> {
     let mut turns = [Vec::new(), Vec::new()];
     for round in 0..rounds {
         for which in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            let turn = stage.turn(&entrants[which])?;
+            let turn = turn(&stage, &entrants[which])?;
             eprintln!(
                 "{:2}/{rounds} {:14} p50 {:6.1} us, {:6.0} calls/s with {IN_FLIGHT} in flight, {:7.0} events/s",
                 round + 1,
@@ -157,76 +144,13 @@ fn compare() -> Result<()> {
     Ok(())
 }
 
-fn setting<T: FromStr>(name: &str, default: T) -> T {
-    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// What all turns share: who the two are.
-struct Stage {
-    authority: CertificateAuthority,
-    node: (String, String),
-    client: (String, String),
-}
-
-impl Stage {
-    fn new() -> palyra_quic::Result<Self> {
-        let authority = CertificateAuthority::new("Compare CA")?;
-        let (node, client) = (authority.issue_server(&[])?, authority.issue_client("compare")?);
-        Ok(Self {
-            node: (node.cert_pem().to_owned(), node.key_pem().to_owned()),
-            client: (client.cert_pem().to_owned(), client.key_pem().to_owned()),
-            authority,
-        })
-    }
-
-    /// A fresh pair of processes each time, because a process may be lucky or not for all its life.
-    fn turn(&self, entrant: &Entrant) -> Result<Turn> {
-        let mut node = Actor::start(self.command("node", entrant, &self.node)?)?;
-        let address = node.line()?;
-        let mut command = self.command("client", entrant, &self.client)?;
-        command.env(ADDRESS, address.trim());
-        let mut client = Actor::start(command)?;
-        let line = client.line()?;
-        Turn::from_line(&line).ok_or_else(|| format!("the client says {line:?}").into())
-    }
-
-    fn command(&self, role: &str, entrant: &Entrant, (cert, key): &(String, String)) -> io::Result<Command> {
-        let mut command = Command::new(&entrant.executable);
-        command
-            .env(ROLE, role)
-            .env(KIND, entrant.kind.name())
-            .env(AUTHORITY, self.authority.cert_pem())
-            .env(CERTIFICATE, cert)
-            .env(KEY, key);
-        Ok(command)
-    }
-}
-
-/// A child process, which ends when its standard input does.
-struct Actor {
-    process: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Actor {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = process.stdout.take().ok_or("no standard output")?;
-        Ok(Self { process, output: BufReader::new(output) })
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line)
-    }
-}
-
-impl Drop for Actor {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
+/// A fresh pair of processes each time, because a process may be lucky or not for all its life.
+fn turn(stage: &Stage, entrant: &Entrant) -> Result<Turn> {
+    let mut node = Actor::start(stage.node(&entrant.executable, entrant.kind))?;
+    let address = node.line()?;
+    let mut client = Actor::start(stage.client(&entrant.executable, entrant.kind, &address))?;
+    let line = client.line()?;
+    Turn::from_line(&line).ok_or_else(|| format!("the client says {line:?}").into())
 }
 
 /// What it is called, where a turn has it, in what unit, and with how many digits.
@@ -290,21 +214,19 @@ fn node() -> Result<()> {
     let router = Router::new()
         .events(event_log(setting("COMPARE_EVENTS", EVENTS))?)
         .typed(TICKS, |_: Context, ()| async { Ok::<_, MethodError>(ticks()) });
-    let runner = Runner::new(Kind::parse(&env::var(KIND)?)?)?;
+    let runner = Runner::new(kind_of_this_process()?)?;
     let endpoint = serve(runner.handle(), identity, trust, router)?;
-    let mut output = io::stdout();
-    writeln!(output, "{}", endpoint.local_addr()?)?;
-    output.flush()?;
+    say(endpoint.local_addr()?)?;
     runner.run_until_input_ends();
     Ok(())
 }
 
 fn client() -> Result<()> {
     let (identity, trust) = credentials()?;
-    let runner = Runner::new(Kind::parse(&env::var(KIND)?)?)?;
+    let runner = Runner::new(kind_of_this_process()?)?;
     let runtime = runner.handle();
     let endpoint = dialler(Arc::clone(&runtime), identity, trust)?;
-    let address: SocketAddr = env::var(ADDRESS)?.parse()?;
+    let address = address()?;
     let duration = Duration::from_secs_f64(setting("COMPARE_SECONDS", SECONDS));
     let turn = runner.run(async move {
         let connection = endpoint.connect(address).await?;
@@ -312,12 +234,6 @@ fn client() -> Result<()> {
     });
     println!("{}", turn?.to_line());
     Ok(())
-}
-
-fn credentials() -> Result<(Identity, Trust)> {
-    let [authority, certificate, key] = [AUTHORITY, CERTIFICATE, KEY].map(env::var);
-    let identity = Identity::from_pem(certificate?.as_bytes(), key?.as_bytes())?;
-    Ok((identity, Trust::from_pem(authority?.as_bytes())?))
 }
 
 async fn measure(connection: &Connection, runtime: &dyn Runtime, duration: Duration) -> Result<Turn> {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each bench uses a part of this")]
 
 pub(crate) mod kind;
+pub(crate) mod stage;
 
 use std::{net::SocketAddr, sync::Arc};
 
