@@ -259,9 +259,9 @@ fn announced(stage: &Stage, figures: &mut Figures) -> Result<()> {
     };
     let connections = u64::from(PEERS);
     // What `worst_case_bytes` reckons a connection and 64 streams at.
-    report("one byte each", frame - 1, connections * (40 + 64 * 2) * 1024)?;
+    report("one byte each", frame - 1, connections * (40 + 64 * 4) * 1024)?;
     // Twice the budget, as `worst_case_bytes` reckons, the windows, and the connections themselves.
-    report("all but one byte", 1, 2 * 32 * MIB + 48 * MIB + connections * (40 + 128 + 768) * 1024)
+    report("all but one byte", 1, 2 * 32 * MIB + 48 * MIB + connections * (40 + 64 * 4 + 768) * 1024)
 }
 
 fn filled(stage: &Stage, figures: &mut Figures) -> Result<()> {
