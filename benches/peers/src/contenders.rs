@@ -19,7 +19,7 @@ pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 pub const CONTENDERS: [Contender; 8] = [
     Contender {
         name: PALYRA,
-        what: "palyra-quic without features, on an executor that one thread drives, on either side",
+        what: "palyra-quic without features, on `PollRuntime`, on either side",
         serve: palyra::serve,
         drive: drive::<palyra::Stack>,
         node: Some("palyra"),

@@ -1,11 +1,9 @@
-//! palyra-quic, on an executor that one thread drives.
+//! palyra-quic, on its own runtime for one thread.
 
-use std::{future::pending, sync::Arc};
+use std::future::pending;
 
-use async_executor::Executor;
 use palyra_quic::{
-    AsyncIoRuntime, Bytes, Endpoint, EventLog, Identity, MethodError, Router, ServerTls, TransportLimits,
-    Trust,
+    Bytes, Endpoint, EventLog, Identity, MethodError, PollRuntime, Router, ServerTls, TransportLimits, Trust,
 };
 
 use crate::{
@@ -14,19 +12,19 @@ use crate::{
 };
 
 pub fn serve(setup: &Setup) -> Result<()> {
-    let executor = Arc::new(Executor::new());
+    let mut runtime = PollRuntime::new()?;
     let Credentials { authority, certificate, key } = setup.credentials("server")?;
     let identity = Identity::from_pem(&certificate, &key)?;
     let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(&authority)?);
     let limits = TransportLimits::builder().max_connections(setup.connections).build()?;
     let endpoint = Endpoint::builder()
-        .runtime(Arc::new(AsyncIoRuntime::on(Arc::clone(&executor))))
+        .runtime(runtime.handle())
         .server(tls)
         .limits(limits)
         .router(router(setup)?)
         .bind(LOOPBACK)?;
     announce(endpoint.local_addr()?)?;
-    async_io::block_on(executor.run(pending()))
+    runtime.block_on(pending())
 }
 
 fn router(setup: &Setup) -> Result<Router> {
@@ -56,11 +54,14 @@ fn router(setup: &Setup) -> Result<Router> {
 
 #[cfg(feature = "harness")]
 mod client {
-    use std::{net::SocketAddr, sync::Arc};
+    use std::{
+        net::SocketAddr,
+        sync::{Arc, Mutex, PoisonError},
+    };
 
     use async_executor::Executor;
     use palyra_quic::{
-        AsyncIoRuntime, Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, Trust,
+        Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, PollRuntime, Trust,
     };
 
     use crate::{
@@ -71,6 +72,8 @@ mod client {
 
     #[derive(Clone)]
     pub struct Stack {
+        runtime: Arc<Mutex<PollRuntime>>,
+        /// For the tasks of the measurement.
         executor: Arc<Executor<'static>>,
         endpoint: Endpoint,
         address: SocketAddr,
@@ -80,17 +83,18 @@ mod client {
         type Link = Connection;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {
-            let executor = Arc::new(Executor::new());
+            let runtime = PollRuntime::new()?;
             let Credentials { authority, certificate, key } = setup.credentials("client")?;
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);
-            let runtime = Arc::new(AsyncIoRuntime::on(Arc::clone(&executor)));
-            let endpoint = Endpoint::builder().runtime(runtime).client(tls).bind(LOOPBACK)?;
-            Ok(Self { executor, endpoint, address: address.parse()? })
+            let endpoint = Endpoint::builder().runtime(runtime.handle()).client(tls).bind(LOOPBACK)?;
+            let runtime = Arc::new(Mutex::new(runtime));
+            Ok(Self { runtime, executor: Arc::default(), endpoint, address: address.parse()? })
         }
 
         fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            async_io::block_on(self.executor.run(self.executor.spawn(future)))
+            let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            runtime.block_on(self.executor.run(self.executor.spawn(future)))
         }
 
         fn spawn<T: Send + 'static>(
