@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use super::{
     Node,
-    exchange::{Outcome, supervise},
+    supervise::{Outcome, supervise},
 };
 use crate::{
     code::Code,

@@ -5,7 +5,10 @@ use std::{pin::pin, time::Duration};
 use bytes::Bytes;
 use futures_lite::future;
 
-use super::exchange::{Exchange, Outcome, refused, supervise};
+use super::{
+    exchange::{Exchange, refused},
+    supervise::{Outcome, supervise},
+};
 use crate::{
     admission::Charge,
     code::Code,

@@ -1,15 +1,11 @@
 //! One exchange: a request frame, then the answers.
 
 use std::{
-    any::Any,
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -19,7 +15,13 @@ use futures_lite::future;
 use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
-use super::{Node, drain::Running, events, health::health};
+use super::{
+    Node,
+    drain::Running,
+    events,
+    health::health,
+    supervise::{Outcome, supervise},
+};
 use crate::{
     admission::{Charge, TooMany},
     code::Code,
@@ -29,7 +31,7 @@ use crate::{
     router::{
         Answers, Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS,
     },
-    runtime::{Clock, Elapsed},
+    runtime::Elapsed,
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter, response_frame},
 };
@@ -392,64 +394,4 @@ fn payload_len(response: &Response) -> usize {
 pub(super) fn refused(error: MethodError) -> Response {
     let (error, detail, retry_after) = error.into_parts();
     Response::Error { error, detail, retry_after }
-}
-
-/// How a handler ended.
-pub(super) enum Outcome<T, E = MethodError> {
-    Returned(Result<T, E>),
-    TimedOut,
-    /// The peer stopped the stream with this code, or is gone.
-    GivenUp(Code),
-    Panicked,
-}
-
-impl<T, E> Outcome<T, E> {
-    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Outcome<U, E> {
-        match self {
-            Self::Returned(result) => Outcome::Returned(result.map(map)),
-            Self::TimedOut => Outcome::TimedOut,
-            Self::GivenUp(code) => Outcome::GivenUp(code),
-            Self::Panicked => Outcome::Panicked,
-        }
-    }
-}
-
-/// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
-///
-/// The handler is polled first, so that one which is ready at once costs neither a timer nor a waker.
-pub(super) async fn supervise<T, E>(
-    clock: &Clock,
-    deadline: Option<Instant>,
-    mut given_up: Pin<&mut impl Future<Output = Code>>,
-    handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
-) -> Outcome<T, E> {
-    let mut handler = handler;
-    let outcome = poll_fn(|cx| {
-        // Nothing of the handler is looked at again after a panic.
-        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
-            Ok(Poll::Ready(result)) => return Poll::Ready(Outcome::Returned(result)),
-            Ok(Poll::Pending) => {}
-            Err(panic) => {
-                forget(panic);
-                return Poll::Ready(Outcome::Panicked);
-            }
-        }
-        given_up.as_mut().poll(cx).map(Outcome::GivenUp)
-    });
-    let outcome = clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
-    // Whatever the handler holds may panic when it is dropped, too.
-    match catch_unwind(AssertUnwindSafe(move || drop(handler))) {
-        Ok(()) => outcome,
-        Err(panic) => {
-            forget(panic);
-            Outcome::Panicked
-        }
-    }
-}
-
-/// The payload of a panic may panic when it is dropped, too.
-fn forget(panic: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
-        std::mem::forget(another);
-    }
 }

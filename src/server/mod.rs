@@ -7,6 +7,7 @@ mod events;
 mod exchange;
 mod health;
 mod notification;
+mod supervise;
 
 use std::{sync::Arc, time::Instant};
 

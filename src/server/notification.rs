@@ -10,7 +10,8 @@ use tracing::Span;
 use super::{
     Node,
     drain::Running,
-    exchange::{Outcome, fault_code, is_fault, supervise},
+    exchange::{fault_code, is_fault},
+    supervise::{Outcome, supervise},
 };
 use crate::{
     code::Code,

@@ -1,0 +1,72 @@
+//! Running a handler that may take too long, be given up, or panic.
+
+use std::{
+    any::Any,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::Poll,
+    time::Instant,
+};
+
+use crate::{code::Code, router::MethodError, runtime::Clock};
+
+/// How a handler ended.
+pub(super) enum Outcome<T, E = MethodError> {
+    Returned(Result<T, E>),
+    TimedOut,
+    /// The peer stopped the stream with this code, or is gone.
+    GivenUp(Code),
+    Panicked,
+}
+
+impl<T, E> Outcome<T, E> {
+    pub(super) fn map<U>(self, map: impl FnOnce(T) -> U) -> Outcome<U, E> {
+        match self {
+            Self::Returned(result) => Outcome::Returned(result.map(map)),
+            Self::TimedOut => Outcome::TimedOut,
+            Self::GivenUp(code) => Outcome::GivenUp(code),
+            Self::Panicked => Outcome::Panicked,
+        }
+    }
+}
+
+/// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
+///
+/// The handler is polled first, so that one which is ready at once costs neither a timer nor a waker.
+pub(super) async fn supervise<T, E>(
+    clock: &Clock,
+    deadline: Option<Instant>,
+    mut given_up: Pin<&mut impl Future<Output = Code>>,
+    handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
+) -> Outcome<T, E> {
+    let mut handler = handler;
+    let outcome = poll_fn(|cx| {
+        // Nothing of the handler is looked at again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+            Ok(Poll::Ready(result)) => return Poll::Ready(Outcome::Returned(result)),
+            Ok(Poll::Pending) => {}
+            Err(panic) => {
+                forget(panic);
+                return Poll::Ready(Outcome::Panicked);
+            }
+        }
+        given_up.as_mut().poll(cx).map(Outcome::GivenUp)
+    });
+    let outcome = clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
+    // Whatever the handler holds may panic when it is dropped, too.
+    match catch_unwind(AssertUnwindSafe(move || drop(handler))) {
+        Ok(()) => outcome,
+        Err(panic) => {
+            forget(panic);
+            Outcome::Panicked
+        }
+    }
+}
+
+/// The payload of a panic may panic when it is dropped, too.
+fn forget(panic: Box<dyn Any + Send>) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+        std::mem::forget(another);
+    }
+}
