@@ -30,6 +30,8 @@ pub(crate) struct FrameBudget {
     /// The [`Share::id`] of the connection that may go beyond the limit; 0 for none.
     exempt: AtomicUsize,
     next_id: AtomicUsize,
+    /// How many listen to the two below, which cost more to ask.
+    waiting: AtomicUsize,
     /// Wakes one at a time, who wakes the next where there is room for it too.
     freed: Event,
     /// The same for those who need a number of bytes, and may find that this was not enough.
@@ -61,6 +63,7 @@ impl FrameBudget {
             used: AtomicUsize::new(0),
             exempt: AtomicUsize::new(0),
             next_id: AtomicUsize::new(1),
+            waiting: AtomicUsize::new(0),
             freed: Event::new(),
             freed_to_reserve: Event::new(),
         })
@@ -101,8 +104,10 @@ impl FrameBudget {
     }
 
     fn wake_one(&self) {
-        self.freed.notify_additional(1);
-        self.freed_to_reserve.notify_additional(1);
+        if self.waiting.load(SeqCst) > 0 {
+            self.freed.notify_additional(1);
+            self.freed_to_reserve.notify_additional(1);
+        }
     }
 }
 
@@ -229,21 +234,29 @@ impl Drop for Charge {
 
 /// Hears of room for anybody, and of room for its connection.
 struct Waiting {
+    budget: Arc<FrameBudget>,
     anybody: EventListener,
     own: EventListener,
 }
 
 impl Waiting {
     fn new(share: &Share, bytes: usize) -> Self {
-        let FrameBudget { freed, freed_to_reserve, .. } = &*share.budget;
+        let FrameBudget { waiting, freed, freed_to_reserve, .. } = &*share.budget;
+        waiting.fetch_add(1, SeqCst);
         let anybody = if bytes == 0 { freed } else { freed_to_reserve };
-        Self { anybody: anybody.listen(), own: share.freed.listen() }
+        Self { budget: Arc::clone(&share.budget), anybody: anybody.listen(), own: share.freed.listen() }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let anybody = Pin::new(&mut self.anybody).poll(cx);
         let own = Pin::new(&mut self.own).poll(cx);
         if anybody.is_ready() || own.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.budget.waiting.fetch_sub(1, SeqCst);
     }
 }
 

@@ -30,12 +30,22 @@ struct Inner {
     link: Arc<Link>,
     deadline: Option<Instant>,
     over: AtomicBool,
+    /// Whether anybody ever waited for the end: to tell nobody of it costs an allocation.
+    is_awaited: AtomicBool,
     ended: Event,
 }
 
 impl Context {
     pub(crate) fn new(link: Arc<Link>, deadline: Option<Instant>) -> Self {
-        Self { inner: Arc::new(Inner { link, deadline, over: AtomicBool::new(false), ended: Event::new() }) }
+        Self {
+            inner: Arc::new(Inner {
+                link,
+                deadline,
+                over: AtomicBool::new(false),
+                is_awaited: AtomicBool::new(false),
+                ended: Event::new(),
+            }),
+        }
     }
 
     /// The peer's verified certificates and the names in them; `None` where it showed none.
@@ -73,11 +83,13 @@ impl Context {
     /// Whether the exchange is over: answered, given up by the caller, or out of time.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.inner.over.load(Ordering::Acquire)
+        self.inner.over.load(Ordering::SeqCst)
     }
 
     /// Resolves when the exchange is over and nobody waits for its result any more.
     pub async fn over(&self) {
+        // Before the look at what it is about, so that whoever ends the exchange sees one of the two.
+        self.inner.is_awaited.store(true, Ordering::SeqCst);
         while !self.is_over() {
             let ended = self.inner.ended.listen();
             if self.is_over() {
@@ -110,7 +122,10 @@ pub(crate) struct ExchangeGuard(Context);
 
 impl Drop for ExchangeGuard {
     fn drop(&mut self) {
-        self.0.inner.over.store(true, Ordering::Release);
-        self.0.inner.ended.notify(usize::MAX);
+        let inner = &self.0.inner;
+        inner.over.store(true, Ordering::SeqCst);
+        if inner.is_awaited.load(Ordering::SeqCst) {
+            inner.ended.notify(usize::MAX);
+        }
     }
 }
