@@ -31,9 +31,10 @@ impl Bell {
     /// waits says so first and takes the same lock after that, so that either it sees the change, or this sees that it waits.
     pub(super) fn ring(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
-            self.wire.pull();
+            // First, since the other thread is on its way as soon as the wire is pulled.
             #[cfg(test)]
             self.rung.fetch_add(1, Ordering::Relaxed);
+            self.wire.pull();
         }
     }
 
