@@ -1,0 +1,78 @@
+//! The smallest node: mutual TLS, `node.health`, one method and an event now and then, on one thread.
+//!
+//! `tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem` prints the address that it listens on, and serves for ever.
+//! docs/small.md tells how it is built, and what each of its parts costs.
+
+use std::{
+    env, fs,
+    future::poll_fn,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use palyra_quic::{
+    Endpoint, EventLog, Identity, PollRuntime, Result, Router, ServerTls, TransportLimits, Trust,
+    quinn::Runtime,
+};
+
+const USAGE: &str = "usage: tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem";
+/// What all peers together may cost, whatever they do.
+const MEMORY: u64 = 16 * 1024 * 1024;
+const BETWEEN_EVENTS: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let Some((address, [authority, certificate, key])) = arguments() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match serve(address, &authority, &certificate, &key) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The address, and what is in the three files.
+fn arguments() -> Option<(SocketAddr, [Vec<u8>; 3])> {
+    let mut arguments = env::args().skip(1);
+    let address = arguments.next()?.parse().ok()?;
+    let mut file = || {
+        let path = arguments.next()?;
+        fs::read(&path).inspect_err(|error| eprintln!("{path}: {error}")).ok()
+    };
+    Some((address, [file()?, file()?, file()?]))
+}
+
+fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<()> {
+    let limits = TransportLimits::within(MEMORY)?;
+    let log = EventLog::builder().within(&limits).build()?;
+    let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) }).events(log.clone());
+    let tls = ServerTls::new(Identity::from_pem(certificate, key)?)
+        .require_client_certificates(Trust::from_pem(authority)?);
+
+    let mut runtime = PollRuntime::new()?.without_gro();
+    let handle = runtime.handle();
+    let endpoint = Endpoint::builder()
+        .runtime(Arc::clone(&handle))
+        .server(tls)
+        .limits(limits)
+        .router(router)
+        .bind(address)?;
+    println!("{}", endpoint.local_addr()?);
+    runtime.block_on(async {
+        for count in 1_u64.. {
+            sleep(&*handle, BETWEEN_EVENTS).await;
+            log.publish(format!("tick {count}"))?;
+        }
+        Ok(())
+    })
+}
+
+async fn sleep(runtime: &dyn Runtime, time: Duration) {
+    let mut timer = runtime.new_timer(Instant::now() + time);
+    poll_fn(|cx| timer.as_mut().poll(cx)).await;
+}
