@@ -151,7 +151,7 @@ impl UnderWay {
 
 /// What an address asks for, and has done with it before: to leave one unfinished may happen to anyone. Each client that only
 /// claims an address is for itself.
-fn burden(account: Option<&Account>, now: Instant) -> u64 {
+pub(super) fn burden(account: Option<&Account>, now: Instant) -> u64 {
     account.map_or(1, |account| {
         u64::from(account.handshakes.load(Ordering::Relaxed)) + account.unfinished.missing(MEMORY, now) / 2
     })

@@ -18,7 +18,7 @@ pub use self::rate::Rate;
 use self::{
     accounts::{Account, Accounts, Opened, Payer},
     budget::{FrameBudget, Share},
-    handshakes::Handshakes,
+    handshakes::{Handshakes, burden},
     rate::Bucket,
 };
 pub(crate) use self::{
@@ -110,11 +110,13 @@ impl Admission {
 
     /// Both slots, or none, for a client at this address, or one that is not known to be at any.
     pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
-        if self.lingering(known_to_quinn) >= LINGERING * self.handshakes.max() {
-            return Err(Full::Slots);
-        }
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
+        // Who leaves handshakes behind must not keep out those who do not.
+        let share = if burden(account.as_deref(), now) == 0 { LINGERING } else { 1 };
+        if self.lingering(known_to_quinn) >= share * self.handshakes.max() {
+            return Err(Full::Slots);
+        }
         let counted = account.as_ref().filter(|_| self.counts_addresses());
         let of_address = match counted {
             Some(account) => {
@@ -195,7 +197,8 @@ impl Admission {
     }
 }
 
-/// As many times `max_handshakes` connections may be closed and not forgotten yet, before newcomers are refused.
+/// As many times `max_handshakes` connections may be closed and not forgotten yet, before all newcomers are refused; once, before
+/// those are whose address has others under way or left some unfinished.
 pub(crate) const LINGERING: usize = 2;
 
 /// What the peer of one connection may take: memory for its frames, requests, and patience.
@@ -346,6 +349,8 @@ mod tests {
         assert!(admission.asks_for_address(3), "two are closed, half as many as handshakes may be under way");
         assert!(admission.admit(Some(HERE), 8).is_ok());
         assert_eq!(admission.admit(Some(HERE), 9).unwrap_err(), Full::Slots);
+        let _under_way = admit(&admission, THERE).unwrap();
+        assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "another must have a chance");
         let dialled = admission.dialled(None, HERE);
         assert!(admission.admit(Some(HERE), 9).is_ok(), "one of them this side dialled");
         drop(dialled);
