@@ -3,6 +3,10 @@
 //! `tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem` prints the address that it listens on, and serves for ever.
 //! docs/small.md tells how it is built, and what each of its parts costs.
 
+mod runtime;
+#[cfg(feature = "told")]
+mod told;
+
 use std::{
     env, fs,
     future::poll_fn,
@@ -13,9 +17,10 @@ use std::{
 };
 
 use palyra_quic::{
-    Endpoint, EventLog, Identity, PollRuntime, Result, Router, ServerTls, TransportLimits, Trust,
-    quinn::Runtime,
+    Endpoint, EventLog, EventLogBuilder, Identity, Result, Router, ServerTls, TransportLimits, Trust, quinn,
 };
+
+use self::runtime::Runtime;
 
 const USAGE: &str = "usage: tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem";
 /// What all peers together may cost, whatever they do.
@@ -23,6 +28,8 @@ const MEMORY: u64 = 16 * 1024 * 1024;
 const BETWEEN_EVENTS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    #[cfg(feature = "told")]
+    told::start();
     let Some((address, [authority, certificate, key])) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -49,12 +56,12 @@ fn arguments() -> Option<(SocketAddr, [Vec<u8>; 3])> {
 
 fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<()> {
     let limits = TransportLimits::within(MEMORY)?;
-    let log = EventLog::builder().within(&limits).build()?;
+    let log = open(EventLog::builder().within(&limits))?;
     let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) }).events(log.clone());
     let tls = ServerTls::new(Identity::from_pem(certificate, key)?)
         .require_client_certificates(Trust::from_pem(authority)?);
 
-    let mut runtime = PollRuntime::new()?.without_gro();
+    let mut runtime = Runtime::new()?;
     let handle = runtime.handle();
     let endpoint = Endpoint::builder()
         .runtime(Arc::clone(&handle))
@@ -72,7 +79,17 @@ fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) 
     })
 }
 
-async fn sleep(runtime: &dyn Runtime, time: Duration) {
+#[cfg(not(feature = "durable"))]
+fn open(log: EventLogBuilder) -> Result<EventLog> {
+    log.build()
+}
+
+#[cfg(feature = "durable")]
+fn open(log: EventLogBuilder) -> Result<EventLog> {
+    log.open("tiny-node.redb")
+}
+
+async fn sleep(runtime: &dyn quinn::Runtime, time: Duration) {
     let mut timer = runtime.new_timer(Instant::now() + time);
     poll_fn(|cx| timer.as_mut().poll(cx)).await;
 }
