@@ -56,13 +56,13 @@ fn arguments() -> Option<(SocketAddr, [Vec<u8>; 3])> {
 
 fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<()> {
     let limits = TransportLimits::within(MEMORY)?;
-    let log = open(EventLog::builder().within(&limits))?;
+    let mut runtime = Runtime::new()?;
+    let handle = runtime.handle();
+    let log = open(EventLog::builder().within(&limits), &handle)?;
     let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) }).events(log.clone());
     let tls = ServerTls::new(Identity::from_pem(certificate, key)?)
         .require_client_certificates(Trust::from_pem(authority)?);
 
-    let mut runtime = Runtime::new()?;
-    let handle = runtime.handle();
     let endpoint = Endpoint::builder()
         .runtime(Arc::clone(&handle))
         .server(tls)
@@ -80,13 +80,13 @@ fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) 
 }
 
 #[cfg(not(feature = "durable"))]
-fn open(log: EventLogBuilder) -> Result<EventLog> {
+fn open(log: EventLogBuilder, _: &Arc<dyn quinn::Runtime>) -> Result<EventLog> {
     log.build()
 }
 
 #[cfg(feature = "durable")]
-fn open(log: EventLogBuilder) -> Result<EventLog> {
-    log.open("tiny-node.redb")
+fn open(log: EventLogBuilder, runtime: &Arc<dyn quinn::Runtime>) -> Result<EventLog> {
+    log.runtime(Arc::clone(runtime)).open("tiny-node.redb")
 }
 
 async fn sleep(runtime: &dyn quinn::Runtime, time: Duration) {
