@@ -149,9 +149,14 @@ impl UnderWay {
     }
 }
 
+/// Whether an address finishes what it begins, but for one handshake now and then.
+pub(super) fn leaves_none_behind(account: &Account, now: Instant) -> bool {
+    account.unfinished.missing(MEMORY, now) < 2
+}
+
 /// What an address asks for, and has done with it before: to leave one unfinished may happen to anyone. Each client that only
 /// claims an address is for itself.
-pub(super) fn burden(account: Option<&Account>, now: Instant) -> u64 {
+fn burden(account: Option<&Account>, now: Instant) -> u64 {
     account.map_or(1, |account| {
         u64::from(account.handshakes.load(Ordering::Relaxed)) + account.unfinished.missing(MEMORY, now) / 2
     })

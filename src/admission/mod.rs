@@ -18,7 +18,7 @@ pub use self::rate::Rate;
 use self::{
     accounts::{Account, Accounts, Opened, Payer},
     budget::{FrameBudget, Share},
-    handshakes::{Handshakes, burden},
+    handshakes::{Handshakes, leaves_none_behind},
     rate::Bucket,
 };
 pub(crate) use self::{
@@ -103,6 +103,19 @@ impl Admission {
         known_to_quinn.saturating_sub(held)
     }
 
+    /// How many of them there may be before this newcomer is refused. Who leaves handshakes behind must not keep out those who do
+    /// not; and whoever comes and goes in order may use the memory of connections that are not there.
+    fn most_lingering(&self, newcomer: Option<&Account>, now: Instant) -> usize {
+        match newcomer {
+            Some(account) if leaves_none_behind(account, now) => {
+                let taken = Arc::strong_count(&self.connections) - 1;
+                let max = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
+                LINGERING.saturating_mul(self.handshakes.max()).saturating_add(max.saturating_sub(taken))
+            }
+            _ => self.handshakes.max(),
+        }
+    }
+
     fn counts_addresses(&self) -> bool {
         self.limits.max_connections_per_address() < self.limits.max_connections()
             || !self.limits.connection_rate().is_unlimited()
@@ -112,9 +125,7 @@ impl Admission {
     pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
-        // Who leaves handshakes behind must not keep out those who do not.
-        let share = if burden(account.as_deref(), now) == 0 { LINGERING } else { 1 };
-        if self.lingering(known_to_quinn) >= share * self.handshakes.max() {
+        if self.lingering(known_to_quinn) >= self.most_lingering(account.as_deref(), now) {
             return Err(Full::Slots);
         }
         let counted = account.as_ref().filter(|_| self.counts_addresses());
@@ -197,8 +208,8 @@ impl Admission {
     }
 }
 
-/// As many times `max_handshakes` connections may be closed and not forgotten yet, before all newcomers are refused; once, before
-/// those are whose address has others under way or left some unfinished.
+/// As many times `max_handshakes` connections may be closed and not forgotten yet, beside one for each that could be open and is not,
+/// before all newcomers are refused; once, before those are whose address left handshakes unfinished.
 pub(crate) const LINGERING: usize = 2;
 
 /// What the peer of one connection may take: memory for its frames, requests, and patience.
@@ -347,12 +358,17 @@ mod tests {
         let _open = admit(&admission, HERE).unwrap().complete().unwrap();
         assert!(!admission.asks_for_address(2));
         assert!(admission.asks_for_address(3), "two are closed, half as many as handshakes may be under way");
-        assert!(admission.admit(Some(HERE), 8).is_ok());
-        assert_eq!(admission.admit(Some(HERE), 9).unwrap_err(), Full::Slots);
-        let _under_way = admit(&admission, THERE).unwrap();
-        assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "another must have a chance");
+        // Two for each of the four handshakes, and one for each of the nine free slots.
+        assert!(admission.admit(Some(HERE), 17).is_ok());
+        assert_eq!(admission.admit(Some(HERE), 18).unwrap_err(), Full::Slots);
         let dialled = admission.dialled(None, HERE);
-        assert!(admission.admit(Some(HERE), 9).is_ok(), "one of them this side dialled");
+        assert!(admission.admit(Some(HERE), 18).is_ok(), "one of them this side dialled");
+        let unfinished = admit(&admission, THERE).unwrap();
+        for _ in 0..2 {
+            unfinished.was_left_unfinished(admission.clock.now());
+        }
+        assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "others must have a chance");
+        assert!(admission.admit(Some(HERE), 8).is_ok());
         drop(dialled);
     }
 
