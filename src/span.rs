@@ -1,6 +1,6 @@
 //! The spans that the events of this crate are in; `docs/observability.md` is about them.
 //!
-//! Their fields are only evaluated where somebody listens at level debug.
+//! They are only made where a subscriber of `tracing` listens at level debug; crate `log` gets the events, and no spans.
 
 use std::{
     fmt::{self, Display, Write as _},
@@ -9,8 +9,9 @@ use std::{
 
 use quinn::{Side, StreamId};
 use tracing::{
-    Span, debug_span,
+    Level, Span, debug_span,
     field::{Empty, display},
+    level_filters::LevelFilter,
 };
 
 use crate::{
@@ -51,6 +52,9 @@ pub(crate) fn connection(quinn: &quinn::Connection, peer: Option<&PeerIdentity>)
 
 /// A request that is served.
 pub(crate) fn exchange(link: &Link, stream: StreamId) -> Span {
+    if !wanted() {
+        return Span::none();
+    }
     debug_span!(
         target: TARGET,
         parent: link.span(),
@@ -64,11 +68,17 @@ pub(crate) fn exchange(link: &Link, stream: StreamId) -> Span {
 
 /// A stream of notifications that is served.
 pub(crate) fn notifications(link: &Link, stream: StreamId) -> Span {
+    if !wanted() {
+        return Span::none();
+    }
     debug_span!(target: TARGET, parent: link.span(), "notifications", stream = u64::from(stream), outcome = Empty)
 }
 
 /// A request of this side, which belongs to what its caller is at, and not to the connection.
 pub(crate) fn call(link: &Link, name: &str, codec: Codec) -> Span {
+    if !wanted() {
+        return Span::none();
+    }
     debug_span!(
         target: TARGET,
         "call",
@@ -79,6 +89,11 @@ pub(crate) fn call(link: &Link, name: &str, codec: Codec) -> Span {
         codec = codec_name(codec),
         outcome = Empty,
     )
+}
+
+/// Where tracing's feature `log` is on, a span costs something though nobody listens.
+fn wanted() -> bool {
+    Level::DEBUG <= LevelFilter::current()
 }
 
 /// Fills in a field, without doing anything where nobody listens.
