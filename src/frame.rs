@@ -161,7 +161,16 @@ impl FrameBuffer {
     /// the same again.
     #[allow(clippy::should_implement_trait, reason = "an iterator would be over for good after its `None`")]
     pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        let next = self.advance();
+        self.next_with(|body| body.into_bytes())
+    }
+
+    /// As [`next`](Self::next), of a body that `read` sees where it lies.
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next).
+    pub(crate) fn next_with<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Result<Option<T>, FrameError> {
+        let next = self.advance(read);
         if let Err(error) = next {
             self.chunks = VecDeque::new();
             self.state = State::Failed(error);
@@ -200,25 +209,58 @@ impl FrameBuffer {
         begun + self.chunks.iter().map(Bytes::len).sum::<usize>()
     }
 
-    fn advance(&mut self) -> Result<Option<Bytes>, FrameError> {
+    fn advance<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Result<Option<T>, FrameError> {
         if let State::Failed(error) = self.state {
             return Err(error);
         }
         while let Some(chunk) = self.chunks.front_mut() {
-            let body = match &mut self.state {
+            let taken = match &mut self.state {
                 State::Prefix { filled: 0, .. } if chunk.len() >= PREFIX_LEN => {
-                    take_within(chunk, &mut self.state, self.max)?
+                    match begin_within(chunk, self.max)? {
+                        Begun::Whole(length) => {
+                            let taken = chunk
+                                .get(PREFIX_LEN..PREFIX_LEN + length)
+                                .map(|body| read(Body::Within(body)));
+                            chunk.advance(PREFIX_LEN + length);
+                            if chunk.is_empty() {
+                                self.chunks.pop_front();
+                            }
+                            return Ok(taken);
+                        }
+                        Begun::Part(body) => {
+                            self.state = body;
+                            chunk.clear();
+                            None
+                        }
+                    }
                 }
                 _ => take_across(chunk, &mut self.state, self.max)?,
             };
             if chunk.is_empty() {
                 self.chunks.pop_front();
             }
-            if body.is_some() {
-                return Ok(body);
+            if let Some(body) = taken {
+                return Ok(Some(read(Body::Whole(body))));
             }
         }
         Ok(None)
+    }
+}
+
+/// The body of a frame, where it lies.
+pub(crate) enum Body<'a> {
+    /// Among other bytes, whose memory nothing of it may keep.
+    Within(&'a [u8]),
+    /// Put together, in memory of its own.
+    Whole(Bytes),
+}
+
+impl Body<'_> {
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Within(body) => Bytes::copy_from_slice(body),
+            Self::Whole(body) => body,
+        }
     }
 }
 
@@ -237,20 +279,24 @@ impl fmt::Debug for FrameBuffer {
     }
 }
 
-/// Takes a frame that begins in `chunk`: the whole of it, or what is there.
-fn take_within(chunk: &mut Bytes, state: &mut State, max: usize) -> Result<Option<Bytes>, FrameError> {
+/// A frame that begins a chunk.
+enum Begun {
+    /// It has a body of this length, and lies in the chunk.
+    Whole(usize),
+    /// This much of it does.
+    Part(State),
+}
+
+fn begin_within(chunk: &Bytes, max: usize) -> Result<Begun, FrameError> {
     let Some((prefix, rest)) = chunk.split_first_chunk::<PREFIX_LEN>() else {
-        return Ok(None);
+        return Ok(Begun::Part(State::BETWEEN_FRAMES));
     };
     let length = decode_prefix(*prefix, max)?;
-    if let Some(body) = rest.get(..length) {
-        let body = Bytes::copy_from_slice(body);
-        chunk.advance(PREFIX_LEN + length);
-        return Ok(Some(body));
-    }
-    *state = State::Body { bytes: rest.to_vec(), length };
-    chunk.clear();
-    Ok(None)
+    Ok(if length <= rest.len() {
+        Begun::Whole(length)
+    } else {
+        Begun::Part(State::Body { bytes: rest.to_vec(), length })
+    })
 }
 
 /// Takes from `chunk` what the frame begun in `state` lacks.

@@ -14,14 +14,14 @@ use crate::{
     admission::Charge,
     code::Code,
     error::{Error, ErrorKind, Result},
-    frame::{self, FrameBuffer},
+    frame::{self, Body, FrameBuffer},
     message::{Codec, Response},
     runtime::Clock,
     tls::classify,
 };
 
 /// How many packets' worth of a stream are taken under one lock of the connection.
-const CHUNKS: usize = 8;
+const CHUNKS: usize = 4;
 
 /// Reads the frames of a stream. Tells the sender to stop if it is dropped before the end.
 #[derive(Debug)]
@@ -106,10 +106,15 @@ impl FrameReader {
         }
     }
 
-    /// The next frame's body, if it has arrived whole already.
-    pub(crate) fn take_arrived(&mut self) -> Option<Result<Bytes>> {
-        self.forget_last_body();
-        self.buffer.next().map_err(Error::from).transpose()
+    /// What `read` makes of the next frame's body, if it has arrived whole already.
+    ///
+    /// The bytes of the frames before it count until nothing of what they arrived in is left: so long are they held.
+    pub(crate) fn take_arrived<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Option<Result<T>> {
+        let taken = self.buffer.next_with(read).map_err(Error::from).transpose();
+        if self.buffer.is_empty() {
+            self.charge.settle(0);
+        }
+        taken
     }
 
     /// Whether bytes behind the last frame have arrived.
@@ -260,6 +265,12 @@ impl FrameWriter {
     /// Whether what was written is complete.
     pub(crate) fn is_finished(&self) -> bool {
         self.state == WriteState::Finished
+    }
+
+    /// Whether the peer has everything that was written, complete with the end, or never will.
+    pub(crate) fn is_delivered(&self) -> bool {
+        // quinn forgets a stream as soon as all of it is acknowledged, and then knows no priority of it.
+        self.is_finished() && self.stream.priority().is_err()
     }
 
     /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the stream. Not

@@ -1,6 +1,9 @@
 //! A request, and the one answer to it.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -145,32 +148,36 @@ impl Call {
     /// As for [`send`](Self::send).
     pub async fn respond(self) -> Result<Response> {
         let span = self.span();
-        let outcome = self.exchange(span.clone()).instrument(span.clone()).await;
+        // Pinned, because what is brought along is moved.
+        let exchange = pin!(self.exchange(&span));
+        let outcome = exchange.instrument(span.clone()).await;
         record_end(&span, outcome.as_ref().err());
         outcome
     }
 
-    async fn exchange(self, span: Span) -> Result<Response> {
-        let clock = self.connection.link().clock().clone();
+    async fn exchange(mut self, span: &Span) -> Result<Response> {
+        self.tell_timeout();
+        let clock = self.connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-        let mut sent = false;
-        let exchange = async {
-            let (_writer, mut reader) = self.open(&span).await?;
-            sent = true;
-            let Some(body) = read(self.connection.link(), &mut reader).await? else {
-                return Err(Error::protocol("the stream ended without an answer"));
-            };
-            let response = Response::decode(&body).map_err(|error| violated(&mut reader, error.into()))?;
-            reader.end().await.map_err(|error| violated(&mut reader, error))?;
-            match response {
-                Response::Error { error, detail, retry_after } => {
-                    Err(remote_error(error, detail, retry_after))
-                }
-                response => Ok(response),
-            }
+        let opening = pin!(self.open(span));
+        let opened = clock.timeout_at(deadline, opening).await;
+        let (_writer, reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
+        let answer = pin!(self.answer(reader));
+        let answered = clock.timeout_at(deadline, answer).await;
+        answered.unwrap_or_else(|_elapsed| Err(timed_out())).map_err(Error::after_request)
+    }
+
+    /// The one answer, and the end of the stream.
+    async fn answer(&self, mut reader: FrameReader) -> Result<Response> {
+        let Some(body) = read(self.connection.link(), &mut reader).await? else {
+            return Err(Error::protocol("the stream ended without an answer"));
         };
-        let outcome = clock.timeout_at(deadline, exchange).await.unwrap_or_else(|_elapsed| Err(timed_out()));
-        outcome.map_err(|error| if sent { error.after_request() } else { error })
+        let response = Response::decode(&body).map_err(|error| violated(&mut reader, error.into()))?;
+        reader.end().await.map_err(|error| violated(&mut reader, error))?;
+        match response {
+            Response::Error { error, detail, retry_after } => Err(remote_error(error, detail, retry_after)),
+            response => Ok(response),
+        }
     }
 
     /// Sends the request, and gives the answers one after another.
@@ -180,7 +187,8 @@ impl Call {
     /// # Errors
     ///
     /// As for [`send`](Self::send); what the peer has to say comes with the first answer.
-    pub async fn stream(self) -> Result<Responses> {
+    pub async fn stream(mut self) -> Result<Responses> {
+        self.tell_timeout();
         let clock = self.connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let span = self.span();
@@ -188,6 +196,13 @@ impl Call {
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out()));
         let (writer, reader) = opened.inspect_err(|error| record_end(&span, Some(error)))?;
         Ok(Responses::new(self.connection, writer, reader, deadline, span))
+    }
+
+    fn tell_timeout(&mut self) {
+        if self.codec == Codec::Cbor {
+            self.request.timeout_ms =
+                self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        }
     }
 
     fn span(&self) -> Span {
@@ -202,12 +217,7 @@ impl Call {
     async fn open(&self, span: &Span) -> Result<(FrameWriter, FrameReader)> {
         let link = self.connection.link();
         let max = link.limits().max_frame_len();
-        let mut request = self.request.clone();
-        if self.codec == Codec::Cbor {
-            request.timeout_ms =
-                self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        }
-        let frame = frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))?;
+        let frame = frame::encode(max, |out| self.request.encode(self.codec, out).map_err(Error::from))?;
         let (send, recv) = link.open_bi().await?;
         link.counters().calls.add();
         record(span, "stream", u64::from(send.id()));

@@ -10,7 +10,8 @@ use super::call::{Deadline, read, record_end, timed_out, violated};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
-    message::{Response, WireError, printable},
+    frame::Body,
+    message::{MessageError, Response, WireError, printable},
     stream::{FrameReader, FrameWriter},
     value,
 };
@@ -75,6 +76,9 @@ impl Responses {
     ///
     /// As for [`next`](Self::next).
     pub async fn next_response(&mut self) -> Result<Option<Response>> {
+        if let Some(arrived) = self.take_arrived() {
+            return arrived.map(Some);
+        }
         if self.ended {
             return Ok(None);
         }
@@ -89,21 +93,26 @@ impl Responses {
             }
             Err(error) => return Err(self.fail(error)),
         };
-        self.decode(&body).map(Some)
+        self.taken(Response::decode(&body)).map(Some)
     }
 
     /// The next response whose frame is here already.
     pub(super) fn take_arrived(&mut self) -> Option<Result<Response>> {
-        let body = if self.ended { None } else { self.reader.take_arrived() };
-        self.reader.forget_last_body();
-        Some(match body? {
-            Ok(body) => self.decode(&body),
+        if self.ended {
+            return None;
+        }
+        let decode = |body: Body<'_>| match body {
+            Body::Within(body) => Response::decode_borrowed(body),
+            Body::Whole(body) => Response::decode(&body),
+        };
+        Some(match self.reader.take_arrived(decode)? {
+            Ok(response) => self.taken(response),
             Err(error) => Err(self.fail(error)),
         })
     }
 
-    fn decode(&mut self, body: &Bytes) -> Result<Response> {
-        match Response::decode(body) {
+    fn taken(&mut self, response: std::result::Result<Response, MessageError>) -> Result<Response> {
+        match response {
             Ok(Response::Error { .. }) if self.reader.has_more() => {
                 Err(self.fail(Error::protocol("an error is the last answer, and something follows it")))
             }

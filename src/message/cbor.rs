@@ -1,9 +1,9 @@
 //! CBOR bodies: one map with integer keys, written in the shortest form.
 
 use bytes::Bytes;
-use minicbor::Decoder;
 
-use super::{CborError, MessageError, codec::FieldWriter, validate_body};
+pub(super) use super::validate::{Key, Scalar, split_scalar};
+use super::{MessageError, codec::FieldWriter, validate::read_body};
 
 /// Writes the fields of a message as one map.
 pub(super) struct MapWriter<'a> {
@@ -88,61 +88,100 @@ fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
 /// The fields of a message, empty to begin with.
 pub(super) trait Fields: Default {
     /// Reads one entry of the map. Keys come in any order, each at most once.
-    fn read(&mut self, key: i128, value: Value<'_, '_>) -> Result<(), MessageError>;
+    fn read(&mut self, key: Key, value: &Value<'_>) -> Result<(), MessageError>;
 }
 
-/// Reads the fields of a body.
-pub(super) fn decode<F: Fields>(body: &Bytes) -> Result<F, MessageError> {
-    validate_body(body)?;
-    let mut decoder = Decoder::new(body);
-    let mut fields = F::default();
-    let entries = decoder.map().map_err(after_validation)?.ok_or(CborError::Indefinite)?;
-    for _ in 0..entries {
-        let key = decoder.int().map_err(after_validation)?;
-        fields.read(key.into(), Value { body, decoder: &mut decoder })?;
+/// Where a body lies.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// In memory of its own, which byte strings may share.
+    Owned(&'a Bytes),
+    /// Among much else, which nothing may keep.
+    Borrowed(&'a [u8]),
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn body(self) -> &'a [u8] {
+        match self {
+            Self::Owned(body) => body,
+            Self::Borrowed(body) => body,
+        }
     }
-    Ok(fields)
+
+    /// A byte string of the body, which shares its memory, unless it is so small a part of it that whoever keeps it would
+    /// keep much else.
+    pub(super) fn keep(self, bytes: &'a [u8]) -> Bytes {
+        match self {
+            Self::Owned(body) if bytes.len() >= body.len() / 2 => body.slice_ref(bytes),
+            Self::Owned(_) | Self::Borrowed(_) => Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
+/// Reads the fields of a body, in the one walk that looks for its faults.
+///
+/// Not by minicbor's decoder, which would have to walk it once more. A fault of the encoding counts before one of a field.
+pub(super) fn decode<F: Fields>(source: Source<'_>) -> Result<F, MessageError> {
+    let (mut fields, mut fault) = (F::default(), None);
+    read_body(source.body(), |key, scalar| {
+        if fault.is_none() {
+            fault = fields.read(key, &Value { source, scalar }).err();
+        }
+    })?;
+    match fault {
+        Some(fault) => Err(fault),
+        None => Ok(fields),
+    }
+}
+
+/// For the key of a field that no such message has.
+pub(super) fn unknown(key: Key) -> MessageError {
+    MessageError::UnknownKey(match key {
+        Key::Unsigned(number) => number.into(),
+        Key::Negative(number) => -1 - i128::from(number),
+    })
 }
 
 /// The value of an entry, to be read as the type that its key asks for.
-pub(super) struct Value<'a, 'b> {
-    body: &'b Bytes,
-    decoder: &'a mut Decoder<'b>,
+pub(super) struct Value<'a> {
+    source: Source<'a>,
+    scalar: Scalar<'a>,
 }
 
-impl<'b> Value<'_, 'b> {
-    pub(super) fn u16(self, field: &'static str) -> Result<Option<u16>, MessageError> {
-        self.decoder.u16().map(Some).map_err(|_| MessageError::InvalidField(field))
+impl<'a> Value<'a> {
+    pub(super) fn u16(&self, field: &'static str) -> Result<Option<u16>, MessageError> {
+        let number = self.u64(field)?.and_then(|number| u16::try_from(number).ok());
+        number.map(Some).ok_or(MessageError::InvalidField(field))
     }
 
-    pub(super) fn u64(self, field: &'static str) -> Result<Option<u64>, MessageError> {
-        self.decoder.u64().map(Some).map_err(|_| MessageError::InvalidField(field))
+    pub(super) fn u64(&self, field: &'static str) -> Result<Option<u64>, MessageError> {
+        match self.scalar {
+            Scalar::Integer(Key::Unsigned(number)) => Ok(Some(number)),
+            _ => Err(MessageError::InvalidField(field)),
+        }
     }
 
-    pub(super) fn bool(self, field: &'static str) -> Result<Option<bool>, MessageError> {
-        self.decoder.bool().map(Some).map_err(|_| MessageError::InvalidField(field))
+    pub(super) fn bool(&self, field: &'static str) -> Result<Option<bool>, MessageError> {
+        match self.scalar {
+            Scalar::Bool(bool) => Ok(Some(bool)),
+            _ => Err(MessageError::InvalidField(field)),
+        }
     }
 
-    pub(super) fn text<T: From<&'b str>>(self, field: &'static str) -> Result<Option<T>, MessageError> {
-        self.decoder.str().map(|text| Some(text.into())).map_err(|_| MessageError::InvalidField(field))
+    pub(super) fn text<T: From<&'a str>>(&self, field: &'static str) -> Result<Option<T>, MessageError> {
+        match self.scalar {
+            Scalar::Text(text) => Ok(Some(text.into())),
+            _ => Err(MessageError::InvalidField(field)),
+        }
     }
 
-    /// A byte string, as a slice of the body that shares its memory, unless it is so small a part of it that whoever keeps it
-    /// would keep much else.
-    pub(super) fn bytes(self, field: &'static str) -> Result<Option<Bytes>, MessageError> {
-        let bytes = self.decoder.bytes().map_err(|_| MessageError::InvalidField(field))?;
-        let shared = bytes.len() >= self.body.len() / 2;
-        Ok(Some(if shared { self.body.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) }))
+    /// A byte string; see [`Source::keep`].
+    pub(super) fn bytes(&self, field: &'static str) -> Result<Option<Bytes>, MessageError> {
+        match self.scalar {
+            Scalar::Bytes(bytes) => Ok(Some(self.source.keep(bytes))),
+            _ => Err(MessageError::InvalidField(field)),
+        }
     }
-
-    pub(super) fn ignore(self) -> Result<(), MessageError> {
-        self.decoder.skip().map_err(after_validation)
-    }
-}
-
-/// What the validator let pass is well-formed for the decoder, too; its tests say so.
-fn after_validation(_: minicbor::decode::Error) -> MessageError {
-    CborError::Malformed.into()
 }
 
 #[cfg(test)]

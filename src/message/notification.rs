@@ -5,7 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{
-    MessageError, PROTOCOL_VERSION, cbor,
+    MessageError, PROTOCOL_VERSION,
+    cbor::{self, Key},
     codec::{self, Codec, FieldWriter, Message},
 };
 
@@ -65,7 +66,7 @@ impl Notification {
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
         let NotificationFields { protocol_version, method, params } = match Codec::of(body) {
-            Codec::Cbor => cbor::decode(body)?,
+            Codec::Cbor => cbor::decode(cbor::Source::Owned(body))?,
             #[cfg(feature = "json")]
             Codec::Json => super::json::decode(body)?,
         };
@@ -99,13 +100,13 @@ struct NotificationFields {
 }
 
 impl cbor::Fields for NotificationFields {
-    fn read(&mut self, key: i128, value: cbor::Value<'_, '_>) -> Result<(), MessageError> {
+    fn read(&mut self, key: Key, value: &cbor::Value<'_>) -> Result<(), MessageError> {
         match key {
-            0 => self.protocol_version = value.u16("protocol_version")?,
-            1 => self.method = value.text("method")?,
-            3 => self.params = value.bytes("params")?,
-            16.. => value.ignore()?,
-            _ => return Err(MessageError::UnknownKey(key)),
+            Key::Unsigned(0) => self.protocol_version = value.u16("protocol_version")?,
+            Key::Unsigned(1) => self.method = value.text("method")?,
+            Key::Unsigned(3) => self.params = value.bytes("params")?,
+            Key::Unsigned(16..) => {}
+            _ => return Err(cbor::unknown(key)),
         }
         Ok(())
     }

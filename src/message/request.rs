@@ -5,7 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{
-    MessageError, PROTOCOL_VERSION, cbor,
+    MessageError, PROTOCOL_VERSION,
+    cbor::{self, Key, Scalar, Source},
     codec::{self, Codec, FieldWriter, Message},
 };
 
@@ -86,9 +87,41 @@ impl Request {
     ///
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
+        match Self::decode_usual(body) {
+            Some(request) => Ok(request),
+            None => Self::decode_any(body),
+        }
+    }
+
+    /// A call in the form that this crate writes. Whatever is of another form, be it right or wrong, is not for here.
+    fn decode_usual(body: &Bytes) -> Option<Self> {
+        let (&head, rest) = body.split_first()?;
+        let mut fields_left = head.checked_sub(MAP_OF_2)?;
+        let method = rest.strip_prefix(METHOD)?;
+        let (Scalar::Text(method), mut rest) = cbor::split_scalar(method)? else { return None };
+        codec::check_method(method).ok()?;
+        let mut request = Self::new(method);
+        if let Some(params) = rest.strip_prefix(&[3]) {
+            let (Scalar::Bytes(params), behind) = cbor::split_scalar(params)? else { return None };
+            request.params = Some(Source::Owned(body).keep(params));
+            rest = behind;
+            fields_left = fields_left.checked_sub(1)?;
+        }
+        if let Some(timeout) = rest.strip_prefix(&[4]) {
+            let (Scalar::Integer(Key::Unsigned(timeout)), behind) = cbor::split_scalar(timeout)? else {
+                return None;
+            };
+            request.timeout_ms = Some(timeout);
+            rest = behind;
+            fields_left = fields_left.checked_sub(1)?;
+        }
+        (fields_left == 0 && rest.is_empty()).then_some(request)
+    }
+
+    fn decode_any(body: &Bytes) -> Result<Self, MessageError> {
         let RequestFields { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } =
             match Codec::of(body) {
-                Codec::Cbor => cbor::decode(body)?,
+                Codec::Cbor => cbor::decode(Source::Owned(body))?,
                 #[cfg(feature = "json")]
                 Codec::Json => super::json::decode(body)?,
             };
@@ -97,6 +130,10 @@ impl Request {
         Ok(Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch })
     }
 }
+
+const MAP_OF_2: u8 = 0xa2;
+/// The first fields of a request, up to its method.
+const METHOD: &[u8] = b"\x00\x01\x01";
 
 impl Message for Request {
     fn write(&self, fields: &mut impl FieldWriter) {
@@ -136,18 +173,67 @@ struct RequestFields {
 }
 
 impl cbor::Fields for RequestFields {
-    fn read(&mut self, key: i128, value: cbor::Value<'_, '_>) -> Result<(), MessageError> {
+    fn read(&mut self, key: Key, value: &cbor::Value<'_>) -> Result<(), MessageError> {
         match key {
-            0 => self.protocol_version = value.u16("protocol_version")?,
-            1 => self.method = value.text("method")?,
-            2 => self.resume_from = value.u64("resume_from")?,
-            3 => self.params = value.bytes("params")?,
-            4 => self.timeout_ms = value.u64("timeout_ms")?,
-            5 => self.follow = value.bool("follow")?,
-            6 => self.epoch = value.u64("epoch")?,
-            16.. => value.ignore()?,
-            _ => return Err(MessageError::UnknownKey(key)),
+            Key::Unsigned(0) => self.protocol_version = value.u16("protocol_version")?,
+            Key::Unsigned(1) => self.method = value.text("method")?,
+            Key::Unsigned(2) => self.resume_from = value.u64("resume_from")?,
+            Key::Unsigned(3) => self.params = value.bytes("params")?,
+            Key::Unsigned(4) => self.timeout_ms = value.u64("timeout_ms")?,
+            Key::Unsigned(5) => self.follow = value.bool("follow")?,
+            Key::Unsigned(6) => self.epoch = value.u64("epoch")?,
+            Key::Unsigned(16..) => {}
+            _ => return Err(cbor::unknown(key)),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn usual() -> impl Strategy<Value = Request> {
+        let params = prop::option::of(prop::collection::vec(any::<u8>(), 0..300));
+        ("[a-zé.]{1,64}", params, any::<Option<u64>>()).prop_map(|(method, params, timeout_ms)| Request {
+            params: params.map(Bytes::from),
+            timeout_ms,
+            ..Request::new(method)
+        })
+    }
+
+    fn encoded(request: &Request) -> Vec<u8> {
+        let mut body = Vec::new();
+        request.encode(Codec::Cbor, &mut body).unwrap();
+        body
+    }
+
+    proptest! {
+        #[test]
+        fn what_this_crate_writes_is_read_at_a_glance(request in usual()) {
+            prop_assert_eq!(Request::decode_usual(&encoded(&request).into()), Some(request));
+        }
+
+        #[test]
+        fn a_glance_says_what_a_thorough_look_does_or_nothing(
+            request in usual(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+            whole in any::<bool>(),
+        ) {
+            let mut body = encoded(&request);
+            let length = body.len();
+            body[at.index(length)] = byte;
+            if !whole {
+                body.truncate(cut.index(length));
+            }
+            let body = Bytes::from(body);
+            if let Some(seen) = Request::decode_usual(&body) {
+                prop_assert_eq!(Request::decode_any(&body), Ok(seen));
+            }
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    MessageError, PROTOCOL_VERSION, WireError, cbor,
+    MessageError, PROTOCOL_VERSION, WireError,
+    cbor::{self, Key, Scalar, Source},
     codec::{self, Codec, FieldWriter, Message},
 };
 
@@ -99,12 +100,75 @@ impl Response {
     ///
     /// The first fault found; see [`MessageError`].
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        let fields: ResponseFields = match Codec::of(body) {
-            Codec::Cbor => cbor::decode(body)?,
+        Self::decode_from(Source::Owned(body))
+    }
+
+    /// The same, of a body among others whose memory nothing of it may keep.
+    pub(crate) fn decode_borrowed(body: &[u8]) -> Result<Self, MessageError> {
+        Self::decode_from(Source::Borrowed(body))
+    }
+
+    fn decode_from(source: Source<'_>) -> Result<Self, MessageError> {
+        match Self::decode_usual(source) {
+            Some(response) => Ok(response),
+            None => Self::decode_any(source),
+        }
+    }
+
+    /// The kinds that come by the million, in the form that this crate writes. Whatever is of another form, be it right or wrong,
+    /// is not for here.
+    fn decode_usual(source: Source<'_>) -> Option<Self> {
+        let (&head, rest) = source.body().split_first()?;
+        let (response, rest) = match head {
+            MAP_OF_4 => {
+                let (payload, rest) = split_bytes(rest.strip_prefix(RESULT)?)?;
+                (Self::Result { payload: Some(source.keep(payload)) }, rest)
+            }
+            MAP_OF_5 | MAP_OF_6 => {
+                let (seq, rest) = split_uint(rest.strip_prefix(EVENT)?)?;
+                let (payload, rest) = split_bytes(rest.strip_prefix(&[6])?)?;
+                let (epoch, rest) = if head == MAP_OF_6 {
+                    let (epoch, rest) = split_uint(rest.strip_prefix(&[7])?)?;
+                    (Some(epoch), rest)
+                } else {
+                    (None, rest)
+                };
+                (Self::Event { seq, epoch, payload: Some(source.keep(payload)) }, rest)
+            }
+            _ => return None,
+        };
+        rest.is_empty().then_some(response)
+    }
+
+    fn decode_any(source: Source<'_>) -> Result<Self, MessageError> {
+        let fields: ResponseFields = match Codec::of(source.body()) {
+            Codec::Cbor => cbor::decode(source)?,
             #[cfg(feature = "json")]
-            Codec::Json => super::json::decode(body)?,
+            Codec::Json => super::json::decode(source.body())?,
         };
         fields.try_into()
+    }
+}
+
+const MAP_OF_4: u8 = 0xa4;
+const MAP_OF_5: u8 = 0xa5;
+const MAP_OF_6: u8 = 0xa6;
+/// The first fields of a result, up to the key of its payload.
+const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
+/// The first fields of an event, up to the key of its sequence number.
+const EVENT: &[u8] = b"\x00\x01\x01\x65event\x02\xf5\x03";
+
+fn split_uint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    match cbor::split_scalar(bytes)? {
+        (Scalar::Integer(Key::Unsigned(number)), rest) => Some((number, rest)),
+        _ => None,
+    }
+}
+
+fn split_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    match cbor::split_scalar(bytes)? {
+        (Scalar::Bytes(bytes), rest) => Some((bytes, rest)),
+        _ => None,
     }
 }
 
@@ -248,21 +312,21 @@ struct ResponseFields {
 }
 
 impl cbor::Fields for ResponseFields {
-    fn read(&mut self, key: i128, value: cbor::Value<'_, '_>) -> Result<(), MessageError> {
+    fn read(&mut self, key: Key, value: &cbor::Value<'_>) -> Result<(), MessageError> {
         match key {
-            0 => self.protocol_version = value.u16("protocol_version")?,
-            1 => self.kind = value.text("kind")?,
-            2 => self.ok = value.bool("ok")?,
-            3 => self.seq = value.u64("seq")?,
-            4 => self.node_rpc_mtls_required = value.bool("node_rpc_mtls_required")?,
-            5 => self.error = value.text("error")?,
-            6 => self.payload = value.bytes("payload")?,
-            7 => self.epoch = value.u64("epoch")?,
-            8 => self.first_seq = value.u64("first_seq")?,
-            9 => self.missed = value.u64("missed")?,
-            10 => self.retry_after_ms = value.u64("retry_after_ms")?,
-            11 => self.detail = value.text("detail")?,
-            _ => value.ignore()?,
+            Key::Unsigned(0) => self.protocol_version = value.u16("protocol_version")?,
+            Key::Unsigned(1) => self.kind = value.text("kind")?,
+            Key::Unsigned(2) => self.ok = value.bool("ok")?,
+            Key::Unsigned(3) => self.seq = value.u64("seq")?,
+            Key::Unsigned(4) => self.node_rpc_mtls_required = value.bool("node_rpc_mtls_required")?,
+            Key::Unsigned(5) => self.error = value.text("error")?,
+            Key::Unsigned(6) => self.payload = value.bytes("payload")?,
+            Key::Unsigned(7) => self.epoch = value.u64("epoch")?,
+            Key::Unsigned(8) => self.first_seq = value.u64("first_seq")?,
+            Key::Unsigned(9) => self.missed = value.u64("missed")?,
+            Key::Unsigned(10) => self.retry_after_ms = value.u64("retry_after_ms")?,
+            Key::Unsigned(11) => self.detail = value.text("detail")?,
+            _ => {}
         }
         Ok(())
     }
@@ -307,5 +371,60 @@ impl TryFrom<ResponseFields> for Response {
             }
             Kind::Unknown => return Err(MessageError::UnknownKind),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn usual() -> impl Strategy<Value = Response> {
+        let payload =
+            || prop::collection::vec(any::<u8>(), 0..300).prop_map(|payload| Some(Bytes::from(payload)));
+        prop_oneof![
+            payload().prop_map(|payload| Response::Result { payload }),
+            (any::<u64>(), any::<Option<u64>>(), payload())
+                .prop_map(|(seq, epoch, payload)| Response::Event { seq, epoch, payload }),
+        ]
+    }
+
+    fn encoded(response: &Response) -> Bytes {
+        let mut body = Vec::new();
+        response.encode(Codec::Cbor, &mut body).unwrap();
+        body.into()
+    }
+
+    proptest! {
+        #[test]
+        fn what_this_crate_writes_is_read_at_a_glance(response in usual()) {
+            let body = encoded(&response);
+            for source in [Source::Owned(&body), Source::Borrowed(&body)] {
+                prop_assert_eq!(Response::decode_usual(source), Some(response.clone()));
+            }
+        }
+
+        #[test]
+        fn a_glance_says_what_a_thorough_look_does_or_nothing(
+            response in usual(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+            whole in any::<bool>(),
+        ) {
+            let mut body = encoded(&response).to_vec();
+            let length = body.len();
+            body[at.index(length.min(24))] = byte;
+            if !whole {
+                body.truncate(cut.index(length));
+            }
+            let body = Bytes::from(body);
+            for source in [Source::Owned(&body), Source::Borrowed(&body)] {
+                if let Some(seen) = Response::decode_usual(source) {
+                    prop_assert_eq!(Response::decode_any(source), Ok(seen));
+                }
+            }
+        }
     }
 }

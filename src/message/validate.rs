@@ -61,6 +61,11 @@ pub enum CborError {
 ///
 /// The first fault found; see [`CborError`].
 pub fn validate_body(body: &[u8]) -> Result<(), CborError> {
+    read_body(body, |_, _| ())
+}
+
+/// As [`validate_body`], and shows each entry to `visit` on the way; what it was shown counts only where no fault is found.
+pub(super) fn read_body<'a>(body: &'a [u8], mut visit: impl FnMut(Key, Scalar<'a>)) -> Result<(), CborError> {
     let mut reader = Reader { rest: body };
     if body.first().is_some_and(|byte| byte >> 5 != MAJOR_MAP) {
         return Err(CborError::NotAMap);
@@ -72,9 +77,19 @@ pub fn validate_body(body: &[u8]) -> Result<(), CborError> {
     for index in 0..entries {
         let key = reader.key()?;
         seen.add(key, index)?;
-        reader.item(1)?;
+        visit(key, reader.item(1)?);
     }
     reader.end()
+}
+
+/// The first item of `bytes` that has no others in it, and what is behind it.
+#[inline]
+pub(super) fn split_scalar(bytes: &[u8]) -> Option<(Scalar<'_>, &[u8])> {
+    let mut reader = Reader { rest: bytes };
+    match reader.head().ok()? {
+        Head::Scalar(scalar) => Some((scalar, reader.rest)),
+        Head::Array(_) | Head::Map(_) | Head::Tag => None,
+    }
 }
 
 /// Checks that `bytes` are one item of any type, by the rules of [`validate_body`] but for those about
@@ -90,22 +105,34 @@ pub fn validate_item(bytes: &[u8]) -> Result<(), CborError> {
 }
 
 const MAJOR_MAP: u8 = 5;
+/// Simple values ([RFC 8949, section 3.3](https://www.rfc-editor.org/rfc/rfc8949#section-3.3)).
+const FALSE: u8 = 20;
+const TRUE: u8 = 21;
 
 /// The first byte of an item with its argument, and for a string its content: all of an item but the
 /// items within it.
-enum Head {
-    Key(Key),
-    /// A string, a simple value or a float.
-    Leaf,
+enum Head<'a> {
+    Scalar(Scalar<'a>),
     Array(u64),
     Map(u64),
     Tag,
 }
 
+/// An item without others in it.
+#[derive(Clone, Copy)]
+pub(super) enum Scalar<'a> {
+    Integer(Key),
+    Bytes(&'a [u8]),
+    Text(&'a str),
+    Bool(bool),
+    /// Something that no message has a use for: another simple value, a float, or an item with others in it.
+    Other,
+}
+
 /// An integer by its value. Ordered as RFC 8949, section 4.2.1, has it for shortest encodings:
 /// 0, 1, 2, ..., then -1, -2, ...
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+pub(super) enum Key {
     Unsigned(u64),
     /// -1 - n.
     Negative(u64),
@@ -118,13 +145,24 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Walks one item with all that it contains, `depth` levels down.
-    fn item(&mut self, depth: usize) -> Result<(), CborError> {
+    #[inline]
+    fn item(&mut self, depth: usize) -> Result<Scalar<'a>, CborError> {
+        match self.head()? {
+            Head::Scalar(scalar) => Ok(scalar),
+            head => self.items_within(head, depth).map(|()| Scalar::Other),
+        }
+    }
+
+    /// Walks what is behind `head`, as far as it belongs to it.
+    #[cold]
+    fn items_within(&mut self, head: Head<'a>, depth: usize) -> Result<(), CborError> {
         // How many items are to come at each level that is open.
         let mut open = [0_u64; MAX_NESTING];
         let mut level = depth;
+        let mut head = head;
         loop {
-            let items = match self.head()? {
-                Head::Key(_) | Head::Leaf => None,
+            let items = match head {
+                Head::Scalar(_) => None,
                 Head::Array(items) => Some(items),
                 // `head` has made sure that there are bytes for them all.
                 Head::Map(entries) => Some(entries.saturating_mul(2)),
@@ -146,38 +184,35 @@ impl<'a> Reader<'a> {
                     _ => level -= 1,
                 }
             }
+            head = self.head()?;
         }
     }
 
+    #[inline]
     fn key(&mut self) -> Result<Key, CborError> {
+        // All keys of messages are of this form.
+        if let Some((&initial @ 0..24, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            return Ok(Key::Unsigned(u64::from(initial)));
+        }
         match self.head()? {
-            Head::Key(key) => Ok(key),
-            Head::Leaf | Head::Array(_) | Head::Map(_) | Head::Tag => Err(CborError::KeyType),
+            Head::Scalar(Scalar::Integer(key)) => Ok(key),
+            Head::Scalar(_) | Head::Array(_) | Head::Map(_) | Head::Tag => Err(CborError::KeyType),
         }
     }
 
-    fn head(&mut self) -> Result<Head, CborError> {
+    #[inline(always)]
+    fn head(&mut self) -> Result<Head<'a>, CborError> {
         let [initial] = self.array()?;
         let (major, info) = (initial >> 5, initial & 0x1f);
-        let argument = match info {
-            0..=23 => u64::from(info),
-            24 => u64::from(u8::from_be_bytes(self.array()?)),
-            25 => u64::from(u16::from_be_bytes(self.array()?)),
-            26 => u64::from(u32::from_be_bytes(self.array()?)),
-            27 => u64::from_be_bytes(self.array()?),
-            31 if (2..=MAJOR_MAP).contains(&major) => return Err(CborError::Indefinite),
-            _ => return Err(CborError::Malformed),
-        };
+        let argument = if info < 24 { u64::from(info) } else { self.argument(major, info)? };
         Ok(match major {
-            0 => Head::Key(Key::Unsigned(argument)),
-            1 => Head::Key(Key::Negative(argument)),
-            2 => {
-                self.take(argument)?;
-                Head::Leaf
-            }
+            0 => Head::Scalar(Scalar::Integer(Key::Unsigned(argument))),
+            1 => Head::Scalar(Scalar::Integer(Key::Negative(argument))),
+            2 => Head::Scalar(Scalar::Bytes(self.take(argument)?)),
             3 => {
-                std::str::from_utf8(self.take(argument)?).map_err(|_| CborError::Utf8)?;
-                Head::Leaf
+                let text = std::str::from_utf8(self.take(argument)?).map_err(|_| CborError::Utf8)?;
+                Head::Scalar(Scalar::Text(text))
             }
             4 => Head::Array(self.count(argument, 1)?),
             MAJOR_MAP => Head::Map(self.count(argument, 2)?),
@@ -185,7 +220,24 @@ impl<'a> Reader<'a> {
             // RFC 8949, section 3.3: "an encoder MUST NOT issue two-byte sequences that start with 0xf8
             // and continue with a byte less than 0x20", and such a sequence is not well-formed.
             _ if info == 24 && argument < 32 => return Err(CborError::Malformed),
-            _ => Head::Leaf,
+            _ => Head::Scalar(match info {
+                FALSE => Scalar::Bool(false),
+                TRUE => Scalar::Bool(true),
+                _ => Scalar::Other,
+            }),
+        })
+    }
+
+    /// The argument of a head that is longer than a byte.
+    #[inline]
+    fn argument(&mut self, major: u8, info: u8) -> Result<u64, CborError> {
+        Ok(match info {
+            24 => u64::from(u8::from_be_bytes(self.array()?)),
+            25 => u64::from(u16::from_be_bytes(self.array()?)),
+            26 => u64::from(u32::from_be_bytes(self.array()?)),
+            27 => u64::from_be_bytes(self.array()?),
+            31 if (2..=MAJOR_MAP).contains(&major) => return Err(CborError::Indefinite),
+            _ => return Err(CborError::Malformed),
         })
     }
 
@@ -197,6 +249,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn take(&mut self, length: u64) -> Result<&'a [u8], CborError> {
         let length = usize::try_from(length).map_err(|_| CborError::Truncated)?;
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(CborError::Truncated)?;
@@ -204,6 +257,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], CborError> {
         let (taken, rest) = self.rest.split_first_chunk().ok_or(CborError::Truncated)?;
         self.rest = rest;
@@ -231,14 +285,18 @@ impl<'a> SeenKeys<'a> {
     }
 
     /// Adds the key of the entry at `index`; those before it have been walked without a fault.
+    #[inline]
     fn add(&mut self, key: Key, index: u64) -> Result<(), CborError> {
-        if let Some((word, bit)) = self.small_bit(key) {
-            if *word & bit != 0 {
-                return Err(CborError::DuplicateKey);
-            }
-            *word |= bit;
-            return Ok(());
+        let Some((word, bit)) = self.small_bit(key) else { return self.add_large(key, index) };
+        if *word & bit != 0 {
+            return Err(CborError::DuplicateKey);
         }
+        *word |= bit;
+        Ok(())
+    }
+
+    #[cold]
+    fn add_large(&mut self, key: Key, index: u64) -> Result<(), CborError> {
         if self.greatest < Some(key) {
             self.greatest = Some(key);
             return Ok(());
@@ -257,6 +315,7 @@ impl<'a> SeenKeys<'a> {
         Ok(())
     }
 
+    #[inline]
     fn small_bit(&mut self, key: Key) -> Option<(&mut u64, u64)> {
         let Key::Unsigned(number) = key else { return None };
         let number = u8::try_from(number).ok()?;
@@ -454,6 +513,26 @@ mod tests {
         }
     }
 
+    /// A key and an item of some type, in some encoding.
+    fn entry() -> impl Strategy<Value = Vec<u8>> {
+        let key =
+            prop_oneof![(0..24_u8).prop_map(|key| vec![key]), any::<u8>().prop_map(|key| vec![0x18, key])];
+        let head = prop::sample::select(vec![0x00, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0]);
+        let item = (head, 0..28_u8, prop::collection::vec(0..0x60_u8, 8..32));
+        let item = item.prop_map(|(major, info, behind): (u8, u8, Vec<u8>)| {
+            let length = match (major, info) {
+                (0x40 | 0x60, 0..8) => usize::from(info),
+                (0x80 | 0xa0, _) => return vec![major],
+                (0xc0, _) => return vec![major | (info % 24), 0x01],
+                (_, 0..24) => 0,
+                (0x40 | 0x60, _) => return vec![major],
+                _ => 1 << (info - 24),
+            };
+            [&[if length == 0 { major | (info % 24) } else { major | info }], &behind[..length]].concat()
+        });
+        (key, item).prop_map(|(key, item)| [key, item].concat())
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
@@ -467,6 +546,33 @@ mod tests {
                 let mut decoder = minicbor::Decoder::new(&bytes);
                 prop_assert!(decoder.skip().is_ok());
                 prop_assert_eq!(decoder.position(), bytes.len());
+            }
+        }
+
+        #[test]
+        fn entries_are_shown_as_the_decoder_reads_them(entries in prop::collection::vec(entry(), 0..10)) {
+            let body = [vec![0xa0 | u8::try_from(entries.len()).unwrap()], entries.concat()].concat();
+            let mut shown = Vec::new();
+            prop_assume!(read_body(&body, |key, scalar| shown.push((key, scalar))).is_ok());
+            let mut decoder = minicbor::Decoder::new(&body);
+            prop_assert_eq!(decoder.map().unwrap(), Some(u64::try_from(shown.len()).unwrap()));
+            for (key, scalar) in shown {
+                let key = match key {
+                    Key::Unsigned(number) => i128::from(number),
+                    Key::Negative(number) => -1 - i128::from(number),
+                };
+                prop_assert_eq!(i128::from(decoder.int().unwrap()), key);
+                match scalar {
+                    Scalar::Integer(Key::Unsigned(number)) => prop_assert_eq!(decoder.u64().unwrap(), number),
+                    Scalar::Bytes(bytes) => prop_assert_eq!(decoder.bytes().unwrap(), bytes),
+                    Scalar::Text(text) => prop_assert_eq!(decoder.str().unwrap(), text),
+                    Scalar::Bool(bool) => prop_assert_eq!(decoder.bool().unwrap(), bool),
+                    Scalar::Integer(Key::Negative(_)) | Scalar::Other => {
+                        prop_assert!(decoder.probe().u64().is_err() && decoder.probe().bytes().is_err());
+                        prop_assert!(decoder.probe().str().is_err() && decoder.probe().bool().is_err());
+                        decoder.skip().unwrap();
+                    }
+                }
             }
         }
 
