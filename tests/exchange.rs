@@ -4,7 +4,12 @@
 
 mod common;
 
-use std::{future, sync::Arc, time::Duration};
+use std::{
+    future,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use futures_lite::future::{poll_once, zip};
 use palyra_quic::{
@@ -17,7 +22,7 @@ use smol::{
     lock::Barrier,
 };
 
-use common::{DropGuard, Server, loopback, request, run, serve, serve_within, signal};
+use common::{DropGuard, Pki, Server, loopback, request, run, serve, serve_within, signal};
 
 const SHORT: Duration = Duration::from_millis(50);
 /// Long enough for a request to arrive on a busy computer.
@@ -85,6 +90,52 @@ fn thirty_two_exchanges_run_at_once() {
             assert_eq!(call.await, vec![number], "each gets its own answer");
         }
     });
+}
+
+/// Handlers that block their thread are not what async is for, and must not hold up each other for longer than it takes to notice.
+#[test]
+fn after_a_handler_that_took_its_time_others_run_on_threads_of_their_own() {
+    let executor = Arc::new(Executor::new());
+    let (stop, stopped) = bounded::<()>(1);
+    let threads = [(); 4].map(|()| {
+        let (executor, stopped) = (Arc::clone(&executor), stopped.clone());
+        thread::spawn(move || smol::block_on(executor.run(stopped.recv())))
+    });
+    run(async {
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        let router = Router::new()
+            .unary("take time", |_: Context, params| async move {
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_millis(1) {
+                    std::hint::spin_loop();
+                }
+                Ok(params)
+            })
+            .unary("meet", move |_: Context, params| {
+                let barrier = Arc::clone(&barrier);
+                async move {
+                    barrier.wait();
+                    Ok(params)
+                }
+            });
+        let pki = Pki::new();
+        let runtime = Arc::new(AsyncIoRuntime::on(executor));
+        let server = Endpoint::builder().server(pki.server_tls()).router(router).runtime(runtime);
+        let server = server.bind(loopback()).unwrap();
+        let client = Endpoint::builder().client(pki.client_tls()).bind(loopback()).unwrap();
+        let connection = client.connect(server.local_addr().unwrap()).await.unwrap();
+        for _ in 0..3 {
+            connection.call_raw("take time", "").await.unwrap();
+        }
+        let (one, other) =
+            zip(connection.call_raw("meet", "one"), connection.call_raw("meet", "other")).await;
+        assert_eq!((one.unwrap(), other.unwrap()), ("one".into(), "other".into()));
+        server.shutdown(Duration::ZERO).await;
+    });
+    drop(stop);
+    for thread in threads {
+        thread.join().unwrap().unwrap_err();
+    }
 }
 
 #[test]

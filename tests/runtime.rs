@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_lite::future;
+use futures_lite::future::{self, yield_now};
 use palyra_quic::{
     AsyncIoRuntime, Connection, Context, Endpoint, ErrorKind, Router, TransportLimits,
     quinn::{AsyncTimer, AsyncUdpSocket, Runtime, SmolRuntime},
@@ -28,7 +28,13 @@ use smol::{Executor, LocalExecutor, channel::Sender};
 use common::{Pki, in_time, loopback, run};
 
 fn echo() -> Router {
-    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) })
+    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) }).unary(
+        "demo.later",
+        |_: Context, params| async move {
+            yield_now().await;
+            Ok(params)
+        },
+    )
 }
 
 /// A node that accepts and dials on this runtime.
@@ -190,9 +196,9 @@ fn tasks_timers_sockets_and_time_all_come_from_the_runtime() {
         assert_echoes(&connection).await;
         let (spawned, looks) = (count(&counting.spawned), count(&counting.looks));
         for _ in 0..10 {
-            assert_echoes(&connection).await;
+            connection.call_raw("demo.later", "hello").await.unwrap();
         }
-        assert_eq!(count(&counting.spawned) - spawned, 20, "a task for each exchange");
+        assert_eq!(count(&counting.spawned) - spawned, 10, "a task for each exchange that has to wait");
         assert!(count(&counting.looks) > looks && count(&counting.timers) > 0);
     })));
 }

@@ -49,13 +49,21 @@ impl Clock {
     }
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(Box::pin(future));
+        self.spawn_boxed(Box::pin(future));
+    }
+
+    pub(crate) fn spawn_boxed(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.runtime.spawn(future);
     }
 
     /// The instant `after` from now, or as far away as an instant can be.
     pub(crate) fn deadline(&self, after: Duration) -> Instant {
-        let now = self.now();
-        now.checked_add(after).unwrap_or_else(|| now + FAR)
+        Self::after(self.now(), after)
+    }
+
+    /// The same from an instant that is not long ago.
+    pub(crate) fn after(instant: Instant, after: Duration) -> Instant {
+        instant.checked_add(after).unwrap_or_else(|| instant + FAR)
     }
 
     pub(crate) fn sleep_until(&self, deadline: Instant) -> Sleep {

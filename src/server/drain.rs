@@ -1,11 +1,16 @@
 //! Counts what is running, so that a shutdown can wait for it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use event_listener::Event;
+
+use crate::{stream::FrameWriter, sync::lock};
 
 /// Whether the node is shutting down, and how many exchanges keep it from it.
 #[derive(Debug, Default)]
@@ -16,7 +21,8 @@ pub(crate) struct Drain {
     idle: Event,
 }
 
-/// Held by an exchange until its answer has left.
+/// Held by an exchange until its answer has arrived, or is [kept](Undelivered) until then.
+#[derive(Debug)]
 pub(super) struct Running {
     node: Arc<super::Node>,
 }
@@ -57,6 +63,66 @@ impl Drop for Running {
         if drain.running.fetch_sub(1, Ordering::SeqCst) == 1 && drain.has_begun() {
             drain.idle.notify(usize::MAX);
         }
+    }
+}
+
+/// The answers on a connection that have been written and may not have arrived, which closing it would take back.
+///
+/// To be told of each arrival would cost a wakeup for each answer; so nobody asks before another answer is written, or the node shuts down.
+#[derive(Debug)]
+pub(super) struct Undelivered {
+    queue: Mutex<Queue>,
+    /// More than this are not kept without a look at each: twice as many as can be open.
+    most: usize,
+}
+
+/// So many are kept without a look at any.
+const UNASKED: usize = 8;
+
+#[derive(Debug, Default)]
+struct Queue {
+    writers: VecDeque<FrameWriter>,
+    /// Keeps a shutdown waiting.
+    running: Option<Running>,
+}
+
+impl Undelivered {
+    /// For a peer that may have so many streams open; those that are not acknowledged count as open
+    /// ([RFC 9000, section 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)).
+    pub(super) fn new(max_streams: u32) -> Self {
+        let most = usize::try_from(max_streams).unwrap_or(usize::MAX).saturating_mul(2);
+        Self { queue: Mutex::default(), most }
+    }
+
+    /// Takes an answer that was finished, unless the shutdown has begun: then it is the exchange's to wait for.
+    pub(super) fn keep(&self, writer: FrameWriter, running: Running) -> Result<(), (FrameWriter, Running)> {
+        let mut queue = lock(&self.queue);
+        if running.node.drain.has_begun() {
+            return Err((writer, running));
+        }
+        if queue.writers.len() >= UNASKED {
+            // Nearly always they arrive in their order.
+            while queue.writers.front().is_some_and(FrameWriter::is_delivered) {
+                queue.writers.pop_front();
+            }
+        }
+        if queue.writers.len() >= self.most {
+            queue.writers.retain(|writer| !writer.is_delivered());
+        }
+        queue.writers.push_back(writer);
+        queue.running.get_or_insert(running);
+        Ok(())
+    }
+
+    /// Resolves when the shutdown has begun, and all that was kept before it has arrived.
+    pub(super) async fn delivered(&self, drain: &Drain) {
+        drain.begun().await;
+        let Queue { writers, running } = std::mem::take(&mut *lock(&self.queue));
+        for writer in writers {
+            // An error is the end of the connection, and of waiting for it.
+            let _ = writer.stopped().await;
+        }
+        drop(running);
     }
 }
 

@@ -16,7 +16,7 @@ use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
 use super::{
-    Node,
+    Node, Served,
     drain::Running,
     events,
     health::health,
@@ -31,15 +31,16 @@ use crate::{
     router::{
         Answers, Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS,
     },
-    runtime::Elapsed,
+    runtime::{Clock, Elapsed},
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter, response_frame},
 };
 
-pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, recv: RecvStream, span: Span) {
+pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStream, span: Span) {
+    let Served { node, link, undelivered, .. } = &*served;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
-    let body = match read_request(&node, &mut reader).await {
+    let body = match read_request(node, &mut reader).await {
         Ok(body) => body,
         Err(error) => {
             let code = fault_code(&error);
@@ -48,23 +49,26 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, send: SendStream, re
             node.counters.unread(&error, code);
             record(&span, "outcome", code);
             writer.reset(code);
-            if is_fault(&error, &link) {
-                node.count_fault(&link);
+            if is_fault(&error, link) {
+                node.count_fault(link);
             }
             return;
         }
     };
     let charge = reader.take_charge();
     drop(reader);
-    let running = Running::enter(&node);
+    let running = Running::enter(node);
     node.counters.requests.add();
     link.counters().requests.add();
-    let exchange =
-        Exchange { node: &node, link: &link, codec: Codec::of(&body), span, began: node.clock.now() };
+    let exchange = Exchange { node, link, codec: Codec::of(&body), span, began: node.clock.now() };
     record(&exchange.span, "codec", codec_name(exchange.codec));
     let writer = exchange.run(body, charge, writer).await;
-    exchange.linger(writer).await;
-    drop(running);
+    if let Some(writer) = writer.filter(FrameWriter::is_finished)
+        && let Err((writer, _running)) = undelivered.keep(writer, running)
+    {
+        // Closing the connection would take the answer back, and that is what comes next.
+        let _ = writer.stopped().await;
+    }
 }
 
 /// One frame, then FIN, all within the time for it.
@@ -197,7 +201,7 @@ impl Exchange<'_> {
         let Registered { method, answers } = registered;
         let limit = self.node.limits.handler_timeout();
         let limit = request.timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
-        let deadline = self.node.clock.deadline(limit);
+        let deadline = Clock::after(self.began, limit);
         if limit.is_zero() {
             self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
             return Some(writer);
@@ -368,14 +372,6 @@ impl Exchange<'_> {
         let age = self.node.clock.now().saturating_duration_since(self.began);
         if age < AT_ONCE {
             self.node.count_fault(self.link);
-        }
-    }
-
-    /// Waits until the peer has the answer, which closing the connection would take back: a shutdown that begins any moment
-    /// is to wait for it.
-    async fn linger(&self, writer: Option<FrameWriter>) {
-        if let Some(writer) = writer.filter(FrameWriter::is_finished) {
-            let _ = writer.stopped().await;
         }
     }
 }

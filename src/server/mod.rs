@@ -6,6 +6,7 @@ mod drain;
 mod events;
 mod exchange;
 mod health;
+mod inline;
 mod notification;
 mod supervise;
 
@@ -16,7 +17,10 @@ use futures_lite::future;
 use tracing::Instrument;
 
 pub(crate) use self::accept::accept_connections;
-use self::drain::Drain;
+use self::{
+    drain::{Drain, Undelivered},
+    inline::Pace,
+};
 use crate::{
     admission::{Admission, ConnectionSlot},
     code::Code,
@@ -94,26 +98,33 @@ impl Node {
     }
 }
 
-/// Serves the streams that the peer opens, each in a task of its own, until the connection ends. Its slot, if it has one,
-/// is free again when the last of the tasks has ended, too.
+/// A connection that is served, as its tasks have it.
+pub(super) struct Served {
+    node: Arc<Node>,
+    link: Arc<Link>,
+    undelivered: Undelivered,
+    pace: Pace,
+    /// If it has one, it is free again when the last of the tasks has ended, too.
+    _slot: Option<ConnectionSlot>,
+}
+
+/// Serves the streams that the peer opens, side by side, until the connection ends.
 ///
 /// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not bound the
 /// notifications: quinn lets the peer open another stream once this side has read the end of one, and so before its
 /// handler has run.
 pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: Option<ConnectionSlot>) {
-    let slot = Arc::new(slot);
-    let exchanges = async {
-        while let Ok((send, recv)) = link.quinn().accept_bi().await {
-            let span = span::exchange(link, send.id());
-            let (node, link, slot) = (Arc::clone(node), Arc::clone(link), Arc::clone(&slot));
-            let clock = node.clock.clone();
-            clock.spawn(async move {
-                // Made here, because a future that is brought along is kept twice: as it came, and where it is awaited.
-                exchange::serve(node, link, send, recv, span.clone()).instrument(span).await;
-                drop(slot);
-            });
-        }
-    };
+    let served = Arc::new(Served {
+        node: Arc::clone(node),
+        link: Arc::clone(link),
+        undelivered: Undelivered::new(node.limits.max_concurrent_bidi_streams()),
+        pace: Pace::default(),
+        _slot: slot,
+    });
+    let exchanges = inline::serve_each(&served, |send, recv| {
+        let span = span::exchange(link, send.id());
+        exchange::serve(Arc::clone(&served), send, recv, span.clone()).instrument(span)
+    });
     let places = usize::try_from(node.limits.max_concurrent_uni_streams()).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(places));
     let notifications = async {
@@ -121,17 +132,22 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
             let place = places.acquire_arc().await;
             let Ok(recv) = link.quinn().accept_uni().await else { return };
             let span = span::notifications(link, recv.id());
-            let (node, link, slot) = (Arc::clone(node), Arc::clone(link), Arc::clone(&slot));
-            let clock = node.clock.clone();
-            clock.spawn(async move {
-                notification::serve(node, link, recv, span.clone()).instrument(span).await;
-                drop((place, slot));
+            let served = Arc::clone(&served);
+            node.clock.spawn(async move {
+                // Made here, because a future that is brought along is kept twice: as it came, and where it is awaited.
+                notification::serve(&served, recv, span.clone()).instrument(span).await;
+                drop(place);
             });
         }
+    };
+    let serving = async { _ = future::zip(exchanges, notifications).await };
+    let delivering = async {
+        served.undelivered.delivered(&node.drain).await;
+        future::pending().await
     };
     // Whoever waits for a place must not miss the end.
     let ended = async {
         link.quinn().closed().await;
     };
-    future::or(async { _ = future::zip(exchanges, notifications).await }, ended).await;
+    future::or(future::or(serving, delivering), ended).await;
 }

@@ -8,7 +8,7 @@ use quinn::RecvStream;
 use tracing::Span;
 
 use super::{
-    Node,
+    Node, Served,
     drain::Running,
     exchange::{fault_code, is_fault},
     supervise::{Outcome, supervise},
@@ -22,7 +22,8 @@ use crate::{
     stream::{FrameReader, Pace},
 };
 
-pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream, span: Span) {
+pub(super) async fn serve(served: &Served, recv: RecvStream, span: Span) {
+    let Served { node, link, .. } = served;
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let mut pace = Pace::Opening;
     loop {
@@ -33,18 +34,18 @@ pub(super) async fn serve(node: Arc<Node>, link: Arc<Link>, recv: RecvStream, sp
         };
         // What has arrived before the shutdown is still read.
         let code = match future::or(next, stopping).await {
-            Ok(Some(body)) => notify(&node, &link, &body).await.err(),
+            Ok(Some(body)) => notify(node, link, &body).await.err(),
             Ok(None) if node.drain.has_begun() => Some(Code::SHUTTING_DOWN),
             Ok(None) => {
                 if pace == Pace::Opening {
-                    node.count_fault(&link);
+                    node.count_fault(link);
                 }
                 return record(&span, "outcome", "ok");
             }
             Err(error) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
-                if is_fault(&error, &link) {
-                    node.count_fault(&link);
+                if is_fault(&error, link) {
+                    node.count_fault(link);
                 }
                 let code = fault_code(&error);
                 node.counters.unread(&error, code);

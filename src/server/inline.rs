@@ -1,0 +1,144 @@
+//! Exchanges that are over at once, without a task of their own.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_lite::future;
+use pin_project_lite::pin_project;
+use quinn::{RecvStream, SendStream};
+
+use super::Served;
+
+/// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
+const QUICK: Duration = Duration::from_micros(100);
+/// So many exchanges get a task at once after one that was not quick.
+const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
+/// So many exchanges in a row without letting others run.
+const IN_A_ROW: u32 = 32;
+
+/// Serves the exchanges that the peer opens, until the connection ends.
+///
+/// Most requests are there whole when their stream is accepted, and most handlers answer without waiting for anything. So each exchange is
+/// begun where it was accepted, and moves into a task of its own when it has to wait. One that takes its time without waiting
+/// would keep the others from other threads of the executor; after one that did, exchanges get their tasks before they begin, for a while.
+pub(super) async fn serve_each<F>(served: &Arc<Served>, serve: impl Fn(SendStream, RecvStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (clock, pace) = (&served.node.clock, &served.pace);
+    let mut place: Option<Pin<Box<Exchange<F>>>> = None;
+    let mut in_a_row = 0;
+    loop {
+        let mut accept = pin!(served.link.quinn().accept_bi());
+        let accepted = poll_fn(|cx| {
+            let polled = accept.as_mut().poll(cx);
+            if polled.is_pending() {
+                // An idle connection needs no room for an exchange.
+                place = None;
+                in_a_row = 0;
+            }
+            polled
+        });
+        let Ok((send, recv)) = accepted.await else { return };
+        let exchange = Exchange { future: Some(serve(send, recv)), of: None };
+        let mut exchange = match place.take() {
+            Some(mut place) => {
+                place.set(exchange);
+                place
+            }
+            None => Box::pin(exchange),
+        };
+        if pace.is_quick() {
+            let begun = clock.now();
+            let over = future::poll_once(exchange.as_mut()).await.is_some();
+            pace.judge(clock.now().saturating_duration_since(begun));
+            in_a_row += 1;
+            if in_a_row == IN_A_ROW {
+                in_a_row = 0;
+                future::yield_now().await;
+            }
+            if over {
+                place = Some(exchange);
+                continue;
+            }
+        }
+        *exchange.as_mut().project().of = Some(Arc::clone(served));
+        clock.spawn_boxed(exchange);
+    }
+}
+
+/// Whether the exchanges of a connection are quick, judged by the last of them.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// How many get their tasks before the next is tried.
+    tasks: AtomicU32,
+}
+
+impl Pace {
+    fn is_quick(&self) -> bool {
+        // One that is judged at the same time may not count, and another will come.
+        let tasks = self.tasks.load(Ordering::Relaxed);
+        if tasks > 0 {
+            self.tasks.store(tasks - 1, Ordering::Relaxed);
+        }
+        tasks == 0
+    }
+
+    fn judge(&self, took: Duration) {
+        if took > QUICK {
+            self.tasks.store(TASKS_AFTER_A_SLOW_ONE, Ordering::Relaxed);
+        }
+    }
+}
+
+pin_project! {
+    /// An exchange in a place that is used again.
+    struct Exchange<F> {
+        #[pin]
+        future: Option<F>,
+        // Where it has a task: what it is judged for there.
+        of: Option<Arc<Served>>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Exchange<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let mut future = this.future;
+        let begun = this.of.as_ref().map(|served| served.node.clock.now());
+        let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
+        if let Some((served, begun)) = this.of.as_ref().zip(begun) {
+            served.pace.judge(served.node.clock.now().saturating_duration_since(begun));
+        }
+        if polled.is_ready() {
+            future.set(None);
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_slow_one_exchanges_get_tasks_for_a_while() {
+        let pace = Pace::default();
+        assert!(pace.is_quick());
+        pace.judge(QUICK);
+        assert!(pace.is_quick(), "it was as quick as it had to be");
+        pace.judge(2 * QUICK);
+        let tasks = (0..).take_while(|_| !pace.is_quick()).count();
+        assert_eq!(tasks, usize::try_from(TASKS_AFTER_A_SLOW_ONE).unwrap());
+    }
+}
