@@ -86,11 +86,11 @@ impl Admission {
     }
 
     /// Whether a client has to show that it is at its address before it gets a slot: where it was chosen so, where half of
-    /// the slots for handshakes are taken, or as many connections are closed and not forgotten yet, and where addresses are
-    /// counted, since anyone could spend another's share.
+    /// the slots for handshakes are taken, or half as many connections are closed and not forgotten yet as may be, and where
+    /// addresses are counted, since anyone could spend another's share.
     pub(crate) fn asks_for_address(&self, known_to_quinn: usize) -> bool {
-        let unsettled = self.handshakes.count() + self.lingering(known_to_quinn);
-        unsettled >= self.handshakes.max().div_ceil(2)
+        self.handshakes.count() >= self.handshakes.max().div_ceil(2)
+            || self.lingering(known_to_quinn) >= self.most_lingering().div_ceil(2)
             || self.limits.address_validation() == AddressValidation::Always
             || self.counts_addresses()
     }
@@ -103,16 +103,19 @@ impl Admission {
         known_to_quinn.saturating_sub(held)
     }
 
-    /// How many of them there may be before this newcomer is refused. Who leaves handshakes behind must not keep out those who do
-    /// not; and whoever comes and goes in order may use the memory of connections that are not there.
-    fn most_lingering(&self, newcomer: Option<&Account>, now: Instant) -> usize {
+    /// How many of them there may be before newcomers are refused: whoever comes and goes in order may use the memory of
+    /// connections that are not there.
+    fn most_lingering(&self) -> usize {
+        let taken = Arc::strong_count(&self.connections) - 1;
+        let max = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
+        LINGERING.saturating_mul(self.handshakes.max()).saturating_add(max.saturating_sub(taken))
+    }
+
+    /// The same for those of one address: who leaves handshakes behind must not keep out those who do not.
+    fn most_lingering_for(&self, newcomer: Option<&Account>, now: Instant) -> usize {
         match newcomer {
-            Some(account) if leaves_none_behind(account, now) => {
-                let taken = Arc::strong_count(&self.connections) - 1;
-                let max = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
-                LINGERING.saturating_mul(self.handshakes.max()).saturating_add(max.saturating_sub(taken))
-            }
-            _ => self.handshakes.max(),
+            Some(account) if !leaves_none_behind(account, now) => self.handshakes.max(),
+            _ => self.most_lingering(),
         }
     }
 
@@ -125,7 +128,7 @@ impl Admission {
     pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
-        if self.lingering(known_to_quinn) >= self.most_lingering(account.as_deref(), now) {
+        if self.lingering(known_to_quinn) >= self.most_lingering_for(account.as_deref(), now) {
             return Err(Full::Slots);
         }
         let counted = account.as_ref().filter(|_| self.counts_addresses());
@@ -356,8 +359,8 @@ mod tests {
     fn connections_that_quinn_has_not_forgotten_yet_count() {
         let admission = slots(10, 4);
         let _open = admit(&admission, HERE).unwrap().complete().unwrap();
-        assert!(!admission.asks_for_address(2));
-        assert!(admission.asks_for_address(3), "two are closed, half as many as handshakes may be under way");
+        assert!(!admission.asks_for_address(9));
+        assert!(admission.asks_for_address(10), "nine are closed, half as many as may be");
         // Two for each of the four handshakes, and one for each of the nine free slots.
         assert!(admission.admit(Some(HERE), 17).is_ok());
         assert_eq!(admission.admit(Some(HERE), 18).unwrap_err(), Full::Slots);

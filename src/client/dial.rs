@@ -64,18 +64,19 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     }
 }
 
-const FIRST_LOOK: Duration = Duration::from_micros(50);
-const LAST_LOOK: Duration = Duration::from_millis(20);
+/// So many looks a round trip, and at least and at most so long between them.
+const LOOKS_A_ROUND_TRIP: u32 = 8;
+const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Resolves when the server's HANDSHAKE_DONE is there ([RFC 9001, section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)).
 ///
-/// quinn counts that frame and tells nobody, so this looks, at growing intervals; the server's refusal it does tell.
+/// quinn counts that frame and tells nobody, so this looks, now and then; the server's refusal it does tell.
 async fn confirmed(connection: &quinn::Connection, clock: &Clock) -> Result<(), ConnectionError> {
-    let mut pause = FIRST_LOOK;
+    let pause = (connection.rtt() / LOOKS_A_ROUND_TRIP).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
     let arrival = async {
         while connection.stats().frame_rx.handshake_done == 0 {
             clock.sleep(pause).await;
-            pause = (pause * 2).min(LAST_LOOK);
         }
         Ok(())
     };

@@ -59,9 +59,9 @@ mod client {
         sync::{Arc, Mutex, PoisonError},
     };
 
-    use async_executor::Executor;
     use palyra_quic::{
         Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, PollRuntime, Trust,
+        quinn::Runtime,
     };
 
     use crate::{
@@ -73,8 +73,8 @@ mod client {
     #[derive(Clone)]
     pub struct Stack {
         runtime: Arc<Mutex<PollRuntime>>,
-        /// For the tasks of the measurement.
-        executor: Arc<Executor<'static>>,
+        /// For the tasks of the measurement, too.
+        handle: Arc<dyn Runtime>,
         endpoint: Endpoint,
         address: SocketAddr,
     }
@@ -87,21 +87,27 @@ mod client {
             let Credentials { authority, certificate, key } = setup.credentials("client")?;
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);
-            let endpoint = Endpoint::builder().runtime(runtime.handle()).client(tls).bind(LOOPBACK)?;
+            let handle = runtime.handle();
+            let endpoint = Endpoint::builder().runtime(Arc::clone(&handle)).client(tls).bind(LOOPBACK)?;
             let runtime = Arc::new(Mutex::new(runtime));
-            Ok(Self { runtime, executor: Arc::default(), endpoint, address: address.parse()? })
+            Ok(Self { runtime, handle, endpoint, address: address.parse()? })
         }
 
         fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
             let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-            runtime.block_on(self.executor.run(self.executor.spawn(future)))
+            runtime.block_on(future)
         }
 
         fn spawn<T: Send + 'static>(
             &self,
             future: impl Future<Output = T> + Send + 'static,
         ) -> impl Future<Output = T> + Send + 'static {
-            self.executor.spawn(future)
+            let (sender, receiver) = async_channel::bounded(1);
+            self.handle.spawn(Box::pin(async move {
+                // Fails only where nobody wants to know.
+                let _ = sender.send(future.await).await;
+            }));
+            async move { receiver.recv().await.expect("a task runs to its end") }
         }
 
         async fn connect(&self) -> Measured<Connection> {
