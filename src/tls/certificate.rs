@@ -1,10 +1,10 @@
-//! What revocation and expiry need to know of a certificate.
+//! What this crate needs to know of a certificate: to revoke it, to see it expire, and whose it is.
 
-use rustls::pki_types::CertificateDer;
-use x509_cert::{
-    der::{self, Decode, Reader, SliceReader, Tag, Tagged, asn1::AnyRef},
-    time::Time,
+use der::{
+    Decode, Reader, SliceReader, Tag, TagNumber, Tagged,
+    asn1::{AnyRef, GeneralizedTime, ObjectIdentifier, OctetStringRef, UtcTime},
 };
+use rustls::pki_types::CertificateDer;
 
 /// The parts of a certificate, as bytes of it. Names are without their tag and length, as rustls has them.
 ///
@@ -22,26 +22,82 @@ pub(crate) struct Facts<'a> {
 impl<'a> Facts<'a> {
     /// `None` for what is no certificate.
     pub(crate) fn of(certificate: &'a CertificateDer<'_>) -> Option<Self> {
-        Self::read(certificate).ok()
+        Self::next(&mut signed_part(certificate).ok()?).ok()
     }
 
     /// As in [RFC 5280, section 4.1](https://www.rfc-editor.org/rfc/rfc5280#section-4.1).
-    fn read(certificate: &'a [u8]) -> der::Result<Self> {
-        let mut reader = SliceReader::new(certificate)?;
-        let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
-        let mut tbs = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+    fn next(tbs: &mut SliceReader<'a>) -> der::Result<Self> {
         if tbs.peek_tag()?.is_context_specific() {
-            let _version = AnyRef::decode(&mut tbs)?;
+            let _version = AnyRef::decode(tbs)?;
         }
-        let serial = canonical(element(&mut tbs, Tag::Integer)?);
-        let _algorithm = element(&mut tbs, Tag::Sequence)?;
-        let issuer = element(&mut tbs, Tag::Sequence)?;
-        let mut validity = SliceReader::new(element(&mut tbs, Tag::Sequence)?)?;
-        let _not_before = Time::decode(&mut validity)?;
-        let not_after = Time::decode(&mut validity)?.to_unix_duration().as_secs();
-        let subject = element(&mut tbs, Tag::Sequence)?;
+        let serial = canonical(element(tbs, Tag::Integer)?);
+        let _algorithm = element(tbs, Tag::Sequence)?;
+        let issuer = element(tbs, Tag::Sequence)?;
+        let mut validity = SliceReader::new(element(tbs, Tag::Sequence)?)?;
+        let _not_before = unix_time(&mut validity)?;
+        let not_after = unix_time(&mut validity)?;
+        let subject = element(tbs, Tag::Sequence)?;
         Ok(Self { issuer, serial, not_after, subject })
     }
+}
+
+/// What names are read from, without tags and lengths.
+pub(super) struct Details<'a> {
+    pub(super) subject: &'a [u8],
+    pub(super) extensions: Option<&'a [u8]>,
+}
+
+impl<'a> Details<'a> {
+    pub(super) fn read(certificate: &'a [u8]) -> der::Result<Self> {
+        let mut tbs = signed_part(certificate)?;
+        let Facts { subject, .. } = Facts::next(&mut tbs)?;
+        let _public_key = element(&mut tbs, Tag::Sequence)?;
+        let mut extensions = None;
+        while !tbs.is_finished() {
+            // In front of them there may be identifiers that X.509 has given up.
+            let field = AnyRef::decode(&mut tbs)?;
+            if field.tag() == (Tag::ContextSpecific { constructed: true, number: TagNumber::N3 }) {
+                extensions = Some(field.value());
+            }
+        }
+        Ok(Self { subject, extensions })
+    }
+}
+
+fn signed_part(certificate: &[u8]) -> der::Result<SliceReader<'_>> {
+    let mut reader = SliceReader::new(certificate)?;
+    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+    SliceReader::new(element(&mut reader, Tag::Sequence)?)
+}
+
+/// The value of the extension with this identifier, out of the extensions as they stand in their context-specific tag.
+///
+/// An error if it is there twice ([RFC 5280, section 4.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.2)).
+pub(super) fn extension(extensions: &[u8], id: ObjectIdentifier) -> der::Result<Option<&[u8]>> {
+    let mut found = None;
+    let mut reader = SliceReader::new(extensions)?;
+    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+    while !reader.is_finished() {
+        let mut extension = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+        if ObjectIdentifier::decode(&mut extension)? != id {
+            continue;
+        }
+        if extension.peek_tag()? == Tag::Boolean {
+            let _critical = AnyRef::decode(&mut extension)?;
+        }
+        let value = OctetStringRef::decode(&mut extension)?.as_bytes();
+        if found.replace(value).is_some() {
+            return Err(Tag::Sequence.value_error());
+        }
+    }
+    Ok(found)
+}
+
+/// The value of the one element that this is, which must have this tag.
+pub(super) fn sole_element(der: &[u8], tag: Tag) -> der::Result<&[u8]> {
+    let any = AnyRef::from_der(der)?;
+    any.tag().assert_eq(tag)?;
+    Ok(any.value())
 }
 
 /// The value of the next element, which must have this tag.
@@ -49,6 +105,15 @@ pub(super) fn element<'a>(reader: &mut SliceReader<'a>, tag: Tag) -> der::Result
     let any = AnyRef::decode(reader)?;
     any.tag().assert_eq(tag)?;
     Ok(any.value())
+}
+
+/// The next element, which must be a time, in seconds since 1970.
+pub(super) fn unix_time(reader: &mut SliceReader<'_>) -> der::Result<u64> {
+    let since_1970 = match reader.peek_tag()? {
+        Tag::UtcTime => UtcTime::decode(reader)?.to_unix_duration(),
+        _ => GeneralizedTime::decode(reader)?.to_unix_duration(),
+    };
+    Ok(since_1970.as_secs())
 }
 
 /// An integer without the zeros in front, which some write and some do not.

@@ -1,21 +1,18 @@
 //! What an authority says of its own certificates: certificate revocation lists
 //! ([RFC 5280, section 5](https://www.rfc-editor.org/rfc/rfc5280#section-5)).
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
+use der::{
+    Decode, Reader, SliceReader, Tag,
+    asn1::{AnyRef, BitStringRef, ObjectIdentifier},
+};
 use rustls::pki_types::{CertificateRevocationListDer, TrustAnchor, UnixTime};
 use webpki::{BorrowedCertRevocationList, CertRevocationList};
-use x509_cert::{
-    der::{
-        self, Decode, Reader, SliceReader, Tag,
-        asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef},
-    },
-    time::Time,
-};
 
 use super::{
     Trust,
-    certificate::{canonical, element},
+    certificate::{canonical, element, extension, sole_element, unix_time},
     provider,
 };
 use crate::error::{Error, Result};
@@ -64,7 +61,7 @@ impl Crl {
         if !authorities.any(|authority| parts.are_signed_by(authority).unwrap_or(false)) {
             return Err(refused("its signature does not verify"));
         }
-        let next_update = UnixTime::since_unix_epoch(parts.next_update.to_unix_duration());
+        let next_update = UnixTime::since_unix_epoch(Duration::from_secs(parts.next_update));
         if now >= next_update {
             return Err(refused("it has expired"));
         }
@@ -72,7 +69,7 @@ impl Crl {
             issuer: parts.issuer.into(),
             serials,
             next_update,
-            this_update: parts.this_update.to_unix_duration().as_secs(),
+            this_update: parts.this_update,
             number: parts.number.map(|number| canonical(number).into()),
         })
     }
@@ -99,8 +96,8 @@ fn refused(reason: &str) -> Error {
 struct Parts<'a> {
     signed: &'a [u8],
     issuer: &'a [u8],
-    this_update: Time,
-    next_update: Time,
+    this_update: u64,
+    next_update: u64,
     number: Option<&'a [u8]>,
     algorithm: &'a [u8],
     signature: &'a [u8],
@@ -115,12 +112,12 @@ impl<'a> Parts<'a> {
         let algorithm = element(&mut reader, Tag::Sequence)?;
         let signature = BitStringRef::decode(&mut reader)?.raw_bytes();
 
-        let mut list = SliceReader::new(AnyRef::from_der(signed)?.value())?;
+        let mut list = SliceReader::new(sole_element(signed, Tag::Sequence)?)?;
         let _version = element(&mut list, Tag::Integer)?;
         let _algorithm = element(&mut list, Tag::Sequence)?;
         let issuer = element(&mut list, Tag::Sequence)?;
-        let this_update = Time::decode(&mut list)?;
-        let next_update = Time::decode(&mut list)?;
+        let this_update = unix_time(&mut list)?;
+        let next_update = unix_time(&mut list)?;
         let mut number = None;
         while !list.is_finished() {
             // The entries, which webpki reads, and then the extensions.
@@ -146,20 +143,8 @@ impl<'a> Parts<'a> {
 }
 
 fn crl_number(extensions: &[u8]) -> der::Result<Option<&[u8]>> {
-    let mut reader = SliceReader::new(extensions)?;
-    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
-    while !reader.is_finished() {
-        let mut extension = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
-        if ObjectIdentifier::decode(&mut extension)? != CRL_NUMBER {
-            continue;
-        }
-        if extension.peek_tag()? == Tag::Boolean {
-            let _critical = AnyRef::decode(&mut extension)?;
-        }
-        let value = OctetStringRef::decode(&mut extension)?.as_bytes();
-        return element(&mut SliceReader::new(value)?, Tag::Integer).map(Some);
-    }
-    Ok(None)
+    let value = extension(extensions, CRL_NUMBER)?;
+    value.map(|value| element(&mut SliceReader::new(value)?, Tag::Integer)).transpose()
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use der::Tag;
 use rustls::pki_types::CertificateDer;
-use x509_cert::der::{Decode, Tag, Tagged, asn1::AnyRef};
 
-use super::{Facts, Fingerprint, certificate::canonical};
+use super::{
+    Facts, Fingerprint,
+    certificate::{canonical, sole_element},
+};
 use crate::error::{Error, Result};
 
 /// One certificate that is no longer believed: by its [`Fingerprint`], or by its issuer and serial number, which authorities
@@ -43,8 +46,7 @@ impl Revoked {
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for what is no name, or a number of no bytes.
     pub fn serial(issuer: &[u8], serial: &[u8]) -> Result<Self> {
-        let name = AnyRef::from_der(issuer)
-            .and_then(|name| name.tag().assert_eq(Tag::Sequence).map(|_| name.value()))
+        let name = sole_element(issuer, Tag::Sequence)
             .map_err(|error| Error::invalid_config(format!("not the name of an issuer: {error}")))?;
         Self::by_serial(name, serial)
     }
