@@ -47,8 +47,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 /// A certificate authority that signs certificates for servers and clients.
 ///
 /// For development, tests and trying things out: its key lies in memory and in whatever file it is
-/// written to, and it keeps no record of what it signed. Keys are ECDSA on P-256. The authority
-/// itself is valid for ten years.
+/// written to, and it keeps no record of what it signed. Keys are ECDSA on P-256, or
+/// Ed25519 without feature `ecdsa`. The authority itself is valid for ten years.
 ///
 /// Cloning is cheap and does not make a second authority.
 ///
@@ -100,7 +100,7 @@ impl CertificateAuthority {
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the name is empty, longer than 64
     /// characters, or contains control characters.
     pub fn new(name: &str) -> Result<Self> {
-        let key = KeyPair::generate().map_err(unusable)?;
+        let key = new_key()?;
         let mut params = authority(name)?;
         Window::starting_now(AUTHORITY_LIFETIME)?.apply_to(&mut params);
         let certificate = params.self_signed(&key).map_err(unusable)?;
@@ -221,7 +221,7 @@ impl CertificateAuthority {
         params.use_authority_key_identifier_extension = true;
         self.window.map_or_else(|| Window::starting_now(DEFAULT_LIFETIME), Ok)?.apply_to(&mut params);
 
-        let key = KeyPair::generate().map_err(unusable)?;
+        let key = new_key()?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(unusable)?;
         let key_der = PrivateKeyDer::try_from(key.serialize_der()).map_err(Error::invalid_config)?;
         Ok(Issued {
@@ -336,6 +336,12 @@ impl fmt::Debug for Issued {
         let Self { identity, cert_pem: _, key_pem: _ } = self;
         f.debug_struct("Issued").field("identity", identity).finish_non_exhaustive()
     }
+}
+
+fn new_key() -> Result<KeyPair> {
+    let algorithm =
+        if cfg!(feature = "ecdsa") { &rcgen::PKCS_ECDSA_P256_SHA256 } else { &rcgen::PKCS_ED25519 };
+    KeyPair::generate_for(algorithm).map_err(unusable)
 }
 
 /// When a certificate is valid, as times since 1970 that X.509 can write down.

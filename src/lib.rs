@@ -63,6 +63,9 @@
 //! |---|---|---|
 //! | `smol` | yes | smol's global executor, where the caller brings none |
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
+//! | `ecdsa` | yes | certificates with ECDSA keys, and key exchange, on P-256 and P-384; Ed25519 and X25519 are always there |
+//! | `rsa` | yes | certificates with RSA keys; brings `ecdsa` |
+//! | `chacha20poly1305` | yes | the cipher suite for machines without instructions for AES, whose two suites are always there |
 //! | `cert` | no | a small certificate authority for development and tests |
 //! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
 //! | `qlog` | no | records of connections, as quinn writes them |

@@ -58,9 +58,10 @@ fn not_yet_valid(authority: &CertificateAuthority) -> CertificateAuthority {
 }
 
 fn self_signed() -> Identity {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    Identity::from_pem(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes()).unwrap()
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
 }
 
 /// A node with these credentials; `demo.peer` tells what it knows of whoever asks.
@@ -265,7 +266,7 @@ fn handlers_and_callers_see_who_the_other_side_is() {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        (params, KeyPair::generate().unwrap())
+        (params, KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap())
     };
     let (root, root_key) = authority("root");
     let trust = Trust::from_der([root.self_signed(&root_key).unwrap().der().clone()]).unwrap();
@@ -278,7 +279,7 @@ fn handlers_and_callers_see_who_the_other_side_is() {
     params.distinguished_name.push(DnType::CommonName, "Pump 4");
     params.subject_alt_names.push(SanType::URI("palyra:device:pump-4".try_into().unwrap()));
     params.subject_alt_names.push(SanType::IpAddress([192, 0, 2, 4].into()));
-    let key = KeyPair::generate().unwrap();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let leaf = params.signed_by(&key, &middle).unwrap().der().clone();
     let chain = vec![leaf.clone(), middle_cert];
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();

@@ -41,9 +41,10 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// What names are read from, without tags and lengths.
+/// Names and key, without tags and lengths.
 pub(super) struct Details<'a> {
     pub(super) subject: &'a [u8],
+    pub(super) public_key: &'a [u8],
     pub(super) extensions: Option<&'a [u8]>,
 }
 
@@ -51,7 +52,7 @@ impl<'a> Details<'a> {
     pub(super) fn read(certificate: &'a [u8]) -> der::Result<Self> {
         let mut tbs = signed_part(certificate)?;
         let Facts { subject, .. } = Facts::next(&mut tbs)?;
-        let _public_key = element(&mut tbs, Tag::Sequence)?;
+        let public_key = element(&mut tbs, Tag::Sequence)?;
         let mut extensions = None;
         while !tbs.is_finished() {
             // In front of them there may be identifiers that X.509 has given up.
@@ -60,7 +61,7 @@ impl<'a> Details<'a> {
                 extensions = Some(field.value());
             }
         }
-        Ok(Self { subject, extensions })
+        Ok(Self { subject, public_key, extensions })
     }
 }
 
@@ -68,6 +69,11 @@ fn signed_part(certificate: &[u8]) -> der::Result<SliceReader<'_>> {
     let mut reader = SliceReader::new(certificate)?;
     let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
     SliceReader::new(element(&mut reader, Tag::Sequence)?)
+}
+
+/// The algorithm in a SubjectPublicKeyInfo, both without tag and length.
+pub(super) fn algorithm_of_key(public_key: &[u8]) -> der::Result<&[u8]> {
+    element(&mut SliceReader::new(public_key)?, Tag::Sequence)
 }
 
 /// The value of the extension with this identifier, out of the extensions as they stand in their context-specific tag.

@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_list_of_a_part_of_the_certificates_is_refused() {
-        let key = rcgen::KeyPair::generate().unwrap();
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let trust = Trust::from_der([params.self_signed(&key).unwrap().der().clone()]).unwrap();

@@ -117,6 +117,10 @@ fn tls(alert: Alert, raised_by: Side) -> Error {
         (Alert::ProtocolVersion, ..) => Error::new(ErrorKind::VersionMismatch),
         (_, Some(complaint), Side::Local) => Error::new(ErrorKind::PeerCertificate).detail(complaint),
         (_, Some(complaint), Side::Peer) => Error::new(ErrorKind::CertificateRefused).detail(complaint),
+        // It has many meanings, of which this is nearly always the one.
+        (Alert::HandshakeFailure, _, Side::Peer) => {
+            Error::protocol("TLS alert HandshakeFailure raised by the peer (no algorithm in common?)")
+        }
         (_, None, Side::Local) => Error::protocol(format!("TLS alert {alert:?} raised by this side")),
         (_, None, Side::Peer) => Error::protocol(format!("TLS alert {alert:?} raised by the peer")),
     }

@@ -12,7 +12,12 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::{Fingerprint, provider, restart::RestartSecret};
+use super::{
+    Fingerprint,
+    certificate::Details,
+    provider::{check_built_in, provider},
+    restart::RestartSecret,
+};
 use crate::error::{Error, Result};
 
 /// A certificate chain and the private key of its first certificate: what this node shows to a peer.
@@ -49,13 +54,16 @@ impl Identity {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the chain is empty, the first
-    /// certificate or the key does not parse, the kind of key is not supported, or the key does not
-    /// belong to the certificate.
+    /// certificate or the key does not parse, the kind of key is not supported or takes a feature
+    /// that is switched off (`ecdsa`, `rsa`), or the key does not belong to the certificate.
     pub fn from_der(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
         let Some(leaf) = chain.first() else {
             return Err(Error::invalid_config("the certificate chain is empty"));
         };
         let fingerprint = Fingerprint::of(leaf);
+        if let Ok(Details { public_key, .. }) = Details::read(leaf) {
+            check_built_in(public_key)?;
+        }
         let restart_secret = RestartSecret::of(&key);
         let certified_key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             Error::invalid_config("certificate and private key cannot be used together").caused_by(error)
@@ -142,7 +150,8 @@ impl Trust {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if there is none, or if any does not
-    /// parse: an authority that is silently missing shows up much later, as a refused peer.
+    /// parse or has a key that takes a feature that is switched off (`ecdsa`, `rsa`): an authority
+    /// that is silently missing shows up much later, as a refused peer.
     pub fn from_der<'a>(certificates: impl IntoIterator<Item = CertificateDer<'a>>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates {
@@ -150,6 +159,7 @@ impl Trust {
                 Error::invalid_config("not usable as a certificate authority").caused_by(error)
             })?;
         }
+        roots.roots.iter().try_for_each(|root| check_built_in(&root.subject_public_key_info))?;
         if roots.is_empty() {
             return Err(Error::invalid_config("no certificate authority to trust"));
         }
@@ -253,6 +263,38 @@ mod tests {
         assert_invalid(Identity::from_der(garbage, der_key()), unusable);
         let garbage = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(b"garbage".to_vec()));
         assert_invalid(Identity::from_der(issued.chain().to_vec(), garbage), unusable);
+    }
+
+    /// With the features that are on, whichever they are.
+    #[test]
+    fn a_key_that_takes_a_feature_is_refused_by_its_name() {
+        const RSA: &[u8] = include_bytes!("../../tests/common/rsa.pem");
+
+        let assert_judged = |result: Result<()>, built_in: bool, key: &str, feature: &str| match result {
+            Ok(()) => assert!(built_in, "{key} was taken"),
+            refused => {
+                assert!(!built_in, "{key} was refused");
+                let reason = format!(
+                    "a certificate has {key}, and palyra-quic was built without its feature `{feature}`"
+                );
+                assert_invalid(refused, &reason);
+            }
+        };
+        for (algorithm, built_in, key) in [
+            (&rcgen::PKCS_ED25519, true, "an Ed25519 key"),
+            (&rcgen::PKCS_ECDSA_P256_SHA256, cfg!(feature = "ecdsa"), "an ECDSA key on P-256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, cfg!(feature = "ecdsa"), "an ECDSA key on P-384"),
+        ] {
+            let private = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let certificate = rcgen::CertificateParams::default().self_signed(&private).unwrap().pem();
+            let identity =
+                Identity::from_pem(certificate.as_bytes(), private.serialize_pem().as_bytes()).map(drop);
+            assert_judged(identity, built_in, key, "ecdsa");
+            assert_judged(Trust::from_pem(certificate.as_bytes()).map(drop), built_in, key, "ecdsa");
+        }
+        let built_in = cfg!(feature = "rsa");
+        assert_judged(Trust::from_pem(RSA).map(drop), built_in, "an RSA key", "rsa");
+        assert_judged(Identity::from_pem(RSA, RSA).map(drop), built_in, "an RSA key", "rsa");
     }
 
     #[test]

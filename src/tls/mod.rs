@@ -3,12 +3,9 @@
 //! Everything here ends in a rustls configuration with the same fixed properties: TLS 1.3 only, the
 //! *ring* provider, one ALPN protocol, no resumption, no tickets and no early data.
 
-use std::{
-    fmt,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, sync::Arc};
 
-use rustls::{KeyLog, crypto::CryptoProvider};
+use rustls::KeyLog;
 
 mod certificate;
 mod client;
@@ -18,6 +15,7 @@ mod failure;
 mod fingerprint;
 mod identity;
 mod peer;
+mod provider;
 mod report;
 mod restart;
 mod revocation;
@@ -28,6 +26,7 @@ mod server;
 #[cfg(feature = "cert")]
 mod tests;
 
+use self::provider::provider;
 pub(crate) use self::{
     certificate::Facts,
     failure::{classify, no_time},
@@ -79,11 +78,3 @@ pub const ALPN: &[u8] = b"palyra-quic-v1";
 
 /// QUIC has no earlier version of TLS ([RFC 9001, section 4.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.2)).
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
-
-/// Passed to every builder: a process-wide default provider may be another one, or missing.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::clone(&PROVIDER)
-}
