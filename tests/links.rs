@@ -7,6 +7,7 @@ mod simulation;
 
 use std::time::Duration;
 
+use futures_lite::future::zip;
 use palyra_quic::{
     Bytes, CertificateAuthority, Client, ClientTls, Code, Context, Endpoint, ErrorKind, RestartKey, Router,
     ServerTls, TransportLimits, sim::Link,
@@ -235,6 +236,48 @@ fn a_restart_with_another_identity_is_noticed_by_a_stored_key() {
     assert!(noticed(Some(RestartKey::from_bytes([7; 32]))) <= 2 * keep_alive);
     // The twin: what follows from another private key is another key.
     assert!(noticed(None) > 20 * SECOND);
+}
+
+/// Calls whose answers are lost, and then a shutdown of the node with so much grace, which the link outlasts.
+fn answers_lost_before_a_shutdown(count: usize, grace: Duration) -> Vec<palyra_quic::Result<Bytes>> {
+    let pair = Pair::new(1, Link::new().delay(15 * MILLI));
+    let (node, client) = (pair.serve(echo(), patient()), pair.dialler(patient()));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        pair.sim.set_link(&pair.gateway, &pair.sensor, Link::new().down());
+        let (answer, answers) = smol::channel::unbounded();
+        for _ in 0..count {
+            let (connection, answer) = (connection.clone(), answer.clone());
+            pair.sim.spawn(async move {
+                answer.try_send(connection.call_raw("demo.echo", "hello").await).unwrap();
+            });
+        }
+        pair.sim.sleep(SECOND).await;
+        assert_eq!(node.stats().requests, u64::try_from(count).unwrap(), "they are answered");
+        let back = async {
+            pair.sim.sleep(5 * SECOND).await;
+            pair.sim.set_link(&pair.gateway, &pair.sensor, Link::new().delay(15 * MILLI));
+        };
+        zip(node.shutdown(grace), back).await;
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(answers.recv().await.unwrap());
+        }
+        all
+    })
+}
+
+#[test]
+fn a_shutdown_waits_for_answers_that_were_given_before_it() {
+    for count in [1, 20] {
+        for answer in answers_lost_before_a_shutdown(count, 600 * SECOND) {
+            assert_eq!(answer.unwrap(), "hello");
+        }
+    }
+    // The twin: without the time for it, closing the connection takes them back.
+    for answer in answers_lost_before_a_shutdown(1, Duration::ZERO) {
+        answer.unwrap_err();
+    }
 }
 
 /// The twin of all of these: the payload is compared, and a link that swallows everything fails.
