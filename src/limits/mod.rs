@@ -157,7 +157,8 @@ limits! {
     /// Accepted connections that may be open at a time. Default: 256. Further ones are refused with CONNECTION_REFUSED.
     max_connections: u32,
     /// Accepted connections that may be in their handshake at a time. Default: 64. From half of them on, clients first show by a
-    /// Retry that they are at their address. A further one takes the place of one that has not got on for half a second, or
+    /// Retry that they are at their address; and also while many connections are closed and not forgotten yet, from one for each
+    /// of these on and one for every two that could be open and are not. A further one takes the place of one that has not got on for half a second, or
     /// whose address has more under way or left more unfinished; where there is none such, it is refused with CONNECTION_REFUSED.
     max_handshakes: u32,
     /// Bytes that a peer may send on one stream beyond what was read. Default: 131,072; at least 2,048. May be smaller than a frame.
