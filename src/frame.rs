@@ -214,32 +214,27 @@ impl FrameBuffer {
             return Err(error);
         }
         while let Some(chunk) = self.chunks.front_mut() {
-            let taken = match &mut self.state {
-                State::Prefix { filled: 0, .. } if chunk.len() >= PREFIX_LEN => {
-                    match begin_within(chunk, self.max)? {
-                        Begun::Whole(length) => {
-                            let taken = chunk
-                                .get(PREFIX_LEN..PREFIX_LEN + length)
-                                .map(|body| read(Body::Within(body)));
-                            chunk.advance(PREFIX_LEN + length);
-                            if chunk.is_empty() {
-                                self.chunks.pop_front();
-                            }
-                            return Ok(taken);
-                        }
-                        Begun::Part(body) => {
-                            self.state = body;
-                            chunk.clear();
-                            None
-                        }
-                    }
+            if let (State::Prefix { filled: 0, .. }, Some((prefix, rest))) =
+                (&self.state, chunk.split_first_chunk())
+            {
+                let length = decode_prefix(*prefix, self.max)?;
+                let Some(body) = rest.get(..length) else {
+                    self.state = State::Body { bytes: rest.to_vec(), length };
+                    self.chunks.pop_front();
+                    continue;
+                };
+                let taken = read(Body::Within(body));
+                chunk.advance(PREFIX_LEN + length);
+                if chunk.is_empty() {
+                    self.chunks.pop_front();
                 }
-                _ => take_across(chunk, &mut self.state, self.max)?,
-            };
+                return Ok(Some(taken));
+            }
+            let body = take_across(chunk, &mut self.state, self.max)?;
             if chunk.is_empty() {
                 self.chunks.pop_front();
             }
-            if let Some(body) = taken {
+            if let Some(body) = body {
                 return Ok(Some(read(Body::Whole(body))));
             }
         }
@@ -277,26 +272,6 @@ impl fmt::Debug for FrameBuffer {
             .field("failed", &failed)
             .finish()
     }
-}
-
-/// A frame that begins a chunk.
-enum Begun {
-    /// It has a body of this length, and lies in the chunk.
-    Whole(usize),
-    /// This much of it does.
-    Part(State),
-}
-
-fn begin_within(chunk: &Bytes, max: usize) -> Result<Begun, FrameError> {
-    let Some((prefix, rest)) = chunk.split_first_chunk::<PREFIX_LEN>() else {
-        return Ok(Begun::Part(State::BETWEEN_FRAMES));
-    };
-    let length = decode_prefix(*prefix, max)?;
-    Ok(if length <= rest.len() {
-        Begun::Whole(length)
-    } else {
-        Begun::Part(State::Body { bytes: rest.to_vec(), length })
-    })
 }
 
 /// Takes from `chunk` what the frame begun in `state` lacks.

@@ -1,6 +1,6 @@
 //! The spans that the events of this crate are in; `docs/observability.md` is about them.
 //!
-//! They are only made where a subscriber of `tracing` listens at level debug; crate `log` gets the events, and no spans.
+//! Those of exchanges and calls are only made where a subscriber of `tracing` listens at level debug; crate `log` gets the events alone.
 
 use std::{
     fmt::{self, Display, Write as _},
@@ -52,48 +52,45 @@ pub(crate) fn connection(quinn: &quinn::Connection, peer: Option<&PeerIdentity>)
 
 /// A request that is served.
 pub(crate) fn exchange(link: &Link, stream: StreamId) -> Span {
-    if !wanted() {
-        return Span::none();
-    }
-    debug_span!(
-        target: TARGET,
-        parent: link.span(),
-        "exchange",
-        stream = u64::from(stream),
-        method = Empty,
-        codec = Empty,
-        outcome = Empty,
-    )
+    where_wanted(|| {
+        debug_span!(
+            target: TARGET,
+            parent: link.span(),
+            "exchange",
+            stream = u64::from(stream),
+            method = Empty,
+            codec = Empty,
+            outcome = Empty,
+        )
+    })
 }
 
 /// A stream of notifications that is served.
 pub(crate) fn notifications(link: &Link, stream: StreamId) -> Span {
-    if !wanted() {
-        return Span::none();
-    }
-    debug_span!(target: TARGET, parent: link.span(), "notifications", stream = u64::from(stream), outcome = Empty)
+    where_wanted(
+        || debug_span!(target: TARGET, parent: link.span(), "notifications", stream = u64::from(stream), outcome = Empty),
+    )
 }
 
 /// A request of this side, which belongs to what its caller is at, and not to the connection.
 pub(crate) fn call(link: &Link, name: &str, codec: Codec) -> Span {
-    if !wanted() {
-        return Span::none();
-    }
-    debug_span!(
-        target: TARGET,
-        "call",
-        remote = %link.remote_address(),
-        peer = link.peer().map(PeerIdentity::fingerprint).map(display::<Fingerprint>),
-        stream = Empty,
-        method = %method(name),
-        codec = codec_name(codec),
-        outcome = Empty,
-    )
+    where_wanted(|| {
+        debug_span!(
+            target: TARGET,
+            "call",
+            remote = %link.remote_address(),
+            peer = link.peer().map(PeerIdentity::fingerprint).map(display::<Fingerprint>),
+            stream = Empty,
+            method = %method(name),
+            codec = codec_name(codec),
+            outcome = Empty,
+        )
+    })
 }
 
-/// Where tracing's feature `log` is on, a span costs something though nobody listens.
-fn wanted() -> bool {
-    Level::DEBUG <= LevelFilter::current()
+/// Spans that are made by the thousand cost something though nobody listens, where tracing's feature `log` is on.
+fn where_wanted(make: impl FnOnce() -> Span) -> Span {
+    if Level::DEBUG <= LevelFilter::current() { make() } else { Span::none() }
 }
 
 /// Fills in a field, without doing anything where nobody listens.

@@ -149,17 +149,21 @@ impl UnderWay {
     }
 }
 
-/// Whether an address finishes what it begins, but for one handshake now and then.
+/// Whether an address finishes what it begins, as far as anyone does.
 pub(super) fn leaves_none_behind(account: &Account, now: Instant) -> bool {
-    account.unfinished.missing(MEMORY, now) < 2
+    left_behind(account, now) == 0
 }
 
-/// What an address asks for, and has done with it before: to leave one unfinished may happen to anyone. Each client that only
-/// claims an address is for itself.
+/// What an address asks for, and has done with it before. Each client that only claims an address is for itself.
 fn burden(account: Option<&Account>, now: Instant) -> u64 {
     account.map_or(1, |account| {
-        u64::from(account.handshakes.load(Ordering::Relaxed)) + account.unfinished.missing(MEMORY, now) / 2
+        u64::from(account.handshakes.load(Ordering::Relaxed)) + left_behind(account, now)
     })
+}
+
+/// To leave one handshake unfinished may happen to anyone.
+fn left_behind(account: &Account, now: Instant) -> u64 {
+    account.unfinished.missing(MEMORY, now) / 2
 }
 
 impl Handshake {

@@ -98,17 +98,22 @@ impl Admission {
     /// Connections that quinn knows and that nobody has any more. It forgets them after three probe timeouts
     /// ([RFC 9000, section 10.2](https://www.rfc-editor.org/rfc/rfc9000#section-10.2)).
     fn lingering(&self, known_to_quinn: usize) -> usize {
-        // Each slot that is taken holds the semaphore, and this holds it once; the same for those that were dialled.
-        let held = Arc::strong_count(&self.connections) + Arc::strong_count(&self.dialled) - 2;
-        known_to_quinn.saturating_sub(held)
+        // As with slots: each that was dialled holds this, which is held once here.
+        let dialled = Arc::strong_count(&self.dialled) - 1;
+        known_to_quinn.saturating_sub(self.taken() + dialled)
+    }
+
+    /// Slots for connections that are taken.
+    fn taken(&self) -> usize {
+        // Each holds the semaphore, and this holds it once.
+        Arc::strong_count(&self.connections) - 1
     }
 
     /// How many of them there may be before newcomers are refused: whoever comes and goes in order may use the memory of
     /// connections that are not there.
     fn most_lingering(&self) -> usize {
-        let taken = Arc::strong_count(&self.connections) - 1;
-        let max = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
-        LINGERING.saturating_mul(self.handshakes.max()).saturating_add(max.saturating_sub(taken))
+        let slots = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
+        LINGERING.saturating_mul(self.handshakes.max()).saturating_add(slots.saturating_sub(self.taken()))
     }
 
     /// The same for those of one address: who leaves handshakes behind must not keep out those who do not.

@@ -2,8 +2,12 @@
 
 use bytes::Bytes;
 
-pub(super) use super::validate::{Key, Scalar, split_scalar};
-use super::{MessageError, codec::FieldWriter, validate::read_body};
+pub(super) use super::validate::Key;
+use super::{
+    MessageError,
+    codec::FieldWriter,
+    validate::{Scalar, read_body, split_scalar},
+};
 
 /// Writes the fields of a message as one map.
 pub(super) struct MapWriter<'a> {
@@ -131,6 +135,30 @@ pub(super) fn decode<F: Fields>(source: Source<'_>) -> Result<F, MessageError> {
     match fault {
         Some(fault) => Err(fault),
         None => Ok(fields),
+    }
+}
+
+/// The number that `bytes` begin with, and what is behind it; `None` where they begin with anything else.
+pub(super) fn split_uint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    match split_scalar(bytes)? {
+        (Scalar::Integer(Key::Unsigned(number)), rest) => Some((number, rest)),
+        _ => None,
+    }
+}
+
+/// The same for a byte string.
+pub(super) fn split_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    match split_scalar(bytes)? {
+        (Scalar::Bytes(bytes), rest) => Some((bytes, rest)),
+        _ => None,
+    }
+}
+
+/// The same for a text string.
+pub(super) fn split_text(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    match split_scalar(bytes)? {
+        (Scalar::Text(text), rest) => Some((text, rest)),
+        _ => None,
     }
 }
 

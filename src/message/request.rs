@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError, PROTOCOL_VERSION,
-    cbor::{self, Key, Scalar, Source},
+    cbor::{self, Key, Source, split_bytes, split_text, split_uint},
     codec::{self, Codec, FieldWriter, Message},
 };
 
@@ -97,20 +97,17 @@ impl Request {
     fn decode_usual(body: &Bytes) -> Option<Self> {
         let (&head, rest) = body.split_first()?;
         let mut fields_left = head.checked_sub(MAP_OF_2)?;
-        let method = rest.strip_prefix(METHOD)?;
-        let (Scalar::Text(method), mut rest) = cbor::split_scalar(method)? else { return None };
+        let (method, mut rest) = split_text(rest.strip_prefix(METHOD)?)?;
         codec::check_method(method).ok()?;
         let mut request = Self::new(method);
         if let Some(params) = rest.strip_prefix(&[3]) {
-            let (Scalar::Bytes(params), behind) = cbor::split_scalar(params)? else { return None };
+            let (params, behind) = split_bytes(params)?;
             request.params = Some(Source::Owned(body).keep(params));
             rest = behind;
             fields_left = fields_left.checked_sub(1)?;
         }
         if let Some(timeout) = rest.strip_prefix(&[4]) {
-            let (Scalar::Integer(Key::Unsigned(timeout)), behind) = cbor::split_scalar(timeout)? else {
-                return None;
-            };
+            let (timeout, behind) = split_uint(timeout)?;
             request.timeout_ms = Some(timeout);
             rest = behind;
             fields_left = fields_left.checked_sub(1)?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError, PROTOCOL_VERSION, WireError,
-    cbor::{self, Key, Scalar, Source},
+    cbor::{self, Key, Source, split_bytes, split_uint},
     codec::{self, Codec, FieldWriter, Message},
 };
 
@@ -157,20 +157,6 @@ const MAP_OF_6: u8 = 0xa6;
 const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
 /// The first fields of an event, up to the key of its sequence number.
 const EVENT: &[u8] = b"\x00\x01\x01\x65event\x02\xf5\x03";
-
-fn split_uint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    match cbor::split_scalar(bytes)? {
-        (Scalar::Integer(Key::Unsigned(number)), rest) => Some((number, rest)),
-        _ => None,
-    }
-}
-
-fn split_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    match cbor::split_scalar(bytes)? {
-        (Scalar::Bytes(bytes), rest) => Some((bytes, rest)),
-        _ => None,
-    }
-}
 
 /// Writes a [`Response::Event`] from its parts, behind the bytes that `out` holds already. Allocates
 /// nothing but room in `out`: a replay goes through here for every event.

@@ -33,7 +33,7 @@ pub(super) async fn serve_each<F>(served: &Arc<Served>, serve: impl Fn(SendStrea
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (clock, pace) = (&served.node.clock, &served.pace);
+    let (clock, tempo) = (&served.node.clock, &served.tempo);
     let mut place: Option<Pin<Box<Exchange<F>>>> = None;
     let mut in_a_row = 0;
     loop {
@@ -56,10 +56,10 @@ where
             }
             None => Box::pin(exchange),
         };
-        if pace.is_quick() {
+        if tempo.is_quick() {
             let begun = clock.now();
             let over = future::poll_once(exchange.as_mut()).await.is_some();
-            pace.judge(clock.now().saturating_duration_since(begun));
+            tempo.judge(clock.now().saturating_duration_since(begun));
             in_a_row += 1;
             if in_a_row == IN_A_ROW {
                 in_a_row = 0;
@@ -77,12 +77,12 @@ where
 
 /// Whether the exchanges of a connection are quick, judged by the last of them.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct Tempo {
     /// How many get their tasks before the next is tried.
     tasks: AtomicU32,
 }
 
-impl Pace {
+impl Tempo {
     fn is_quick(&self) -> bool {
         // One that is judged at the same time may not count, and another will come.
         let tasks = self.tasks.load(Ordering::Relaxed);
@@ -118,7 +118,7 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
         let begun = this.of.as_ref().map(|served| served.node.clock.now());
         let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
         if let Some((served, begun)) = this.of.as_ref().zip(begun) {
-            served.pace.judge(served.node.clock.now().saturating_duration_since(begun));
+            served.tempo.judge(served.node.clock.now().saturating_duration_since(begun));
         }
         if polled.is_ready() {
             future.set(None);
@@ -133,12 +133,12 @@ mod tests {
 
     #[test]
     fn after_a_slow_one_exchanges_get_tasks_for_a_while() {
-        let pace = Pace::default();
-        assert!(pace.is_quick());
-        pace.judge(QUICK);
-        assert!(pace.is_quick(), "it was as quick as it had to be");
-        pace.judge(2 * QUICK);
-        let tasks = (0..).take_while(|_| !pace.is_quick()).count();
+        let tempo = Tempo::default();
+        assert!(tempo.is_quick());
+        tempo.judge(QUICK);
+        assert!(tempo.is_quick(), "it was as quick as it had to be");
+        tempo.judge(2 * QUICK);
+        let tasks = (0..).take_while(|_| !tempo.is_quick()).count();
         assert_eq!(tasks, usize::try_from(TASKS_AFTER_A_SLOW_ONE).unwrap());
     }
 }

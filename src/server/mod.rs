@@ -19,7 +19,7 @@ use tracing::Instrument;
 pub(crate) use self::accept::accept_connections;
 use self::{
     drain::{Drain, Undelivered},
-    inline::Pace,
+    inline::Tempo,
 };
 use crate::{
     admission::{Admission, ConnectionSlot},
@@ -103,7 +103,7 @@ pub(super) struct Served {
     node: Arc<Node>,
     link: Arc<Link>,
     undelivered: Undelivered,
-    pace: Pace,
+    tempo: Tempo,
     /// If it has one, it is free again when the last of the tasks has ended, too.
     _slot: Option<ConnectionSlot>,
 }
@@ -118,7 +118,7 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         node: Arc::clone(node),
         link: Arc::clone(link),
         undelivered: Undelivered::new(node.limits.max_concurrent_bidi_streams()),
-        pace: Pace::default(),
+        tempo: Tempo::default(),
         _slot: slot,
     });
     let exchanges = inline::serve_each(&served, |send, recv| {
