@@ -10,6 +10,8 @@ use crate::{
 const CONNECTION_BYTES: u64 = 40 * 1024;
 /// What an open stream costs beside its data: the state of both ends, a task, a batch of events.
 const STREAM_BYTES: u64 = 4 * 1024;
+/// What one costs that waits for a place, or for the acknowledgement of its answer.
+const WAITING_STREAM_BYTES: u64 = 1024;
 /// The receive buffer of an endpoint without GRO.
 const ENDPOINT_BYTES: u64 = 64 * 1024;
 
@@ -28,7 +30,7 @@ impl TransportLimits {
     /// | a quarter of those, 4 to 64 | `max_handshakes`, with 8 KiB of packets each | 16 |
     /// | 3/32 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 24 KiB |
     /// | half of that | `stream_receive_window` | 12 KiB |
-    /// | 6 and 2 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 6, 2 |
+    /// | 5 and 2 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 5, 2 |
     /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
     /// | 1/16 | `frame_budget_bytes` | 1 MiB |
     /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`](crate::EventLogBuilder::within) | 512 KiB |
@@ -65,7 +67,7 @@ impl TransportLimits {
             .receive_window(narrow(window))
             .stream_receive_window(narrow(window / 2))
             .send_window(narrow(window))
-            .max_concurrent_bidi_streams(narrow(streams(6)))
+            .max_concurrent_bidi_streams(narrow(streams(5)))
             .max_concurrent_uni_streams(narrow(streams(2)))
             .max_frame_bytes(narrow(frame))
             .frame_budget_bytes(narrow((bytes / 16).max(frame)))
@@ -82,7 +84,8 @@ impl TransportLimits {
 
     /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as they can be.
     ///
-    /// For each connection: 40 KiB for itself, 4 KiB for each stream, twice `receive_window` (what has not been read, and what has been since),
+    /// For each connection: 40 KiB for itself, 4 KiB for each stream, 1 KiB for each that may wait beside them, as many as
+    /// `max_concurrent_bidi_streams`, twice `receive_window` (what has not been read, and what has been since),
     /// `send_window`, and the 8 KiB and one answer that are exempt from the budget. For all together: twice
     /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, for each of `max_handshakes`
     /// 8 KiB and two connections that were closed and are not forgotten yet, and the receive buffer without GRO.
@@ -95,10 +98,11 @@ impl TransportLimits {
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =
             u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
+        let waiting = u64::from(self.max_concurrent_bidi_streams) * WAITING_STREAM_BYTES;
         let windows = 2 * u64::from(self.receive_window) + u64::from(self.send_window);
         let reserve = u64::try_from(RESERVE).unwrap_or(u64::MAX);
         let answer = u64::from(self.max_frame_bytes);
-        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + windows + reserve + answer;
+        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + waiting + windows + reserve + answer;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
         let lingering = u64::try_from(LINGERING).unwrap_or(u64::MAX) * CONNECTION_BYTES;
@@ -138,7 +142,7 @@ mod tests {
     fn the_worst_case_is_the_sum_that_the_documentation_states() {
         let expected = (256 + 256 + (32 + 2 * 32) * 512) * KIB;
         assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
-        let connection = (40 + 4 * 64 + 3 * 256 + 8 + 512) * KIB;
+        let connection = (40 + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB;
         let shared = (64 + 48 + 1) * MIB + 64 * (8 + 2 * 40) * KIB + 64 * KIB;
         assert_eq!(TransportLimits::default().worst_case_bytes(), 256 * connection + shared);
     }
@@ -148,7 +152,7 @@ mod tests {
         let limits = TransportLimits::within(16 * MIB).unwrap();
         assert_eq!((limits.max_connections(), limits.max_handshakes()), (64, 16));
         assert_eq!((limits.receive_window(), limits.stream_receive_window()), (24 * 1024, 12 * 1024));
-        assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (6, 2));
+        assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (5, 2));
         assert_eq!((limits.max_frame_bytes(), limits.frame_budget_bytes()), (32 * 1024, 1024 * 1024));
         assert_eq!(limits.event_log_bytes(), 512 * 1024);
     }

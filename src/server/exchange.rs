@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStream, span: Span) {
-    let Served { node, link, undelivered, .. } = &*served;
+    let Served { node, link, places, undelivered, .. } = &*served;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let body = match read_request(node, &mut reader).await {
@@ -63,11 +63,13 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     let exchange = Exchange { node, link, codec: Codec::of(&body), span, began: node.clock.now() };
     record(&exchange.span, "codec", codec_name(exchange.codec));
     let writer = exchange.run(body, charge, writer).await;
-    if let Some(writer) = writer.filter(FrameWriter::is_finished)
-        && let Err((writer, _running)) = undelivered.keep(writer, running)
-    {
-        // Closing the connection would take the answer back, and that is what comes next.
-        let _ = writer.stopped().await;
+    let Some(writer) = writer.filter(FrameWriter::is_finished) else { return };
+    match undelivered.keep(writer, running) {
+        Ok(undelivered) => places.extend(link, undelivered.unwrap_or_default()),
+        Err((writer, _running)) => {
+            // Closing the connection would take the answer back, and that is what comes next.
+            let _ = writer.stopped().await;
+        }
     }
 }
 

@@ -15,14 +15,15 @@ use futures_lite::future;
 use pin_project_lite::pin_project;
 use quinn::{RecvStream, SendStream};
 
-use super::Served;
+use super::{Served, places::Place};
 
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
-/// So many exchanges in a row without letting others run.
-const IN_A_ROW: u32 = 32;
+/// So many exchanges in a row without letting others run, of which one sends the answers. As with the tasks of
+/// [`PollRuntime`](crate::PollRuntime), more would let the peer wait for the last of them.
+const IN_A_ROW: u32 = 4;
 
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
@@ -34,25 +35,31 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (clock, tempo) = (&served.node.clock, &served.tempo);
-    let mut place: Option<Pin<Box<Exchange<F>>>> = None;
+    // Of the last exchange that was over at once: its place among those of the peer, and in memory.
+    let mut place: Option<Place> = None;
+    let mut room: Option<Pin<Box<Exchange<F>>>> = None;
     let mut in_a_row = 0;
     loop {
+        let taken = match place.take() {
+            Some(place) => place,
+            None => served.places.take().await,
+        };
         let mut accept = pin!(served.link.quinn().accept_bi());
         let accepted = poll_fn(|cx| {
             let polled = accept.as_mut().poll(cx);
             if polled.is_pending() {
                 // An idle connection needs no room for an exchange.
-                place = None;
+                room = None;
                 in_a_row = 0;
             }
             polled
         });
         let Ok((send, recv)) = accepted.await else { return };
         let exchange = Exchange { future: Some(serve(send, recv)), of: None };
-        let mut exchange = match place.take() {
-            Some(mut place) => {
-                place.set(exchange);
-                place
+        let mut exchange = match room.take() {
+            Some(mut room) => {
+                room.set(exchange);
+                room
             }
             None => Box::pin(exchange),
         };
@@ -66,11 +73,11 @@ where
                 future::yield_now().await;
             }
             if over {
-                place = Some(exchange);
+                (place, room) = (Some(taken), Some(exchange));
                 continue;
             }
         }
-        *exchange.as_mut().project().of = Some(Arc::clone(served));
+        *exchange.as_mut().project().of = Some((Arc::clone(served), taken));
         clock.spawn_boxed(exchange);
     }
 }
@@ -100,12 +107,12 @@ impl Tempo {
 }
 
 pin_project! {
-    /// An exchange in a place that is used again.
+    /// An exchange in memory that is used again.
     struct Exchange<F> {
         #[pin]
         future: Option<F>,
-        // Where it has a task: what it is judged for there.
-        of: Option<Arc<Served>>,
+        // Where it has a task: what it is judged for there, and its place.
+        of: Option<(Arc<Served>, Place)>,
     }
 }
 
@@ -115,9 +122,9 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let mut future = this.future;
-        let begun = this.of.as_ref().map(|served| served.node.clock.now());
+        let begun = this.of.as_ref().map(|(served, _)| served.node.clock.now());
         let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
-        if let Some((served, begun)) = this.of.as_ref().zip(begun) {
+        if let Some(((served, _), begun)) = this.of.as_ref().zip(begun) {
             served.tempo.judge(served.node.clock.now().saturating_duration_since(begun));
         }
         if polled.is_ready() {

@@ -8,6 +8,7 @@ mod exchange;
 mod health;
 mod inline;
 mod notification;
+mod places;
 mod supervise;
 
 use std::{sync::Arc, time::Instant};
@@ -20,6 +21,7 @@ pub(crate) use self::accept::accept_connections;
 use self::{
     drain::{Drain, Undelivered},
     inline::Tempo,
+    places::Places,
 };
 use crate::{
     admission::{Admission, ConnectionSlot},
@@ -102,6 +104,7 @@ impl Node {
 pub(super) struct Served {
     node: Arc<Node>,
     link: Arc<Link>,
+    places: Places,
     undelivered: Undelivered,
     tempo: Tempo,
     /// If it has one, it is free again when the last of the tasks has ended, too.
@@ -110,14 +113,16 @@ pub(super) struct Served {
 
 /// Serves the streams that the peer opens, side by side, until the connection ends.
 ///
-/// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not bound the
-/// notifications: quinn lets the peer open another stream once this side has read the end of one, and so before its
-/// handler has run.
+/// QUIC's limits of streams do not bound what runs: they let a peer open more of them when [`Places`] has it so, and quinn lets it open another
+/// for notifications once this side has read the end of one, before its handler has run.
 pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: Option<ConnectionSlot>) {
+    let places = Places::new(node.limits.max_concurrent_bidi_streams());
+    let undelivered = Undelivered::new(places.obstacle(), places.most_streams());
     let served = Arc::new(Served {
         node: Arc::clone(node),
         link: Arc::clone(link),
-        undelivered: Undelivered::new(node.limits.max_concurrent_bidi_streams()),
+        places,
+        undelivered,
         tempo: Tempo::default(),
         _slot: slot,
     });

@@ -1,0 +1,106 @@
+//! How many exchanges a peer may have under way, and what does not count, in virtual time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "common/simulation.rs"]
+mod simulation;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures_lite::future;
+use palyra_quic::{Connection, Context, Router, TransportLimits, sim::Link};
+use simulation::{Pair, SECOND};
+
+const ONE_WAY: Duration = Duration::from_millis(50);
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+
+fn pair() -> Pair {
+    Pair::new(0, Link::new().delay(ONE_WAY))
+}
+
+fn echo() -> Router {
+    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) })
+}
+
+fn exchanges(max: u32) -> TransportLimits {
+    TransportLimits::builder().max_concurrent_bidi_streams(max).build().unwrap()
+}
+
+/// So many callers, each of which makes so many calls, one after another.
+async fn call_side_by_side(connection: &Connection, callers: usize, calls: usize, method: &str) {
+    let caller = async || {
+        for _ in 0..calls {
+            assert_eq!(connection.call_raw(method, "hello").await.unwrap(), "hello");
+        }
+    };
+    let mut callers: Vec<_> = (0..callers).map(|_| Box::pin(caller())).collect();
+    future::poll_fn(|cx| {
+        callers.retain_mut(|caller| caller.as_mut().poll(cx).is_pending());
+        if callers.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// How long 20 calls in a row take each of so many callers.
+fn twenty_calls(callers: usize) -> Duration {
+    let pair = pair();
+    let (node, client) = (pair.serve(echo(), exchanges(32)), pair.dialler(TransportLimits::default()));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        let before = pair.sim.elapsed();
+        call_side_by_side(&connection, callers, 20, "demo.echo").await;
+        pair.sim.elapsed() - before
+    })
+}
+
+#[test]
+fn as_many_callers_as_may_be_do_not_wait_for_the_acknowledgements_of_answers() {
+    let took = twenty_calls(32);
+    assert!(took >= 20 * ROUND_TRIP, "{took:?} is less than the link takes");
+    assert!(took <= 24 * ROUND_TRIP, "{took:?} for 20 calls in a row");
+    // It would show: those for whom there are no streams do wait.
+    assert!(twenty_calls(3 * 32) > 24 * ROUND_TRIP);
+}
+
+#[test]
+fn a_peer_that_may_open_more_streams_has_no_more_exchanges_served_at_a_time() {
+    const MAX: u32 = 4;
+    let pair = pair();
+    let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let router = echo().unary("demo.wait", {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        move |_: Context, params| {
+            most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            async move {
+                future::pending::<()>().await;
+                Ok(params)
+            }
+        }
+    });
+    let (node, client) = (pair.serve(router, exchanges(MAX)), pair.dialler(TransportLimits::default()));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        let calls = || u32::try_from(connection.stats().calls).unwrap();
+        let wait = async || {
+            let waiting = call_side_by_side(&connection, 12, 1, "demo.wait");
+            future::or(waiting, pair.sim.sleep(SECOND)).await;
+            running.store(0, Ordering::SeqCst);
+        };
+        wait().await;
+        assert_eq!(calls(), MAX, "more streams than exchanges before any was answered");
+
+        call_side_by_side(&connection, 4, 20, "demo.echo").await;
+        let before = calls();
+        wait().await;
+        assert!(calls() - before > MAX, "the peer got no more streams");
+        assert!(calls() - before <= 2 * MAX, "{} streams", calls() - before);
+    });
+    assert_eq!(most.load(Ordering::SeqCst), MAX);
+}
