@@ -30,8 +30,9 @@ use self::{
 use super::Offload;
 use crate::{error::Result, sync::lock};
 
-/// Tasks run in a row before the drivers of connections send.
-const TASKS_PER_TURN: usize = 128;
+/// Tasks run in a row before the drivers of connections send. With fewer, packets are emptier. With more, all that is under way may go
+/// into one turn, and then each side waits while the other works.
+const TASKS_PER_TURN: usize = 4;
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
 const TASKS_PER_LOOK: usize = 128;
 
@@ -39,7 +40,8 @@ const TASKS_PER_LOOK: usize = 128;
 ///
 /// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next deadline; so a request
 /// at a time costs three system calls on each side, where an [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine
-/// and the help of a second thread. What the tasks write leaves when all that are ready have run, in common packets.
+/// and the help of a second thread. What a few tasks in a row write leaves in common packets; then come the next, so that the peer
+/// can work on the first while this side works on the last.
 ///
 /// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be awaited on any thread and any
 /// executor, as always; but they make progress only while `block_on` runs. Futures of other reactors can be awaited within
@@ -143,37 +145,28 @@ impl PollRuntime {
             if let Some(output) = self.run_ready(&main, future.as_mut()) {
                 return output;
             }
-            self.run(Queue::Senders);
+            self.run(Queue::Senders, usize::MAX);
             self.look();
         }
     }
 
-    /// Runs what is ready, and what becomes ready by it, until there is nothing left or it was enough.
-    fn run_ready<F: Future>(&mut self, main: &Waker, mut future: Pin<&mut F>) -> Option<F::Output> {
-        let mut ran = 0;
-        while ran < TASKS_PER_TURN {
-            if lock(&self.shared.tasks).take_main() {
-                self.unseen += 1;
-                ran += 1;
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(main)) {
-                    return Some(output);
-                }
+    /// Runs what is ready, for one turn.
+    fn run_ready<F: Future>(&mut self, main: &Waker, future: Pin<&mut F>) -> Option<F::Output> {
+        if lock(&self.shared.tasks).take_main() {
+            self.unseen += 1;
+            if let Poll::Ready(output) = future.poll(&mut Context::from_waker(main)) {
+                return Some(output);
             }
-            let before = self.unseen;
-            self.run(Queue::Ready);
-            if self.unseen == before {
-                break;
-            }
-            ran += self.unseen - before;
         }
+        self.run(Queue::Ready, TASKS_PER_TURN);
         None
     }
 
-    /// Runs each task of a queue once.
-    fn run(&mut self, queue: Queue) {
+    /// Runs tasks of a queue once, at most so many.
+    fn run(&mut self, queue: Queue, most: usize) {
         // What a panic left of a batch comes first.
         if self.batch.is_empty() {
-            lock(&self.shared.tasks).take(queue, &mut self.batch);
+            lock(&self.shared.tasks).take(queue, most, &mut self.batch);
         }
         while let Some(runnable) = self.batch.pop_front() {
             self.unseen += 1;

@@ -21,7 +21,7 @@ use crate::sync::lock;
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     ready: VecDeque<Runnable>,
-    /// The drivers of quinn's connections, which run when all others have: what those write leaves in common packets.
+    /// The drivers of quinn's connections, which run after a few of the others: what those write leaves in common packets.
     senders: VecDeque<Runnable>,
     /// The future that the thread was given is ready, too.
     main: bool,
@@ -43,11 +43,16 @@ pub(super) enum Queue {
 }
 
 impl Tasks {
-    /// Exchanges the ready tasks for an empty queue.
-    pub(super) fn take(&mut self, queue: Queue, into: &mut VecDeque<Runnable>) {
-        match queue {
-            Queue::Ready => std::mem::swap(&mut self.ready, into),
-            Queue::Senders => std::mem::swap(&mut self.senders, into),
+    /// Moves tasks that are ready into an empty queue, at most so many.
+    pub(super) fn take(&mut self, queue: Queue, most: usize, into: &mut VecDeque<Runnable>) {
+        let queue = match queue {
+            Queue::Ready => &mut self.ready,
+            Queue::Senders => &mut self.senders,
+        };
+        if queue.len() <= most {
+            std::mem::swap(queue, into);
+        } else {
+            into.extend(queue.drain(..most));
         }
     }
 
