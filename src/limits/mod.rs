@@ -4,7 +4,7 @@ mod memory;
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::{
     admission::Rate,
@@ -79,6 +79,9 @@ const FRAME_BUDGET_BYTES: u32 = 32 * 1024 * 1024;
 const EVENT_LOG_BYTES: u32 = 1024 * 1024;
 /// A client that gives up a hundred calls a second is broken, if it is not hostile.
 const FAULT_RATE: Rate = Rate::per_second(100).burst(1000);
+/// More than half of the way from the 1,200 bytes that every path takes to the 1,452 that most do, so that quinn's search begins at the end,
+/// with one probe in place of four, and is over there but on narrower paths.
+const MTU_STEP: u16 = 127;
 /// What one unaccepted handshake may buffer: a few Initial packets.
 const INCOMING_BUFFER_BYTES: u64 = 8 * 1024;
 /// Room for an error or a health answer, whatever else the limits say.
@@ -223,8 +226,11 @@ impl TransportLimits {
             Serves::Requests => (self.max_concurrent_bidi_streams, self.max_concurrent_uni_streams),
             Serves::Nothing => (0, 0),
         };
+        let mut mtu_discovery = MtuDiscoveryConfig::default();
+        mtu_discovery.minimum_change(MTU_STEP);
         let mut config = TransportConfig::default();
         config
+            .mtu_discovery_config(Some(mtu_discovery))
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             .keep_alive_interval(Some(self.keep_alive_interval))
             .max_concurrent_bidi_streams(VarInt::from_u32(bidi))
