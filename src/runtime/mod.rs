@@ -6,6 +6,7 @@ mod poll;
 mod reactor;
 mod socket;
 mod timer;
+mod turn;
 
 use std::{
     fmt,
@@ -20,9 +21,12 @@ use std::{
 use async_executor::Executor;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 
-pub(crate) use self::clock::{Clock, Elapsed};
 #[cfg(unix)]
 pub use self::poll::PollRuntime;
+pub(crate) use self::{
+    clock::{Clock, Elapsed},
+    turn::Turns,
+};
 use self::{reactor::Socket, timer::LazyTimer};
 
 /// Runs quinn on async-io's reactor and on an executor of the caller's choice.

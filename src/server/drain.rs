@@ -72,11 +72,12 @@ impl Drop for Running {
 #[derive(Debug)]
 pub(super) struct Undelivered {
     queue: Mutex<Queue>,
-    /// So many are kept without a look at any.
-    unasked: usize,
     /// More than this are not kept without a look at each: as many as can be open.
     most: usize,
 }
+
+/// So many are kept without a look at any.
+const UNASKED: usize = 8;
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -86,25 +87,19 @@ struct Queue {
 }
 
 impl Undelivered {
-    /// Looks when this has so many, and keeps no more than `most` for long.
-    pub(super) fn new(unasked: u32, most: u32) -> Self {
-        let count = |limit| usize::try_from(limit).unwrap_or(usize::MAX);
-        Self { queue: Mutex::default(), unasked: count(unasked), most: count(most) }
+    /// For a peer that may have so many streams open, with those whose answers it has not acknowledged.
+    pub(super) fn new(max_streams: u32) -> Self {
+        let most = usize::try_from(max_streams).unwrap_or(usize::MAX);
+        Self { queue: Mutex::default(), most }
     }
 
-    /// Takes an answer that was finished, unless the shutdown has begun: then it is the exchange's to wait for. Gives how many are kept
-    /// that have not arrived, where there was a look at them.
-    pub(super) fn keep(
-        &self,
-        writer: FrameWriter,
-        running: Running,
-    ) -> Result<Option<usize>, (FrameWriter, Running)> {
+    /// Takes an answer that was finished, unless the shutdown has begun: then it is the exchange's to wait for.
+    pub(super) fn keep(&self, writer: FrameWriter, running: Running) -> Result<(), (FrameWriter, Running)> {
         let mut queue = lock(&self.queue);
         if running.node.drain.has_begun() {
             return Err((writer, running));
         }
-        let looked = queue.writers.len() >= self.unasked;
-        if looked {
+        if queue.writers.len() >= UNASKED {
             // Nearly always they arrive in their order.
             while queue.writers.front().is_some_and(FrameWriter::is_delivered) {
                 queue.writers.pop_front();
@@ -113,10 +108,9 @@ impl Undelivered {
         if queue.writers.len() >= self.most {
             queue.writers.retain(|writer| !writer.is_delivered());
         }
-        let undelivered = looked.then_some(queue.writers.len());
         queue.writers.push_back(writer);
         queue.running.get_or_insert(running);
-        Ok(undelivered)
+        Ok(())
     }
 
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.

@@ -65,7 +65,7 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     let writer = exchange.run(body, charge, writer).await;
     let Some(writer) = writer.filter(FrameWriter::is_finished) else { return };
     match undelivered.keep(writer, running) {
-        Ok(undelivered) => places.extend(link, undelivered.unwrap_or_default()),
+        Ok(()) => places.count_answer(link),
         Err((writer, _running)) => {
             // Closing the connection would take the answer back, and that is what comes next.
             let _ = writer.stopped().await;

@@ -16,15 +16,12 @@ use pin_project_lite::pin_project;
 use quinn::{RecvStream, SendStream};
 
 use super::{Served, places::Place};
+use crate::runtime::Turns;
 
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
-/// So many exchanges in a row without letting others run, of which one sends the answers. As with the tasks of
-/// [`PollRuntime`](crate::PollRuntime), more would let the peer wait for the last of them.
-const IN_A_ROW: u32 = 4;
-
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
 /// Most requests are there whole when their stream is accepted, and most handlers answer without waiting for anything. So each exchange is
@@ -38,7 +35,8 @@ where
     // Of the last exchange that was over at once: its place among those of the peer, and in memory.
     let mut place: Option<Place> = None;
     let mut room: Option<Pin<Box<Exchange<F>>>> = None;
-    let mut in_a_row = 0;
+    let mut turns = Turns::new();
+    let mut left = turns.begin();
     loop {
         let taken = match place.take() {
             Some(place) => place,
@@ -50,7 +48,8 @@ where
             if polled.is_pending() {
                 // An idle connection needs no room for an exchange.
                 room = None;
-                in_a_row = 0;
+                turns = Turns::new();
+                left = turns.begin();
             }
             polled
         });
@@ -67,9 +66,10 @@ where
             let begun = clock.now();
             let over = future::poll_once(exchange.as_mut()).await.is_some();
             tempo.judge(clock.now().saturating_duration_since(begun));
-            in_a_row += 1;
-            if in_a_row == IN_A_ROW {
-                in_a_row = 0;
+            left -= 1;
+            if left == 0 {
+                // The driver of the connection sends what was answered.
+                left = turns.begin();
                 future::yield_now().await;
             }
             if over {

@@ -117,7 +117,7 @@ pub(super) struct Served {
 /// for notifications once this side has read the end of one, before its handler has run.
 pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: Option<ConnectionSlot>) {
     let places = Places::new(node.limits.max_concurrent_bidi_streams());
-    let undelivered = Undelivered::new(places.obstacle(), places.most_streams());
+    let undelivered = Undelivered::new(places.most_streams());
     let served = Arc::new(Served {
         node: Arc::clone(node),
         link: Arc::clone(link),

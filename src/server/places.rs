@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU32, Ordering},
 };
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
@@ -13,14 +13,16 @@ use crate::connection::Link;
 /// The places for the exchanges of a connection.
 ///
 /// QUIC has a limit too, which the peer is told, and which counts a stream until its answer is acknowledged
-/// ([RFC 9000, section 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)). A peer with as many calls under way as it may have
-/// would wait for its own acknowledgements half of the time. So such a peer is allowed as many streams again, and what it opens
-/// beyond the exchanges that it may have waits there, unread.
+/// ([RFC 9000, section 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)): a peer with as many calls under way as it may have
+/// waits for its own acknowledgements half of the time. And it is told anew for each eighth of the limit that has been used, in a
+/// packet of its own. So a peer that goes on calling is allowed as many streams again, and what it opens on these beyond the exchanges
+/// that it may have waits there, unread.
 #[derive(Debug)]
 pub(super) struct Places {
     exchanges: Arc<Semaphore>,
     max: u32,
-    extended: AtomicBool,
+    /// Answers until the peer is allowed more streams.
+    reserved: AtomicU32,
 }
 
 /// Held by an exchange until it is over.
@@ -29,7 +31,7 @@ pub(super) type Place = SemaphoreGuardArc;
 impl Places {
     pub(super) fn new(max: u32) -> Self {
         let exchanges = Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(usize::MAX)));
-        Self { exchanges, max, extended: AtomicBool::new(false) }
+        Self { exchanges, max, reserved: AtomicU32::new(max) }
     }
 
     /// Waits while all places are taken.
@@ -42,15 +44,12 @@ impl Places {
         self.max.saturating_mul(2)
     }
 
-    /// So many answers that the peer has not acknowledged are in its way.
-    pub(super) fn obstacle(&self) -> u32 {
-        self.max.div_ceil(4)
-    }
-
-    /// Allows the peer more streams when so many answers are in its way.
-    pub(super) fn extend(&self, link: &Link, undelivered: usize) {
-        let undelivered = u32::try_from(undelivered).unwrap_or(u32::MAX);
-        if undelivered >= self.obstacle() && !self.extended.swap(true, Ordering::Relaxed) {
+    /// Allows the peer more streams when it has had as many answers as it may have exchanges at a time.
+    pub(super) fn count_answer(&self, link: &Link) {
+        let count_down = |left: u32| left.checked_sub(1);
+        if self.reserved.load(Ordering::Relaxed) != 0
+            && self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down) == Ok(1)
+        {
             link.quinn().set_max_concurrent_bi_streams(VarInt::from_u32(self.most_streams()));
         }
     }

@@ -27,12 +27,9 @@ use self::{
     tasks::{MainWaker, Queue, Sender, Tasks},
     timers::{Timer, Timers},
 };
-use super::Offload;
+use super::{Offload, Turns};
 use crate::{error::Result, sync::lock};
 
-/// Tasks run in a row before the drivers of connections send. With fewer, packets are emptier. With more, all that is under way may go
-/// into one turn, and then each side waits while the other works.
-const TASKS_PER_TURN: usize = 4;
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
 const TASKS_PER_LOOK: usize = 128;
 
@@ -72,6 +69,7 @@ pub struct PollRuntime {
     fds: Vec<PollFd<'static>>,
     /// Tasks run since the last look at the sockets.
     unseen: usize,
+    turns: Turns,
 }
 
 /// What handles, wakers, timers and sockets have of the runtime.
@@ -107,6 +105,7 @@ impl PollRuntime {
             sources: Vec::new(),
             fds: Vec::new(),
             unseen: 0,
+            turns: Turns::new(),
         })
     }
 
@@ -158,7 +157,8 @@ impl PollRuntime {
                 return Some(output);
             }
         }
-        self.run(Queue::Ready, TASKS_PER_TURN);
+        let turn = self.turns.begin();
+        self.run(Queue::Ready, turn);
         None
     }
 
@@ -196,6 +196,7 @@ impl PollRuntime {
             self.poll(Some(Duration::ZERO));
             return;
         }
+        self.turns = Turns::new();
         let Shared { tasks, timers, bell, .. } = &*self.shared;
         bell.sleep();
         // Others may have been quick; from here on they ring.
@@ -254,7 +255,8 @@ impl Drop for PollRuntime {
 
 impl fmt::Debug for PollRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { shared: _, main: _, offload, batch: _, due: _, sources: _, fds: _, unseen: _ } = self;
+        let Self { shared: _, main: _, offload, batch: _, due: _, sources: _, fds: _, unseen: _, turns: _ } =
+            self;
         f.debug_struct("PollRuntime").field("offload", offload).finish_non_exhaustive()
     }
 }

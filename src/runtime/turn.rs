@@ -1,0 +1,38 @@
+//! How much runs in a row before what it wrote is sent.
+
+/// The lengths of turns, of which each ends with sending.
+///
+/// Where all that is under way goes into one turn, each side of a connection waits while the other works. Where turns are short, packets
+/// are empty. So the first turn after a rest is short, which lets the peer begin, and each after it twice as long, until one fills a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turns {
+    next: usize,
+}
+
+const FIRST: usize = 4;
+const LONGEST: usize = 16;
+
+impl Turns {
+    /// After a rest.
+    pub(crate) const fn new() -> Self {
+        Self { next: FIRST }
+    }
+
+    /// How much may run in the turn that begins.
+    pub(crate) const fn begin(&mut self) -> usize {
+        let turn = self.next;
+        self.next = if turn < LONGEST { 2 * turn } else { LONGEST };
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_grow_until_they_fill_a_packet() {
+        let mut turns = Turns::new();
+        assert_eq!([(); 5].map(|()| turns.begin()), [4, 8, 16, 16, 16]);
+    }
+}
