@@ -13,7 +13,7 @@ use rustls::KeyLog;
 use tracing::Instrument;
 
 use crate::{
-    client::{Dialler, dial},
+    client::{Dialler, Handshake, dial},
     code::Code,
     connection::Connection,
     error::{Error, Result},
@@ -95,7 +95,24 @@ impl Endpoint {
     ///
     /// Dropping the future gives up the attempt.
     pub async fn connect(&self, address: SocketAddr) -> Result<Connection> {
-        self.connect_by(&self.inner.security, address).await
+        self.connect_by(&self.inner.security, address, Handshake::Confirmed).await
+    }
+
+    /// Connects as [`connect`](Self::connect) does, and resolves a round trip sooner: the first call travels with the end of the
+    /// handshake.
+    ///
+    /// The peer is verified by then. Whether it accepts this side's certificate comes out later: where it does not, calls fail with
+    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused), and have not [run](crate::Error::may_have_run).
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future gives up the attempt.
+    pub async fn connect_unconfirmed(&self, address: SocketAddr) -> Result<Connection> {
+        self.connect_by(&self.inner.security, address, Handshake::Complete).await
     }
 
     /// Connects to a peer with other client TLS than the endpoint's own: another name, identity or pin.
@@ -104,7 +121,7 @@ impl Endpoint {
     ///
     /// As for [`connect`](Self::connect).
     pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
-        self.connect_by(&self.inner.security.beside(tls)?, address).await
+        self.connect_by(&self.inner.security.beside(tls)?, address, Handshake::Confirmed).await
     }
 
     /// Connects with the client TLS that this is at the moment, and by whose terms the connection stays open.
@@ -112,12 +129,14 @@ impl Endpoint {
         &self,
         security: &Arc<Security>,
         address: SocketAddr,
+        until: Handshake,
     ) -> Result<Connection> {
         let Inner { quinn, clock, limits, node, serves_dialled, recorder, .. } = &*self.inner;
         let transport = || limits.transport_config(*serves_dialled);
         let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
         let transport = recorded.unwrap_or_else(transport);
-        let dialler = Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission() };
+        let dialler =
+            Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission(), until };
         let dialled = dial(dialler, security, address).await;
         let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
         node.counters().dialled.add();

@@ -166,7 +166,8 @@ impl Error {
     }
 
     /// Whether the call that failed may have run at the peer, wholly or in part. `false` where it certainly has not, so that
-    /// repeating it does no harm: the request was not sent, or the peer refused it unread.
+    /// repeating it does no harm: the request was not sent, the peer refused it unread, or it refused this side's certificate, before
+    /// which it reads none.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
         let refused = matches!(
@@ -176,7 +177,7 @@ impl Error {
                     | WireError::ProtocolMismatch
                     | WireError::UnsupportedMethod
                     | WireError::Unavailable
-            )
+            ) | ErrorKind::CertificateRefused
         );
         self.0.request_sent && !refused
     }

@@ -131,6 +131,32 @@ fn strangers_are_told_that_their_certificate_was_refused_while_others_are_served
 }
 
 #[test]
+fn who_does_not_wait_to_be_confirmed_learns_from_the_first_call_that_it_was_refused() {
+    run(async {
+        let pki = Pki::new();
+        let (node, address) = node(pki.server_tls());
+        let connect = async |tls: ClientTls| {
+            let endpoint = Endpoint::builder().client(tls).bind(loopback()).unwrap();
+            endpoint.connect_unconfirmed(address).await
+        };
+        for (case, identity) in strangers(&pki.authority) {
+            let connection = connect(pki.client_tls_as(identity)).await.unwrap();
+            assert_eq!(connection.peer().unwrap().fingerprint(), pki.server.fingerprint(), "{case}");
+            let error = connection.call_raw("demo.peer", "").await.unwrap_err();
+            assert!(!error.may_have_run(), "{case}: {error:?}");
+            assert_refused(Err::<(), _>(error), &ErrorKind::CertificateRefused, case);
+            assert_eq!(*connection.closed().await.kind(), ErrorKind::CertificateRefused, "{case}");
+        }
+        assert_eq!(node.stats().requests, 0, "a stranger was read");
+        let own = connect(pki.client_tls()).await.unwrap().call_raw("demo.peer", "").await.unwrap();
+        assert_eq!(own, pki.client.fingerprint().as_bytes()[..]);
+        // The other side is verified before anything is sent.
+        let wrong = connect(ClientTls::new(CertificateAuthority::new("x").unwrap().trust())).await;
+        assert_refused(wrong, &ErrorKind::PeerCertificate, "another authority's server");
+    });
+}
+
+#[test]
 fn optional_certificates_may_be_missing_but_not_bad() {
     run(async {
         let pki = Pki::new();

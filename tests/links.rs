@@ -98,6 +98,28 @@ fn a_client_gets_every_call_through_under_loss_of_30_percent() {
     });
 }
 
+#[test]
+fn a_first_call_that_does_not_wait_for_confirmation_is_a_round_trip_sooner() {
+    let one_way = 50 * MILLI;
+    let answered = |confirmed: bool| {
+        let pair = Pair::new(0, Link::new().delay(one_way));
+        let (node, client) = (pair.serve(echo(), patient()), pair.dialler(patient()));
+        let address = node.local_addr().unwrap();
+        pair.sim.run(async {
+            let connection = if confirmed {
+                client.connect(address).await
+            } else {
+                client.connect_unconfirmed(address).await
+            };
+            assert_eq!(connection.unwrap().call_raw("demo.echo", "hello").await.unwrap(), "hello");
+        });
+        pair.sim.elapsed()
+    };
+    let sooner = answered(false);
+    assert!((4 * one_way..4 * one_way + 5 * MILLI).contains(&sooner), "{sooner:?} for two round trips");
+    assert!(answered(true) >= 6 * one_way);
+}
+
 /// What the client finds out about a path that takes UDP payloads of so many bytes, and how many of its datagrams are too large.
 fn discovered(mtu: usize) -> (u64, u64) {
     let pair = Pair::new(0, Link::new().delay(15 * MILLI).mtu(mtu));

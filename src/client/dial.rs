@@ -23,12 +23,21 @@ pub(crate) struct Dialler<'a> {
     pub(crate) limits: &'a Arc<TransportLimits>,
     pub(crate) transport: Arc<TransportConfig>,
     pub(crate) admission: &'a Admission,
+    pub(crate) until: Handshake,
 }
 
-/// Connects, and waits until the server has confirmed the handshake: only then is it known that it accepted this side's
-/// certificate.
+/// How far a handshake has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// On this side ([RFC 9001, section 4.1.1](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.1)): the server is verified.
+    Complete,
+    /// On both ([section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)): it has accepted this side's certificate, too.
+    Confirmed,
+}
+
+/// Connects, and waits until the handshake has come as far as it is to.
 pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: SocketAddr) -> Result<Link> {
-    let Dialler { endpoint, clock, limits, transport, admission } = dialler;
+    let Dialler { endpoint, clock, limits, transport, admission, until } = dialler;
     let report = HandshakeReport::default();
     let present = security.present();
     let Some(tls) = &present.client else {
@@ -43,7 +52,9 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     let connecting = endpoint.connect_with(config, address, &server_name).map_err(connect_error)?;
     let handshake = async {
         let connection = connecting.await?;
-        confirmed(&connection, clock).await?;
+        if until == Handshake::Confirmed {
+            confirmed(&connection, clock).await?;
+        }
         Ok(connection)
     };
     let deadline = clock.deadline(limits.handshake_timeout());

@@ -10,7 +10,7 @@ mod reconnecting;
 mod responses;
 mod subscription;
 
-pub(crate) use self::dial::{Dialler, dial};
+pub(crate) use self::dial::{Dialler, Handshake, dial};
 pub use self::{
     backoff::Backoff,
     call::Call,

@@ -13,6 +13,7 @@ use minicbor::{Decode, Encode};
 use super::{
     Subscribe,
     backoff::{Backoff, Failures},
+    dial::Handshake,
 };
 use crate::{
     connection::Connection,
@@ -261,7 +262,7 @@ impl Client {
         let Some(address) = addresses.get(turn) else {
             return Err(Error::invalid_config("the client has no address"));
         };
-        endpoint.connect_by(security, *address).await
+        endpoint.connect_by(security, *address, Handshake::Confirmed).await
     }
 
     /// The address whose turn it is, as an index: the next one that has not asked to be left alone. Where all have, the one that

@@ -111,7 +111,7 @@ mod client {
         }
 
         async fn connect(&self) -> Measured<Connection> {
-            Ok(self.endpoint.connect(self.address).await?)
+            Ok(self.endpoint.connect_unconfirmed(self.address).await?)
         }
     }
 
