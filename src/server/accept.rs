@@ -1,6 +1,6 @@
 //! From an incoming packet to a connection that is served.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use futures_lite::{FutureExt, future};
 use quinn::{Incoming, ServerConfig};
@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{Node, authorize::authorized, serve_connection};
 use crate::{
-    admission::{Full, Handshake},
+    admission::{ConnectionSlot, Full, Handshake},
     code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
@@ -61,7 +61,20 @@ pub(crate) async fn accept_connections(
     }
 }
 
-async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, mut handshake: Handshake) {
+/// Shakes hands, and serves who is let in, in a task of its own: what the handshake needed is not held for as long as the connection.
+async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: Handshake) {
+    if let Some((link, slot)) = let_in(&node, incoming, config, handshake).await {
+        let serving = serve_accepted(Arc::clone(&node), link, slot);
+        node.clock.spawn(serving);
+    }
+}
+
+async fn let_in(
+    node: &Node,
+    incoming: Incoming,
+    config: ServerConfig,
+    mut handshake: Handshake,
+) -> Option<(Arc<Link>, ConnectionSlot)> {
     let remote = incoming.remote_address();
     let given_up = async {
         handshake.given_up().await;
@@ -71,18 +84,20 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
         node.counters.handshakes_failed.count(&error);
         tracing::debug!(%remote, %error, "handshake failed");
     };
-    let link = match future::or(shake_hands(&node, incoming, config), given_up).await {
+    let link = match future::or(shake_hands(node, incoming, config), given_up).await {
         Ok(link) => Arc::new(link),
         Err(error) => {
             if *error.kind() == ErrorKind::HandshakeTimeout {
                 handshake.was_left_unfinished(node.clock.now());
             }
-            return failed(error);
+            failed(error);
+            return None;
         }
     };
     let Some(mut slot) = handshake.complete() else {
         link.close(Code::CAPACITY, "");
-        return failed(Error::new(ErrorKind::Exhausted).detail("another handshake needed its place"));
+        failed(Error::new(ErrorKind::Exhausted).detail("another handshake needed its place"));
+        return None;
     };
     if let Some(peer) = link.peer()
         && let Err(full) = node.admission.identify(&mut slot, peer)
@@ -93,17 +108,23 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
             Full::Rate(wait) => link.close_until(Code::RATE_LIMITED, wait),
             _ => link.close(Code::CAPACITY, ""),
         }
-        return;
+        return None;
     }
-    if !authorized(&node, &link).instrument(link.span().clone()).await {
-        return;
-    }
+    let authorized = authorized(node, &link).instrument(link.span().clone()).await;
+    authorized.then_some((link, slot))
+}
+
+async fn serve_accepted(node: Arc<Node>, link: Arc<Link>, slot: ConnectionSlot) {
+    let remote = link.remote_address();
     node.counters.accepted.add();
     let _open = Open::new(&node);
-    let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
     let span = link.span();
-    span.in_scope(|| tracing::debug!(%remote, ?fingerprint, "connection accepted"));
-    let on_connection = async {
+    span.in_scope(|| {
+        let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
+        tracing::debug!(%remote, ?fingerprint, "connection accepted");
+    });
+    // Pinned, because what is brought along is kept twice.
+    let on_connection = pin!(async {
         if let Some(handler) = node.router.connection_handler() {
             let handled = async { handler(Connection::borrowed(Arc::clone(&link))).await };
             if AssertUnwindSafe(handled).catch_unwind().await.is_err() {
@@ -111,14 +132,14 @@ async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfi
             }
         }
         future::pending().await
-    };
-    let serving = future::or(serve_connection(&node, &link, Some(slot)), on_connection);
+    });
+    let serving = pin!(serve_connection(&node, &link, Some(slot)));
     let serving = async {
-        serving.await;
+        future::or(serving, on_connection).await;
         None
     };
-    let staying = future::or(serving, link.closed_when_unwelcome(&node.security, Side::Accepted));
-    let closed_for = staying.instrument(span.clone()).await;
+    let unwelcome = pin!(link.closed_when_unwelcome(&node.security, Side::Accepted));
+    let closed_for = future::or(serving, unwelcome).instrument(span.clone()).await;
     node.counters.closed_for(closed_for);
     span.in_scope(|| tracing::debug!(%remote, "connection ended"));
 }

@@ -11,7 +11,7 @@ mod notification;
 mod places;
 mod supervise;
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::pin, sync::Arc, time::Instant};
 
 use async_lock::Semaphore;
 use futures_lite::future;
@@ -126,25 +126,25 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         tempo: Tempo::default(),
         _slot: slot,
     });
-    let exchanges = inline::serve_each(&served, |send, recv| {
+    // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
+    let exchanges = pin!(inline::serve_each(&served, |send, recv| {
         let span = span::exchange(link, send.id());
         exchange::serve(Arc::clone(&served), send, recv, span.clone()).instrument(span)
-    });
+    }));
     let places = usize::try_from(node.limits.max_concurrent_uni_streams()).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(places));
-    let notifications = async {
+    let notifications = pin!(async {
         loop {
             let place = places.acquire_arc().await;
             let Ok(recv) = link.quinn().accept_uni().await else { return };
             let span = span::notifications(link, recv.id());
             let served = Arc::clone(&served);
             node.clock.spawn(async move {
-                // Made here, because a future that is brought along is kept twice: as it came, and where it is awaited.
                 notification::serve(&served, recv, span.clone()).instrument(span).await;
                 drop(place);
             });
         }
-    };
+    });
     let serving = async { _ = future::zip(exchanges, notifications).await };
     let delivering = async {
         served.undelivered.delivered(&node.drain).await;
