@@ -16,8 +16,9 @@ use std::{
 
 use futures_lite::future;
 use palyra_quic::{Connection, Context, Router, TransportLimits, sim::Link};
-use simulation::{Pair, SECOND};
+use simulation::{Pair, SECOND, for_each_seed};
 
+const MILLI: Duration = Duration::from_millis(1);
 const ONE_WAY: Duration = Duration::from_millis(50);
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 
@@ -64,13 +65,14 @@ fn twenty_calls(callers: usize) -> Duration {
 fn as_many_callers_as_may_be_do_not_wait_for_the_acknowledgements_of_answers() {
     let took = twenty_calls(32);
     assert!(took >= 20 * ROUND_TRIP, "{took:?} is less than the link takes");
-    assert!(took <= 24 * ROUND_TRIP, "{took:?} for 20 calls in a row");
+    // quinn tells of streams by the eighth, so that a few callers wait now and then.
+    assert!(took <= 28 * ROUND_TRIP, "{took:?} for 20 calls in a row");
     // It would show: those for whom there are no streams do wait.
-    assert!(twenty_calls(3 * 32) > 24 * ROUND_TRIP);
+    assert!(twenty_calls(3 * 32) > 28 * ROUND_TRIP);
 }
 
 #[test]
-fn a_peer_that_may_open_more_streams_has_no_more_exchanges_served_at_a_time() {
+fn a_peer_that_was_lent_streams_has_no_more_exchanges_under_way_at_a_time() {
     const MAX: u32 = 4;
     let pair = pair();
     let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
@@ -94,13 +96,45 @@ fn a_peer_that_may_open_more_streams_has_no_more_exchanges_served_at_a_time() {
             running.store(0, Ordering::SeqCst);
         };
         wait().await;
-        assert_eq!(calls(), MAX, "more streams than exchanges before any was answered");
+        assert_eq!(calls(), MAX, "at first");
 
         call_side_by_side(&connection, 4, 20, "demo.echo").await;
         let before = calls();
         wait().await;
-        assert!(calls() - before > MAX, "the peer got no more streams");
-        assert!(calls() - before <= 2 * MAX, "{} streams", calls() - before);
+        assert_eq!(calls() - before, MAX, "after many answers");
     });
     assert_eq!(most.load(Ordering::SeqCst), MAX);
+}
+
+/// Where answers are lost, those behind them are acknowledged first, and more streams may be lent than there are answers under way.
+#[test]
+fn under_loss_no_more_exchanges_are_under_way_than_may_be() {
+    const MAX: u32 = 4;
+    for_each_seed(|seed| {
+        let pair = Pair::new(seed, Link::new().delay(MILLI));
+        let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let sim = pair.sim.clone();
+        let router = Router::new().unary("demo.slow", {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            move |_: Context, params| {
+                let (sim, running, most) = (sim.clone(), Arc::clone(&running), Arc::clone(&most));
+                async move {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    sim.sleep(5 * MILLI).await;
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Ok(params)
+                }
+            }
+        });
+        let (node, client) = (pair.serve(router, exchanges(MAX)), pair.dialler(TransportLimits::default()));
+        pair.sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            // A handshake in which so much is lost may take minutes.
+            let lossy = Link::new().delay(MILLI).loss(0.2);
+            pair.sim.set_link(&pair.gateway, &pair.sensor, lossy.clone());
+            pair.sim.set_link(&pair.sensor, &pair.gateway, lossy);
+            call_side_by_side(&connection, 12, 10, "demo.slow").await;
+        });
+        assert_eq!(most.load(Ordering::SeqCst), MAX);
+    });
 }

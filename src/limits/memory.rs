@@ -10,8 +10,8 @@ use crate::{
 const CONNECTION_BYTES: u64 = 40 * 1024;
 /// What an open stream costs beside its data: the state of both ends, a task, a batch of events.
 const STREAM_BYTES: u64 = 4 * 1024;
-/// What one costs that waits for a place, or for the acknowledgement of its answer.
-const WAITING_STREAM_BYTES: u64 = 1024;
+/// What one costs whose answer waits to be acknowledged.
+const ANSWERED_STREAM_BYTES: u64 = 1024;
 /// The receive buffer of an endpoint without GRO.
 const ENDPOINT_BYTES: u64 = 64 * 1024;
 
@@ -84,8 +84,8 @@ impl TransportLimits {
 
     /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as they can be.
     ///
-    /// For each connection: 40 KiB for itself, 4 KiB for each stream, 1 KiB for each that may wait beside them, as many as
-    /// `max_concurrent_bidi_streams`, twice `receive_window` (what has not been read, and what has been since),
+    /// For each connection: 40 KiB for itself, 4 KiB for each stream, 1 KiB for each of as many exchanges again whose
+    /// answers the peer has not acknowledged, twice `receive_window` (what has not been read, and what has been since),
     /// `send_window`, and the 8 KiB and one answer that are exempt from the budget. For all together: twice
     /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, for each of `max_handshakes`
     /// 8 KiB and two connections that were closed and are not forgotten yet, and the receive buffer without GRO.
@@ -98,11 +98,11 @@ impl TransportLimits {
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =
             u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
-        let waiting = u64::from(self.max_concurrent_bidi_streams) * WAITING_STREAM_BYTES;
+        let answered = u64::from(self.max_concurrent_bidi_streams) * ANSWERED_STREAM_BYTES;
         let windows = 2 * u64::from(self.receive_window) + u64::from(self.send_window);
         let reserve = u64::try_from(RESERVE).unwrap_or(u64::MAX);
         let answer = u64::from(self.max_frame_bytes);
-        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + waiting + windows + reserve + answer;
+        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + answered + windows + reserve + answer;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
         let lingering = u64::try_from(LINGERING).unwrap_or(u64::MAX) * CONNECTION_BYTES;

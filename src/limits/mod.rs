@@ -150,9 +150,8 @@ limits! {
     handler_timeout: Duration,
     /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
     heartbeat_interval: Duration,
-    /// Exchanges that one peer may have under way at a time. Default: 32; at most 65,536. Further ones wait at the peer. One whose
-    /// answer the peer has not acknowledged is over; so that such exchanges are not in its way, a peer that has had so many answers
-    /// may open as many streams again, and what has no place yet waits on these.
+    /// Exchanges that one peer may have under way at a time. Default: 32; at most 65,536. Further ones wait at the peer. One that is
+    /// answered does not count, whether the answer has arrived or not.
     max_concurrent_bidi_streams: u32,
     /// Notification streams that one peer may have open at a time. Default: 32; at most 65,536. Further ones wait at the peer.
     max_concurrent_uni_streams: u32,

@@ -69,54 +69,79 @@ impl Drop for Running {
 /// The answers on a connection that have been written and may not have arrived, which closing it would take back.
 ///
 /// To be told of each arrival would cost a wakeup for each answer; so nobody asks before another answer is written, or the node shuts down.
+///
+/// Their exchanges are over, and for QUIC their streams are open
+/// ([RFC 9000, section 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)). A peer with as many calls under way as it may have would wait
+/// for its own acknowledgements half of the time, so it is lent streams for those.
 #[derive(Debug)]
 pub(super) struct Undelivered {
     queue: Mutex<Queue>,
-    /// More than this are not kept without a look at each: as many as can be open.
-    most: usize,
+    /// The exchanges that the peer may have under way, and so the most that it is lent.
+    max: usize,
+    /// So many are kept without a look at any.
+    unasked: usize,
+    /// So many more are lent, or none: those of which quinn tells the peer at once.
+    step: usize,
 }
 
-/// So many are kept without a look at any.
+/// More than this are not kept without a look at any.
 const UNASKED: usize = 8;
 
 #[derive(Debug, Default)]
 struct Queue {
     writers: VecDeque<FrameWriter>,
+    /// For so many of them, the peer has been lent a stream.
+    lent: usize,
     /// Keeps a shutdown waiting.
     running: Option<Running>,
 }
 
 impl Undelivered {
-    /// For a peer that may have so many streams open, with those whose answers it has not acknowledged.
-    pub(super) fn new(max_streams: u32) -> Self {
-        let most = usize::try_from(max_streams).unwrap_or(usize::MAX);
-        Self { queue: Mutex::default(), most }
+    /// For a peer that may have so many exchanges under way.
+    pub(super) fn new(max_exchanges: u32) -> Self {
+        let max = usize::try_from(max_exchanges).unwrap_or(usize::MAX);
+        Self { queue: Mutex::default(), max, unasked: UNASKED.min(max.div_ceil(4)), step: max / 8 + 1 }
     }
 
-    /// Takes an answer that was finished, unless the shutdown has begun: then it is the exchange's to wait for.
-    pub(super) fn keep(&self, writer: FrameWriter, running: Running) -> Result<(), (FrameWriter, Running)> {
+    /// Takes an answer that was finished, unless the shutdown has begun: then it is the exchange's to wait for. Gives how many streams the
+    /// peer is to be lent altogether, where it is time for more.
+    pub(super) fn keep(
+        &self,
+        writer: FrameWriter,
+        running: Running,
+    ) -> Result<Option<usize>, (FrameWriter, Running)> {
         let mut queue = lock(&self.queue);
+        let Queue { writers, lent, running: kept } = &mut *queue;
         if running.node.drain.has_begun() {
             return Err((writer, running));
         }
-        if queue.writers.len() >= UNASKED {
-            // Nearly always they arrive in their order.
-            while queue.writers.front().is_some_and(FrameWriter::is_delivered) {
-                queue.writers.pop_front();
-            }
+        kept.get_or_insert(running);
+        if writers.len() < self.unasked {
+            writers.push_back(writer);
+            return Ok(None);
         }
-        if queue.writers.len() >= self.most {
-            queue.writers.retain(|writer| !writer.is_delivered());
+        // Nearly always they arrive in their order.
+        while writers.front().is_some_and(FrameWriter::is_delivered) {
+            writers.pop_front();
         }
-        queue.writers.push_back(writer);
-        queue.running.get_or_insert(running);
-        Ok(())
+        if writers.len() >= self.max.saturating_mul(2) {
+            writers.retain(|writer| !writer.is_delivered());
+        }
+        writers.push_back(writer);
+        // Those that were lent for answers that have arrived are used up.
+        let undelivered = writers.len().min(self.max);
+        *lent = undelivered.min(*lent);
+        if undelivered - *lent < self.step {
+            return Ok(None);
+        }
+        *lent = undelivered;
+        Ok(Some(undelivered))
     }
 
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.
     pub(super) async fn delivered(&self, drain: &Drain) {
         drain.begun().await;
-        let Queue { writers, running } = std::mem::take(&mut *lock(&self.queue));
+        let Queue { writers, lent: _, running } = std::mem::take(&mut *lock(&self.queue));
         for writer in writers {
             // An error is the end of the connection, and of waiting for it.
             let _ = writer.stopped().await;

@@ -12,7 +12,7 @@ use std::{
 use async_lock::Mutex;
 use bytes::Bytes;
 use futures_lite::future;
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, VarInt};
 use tracing::Span;
 
 use super::{
@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStream, span: Span) {
-    let Served { node, link, places, undelivered, .. } = &*served;
+    let Served { node, link, undelivered, .. } = &*served;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let body = match read_request(node, &mut reader).await {
@@ -65,11 +65,23 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     let writer = exchange.run(body, charge, writer).await;
     let Some(writer) = writer.filter(FrameWriter::is_finished) else { return };
     match undelivered.keep(writer, running) {
-        Ok(()) => places.count_answer(link),
+        Ok(Some(streams)) => lend(node, link, streams),
+        Ok(None) => {}
         Err((writer, _running)) => {
             // Closing the connection would take the answer back, and that is what comes next.
             let _ = writer.stopped().await;
         }
+    }
+}
+
+/// Lets the peer open so many streams beside those that it may have anyway.
+///
+/// They are lent once: as long as more are open than the peer may have, quinn gives it none for those that end.
+fn lend(node: &Node, link: &Link, streams: usize) {
+    let max = node.limits.max_concurrent_bidi_streams();
+    let more = max.saturating_add(u32::try_from(streams).unwrap_or(u32::MAX));
+    for limit in [more, max] {
+        link.quinn().set_max_concurrent_bi_streams(VarInt::from_u32(limit));
     }
 }
 

@@ -15,18 +15,22 @@ use futures_lite::future;
 use pin_project_lite::pin_project;
 use quinn::{RecvStream, SendStream};
 
-use super::{Served, places::Place};
+use super::{Place, Served};
 use crate::runtime::Turns;
 
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
+
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
 /// Most requests are there whole when their stream is accepted, and most handlers answer without waiting for anything. So each exchange is
 /// begun where it was accepted, and moves into a task of its own when it has to wait. One that takes its time without waiting
 /// would keep the others from other threads of the executor; after one that did, exchanges get their tasks before they begin, for a while.
+///
+/// A peer has no more streams to begin exchanges on than it has places, unless it acknowledges answers out of their order so as to be
+/// [lent](super::drain::Undelivered) too many. What it opens on those waits there.
 pub(super) async fn serve_each<F>(served: &Arc<Served>, serve: impl Fn(SendStream, RecvStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -40,7 +44,7 @@ where
     loop {
         let taken = match place.take() {
             Some(place) => place,
-            None => served.places.take().await,
+            None => served.places.acquire_arc().await,
         };
         let mut accept = pin!(served.link.quinn().accept_bi());
         let accepted = poll_fn(|cx| {

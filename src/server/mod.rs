@@ -8,12 +8,11 @@ mod exchange;
 mod health;
 mod inline;
 mod notification;
-mod places;
 mod supervise;
 
 use std::{pin::pin, sync::Arc, time::Instant};
 
-use async_lock::Semaphore;
+use async_lock::{Semaphore, SemaphoreGuardArc};
 use futures_lite::future;
 use tracing::Instrument;
 
@@ -21,7 +20,6 @@ pub(crate) use self::accept::accept_connections;
 use self::{
     drain::{Drain, Undelivered},
     inline::Tempo,
-    places::Places,
 };
 use crate::{
     admission::{Admission, ConnectionSlot},
@@ -104,25 +102,27 @@ impl Node {
 pub(super) struct Served {
     node: Arc<Node>,
     link: Arc<Link>,
-    places: Places,
+    places: Arc<Semaphore>,
     undelivered: Undelivered,
     tempo: Tempo,
     /// If it has one, it is free again when the last of the tasks has ended, too.
     _slot: Option<ConnectionSlot>,
 }
 
+/// One exchange's, of those that the peer may have under way.
+type Place = SemaphoreGuardArc;
+
 /// Serves the streams that the peer opens, side by side, until the connection ends.
 ///
-/// QUIC's limits of streams do not bound what runs: they let a peer open more of them when [`Places`] has it so, and quinn lets it open another
-/// for notifications once this side has read the end of one, before its handler has run.
+/// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not bound the
+/// notifications: quinn lets the peer open another stream once this side has read the end of one, and so before its
+/// handler has run.
 pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: Option<ConnectionSlot>) {
-    let places = Places::new(node.limits.max_concurrent_bidi_streams());
-    let undelivered = Undelivered::new(places.most_streams());
     let served = Arc::new(Served {
         node: Arc::clone(node),
         link: Arc::clone(link),
-        places,
-        undelivered,
+        places: semaphore(node.limits.max_concurrent_bidi_streams()),
+        undelivered: Undelivered::new(node.limits.max_concurrent_bidi_streams()),
         tempo: Tempo::default(),
         _slot: slot,
     });
@@ -131,8 +131,7 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         let span = span::exchange(link, send.id());
         exchange::serve(Arc::clone(&served), send, recv, span.clone()).instrument(span)
     }));
-    let places = usize::try_from(node.limits.max_concurrent_uni_streams()).unwrap_or(usize::MAX);
-    let places = Arc::new(Semaphore::new(places));
+    let places = semaphore(node.limits.max_concurrent_uni_streams());
     let notifications = pin!(async {
         loop {
             let place = places.acquire_arc().await;
@@ -155,4 +154,8 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         link.quinn().closed().await;
     };
     future::or(future::or(serving, delivering), ended).await;
+}
+
+fn semaphore(places: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX)))
 }
