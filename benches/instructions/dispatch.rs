@@ -1,8 +1,8 @@
 //! Requests to a node: what it does for each, from the bytes that have arrived to the answer that is ready to be sent.
 //!
 //! Everything around it, which is packets, encryption, timers and the client, runs in tasks of its own, and in virtual time. It is
-//! the runtime that tells them apart: what the task spawns that accepts connections serves one, and once that stands, whatever else the
-//! node spawns is a task for a request that has to wait.
+//! the runtime that tells them apart: the task that shakes hands spawns quinn's driver of the connection, and at last what serves it; and
+//! once that stands, whatever else the node spawns is a task for a request that has to wait.
 
 use std::{
     fmt,
@@ -115,10 +115,14 @@ struct Shared {
     counts: AtomicBool,
     /// Of the task that runs, all being on one thread; 0 for none.
     generation: AtomicUsize,
+    /// What the task that shakes hands has spawned.
+    by_handshake: AtomicUsize,
 }
 
-/// The first generation is what the endpoint was built with: what accepts connections is, and what serves them comes of it.
-const SERVES_CONNECTIONS: usize = 2;
+/// The first generation is what the endpoint was built with: what accepts connections is, and what shakes hands comes of it.
+const SHAKES_HANDS: usize = 2;
+/// After the driver and the task of the clock, whose first deadline is that of the handshake.
+const SERVES: usize = 2;
 
 impl Runtime for Meter {
     fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
@@ -126,9 +130,11 @@ impl Runtime for Meter {
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let generation = self.shared.generation.load(Ordering::Relaxed) + 1;
-        let serves = generation == SERVES_CONNECTIONS || self.shared.counts.load(Ordering::Relaxed);
-        self.runtime.spawn(Box::pin(Metered { task, generation, serves, shared: Arc::clone(&self.shared) }));
+        let shared = Arc::clone(&self.shared);
+        let by = shared.generation.load(Ordering::Relaxed);
+        let serves = by == SHAKES_HANDS && shared.by_handshake.fetch_add(1, Ordering::Relaxed) == SERVES;
+        let serves = serves || shared.counts.load(Ordering::Relaxed);
+        self.runtime.spawn(Box::pin(Metered { task, generation: by + 1, serves, shared }));
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
