@@ -22,6 +22,8 @@ use crate::runtime::Turns;
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
+/// More exchanges in a row are too many without letting other tasks run.
+const MOST_IN_A_ROW: usize = 32;
 
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
@@ -40,7 +42,7 @@ where
     let mut place: Option<Place> = None;
     let mut room: Option<Pin<Box<Exchange<F>>>> = None;
     let mut turns = Turns::new();
-    let mut left = turns.begin();
+    let mut left = turns.begin().min(MOST_IN_A_ROW);
     loop {
         let taken = match place.take() {
             Some(place) => place,
@@ -53,7 +55,7 @@ where
                 // An idle connection needs no room for an exchange.
                 room = None;
                 turns = Turns::new();
-                left = turns.begin();
+                left = turns.begin().min(MOST_IN_A_ROW);
             }
             polled
         });
@@ -73,7 +75,7 @@ where
             left -= 1;
             if left == 0 {
                 // The driver of the connection sends what was answered.
-                left = turns.begin();
+                left = turns.begin().min(MOST_IN_A_ROW);
                 future::yield_now().await;
             }
             if over {
