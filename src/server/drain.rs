@@ -80,7 +80,7 @@ pub(super) struct Undelivered {
     max: usize,
     /// So many are kept without a look at any.
     unasked: usize,
-    /// So many more are lent, or none: those of which quinn tells the peer at once.
+    /// So many more are lent at a time, while there are answers to come.
     step: usize,
 }
 
@@ -136,6 +136,17 @@ impl Undelivered {
         }
         *lent = undelivered;
         Ok(Some(undelivered))
+    }
+
+    /// The last answer for a while has been kept: gives as [`keep`](Self::keep) does, however little it is.
+    pub(super) fn pause(&self) -> Option<usize> {
+        let mut queue = lock(&self.queue);
+        let Queue { writers, lent, .. } = &mut *queue;
+        let undelivered = writers.len().min(self.max);
+        (undelivered > self.unasked && undelivered > *lent).then(|| {
+            *lent = undelivered;
+            undelivered
+        })
     }
 
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.

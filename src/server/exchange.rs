@@ -77,10 +77,11 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
 /// Lets the peer open so many streams beside those that it may have anyway.
 ///
 /// They are lent once: as long as more are open than the peer may have, quinn gives it none for those that end.
-fn lend(node: &Node, link: &Link, streams: usize) {
+pub(super) fn lend(node: &Node, link: &Link, streams: usize) {
     let max = node.limits.max_concurrent_bidi_streams();
     let more = max.saturating_add(u32::try_from(streams).unwrap_or(u32::MAX));
-    for limit in [more, max] {
+    // quinn tells the peer of an eighth or more of its limit; so it has none for a moment.
+    for limit in [more, 0, max] {
         link.quinn().set_max_concurrent_bi_streams(VarInt::from_u32(limit));
     }
 }

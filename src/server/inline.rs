@@ -15,15 +15,15 @@ use futures_lite::future;
 use pin_project_lite::pin_project;
 use quinn::{RecvStream, SendStream};
 
-use super::{Place, Served};
+use super::{Place, Served, exchange::lend};
 use crate::runtime::Turns;
 
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
-/// More exchanges in a row are too many without letting other tasks run.
-const MOST_IN_A_ROW: usize = 32;
+/// After so many exchanges in a row, what they answered is sent, so that the peer can begin on it; and other tasks run.
+const MOST_IN_A_ROW: usize = 16;
 
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
@@ -42,24 +42,38 @@ where
     let mut place: Option<Place> = None;
     let mut room: Option<Pin<Box<Exchange<F>>>> = None;
     let mut turns = Turns::new();
-    let mut left = turns.begin().min(MOST_IN_A_ROW);
+    let mut ran = 0;
+    let mut woke = clock.now();
     loop {
         let taken = match place.take() {
             Some(place) => place,
             None => served.places.acquire_arc().await,
         };
+        let mut paused = None;
         let mut accept = pin!(served.link.quinn().accept_bi());
         let accepted = poll_fn(|cx| {
             let polled = accept.as_mut().poll(cx);
             if polled.is_pending() {
                 // An idle connection needs no room for an exchange.
                 room = None;
-                turns = Turns::new();
-                left = turns.begin().min(MOST_IN_A_ROW);
+                paused.get_or_insert_with(|| {
+                    if let Some(streams) = served.undelivered.pause() {
+                        lend(&served.node, &served.link, streams);
+                    }
+                    clock.now()
+                });
             }
             polled
         });
         let Ok((send, recv)) = accepted.await else { return };
+        if let Some(paused) = paused {
+            let now = clock.now();
+            turns.end(ran, true);
+            // The exchange itself is about a sixth of what its request and its answer take.
+            let work = 6 * paused.saturating_duration_since(woke);
+            turns.pause(now.saturating_duration_since(paused), work);
+            (ran, woke) = (0, now);
+        }
         let exchange = Exchange { future: Some(serve(send, recv)), of: None };
         let mut exchange = match room.take() {
             Some(mut room) => {
@@ -72,10 +86,11 @@ where
             let begun = clock.now();
             let over = future::poll_once(exchange.as_mut()).await.is_some();
             tempo.judge(clock.now().saturating_duration_since(begun));
-            left -= 1;
-            if left == 0 {
+            ran += 1;
+            if ran >= turns.length().min(MOST_IN_A_ROW) {
                 // The driver of the connection sends what was answered.
-                left = turns.begin().min(MOST_IN_A_ROW);
+                turns.end(ran, false);
+                ran = 0;
                 future::yield_now().await;
             }
             if over {

@@ -70,6 +70,8 @@ pub struct PollRuntime {
     /// Tasks run since the last look at the sockets.
     unseen: usize,
     turns: Turns,
+    /// When there was something to do again.
+    woke: Instant,
 }
 
 /// What handles, wakers, timers and sockets have of the runtime.
@@ -106,6 +108,7 @@ impl PollRuntime {
             fds: Vec::new(),
             unseen: 0,
             turns: Turns::new(),
+            woke: Instant::now(),
         })
     }
 
@@ -157,21 +160,21 @@ impl PollRuntime {
                 return Some(output);
             }
         }
-        let turn = self.turns.begin();
-        self.run(Queue::Ready, turn);
+        let (ran, all) = self.run(Queue::Ready, self.turns.length());
+        self.turns.end(ran, all);
         None
     }
 
-    /// Runs tasks of a queue once, at most so many.
-    fn run(&mut self, queue: Queue, most: usize) {
+    /// Runs tasks of a queue once, at most so many. Says how many that were, and whether they were all.
+    fn run(&mut self, queue: Queue, most: usize) -> (usize, bool) {
         // What a panic left of a batch comes first.
-        if self.batch.is_empty() {
-            lock(&self.shared.tasks).take(queue, most, &mut self.batch);
-        }
+        let all = self.batch.is_empty() && lock(&self.shared.tasks).take(queue, most, &mut self.batch);
+        let count = self.batch.len();
         while let Some(runnable) = self.batch.pop_front() {
             self.unseen += 1;
             runnable.run();
         }
+        (count, all)
     }
 
     /// Wakes those whose time has come; `false` where there are none.
@@ -196,7 +199,6 @@ impl PollRuntime {
             self.poll(Some(Duration::ZERO));
             return;
         }
-        self.turns = Turns::new();
         let Shared { tasks, timers, bell, .. } = &*self.shared;
         bell.sleep();
         // Others may have been quick; from here on they ring.
@@ -207,6 +209,9 @@ impl PollRuntime {
             Some(Duration::ZERO)
         };
         self.poll(timeout);
+        let woke = Instant::now();
+        self.turns.pause(woke.saturating_duration_since(now), now.saturating_duration_since(self.woke));
+        self.woke = woke;
     }
 
     fn poll(&mut self, timeout: Option<Duration>) {
@@ -255,8 +260,18 @@ impl Drop for PollRuntime {
 
 impl fmt::Debug for PollRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { shared: _, main: _, offload, batch: _, due: _, sources: _, fds: _, unseen: _, turns: _ } =
-            self;
+        let Self {
+            shared: _,
+            main: _,
+            offload,
+            batch: _,
+            due: _,
+            sources: _,
+            fds: _,
+            unseen: _,
+            turns: _,
+            woke: _,
+        } = self;
         f.debug_struct("PollRuntime").field("offload", offload).finish_non_exhaustive()
     }
 }

@@ -43,17 +43,19 @@ pub(super) enum Queue {
 }
 
 impl Tasks {
-    /// Moves tasks that are ready into an empty queue, at most so many.
-    pub(super) fn take(&mut self, queue: Queue, most: usize, into: &mut VecDeque<Runnable>) {
+    /// Moves tasks that are ready into an empty queue, at most so many. Says whether they were all.
+    pub(super) fn take(&mut self, queue: Queue, most: usize, into: &mut VecDeque<Runnable>) -> bool {
         let queue = match queue {
             Queue::Ready => &mut self.ready,
             Queue::Senders => &mut self.senders,
         };
-        if queue.len() <= most {
+        let all = queue.len() <= most;
+        if all {
             std::mem::swap(queue, into);
         } else {
             into.extend(queue.drain(..most));
         }
+        all
     }
 
     /// Whether the thread's own future is ready, for the first who asks.
