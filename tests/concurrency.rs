@@ -137,3 +137,20 @@ fn under_loss_no_more_exchanges_are_under_way_than_may_be() {
         assert_eq!(most.load(Ordering::SeqCst), MAX);
     });
 }
+
+#[test]
+fn calls_one_after_another_are_acknowledged_five_packets_at_a_time() {
+    let pair = Pair::new(0, Link::new().delay(MILLI));
+    let (node, client) =
+        (pair.serve(echo(), TransportLimits::default()), pair.dialler(TransportLimits::default()));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        // Until the handshake and the search for the path's MTU are over.
+        call_side_by_side(&connection, 1, 20, "demo.echo").await;
+        let before = pair.sim.stats().sent;
+        call_side_by_side(&connection, 1, 100, "demo.echo").await;
+        let sent = pair.sim.stats().sent - before;
+        // A request and an answer each; and 240 where every second packet is acknowledged.
+        assert!((200..=225).contains(&sent), "{sent} datagrams for 100 calls");
+    });
+}
