@@ -12,17 +12,25 @@ pub struct Contender {
 }
 
 pub const PALYRA: &str = "palyra";
+pub const BUSY: &str = "palyra-busy";
 pub const REFERENCES: [&str; 2] = ["reference-1", "reference-2"];
 pub const QUINN_TOKIO: &str = "quinn-tokio";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 
-pub const CONTENDERS: [Contender; 8] = [
+pub const CONTENDERS: [Contender; 9] = [
     Contender {
         name: PALYRA,
         what: "palyra-quic without features, on `PollRuntime`, on either side",
-        serve: palyra::serve,
-        drive: drive::<palyra::Stack>,
+        serve: palyra::serve::<false>,
+        drive: drive::<palyra::Stack<false>>,
         node: Some("palyra"),
+    },
+    Contender {
+        name: BUSY,
+        what: "the same with 50 µs of `PollRuntime::busy_poll` on either side",
+        serve: palyra::serve::<true>,
+        drive: drive::<palyra::Stack<true>>,
+        node: None,
     },
     Contender {
         name: "reference-1",

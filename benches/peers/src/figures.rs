@@ -1,7 +1,7 @@
 //! What the figures are called, in what unit they are shown, and what they are to be.
 
 use crate::{
-    contenders::{OTHERS, PALYRA, QUINN_TOKIO, REFERENCES},
+    contenders::{OTHERS, QUINN_TOKIO, REFERENCES},
     measure::{CROWD, IDLE_CONNECTIONS, MIB, UNARY},
     results::{Quartiles, Results},
 };
@@ -234,15 +234,20 @@ impl Goal {
         }
     }
 
-    /// What is held against the bound, and the rival that it is from.
-    pub fn value(&self, results: &Results, better: Better) -> Option<(Quartiles, Option<&'static str>)> {
+    /// What of ours is held against the bound, and the rival that it is from.
+    pub fn value(
+        &self,
+        results: &Results,
+        ours: &'static str,
+        better: Better,
+    ) -> Option<(Quartiles, Option<&'static str>)> {
         if self.rivals.is_empty() {
-            return Some((results.quartiles(self.metric, PALYRA)?, None));
+            return Some((results.quartiles(self.metric, ours)?, None));
         }
         let ratios = self
             .rivals
             .iter()
-            .filter_map(|rival| Some((results.ratios(self.metric, PALYRA, rival)?, Some(*rival))));
+            .filter_map(|rival| Some((results.ratios(self.metric, ours, rival)?, Some(*rival))));
         let by_median =
             |one: &(Quartiles, _), other: &(Quartiles, _)| one.0.median.total_cmp(&other.0.median);
         match better {

@@ -1,6 +1,6 @@
 //! palyra-quic, on its own runtime for one thread.
 
-use std::future::pending;
+use std::{future::pending, time::Duration};
 
 use palyra_quic::{
     Bytes, Endpoint, EventLog, Identity, MethodError, PollRuntime, Router, ServerTls, TransportLimits, Trust,
@@ -11,8 +11,16 @@ use crate::{
     setup::{Credentials, LOOPBACK, Setup, announce, event, large},
 };
 
-pub fn serve(setup: &Setup) -> Result<()> {
-    let mut runtime = PollRuntime::new()?;
+/// How long a contender polls busily.
+const PATIENCE: Duration = Duration::from_micros(50);
+
+fn runtime<const BUSY: bool>() -> Result<PollRuntime> {
+    let runtime = PollRuntime::new()?;
+    Ok(if BUSY { runtime.busy_poll(PATIENCE) } else { runtime })
+}
+
+pub fn serve<const BUSY: bool>(setup: &Setup) -> Result<()> {
+    let mut runtime = runtime::<BUSY>()?;
     let Credentials { authority, certificate, key } = setup.credentials("server")?;
     let identity = Identity::from_pem(&certificate, &key)?;
     let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(&authority)?);
@@ -60,8 +68,7 @@ mod client {
     };
 
     use palyra_quic::{
-        Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, PollRuntime, Trust,
-        quinn::Runtime,
+        Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, PollRuntime, Trust, quinn::Runtime,
     };
 
     use crate::{
@@ -71,7 +78,7 @@ mod client {
     };
 
     #[derive(Clone)]
-    pub struct Stack {
+    pub struct Stack<const BUSY: bool> {
         runtime: Arc<Mutex<PollRuntime>>,
         /// For the tasks of the measurement, too.
         handle: Arc<dyn Runtime>,
@@ -79,11 +86,11 @@ mod client {
         address: SocketAddr,
     }
 
-    impl link::Stack for Stack {
+    impl<const BUSY: bool> link::Stack for Stack<BUSY> {
         type Link = Connection;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {
-            let runtime = PollRuntime::new()?;
+            let runtime = super::runtime::<BUSY>()?;
             let Credentials { authority, certificate, key } = setup.credentials("client")?;
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);

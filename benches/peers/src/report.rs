@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Result,
-    contenders::{CONTENDERS, PALYRA},
+    contenders::{BUSY, CONTENDERS, PALYRA},
     figures::{Better, Figure, GOALS, Goal, RACERS, RACES, Section, sections},
     floor::CIPHERS,
     measure::{PACKETS, Plan},
@@ -114,42 +114,54 @@ fn processor() -> String {
 fn goals(out: &mut String, sections: &[Section], results: &Results) -> Result<()> {
     writeln!(
         out,
-        "## Targets\n\nAgainst the reference, whichever of its two configurations does better in that figure counts.\n\n| figure | against | target | measured (quartiles) | |\n|---|---|---|---|---|"
+        "## Targets\n\nAgainst the reference, whichever of its two configurations does better in that figure counts. Quartiles in \
+         parentheses.\n\n| figure | target | {PALYRA} | | {BUSY} | |\n|---|---|---|---|---|---|"
     )?;
     for goal in &GOALS {
         let Some(figure) = find(sections, goal.metric) else { continue };
         let sign = if figure.better == Better::More { '≥' } else { '≤' };
         let bound =
             if goal.rivals.is_empty() { shown(figure, goal.bound) } else { format!("{} ×", goal.bound) };
-        let (against, measured, verdict) = match goal.value(results, figure.better) {
-            None => (goal.rivals.join(", "), "–".to_owned(), "not measured"),
-            Some((value, rival)) => (
-                rival.unwrap_or("–").to_owned(),
-                if rival.is_some() { ratio(value) } else { spread(figure, value) },
-                if goal.met(figure.better, value.median) { "met" } else { "**missed**" },
-            ),
+        let of = |ours| match goal.value(results, ours, figure.better) {
+            None => "– | not measured".to_owned(),
+            Some((value, rival)) => {
+                let measured = match rival {
+                    Some(rival) => format!("{} {rival}", ratio(value)),
+                    None => spread(figure, value),
+                };
+                let met = goal.met(figure.better, value.median);
+                format!("{measured} | {}", if met { "met" } else { "**missed**" })
+            }
         };
-        writeln!(out, "| {} | {against} | {sign} {bound} | {measured} | {verdict} |", figure.title)?;
+        writeln!(out, "| {} | {sign} {bound} | {} | {} |", figure.title, of(PALYRA), of(BUSY))?;
     }
     out.push('\n');
     for racer in RACERS {
-        races(out, sections, results, racer)?;
+        for ours in [PALYRA, BUSY] {
+            races(out, sections, results, ours, racer)?;
+        }
     }
     Ok(())
 }
 
 /// Who is ahead where, in how many times as good ours is.
-fn races(out: &mut String, sections: &[Section], results: &Results, racer: &'static str) -> Result<()> {
+fn races(
+    out: &mut String,
+    sections: &[Section],
+    results: &Results,
+    ours: &'static str,
+    racer: &'static str,
+) -> Result<()> {
     let mut behind = Vec::new();
     let mut ahead = 0;
     for metric in RACES {
         let Some(figure) = find(sections, metric) else { continue };
-        let Some(ratios) = results.ratios(metric, PALYRA, racer) else { continue };
+        let Some(ratios) = results.ratios(metric, ours, racer) else { continue };
         let times = if figure.better == Better::More { ratios.median } else { 1.0 / ratios.median };
         if times >= 1.0 { ahead += 1 } else { behind.push(format!("{} ({times:.2} ×)", figure.title)) }
     }
     let total = ahead + behind.len();
-    write!(out, "Against {racer}: ahead in {ahead} of {total} workloads")?;
+    write!(out, "{ours} against {racer}: ahead in {ahead} of {total} workloads")?;
     if !behind.is_empty() {
         write!(out, "; behind in {}", behind.join(", "))?;
     }
@@ -221,7 +233,7 @@ fn panel(section: &Section, metric: &str, results: &Results) -> Option<Panel> {
             value: quartiles.median,
             spread: (quartiles.lower, quartiles.upper),
             text: figure.display(quartiles.median),
-            ours: contender.name == PALYRA,
+            ours: [PALYRA, BUSY].contains(&contender.name),
         })
     });
     let target =

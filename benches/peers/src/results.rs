@@ -101,7 +101,30 @@ impl Quartiles {
     pub fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
-        let at = |quarter: usize| values.get((values.len().checked_sub(1)? * quarter + 2) / 4).copied();
-        Some(Self { lower: at(1)?, median: at(2)?, upper: at(3)? })
+        let last = values.len().checked_sub(1)?;
+        // Between two values where it falls between them.
+        let at = |quarter: usize| {
+            let (below, rest) = (last * quarter / 4, last * quarter % 4);
+            let (low, high) = (values[below], values[last.min(below + 1)]);
+            low + (high - low) * rest as f64 / 4.0
+        };
+        Some(Self { lower: at(1), median: at(2), upper: at(3) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quartiles_lie_between_values_where_there_is_no_middle_one() {
+        let of = |values: &[f64]| {
+            let Quartiles { lower, median, upper } = Quartiles::of(values.iter().copied())?;
+            Some([lower, median, upper])
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[3.0]), Some([3.0, 3.0, 3.0]));
+        assert_eq!(of(&[4.0, 1.0, 3.0, 2.0]), Some([1.75, 2.5, 3.25]));
+        assert_eq!(of(&[5.0, 4.0, f64::NAN, 3.0, 2.0, 1.0]), Some([2.0, 3.0, 4.0]));
     }
 }

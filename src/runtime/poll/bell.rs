@@ -13,6 +13,8 @@ pub(super) struct Bell {
     wire: wire::Wire,
     #[cfg(test)]
     pub(super) rung: std::sync::atomic::AtomicUsize,
+    #[cfg(test)]
+    pub(super) slept: std::sync::atomic::AtomicUsize,
 }
 
 impl Bell {
@@ -22,6 +24,8 @@ impl Bell {
             wire: wire::Wire::new()?,
             #[cfg(test)]
             rung: std::sync::atomic::AtomicUsize::new(0),
+            #[cfg(test)]
+            slept: std::sync::atomic::AtomicUsize::new(0),
         })
     }
 
@@ -41,6 +45,8 @@ impl Bell {
     /// Says that the thread is about to look at everything a last time, and then waits.
     pub(super) fn sleep(&self) {
         self.asleep.store(true, Ordering::Release);
+        #[cfg(test)]
+        self.slept.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Says that it looks again. Whoever rang may still have to reach the wire; then a later wait is a short one.

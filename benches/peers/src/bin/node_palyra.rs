@@ -1,5 +1,5 @@
 //! The smallest server with palyra.
 
 fn main() -> peers::Result<()> {
-    peers::palyra::serve(&peers::setup::Setup::from_args()?)
+    peers::palyra::serve::<false>(&peers::setup::Setup::from_args()?)
 }
