@@ -176,7 +176,17 @@ impl PollRuntime {
                 return Some(output);
             }
         }
-        let (ran, all) = self.run(Queue::Ready, self.turns.length());
+        let length = self.turns.length();
+        lock(&self.shared.tasks).begin_turn();
+        // Those that are woken meanwhile belong to the turn, so that what all of them write leaves together.
+        let (mut ran, mut all) = (0, true);
+        while ran < length {
+            let (more, rest) = self.run(Queue::Ready, length - ran);
+            (ran, all) = (ran + more, rest);
+            if more == 0 {
+                break;
+            }
+        }
         self.turns.end(ran, all);
         None
     }

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use async_task::Runnable;
+use async_task::{Runnable, ScheduleInfo, WithInfo};
 use slab::Slab;
 
 use super::Shared;
@@ -21,6 +21,8 @@ use crate::sync::lock;
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     ready: VecDeque<Runnable>,
+    /// Tasks that were woken while they ran, and so gave way to others: ready in the next turn.
+    yielded: VecDeque<Runnable>,
     /// The drivers of quinn's connections, which run after a few of the others: what those write leaves in common packets.
     senders: VecDeque<Runnable>,
     /// The future that the thread was given is ready, too.
@@ -64,15 +66,23 @@ impl Tasks {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.senders.is_empty() && !self.main
+        self.ready.is_empty() && self.yielded.is_empty() && self.senders.is_empty() && !self.main
     }
 
-    fn schedule(&mut self, key: usize, runnable: Runnable) {
-        if self.live.get(key).is_some_and(|live| live.sends) {
-            self.senders.push_back(runnable);
+    /// Makes those ready that gave way in the last turn.
+    pub(super) fn begin_turn(&mut self) {
+        self.ready.append(&mut self.yielded);
+    }
+
+    fn schedule(&mut self, key: usize, runnable: Runnable, info: ScheduleInfo) {
+        let queue = if self.live.get(key).is_some_and(|live| live.sends) {
+            &mut self.senders
+        } else if info.woken_while_running {
+            &mut self.yielded
         } else {
-            self.ready.push_back(runnable);
-        }
+            &mut self.ready
+        };
+        queue.push_back(runnable);
     }
 }
 
@@ -86,10 +96,10 @@ impl Shared {
         let entry = tasks.live.vacant_entry();
         let key = entry.key();
         let home = Arc::clone(self);
-        let schedule = move |runnable| {
-            lock(&home.tasks).schedule(key, runnable);
+        let schedule = WithInfo(move |runnable, info| {
+            lock(&home.tasks).schedule(key, runnable, info);
             home.bell.ring();
-        };
+        });
         let task = Task { future, home: Arc::clone(self), key, sends: false };
         let (runnable, task) = async_task::spawn(task, schedule);
         task.detach();
@@ -112,6 +122,7 @@ impl Shared {
             let left = {
                 let mut tasks = lock(&self.tasks);
                 let mut left = std::mem::take(&mut tasks.ready);
+                left.append(&mut tasks.yielded);
                 left.append(&mut tasks.senders);
                 left
             };
@@ -136,7 +147,8 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let polled = this.future.as_mut().poll(cx);
-        if !this.sends && this.home.sender.take() {
+        // Taken even of those that are known, or the next task would be taken for one.
+        if this.home.sender.take() && !this.sends {
             this.sends = true;
             if let Some(live) = lock(&this.home.tasks).live.get_mut(this.key) {
                 live.sends = true;
@@ -179,5 +191,48 @@ impl Wake for MainWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         lock(&self.0.tasks).main = true;
         self.0.bell.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+
+    use futures_lite::future::yield_now;
+
+    use super::super::PollRuntime;
+
+    use super::*;
+
+    #[test]
+    fn only_who_asks_whether_it_may_send_is_a_sender() {
+        let mut runtime = PollRuntime::new().unwrap();
+        let shared = Arc::clone(&runtime.shared);
+        let task = |asks: bool| {
+            let shared = Arc::clone(&shared);
+            Box::pin(async move {
+                for _ in 0..3 {
+                    poll_fn(|_| {
+                        if asks {
+                            shared.sender.note();
+                        }
+                        Poll::Ready(())
+                    })
+                    .await;
+                    yield_now().await;
+                }
+                pending().await
+            })
+        };
+        for asks in [false, true, false, true, false] {
+            shared.spawn(task(asks));
+        }
+        runtime.block_on(async {
+            for _ in 0..10 {
+                yield_now().await;
+            }
+        });
+        let sends: Vec<_> = lock(&shared.tasks).live.iter().map(|(_, live)| live.sends).collect();
+        assert_eq!(sends, [false, true, false, true, false]);
     }
 }
