@@ -44,36 +44,28 @@ where
     let mut turns = Turns::new();
     let mut ran = 0;
     let mut woke = clock.now();
+    let mut ended = woke;
     loop {
         let taken = match place.take() {
             Some(place) => place,
             None => served.places.acquire_arc().await,
         };
-        let mut paused = None;
+        let mut paused = false;
         let mut accept = pin!(served.link.quinn().accept_bi());
         let accepted = poll_fn(|cx| {
             let polled = accept.as_mut().poll(cx);
             if polled.is_pending() {
                 // An idle connection needs no room for an exchange.
                 room = None;
-                paused.get_or_insert_with(|| {
-                    if let Some(streams) = served.undelivered.pause() {
-                        lend(&served.node, &served.link, streams);
-                    }
-                    clock.now()
-                });
+                if !std::mem::replace(&mut paused, true)
+                    && let Some(streams) = served.undelivered.pause()
+                {
+                    lend(&served.node, &served.link, streams);
+                }
             }
             polled
         });
         let Ok((send, recv)) = accepted.await else { return };
-        if let Some(paused) = paused {
-            let now = clock.now();
-            turns.end(ran, true);
-            // The exchange itself is about a sixth of what its request and its answer take.
-            let work = 6 * paused.saturating_duration_since(woke);
-            turns.pause(now.saturating_duration_since(paused), work);
-            (ran, woke) = (0, now);
-        }
         let exchange = Exchange { future: Some(serve(send, recv)), of: None };
         let mut exchange = match room.take() {
             Some(mut room) => {
@@ -84,8 +76,16 @@ where
         };
         if tempo.is_quick() {
             let begun = clock.now();
+            if paused {
+                turns.end(ran, true);
+                // The exchange itself is about a sixth of what its request and its answer take.
+                let work = 6 * ended.saturating_duration_since(woke);
+                turns.pause(begun.saturating_duration_since(ended), work);
+                (ran, woke) = (0, begun);
+            }
             let over = future::poll_once(exchange.as_mut()).await.is_some();
-            tempo.judge(clock.now().saturating_duration_since(begun));
+            ended = clock.now();
+            tempo.judge(ended.saturating_duration_since(begun));
             ran += 1;
             if ran >= turns.length().min(MOST_IN_A_ROW) {
                 // The driver of the connection sends what was answered.

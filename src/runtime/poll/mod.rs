@@ -10,12 +10,11 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
-    io,
+    hint, io,
     net::UdpSocket,
     pin::{Pin, pin},
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll, Waker},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -177,15 +176,12 @@ impl PollRuntime {
             }
         }
         let length = self.turns.length();
-        lock(&self.shared.tasks).begin_turn();
+        let (mut ran, mut all) = self.run(Queue::NextTurn, length);
         // Those that are woken meanwhile belong to the turn, so that what all of them write leaves together.
-        let (mut ran, mut all) = (0, true);
-        while ran < length {
-            let (more, rest) = self.run(Queue::Ready, length - ran);
-            (ran, all) = (ran + more, rest);
-            if more == 0 {
-                break;
-            }
+        let mut more = ran;
+        while more > 0 && ran < length {
+            (more, all) = self.run(Queue::Ready, length - ran);
+            ran += more;
         }
         self.turns.end(ran, all);
         None
@@ -249,8 +245,7 @@ impl PollRuntime {
             if now.saturating_duration_since(since) >= patience {
                 break false;
             }
-            // Others may be ready on this core, the peer among them.
-            thread::yield_now();
+            hint::spin_loop();
         };
         self.busy.end(found);
         found

@@ -40,6 +40,8 @@ struct Live {
 /// Which of the ready tasks to take.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Queue {
+    /// With those that gave way in the last turn.
+    NextTurn,
     Ready,
     Senders,
 }
@@ -48,6 +50,10 @@ impl Tasks {
     /// Moves tasks that are ready into an empty queue, at most so many. Says whether they were all.
     pub(super) fn take(&mut self, queue: Queue, most: usize, into: &mut VecDeque<Runnable>) -> bool {
         let queue = match queue {
+            Queue::NextTurn => {
+                self.ready.append(&mut self.yielded);
+                &mut self.ready
+            }
             Queue::Ready => &mut self.ready,
             Queue::Senders => &mut self.senders,
         };
@@ -67,11 +73,6 @@ impl Tasks {
 
     pub(super) fn is_idle(&self) -> bool {
         self.ready.is_empty() && self.yielded.is_empty() && self.senders.is_empty() && !self.main
-    }
-
-    /// Makes those ready that gave way in the last turn.
-    pub(super) fn begin_turn(&mut self) {
-        self.ready.append(&mut self.yielded);
     }
 
     fn schedule(&mut self, key: usize, runnable: Runnable, info: ScheduleInfo) {
