@@ -230,15 +230,14 @@ impl PollRuntime {
     }
 
     /// Looks again and again while that may be worth it; `true` as soon as there is something to do.
-    fn stay_awake(&mut self, mut now: Instant) -> bool {
+    fn stay_awake(&mut self, since: Instant) -> bool {
         let patience = self.busy.begin();
         if patience.is_zero() {
             return false;
         }
-        let since = now;
         let found = loop {
             self.poll(Some(Duration::ZERO));
-            now = Instant::now();
+            let now = Instant::now();
             if self.expire(now) || !lock(&self.shared.tasks).is_idle() {
                 break true;
             }
