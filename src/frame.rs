@@ -114,7 +114,9 @@ fn fill_prefix(buf: &mut [u8], start: usize, max: usize) -> Result<()> {
 #[doc(hidden)]
 pub struct FrameBuffer {
     max: usize,
-    chunks: VecDeque<Bytes>,
+    /// Empty where there is none. Apart, since most streams bring one chunk in all, which then needs no list.
+    first: Bytes,
+    later: VecDeque<Bytes>,
     state: State,
 }
 
@@ -140,13 +142,18 @@ impl FrameBuffer {
     /// A buffer that refuses bodies of more than `max` bytes.
     #[must_use]
     pub const fn new(max: usize) -> Self {
-        Self { max, chunks: VecDeque::new(), state: State::BETWEEN_FRAMES }
+        Self { max, first: Bytes::new(), later: VecDeque::new(), state: State::BETWEEN_FRAMES }
     }
 
     /// Adds the bytes that the stream brought next.
     pub fn push(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() && !matches!(self.state, State::Failed(_)) {
-            self.chunks.push_back(chunk);
+        if matches!(self.state, State::Failed(_)) {
+            return;
+        }
+        if self.first.is_empty() {
+            self.first = chunk;
+        } else if !chunk.is_empty() {
+            self.later.push_back(chunk);
         }
     }
 
@@ -172,7 +179,8 @@ impl FrameBuffer {
     pub(crate) fn next_with<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Result<Option<T>, FrameError> {
         let next = self.advance(read);
         if let Err(error) = next {
-            self.chunks = VecDeque::new();
+            self.first = Bytes::new();
+            self.later = VecDeque::new();
             self.state = State::Failed(error);
         }
         next
@@ -195,7 +203,7 @@ impl FrameBuffer {
     /// Whether every byte pushed has been handed out as part of a frame.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && matches!(self.state, State::Prefix { filled: 0, .. } | State::Failed(_))
+        self.first.is_empty() && matches!(self.state, State::Prefix { filled: 0, .. } | State::Failed(_))
     }
 
     /// How many bytes are held, prefixes included, that no body handed out has.
@@ -206,39 +214,44 @@ impl FrameBuffer {
             State::Body { bytes, .. } => PREFIX_LEN + bytes.len(),
             State::Failed(_) => 0,
         };
-        begun + self.chunks.iter().map(Bytes::len).sum::<usize>()
+        begun + self.first.len() + self.later.iter().map(Bytes::len).sum::<usize>()
     }
 
     fn advance<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Result<Option<T>, FrameError> {
         if let State::Failed(error) = self.state {
             return Err(error);
         }
-        while let Some(chunk) = self.chunks.front_mut() {
+        while !self.first.is_empty() {
             if let (State::Prefix { filled: 0, .. }, Some((prefix, rest))) =
-                (&self.state, chunk.split_first_chunk())
+                (&self.state, self.first.split_first_chunk())
             {
                 let length = decode_prefix(*prefix, self.max)?;
                 let Some(body) = rest.get(..length) else {
                     self.state = State::Body { bytes: rest.to_vec(), length };
-                    self.chunks.pop_front();
+                    self.first.clear();
+                    self.next_chunk();
                     continue;
                 };
                 let taken = read(Body::Within(body));
-                chunk.advance(PREFIX_LEN + length);
-                if chunk.is_empty() {
-                    self.chunks.pop_front();
-                }
+                self.first.advance(PREFIX_LEN + length);
+                self.next_chunk();
                 return Ok(Some(taken));
             }
-            let body = take_across(chunk, &mut self.state, self.max)?;
-            if chunk.is_empty() {
-                self.chunks.pop_front();
-            }
+            let body = take_across(&mut self.first, &mut self.state, self.max)?;
+            self.next_chunk();
             if let Some(body) = body {
                 return Ok(Some(read(Body::Whole(body))));
             }
         }
         Ok(None)
+    }
+
+    /// Goes on to the next chunk where nothing is left of the first.
+    fn next_chunk(&mut self) {
+        if self.first.is_empty() {
+            // What is left of it may be empty, and still hold the memory of a batch of datagrams.
+            self.first = self.later.pop_front().unwrap_or_default();
+        }
     }
 }
 
@@ -251,7 +264,15 @@ pub(crate) enum Body<'a> {
 }
 
 impl Body<'_> {
-    fn into_bytes(self) -> Bytes {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Within(body) => body,
+            Self::Whole(body) => body,
+        }
+    }
+
+    /// In memory of its own, to be kept.
+    pub(crate) fn into_bytes(self) -> Bytes {
         match self {
             Self::Within(body) => Bytes::copy_from_slice(body),
             Self::Whole(body) => body,
@@ -261,7 +282,7 @@ impl Body<'_> {
 
 impl fmt::Debug for FrameBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max, chunks: _, state } = self;
+        let Self { max, first: _, later: _, state } = self;
         let failed = match state {
             State::Failed(error) => Some(error),
             State::Prefix { .. } | State::Body { .. } => None,

@@ -54,7 +54,7 @@ impl FrameReader {
         }
     }
 
-    /// The next frame's body, or `None` at a clean end.
+    /// What `read` makes of the next frame's body, or `None` at a clean end.
     ///
     /// Cancel-safe: what has arrived is kept for the next call.
     ///
@@ -62,11 +62,11 @@ impl FrameReader {
     ///
     /// `Truncated` for an end within a frame, `FrameTooLarge` and `Protocol` for frames that must not be,
     /// `StreamReset`, or why the connection is gone.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn next<T>(&mut self, mut read: impl FnMut(Body<'_>) -> T) -> Result<Option<T>> {
         self.forget_last_body();
         loop {
-            if let Some(body) = self.buffer.next().map_err(Error::from)? {
-                return Ok(Some(body));
+            if let Some(read) = self.buffer.next_with(&mut read).map_err(Error::from)? {
+                return Ok(Some(read));
             }
             if !self.fill_where_there_is_room().await? {
                 self.buffer.finish().map_err(Error::from)?;
@@ -80,17 +80,18 @@ impl FrameReader {
     ///
     /// A stream may stay silent between frames for as long as its connection lives, but not before its first frame
     /// (`Pace::Opening`), nor within one.
-    pub(crate) async fn next_within(
+    pub(crate) async fn next_within<T>(
         &mut self,
         clock: &Clock,
         limit: Duration,
         pace: Pace,
-    ) -> Result<Option<Bytes>> {
+        mut read: impl FnMut(Body<'_>) -> T,
+    ) -> Result<Option<T>> {
         self.forget_last_body();
         let mut deadline = (pace == Pace::Opening).then(|| clock.deadline(limit));
         loop {
-            if let Some(body) = self.buffer.next().map_err(Error::from)? {
-                return Ok(Some(body));
+            if let Some(read) = self.buffer.next_with(&mut read).map_err(Error::from)? {
+                return Ok(Some(read));
             }
             if deadline.is_none() && !self.buffer.is_empty() {
                 deadline = Some(clock.deadline(limit));
@@ -147,22 +148,22 @@ impl FrameReader {
     async fn fill_where_there_is_room(&mut self) -> Result<bool> {
         let mut chunks: [Bytes; CHUNKS] = Default::default();
         let read = self.charge.while_there_is_room(self.stream.read_chunks(&mut chunks)).await;
-        self.take(read, chunks)
+        self.take(read, &mut chunks)
     }
 
     /// Adds what has arrived; `false` at FIN.
     async fn fill(&mut self) -> Result<bool> {
         let mut chunks: [Bytes; CHUNKS] = Default::default();
         let read = self.stream.read_chunks(&mut chunks).await;
-        self.take(read, chunks)
+        self.take(read, &mut chunks)
     }
 
-    fn take(&mut self, read: Result<Option<usize>, ReadError>, chunks: [Bytes; CHUNKS]) -> Result<bool> {
+    fn take(&mut self, read: Result<Option<usize>, ReadError>, chunks: &mut [Bytes]) -> Result<bool> {
         match read {
             Ok(Some(count)) => {
-                for chunk in chunks.into_iter().take(count) {
+                for chunk in chunks.iter_mut().take(count) {
                     self.charge.add(chunk.len());
-                    self.buffer.push(chunk);
+                    self.buffer.push(std::mem::take(chunk));
                 }
                 Ok(true)
             }

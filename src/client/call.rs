@@ -15,7 +15,7 @@ use crate::{
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
     frame,
-    message::{Codec, Request, Response},
+    message::{Codec, MessageError, Request, Response},
     span::{self, record},
     stream::{FrameReader, FrameWriter, Pace},
     value,
@@ -169,10 +169,10 @@ impl Call {
 
     /// The one answer, and the end of the stream.
     async fn answer(&self, mut reader: FrameReader) -> Result<Response> {
-        let Some(body) = read(self.connection.link(), &mut reader).await? else {
+        let Some(response) = read(self.connection.link(), &mut reader).await? else {
             return Err(Error::protocol("the stream ended without an answer"));
         };
-        let response = Response::decode(&body).map_err(|error| violated(&mut reader, error.into()))?;
+        let response = response.map_err(|error| violated(&mut reader, error.into()))?;
         reader.end().await.map_err(|error| violated(&mut reader, error))?;
         match response {
             Response::Error { error, detail, retry_after } => Err(remote_error(error, detail, retry_after)),
@@ -245,11 +245,11 @@ pub(super) fn timed_out() -> Error {
     Error::new(ErrorKind::DeadlineExceeded)
 }
 
-/// The next frame; one that was begun has to be complete as soon as a request would.
-pub(super) async fn read(link: &Link, reader: &mut FrameReader) -> Result<Option<Bytes>> {
+/// The next response; a frame that was begun has to be complete as soon as a request would.
+pub(super) async fn read(link: &Link, reader: &mut FrameReader) -> Result<Option<Decoded>> {
     let limit = link.limits().request_read_timeout();
-    let next = reader.next_within(link.clock(), limit, Pace::Between).await;
-    // Whoever gets the body counts it.
+    let next = reader.next_within(link.clock(), limit, Pace::Between, Response::read).await;
+    // Whoever gets the response counts it.
     reader.forget_last_body();
     next.map_err(|error| violated(reader, error))
 }
@@ -266,3 +266,6 @@ pub(super) fn violated(reader: &mut FrameReader, error: Error) -> Error {
 }
 
 pub(super) type Deadline = Option<Instant>;
+
+/// What was in a frame.
+type Decoded = std::result::Result<Response, MessageError>;

@@ -10,7 +10,6 @@ use super::call::{Deadline, read, record_end, timed_out, violated};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
-    frame::Body,
     message::{MessageError, Response, WireError, printable},
     stream::{FrameReader, FrameWriter},
     value,
@@ -84,8 +83,8 @@ impl Responses {
         }
         let link = self.connection.link();
         let read = link.clock().timeout_at(self.deadline, read(link, &mut self.reader)).await;
-        let body = match read.unwrap_or_else(|_elapsed| Err(timed_out())) {
-            Ok(Some(body)) => body,
+        let response = match read.unwrap_or_else(|_elapsed| Err(timed_out())) {
+            Ok(Some(response)) => response,
             Ok(None) => {
                 self.ended = true;
                 record_end(&self.span, None);
@@ -93,7 +92,7 @@ impl Responses {
             }
             Err(error) => return Err(self.fail(error)),
         };
-        self.taken(Response::decode(&body)).map(Some)
+        self.taken(response).map(Some)
     }
 
     /// The next response whose frame is here already.
@@ -101,11 +100,7 @@ impl Responses {
         if self.ended {
             return None;
         }
-        let decode = |body: Body<'_>| match body {
-            Body::Within(body) => Response::decode_borrowed(body),
-            Body::Whole(body) => Response::decode(&body),
-        };
-        Some(match self.reader.take_arrived(decode)? {
+        Some(match self.reader.take_arrived(Response::read)? {
             Ok(response) => self.taken(response),
             Err(error) => Err(self.fail(error)),
         })

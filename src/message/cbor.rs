@@ -8,6 +8,7 @@ use super::{
     codec::FieldWriter,
     validate::{Scalar, read_body, split_scalar},
 };
+use crate::frame::Body;
 
 /// Writes the fields of a message as one map.
 pub(super) struct MapWriter<'a> {
@@ -28,7 +29,8 @@ impl<'a> MapWriter<'a> {
         if let Some(head) = self.out.get_mut(self.start) {
             *head += 1;
         }
-        put_head(self.out, UNSIGNED, u64::from(key));
+        debug_assert!(key < 24, "the keys of messages are heads of one byte");
+        self.out.push(key);
     }
 
     fn string(&mut self, major: u8, content: &[u8]) {
@@ -72,11 +74,16 @@ const TRUE: u8 = 0xf5;
 /// By hand, because minicbor's encoder returns errors that writing into a `Vec` cannot have.
 fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let major = major << 5;
+    match u8::try_from(argument) {
+        Ok(argument @ 0..24) => out.push(major | argument),
+        _ => put_argument(out, major, argument),
+    }
+}
+
+/// Writes a head whose argument needs bytes of its own.
+fn put_argument(out: &mut Vec<u8>, major: u8, argument: u64) {
     if let Ok(argument) = u8::try_from(argument) {
-        match argument {
-            0..24 => out.push(major | argument),
-            24.. => out.extend_from_slice(&[major | 24, argument]),
-        }
+        out.extend_from_slice(&[major | 24, argument]);
     } else if let Ok(argument) = u16::try_from(argument) {
         out.push(major | 25);
         out.extend_from_slice(&argument.to_be_bytes());
@@ -102,6 +109,15 @@ pub(super) enum Source<'a> {
     Owned(&'a Bytes),
     /// Among much else, which nothing may keep.
     Borrowed(&'a [u8]),
+}
+
+impl<'a> From<&'a Body<'_>> for Source<'a> {
+    fn from(body: &'a Body<'_>) -> Self {
+        match body {
+            Body::Within(body) => Self::Borrowed(body),
+            Body::Whole(body) => Self::Owned(body),
+        }
+    }
 }
 
 impl<'a> Source<'a> {

@@ -9,6 +9,7 @@ use super::{
     cbor::{self, Key, Source, split_bytes, split_text, split_uint},
     codec::{self, Codec, FieldWriter, Message},
 };
+use crate::frame::Body;
 
 /// What a caller asks of a node.
 ///
@@ -87,22 +88,31 @@ impl Request {
     ///
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        match Self::decode_usual(body) {
+        Self::decode_from(Source::Owned(body))
+    }
+
+    /// The same, of a body where it lies, whose memory nothing may keep unless it is the body's own.
+    pub(crate) fn read(body: Body<'_>) -> Result<Self, MessageError> {
+        Self::decode_from(Source::from(&body))
+    }
+
+    fn decode_from(source: Source<'_>) -> Result<Self, MessageError> {
+        match Self::decode_usual(source) {
             Some(request) => Ok(request),
-            None => Self::decode_any(body),
+            None => Self::decode_any(source),
         }
     }
 
     /// A call in the form that this crate writes. Whatever is of another form, be it right or wrong, is not for here.
-    fn decode_usual(body: &Bytes) -> Option<Self> {
-        let (&head, rest) = body.split_first()?;
+    fn decode_usual(source: Source<'_>) -> Option<Self> {
+        let (&head, rest) = source.body().split_first()?;
         let mut fields_left = head.checked_sub(MAP_OF_2)?;
         let (method, mut rest) = split_text(rest.strip_prefix(METHOD)?)?;
         codec::check_method(method).ok()?;
         let mut request = Self::new(method);
         if let Some(params) = rest.strip_prefix(&[3]) {
             let (params, behind) = split_bytes(params)?;
-            request.params = Some(Source::Owned(body).keep(params));
+            request.params = Some(source.keep(params));
             rest = behind;
             fields_left = fields_left.checked_sub(1)?;
         }
@@ -115,12 +125,12 @@ impl Request {
         (fields_left == 0 && rest.is_empty()).then_some(request)
     }
 
-    fn decode_any(body: &Bytes) -> Result<Self, MessageError> {
+    fn decode_any(source: Source<'_>) -> Result<Self, MessageError> {
         let RequestFields { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } =
-            match Codec::of(body) {
-                Codec::Cbor => cbor::decode(Source::Owned(body))?,
+            match Codec::of(source.body()) {
+                Codec::Cbor => cbor::decode(source)?,
                 #[cfg(feature = "json")]
-                Codec::Json => super::json::decode(body)?,
+                Codec::Json => super::json::decode(source.body())?,
             };
         let (protocol_version, method) = codec::required_head(protocol_version, method)?;
         let follow = follow.unwrap_or(false);
@@ -210,7 +220,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_this_crate_writes_is_read_at_a_glance(request in usual()) {
-            prop_assert_eq!(Request::decode_usual(&encoded(&request).into()), Some(request));
+            prop_assert_eq!(Request::decode_usual(Source::Owned(&encoded(&request).into())), Some(request));
         }
 
         #[test]
@@ -228,8 +238,8 @@ mod tests {
                 body.truncate(cut.index(length));
             }
             let body = Bytes::from(body);
-            if let Some(seen) = Request::decode_usual(&body) {
-                prop_assert_eq!(Request::decode_any(&body), Ok(seen));
+            if let Some(seen) = Request::decode_usual(Source::Owned(&body)) {
+                prop_assert_eq!(Request::decode_any(Source::Owned(&body)), Ok(seen));
             }
         }
     }

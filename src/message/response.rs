@@ -9,6 +9,7 @@ use super::{
     cbor::{self, Key, Source, split_bytes, split_uint},
     codec::{self, Codec, FieldWriter, Message},
 };
+use crate::frame::Body;
 
 /// What a node answers: one of its kinds.
 ///
@@ -103,9 +104,9 @@ impl Response {
         Self::decode_from(Source::Owned(body))
     }
 
-    /// The same, of a body among others whose memory nothing of it may keep.
-    pub(crate) fn decode_borrowed(body: &[u8]) -> Result<Self, MessageError> {
-        Self::decode_from(Source::Borrowed(body))
+    /// The same, of a body where it lies, whose memory nothing may keep unless it is the body's own.
+    pub(crate) fn read(body: Body<'_>) -> Result<Self, MessageError> {
+        Self::decode_from(Source::from(&body))
     }
 
     fn decode_from(source: Source<'_>) -> Result<Self, MessageError> {

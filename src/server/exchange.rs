@@ -27,7 +27,8 @@ use crate::{
     code::Code,
     connection::Link,
     error::{Error, ErrorKind, Result},
-    message::{Codec, PROTOCOL_VERSION, Request, Response, WireError},
+    frame::Body,
+    message::{Codec, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     router::{
         Answers, Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS,
     },
@@ -40,8 +41,10 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     let Served { node, link, undelivered, .. } = &*served;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
-    let body = match read_request(node, &mut reader).await {
-        Ok(body) => body,
+    let mut asked = None;
+    let read = read_request(node, &mut reader, &mut asked).await;
+    let asked = match read.and_then(|()| asked.ok_or_else(|| Error::protocol("a stream without a request"))) {
+        Ok(asked) => asked,
         Err(error) => {
             let code = fault_code(&error);
             tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
@@ -60,9 +63,10 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     let running = Running::enter(node);
     node.counters.requests.add();
     link.counters().requests.add();
-    let exchange = Exchange { node, link, codec: Codec::of(&body), span, began: node.clock.now() };
+    let Asked { codec, request } = asked;
+    let exchange = Exchange { node, link, codec, span, began: node.clock.now() };
     record(&exchange.span, "codec", codec_name(exchange.codec));
-    let writer = exchange.run(body, charge, writer).await;
+    let writer = exchange.run(request, charge, writer).await;
     let Some(writer) = writer.filter(FrameWriter::is_finished) else { return };
     match undelivered.keep(writer, running) {
         Ok(Some(streams)) => lend(node, link, streams),
@@ -86,12 +90,28 @@ pub(super) fn lend(node: &Node, link: &Link, streams: usize) {
     }
 }
 
-/// One frame, then FIN, all within the time for it.
-async fn read_request(node: &Node, reader: &mut FrameReader) -> Result<Bytes> {
+/// What came in the frame of a request.
+struct Asked {
+    /// Of the request, and so of the answers.
+    codec: Codec,
+    request: Result<Request, MessageError>,
+}
+
+impl Asked {
+    fn read(body: Body<'_>) -> Self {
+        Self { codec: Codec::of(body.bytes()), request: Request::read(body) }
+    }
+}
+
+/// One frame, then FIN, all within the time for it; or FIN alone, and then nothing is asked.
+///
+/// What is read goes where it stays, because results are moved from one future to the next.
+async fn read_request(node: &Node, reader: &mut FrameReader, asked: &mut Option<Asked>) -> Result<()> {
     let read = async {
-        let body = reader.next().await?.ok_or_else(|| Error::protocol("a stream without a request"))?;
-        reader.end().await?;
-        Ok(body)
+        match reader.next(|body| *asked = Some(Asked::read(body))).await? {
+            Some(()) => reader.end().await,
+            None => Ok(()),
+        }
     };
     let read = node.clock.timeout(node.limits.request_read_timeout(), read).await;
     read.unwrap_or_else(|Elapsed| {
@@ -136,9 +156,13 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Exchange<'_> {
     /// Answers the request, and gives back the stream where something may still be under way on it.
-    async fn run(&self, body: Bytes, charge: Charge, mut writer: FrameWriter) -> Option<FrameWriter> {
-        let admitted = self.admit(&body);
-        drop(body);
+    async fn run(
+        &self,
+        request: Result<Request, MessageError>,
+        charge: Charge,
+        mut writer: FrameWriter,
+    ) -> Option<FrameWriter> {
+        let admitted = self.admit(request);
         // The request is not dropped before its charge.
         let charge = charge;
         let request = match admitted {
@@ -172,10 +196,9 @@ impl Exchange<'_> {
         Some(writer)
     }
 
-    fn admit(&self, body: &Bytes) -> Result<Request, MethodError> {
+    fn admit(&self, request: Result<Request, MessageError>) -> Result<Request, MethodError> {
         self.take_request()?;
-        let request =
-            Request::decode(body).map_err(|error| MethodError::invalid_request(error.to_string()))?;
+        let request = request.map_err(|error| MethodError::invalid_request(error.to_string()))?;
         record(&self.span, "method", method(&request.method));
         if request.protocol_version != PROTOCOL_VERSION {
             return Err(MethodError::new(WireError::ProtocolMismatch)

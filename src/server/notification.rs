@@ -27,7 +27,8 @@ pub(super) async fn serve(served: &Served, recv: RecvStream, span: Span) {
     let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
     let mut pace = Pace::Opening;
     loop {
-        let next = reader.next_within(&node.clock, node.limits.request_read_timeout(), pace);
+        let limit = node.limits.request_read_timeout();
+        let next = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
         let stopping = async {
             node.drain.begun().await;
             Ok(None)
