@@ -13,10 +13,13 @@ use std::{
 
 use futures_lite::future;
 use pin_project_lite::pin_project;
-use quinn::{RecvStream, SendStream};
+use tracing::Span;
 
-use super::{Place, Served, exchange::lend};
-use crate::runtime::Turns;
+use super::{
+    Place, Served,
+    exchange::{self, lend},
+};
+use crate::{runtime::Turns, span};
 
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
 const QUICK: Duration = Duration::from_micros(100);
@@ -33,14 +36,11 @@ const MOST_IN_A_ROW: usize = 16;
 ///
 /// A peer has no more streams to begin exchanges on than it has places, unless it acknowledges answers out of their order so as to be
 /// [lent](super::drain::Undelivered) too many. What it opens on those waits there.
-pub(super) async fn serve_each<F>(served: &Arc<Served>, serve: impl Fn(SendStream, RecvStream) -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
+pub(super) async fn serve_each(served: &Arc<Served>) {
     let (clock, tempo) = (&served.node.clock, &served.tempo);
     // Of the last exchange that was over at once: its place among those of the peer, and in memory.
     let mut place: Option<Place> = None;
-    let mut room: Option<Pin<Box<Exchange<F>>>> = None;
+    let mut room: Option<Pin<Box<Exchange<_>>>> = None;
     let mut turns = Turns::new();
     let mut ran = 0;
     let mut woke = clock.now();
@@ -66,14 +66,12 @@ where
             polled
         });
         let Ok((send, recv)) = accepted.await else { return };
-        let exchange = Exchange { future: Some(serve(send, recv)), of: None };
-        let mut exchange = match room.take() {
-            Some(mut room) => {
-                room.set(exchange);
-                room
-            }
-            None => Box::pin(exchange),
-        };
+        let mut exchange = room.take().unwrap_or_else(|| Box::pin(Exchange::none()));
+        let mut begun = exchange.as_mut().project();
+        *begun.span = span::exchange(&served.link, send.id());
+        let span = begun.span.clone();
+        // Made where it is polled: to move it would take longer than many a handler.
+        begun.future.set(Some(exchange::serve(Arc::clone(served), send, recv, span)));
         if tempo.is_quick() {
             let begun = clock.now();
             if paused {
@@ -132,8 +130,24 @@ pin_project! {
     struct Exchange<F> {
         #[pin]
         future: Option<F>,
+        // The future is polled and dropped in it.
+        span: Span,
         // Where it has a task: what it is judged for there, and its place.
         of: Option<(Arc<Served>, Place)>,
+    }
+
+    impl<F> PinnedDrop for Exchange<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _entered = this.span.enter();
+            this.future.set(None);
+        }
+    }
+}
+
+impl<F> Exchange<F> {
+    const fn none() -> Self {
+        Self { future: None, span: Span::none(), of: None }
     }
 }
 
@@ -143,6 +157,7 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let mut future = this.future;
+        let _entered = this.span.enter();
         let begun = this.of.as_ref().map(|(served, _)| served.node.clock.now());
         let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
         if let Some(((served, _), begun)) = this.of.as_ref().zip(begun) {

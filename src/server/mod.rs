@@ -127,10 +127,7 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         _slot: slot,
     });
     // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
-    let exchanges = pin!(inline::serve_each(&served, |send, recv| {
-        let span = span::exchange(link, send.id());
-        exchange::serve(Arc::clone(&served), send, recv, span.clone()).instrument(span)
-    }));
+    let exchanges = pin!(inline::serve_each(&served));
     let places = semaphore(node.limits.max_concurrent_uni_streams());
     let notifications = pin!(async {
         loop {
