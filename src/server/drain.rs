@@ -96,6 +96,28 @@ struct Queue {
     running: Option<Running>,
 }
 
+impl Queue {
+    /// Forgets what has arrived, and lends for the rest where that is more than `unasked`, and at least `step` more than before.
+    fn lend(&mut self, Undelivered { max, unasked, .. }: &Undelivered, step: usize) -> Option<usize> {
+        let Self { writers, lent, .. } = self;
+        // Nearly always they arrive in their order.
+        while writers.front().is_some_and(FrameWriter::is_delivered) {
+            writers.pop_front();
+        }
+        if writers.len() > max.saturating_mul(2) {
+            writers.retain(|writer| !writer.is_delivered());
+        }
+        let undelivered = writers.len().min(*max);
+        // Those that were lent for answers that have arrived are used up.
+        *lent = undelivered.min(*lent);
+        if undelivered <= *unasked || undelivered - *lent < step {
+            return None;
+        }
+        *lent = undelivered;
+        Some(undelivered)
+    }
+}
+
 impl Undelivered {
     /// For a peer that may have so many exchanges under way.
     pub(super) fn new(max_exchanges: u32) -> Self {
@@ -116,37 +138,20 @@ impl Undelivered {
             return Err((writer, running));
         }
         kept.get_or_insert(running);
-        if writers.len() < self.unasked {
-            writers.push_back(writer);
-            return Ok(None);
-        }
-        // Nearly always they arrive in their order.
-        while writers.front().is_some_and(FrameWriter::is_delivered) {
-            writers.pop_front();
-        }
-        if writers.len() >= self.max.saturating_mul(2) {
-            writers.retain(|writer| !writer.is_delivered());
-        }
         writers.push_back(writer);
-        // Those that were lent for answers that have arrived are used up.
-        let undelivered = writers.len().min(self.max);
-        *lent = undelivered.min(*lent);
-        if undelivered - *lent < self.step {
+        if writers.len() <= self.unasked || writers.len() < *lent + self.step {
             return Ok(None);
         }
-        *lent = undelivered;
-        Ok(Some(undelivered))
+        Ok(queue.lend(self, self.step))
     }
 
     /// The last answer for a while has been kept: gives as [`keep`](Self::keep) does, however little it is.
     pub(super) fn pause(&self) -> Option<usize> {
         let mut queue = lock(&self.queue);
-        let Queue { writers, lent, .. } = &mut *queue;
-        let undelivered = writers.len().min(self.max);
-        (undelivered > self.unasked && undelivered > *lent).then(|| {
-            *lent = undelivered;
-            undelivered
-        })
+        if queue.writers.len() <= self.unasked.max(queue.lent) {
+            return None;
+        }
+        queue.lend(self, 1)
     }
 
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.
