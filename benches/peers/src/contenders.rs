@@ -12,7 +12,7 @@ pub struct Contender {
 }
 
 pub const PALYRA: &str = "palyra";
-pub const BUSY: &str = "palyra-busy";
+pub const SLEEPS: &str = "palyra-sleeps";
 pub const REFERENCES: [&str; 2] = ["reference-1", "reference-2"];
 pub const QUINN_TOKIO: &str = "quinn-tokio";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
@@ -26,8 +26,8 @@ pub const CONTENDERS: [Contender; 9] = [
         node: Some("palyra"),
     },
     Contender {
-        name: BUSY,
-        what: "the same with 50 µs of `PollRuntime::busy_poll` on either side",
+        name: SLEEPS,
+        what: "the same without `PollRuntime::busy_poll`",
         serve: palyra::serve::<true>,
         drive: drive::<palyra::Stack<true>>,
         node: None,

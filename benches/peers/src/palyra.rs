@@ -11,16 +11,13 @@ use crate::{
     setup::{Credentials, LOOPBACK, Setup, announce, event, large},
 };
 
-/// How long a contender polls busily.
-const PATIENCE: Duration = Duration::from_micros(50);
-
-fn runtime<const BUSY: bool>() -> Result<PollRuntime> {
+fn runtime<const SLEEPS: bool>() -> Result<PollRuntime> {
     let runtime = PollRuntime::new()?;
-    Ok(if BUSY { runtime.busy_poll(PATIENCE) } else { runtime })
+    Ok(if SLEEPS { runtime.busy_poll(Duration::ZERO) } else { runtime })
 }
 
-pub fn serve<const BUSY: bool>(setup: &Setup) -> Result<()> {
-    let mut runtime = runtime::<BUSY>()?;
+pub fn serve<const SLEEPS: bool>(setup: &Setup) -> Result<()> {
+    let mut runtime = runtime::<SLEEPS>()?;
     let Credentials { authority, certificate, key } = setup.credentials("server")?;
     let identity = Identity::from_pem(&certificate, &key)?;
     let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(&authority)?);
@@ -78,7 +75,7 @@ mod client {
     };
 
     #[derive(Clone)]
-    pub struct Stack<const BUSY: bool> {
+    pub struct Stack<const SLEEPS: bool> {
         runtime: Arc<Mutex<PollRuntime>>,
         /// For the tasks of the measurement, too.
         handle: Arc<dyn Runtime>,
@@ -86,11 +83,11 @@ mod client {
         address: SocketAddr,
     }
 
-    impl<const BUSY: bool> link::Stack for Stack<BUSY> {
+    impl<const SLEEPS: bool> link::Stack for Stack<SLEEPS> {
         type Link = Connection;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {
-            let runtime = super::runtime::<BUSY>()?;
+            let runtime = super::runtime::<SLEEPS>()?;
             let Credentials { authority, certificate, key } = setup.credentials("client")?;
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);

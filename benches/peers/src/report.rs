@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Result,
-    contenders::{BUSY, CONTENDERS, PALYRA},
+    contenders::{CONTENDERS, PALYRA, SLEEPS},
     figures::{Better, Figure, GOALS, Goal, RACERS, RACES, Section, sections},
     floor::CIPHERS,
     measure::{PACKETS, Plan},
@@ -115,7 +115,7 @@ fn goals(out: &mut String, sections: &[Section], results: &Results) -> Result<()
     writeln!(
         out,
         "## Targets\n\nAgainst the reference, whichever of its two configurations does better in that figure counts. Quartiles in \
-         parentheses.\n\n| figure | target | {PALYRA} | | {BUSY} | |\n|---|---|---|---|---|---|"
+         parentheses.\n\n| figure | target | {PALYRA} | | {SLEEPS} | |\n|---|---|---|---|---|---|"
     )?;
     for goal in &GOALS {
         let Some(figure) = find(sections, goal.metric) else { continue };
@@ -133,11 +133,11 @@ fn goals(out: &mut String, sections: &[Section], results: &Results) -> Result<()
                 format!("{measured} | {}", if met { "met" } else { "**missed**" })
             }
         };
-        writeln!(out, "| {} | {sign} {bound} | {} | {} |", figure.title, of(PALYRA), of(BUSY))?;
+        writeln!(out, "| {} | {sign} {bound} | {} | {} |", figure.title, of(PALYRA), of(SLEEPS))?;
     }
     out.push('\n');
     for racer in RACERS {
-        for ours in [PALYRA, BUSY] {
+        for ours in [PALYRA, SLEEPS] {
             races(out, sections, results, ours, racer)?;
         }
     }
@@ -233,7 +233,7 @@ fn panel(section: &Section, metric: &str, results: &Results) -> Option<Panel> {
             value: quartiles.median,
             spread: (quartiles.lower, quartiles.upper),
             text: figure.display(quartiles.median),
-            ours: [PALYRA, BUSY].contains(&contender.name),
+            ours: [PALYRA, SLEEPS].contains(&contender.name),
         })
     });
     let target =

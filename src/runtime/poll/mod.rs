@@ -15,6 +15,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -35,12 +36,16 @@ use crate::{error::Result, sync::lock};
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
 const TASKS_PER_LOOK: usize = 128;
 
+/// How long the thread looks again and again before it sleeps: as long as to be woken takes, or a little longer.
+const PATIENCE: Duration = Duration::from_micros(50);
+
 /// Runs nodes on one thread, without a reactor: everything happens within [`block_on`](Self::block_on).
 ///
 /// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next deadline; so a request
 /// at a time costs three system calls on each side, where an [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine
 /// and the help of a second thread. What a few tasks in a row write leaves in common packets; then come the next, so that the peer
-/// can work on the first while this side works on the last.
+/// can work on the first while this side works on the last. Where waits are short, it does not sleep in them:
+/// [`busy_poll`](Self::busy_poll).
 ///
 /// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be awaited on any thread and any
 /// executor, as always; but they make progress only while `block_on` runs. Futures of other reactors can be awaited within
@@ -111,7 +116,7 @@ impl PollRuntime {
             fds: Vec::new(),
             unseen: 0,
             turns: Turns::new(),
-            busy: Busy::new(Duration::ZERO),
+            busy: Busy::new(patience()),
             woke: Instant::now(),
         })
     }
@@ -130,11 +135,12 @@ impl PollRuntime {
         self
     }
 
-    /// Looks at its sockets again and again, for up to so long, before it lets the thread sleep. Default: zero, not at all.
+    /// Looks at its sockets again and again, for up to so long, before it lets the thread sleep. Zero is not at all. Default: 50 µs; zero
+    /// where the process has one processor alone.
     ///
     /// To be woken takes a thread tens of microseconds, most of all in virtual machines; that is half of what a call at a time over a
-    /// local link takes. Some 50 µs spare it: `docs/benchmarks` has the figures. In return the thread takes the processor for that long
-    /// where it would have slept. Where waits turn out to be longer, as when there is little to do, it tries one of 64.
+    /// local link takes, and `docs/benchmarks` has the figures of both. In return the thread takes the processor for that long where it
+    /// would have slept. Where waits turn out to be longer, as on slow links or when there is little to do, it tries one of 64.
     #[must_use]
     pub fn busy_poll(mut self, patience: Duration) -> Self {
         self.busy = Busy::new(patience);
@@ -295,6 +301,15 @@ impl PollRuntime {
     }
 }
 
+/// Nobody can answer while the only processor is taken.
+fn patience() -> Duration {
+    if thread::available_parallelism().is_ok_and(|threads| threads.get() > 1) {
+        PATIENCE
+    } else {
+        Duration::ZERO
+    }
+}
+
 /// Empties a list for descriptors of another lifetime, and keeps its memory.
 fn recycle<'to>(mut fds: Vec<PollFd<'_>>) -> Vec<PollFd<'to>> {
     fds.clear();
@@ -359,7 +374,7 @@ impl fmt::Debug for Handle {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, io::IoSliceMut, net::Ipv4Addr, sync::atomic::Ordering, thread};
+    use std::{future::poll_fn, io::IoSliceMut, net::Ipv4Addr, sync::atomic::Ordering};
 
     use quinn::udp::{RecvMeta, Transmit};
 
