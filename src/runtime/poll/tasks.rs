@@ -197,13 +197,74 @@ impl Wake for MainWaker {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, poll_fn};
+    use std::{
+        collections::HashMap,
+        future::{pending, poll_fn},
+        sync::Mutex,
+    };
 
     use futures_lite::future::yield_now;
 
     use super::super::PollRuntime;
 
     use super::*;
+
+    /// A task that is woken by its name, and what it wakes each time that it runs.
+    #[derive(Clone, Default)]
+    struct Stage {
+        wakers: Arc<Mutex<HashMap<&'static str, Waker>>>,
+        ran: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Stage {
+        fn spawn(&self, shared: &Arc<Shared>, name: &'static str, wakes: &'static [&'static str]) {
+            let (stage, home) = (self.clone(), Arc::clone(shared));
+            shared.spawn(Box::pin(poll_fn(move |cx| {
+                lock(&stage.wakers).entry(name).or_insert_with(|| cx.waker().clone());
+                lock(&stage.ran).push(name);
+                if name == "driver" {
+                    home.sender.note();
+                }
+                for name in wakes {
+                    stage.wake(name);
+                }
+                Poll::Pending
+            })));
+        }
+
+        fn wake(&self, name: &str) {
+            if let Some(waker) = lock(&self.wakers).get(name) {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    #[test]
+    fn those_that_are_woken_in_a_turn_join_it_and_those_that_give_way_do_not() {
+        let mut runtime = PollRuntime::new().unwrap();
+        let shared = Arc::clone(&runtime.shared);
+        let stage = Stage::default();
+        stage.spawn(&shared, "driver", &[]);
+        stage.spawn(&shared, "reader", &["driver"]);
+        stage.spawn(&shared, "writer", &["reader", "driver"]);
+        let settle = async {
+            for _ in 0..10 {
+                yield_now().await;
+            }
+        };
+        runtime.block_on(settle);
+        lock(&stage.ran).clear();
+        runtime.block_on(async {
+            // Gives way each time that it runs.
+            stage.spawn(&shared, "patient", &["patient", "driver"]);
+            stage.wake("writer");
+            for _ in 0..2 {
+                yield_now().await;
+            }
+        });
+        let ran = lock(&stage.ran);
+        assert_eq!(*ran, ["patient", "writer", "reader", "driver", "patient", "driver"]);
+    }
 
     #[test]
     fn only_who_asks_whether_it_may_send_is_a_sender() {
