@@ -157,14 +157,20 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let mut future = this.future;
-        let _entered = this.span.enter();
         let begun = this.of.as_ref().map(|(served, _)| served.node.clock.now());
-        let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
+        let polled = this.span.in_scope(|| {
+            let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
+            if polled.is_ready() {
+                future.set(None);
+            }
+            polled
+        });
         if let Some(((served, _), begun)) = this.of.as_ref().zip(begun) {
             served.tempo.judge(served.node.clock.now().saturating_duration_since(begun));
         }
         if polled.is_ready() {
-            future.set(None);
+            // It ends here, though its place may be kept for the next.
+            *this.span = Span::none();
         }
         polled
     }
