@@ -100,6 +100,9 @@ impl Queue {
     /// Forgets what has arrived, and lends for the rest where that is more than `unasked`, and at least `step` more than before.
     fn lend(&mut self, Undelivered { max, unasked, .. }: &Undelivered, step: usize) -> Option<usize> {
         let Self { writers, lent, .. } = self;
+        if writers.len() <= *unasked || writers.len() < *lent + step {
+            return None;
+        }
         // Nearly always they arrive in their order.
         while writers.front().is_some_and(FrameWriter::is_delivered) {
             writers.pop_front();
@@ -133,25 +136,18 @@ impl Undelivered {
         running: Running,
     ) -> Result<Option<usize>, (FrameWriter, Running)> {
         let mut queue = lock(&self.queue);
-        let Queue { writers, lent, running: kept } = &mut *queue;
+        let Queue { writers, running: kept, .. } = &mut *queue;
         if running.node.drain.has_begun() {
             return Err((writer, running));
         }
         kept.get_or_insert(running);
         writers.push_back(writer);
-        if writers.len() <= self.unasked || writers.len() < *lent + self.step {
-            return Ok(None);
-        }
         Ok(queue.lend(self, self.step))
     }
 
     /// The last answer for a while has been kept: gives as [`keep`](Self::keep) does, however little it is.
     pub(super) fn pause(&self) -> Option<usize> {
-        let mut queue = lock(&self.queue);
-        if queue.writers.len() <= self.unasked.max(queue.lent) {
-            return None;
-        }
-        queue.lend(self, 1)
+        lock(&self.queue).lend(self, 1)
     }
 
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.
