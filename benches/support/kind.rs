@@ -44,7 +44,7 @@ impl Kind {
 /// A runtime, and what drives it.
 pub(crate) enum Runner {
     #[cfg(unix)]
-    Poll(PollRuntime),
+    Poll(Box<PollRuntime>),
     /// Smol's global executor, whose thread is one of its own.
     Global(Arc<dyn Runtime>),
 }
@@ -53,7 +53,7 @@ impl Runner {
     pub(crate) fn new(kind: Kind) -> Result<Self> {
         Ok(match kind {
             #[cfg(unix)]
-            Kind::Poll => Self::Poll(PollRuntime::new()?),
+            Kind::Poll => Self::Poll(Box::new(PollRuntime::new()?)),
             Kind::AsyncIo => Self::Global(Arc::new(AsyncIoRuntime::global())),
             Kind::Smol => Self::Global(Arc::new(SmolRuntime)),
         })

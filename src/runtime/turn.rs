@@ -4,15 +4,19 @@ use std::time::Duration;
 
 /// The lengths of turns, of which each ends with sending.
 ///
-/// Where all that is under way goes into one turn, each side of a connection waits while the other works. Where turns are short, packets
-/// are empty. So turns grow while they leave something for the next: who has no rest has many peers, of which each has little in a turn.
-/// After a rest, a turn takes no more than half of what ran since the rest before, so that the peer can work on the one half while this side
-/// works on the other.
+/// Where turns are short, packets are empty. So turns grow while they leave something for the next: who has no rest has many peers, of which
+/// each has little in a turn. Where all that is under way goes into one turn, each side of a connection may wait while the other works.
+/// Then, after a rest, a turn takes no more than half of what ran since the rest before, so that the peer can work on the one half while this
+/// side works on the other. Halves cost packets, and gain nothing where the two sides share a processor, or where the way between them is
+/// long; so both ways are [tried](Trial).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turns {
     length: usize,
     /// What has run since the last rest.
     ran: usize,
+    /// What has run since the last pause.
+    lately: usize,
+    trial: Trial,
 }
 
 const SHORTEST: usize = 4;
@@ -20,7 +24,7 @@ const LONGEST: usize = 128;
 
 impl Turns {
     pub(crate) const fn new() -> Self {
-        Self { length: SHORTEST, ran: 0 }
+        Self { length: SHORTEST, ran: 0, lately: 0, trial: Trial::new() }
     }
 
     /// How much may run in the next turn.
@@ -31,6 +35,7 @@ impl Turns {
     /// A turn is over, in which so much ran; and whether that was all there was.
     pub(crate) fn end(&mut self, ran: usize, all: bool) {
         self.ran = self.ran.saturating_add(ran);
+        self.lately = self.lately.saturating_add(ran);
         if !all {
             self.length = LONGEST.min(self.length + self.length / 4);
         }
@@ -39,10 +44,80 @@ impl Turns {
     /// There was nothing to do for so long, after so much time with something to do. It was a rest if others were waited for: the pauses
     /// of two sides that keep each other busy are short beside their work.
     pub(crate) fn pause(&mut self, pause: Duration, work: Duration) {
-        if pause > work / 2 {
+        let lately = std::mem::take(&mut self.lately);
+        // One turn takes less than that, whichever way.
+        if lately >= SHORTEST {
+            self.trial.took(pause.min(work.saturating_mul(LONGEST_PAUSE)).saturating_add(work), lately);
+        }
+        if !self.trial.halves {
+            self.length = LONGEST;
+        } else if pause > work / 2 {
             self.length = self.length.min(SHORTEST.max(self.ran / 2));
             self.ran = 0;
         }
+    }
+}
+
+/// A pause counts for no more than so many times the work before it: in one that is longer, the peer was not what was waited for.
+const LONGEST_PAUSE: u32 = 4;
+
+/// Finds out whether halves are quicker than wholes, by the time that a task takes, pauses included.
+///
+/// Now and then the other way is tried for a while; less often, the longer one way was the better.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    halves: bool,
+    /// Of a task in the way that is taken, in nanoseconds: a moving average, which none moves by more than a sixteenth.
+    cost: u32,
+    /// Of a task in the other way, while this one is on trial.
+    rival: Option<u32>,
+    /// Pauses to come in which nothing changes.
+    left: u32,
+    /// Pauses from a trial that changed nothing to the next.
+    patience: u32,
+}
+
+/// How many pauses a trial lasts.
+const TRIAL: u32 = 32;
+const MOST_PATIENCE: u32 = 32 * TRIAL;
+
+impl Trial {
+    const fn new() -> Self {
+        Self { halves: true, cost: 0, rival: None, left: TRIAL, patience: TRIAL }
+    }
+
+    /// So many tasks took so long, with the pause that came after them.
+    fn took(&mut self, time: Duration, tasks: usize) {
+        let each = time / u32::try_from(tasks).unwrap_or(u32::MAX);
+        let each = u32::try_from(each.as_nanos()).unwrap_or(u32::MAX);
+        self.cost = match self.cost {
+            0 => each,
+            cost => cost - cost / 4 + each.clamp(cost - cost / 4, cost.saturating_add(cost / 4)) / 4,
+        };
+        self.left -= 1;
+        if self.left == 0 {
+            self.decide();
+        }
+    }
+
+    fn decide(&mut self) {
+        let Some(rival) = self.rival.take() else {
+            self.rival = Some(self.cost);
+            self.halves = !self.halves;
+            self.left = TRIAL;
+            return;
+        };
+        let (halves, wholes) = if self.halves { (self.cost, rival) } else { (rival, self.cost) };
+        // Halves need more packets, and so have to be clearly quicker.
+        let better = halves < wholes - wholes / 16;
+        if better == self.halves {
+            self.patience = TRIAL;
+        } else {
+            self.halves = better;
+            self.cost = rival;
+            self.patience = MOST_PATIENCE.min(2 * self.patience);
+        }
+        self.left = self.patience;
     }
 }
 
@@ -98,5 +173,60 @@ mod tests {
             assert_eq!(run(&mut turns, 16), [16]);
             turns.pause(PAUSE, WORK);
         }
+    }
+
+    /// Runs batches of 32 tasks, and says how many of the last thousand went into one turn. How long the peer had to be waited for and how
+    /// long the work took may hang on that.
+    fn wholes(turns: &mut Turns, times: impl Fn(u64, bool) -> (Duration, Duration)) -> usize {
+        let batch = |batch| {
+            let whole = run(turns, 32).len() == 1;
+            let (pause, work) = times(batch, whole);
+            turns.pause(pause, work);
+            whole
+        };
+        (0..5000).map(batch).skip(4000).filter(|whole| *whole).count()
+    }
+
+    fn halves_are_quicker(_: u64, whole: bool) -> (Duration, Duration) {
+        (if whole { 2 * REST } else { REST }, WORK)
+    }
+
+    /// A number below `bound`, without a pattern.
+    const fn any(batch: u64, bound: u64) -> u64 {
+        (batch.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) % bound
+    }
+
+    #[test]
+    fn halves_are_kept_where_they_are_quicker() {
+        let mut turns = Turns::new();
+        assert!(wholes(&mut turns, halves_are_quicker) < 50);
+        assert!(wholes(&mut turns, |_, _| (REST, WORK)) > 950, "not found out that halves gain nothing");
+        assert!(wholes(&mut turns, halves_are_quicker) < 50, "not found out that halves gain something");
+    }
+
+    #[test]
+    fn time_that_other_programs_took_changes_nothing() {
+        let disturbed = |batch, whole| match (any(batch, 10), halves_are_quicker(batch, whole)) {
+            (0, (pause, work)) => (pause, 40 * work),
+            (1, (pause, work)) => (40 * pause, work),
+            (_, times) => times,
+        };
+        assert!(wholes(&mut Turns::new(), disturbed) < 50);
+    }
+
+    #[test]
+    fn a_peer_that_is_far_away_gets_wholes() {
+        let far = |batch, _| (Duration::from_millis(10 + any(batch, 30)), WORK);
+        assert!(wholes(&mut Turns::new(), far) > 950);
+    }
+
+    #[test]
+    fn one_at_a_time_is_no_trial() {
+        let mut turns = Turns::new();
+        for _ in 0..1000 {
+            run(&mut turns, 1);
+            turns.pause(REST, WORK);
+        }
+        assert_eq!(turns.trial.left, TRIAL);
     }
 }

@@ -76,9 +76,10 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
             let begun = clock.now();
             if paused {
                 turns.end(ran, true);
-                // The exchange itself is about a sixth of what its request and its answer take.
-                let work = 6 * ended.saturating_duration_since(woke);
-                turns.pause(begun.saturating_duration_since(ended), work);
+                let cycle = begun.saturating_duration_since(woke);
+                // The exchange itself is about a third of what its request and its answer take.
+                let work = cycle.min(3 * ended.saturating_duration_since(woke));
+                turns.pause(cycle.saturating_sub(work), work);
                 (ran, woke) = (0, begun);
             }
             let over = future::poll_once(exchange.as_mut()).await.is_some();
