@@ -342,13 +342,24 @@ impl EndpointBuilder {
     /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's;
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, rules for
     /// methods that are not served, events that do not fit a frame, or a missing runtime.
-    pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
+    pub fn bind(self, address: SocketAddr) -> Result<Endpoint> {
+        self.bind_socket(UdpSocket::bind(address)?)
+    }
+
+    /// Starts to serve on a socket that is bound already: one that systemd passes on, say, one that is bound to a device, or one with a larger
+    /// receive buffer (`SO_RCVBUF`), for thousands of peers that may all send at once. What the buffer does not hold, 208 KiB by default on Linux,
+    /// is lost, and sent again after a timeout.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind).
+    pub fn bind_socket(mut self, socket: UdpSocket) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        let socket = runtime.wrap_udp_socket(UdpSocket::bind(address)?)?;
+        let socket = runtime.wrap_udp_socket(socket)?;
         self.start(runtime, socket, None)
     }
 
-    /// Starts to serve on a socket of the caller's own making.
+    /// Starts to serve on a socket that need not be the system's.
     ///
     /// # Errors
     ///

@@ -62,6 +62,20 @@ async fn assert_echoes(connection: &Connection) {
     assert!(connection.health().await.unwrap().ok);
 }
 
+#[test]
+fn a_node_serves_on_a_socket_that_was_bound_for_it() {
+    let socket = UdpSocket::bind(loopback()).unwrap();
+    let address = socket.local_addr().unwrap();
+    run(async {
+        let pki = Pki::new();
+        let server = Endpoint::builder().server(pki.server_tls()).router(echo()).bind_socket(socket).unwrap();
+        assert_eq!(server.local_addr().unwrap(), address);
+        let client = Endpoint::builder().client(pki.client_tls()).bind(loopback()).unwrap();
+        assert_echoes(&client.connect(address).await.unwrap()).await;
+        server.shutdown(Duration::ZERO).await;
+    });
+}
+
 /// An executor that a thread of the test's own drives.
 struct Driven {
     executor: Arc<Executor<'static>>,
