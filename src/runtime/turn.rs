@@ -6,9 +6,9 @@ use std::time::Duration;
 ///
 /// Where turns are short, packets are empty. So turns grow while they leave something for the next: who has no rest has many peers, of which
 /// each has little in a turn. Where all that is under way goes into one turn, each side of a connection may wait while the other works.
-/// Then, after a rest, a turn takes no more than half of what ran since the rest before, so that the peer can work on the one half while this
-/// side works on the other. Halves cost packets, and gain nothing where the two sides share a processor, or where the way between them is
-/// long; so both ways are [tried](Trial).
+/// Then, after a rest, a turn takes no more than a part of what ran since the rest before, so that the peer can work on one part while this
+/// side works on another. Parts cost packets, and gain nothing where the two sides share a processor, or where the way between them is
+/// long; so how many there are is [tried out](Trial).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turns {
     length: usize,
@@ -47,43 +47,44 @@ impl Turns {
         let lately = std::mem::take(&mut self.lately);
         // One turn takes less than that, whichever way.
         if lately >= SHORTEST {
-            self.trial.took(pause.min(work.saturating_mul(LONGEST_PAUSE)).saturating_add(work), lately);
+            self.trial.took(pause.saturating_add(work), lately);
         }
-        if !self.trial.halves {
+        if self.trial.parts == 1 {
             self.length = LONGEST;
         } else if pause > work / 2 {
-            self.length = self.length.min(SHORTEST.max(self.ran / 2));
+            self.length = self.length.min(SHORTEST.max(self.ran / self.trial.parts));
             self.ran = 0;
         }
     }
 }
 
-/// A pause counts for no more than so many times the work before it: in one that is longer, the peer was not what was waited for.
-const LONGEST_PAUSE: u32 = 4;
-
-/// Finds out whether halves are quicker than wholes, by the time that a task takes, pauses included.
+/// Finds out in how many parts work is done soonest, by the time that a task takes, pauses included.
 ///
-/// Now and then the other way is tried for a while; less often, the longer one way was the better.
+/// Now and then twice as many are tried for a while, or half as many; less often, the longer that changed nothing.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
-    halves: bool,
-    /// Of a task in the way that is taken, in nanoseconds: a moving average, which none moves by more than a sixteenth.
+    /// 1, 2 or 4.
+    parts: usize,
+    /// Of a task, in nanoseconds: a moving average, which none moves by more than a sixteenth.
     cost: u32,
-    /// Of a task in the other way, while this one is on trial.
-    rival: Option<u32>,
+    /// How many parts there were before the trial that goes on, and what a task took then.
+    before: Option<(usize, u32)>,
+    /// Whether the next trial is one of more parts, if there may be more.
+    more: bool,
     /// Pauses to come in which nothing changes.
     left: u32,
     /// Pauses from a trial that changed nothing to the next.
     patience: u32,
 }
 
+const MOST_PARTS: usize = 4;
 /// How many pauses a trial lasts.
 const TRIAL: u32 = 32;
 const MOST_PATIENCE: u32 = 32 * TRIAL;
 
 impl Trial {
     const fn new() -> Self {
-        Self { halves: true, cost: 0, rival: None, left: TRIAL, patience: TRIAL }
+        Self { parts: 2, cost: 0, before: None, more: false, left: TRIAL, patience: TRIAL }
     }
 
     /// So many tasks took so long, with the pause that came after them.
@@ -101,23 +102,32 @@ impl Trial {
     }
 
     fn decide(&mut self) {
-        let Some(rival) = self.rival.take() else {
-            self.rival = Some(self.cost);
-            self.halves = !self.halves;
+        let Some((parts, cost)) = self.before.take() else {
+            self.before = Some((self.parts, self.cost));
+            self.parts = self.next();
             self.left = TRIAL;
             return;
         };
-        let (halves, wholes) = if self.halves { (self.cost, rival) } else { (rival, self.cost) };
-        // Halves need more packets, and so have to be clearly quicker.
-        let better = halves < wholes - wholes / 16;
-        if better == self.halves {
+        let were_more = self.parts > parts;
+        let (more, fewer) = if were_more { (self.cost, cost) } else { (cost, self.cost) };
+        // More parts need more packets, and so have to be clearly quicker.
+        if were_more == (more < fewer - fewer / 16) {
             self.patience = TRIAL;
         } else {
-            self.halves = better;
-            self.cost = rival;
+            (self.parts, self.cost) = (parts, cost);
+            self.more = !self.more;
             self.patience = MOST_PATIENCE.min(2 * self.patience);
         }
         self.left = self.patience;
+    }
+
+    /// How many parts to try next.
+    const fn next(&self) -> usize {
+        if self.parts == 1 || (self.more && self.parts < MOST_PARTS) {
+            2 * self.parts
+        } else {
+            self.parts / 2
+        }
     }
 }
 
@@ -175,20 +185,23 @@ mod tests {
         }
     }
 
-    /// Runs batches of 32 tasks, and says how many of the last thousand went into one turn. How long the peer had to be waited for and how
-    /// long the work took may hang on that.
-    fn wholes(turns: &mut Turns, times: impl Fn(u64, bool) -> (Duration, Duration)) -> usize {
-        let batch = |batch| {
-            let whole = run(turns, 32).len() == 1;
-            let (pause, work) = times(batch, whole);
+    /// Runs batches of 32 tasks, and says how many of the last thousand took one turn, two and more. How long the peer had to be waited for
+    /// and how long the work took may hang on that.
+    fn batches(turns: &mut Turns, times: impl Fn(u64, usize) -> (Duration, Duration)) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for batch in 0..5000 {
+            let parts = run(turns, 32).len();
+            let (pause, work) = times(batch, parts);
             turns.pause(pause, work);
-            whole
-        };
-        (0..5000).map(batch).skip(4000).filter(|whole| *whole).count()
+            if batch >= 4000 {
+                counts[(parts - 1).min(2)] += 1;
+            }
+        }
+        counts
     }
 
-    fn halves_are_quicker(_: u64, whole: bool) -> (Duration, Duration) {
-        (if whole { 2 * REST } else { REST }, WORK)
+    const fn two_are_quickest(_: u64, parts: usize) -> (Duration, Duration) {
+        (if parts == 2 { REST } else { REST.saturating_mul(2) }, WORK)
     }
 
     /// A number below `bound`, without a pattern.
@@ -197,27 +210,41 @@ mod tests {
     }
 
     #[test]
-    fn halves_are_kept_where_they_are_quicker() {
+    fn as_many_parts_as_are_quickest() {
         let mut turns = Turns::new();
-        assert!(wholes(&mut turns, halves_are_quicker) < 50);
-        assert!(wholes(&mut turns, |_, _| (REST, WORK)) > 950, "not found out that halves gain nothing");
-        assert!(wholes(&mut turns, halves_are_quicker) < 50, "not found out that halves gain something");
+        let [_, two, _] = batches(&mut turns, two_are_quickest);
+        assert!(two > 900, "{two}");
+        let [one, ..] = batches(&mut turns, |_, _| (REST, WORK));
+        assert!(one > 900, "not found out that parts gain nothing: {one}");
+        let the_more_the_quicker =
+            |_, parts: usize| (Duration::from_micros([160, 120, 90, 60][(parts - 1).min(3)]), WORK);
+        let [.., more] = batches(&mut turns, the_more_the_quicker);
+        assert!(more > 900, "not found out that more parts gain more: {more}");
+        let [_, two, _] = batches(&mut turns, two_are_quickest);
+        assert!(two > 900, "not found out that there are too many: {two}");
     }
 
     #[test]
     fn time_that_other_programs_took_changes_nothing() {
-        let disturbed = |batch, whole| match (any(batch, 10), halves_are_quicker(batch, whole)) {
+        let disturbed = |batch, parts| match (any(batch, 10), two_are_quickest(batch, parts)) {
             (0, (pause, work)) => (pause, 40 * work),
             (1, (pause, work)) => (40 * pause, work),
             (_, times) => times,
         };
-        assert!(wholes(&mut Turns::new(), disturbed) < 50);
+        let [_, two, _] = batches(&mut Turns::new(), disturbed);
+        assert!(two > 900, "{two}");
     }
 
     #[test]
-    fn a_peer_that_is_far_away_gets_wholes() {
+    fn a_peer_that_is_far_away_gets_all_at_once() {
+        let mut turns = Turns::new();
         let far = |batch, _| (Duration::from_millis(10 + any(batch, 30)), WORK);
-        assert!(wholes(&mut Turns::new(), far) > 950);
+        let [one, ..] = batches(&mut turns, far);
+        assert!(one > 900, "{one}");
+        for total in [4, 100] {
+            assert_eq!(run(&mut turns, total).len(), 1, "however much it is");
+            turns.pause(REST, WORK);
+        }
     }
 
     #[test]

@@ -25,8 +25,8 @@ use crate::{runtime::Turns, span};
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
-/// After so many exchanges in a row, what they answered is sent, so that the peer can begin on it; and other tasks run.
-const MOST_IN_A_ROW: usize = 16;
+/// After so much time with exchanges in a row, what they answered is sent, and other tasks run.
+const LONGEST_ROW: Duration = Duration::from_micros(500);
 
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
@@ -44,7 +44,7 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     let mut turns = Turns::new();
     let mut ran = 0;
     let mut woke = clock.now();
-    let mut ended = woke;
+    let (mut row, mut ended) = (woke, woke);
     loop {
         let taken = match place.take() {
             Some(place) => place,
@@ -74,6 +74,9 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
         begun.future.set(Some(exchange::serve(Arc::clone(served), send, recv, span)));
         if tempo.is_quick() {
             let begun = clock.now();
+            if paused || ran == 0 {
+                row = begun;
+            }
             if paused {
                 turns.end(ran, true);
                 let cycle = begun.saturating_duration_since(woke);
@@ -86,8 +89,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
             ended = clock.now();
             tempo.judge(ended.saturating_duration_since(begun));
             ran += 1;
-            if ran >= turns.length().min(MOST_IN_A_ROW) {
-                // The driver of the connection sends what was answered.
+            if ran >= turns.length() || ended.saturating_duration_since(row) >= LONGEST_ROW {
+                // The driver of the connection sends what was answered, so that the peer can begin on it.
                 turns.end(ran, false);
                 ran = 0;
                 future::yield_now().await;
