@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures_lite::future::pending;
+use futures_lite::future::{pending, poll_once};
 use palyra_quic::{Connection, Context, Peers, Router, TransportLimits, sim::Link};
 use simulation::{PORT, Pair, SECOND};
 use tracing::{
@@ -29,6 +29,8 @@ struct Seen {
     name: &'static str,
     parent: Option<u64>,
     fields: Fields,
+    /// The span ends with the last of them.
+    handles: usize,
 }
 
 /// Keeps every span, and counts the events that are more than debugging.
@@ -45,6 +47,13 @@ struct Log {
     entered: Vec<u64>,
     /// Events, with the span that they were in.
     events: Vec<(Option<u64>, String)>,
+}
+
+impl Log {
+    fn span(&mut self, id: &Id) -> &mut Seen {
+        let index = usize::try_from(id.into_u64()).unwrap() - 1;
+        &mut self.spans[index]
+    }
 }
 
 struct Write<'a>(&'a mut Fields);
@@ -71,6 +80,11 @@ impl Collector {
     fn spans(&self, name: &str) -> Vec<Seen> {
         self.log().spans.iter().filter(|span| span.name == name).cloned().collect()
     }
+
+    /// How many such spans have not ended.
+    fn open(&self, name: &str) -> usize {
+        self.spans(name).iter().filter(|span| span.handles > 0).count()
+    }
 }
 
 impl Subscriber for Collector {
@@ -80,7 +94,7 @@ impl Subscriber for Collector {
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         assert_eq!(attributes.metadata().target(), "palyra_quic");
-        let mut seen = Seen { name: attributes.metadata().name(), ..Seen::default() };
+        let mut seen = Seen { name: attributes.metadata().name(), handles: 1, ..Seen::default() };
         attributes.record(&mut Write(&mut seen.fields));
         let mut log = self.log();
         let contextual = attributes.is_contextual().then(|| log.entered.last().copied()).flatten();
@@ -89,9 +103,20 @@ impl Subscriber for Collector {
         Id::from_u64(u64::try_from(log.spans.len()).unwrap())
     }
 
+    fn clone_span(&self, span: &Id) -> Id {
+        self.log().span(span).handles += 1;
+        span.clone()
+    }
+
+    fn try_close(&self, span: Id) -> bool {
+        let mut log = self.log();
+        let handles = &mut log.span(&span).handles;
+        *handles -= 1;
+        *handles == 0
+    }
+
     fn record(&self, span: &Id, values: &Record<'_>) {
-        let index = usize::try_from(span.into_u64()).unwrap() - 1;
-        values.record(&mut Write(&mut self.log().spans[index].fields));
+        values.record(&mut Write(&mut self.log().span(span).fields));
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
@@ -191,6 +216,29 @@ fn connections_and_their_exchanges_have_spans() {
     let within = usize::try_from(refused.0.unwrap()).unwrap() - 1;
     assert_eq!((log.spans[within].name, &*log.spans[within].fields["method"]), ("exchange", "demo.secret"));
     assert!(refused.1.contains("10.0.0.2"), "an event names the peer without its span, too");
+}
+
+#[test]
+fn the_span_of_an_exchange_ends_with_it() {
+    let collector = Collector::at(Level::DEBUG);
+    scenario(&collector, |pair, connection| {
+        let collector = collector.clone();
+        async move {
+            for calls in 1..=3 {
+                connection.call_raw("demo.echo", "x").await.unwrap();
+                pair.sim.sleep(SECOND).await;
+                assert_eq!((collector.spans("exchange").len(), collector.open("exchange")), (calls, 0));
+                assert_eq!((collector.open("connection"), collector.open("call")), (2, 0));
+            }
+            let mut hanging = Box::pin(connection.call_raw("demo.hang", ""));
+            assert!(poll_once(&mut hanging).await.is_none());
+            pair.sim.sleep(SECOND).await;
+            assert_eq!((collector.open("exchange"), collector.open("call")), (1, 1));
+            drop(hanging);
+            pair.sim.sleep(SECOND).await;
+            assert_eq!((collector.open("exchange"), collector.open("call")), (0, 0));
+        }
+    });
 }
 
 #[test]

@@ -439,6 +439,13 @@ mod tests {
     }
 
     #[test]
+    fn by_default_a_thread_polls_busily_where_another_can_answer() {
+        let alone = thread::available_parallelism().is_ok_and(|threads| threads.get() == 1);
+        let patience = PollRuntime::new().unwrap().busy.begin();
+        assert_eq!(patience, Duration::from_micros(if alone { 0 } else { 50 }));
+    }
+
+    #[test]
     fn a_list_of_descriptors_keeps_its_memory() {
         let bell = Bell::new().unwrap();
         let mut fds = recycle(Vec::with_capacity(7));
