@@ -134,8 +134,8 @@ impl Call {
     /// # Cancellation
     ///
     /// Dropping the future cancels the handler at the peer, which may have run.
-    pub async fn send(self) -> Result<Bytes> {
-        match self.respond().await? {
+    pub async fn send(mut self) -> Result<Bytes> {
+        match self.run().await? {
             Response::Result { payload } => Ok(payload.unwrap_or_default()),
             _ => Err(Error::protocol("the answer is not a result").after_request()),
         }
@@ -146,7 +146,13 @@ impl Call {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
-    pub async fn respond(self) -> Result<Response> {
+    pub async fn respond(mut self) -> Result<Response> {
+        self.run().await
+    }
+
+    /// By reference, since what a future takes by value it has twice.
+    pub(super) async fn run(&mut self) -> Result<Response> {
+        self.tell_timeout();
         let span = self.span();
         // Pinned, because what is brought along is moved.
         let exchange = pin!(self.exchange(&span));
@@ -155,25 +161,26 @@ impl Call {
         outcome
     }
 
-    async fn exchange(mut self, span: &Span) -> Result<Response> {
-        self.tell_timeout();
+    async fn exchange(&self, span: &Span) -> Result<Response> {
         let clock = self.connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-        let opening = pin!(self.open(span));
-        let opened = clock.timeout_at(deadline, opening).await;
-        let (_writer, reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
-        let answer = pin!(self.answer(reader));
+        let opened = {
+            let opening = pin!(self.open(span));
+            clock.timeout_at(deadline, opening).await
+        };
+        let (_writer, mut reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
+        let answer = pin!(self.answer(&mut reader));
         let answered = clock.timeout_at(deadline, answer).await;
         answered.unwrap_or_else(|_elapsed| Err(timed_out())).map_err(Error::after_request)
     }
 
     /// The one answer, and the end of the stream.
-    async fn answer(&self, mut reader: FrameReader) -> Result<Response> {
-        let Some(response) = read(self.connection.link(), &mut reader).await? else {
+    async fn answer(&self, reader: &mut FrameReader) -> Result<Response> {
+        let Some(response) = read(self.connection.link(), reader).await? else {
             return Err(Error::protocol("the stream ended without an answer"));
         };
-        let response = response.map_err(|error| violated(&mut reader, error.into()))?;
-        reader.end().await.map_err(|error| violated(&mut reader, error))?;
+        let response = response.map_err(|error| violated(reader, error.into()))?;
+        reader.end().await.map_err(|error| violated(reader, error))?;
         match response {
             Response::Error { error, detail, retry_after } => Err(remote_error(error, detail, retry_after)),
             response => Ok(response),

@@ -38,8 +38,8 @@ impl Call {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
-    pub async fn health(self) -> Result<Health> {
-        match self.respond().await? {
+    pub async fn health(mut self) -> Result<Health> {
+        match self.run().await? {
             Response::Health { ok, node_rpc_mtls_required, payload } => {
                 Ok(Health { ok, node_rpc_mtls_required, payload })
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_lite::future;
 
 use super::{
-    exchange::{Exchange, refused},
+    exchange::{Ended, Exchange, refused},
     supervise::{Outcome, supervise},
 };
 use crate::{
@@ -28,17 +28,17 @@ const WRITE_BYTES: usize = 16 * 1024;
 /// When a subscriber that found no place may try again: places become free as connections end.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Serves a subscription; `writer` comes back where it was finished or reset.
+/// Serves a subscription.
 pub(super) async fn stream(
     exchange: &Exchange<'_>,
     log: &EventLog,
     request: &Request,
-    mut writer: FrameWriter,
-) -> Option<FrameWriter> {
+    writer: &mut Option<FrameWriter>,
+) -> Option<Ended> {
+    let writer = writer.as_mut()?;
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
-        exchange.answer(&mut writer, refused(full.retry_after(RETRY_AFTER))).await;
-        return Some(writer);
+        return Some(Ended::with(refused(full.retry_after(RETRY_AFTER))));
     };
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
@@ -46,10 +46,10 @@ pub(super) async fn stream(
     let stopped = writer.given_up();
     let context = Context::new(exchange.link.clone(), deadline);
     let guard = context.guard();
-    let mut ended = Ended::Replayed;
+    let mut ended = End::Replayed;
     let outcome = {
         let charge = exchange.link.allowance().charge();
-        let subscription = Subscription { exchange, log, writer: &mut writer, charge };
+        let subscription = Subscription { exchange, log, writer: &mut *writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
             served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
@@ -58,22 +58,23 @@ pub(super) async fn stream(
     };
     match outcome {
         // A follower comes back to another node, or later, from where it was.
-        Outcome::Returned(Ok(())) if ended == Ended::ShuttingDown => {
+        Outcome::Returned(Ok(())) if ended == End::ShuttingDown => {
             record(&exchange.span, "outcome", Code::SHUTTING_DOWN);
-            exchange.node.reset(&mut writer, Code::SHUTTING_DOWN);
+            exchange.node.reset(writer, Code::SHUTTING_DOWN);
+            None
         }
         // The stream broke under the events.
         Outcome::Returned(Err(_)) => {
             record(&exchange.span, "outcome", Code::INTERNAL);
-            exchange.node.reset(&mut writer, Code::INTERNAL);
+            exchange.node.reset(writer, Code::INTERNAL);
+            None
         }
-        outcome => return exchange.conclude(writer, outcome.map(|()| None), guard).await,
+        outcome => Some(Ended { outcome: outcome.map(|()| None), guard: Some(guard) }),
     }
-    Some(writer)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
+enum End {
     Replayed,
     ShuttingDown,
 }
@@ -87,7 +88,7 @@ struct Subscription<'a> {
 }
 
 impl Subscription<'_> {
-    async fn serve(mut self, request: &Request) -> Result<Ended> {
+    async fn serve(mut self, request: &Request) -> Result<End> {
         let (mut position, gap) = self.log.subscribe(request.resume_from, request.epoch);
         let mut frames = Vec::new();
         if let Some(gap) = gap {
@@ -113,7 +114,7 @@ impl Subscription<'_> {
                 // A subscriber that does not read must not hold up the end.
                 let shutdown = async {
                     self.exchange.node.drain.begun().await;
-                    Ok(Some(Ended::ShuttingDown))
+                    Ok(Some(End::ShuttingDown))
                 };
                 let ended = if request.follow { future::or(write, shutdown).await? } else { write.await? };
                 if let Some(ended) = ended {
@@ -122,7 +123,7 @@ impl Subscription<'_> {
                 self.charge.settle(0);
             }
             if !request.follow {
-                return Ok(Ended::Replayed);
+                return Ok(End::Replayed);
             }
             let wait = self.exchange.node.limits.heartbeat_interval();
             let heartbeat = async {
@@ -145,7 +146,7 @@ impl Subscription<'_> {
                     let heartbeat = Response::Heartbeat { seq, epoch: self.log.epoch() };
                     self.append(&mut frames, &heartbeat)?;
                 }
-                Wake::ShuttingDown => return Ok(Ended::ShuttingDown),
+                Wake::ShuttingDown => return Ok(End::ShuttingDown),
             }
         }
     }

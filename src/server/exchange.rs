@@ -40,34 +40,44 @@ use crate::{
 pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStream, span: Span) {
     let Served { node, link, undelivered, .. } = &*served;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
-    let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
-    let mut asked = None;
-    let read = read_request(node, &mut reader, &mut asked).await;
-    let asked = match read.and_then(|()| asked.ok_or_else(|| Error::protocol("a stream without a request"))) {
-        Ok(asked) => asked,
-        Err(error) => {
-            let code = fault_code(&error);
-            tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
-            reader.stop(code);
-            node.counters.unread(&error, code);
-            record(&span, "outcome", code);
-            writer.reset(code);
-            if is_fault(&error, link) {
-                node.count_fault(link);
+    let (Asked { codec, request }, charge) = {
+        let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
+        let mut asked = None;
+        let read = read_request(node, &mut reader, &mut asked).await;
+        match read.and_then(|()| asked.ok_or_else(|| Error::protocol("a stream without a request"))) {
+            Ok(asked) => (asked, reader.take_charge()),
+            Err(error) => {
+                let code = fault_code(&error);
+                tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
+                reader.stop(code);
+                node.counters.unread(&error, code);
+                record(&span, "outcome", code);
+                writer.reset(code);
+                if is_fault(&error, link) {
+                    node.count_fault(link);
+                }
+                return;
             }
-            return;
         }
     };
-    let charge = reader.take_charge();
-    drop(reader);
     let running = Running::enter(node);
     node.counters.requests.add();
     link.counters().requests.add();
-    let Asked { codec, request } = asked;
     let exchange = Exchange { node, link, codec, span, began: node.clock.now() };
     record(&exchange.span, "codec", codec_name(exchange.codec));
-    let writer = exchange.run(request, charge, writer).await;
-    let Some(writer) = writer.filter(FrameWriter::is_finished) else { return };
+    let admitted = exchange.admit(request);
+    let mut writer = Some(writer);
+    let ended = exchange.run(admitted, charge, &mut writer).await;
+    let Some(mut writer) = writer else { return };
+    if let Some(Ended { outcome, guard }) = ended {
+        if let Some(last) = exchange.conclude(outcome, &mut writer) {
+            exchange.write(last, &mut writer).await;
+        }
+        drop(guard);
+    }
+    if !writer.is_finished() {
+        return;
+    }
     match undelivered.keep(writer, running) {
         Ok(Some(streams)) => lend(node, link, streams),
         Ok(None) => {}
@@ -151,20 +161,38 @@ pub(super) struct Exchange<'a> {
     pub(super) began: Instant,
 }
 
+/// How what was asked for ended. What is left to say is said in one place, since a future has room for all that it may wait for.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome<Option<Response>>,
+    /// The context of the handler is over when this is dropped.
+    pub(super) guard: Option<ExchangeGuard>,
+}
+
+impl Ended {
+    pub(super) const fn with(answer: Response) -> Self {
+        Self { outcome: Outcome::Returned(Ok(Some(answer))), guard: None }
+    }
+}
+
+/// The last frame of an exchange.
+struct Last {
+    frame: Vec<u8>,
+    /// For as long as the frame is being written.
+    _charge: Charge,
+}
+
 /// Nobody in good faith waits for an answer for less.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Exchange<'_> {
-    /// Answers the request, and gives back the stream where something may still be under way on it.
+    /// Does what was asked for, whose memory is `charge`. The writer stays away where a handler did not give it back; nothing is left to say
+    /// where nothing comes back.
     async fn run(
         &self,
-        request: Result<Request, MessageError>,
+        admitted: Result<Request, MethodError>,
         charge: Charge,
-        mut writer: FrameWriter,
-    ) -> Option<FrameWriter> {
-        let admitted = self.admit(request);
-        // The request is not dropped before its charge.
-        let charge = charge;
+        writer: &mut Option<FrameWriter>,
+    ) -> Option<Ended> {
         let request = match admitted {
             Ok(request) => request,
             Err(refusal) => {
@@ -172,12 +200,11 @@ impl Exchange<'_> {
                     self.node.count_fault(self.link);
                 }
                 tracing::debug!(remote = %self.link.remote_address(), error = %refusal, "request refused");
-                self.answer(&mut writer, refused(refusal)).await;
-                return Some(writer);
+                return Some(Ended::with(refused(refusal)));
             }
         };
-        match &*request.method {
-            HEALTH => self.answer(&mut writer, health(self.node)).await,
+        let answer = match &*request.method {
+            HEALTH => health(self.node),
             STREAM_EVENTS => match self.node.router.event_log() {
                 Some(log) => {
                     // A subscription has no use for parameters, and may last for days.
@@ -186,14 +213,17 @@ impl Exchange<'_> {
                     // Boxed, so that a unary exchange needs no room for it.
                     return Box::pin(events::stream(self, log, &request, writer)).await;
                 }
-                None => self.answer(&mut writer, refused(unsupported())).await,
+                None => refused(unsupported()),
             },
             name => match self.node.router.method(name) {
-                Some(method) => return self.call(method, request, writer).await,
-                None => self.answer(&mut writer, refused(unsupported())).await,
+                Some(method) => {
+                    let Request { params, timeout_ms, .. } = request;
+                    return self.call(method, params.unwrap_or_default(), timeout_ms, writer).await;
+                }
+                None => refused(unsupported()),
             },
-        }
-        Some(writer)
+        };
+        Some(Ended::with(answer))
     }
 
     fn admit(&self, request: Result<Request, MessageError>) -> Result<Request, MethodError> {
@@ -233,40 +263,39 @@ impl Exchange<'_> {
     async fn call(
         &self,
         registered: &Registered,
-        request: Request,
-        mut writer: FrameWriter,
-    ) -> Option<FrameWriter> {
+        params: Bytes,
+        timeout_ms: Option<u64>,
+        writer: &mut Option<FrameWriter>,
+    ) -> Option<Ended> {
         let Registered { method, answers } = registered;
         let limit = self.node.limits.handler_timeout();
-        let limit = request.timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
+        let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
         let deadline = Clock::after(self.began, limit);
         if limit.is_zero() {
-            self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
-            return Some(writer);
+            return Some(Ended::with(refused(MethodError::new(WireError::DeadlineExceeded))));
         }
+        let stream = writer.as_ref()?;
         // Where answers are large and memory is short, handlers wait for their turn.
         let mut room = self.link.allowance().charge();
         if !room.try_reserve(answers.expected())
-            && let Err(outcome) = Box::pin(self.turn(&mut room, answers.expected(), deadline, &writer)).await
+            && let Err(outcome) = Box::pin(self.turn(&mut room, answers.expected(), deadline, stream)).await
         {
-            let guard = Context::new(Arc::clone(self.link), Some(deadline)).guard();
-            return self.conclude(writer, outcome, guard).await;
+            return Some(Ended { outcome, guard: None });
         }
         let context = Context::new(Arc::clone(self.link), Some(deadline));
         let guard = context.guard();
-        let params = request.params.unwrap_or_default();
         match method {
             Method::Unary(handler) => {
                 let outcome = {
-                    let stopped = pin!(writer.given_up());
+                    let stopped = pin!(stream.given_up());
                     supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await
                 };
                 if let Outcome::Returned(Ok(payload)) = &outcome {
                     answers.observe(payload.len());
                 }
                 drop(room);
-                let answer = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
-                self.conclude(writer, answer, guard).await
+                let outcome = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
+                Some(Ended { outcome, guard: Some(guard) })
             }
             Method::Streaming(handler) => {
                 let handle = |sink| handler(context, params, sink);
@@ -297,14 +326,14 @@ impl Exchange<'_> {
         handle: impl FnOnce(ResponseSink) -> Pin<Box<dyn Future<Output = Result<(), MethodError>> + Send>>,
         answers: Arc<Answers>,
         deadline: Instant,
-        writer: FrameWriter,
+        writer: &mut Option<FrameWriter>,
         guard: ExchangeGuard,
-    ) -> Option<FrameWriter> {
-        let stopped = writer.given_up();
-        let writer = Arc::new(Mutex::new(Some(writer)));
+    ) -> Option<Ended> {
+        let stopped = writer.as_ref()?.given_up();
+        let lent = Arc::new(Mutex::new(writer.take()));
         let over = Arc::new(AtomicBool::new(false));
         let sink = ResponseSink::new(
-            Arc::clone(&writer),
+            Arc::clone(&lent),
             Arc::clone(&over),
             self.codec,
             self.node.max_frame_len(),
@@ -314,32 +343,25 @@ impl Exchange<'_> {
         let outcome = supervise(&self.node.clock, Some(deadline), pin!(stopped), handle(sink)).await;
         // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
         let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
-        let Ok(mut left) = self.node.clock.timeout_at(Some(patience), writer.lock()).await else {
+        let Ok(mut left) = self.node.clock.timeout_at(Some(patience), lent.lock()).await else {
             over.store(true, Ordering::Relaxed);
             return None;
         };
-        let writer = left.take()?;
-        drop(left);
-        self.conclude(writer, outcome.map(|()| None), guard).await
+        *writer = left.take();
+        Some(Ended { outcome: outcome.map(|()| None), guard: Some(guard) })
     }
 
-    /// Ends the stream as the handler ended.
-    pub(super) async fn conclude(
-        &self,
-        mut writer: FrameWriter,
-        outcome: Outcome<Option<Response>>,
-        guard: ExchangeGuard,
-    ) -> Option<FrameWriter> {
-        match outcome {
-            Outcome::Returned(Ok(Some(answer))) => self.answer(&mut writer, answer).await,
+    /// What is left to write on the stream, if anything is.
+    fn conclude(&self, outcome: Outcome<Option<Response>>, writer: &mut FrameWriter) -> Option<Last> {
+        let answer = match outcome {
+            Outcome::Returned(Ok(Some(answer))) => answer,
             Outcome::Returned(Ok(None)) => {
                 record(&self.span, "outcome", "ok");
                 writer.finish();
+                return None;
             }
-            Outcome::Returned(Err(error)) => self.answer(&mut writer, refused(error.of_handler())).await,
-            Outcome::TimedOut => {
-                self.answer(&mut writer, refused(MethodError::new(WireError::DeadlineExceeded))).await;
-            }
+            Outcome::Returned(Err(error)) => refused(error.of_handler()),
+            Outcome::TimedOut => refused(MethodError::new(WireError::DeadlineExceeded)),
             Outcome::GivenUp(code) => {
                 if self.link.is_open() {
                     self.node.counters.streams_reset_by_peers.add();
@@ -347,50 +369,54 @@ impl Exchange<'_> {
                 record(&self.span, "outcome", code);
                 writer.reset(code);
                 self.count_given_up();
+                return None;
             }
             Outcome::Panicked => {
                 tracing::warn!(remote = %self.link.remote_address(), "a handler panicked");
                 record(&self.span, "outcome", Code::INTERNAL);
-                self.node.reset(&mut writer, Code::INTERNAL);
+                self.node.reset(writer, Code::INTERNAL);
+                return None;
             }
-        }
-        drop(guard);
-        Some(writer)
-    }
-
-    /// Writes the last frame of the exchange, and finishes it.
-    pub(super) async fn answer(&self, writer: &mut FrameWriter, response: Response) {
+        };
         if !writer.is_between_frames() {
             // The handler was cut off in the middle of a frame; nothing that follows could be read.
-            let code = match response {
+            let code = match answer {
                 Response::Error { error: WireError::DeadlineExceeded, .. } => Code::DEADLINE_EXCEEDED,
                 _ => Code::INTERNAL,
             };
             record(&self.span, "outcome", code);
             self.node.reset(writer, code);
-            return;
+            return None;
         }
+        let last = self.encode(&answer);
+        if last.is_none() {
+            self.node.reset(writer, Code::INTERNAL);
+        }
+        last
+    }
+
+    fn encode(&self, answer: &Response) -> Option<Last> {
         let failures = &self.node.counters.requests_failed;
-        if let Response::Error { error, .. } = &response {
+        if let Response::Error { error, .. } = answer {
             failures.count(error);
             record(&self.span, "outcome", error);
         } else {
             record(&self.span, "outcome", "ok");
         }
         let mut charge = self.link.allowance().charge();
-        charge.add(payload_len(&response));
-        let frame = response_frame(&response, self.codec, self.node.max_frame_len()).or_else(|error| {
+        charge.add(payload_len(answer));
+        let frame = response_frame(answer, self.codec, self.node.max_frame_len()).or_else(|error| {
             tracing::debug!(remote = %self.link.remote_address(), %error, "an answer could not be sent");
             let failure = refused(MethodError::internal(error.to_string()));
             failures.internal.add();
             response_frame(&failure, self.codec, self.node.max_frame_len())
         });
-        // From here on the frame is all that there is of it.
-        drop(response);
-        let Ok(frame) = frame else {
-            self.node.reset(writer, Code::INTERNAL);
-            return;
-        };
+        Some(Last { frame: frame.ok()?, _charge: charge })
+    }
+
+    /// Writes the last frame of the exchange, and finishes it.
+    async fn write(&self, last: Last, writer: &mut FrameWriter) {
+        let Last { frame, _charge } = last;
         // A peer that does not read must not hold the answer for ever.
         let limit = self.node.limits.handler_timeout();
         match self.node.clock.timeout(limit, writer.write(frame)).await {
