@@ -101,7 +101,7 @@ pub fn sections() -> Vec<Section> {
     vec![
         Section {
             title: "Unary calls: throughput",
-            note: "64 bytes, and the same back. What is in flight is in flight on all connections together. On 16 connections few calls share a packet: with 32 in flight palyra sends 1.17 datagrams a call, bare quinn 1.33. A packet is encrypted, acknowledged and watched by either side in QUIC; in TCP the kernel acknowledges segments, and with the next ones, so that tarpc is ahead where there is little in a packet.",
+            note: "64 bytes, and the same back. What is in flight is in flight on all connections together. On 16 connections few calls share a packet: with 32 in flight palyra sends 1.17 datagrams a call, bare quinn 1.33. A packet is encrypted, acknowledged and watched by either side in QUIC; in TCP the kernel acknowledges segments, and with the next ones, so that tarpc is ahead where there is little in a packet, there and with 8 in flight.",
             figures: rates,
             plot: Some(("throughput.svg", names(&["unary 1 32 rate", "unary 16 32 rate", "unary 1 1 rate"]))),
         },
@@ -119,7 +119,7 @@ pub fn sections() -> Vec<Section> {
         },
         Section {
             title: "Events",
-            note: "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two.",
+            note: "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two. tonic is ahead in replays as it is with payloads: the kernel's TCP acknowledges, and TLS seals 16 KiB at once.",
             figures: vec![
                 Figure::more("replay rate", "replay, events/s", 1.0, 0),
                 Figure::less("replay cpu", "replay, CPU of both in µs per event", MICROS, 3),
