@@ -88,14 +88,6 @@ impl FrameBudget {
         self.used() < self.limit.saturating_sub(bytes)
     }
 
-    /// Whether this connection is the one that may go beyond the limit, or has become it.
-    fn exempts(&self, id: usize) -> bool {
-        match self.exempt.compare_exchange(0, id, SeqCst, SeqCst) {
-            Ok(_) => true,
-            Err(exempt) => exempt == id,
-        }
-    }
-
     /// Ends the exemption of this connection, if it is the one.
     fn end_exemption(&self, id: usize) {
         if self.exempt.compare_exchange(id, 0, SeqCst, SeqCst).is_ok() {
@@ -132,7 +124,19 @@ impl Share {
         self.used.load(SeqCst) < RESERVE
             || self.budget.has_room_for(bytes)
             || self.abandoned.load(SeqCst)
-            || self.budget.exempts(self.id)
+            || self.is_exempt()
+    }
+
+    /// Whether this connection is the one that may go beyond the limit, or has become it.
+    fn is_exempt(&self) -> bool {
+        match self.budget.exempt.compare_exchange(0, self.id, SeqCst, SeqCst) {
+            Ok(_) => {
+                // The bytes of its other streams may fill the window that this one's have to come through.
+                self.freed.notify(usize::MAX);
+                true
+            }
+            Err(exempt) => exempt == self.id,
+        }
     }
 
     fn add(&self, bytes: usize) {
@@ -262,6 +266,8 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Wake, Waker};
+
     use futures_lite::future::{block_on, poll_once, ready};
 
     use super::*;
@@ -314,6 +320,46 @@ mod tests {
             assert!(poll_once(waiting.as_mut()).await.is_some(), "the next may go beyond the budget");
         });
         assert!(!has_room(&third));
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, SeqCst);
+        }
+    }
+
+    fn wait_for_room(charge: &Charge) -> Pin<Box<impl Future<Output = ()>>> {
+        Box::pin(charge.while_there_is_room(ready(())))
+    }
+
+    fn poll(waiting: &mut Pin<Box<impl Future<Output = ()>>>, woken: &Arc<Woken>) -> bool {
+        let waker = Waker::from(Arc::clone(woken));
+        waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+    }
+
+    #[test]
+    fn all_streams_of_a_connection_learn_that_it_is_exempt() {
+        let budget = FrameBudget::new(LIMIT);
+        let exempt = holding(&budget, RESERVE);
+        let one = holding(&budget, LIMIT);
+        let other = one.share.charge();
+        let strangers = [(); 3].map(|()| holding(&budget, LIMIT));
+        assert!(has_room(&exempt));
+        let wait = |charge| {
+            let (mut waiting, woken) = (wait_for_room(charge), Arc::default());
+            assert!(!poll(&mut waiting, &woken));
+            (waiting, woken)
+        };
+        let (mut one, woken) = wait(&one);
+        let _strangers = strangers.each_ref().map(wait);
+        let (mut other, other_woken) = wait(&other);
+        drop(exempt);
+        assert!(poll(&mut one, &woken), "one may become exempt");
+        assert!(other_woken.0.load(SeqCst), "it waits behind strangers");
+        assert!(poll(&mut other, &other_woken));
     }
 
     #[test]
