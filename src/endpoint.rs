@@ -342,21 +342,23 @@ impl EndpointBuilder {
     /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's;
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, rules for
     /// methods that are not served, events that do not fit a frame, or a missing runtime.
-    pub fn bind(self, address: SocketAddr) -> Result<Endpoint> {
-        self.bind_socket(UdpSocket::bind(address)?)
+    pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
+        let runtime = self.take_runtime()?;
+        self.start_on(runtime, UdpSocket::bind(address)?)
     }
 
     /// Starts to serve on a socket that is bound already: one that systemd passes on, say, one that is bound to a device, or one with a larger
-    /// receive buffer (`SO_RCVBUF`), for thousands of peers that may all send at once. What the buffer does not hold, 208 KiB by default on Linux,
-    /// is lost, and sent again after a timeout.
+    /// receive buffer, for thousands of peers that may all send at once. What the buffer does not hold, 208 KiB by default on Linux,
+    /// is lost, and sent again after a timeout. `set_recv_buffer_size` of the crate socket2 changes it, up to `net.core.rmem_max`.
+    ///
+    /// The socket becomes non-blocking, and gets the options that quinn-udp needs; others stay.
     ///
     /// # Errors
     ///
-    /// As for [`bind`](Self::bind).
+    /// [`Io`](crate::ErrorKind::Io) for a socket that cannot be used so; for the rest as [`bind`](Self::bind).
     pub fn bind_socket(mut self, socket: UdpSocket) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        let socket = runtime.wrap_udp_socket(socket)?;
-        self.start(runtime, socket, None)
+        self.start_on(runtime, socket)
     }
 
     /// Starts to serve on a socket that need not be the system's.
@@ -374,6 +376,11 @@ impl EndpointBuilder {
     pub(crate) fn bind_seeded(mut self, socket: Arc<dyn AsyncUdpSocket>, seed: [u8; 32]) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
         self.start(runtime, socket, Some(seed))
+    }
+
+    fn start_on(self, runtime: Arc<dyn Runtime>, socket: UdpSocket) -> Result<Endpoint> {
+        let socket = runtime.wrap_udp_socket(socket)?;
+        self.start(runtime, socket, None)
     }
 
     fn take_runtime(&mut self) -> Result<Arc<dyn Runtime>> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turns {
     length: usize,
-    /// What has run since the last rest.
+    /// What has run since the last rest, where work is done in parts.
     ran: usize,
     /// What has run since the last pause.
     lately: usize,

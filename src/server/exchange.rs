@@ -40,7 +40,7 @@ use crate::{
 pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStream, span: Span) {
     let Served { node, link, undelivered, .. } = &*served;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
-    let (Asked { codec, request }, charge) = {
+    let (Asked { codec, request }, mut charge) = {
         let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
         let mut asked = None;
         let read = read_request(node, &mut reader, &mut asked).await;
@@ -67,7 +67,7 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     record(&exchange.span, "codec", codec_name(exchange.codec));
     let admitted = exchange.admit(request);
     let mut writer = Some(writer);
-    let ended = exchange.run(admitted, charge, &mut writer).await;
+    let ended = exchange.run(admitted, &mut charge, &mut writer).await;
     let Some(mut writer) = writer else { return };
     if let Some(Ended { outcome, guard }) = ended {
         if let Some(last) = exchange.conclude(outcome, &mut writer) {
@@ -75,6 +75,7 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
         }
         drop(guard);
     }
+    drop(charge);
     if !writer.is_finished() {
         return;
     }
@@ -185,12 +186,12 @@ struct Last {
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Exchange<'_> {
-    /// Does what was asked for, whose memory is `charge`. The writer stays away where a handler did not give it back; nothing is left to say
+    /// Does what was asked for, whose memory is `charge`, as an answer may share it. The writer stays away where a handler did not give it back; nothing is left to say
     /// where nothing comes back.
     async fn run(
         &self,
         admitted: Result<Request, MethodError>,
-        charge: Charge,
+        charge: &mut Charge,
         writer: &mut Option<FrameWriter>,
     ) -> Option<Ended> {
         let request = match admitted {
@@ -209,7 +210,7 @@ impl Exchange<'_> {
                 Some(log) => {
                     // A subscription has no use for parameters, and may last for days.
                     let request = Request { params: None, ..request };
-                    drop(charge);
+                    charge.settle(0);
                     // Boxed, so that a unary exchange needs no room for it.
                     return Box::pin(events::stream(self, log, &request, writer)).await;
                 }

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_lite::future;
@@ -26,7 +26,7 @@ const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
 /// After so much time with exchanges in a row, what they answered is sent, and other tasks run.
-const LONGEST_ROW: Duration = Duration::from_micros(500);
+const LONGEST_ROW: Duration = Duration::from_micros(250);
 
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
@@ -44,7 +44,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     let mut turns = Turns::new();
     let mut ran = 0;
     let mut woke = clock.now();
-    let (mut row, mut ended) = (woke, woke);
+    let mut ended = woke;
+    let mut row = Row::default();
     loop {
         let taken = match place.take() {
             Some(place) => place,
@@ -74,10 +75,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
         begun.future.set(Some(exchange::serve(Arc::clone(served), send, recv, span)));
         if tempo.is_quick() {
             let begun = clock.now();
-            if paused || ran == 0 {
-                row = begun;
-            }
             if paused {
+                row.end();
                 turns.end(ran, true);
                 let cycle = begun.saturating_duration_since(woke);
                 // The exchange itself is about a third of what its request and its answer take.
@@ -85,14 +84,17 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
                 turns.pause(cycle.saturating_sub(work), work);
                 (ran, woke) = (0, begun);
             }
+            row.begin(begun);
             let over = future::poll_once(exchange.as_mut()).await.is_some();
             ended = clock.now();
             tempo.judge(ended.saturating_duration_since(begun));
             ran += 1;
-            if ran >= turns.length() || ended.saturating_duration_since(row) >= LONGEST_ROW {
+            let long = row.is_long(ended);
+            if long || ran >= turns.length() {
                 // The driver of the connection sends what was answered, so that the peer can begin on it.
-                turns.end(ran, false);
+                turns.end(ran, long);
                 ran = 0;
+                row.end();
                 future::yield_now().await;
             }
             if over {
@@ -102,6 +104,24 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
         }
         *exchange.as_mut().project().of = Some((Arc::clone(served), taken));
         clock.spawn_boxed(exchange);
+    }
+}
+
+/// Since when exchanges have run in a row.
+#[derive(Debug, Default)]
+struct Row(Option<Instant>);
+
+impl Row {
+    fn begin(&mut self, now: Instant) {
+        self.0.get_or_insert(now);
+    }
+
+    fn is_long(&self, now: Instant) -> bool {
+        self.0.is_some_and(|began| now.saturating_duration_since(began) >= LONGEST_ROW)
+    }
+
+    fn end(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -183,6 +203,20 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_long_by_its_first_exchange() {
+        let (mut row, start) = (Row::default(), Instant::now());
+        assert!(!row.is_long(start));
+        row.begin(start);
+        row.begin(start + LONGEST_ROW / 2);
+        assert!(!row.is_long(start + LONGEST_ROW - Duration::from_micros(1)));
+        assert!(row.is_long(start + LONGEST_ROW));
+        row.end();
+        assert!(!row.is_long(start + LONGEST_ROW));
+        row.begin(start + LONGEST_ROW);
+        assert!(!row.is_long(start + LONGEST_ROW), "a new one");
+    }
 
     #[test]
     fn after_a_slow_one_exchanges_get_tasks_for_a_while() {

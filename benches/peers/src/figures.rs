@@ -101,7 +101,7 @@ pub fn sections() -> Vec<Section> {
     vec![
         Section {
             title: "Unary calls: throughput",
-            note: "64 bytes, and the same back. What is in flight is in flight on all connections together. On 16 connections few calls share a packet: with 32 in flight palyra sends 1.17 datagrams a call, bare quinn 1.33. A packet is encrypted, acknowledged and watched by either side in QUIC; in TCP the kernel acknowledges segments, and with the next ones, so that tarpc is ahead where there is little in a packet, there and with 8 in flight.",
+            note: "64 bytes, and the same back. What is in flight is in flight on all connections together. On 16 connections few calls share a packet: with 32 in flight palyra sends about 1.2 datagrams a call, bare quinn 1.3. A packet is encrypted, acknowledged and watched by either side in QUIC; in TCP the kernel acknowledges segments, and with the next ones, so that tarpc costs less, and can be ahead, where there is little in a packet.",
             figures: rates,
             plot: Some(("throughput.svg", names(&["unary 1 32 rate", "unary 16 32 rate", "unary 1 1 rate"]))),
         },
