@@ -348,17 +348,64 @@ fn a_result_that_is_not_ok_is_a_failure() {
 }
 
 #[test]
-fn another_version_or_kind_is_a_violation() {
-    let version = |version: u16| map(&[&entry(0, version), &entry(1, "result"), OK]);
-    for body in [version(0), version(2), map(&[VERSION, &entry(1, "novelty"), OK])] {
-        violates(&body);
-    }
+fn another_kind_is_a_violation() {
+    violates(&map(&[VERSION, &entry(1, "novelty"), OK]));
+}
+
+/// docs/protocol.md, section 6.2: as if the peer had answered `protocol_mismatch`.
+#[test]
+fn an_answer_of_another_version_is_a_mismatch() {
     run(async {
         let link = Link::new().await;
-        let outcome = link.answered(Via::Call, &frame(&version(2)), End::Fin).await;
-        let error = outcome.error.unwrap();
-        let cause = error.source().and_then(|source| source.downcast_ref());
-        assert_eq!(cause, Some(&MessageError::Version(2)));
+        for version in [0, 2, u16::MAX] {
+            let cbor = map(&[&entry(0, version), &entry(1, "result"), OK]);
+            let json = format!(r#"{{"protocol_version":{version},"kind":"result","ok":true}}"#);
+            for (via, body) in BOTH.into_iter().flat_map(|via| [(via, &*cbor), (via, json.as_bytes())]) {
+                let outcome = link.answered(via, &frame(body), End::Open).await;
+                assert_eq!(
+                    outcome.kind(),
+                    &ErrorKind::Remote(WireError::ProtocolMismatch),
+                    "{via:?} {version}"
+                );
+                assert_eq!(outcome.stopped, Some(Code::CANCELLED));
+                let error = outcome.error.unwrap();
+                assert!(!error.is_retryable());
+                let cause = error.source().and_then(|source| source.downcast_ref());
+                assert_eq!(cause, Some(&MessageError::Version(version)));
+            }
+        }
+        link.assert_goes_on().await;
+    });
+}
+
+/// docs/protocol.md, section 6.2: what each kind always has.
+#[test]
+fn a_field_that_is_missing_is_named() {
+    run(async {
+        let link = Link::new().await;
+        let kind = |kind: &str| entry(1, kind);
+        for (body, field) in [
+            (map(&[&kind("result"), OK]), "protocol_version"),
+            (map(&[VERSION, OK]), "kind"),
+            (map(&[VERSION, &kind("result")]), "ok"),
+            (map(&[VERSION, &kind("event"), OK]), "seq"),
+            (map(&[VERSION, &kind("gap"), OK, &entry(7, 1)]), "first_seq"),
+            (map(&[VERSION, &kind("gap"), OK, &entry(8, 1)]), "epoch"),
+            (map(&[VERSION, &kind("heartbeat"), OK, &entry(7, 1)]), "seq"),
+            (map(&[VERSION, &kind("heartbeat"), OK, &entry(3, 1)]), "epoch"),
+            (map(&[VERSION, &kind("error"), FAILED]), "error"),
+            (br#"{"protocol_version":1,"kind":"result"}"#.to_vec(), "ok"),
+            (br#"{"protocol_version":1,"kind":"event","ok":true}"#.to_vec(), "seq"),
+            (br#"{"protocol_version":1,"kind":"error","ok":false}"#.to_vec(), "error"),
+        ] {
+            for via in BOTH {
+                let outcome = link.answered(via, &frame(&body), End::Fin).await;
+                assert_eq!(outcome.kind(), &ErrorKind::Protocol);
+                let error = outcome.error.unwrap();
+                let cause = error.source().and_then(|source| source.downcast_ref());
+                assert_eq!(cause, Some(&MessageError::MissingField(field)), "{via:?}");
+            }
+        }
     });
 }
 
@@ -495,7 +542,7 @@ fn events_out_of_sequence_stop_the_stream() {
         }
         let good = [event(4), event(5), gap(10), event(10), gap(12), event(12)].concat();
         let (got, error, _) = subscribed(&link, &good, End::Fin).await;
-        assert!(error.is_none());
+        assert_eq!(error.unwrap().kind(), &ErrorKind::Truncated, "a followed stream has no end of its own");
         assert_eq!(got, [4, 5, 10, 12]);
     });
 }
@@ -537,7 +584,7 @@ fn a_gap_or_heartbeat_that_does_not_say_where_the_log_is_stops_the_stream() {
         let good =
             [event(4), bare("heartbeat", &[&seq, &epoch]), bare("gap", &[&epoch, &first_seq]), event(10)];
         let (got, error, _) = subscribed(&link, &good.concat(), End::Fin).await;
-        assert!(error.is_none());
+        assert_eq!(error.unwrap().kind(), &ErrorKind::Truncated);
         assert_eq!(got, [4, 10]);
     });
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
 };
 
-use palyra_quic::{Error, ErrorKind, WireError};
+use palyra_quic::{Error, ErrorKind, MessageError, WireError};
 
 /// The longest line that an error makes, in characters: a peer chooses some of its words.
 const MAX_CHARS: usize = 500;
@@ -50,6 +50,11 @@ impl From<Error> for Failure {
                 if matches!(error.kind(), ErrorKind::Io | ErrorKind::InvalidConfig | ErrorKind::Codec) =>
             {
                 Self::new(format_args!("{error}: {source}"))
+            }
+            // Which field was wrong, in this side's own words too.
+            Some(source) if source.is::<MessageError>() => {
+                let cause = source.source().map_or_else(String::new, |cause| format!(": {cause}"));
+                Self::new(format_args!("{error}: {source}{cause}"))
             }
             // One word to look for, whichever side noticed first.
             _ if *error.kind() == ErrorKind::DeadlineExceeded => {

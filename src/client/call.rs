@@ -216,8 +216,8 @@ impl Call {
         span::call(self.connection.link(), &self.request.method, self.codec)
     }
 
-    pub(super) fn resumes_from(&self) -> Option<u64> {
-        self.request.resume_from
+    pub(super) fn request(&self) -> &Request {
+        &self.request
     }
 
     /// Opens a stream and writes the request, complete with FIN.

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::{call::Call, responses::Responses};
 use crate::{
     connection::Connection,
-    error::{Error, Result},
-    message::{Codec, Response},
+    error::Result,
+    events::{Cursor, Follower, Received, ended_without_reason},
+    message::Codec,
 };
 
 impl Connection {
@@ -65,8 +66,10 @@ impl EventsRequest {
     ///
     /// As for [`Connection::call`]; what the peer has to say comes with the first item.
     pub async fn open(self) -> Result<Events> {
-        let last = self.0.resumes_from();
-        Ok(Events { responses: self.0.stream().await?, last })
+        let request = self.0.request();
+        let resumes_from = request.resume_from.map(|seq| Cursor::new(request.epoch, seq));
+        let (follower, follow) = (Follower::new(resumes_from), request.follow);
+        Ok(Events { responses: self.0.stream().await?, follower, follow, ended: false })
     }
 }
 
@@ -76,8 +79,9 @@ impl EventsRequest {
 #[must_use = "dropping it ends the subscription"]
 pub struct Events {
     responses: Responses,
-    /// The last event that the caller has, to see that the next one follows it.
-    last: Option<u64>,
+    follower: Follower,
+    follow: bool,
+    ended: bool,
 }
 
 /// What a subscription brings. Both kinds are there to be matched: a subscriber that overlooks gaps loses events in silence.
@@ -109,49 +113,46 @@ impl Events {
     /// # Errors
     ///
     /// As for [`Responses::next`]; [`StreamReset`](crate::ErrorKind::StreamReset) with SHUTTING_DOWN where the peer is
-    /// going away, and [`Protocol`](crate::ErrorKind::Protocol) where it skips or repeats events without a word.
+    /// going away, [`Truncated`](crate::ErrorKind::Truncated) where a followed stream ends without a reason, and
+    /// [`Protocol`](crate::ErrorKind::Protocol) where the peer skips, repeats or takes back events, or changes the epoch,
+    /// without a gap. An error is the end: `None` follows.
     ///
     /// # Cancellation
     ///
     /// Safe: no item is lost if this is dropped and called again.
     pub async fn next(&mut self) -> Result<Option<EventItem>> {
-        loop {
-            let Some(response) = self.responses.next_response().await? else { return Ok(None) };
-            match response {
-                Response::Event { seq, epoch, payload } => {
-                    if self.last.is_some_and(|last| last.checked_add(1) != Some(seq)) {
-                        return Err(self
-                            .responses
-                            .fail(Error::protocol(format!("event {seq} is out of sequence"))));
-                    }
-                    self.last = Some(seq);
-                    return Ok(Some(EventItem::Event { seq, epoch, payload: payload.unwrap_or_default() }));
+        while !self.ended {
+            let Some(response) = self.responses.next_response().await.inspect_err(|_| self.ended = true)?
+            else {
+                self.ended = true;
+                return if self.follow { Err(self.responses.fail(ended_without_reason())) } else { Ok(None) };
+            };
+            let received = self.follower.receive(response).map_err(|error| {
+                self.ended = true;
+                self.responses.fail(error)
+            })?;
+            match received {
+                Some(Received::Event { seq, epoch, payload }) => {
+                    return Ok(Some(EventItem::Event { seq, epoch, payload }));
                 }
-                Response::Gap { first_seq, epoch, missed } => {
-                    let Some(last) = first_seq.checked_sub(1) else {
-                        return Err(self.responses.fail(Error::protocol("events begin with number 1")));
-                    };
-                    self.last = Some(last);
-                    return Ok(Some(EventItem::Gap { first_seq, epoch, missed }));
+                Some(Received::Gap { to, epoch, missed, .. }) => {
+                    return Ok(Some(EventItem::Gap { first_seq: to + 1, epoch, missed }));
                 }
-                Response::Heartbeat { seq, .. } => {
-                    if self.last.is_some_and(|last| last != seq) {
-                        return Err(self
-                            .responses
-                            .fail(Error::protocol(format!("the log is at {seq}, and this stream is not"))));
-                    }
-                    self.last = Some(seq);
-                }
-                _ => return Err(self.responses.fail(Error::protocol("the answer is not an event"))),
+                None => {}
             }
         }
+        Ok(None)
     }
 }
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { responses, last } = self;
-        f.debug_struct("Events").field("responses", responses).field("last", last).finish()
+        let Self { responses, follower, follow, ended: _ } = self;
+        f.debug_struct("Events")
+            .field("responses", responses)
+            .field("cursor", &follower.cursor())
+            .field("follow", follow)
+            .finish()
     }
 }
 

@@ -16,7 +16,7 @@ use super::{reconnecting::Client, responses::Responses};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
-    events::{Cursor, Follower, Received},
+    events::{Cursor, Follower, Received, ended_without_reason},
     message::Response,
     runtime::Elapsed,
 };
@@ -237,10 +237,7 @@ impl Inner {
             let patience = clock.deadline(self.patience);
             let response = match clock.timeout_at(Some(patience), responses.next_response()).await {
                 Ok(Ok(Some(response))) => response,
-                Ok(Ok(None)) => {
-                    return self
-                        .broken(Error::new(ErrorKind::ConnectionLost).detail("the peer ended the stream"));
-                }
+                Ok(Ok(None)) => return self.broken(ended_without_reason()),
                 Ok(Err(error)) => return self.broken(error),
                 Err(Elapsed) => {
                     let error = Error::new(ErrorKind::ConnectionLost).detail("no heartbeat came");
@@ -309,6 +306,7 @@ impl Inner {
         match opened {
             Ok(Ok(responses)) => {
                 let address = connection.remote_address();
+                self.follower.begin();
                 self.stream = Some((connection, responses));
                 self.proven_at = Some(self.client.clock().deadline(self.patience / 2));
                 Ok(SubscriptionItem::Connected { address })

@@ -4,14 +4,18 @@ use bytes::Bytes;
 
 use super::Cursor;
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     message::Response,
 };
 
-/// A subscriber's side of the protocol, across any number of streams.
+/// The subscriber's side of `node.stream_events`, across any number of answers. Every way to subscribe goes through it.
+///
+/// Invariant: the cursor is behind the last frame that was accepted. A frame that is refused does not move it.
 #[derive(Clone, Debug)]
 pub(crate) struct Follower {
     cursor: Option<Cursor>,
+    /// The next frame is the first of an answer.
+    at_beginning: bool,
 }
 
 /// Something for the subscriber.
@@ -23,7 +27,7 @@ pub(crate) enum Received {
 
 impl Follower {
     pub(crate) fn new(cursor: Option<Cursor>) -> Self {
-        Self { cursor }
+        Self { cursor, at_beginning: true }
     }
 
     /// Where to resume: behind everything that was received.
@@ -31,54 +35,67 @@ impl Follower {
         self.cursor
     }
 
-    /// Takes the next frame, and gives what it brings, if anything. An error leaves the cursor where it was.
-    pub(crate) fn receive(&mut self, response: Response) -> Result<Option<Received>> {
-        match response {
-            Response::Event { seq, epoch, payload } => self.event(seq, epoch, payload.unwrap_or_default()),
-            Response::Gap { first_seq, epoch, missed } => self.gap(first_seq, epoch, missed),
-            Response::Heartbeat { seq, epoch } => self.heartbeat(seq, epoch).map(|()| None),
-            _ => Err(Error::protocol("the answer is not an event")),
-        }
+    /// Another answer begins, to a request that resumes from the cursor.
+    pub(crate) fn begin(&mut self) {
+        self.at_beginning = true;
     }
 
-    fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Option<Received>> {
-        if let Some(cursor) = self.cursor {
-            same_history(cursor, epoch)?;
-            // Where epochs tell that it is the same event, it is here already. Without, it may be another.
-            if seq <= cursor.seq() && cursor.epoch().is_some() && epoch.is_some() {
-                return Ok(None);
+    /// Takes the next frame, and gives what it brings, if anything.
+    ///
+    /// # Errors
+    ///
+    /// `Protocol` for a frame that breaks a rule of docs/protocol.md, section 7.2. The cursor then stays where it was.
+    pub(crate) fn receive(&mut self, response: Response) -> Result<Option<Received>> {
+        let received = match response {
+            Response::Event { seq, epoch, payload } => {
+                self.event(seq, epoch, payload.unwrap_or_default()).map(Some)
             }
+            Response::Gap { first_seq, epoch, missed } => self.gap(first_seq, epoch, missed).map(Some),
+            Response::Heartbeat { seq, epoch } => self.heartbeat(seq, epoch).map(|()| None),
+            _ => Err(Error::protocol("the answer is not an event")),
+        }?;
+        self.at_beginning = false;
+        Ok(received)
+    }
+
+    fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Received> {
+        if seq == 0 {
+            return Err(numbered_from_1());
+        }
+        if let Some(cursor) = self.cursor {
+            same_epoch(cursor, epoch)?;
             if seq.checked_sub(1) != Some(cursor.seq()) {
-                return Err(Error::protocol(format!("event {seq} follows event {}", cursor.seq())));
+                return Err(Error::protocol(format!("event {seq} came after event {}", cursor.seq())));
             }
         }
         self.advance(epoch, seq);
-        Ok(Some(Received::Event { seq, epoch, payload }))
+        Ok(Received::Event { seq, epoch, payload })
     }
 
-    fn gap(&mut self, first_seq: u64, epoch: u64, missed: Option<u64>) -> Result<Option<Received>> {
-        let Some(to) = first_seq.checked_sub(1) else {
-            return Err(Error::protocol("events begin with number 1"));
-        };
-        let of_this_epoch =
-            |cursor: &Cursor| same_history(*cursor, Some(epoch)).is_ok() && cursor.seq() <= to;
-        let here = self.cursor.filter(of_this_epoch);
-        let gap = match (here, self.cursor) {
-            // Known to the event, whatever the peer counts.
-            (Some(cursor), _) => {
-                let missed = to - cursor.seq();
-                (missed > 0).then(|| Received::Gap {
-                    from: cursor.seq() + 1,
-                    to,
-                    missed: Some(missed),
-                    epoch,
-                })
+    fn gap(&mut self, first_seq: u64, epoch: u64, missed: Option<u64>) -> Result<Received> {
+        let to = first_seq.checked_sub(1).ok_or_else(numbered_from_1)?;
+        let gap = match self.cursor {
+            Some(cursor) if same_epoch(cursor, Some(epoch)).is_err() => {
+                // Another history, of which nothing is known but where it goes on.
+                Received::Gap { from: 1, to, missed, epoch }
             }
-            // Another history, of which nothing is known but where it goes on.
-            (None, Some(_)) => Some(Received::Gap { from: 1, to, missed, epoch }),
-            (None, None) => {
-                let from = missed.and_then(|missed| (to + 1).checked_sub(missed)).unwrap_or(1).max(1);
-                Some(Received::Gap { from, to, missed, epoch })
+            Some(cursor) if to > cursor.seq() => {
+                // The cursor tells how many are missing, whatever the peer counts.
+                Received::Gap { from: cursor.seq() + 1, to, missed: Some(to - cursor.seq()), epoch }
+            }
+            // A log that does not reach up to the cursor has lost what the subscriber had.
+            Some(cursor) if to < cursor.seq() && self.at_beginning => {
+                Received::Gap { from: 1, to, missed, epoch }
+            }
+            Some(cursor) => {
+                return Err(Error::protocol(format!(
+                    "a gap to event {first_seq} does not lead forward from event {}",
+                    cursor.seq()
+                )));
+            }
+            None => {
+                let from = missed.and_then(|missed| first_seq.checked_sub(missed)).unwrap_or(1).max(1);
+                Received::Gap { from, to, missed, epoch }
             }
         };
         self.cursor = Some(Cursor::new(Some(epoch), to));
@@ -88,10 +105,10 @@ impl Follower {
     /// A peer that has nothing to say must have said everything.
     fn heartbeat(&mut self, seq: u64, epoch: u64) -> Result<()> {
         if let Some(cursor) = self.cursor {
-            same_history(cursor, Some(epoch))?;
+            same_epoch(cursor, Some(epoch))?;
             if seq != cursor.seq() {
                 return Err(Error::protocol(format!(
-                    "the log is at {seq}, and this stream at {}",
+                    "a heartbeat says that the log is at event {seq}, and this stream is at event {}",
                     cursor.seq()
                 )));
             }
@@ -106,10 +123,21 @@ impl Follower {
     }
 }
 
-/// Only a gap may lead from one epoch to another.
-fn same_history(cursor: Cursor, epoch: Option<u64>) -> Result<()> {
+/// A followed stream ended with FIN. A peer that ends one says why, by a reset or an `error`.
+pub(crate) fn ended_without_reason() -> Error {
+    Error::new(ErrorKind::Truncated).detail("the peer ended a followed stream without a reason")
+}
+
+fn numbered_from_1() -> Error {
+    Error::protocol("event numbers start at 1, and the peer sent 0")
+}
+
+/// Only a gap may lead from one epoch to another. Nodes of the tokio implementation have no epochs.
+fn same_epoch(cursor: Cursor, epoch: Option<u64>) -> Result<()> {
     match cursor.epoch().zip(epoch) {
-        Some((ours, theirs)) if ours != theirs => Err(Error::protocol("another epoch began without a gap")),
+        Some((ours, theirs)) if ours != theirs => {
+            Err(Error::protocol(format!("epoch {theirs} follows epoch {ours} without a gap")))
+        }
         _ => Ok(()),
     }
 }
@@ -153,13 +181,27 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_dropped() {
+    fn an_event_that_comes_again_is_a_violation() {
         let mut follower = at(3);
         for seq in [3, 1, 2] {
-            assert_eq!(received(&mut follower, event(seq)), None);
+            assert!(follower.receive(event(seq)).is_err(), "{seq}");
         }
-        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 3)));
         assert!(received(&mut follower, event(4)).is_some());
+        assert!(follower.receive(event(4)).is_err());
+        follower.begin();
+        assert!(follower.receive(event(4)).is_err(), "nor in the next answer, which resumes behind it");
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 4)));
+    }
+
+    #[test]
+    fn event_numbers_start_at_1() {
+        for mut follower in [Follower::new(None), Follower::new(Some(Cursor::new(None, u64::MAX))), at(0)] {
+            assert!(follower.receive(event(0)).is_err());
+            assert!(follower.receive(gap(0, EPOCH, None)).is_err());
+        }
+        assert_eq!(received(&mut at(0), heartbeat(0)), None, "an epoch without events");
+        assert!(at(u64::MAX).receive(event(u64::MAX)).is_err());
+        assert!(received(&mut at(u64::MAX - 1), event(u64::MAX)).is_some());
     }
 
     #[test]
@@ -175,8 +217,23 @@ mod tests {
         let expected = Received::Gap { from: 42, to: 99, missed: Some(58), epoch: EPOCH };
         assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected));
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 99)));
-        assert_eq!(received(&mut follower, gap(100, 5, Some(0))), None, "nothing is missing");
         assert!(received(&mut follower, event(100)).is_some());
+    }
+
+    #[test]
+    fn a_gap_leads_forward() {
+        for begins in [false, true] {
+            let mut follower = at(99);
+            follower.at_beginning = begins;
+            assert!(follower.receive(gap(100, EPOCH, Some(0))).is_err(), "nothing is missing");
+            assert!(received(&mut follower, gap(101, EPOCH, None)).is_some());
+        }
+        let mut follower = at(99);
+        assert!(received(&mut follower, event(100)).is_some());
+        for first_seq in [1, 50, 100, 101] {
+            assert!(follower.receive(gap(first_seq, EPOCH, None)).is_err(), "{first_seq}");
+        }
+        assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 100)));
     }
 
     #[test]
@@ -191,11 +248,18 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_ahead_of_the_log_is_taken_back() {
+    fn a_cursor_ahead_of_the_log_is_taken_back_by_the_first_frame_of_an_answer() {
         let mut follower = at(500);
         let expected = Received::Gap { from: 1, to: 99, missed: None, epoch: EPOCH };
-        assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected));
+        assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected.clone()));
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 99)));
+        assert!(follower.receive(gap(50, 5, None)).is_err(), "once");
+        follower.begin();
+        assert!(received(&mut follower, gap(50, 5, None)).is_some(), "and again in the next answer");
+
+        let mut follower = at(500);
+        assert_eq!(received(&mut follower, heartbeat(500)), None);
+        assert!(follower.receive(gap(100, 5, None)).is_err(), "a heartbeat came first");
     }
 
     #[test]
@@ -237,6 +301,164 @@ mod tests {
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 3)));
         assert!(received(&mut follower, bare(4)).is_some());
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 4)), "and stays known");
+    }
+
+    /// The frames of a responder whose log anything happens to, as `server::events` makes them.
+    mod against_a_log {
+        use proptest::{collection::vec, prelude::*};
+
+        use super::*;
+        use crate::events::{EventLog, GapBefore, Position};
+
+        #[derive(Clone, Debug)]
+        enum Step {
+            Publish(u8),
+            /// The responder loses its history, and with it the connection.
+            BeginAnew,
+            /// The connection is lost, and the subscriber resumes.
+            Resume,
+            /// Frames of at most this many bytes of events.
+            Read(u16),
+            Heartbeat,
+        }
+
+        fn steps() -> impl Strategy<Value = Vec<Step>> {
+            let step = prop_oneof![
+                4 => (1..20_u8).prop_map(Step::Publish),
+                1 => Just(Step::BeginAnew),
+                2 => Just(Step::Resume),
+                6 => (1..400_u16).prop_map(Step::Read),
+                2 => Just(Step::Heartbeat),
+            ];
+            vec(step, 1..60)
+        }
+
+        fn new_log() -> EventLog {
+            EventLog::builder().max_events(8).build().unwrap()
+        }
+
+        fn frame(log: &EventLog, gap: GapBefore) -> Response {
+            Response::Gap { first_seq: gap.first_seq, epoch: log.epoch(), missed: gap.missed }
+        }
+
+        /// Both ends of a subscription.
+        struct Both {
+            log: EventLog,
+            position: Position,
+            follower: Follower,
+            frames: Vec<Response>,
+        }
+
+        impl Both {
+            fn new() -> Self {
+                let log = new_log();
+                let (position, _) = log.subscribe(None, None);
+                Self { log, position, follower: Follower::new(None), frames: Vec::new() }
+            }
+
+            fn resume(&mut self) {
+                self.follower.begin();
+                let cursor = self.follower.cursor();
+                let (position, gap) =
+                    self.log.subscribe(cursor.map(Cursor::seq), cursor.and_then(Cursor::epoch));
+                self.position = position;
+                self.frames.extend(gap.map(|gap| frame(&self.log, gap)));
+            }
+
+            fn read(&mut self, bytes: usize) {
+                let mut batch = Vec::new();
+                let gap = self.log.read(&mut self.position, bytes, &mut batch);
+                self.frames.extend(gap.map(|gap| frame(&self.log, gap)));
+                let epoch = Some(self.log.epoch());
+                self.frames.extend(batch.into_iter().map(|(seq, payload)| Response::Event {
+                    seq,
+                    epoch,
+                    payload: Some(payload),
+                }));
+            }
+
+            fn step(&mut self, step: &Step) {
+                match *step {
+                    Step::Publish(count) => (0..count).for_each(|_| _ = self.log.publish("x").unwrap()),
+                    Step::BeginAnew => {
+                        self.log = new_log();
+                        self.resume();
+                    }
+                    Step::Resume => self.resume(),
+                    Step::Read(bytes) => self.read(bytes.into()),
+                    Step::Heartbeat => {
+                        self.read(usize::MAX);
+                        let (seq, epoch) = (self.position.last_seq(), self.log.epoch());
+                        self.frames.push(Response::Heartbeat { seq, epoch });
+                    }
+                }
+            }
+        }
+
+        /// The events that were received and those that a gap announced, which are all that there were.
+        fn account(items: &[Received], epoch: u64) -> Option<u64> {
+            let mut last = None;
+            for item in items {
+                match item {
+                    Received::Event { seq, epoch: of, .. } if *of == Some(epoch) => {
+                        assert!(last.is_none_or(|last| last + 1 == *seq), "{seq} after {last:?}");
+                        last = Some(*seq);
+                    }
+                    Received::Gap { from, to, epoch: of, .. } if *of == epoch => {
+                        assert!(
+                            last.is_none_or(|last| last + 1 == *from || *from == 1),
+                            "{from} after {last:?}"
+                        );
+                        last = Some(*to);
+                    }
+                    _ => {}
+                }
+            }
+            last
+        }
+
+        proptest! {
+            #[test]
+            fn every_event_is_received_or_announced_as_lost(steps in steps()) {
+                let mut both = Both::new();
+                let mut items = Vec::new();
+                for step in steps.iter().chain([&Step::Read(u16::MAX), &Step::Heartbeat]) {
+                    both.step(step);
+                    for response in std::mem::take(&mut both.frames) {
+                        items.extend(both.follower.receive(response).unwrap());
+                    }
+                }
+                let last = both.log.last_seq();
+                prop_assert_eq!(both.follower.cursor().map(Cursor::seq), Some(last));
+                prop_assert_eq!(account(&items, both.log.epoch()).unwrap_or(last), last);
+            }
+
+            /// The twin: a frame that is lost, repeated or altered on the way does not pass.
+            #[test]
+            fn a_frame_that_is_tampered_with_is_noticed(
+                count in 3..8_u64,
+                at in any::<prop::sample::Index>(),
+                how in 0..4,
+            ) {
+                let mut both = Both::new();
+                (0..count).for_each(|_| _ = both.log.publish("x").unwrap());
+                both.step(&Step::Heartbeat);
+                let mut frames = both.frames.clone();
+                let at = 1 + at.index(frames.len() - 2);
+                match (how, &mut frames[at]) {
+                    (0, _) => _ = frames.remove(at),
+                    (1, again) => {
+                        let again = again.clone();
+                        frames.insert(at, again);
+                    }
+                    (2, Response::Event { epoch, .. }) => *epoch = epoch.map(|epoch| epoch ^ 1),
+                    (_, Response::Event { seq, .. }) => *seq += 1,
+                    (_, other) => panic!("{other:?}"),
+                }
+                let mut follower = Follower::new(None);
+                prop_assert!(frames.into_iter().any(|frame| follower.receive(frame).is_err()));
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,6 @@ pub use self::{
     log::{EventLog, EventLogBuilder},
 };
 pub(crate) use self::{
-    follower::{Follower, Received},
+    follower::{Follower, Received, ended_without_reason},
     log::{GapBefore, Position, largest_payload},
 };

@@ -2,13 +2,14 @@
 
 #[cfg(feature = "json")]
 use super::JsonError;
-use super::{CborError, PROTOCOL_VERSION};
+use super::{CborError, PROTOCOL_VERSION, WireError};
 use crate::error::{Error, ErrorKind};
 
 /// Why a body is not the message expected, or a message cannot become a body.
 ///
-/// As a crate [`Error`] it is one of kind [`Protocol`](ErrorKind::Protocol): the peer sent it. Only
-/// [`MethodLength`](Self::MethodLength) is this side's, of kind [`Codec`](ErrorKind::Codec).
+/// As a crate [`Error`] it is one of kind [`Protocol`](ErrorKind::Protocol): the peer sent it. Two are not:
+/// [`Version`](Self::Version) is [`Remote`](ErrorKind::Remote) with `protocol_mismatch`, and
+/// [`MethodLength`](Self::MethodLength), which is this side's, [`Codec`](ErrorKind::Codec).
 ///
 /// ```
 /// use palyra_quic::{CborError, Error, ErrorKind, MessageError, Request};
@@ -57,6 +58,8 @@ impl From<MessageError> for Error {
     fn from(error: MessageError) -> Self {
         let kind = match error {
             MessageError::MethodLength(_) => ErrorKind::Codec,
+            // As if the peer had said so, which it does where it gets a request of another version.
+            MessageError::Version(_) => ErrorKind::Remote(WireError::ProtocolMismatch),
             _ => ErrorKind::Protocol,
         };
         Self::new(kind).caused_by(error)
@@ -73,7 +76,7 @@ mod tests {
     fn the_peer_is_blamed_for_what_it_sent_and_this_side_for_what_it_sends() {
         for (error, kind) in [
             (MessageError::Cbor(CborError::TooDeep), ErrorKind::Protocol),
-            (MessageError::Version(2), ErrorKind::Protocol),
+            (MessageError::Version(2), ErrorKind::Remote(WireError::ProtocolMismatch)),
             (MessageError::InvalidField("method"), ErrorKind::Protocol),
             (MessageError::MethodLength(0), ErrorKind::Codec),
         ] {
