@@ -307,17 +307,32 @@ fn a_json_body_is_one_object_from_its_first_byte_on() {
             json_with(r#","params":"#),
             [&bare[..bare.len() - 2], b"\xff\"}"].concat(),
             // CBOR, by their first byte, and no map.
-            [b" ", &bare[..]].concat(),
             [b"\xef\xbb\xbf", &bare[..]].concat(),
+            [b"\x0c", &bare[..]].concat(),
+            b" \t\r\n".to_vec(),
+            vec![b' '; 100_000],
+            [b" ", &map(&[VERSION, METHOD])[..]].concat(),
         ],
         &[json("{ \"method\" : \"m\",\r\n\t\"protocol_version\" : 1 }")],
     );
 }
 
-/// docs/protocol.md, section 5.2: "nothing but blanks behind it".
+/// docs/protocol.md, section 5.2: nothing but blanks around it.
 #[test]
-fn blanks_behind_a_json_object_are_accepted() {
-    invalid(&[], &[[&json_with("")[..], b" \r\n\t"].concat()]);
+fn blanks_around_a_json_object_are_accepted() {
+    let bare = json_with("");
+    let around = |before: &[u8], behind: &[u8]| [before, &bare, behind].concat();
+    invalid(
+        &[],
+        &[
+            around(b"", b" \r\n\t"),
+            around(b" ", b""),
+            around(b"\t", b""),
+            around(b"\n", b""),
+            around(b"\r\n", b"\n"),
+            around(&[b' '; 100_000], b""),
+        ],
+    );
 }
 
 #[test]

@@ -8,8 +8,8 @@ use super::{MessageError, cbor};
 
 /// How the body of a message is encoded.
 ///
-/// The first byte of a body decides: `{` begins a text string in CBOR, which no body is. A responder
-/// answers in the encoding of the request.
+/// The first byte of a body that is not a blank (space, tab, line feed, carriage return) decides: `{` is JSON, since in
+/// CBOR it begins a text string, which no body is. A responder answers in the encoding of the request.
 ///
 /// ```
 /// use palyra_quic::Codec;
@@ -17,7 +17,7 @@ use super::{MessageError, cbor};
 /// assert_eq!(Codec::default(), Codec::Cbor);
 /// assert_eq!(Codec::of(&[0xa2, 0x00, 0x01]), Codec::Cbor);
 /// # #[cfg(feature = "json")]
-/// assert_eq!(Codec::of(br#"{"protocol_version":1}"#), Codec::Json);
+/// assert_eq!(Codec::of(b"\n {\"protocol_version\":1}"), Codec::Json);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Codec {
@@ -35,7 +35,7 @@ impl Codec {
     /// every body, and one of JSON fails to decode.
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
-        match body.first() {
+        match body.iter().find(|byte| !is_blank(**byte)) {
             #[cfg(feature = "json")]
             Some(b'{') => Self::Json,
             _ => Self::Cbor,
@@ -54,6 +54,12 @@ impl Codec {
             }
         }
     }
+}
+
+/// Whether JSON may have this byte in front of its object ([RFC 8259, section 2](https://www.rfc-editor.org/rfc/rfc8259#section-2)).
+/// No map of CBOR begins with one of them.
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 /// Something that is a list of fields.
