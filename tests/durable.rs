@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_lite::future;
 use palyra_quic::{
     CertificateAuthority, ClientTls, Cursor, CursorStore, Endpoint, ErrorKind, EventItem, EventLog,
     EventLogBuilder, Router, ServerTls,
@@ -118,6 +119,97 @@ fn another_file_is_another_history() {
     assert!(other.is_empty());
 }
 
+/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to be on disk.
+#[test]
+fn a_drop_releases_the_file() {
+    let scratch = Scratch::new();
+    for round in 0..50 {
+        // By default, it was locked until the interval between commits was over.
+        let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+        assert_eq!(log.last_seq(), 3 * round);
+        block_on(async {
+            log.publish_durable("a").await.unwrap();
+            for payload in ["b", "c"] {
+                log.publish(payload).unwrap();
+            }
+            log.flush().await.unwrap();
+        });
+        let other = log.clone();
+        drop(log);
+        if round == 0 {
+            let locked = EventLog::builder().open(scratch.log()).unwrap_err();
+            assert_eq!(locked.kind(), &ErrorKind::Io, "the twin: a handle is left");
+        }
+        drop(other);
+    }
+}
+
+#[test]
+fn a_log_that_is_closed_releases_the_file_though_handles_are_left() {
+    let scratch = Scratch::new();
+    let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+    publish(&log, 1);
+    for seq in 2..=5 {
+        log.publish(format!("event {seq}")).unwrap();
+    }
+    assert_eq!((log.last_seq(), log.committed_seq()), (5, 1));
+    block_on(async {
+        // Before the interval is over, and for every caller.
+        let (one, other) = future::zip(log.close(), log.close()).await;
+        assert!(one.is_ok() && other.is_ok());
+    });
+    assert_eq!((log.last_seq(), log.committed_seq(), log.commits()), (5, 5, 2));
+    let reopened = EventLog::builder().open(scratch.log()).unwrap();
+    assert_eq!(reopened.last_seq(), 5);
+
+    assert_eq!(log.publish("late").unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!(block_on(log.publish_durable("late")).unwrap_err().kind(), &ErrorKind::Closed);
+    block_on(log.flush()).unwrap();
+    block_on(log.close()).unwrap();
+    assert_eq!(replay(&log), events(1..=5), "what is in memory is still served");
+    assert_eq!(reopened.last_seq(), 5);
+}
+
+/// A caller that gives up, and events that are being written when the log is closed.
+#[test]
+fn closing_can_be_given_up_and_called_again() {
+    let scratch = Scratch::new();
+    let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+    for seq in 1..=100 {
+        log.publish(format!("event {seq}")).unwrap();
+    }
+    block_on(async {
+        assert!(future::poll_once(log.close()).await.is_none());
+        assert_eq!(log.publish("late").unwrap_err().kind(), &ErrorKind::Closed);
+        log.close().await.unwrap();
+    });
+    assert_eq!(EventLog::builder().open(scratch.log()).unwrap().last_seq(), 100);
+}
+
+#[test]
+fn a_log_in_memory_can_be_closed_too() {
+    let log = EventLog::new();
+    log.publish("event 1").unwrap();
+    block_on(log.close()).unwrap();
+    assert_eq!(log.publish("event 2").unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!((log.last_seq(), log.committed_seq()), (1, 1));
+    assert_eq!(replay(&log), events(1..=1));
+}
+
+#[test]
+fn a_flush_does_not_wait_for_the_interval() {
+    let scratch = Scratch::new();
+    let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+    for round in 1..=3 {
+        for _ in 0..5 {
+            log.publish("x").unwrap();
+        }
+        block_on(log.flush()).unwrap();
+        assert_eq!((log.last_seq(), log.committed_seq()), (5 * round, 5 * round));
+    }
+    assert!(log.commits() <= 6, "{} commits", log.commits());
+}
+
 #[test]
 fn subscribers_see_what_is_on_disk_and_nothing_else() {
     let scratch = Scratch::new();
@@ -127,11 +219,11 @@ fn subscribers_see_what_is_on_disk_and_nothing_else() {
     for seq in 2..=10 {
         assert_eq!(log.publish(format!("event {seq}")).unwrap(), seq);
     }
-    assert_eq!((log.last_seq(), log.commits()), (1, 1));
+    assert_eq!((log.last_seq(), log.committed_seq(), log.commits()), (10, 1, 1));
     assert_eq!(replay(&log), events(1..=1));
 
     assert_eq!(block_on(log.publish_durable("event 11")).unwrap(), 11);
-    assert_eq!((log.last_seq(), log.commits()), (11, 2), "ten events in one commit");
+    assert_eq!((log.committed_seq(), log.commits()), (11, 2), "ten events in one commit");
     assert_eq!(replay(&log), events(1..=11));
 }
 
@@ -157,7 +249,7 @@ fn more_than_the_log_may_hold_does_not_wait_to_be_written() {
         log.publish([0; 100].to_vec()).unwrap();
     }
     assert_eq!(log.publish([0; 100].to_vec()).unwrap_err().kind(), &ErrorKind::Exhausted);
-    assert_eq!(log.last_seq(), 1);
+    assert_eq!(log.committed_seq(), 1);
 }
 
 #[test]

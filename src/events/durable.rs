@@ -12,7 +12,7 @@ use futures_lite::FutureExt;
 use quinn::Runtime;
 
 use super::{
-    log::{EventLog, EventLogBuilder, random_epoch},
+    log::{EventLog, EventLogBuilder, closed, random_epoch},
     ring::{Held, Ring, cost},
     store::{Batch, Contents, Store},
 };
@@ -102,18 +102,21 @@ impl EventLogBuilder {
         events.into_iter().for_each(|held| ring.push(held));
         // A subscriber could not get past an event that fits no frame any more.
         ring.forget_larger_than(self.max_payload_bytes);
+        let committed = ring.last();
         let queue = Queue {
             waiting: Vec::new(),
             bytes: 0,
-            last: ring.last(),
-            committed: ring.last(),
+            last: committed,
+            committed,
             commits: 0,
             latest_commit: None,
             committing: false,
+            hurry: false,
+            closed: false,
             failed: false,
         };
         let committer = Committer {
-            store: Arc::new(store),
+            store: async_lock::Mutex::new(Some(Arc::new(store))),
             clock: Clock::new(runtime),
             commit_interval,
             commit_events,
@@ -121,7 +124,7 @@ impl EventLogBuilder {
             damaged,
             queue: Mutex::new(queue),
             enough: Event::new(),
-            progress: Event::new(),
+            progress: Progress::starting_at(committed),
         };
         self.create_with(epoch, ring, Some(committer))
     }
@@ -129,17 +132,53 @@ impl EventLogBuilder {
 
 /// Collects events, and has a task write them while there are any.
 pub(super) struct Committer {
-    store: Arc<Store>,
+    /// `None` once the log is closed.
+    store: async_lock::Mutex<Option<Arc<Store>>>,
     clock: Clock,
     commit_interval: Duration,
     commit_events: usize,
     most_waiting_bytes: usize,
     damaged: Option<PathBuf>,
     queue: Mutex<Queue>,
-    /// As many events wait as are written without further delay.
+    /// What waits is to be written without further delay.
     enough: Event,
-    /// A commit has succeeded or failed.
-    progress: Event,
+    /// What those who wait for a commit hear of it.
+    progress: Arc<Progress>,
+}
+
+/// How far the commits have come, apart from the log: the committing task tells after it has let go of the log, since
+/// callers who hear that their event is on disk may drop their handles, and expect that to release the file.
+#[derive(Default)]
+struct Progress {
+    state: Mutex<Reached>,
+    changed: Event,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Reached {
+    /// The number of the newest event on disk.
+    committed: u64,
+    failed: bool,
+}
+
+impl Progress {
+    fn starting_at(committed: u64) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(Reached { committed, failed: false }), changed: Event::new() })
+    }
+
+    /// Tells how far a commit has come. The task of the one before may tell later.
+    fn reach(&self, Reached { committed, failed }: Reached) {
+        {
+            let mut state = lock(&self.state);
+            state.committed = state.committed.max(committed);
+            state.failed |= failed;
+        }
+        self.changed.notify(usize::MAX);
+    }
+
+    fn reached(&self) -> Reached {
+        *lock(&self.state)
+    }
 }
 
 struct Queue {
@@ -152,8 +191,12 @@ struct Queue {
     committed: u64,
     commits: u64,
     latest_commit: Option<Instant>,
-    /// A task is at work.
+    /// A task is at work. Invariant: as long as events wait, there is one, unless a commit has failed.
     committing: bool,
+    /// Somebody waits for what is to be written now, and not when the interval is over.
+    hurry: bool,
+    /// Nothing more is published.
+    closed: bool,
     /// A commit has failed. What was to follow would leave a hole.
     failed: bool,
 }
@@ -176,6 +219,9 @@ impl Committer {
     /// Takes an event for the next commit, and gives its number.
     pub(super) fn enqueue(&self, log: &EventLog, held: Held) -> Result<u64> {
         let mut queue = self.queue();
+        if queue.closed {
+            return Err(closed());
+        }
         if queue.failed {
             return Err(failure());
         }
@@ -198,95 +244,117 @@ impl Committer {
         Ok(seq)
     }
 
-    /// Resolves when every event that was taken is on disk.
+    /// The number of the newest event that was taken, on disk or not.
+    pub(super) fn last(&self) -> u64 {
+        self.queue().last
+    }
+
+    /// Resolves when every event that was taken is on disk, for which the interval between commits does not count.
     pub(super) async fn flushed(&self) -> Result<()> {
-        let last = self.queue().last;
+        let last = {
+            let mut queue = self.queue();
+            if queue.failed {
+                return Err(failure());
+            }
+            queue.hurry = !queue.waiting.is_empty();
+            queue.last
+        };
+        self.enough.notify(usize::MAX);
         self.committed(last).await
+    }
+
+    /// Takes no more events, writes those that were taken, and lets go of the file.
+    pub(super) async fn close(&self) -> Result<()> {
+        self.queue().closed = true;
+        let flushed = self.flushed().await;
+        // Held while the file is closed, so that every other caller waits for that, too.
+        let mut store = self.store.lock().await;
+        if let Some(store) = store.take() {
+            blocking::unblock(move || drop(store)).await;
+        }
+        flushed
     }
 
     /// Resolves when the event with this number is on disk.
     pub(super) async fn committed(&self, seq: u64) -> Result<()> {
         loop {
-            let progress = self.progress.listen();
-            {
-                let queue = self.queue();
-                if queue.committed >= seq {
-                    return Ok(());
-                }
-                if queue.failed {
-                    return Err(failure());
-                }
+            let changed = self.progress.changed.listen();
+            let Reached { committed, failed } = self.progress.reached();
+            if committed >= seq {
+                return Ok(());
             }
-            progress.await;
+            if failed {
+                return Err(failure());
+            }
+            changed.await;
         }
     }
 
-    /// Writes what waits, group by group, until nothing does.
-    async fn commit_all(&self, log: &EventLog) {
-        loop {
-            self.wait_until_due().await;
-            let (events, first) = {
-                let mut queue = self.queue();
-                if queue.waiting.is_empty() {
-                    queue.committing = false;
-                    return;
-                }
-                queue.bytes = 0;
-                (std::mem::take(&mut queue.waiting), queue.committed + 1)
-            };
-            let oldest = log.first_seq_after(&events);
-            let batch = Batch { first, events, oldest };
-            let store = Arc::clone(&self.store);
-            let written = AssertUnwindSafe(blocking::unblock(move || {
-                let written = store.commit(&batch);
-                (batch, written)
-            }));
-            // A panic of the file's library would take the whole executor along.
-            let Ok((batch, written)) = written.catch_unwind().await else {
-                tracing::warn!("writing events panicked");
-                // Dropping what panicked would panic again, in whoever drops the log. The file stays locked instead.
-                std::mem::forget(Arc::clone(&self.store));
-                return self.fail();
-            };
-            match written {
-                Ok(()) => {
-                    let last = log.append(batch.events);
-                    let mut queue = self.queue();
-                    queue.committed = last;
-                    queue.commits += 1;
-                    queue.latest_commit = Some(self.clock.now());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "events could not be written");
-                    self.fail();
-                    return;
-                }
-            }
-            self.progress.notify(usize::MAX);
+    /// Writes the events that wait, in one commit. Says how far that has come, and whether others wait by then.
+    async fn commit(&self, log: &EventLog) -> (Reached, bool) {
+        self.wait_until_due().await;
+        let Some(store) = self.store.lock().await.clone() else {
+            return (self.fail(), false);
+        };
+        let (events, first) = {
+            let mut queue = self.queue();
+            queue.bytes = 0;
+            queue.hurry = false;
+            (std::mem::take(&mut queue.waiting), queue.committed + 1)
+        };
+        let oldest = log.first_seq_after(&events);
+        let batch = Batch { first, events, oldest };
+        let kept = Arc::clone(&store);
+        let written = AssertUnwindSafe(blocking::unblock(move || {
+            let written = store.commit(&batch);
+            (batch, written)
+        }));
+        // A panic of the file's library would take the whole executor along.
+        let Ok((batch, written)) = written.catch_unwind().await else {
+            tracing::warn!("writing events panicked");
+            // Dropping what panicked would panic again, in whoever drops the log. The file stays locked instead.
+            std::mem::forget(kept);
+            return (self.fail(), false);
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "events could not be written");
+            return (self.fail(), false);
         }
+        let last = log.append(batch.events);
+        let mut queue = self.queue();
+        queue.committed = last;
+        queue.commits += 1;
+        queue.latest_commit = Some(self.clock.now());
+        queue.committing = !queue.waiting.is_empty();
+        (Reached { committed: last, failed: false }, queue.committing)
     }
 
-    /// From now on nothing can be published, and whoever waits hears of it.
-    fn fail(&self) {
-        let waiting = {
+    /// From now on nothing can be published.
+    fn fail(&self) -> Reached {
+        let (waiting, committed) = {
             let mut queue = self.queue();
             queue.failed = true;
             queue.committing = false;
-            std::mem::take(&mut queue.waiting)
+            // Their numbers were never anybody's to rely on.
+            queue.last = queue.committed;
+            (std::mem::take(&mut queue.waiting), queue.committed)
         };
         drop(waiting);
-        self.progress.notify(usize::MAX);
+        Reached { committed, failed: true }
     }
 
-    /// Resolves when the interval since the latest commit is over, or enough events wait.
+    /// Resolves when the interval since the latest commit is over, enough events wait, or somebody waits for them.
     async fn wait_until_due(&self) {
         let Some(latest) = self.queue().latest_commit else { return };
         let Some(due) = latest.checked_add(self.commit_interval) else { return };
         let enough = async {
             loop {
                 let enough = self.enough.listen();
-                if self.queue().waiting.len() >= self.commit_events {
-                    return;
+                {
+                    let queue = self.queue();
+                    if queue.hurry || queue.waiting.len() >= self.commit_events {
+                        return;
+                    }
                 }
                 enough.await;
             }
@@ -305,13 +373,38 @@ impl Committer {
 struct Unfinished(Option<EventLog>);
 
 impl Unfinished {
+    /// Writes what waits, group by group, until nothing does.
     async fn commit_all(mut self) {
-        if let Some(log) = &self.0
+        while let Some(log) = &self.0
             && let Some(committer) = log.committer()
         {
-            committer.commit_all(log).await;
+            let progress = Arc::clone(&committer.progress);
+            let (reached, more) = committer.commit(log).await;
+            // Even where the executor drops this task while it lets go of the log.
+            let _told = Told { progress, reached };
+            if !more && let Some(log) = self.0.take() {
+                release(log).await;
+            }
         }
-        self.0 = None;
+    }
+}
+
+/// Tells those who wait for a commit, when it is dropped.
+struct Told {
+    progress: Arc<Progress>,
+    reached: Reached,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.progress.reach(self.reached);
+    }
+}
+
+/// Drops a handle, by the thread pool if it is the last one and so closes the file.
+async fn release(log: EventLog) {
+    if log.is_last_handle() {
+        blocking::unblock(move || drop(log)).await;
     }
 }
 
@@ -319,7 +412,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(committer) = self.0.as_ref().and_then(EventLog::committer) {
             tracing::warn!("the executor dropped the task that writes events");
-            committer.fail();
+            committer.progress.reach(committer.fail());
         }
     }
 }
@@ -412,7 +505,14 @@ mod tests {
             }));
             state.store(WELL, Ordering::Relaxed);
             assert_eq!(log.publish("too late").unwrap_err().kind(), &ErrorKind::Io);
-            assert_eq!((log.last_seq(), log.commits()), (1, 1), "nobody sees what is not on disk");
+            assert_eq!(
+                (log.last_seq(), log.committed_seq(), log.commits()),
+                (1, 1, 1),
+                "nobody sees what is not on disk"
+            );
+            assert_eq!(block_on(log.flush()).unwrap_err().kind(), &ErrorKind::Io);
+            assert_eq!(block_on(log.close()).unwrap_err().kind(), &ErrorKind::Io);
+            assert_eq!(log.publish("too late").unwrap_err().kind(), &ErrorKind::Closed);
         }
     }
 

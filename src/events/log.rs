@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -53,6 +53,7 @@ struct Shared {
     ring: Mutex<Ring>,
     published: Event,
     subscribers: AtomicUsize,
+    closed: AtomicBool,
     #[cfg(feature = "durable")]
     committer: Option<Committer>,
 }
@@ -90,7 +91,8 @@ impl EventLog {
     /// # Errors
     ///
     /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) where the payload is above
-    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes). Of a durable log,
+    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once the log is
+    /// [closed](Self::close). Of a durable log,
     /// [`Exhausted`](ErrorKind::Exhausted) where more waits to be written than the log may hold, and
     /// [`Io`](ErrorKind::Io) once writing has failed.
     pub fn publish(&self, payload: impl Into<Bytes>) -> Result<u64> {
@@ -105,6 +107,9 @@ impl EventLog {
         #[cfg(feature = "durable")]
         if let Some(committer) = &shared.committer {
             return committer.enqueue(self, held);
+        }
+        if shared.closed.load(Ordering::Relaxed) {
+            return Err(closed());
         }
         Ok(self.append([held]))
     }
@@ -128,7 +133,8 @@ impl EventLog {
         Ok(seq)
     }
 
-    /// Resolves when everything published so far survives the process; see [`publish_durable`](Self::publish_durable).
+    /// Resolves when everything published so far survives the process; see [`publish_durable`](Self::publish_durable). What
+    /// waits is written now, and not when the interval between commits is over.
     ///
     /// # Errors
     ///
@@ -143,6 +149,36 @@ impl EventLog {
             committer.flushed().await?;
         }
         Ok(())
+    }
+
+    /// Publishes nothing more: writes what is pending, and releases the file of a durable log, though other handles are
+    /// left. Subscribers go on to get what is held in memory. Closing twice is closing once, and every caller waits until
+    /// the file is released.
+    ///
+    /// Dropping the last handle releases the file, too: immediately where nothing is pending, and otherwise once it is
+    /// written. A log that an [`Endpoint`](crate::Endpoint) serves has a handle there, until the endpoint is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) where writing failed, now or earlier. The file is released all the same.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing more is published, and what is pending is written. The file is released by the next call, or with the last
+    /// handle.
+    pub async fn close(&self) -> Result<()> {
+        self.shared.closed.store(true, Ordering::Relaxed);
+        #[cfg(feature = "durable")]
+        if let Some(committer) = &self.shared.committer {
+            committer.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether dropping this handle drops the log.
+    #[cfg(feature = "durable")]
+    pub(super) fn is_last_handle(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1
     }
 
     /// Appends events that may be seen from now on; gives the number of the last.
@@ -168,9 +204,21 @@ impl EventLog {
         self.ring().first()
     }
 
-    /// The sequence number of the newest event; 0 before the first.
+    /// The sequence number of the newest event that was published; 0 before the first. In a durable log, it may still have
+    /// to be written: see [`committed_seq`](Self::committed_seq).
     #[must_use]
     pub fn last_seq(&self) -> u64 {
+        #[cfg(feature = "durable")]
+        if let Some(committer) = &self.shared.committer {
+            return committer.last();
+        }
+        self.committed_seq()
+    }
+
+    /// The sequence number of the newest event that subscribers can get; 0 before the first. In a durable log, it and all
+    /// before it are on disk; in memory, it is [`last_seq`](Self::last_seq).
+    #[must_use]
+    pub fn committed_seq(&self) -> u64 {
         self.ring().last()
     }
 
@@ -284,6 +332,10 @@ impl EventLog {
 /// Calendar time, which ages are counted in: a log may go on in another process, or after a restart of the machine.
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Closed).detail("the event log is closed")
 }
 
 /// Held by a subscription while it is served.
@@ -460,6 +512,7 @@ impl EventLogBuilder {
                 ring: Mutex::new(ring),
                 published: Event::new(),
                 subscribers: AtomicUsize::new(0),
+                closed: AtomicBool::new(false),
                 #[cfg(feature = "durable")]
                 committer,
             }),
