@@ -2,7 +2,10 @@
 
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
-use crate::{code::Code, message::WireError};
+use crate::{
+    code::{Code, CodeClass},
+    message::WireError,
+};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,9 +29,20 @@ struct Inner {
     kind: ErrorKind,
     detail: Option<Box<str>>,
     retry_after: Option<Duration>,
-    /// The request had left this side, complete.
-    request_sent: bool,
+    request: Progress,
     source: Option<Source>,
+}
+
+/// How far the request that failed had come, as far as this side knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// It had not left this side, or not complete.
+    NotSent,
+    Sent,
+    /// The peer says that it refused the request before a handler started.
+    NotRun,
+    /// An answer had come. What the peer says of it afterwards changes nothing.
+    Answered,
 }
 
 /// The kinds of failure, sorted by who is at fault.
@@ -88,7 +102,13 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind) -> Self {
-        Self(Box::new(Inner { kind, detail: None, retry_after: None, request_sent: false, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            detail: None,
+            retry_after: None,
+            request: Progress::NotSent,
+            source: None,
+        }))
     }
 
     /// Adds what happened, in the words of a person; never a secret.
@@ -105,7 +125,21 @@ impl Error {
 
     /// Remembers that the request had left.
     pub(crate) fn after_request(mut self) -> Self {
-        self.0.request_sent = true;
+        if self.0.request == Progress::NotSent {
+            self.0.request = Progress::Sent;
+        }
+        self
+    }
+
+    /// Remembers that an answer to the request had come.
+    pub(crate) fn after_answer(mut self) -> Self {
+        self.0.request = Progress::Answered;
+        self
+    }
+
+    /// Remembers that the peer had refused the request before a handler started.
+    pub(crate) fn not_run(mut self) -> Self {
+        self.0.request = Progress::NotRun;
         self
     }
 
@@ -166,20 +200,20 @@ impl Error {
     }
 
     /// Whether the call that failed may have run at the peer, wholly or in part. `false` where it certainly has not, so that
-    /// repeating it does no harm: the request was not sent, the peer refused it unread, or it refused this side's certificate, before
-    /// which it reads none.
+    /// repeating it does no harm: the request was not sent complete, the peer says that it refused it before a handler started
+    /// (response key 12, `not_run`, or the error `unavailable`), or it refused this side's certificate, before which it reads no
+    /// request. `true` in all other cases, whatever the error: a handler may answer any but `unavailable`, and nodes of
+    /// earlier versions and of the tokio implementation do not say whether one ran.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
-        let refused = matches!(
-            self.kind(),
-            ErrorKind::Remote(
-                WireError::InvalidRequest
-                    | WireError::ProtocolMismatch
-                    | WireError::UnsupportedMethod
-                    | WireError::Unavailable
-            ) | ErrorKind::CertificateRefused
-        );
-        self.0.request_sent && !refused
+        match self.0.request {
+            Progress::NotSent | Progress::NotRun => false,
+            Progress::Answered => true,
+            Progress::Sent => !matches!(
+                self.kind(),
+                ErrorKind::Remote(WireError::Unavailable) | ErrorKind::CertificateRefused
+            ),
+        }
     }
 
     /// Whether trying again cannot help: the two sides do not belong together, do not understand each other, or the peer said so
@@ -195,8 +229,9 @@ impl Error {
             | ErrorKind::ConnectionLost
             | ErrorKind::Refused
             | ErrorKind::Truncated => false,
+            // A code of a class that is not defined is no reason to try again (docs/protocol.md, section 9).
             ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => {
-                code.class() == crate::code::CodeClass::Terminal
+                matches!(code.class(), CodeClass::Terminal | CodeClass::Unknown)
             }
             ErrorKind::Remote(error) => matches!(
                 error,
@@ -221,13 +256,14 @@ impl Error {
     /// Whether the same attempt may succeed later, as far as the failure tells.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use crate::code::CodeClass::Retry;
         match self.kind() {
             ErrorKind::Exhausted
             | ErrorKind::HandshakeTimeout
             | ErrorKind::ConnectionLost
             | ErrorKind::Refused => true,
-            ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => code.class() == Retry,
+            ErrorKind::ConnectionClosed(code) | ErrorKind::StreamReset(code) => {
+                code.class() == CodeClass::Retry
+            }
             ErrorKind::Remote(error) => matches!(
                 error,
                 WireError::StreamFailure | WireError::ResourceExhausted | WireError::Unavailable
@@ -277,12 +313,12 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, request_sent, source } = &*self.0;
+        let Inner { kind, detail, retry_after, request, source } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
             .field("retry_after", retry_after)
-            .field("request_sent", request_sent)
+            .field("request", request)
             .field("source", source)
             .finish()
     }

@@ -384,7 +384,8 @@ fn the_reference_gets_json_for_its_json() {
             )
         );
         let answer = peer.request(&json_request("nope")).await;
-        let text = r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unsupported_method"}"#;
+        let text =
+            r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unsupported_method","not_run":true}"#;
         assert_eq!(answer.frames(), [text.as_bytes()]);
         // And whoever speaks CBOR gets CBOR, on the same connection.
         assert!(matches!(peer.request(&request("node.health")).await.only(), Response::Health { .. }));

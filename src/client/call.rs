@@ -1,6 +1,7 @@
 //! A request, and the one answer to it.
 
 use std::{
+    future::{Future, poll_fn},
     pin::pin,
     time::{Duration, Instant},
 };
@@ -93,8 +94,8 @@ impl Call {
 
     /// How long to wait for the whole exchange. Default: for as long as the connection lives.
     ///
-    /// The peer is told in CBOR, in whole milliseconds, so that it stops working when nobody waits; not in JSON, since
-    /// nodes that speak only JSON refuse the field.
+    /// The peer is told in CBOR, in whole milliseconds, so that it stops working when nobody waits: what is left when the peer
+    /// lets a stream be opened. Not in JSON, since nodes that speak only JSON refuse the field.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -165,7 +166,7 @@ impl Call {
         let clock = self.connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let opened = {
-            let opening = pin!(self.open(span));
+            let opening = pin!(self.open(span, deadline));
             clock.timeout_at(deadline, opening).await
         };
         let (_writer, mut reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
@@ -182,7 +183,9 @@ impl Call {
         let response = response.map_err(|error| violated(reader, error.into()))?;
         reader.end().await.map_err(|error| violated(reader, error))?;
         match response {
-            Response::Error { error, detail, retry_after } => Err(remote_error(error, detail, retry_after)),
+            Response::Error { error, detail, retry_after, not_run } => {
+                Err(remote_error(error, detail, retry_after, not_run))
+            }
             response => Ok(response),
         }
     }
@@ -199,7 +202,7 @@ impl Call {
         let clock = self.connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let span = self.span();
-        let opened = clock.timeout_at(deadline, self.open(&span).instrument(span.clone())).await;
+        let opened = clock.timeout_at(deadline, self.open(&span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out()));
         let (writer, reader) = opened.inspect_err(|error| record_end(&span, Some(error)))?;
         Ok(Responses::new(self.connection, writer, reader, deadline, span))
@@ -207,9 +210,20 @@ impl Call {
 
     fn tell_timeout(&mut self) {
         if self.codec == Codec::Cbor {
-            self.request.timeout_ms =
-                self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            self.request.timeout_ms = self.timeout.map(whole_millis);
         }
+    }
+
+    fn encode(&self, request: &Request) -> Result<Vec<u8>> {
+        let max = self.connection.link().limits().max_frame_len();
+        frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))
+    }
+
+    /// The request of a call that has waited for a stream: what it tells of its time is what is left of it.
+    fn encode_with(&self, deadline: Instant) -> Result<Vec<u8>> {
+        let left = deadline.saturating_duration_since(self.connection.link().clock().now());
+        let told = self.request.timeout_ms.map(|told| told.min(whole_millis(left)));
+        self.encode(&Request { timeout_ms: told, ..self.request.clone() })
     }
 
     fn span(&self) -> Span {
@@ -221,11 +235,24 @@ impl Call {
     }
 
     /// Opens a stream and writes the request, complete with FIN.
-    async fn open(&self, span: &Span) -> Result<(FrameWriter, FrameReader)> {
+    async fn open(&self, span: &Span, deadline: Deadline) -> Result<(FrameWriter, FrameReader)> {
         let link = self.connection.link();
         let max = link.limits().max_frame_len();
-        let frame = frame::encode(max, |out| self.request.encode(self.codec, out).map_err(Error::from))?;
-        let (send, recv) = link.open_bi().await?;
+        // First, so that a request which cannot be sent opens no stream.
+        let mut frame = self.encode(&self.request)?;
+        let (send, recv) = {
+            let (mut opening, mut waited) = (pin!(link.open_bi()), false);
+            let opened = poll_fn(|cx| {
+                let polled = opening.as_mut().poll(cx);
+                waited |= polled.is_pending();
+                polled
+            })
+            .await?;
+            if waited && let Some(deadline) = deadline {
+                frame = self.encode_with(deadline)?;
+            }
+            opened
+        };
         link.counters().calls.add();
         record(span, "stream", u64::from(send.id()));
         let mut writer = FrameWriter::new(send, Code::CANCELLED);
@@ -238,6 +265,11 @@ impl Call {
         }
         Ok((writer, reader))
     }
+}
+
+/// Rounded down: nobody is told more time than is left.
+fn whole_millis(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Tells how a call ended.

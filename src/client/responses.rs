@@ -28,6 +28,8 @@ pub struct Responses {
     /// Of the call, until its end.
     span: Span,
     ended: bool,
+    /// A response has come, so that the method has begun, whatever the peer says of it later.
+    answered: bool,
 }
 
 impl Responses {
@@ -38,7 +40,7 @@ impl Responses {
         deadline: Deadline,
         span: Span,
     ) -> Self {
-        Self { connection, reader, _writer: writer, deadline, span, ended: false }
+        Self { connection, reader, _writer: writer, deadline, span, ended: false, answered: false }
     }
 
     /// The next answer's payload, or `None` once the peer has finished.
@@ -111,10 +113,11 @@ impl Responses {
             Ok(Response::Error { .. }) if self.reader.has_more() => {
                 Err(self.fail(Error::protocol("an error is the last answer, and something follows it")))
             }
-            Ok(Response::Error { error, detail, retry_after }) => {
-                Err(self.fail(remote_error(error, detail, retry_after)))
+            Ok(Response::Error { error, detail, retry_after, not_run }) => {
+                Err(self.fail(remote_error(error, detail, retry_after, not_run)))
             }
             Ok(response) => {
+                self.answered = true;
                 let counters = self.connection.link().counters();
                 match &response {
                     Response::Event { .. } => counters.events_received.add(),
@@ -130,7 +133,8 @@ impl Responses {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.ended = true;
         record_end(&self.span, Some(&error));
-        violated(&mut self.reader, error).after_request()
+        let error = violated(&mut self.reader, error);
+        if self.answered { error.after_answer() } else { error.after_request() }
     }
 }
 
@@ -138,8 +142,10 @@ pub(super) fn remote_error(
     error: WireError,
     detail: Option<Box<str>>,
     retry_after: Option<Duration>,
+    not_run: bool,
 ) -> Error {
     let remote = Error::new(ErrorKind::Remote(error)).after(retry_after);
+    let remote = if not_run { remote.not_run() } else { remote };
     match detail {
         Some(detail) => remote.detail(printable(&detail, detail.len())),
         None => remote,

@@ -87,6 +87,11 @@ pub(super) fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(Some(bytes.into()))
 }
 
+/// For values that nobody looks at, which serde still has to read.
+pub(super) fn ignored<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    serde::de::IgnoredAny::deserialize(deserializer).map(drop)
+}
+
 /// Writes the fields of a message as one object.
 pub(super) struct ObjectWriter<'a> {
     out: &'a mut Vec<u8>,
@@ -200,7 +205,12 @@ mod tests {
                 r#"{"protocol_version":1,"kind":"event","ok":true,"seq":7}"#,
             ),
             (
-                Response::Error { error: WireError::InvalidRequest, detail: None, retry_after: None },
+                Response::Error {
+                    error: WireError::InvalidRequest,
+                    detail: None,
+                    retry_after: None,
+                    not_run: false,
+                },
                 r#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#,
             ),
             (
@@ -208,8 +218,9 @@ mod tests {
                     error: WireError::Unavailable,
                     detail: Some("a \"b\"\n".into()),
                     retry_after: Some(Duration::from_secs(1)),
+                    not_run: true,
                 },
-                r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unavailable","retry_after_ms":1000,"detail":"a \"b\"\n"}"#,
+                r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unavailable","retry_after_ms":1000,"detail":"a \"b\"\n","not_run":true}"#,
             ),
         ] {
             assert_eq!(text(|out| message.encode(Codec::Json, out)), expected);

@@ -21,7 +21,7 @@ use crate::frame::Body;
 ///
 /// # fn main() -> Result<(), palyra_quic::MessageError> {
 /// let refusal =
-///     Response::Error { error: WireError::PermissionDenied, detail: None, retry_after: None };
+///     Response::Error { error: WireError::PermissionDenied, detail: None, retry_after: None, not_run: true };
 /// let mut body = Vec::new();
 /// refusal.encode(Codec::Cbor, &mut body)?;
 /// assert_eq!(Response::decode(&body.into())?, refusal);
@@ -78,6 +78,8 @@ pub enum Response {
         detail: Option<Box<str>>,
         /// When it makes sense to ask again, in whole milliseconds on the wire.
         retry_after: Option<Duration>,
+        /// Whether the node refused the request before a handler started. Where it is not set, the request may have run.
+        not_run: bool,
     },
 }
 
@@ -212,12 +214,15 @@ impl Message for Response {
                 fields.uint(3, "seq", *seq);
                 fields.uint(7, "epoch", *epoch);
             }
-            Self::Error { error, detail, retry_after } => {
+            Self::Error { error, detail, retry_after, not_run } => {
                 write_head(fields, "error", false);
                 fields.text(5, "error", error.as_str());
                 fields.optional_uint(10, "retry_after_ms", retry_after.map(whole_millis));
                 if let Some(detail) = detail {
                     fields.text(11, "detail", truncated(detail, MAX_DETAIL_LEN));
+                }
+                if *not_run {
+                    fields.bool(12, "not_run", true);
                 }
             }
         }
@@ -296,6 +301,25 @@ struct ResponseFields {
     missed: Option<u64>,
     retry_after_ms: Option<u64>,
     detail: Option<Box<str>>,
+    not_run: Option<NotRun>,
+}
+
+/// The key came with this version, and other kinds than `error` ignore it, whatever its value.
+#[derive(Clone, Copy)]
+#[cfg_attr(feature = "json", derive(serde::Deserialize), serde(untagged))]
+enum NotRun {
+    Bool(bool),
+    #[cfg_attr(feature = "json", serde(deserialize_with = "super::json::ignored"))]
+    OfAnotherType,
+}
+
+impl NotRun {
+    fn read(value: &cbor::Value<'_>) -> Self {
+        match value.bool("not_run") {
+            Ok(Some(not_run)) => Self::Bool(not_run),
+            Ok(None) | Err(_) => Self::OfAnotherType,
+        }
+    }
 }
 
 impl cbor::Fields for ResponseFields {
@@ -313,6 +337,7 @@ impl cbor::Fields for ResponseFields {
             Key::Unsigned(9) => self.missed = value.u64("missed")?,
             Key::Unsigned(10) => self.retry_after_ms = value.u64("retry_after_ms")?,
             Key::Unsigned(11) => self.detail = value.text("detail")?,
+            Key::Unsigned(12) => self.not_run = Some(NotRun::read(value)),
             _ => {}
         }
         Ok(())
@@ -354,7 +379,12 @@ impl TryFrom<ResponseFields> for Response {
             Kind::Error => {
                 let error = WireError::from(&*fields.error.ok_or(missing("error"))?);
                 let retry_after = fields.retry_after_ms.map(Duration::from_millis);
-                Self::Error { error, detail, retry_after }
+                let not_run = match fields.not_run {
+                    None => false,
+                    Some(NotRun::Bool(not_run)) => not_run,
+                    Some(NotRun::OfAnotherType) => return Err(MessageError::InvalidField("not_run")),
+                };
+                Self::Error { error, detail, retry_after, not_run }
             }
             Kind::Unknown => return Err(MessageError::UnknownKind),
         })

@@ -89,8 +89,8 @@ fn response() -> impl Strategy<Value = Response> {
             missed
         }),
         any::<(u64, u64)>().prop_map(|(seq, epoch)| Response::Heartbeat { seq, epoch }),
-        (wire_error(), detail, number()).prop_map(|(error, detail, millis)| {
-            Response::Error { error, detail, retry_after: millis.map(Duration::from_millis) }
+        (wire_error(), detail, number(), any::<bool>()).prop_map(|(error, detail, millis, not_run)| {
+            Response::Error { error, detail, retry_after: millis.map(Duration::from_millis), not_run }
         }),
     ]
 }
@@ -172,7 +172,7 @@ proptest! {
     #[test]
     fn a_detail_is_cut_to_whole_characters(detail in "[a-zé🦊]{0,300}") {
         let error = WireError::Internal;
-        let long = Response::Error { error, detail: Some(detail.as_str().into()), retry_after: None };
+        let long = Response::Error { error, detail: Some(detail.as_str().into()), retry_after: None, not_run: false };
         for &codec in CODECS {
             let Ok(Response::Error { detail: Some(sent), .. }) = decode(&AnyMessage::encode(&long, codec)) else {
                 panic!("an error with a detail");
@@ -272,7 +272,12 @@ fn each_kind_of_response_has_its_required_fields() {
         (response_with("error", 0, &[]), Err(MessageError::MissingField("error"))),
         (
             response_with("error", 1, b"\x05\x61?"),
-            Ok(Response::Error { error: WireError::from("?"), detail: None, retry_after: None }),
+            Ok(Response::Error {
+                error: WireError::from("?"),
+                detail: None,
+                retry_after: None,
+                not_run: false,
+            }),
         ),
         (
             response_with("health", 0, &[]),
@@ -305,8 +310,12 @@ fn a_time_to_wait_is_rounded_up() {
         (Duration::from_micros(1500), Duration::from_millis(2)),
         (Duration::MAX, Duration::from_millis(u64::MAX)),
     ] {
-        let message =
-            |after| Response::Error { error: WireError::Unavailable, detail: None, retry_after: Some(after) };
+        let message = |after| Response::Error {
+            error: WireError::Unavailable,
+            detail: None,
+            retry_after: Some(after),
+            not_run: false,
+        };
         assert_eq!(decode(&AnyMessage::encode(&message(sent), Codec::Cbor)), Ok(message(received)));
     }
 }

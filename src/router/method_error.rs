@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::message::WireError;
+use crate::message::{Response, WireError};
 
 /// A handler's failure, as the caller gets to see it.
 ///
@@ -21,17 +21,19 @@ pub struct MethodError {
     error: WireError,
     detail: Option<Box<str>>,
     retry_after: Option<Duration>,
+    /// The node refused the request before a handler started. No handler can make one that says so.
+    not_run: bool,
 }
 
 impl MethodError {
     /// A failure with any error string.
     ///
-    /// `unavailable` is the node's own to say, since callers take it to mean that the method has not run; a handler's
-    /// becomes `resource_exhausted`. They take `invalid_request` to mean the same, so it is to be returned before anything
-    /// else is done.
+    /// It reaches the caller as it is, and the caller takes it that the method [may have run](crate::Error::may_have_run),
+    /// whatever the error. The one exception is `unavailable`, which is the node's own to say: callers take it to mean that
+    /// the method has not run, so that a handler's becomes `resource_exhausted`.
     #[must_use]
     pub fn new(error: WireError) -> Self {
-        Self { error, detail: None, retry_after: None }
+        Self { error, detail: None, retry_after: None, not_run: false }
     }
 
     /// The parameters are not what the method takes. The caller should not try again.
@@ -56,6 +58,11 @@ impl MethodError {
     /// call elsewhere.
     pub(crate) fn unavailable(detail: impl Into<Box<str>>) -> Self {
         Self::new(WireError::Unavailable).detail(detail)
+    }
+
+    /// Says that no handler has started. For the node alone.
+    pub(crate) fn not_run(self) -> Self {
+        Self { not_run: true, ..self }
     }
 
     /// The handler failed.
@@ -90,8 +97,10 @@ impl MethodError {
         }
     }
 
-    pub(crate) fn into_parts(self) -> (WireError, Option<Box<str>>, Option<Duration>) {
-        (self.error, self.detail, self.retry_after)
+    /// As the caller gets it.
+    pub(crate) fn into_response(self) -> Response {
+        let Self { error, detail, retry_after, not_run } = self;
+        Response::Error { error, detail, retry_after, not_run }
     }
 }
 

@@ -389,6 +389,7 @@ fn decode_params<P: for<'b> Decode<'b, ()>>(params: &[u8]) -> Result<P, MethodEr
     value::decode(params).map_err(|error| {
         let fault = std::error::Error::source(&error).map(ToString::to_string);
         MethodError::invalid_request(format!("params: {}", fault.unwrap_or_else(|| error.to_string())))
+            .not_run()
     })
 }
 

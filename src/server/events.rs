@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_lite::future;
 
 use super::{
-    exchange::{Ended, Exchange, refused},
+    exchange::{Ended, Exchange},
     supervise::{Outcome, supervise},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) async fn stream(
     let writer = writer.as_mut()?;
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
-        return Some(Ended::with(refused(full.retry_after(RETRY_AFTER))));
+        return Some(Ended::with(full.retry_after(RETRY_AFTER).not_run().into_response()));
     };
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.

@@ -63,7 +63,10 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     let running = Running::enter(node);
     node.counters.requests.add();
     link.counters().requests.add();
-    let exchange = Exchange { node, link, codec, span, began: node.clock.now() };
+    let began = node.clock.now();
+    let told = request.as_ref().ok().and_then(|request| request.timeout_ms);
+    let expires = told.map(|millis| Clock::after(began, Duration::from_millis(millis)));
+    let exchange = Exchange { node, link, codec, span, began, expires };
     record(&exchange.span, "codec", codec_name(exchange.codec));
     let admitted = exchange.admit(request);
     let mut writer = Some(writer);
@@ -160,6 +163,8 @@ pub(super) struct Exchange<'a> {
     pub(super) span: Span,
     /// When the request was there.
     pub(super) began: Instant,
+    /// When the caller stops waiting, as far as it said so.
+    pub(super) expires: Option<Instant>,
 }
 
 /// How what was asked for ended. What is left to say is said in one place, since a future has room for all that it may wait for.
@@ -182,8 +187,11 @@ struct Last {
     _charge: Charge,
 }
 
-/// Nobody in good faith waits for an answer for less.
-const AT_ONCE: Duration = Duration::from_millis(50);
+/// No handshake would succeed on a slower path, by the default limits.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
+
+/// A call that is cancelled sooner counts as abuse, unless its time was up.
+const ABUSIVE_CANCEL: Duration = Duration::from_millis(50);
 
 impl Exchange<'_> {
     /// Does what was asked for, whose memory is `charge`, as an answer may share it. The writer stays away where a handler did not give it back; nothing is left to say
@@ -201,7 +209,7 @@ impl Exchange<'_> {
                     self.node.count_fault(self.link);
                 }
                 tracing::debug!(remote = %self.link.remote_address(), error = %refusal, "request refused");
-                return Some(Ended::with(refused(refusal)));
+                return Some(Ended::with(refusal.not_run().into_response()));
             }
         };
         let answer = match &*request.method {
@@ -214,14 +222,14 @@ impl Exchange<'_> {
                     // Boxed, so that a unary exchange needs no room for it.
                     return Box::pin(events::stream(self, log, &request, writer)).await;
                 }
-                None => refused(unsupported()),
+                None => unsupported(),
             },
             name => match self.node.router.method(name) {
                 Some(method) => {
                     let Request { params, timeout_ms, .. } = request;
                     return self.call(method, params.unwrap_or_default(), timeout_ms, writer).await;
                 }
-                None => refused(unsupported()),
+                None => unsupported(),
             },
         };
         Some(Ended::with(answer))
@@ -272,8 +280,10 @@ impl Exchange<'_> {
         let limit = self.node.limits.handler_timeout();
         let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
         let deadline = Clock::after(self.began, limit);
-        if limit.is_zero() {
-            return Some(Ended::with(refused(MethodError::new(WireError::DeadlineExceeded))));
+        // No answer can reach the caller in time. So a handler does not start, and a peer that cancels calls which it gave
+        // next to no time, for which it is not to blame, makes this node do no more than answer them.
+        if self.expires_within_a_round_trip() {
+            return Some(Ended::with(expired()));
         }
         let stream = writer.as_ref()?;
         // Where answers are large and memory is short, handlers wait for their turn.
@@ -319,7 +329,7 @@ impl Exchange<'_> {
         };
         let given_up = async { Err(Outcome::GivenUp(writer.given_up().await)) };
         let turn = self.node.clock.timeout_at(Some(deadline), future::or(turn, given_up)).await;
-        turn.unwrap_or(Err(Outcome::TimedOut))
+        turn.unwrap_or_else(|Elapsed| Err(Outcome::Returned(Ok(Some(expired())))))
     }
 
     async fn stream(
@@ -361,8 +371,8 @@ impl Exchange<'_> {
                 writer.finish();
                 return None;
             }
-            Outcome::Returned(Err(error)) => refused(error.of_handler()),
-            Outcome::TimedOut => refused(MethodError::new(WireError::DeadlineExceeded)),
+            Outcome::Returned(Err(error)) => error.of_handler().into_response(),
+            Outcome::TimedOut => MethodError::new(WireError::DeadlineExceeded).into_response(),
             Outcome::GivenUp(code) => {
                 if self.link.is_open() {
                     self.node.counters.streams_reset_by_peers.add();
@@ -408,7 +418,7 @@ impl Exchange<'_> {
         charge.add(payload_len(answer));
         let frame = response_frame(answer, self.codec, self.node.max_frame_len()).or_else(|error| {
             tracing::debug!(remote = %self.link.remote_address(), %error, "an answer could not be sent");
-            let failure = refused(MethodError::internal(error.to_string()));
+            let failure = MethodError::internal(error.to_string()).into_response();
             failures.internal.add();
             response_frame(&failure, self.codec, self.node.max_frame_len())
         });
@@ -432,17 +442,32 @@ impl Exchange<'_> {
         }
     }
 
-    /// Counts a call that the peer gave up at once. To give up after a while is what time limits do.
+    /// Counts a call that the peer cancelled sooner than anybody in good faith does. One whose time was up is nobody's fault,
+    /// and neither is one that was cancelled after a while, since time limits that a caller keeps to itself do that.
     fn count_given_up(&self) {
         let age = self.node.clock.now().saturating_duration_since(self.began);
-        if age < AT_ONCE {
+        if age < ABUSIVE_CANCEL && !self.expires_within_a_round_trip() {
             self.node.count_fault(self.link);
         }
     }
+
+    /// Whether no more than one round trip of the time that the caller waits is left.
+    fn expires_within_a_round_trip(&self) -> bool {
+        self.expires.is_some_and(|expires| {
+            let left = expires.saturating_duration_since(self.node.clock.now());
+            // Most calls have plenty, and then the connection's lock is spared.
+            left <= LONGEST_ROUND_TRIP && left <= self.link.quinn().rtt()
+        })
+    }
 }
 
-fn unsupported() -> MethodError {
-    MethodError::new(WireError::UnsupportedMethod)
+fn unsupported() -> Response {
+    MethodError::new(WireError::UnsupportedMethod).not_run().into_response()
+}
+
+/// The answer to a request whose time has passed before a handler started.
+fn expired() -> Response {
+    MethodError::new(WireError::DeadlineExceeded).not_run().into_response()
 }
 
 fn payload_len(response: &Response) -> usize {
@@ -450,9 +475,4 @@ fn payload_len(response: &Response) -> usize {
         Response::Result { payload } => payload.as_ref().map_or(0, Bytes::len),
         _ => 0,
     }
-}
-
-pub(super) fn refused(error: MethodError) -> Response {
-    let (error, detail, retry_after) = error.into_parts();
-    Response::Error { error, detail, retry_after }
 }

@@ -46,7 +46,7 @@ REQUEST = {
 }
 RESPONSE = {
     0: "protocol_version", 1: "kind", 2: "ok", 3: "seq", 4: "node_rpc_mtls_required", 5: "error",
-    6: "payload", 7: "epoch", 8: "first_seq", 9: "missed", 10: "retry_after_ms", 11: "detail",
+    6: "payload", 7: "epoch", 8: "first_seq", 9: "missed", 10: "retry_after_ms", 11: "detail", 12: "not_run",
 }
 NOTIFICATION = {0: "protocol_version", 1: "method", 3: "params"}
 
@@ -256,9 +256,12 @@ def responses():
         make("an error string that this version does not know", error | {5: "out_of_cheese"}),
         make("a kind that this version does not know", {0: 1, 1: "novelty", 2: True}),
         make("every field", {
-            0: 1, 1: "event", 2: True, 3: 1, 4: True, 5: "internal", 6: b"\x01", 7: 2, 8: 3, 9: 4, 10: 5, 11: "x",
+            0: 1, 1: "event", 2: True, 3: 1, 4: True, 5: "internal", 6: b"\x01", 7: 2, 8: 3, 9: 4, 10: 5, 11: "x", 12: True,
         }, kept=False),
-        make("unknown key 12", health | {12: True}),
+        make("an error before any handler started", error | {5: "unsupported_method", 12: True}),
+        make("that a handler started, said needlessly", error | {5: "internal", 12: False}, kept=False),
+        make("not_run in another kind than error", health | {12: True}, kept=False),
+        make("unknown key 13", health | {13: True}),
         make("unknown key 15 with a nested value", health | {15: [[{"a": 1}]]}),
         make("unknown key 16", health | {16: True}),
         make("unknown key 1000 with nested values", health | {1000: {"a": [1, {"b": b"\x00"}]}}),
@@ -487,6 +490,8 @@ def invalid():
     text(note, "unknown_key", "follow in a JSON notification", '{"protocol_version":1,"method":"n","follow":true}', "a notification has three fields")
     text(req, "missing_key", "an empty JSON object", "{}", "neither version nor method")
     text(req, "missing_key", "JSON without a method", '{"protocol_version":1}', "method is required")
+    value(res, "wrong_type", "not_run as a number", {0: 1, 1: "error", 2: False, 5: "internal", 12: 1}, "a boolean")
+    text(res, "wrong_type", "JSON's not_run as text", '{"protocol_version":1,"kind":"error","ok":false,"error":"internal","not_run":"true"}', "a boolean")
     text(res, "missing_key", "JSON without ok", '{"protocol_version":1,"kind":"health"}', "ok is required")
     text(req, "duplicate_key", "a JSON field twice", '{"protocol_version":1,"method":"m","method":"m"}', "no field twice")
     text(req, "wrong_type", "JSON's version as text", '{"protocol_version":"1","method":"m"}', "a number")
