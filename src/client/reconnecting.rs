@@ -103,7 +103,8 @@ impl Client {
     /// # Errors
     ///
     /// As for [`Connection::call`] and [`Endpoint::connect`]. Failures that another attempt may mend are reported when the time
-    /// limit has passed, or at once where the call [may have run](Error::may_have_run). `resource_exhausted` is among the latter.
+    /// limit has passed, or immediately where the call [may have run](Error::may_have_run). What the peer answers is reported
+    /// immediately, `resource_exhausted` included, save for `unavailable`, after which the client tries elsewhere.
     ///
     /// # Cancellation
     ///
@@ -182,7 +183,8 @@ impl Client {
         security.rotate(Rotation::new().client(tls))
     }
 
-    /// The connection, dialled where there is none: one attempt at each address, after the pause that is due.
+    /// The connection, dialled where there is none: one attempt at each address, after the pause that is due. A connection that
+    /// was closed is a failure like any other, whoever closed it: pauses grow until a call succeeds or a subscription holds.
     ///
     /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`] or, where every address asks for patience,
     /// an hour; and each attempt takes up to `handshake_timeout`.
@@ -204,12 +206,10 @@ impl Client {
                 return Ok(connection.clone());
             };
             *current = None;
-            // What this side closed, it may replace at once.
-            if *reason.kind() != ErrorKind::Closed {
-                self.postpone(&reason);
-                if reason.is_terminal() {
-                    return Err(reason);
-                }
+            // Whoever closed it, this side included: a caller that closes each connection it gets would dial without a pause.
+            self.postpone(&reason);
+            if reason.is_terminal() {
+                return Err(reason);
             }
         }
         let not_before = shared.outlook().not_before;
@@ -384,6 +384,8 @@ impl<'a> Attempts<'a> {
                 self.failure = Some(error);
                 None
             }
+            // What the peer answered is for the caller to decide about.
+            Err(error) if matches!(error.kind(), ErrorKind::Remote(_)) => Some(Err(error)),
             Err(error) if connection.close_reason().is_some() => {
                 self.failure = Some(error);
                 None
