@@ -3,10 +3,14 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use event_listener::Event;
 use futures_lite::future;
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
@@ -15,9 +19,11 @@ use tracing::Span;
 use crate::{
     admission::Allowance,
     code::Code,
+    drain::{Drain, Phase},
     endpoint::Endpoint,
     error::{Error, Result},
     limits::TransportLimits,
+    outstanding::Outstanding,
     runtime::Clock,
     span,
     stats::{ConnectionStats, LinkCounters},
@@ -45,9 +51,16 @@ pub(crate) struct Link {
     peer: Option<PeerIdentity>,
     allowance: Allowance,
     counters: LinkCounters,
+    outstanding: Outstanding,
+    /// Whether this side has closed the connection for what the peer is or did.
+    turned_out: AtomicBool,
+    turning_out: Event,
     span: Span,
 }
 
+/// To close a connection with one of these says that the peer is not welcome, and neither is what it has sent.
+const TURNS_OUT: [Code; 4] =
+    [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED];
 const SECOND: Duration = Duration::from_secs(1);
 /// Wall clocks are set while nodes run, and tell nobody.
 const LONGEST_LOOK_AWAY: Duration = Duration::from_secs(10 * 60);
@@ -56,19 +69,24 @@ const LONGEST_LOOK_AWAY: Duration = Duration::from_secs(10 * 60);
 struct Keep {
     link: Arc<Link>,
     /// The endpoint, which must not close while a handle is left.
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 impl Drop for Keep {
     fn drop(&mut self) {
-        self.link.close(Code::NO_ERROR, "");
+        // To close it takes back notifications that are not acknowledged yet.
+        if self.link.is_open() && self.link.outstanding().has_unacknowledged() {
+            self.endpoint.close_when_acknowledged(Arc::clone(&self.link));
+        } else {
+            self.link.close(Code::NO_ERROR, "");
+        }
     }
 }
 
 impl Connection {
     /// A handle that keeps the connection open.
     pub(crate) fn owned(link: Arc<Link>, endpoint: Endpoint) -> Self {
-        let keep = Keep { link: Arc::clone(&link), _endpoint: endpoint };
+        let keep = Keep { link: Arc::clone(&link), endpoint };
         Self { link, keep: Some(Arc::new(keep)) }
     }
 
@@ -132,6 +150,7 @@ impl Connection {
 impl Link {
     pub(crate) fn new(
         quinn: quinn::Connection,
+        drain: &Arc<Drain>,
         clock: Clock,
         limits: Arc<TransportLimits>,
         allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
@@ -141,7 +160,18 @@ impl Link {
         let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
         let allowance = allowance(peer.as_ref(), quinn.remote_address().ip());
         let span = span::connection(&quinn, peer.as_ref());
-        Self { quinn, clock, limits, peer, allowance, counters: LinkCounters::default(), span }
+        Self {
+            quinn,
+            clock,
+            limits,
+            peer,
+            allowance,
+            counters: LinkCounters::default(),
+            outstanding: Outstanding::new(Arc::clone(drain)),
+            turned_out: AtomicBool::new(false),
+            turning_out: Event::new(),
+            span,
+        }
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Connection {
@@ -174,46 +204,72 @@ impl Link {
         &self.allowance
     }
 
-    /// Closes the connection when the peer's certificate is revoked or expires, by the terms of the side that this is, which may
-    /// change. Resolves when there is nothing left to close, with the code if it was closed for this.
-    pub(crate) async fn closed_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
+    /// What this side has asked for or sent, and has no answer or acknowledgement for.
+    pub(crate) fn outstanding(&self) -> &Outstanding {
+        &self.outstanding
+    }
+
+    /// Resolves when the connection has ended, which the end of a shutdown's grace makes it do.
+    pub(crate) async fn ended(&self, drain: &Drain) {
         let closed = async {
             self.quinn.closed().await;
-            None
         };
-        let unwelcome = async {
-            let Some(peer) = &self.peer else { return future::pending().await };
-            loop {
-                let rotated = security.changed();
-                let Terms { revocations, on_expiry } = security.terms(side);
-                let revoked = async {
-                    match revocations {
-                        Some(list) => list.wait_for(peer.chain()).await,
-                        None => future::pending().await,
-                    }
-                    Some((Code::IDENTITY_REJECTED, "revoked"))
-                };
-                let expired = async {
-                    match on_expiry {
-                        OnExpiry::Close => self.expiry(peer, security.wall_clock()).await,
-                        OnExpiry::Stay => future::pending().await,
-                    }
-                    Some((Code::IDENTITY_EXPIRED, "expired"))
-                };
-                let rotated = async {
-                    rotated.await;
-                    None
-                };
-                if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
-                    tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
-                    self.close(code, reason);
-                    return Some(code);
+        // quinn's endpoint tells its connections in its own time, and not at all when its driver has ended.
+        let closing = async {
+            drain.reached(Phase::Closing).await;
+            self.close(Code::SHUTTING_DOWN, "");
+        };
+        future::or(closed, closing).await;
+    }
+
+    /// Turns the peer out when its certificate is revoked or expires, by the terms of the side that this is, which may change: also
+    /// one that has left, for what it left behind. Resolves then, with the code if the connection was closed for this.
+    pub(crate) async fn turned_out_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
+        let Some(peer) = &self.peer else { return future::pending().await };
+        loop {
+            let rotated = security.changed();
+            let Terms { revocations, on_expiry } = security.terms(side);
+            let revoked = async {
+                match revocations {
+                    Some(list) => list.wait_for(peer.chain()).await,
+                    None => future::pending().await,
                 }
+                Some((Code::IDENTITY_REJECTED, "revoked"))
+            };
+            let expired = async {
+                match on_expiry {
+                    OnExpiry::Close => self.expiry(peer, security.wall_clock()).await,
+                    OnExpiry::Stay => future::pending().await,
+                }
+                Some((Code::IDENTITY_EXPIRED, "expired"))
+            };
+            let rotated = async {
+                rotated.await;
+                None
+            };
+            if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
+                tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
+                let was_open = self.is_open();
+                self.close(code, reason);
+                return was_open.then_some(code);
             }
-        };
-        let code = future::or(closed, unwelcome).await;
-        self.allowance.abandon();
-        code
+        }
+    }
+
+    /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled any more.
+    pub(crate) fn is_turned_out(&self) -> bool {
+        self.turned_out.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when the peer is turned out.
+    pub(crate) async fn turned_out(&self) {
+        while !self.is_turned_out() {
+            let turning_out = self.turning_out.listen();
+            if self.is_turned_out() {
+                return;
+            }
+            turning_out.await;
+        }
     }
 
     /// Resolves when the first of the peer's certificates has expired.
@@ -251,7 +307,14 @@ impl Link {
     }
 
     pub(crate) fn close(&self, code: Code, reason: &str) {
-        self.quinn.close(code.to_varint(), reason.as_bytes());
+        if TURNS_OUT.contains(&code) {
+            self.turned_out.store(true, Ordering::SeqCst);
+            self.turning_out.notify(usize::MAX);
+        }
+        // What it was closed for first is what it was closed for.
+        if self.is_open() {
+            self.quinn.close(code.to_varint(), reason.as_bytes());
+        }
     }
 
     /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to come back.

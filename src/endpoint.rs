@@ -3,11 +3,13 @@
 use std::{
     fmt,
     net::{SocketAddr, UdpSocket},
+    pin::pin,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fastrand::Rng;
+use futures_lite::future;
 use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
 use rustls::KeyLog;
 use tracing::Instrument;
@@ -15,13 +17,14 @@ use tracing::Instrument;
 use crate::{
     client::{Dialler, Handshake, dial},
     code::Code,
-    connection::Connection,
-    error::{Error, Result},
+    connection::{Connection, Link},
+    drain::{Phase, WorkGuard},
+    error::{Error, ErrorKind, Result},
     limits::{Serves, TransportLimits},
     qlog::Recorder,
     router::Router,
     runtime::{Clock, default_runtime},
-    server::{Node, accept_connections, serve_connection},
+    server::{Node, accept_connections, attend, serve_connection},
     stats::EndpointStats,
     sync::lock,
     tls::{
@@ -135,23 +138,40 @@ impl Endpoint {
         let transport = || limits.transport_config(*serves_dialled);
         let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
         let transport = recorded.unwrap_or_else(transport);
-        let dialler =
-            Dialler { endpoint: quinn, clock, limits, transport, admission: node.admission(), until };
+        let dialler = Dialler {
+            endpoint: quinn,
+            clock,
+            limits,
+            transport,
+            admission: node.admission(),
+            drain: node.drain(),
+            until,
+        };
         let dialled = dial(dialler, security, address).await;
         let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
+        // Counted before the look, so that a shutdown which is not seen here waits for the task.
+        let task = node.drain().task();
+        if node.drain().has_reached(Phase::Closing) {
+            link.close(Code::SHUTTING_DOWN, "");
+            return Err(Error::new(ErrorKind::Closed).detail("the endpoint is closed"));
+        }
         node.counters().dialled.add();
-        {
-            let (node, link, security) = (Arc::clone(node), Arc::clone(&link), Arc::clone(security));
-            clock.spawn(async move {
-                let closed = link.closed_when_unwelcome(&security, Side::Dialled);
-                node.counters().closed_for(closed.instrument(link.span().clone()).await);
-            });
-        }
-        if *serves_dialled == Serves::Requests {
-            let (node, link) = (Arc::clone(node), Arc::clone(&link));
-            let span = link.span().clone();
-            clock.spawn(async move { serve_connection(&node, &link, None).await }.instrument(span));
-        }
+        let (node, security, attended) = (Arc::clone(node), Arc::clone(security), Arc::clone(&link));
+        let serves = *serves_dialled == Serves::Requests;
+        let span = link.span().clone();
+        let attending = async move {
+            if serves {
+                let work = pin!(serve_connection(&node, &attended, None));
+                attend(&node, &attended, &security, Side::Dialled, work).await;
+            } else {
+                let work = pin!(async {
+                    attended.quinn().closed().await;
+                });
+                attend(&node, &attended, &security, Side::Dialled, work).await;
+            }
+            drop((node, security, attended, task));
+        };
+        clock.spawn(attending.instrument(span));
         Ok(Connection::owned(link, self.clone()))
     }
 
@@ -183,6 +203,11 @@ impl Endpoint {
         self.inner.node.counters().read()
     }
 
+    /// Keeps a shutdown waiting, within its grace.
+    pub(crate) fn accept_work(&self) -> WorkGuard {
+        self.inner.node.drain().accept()
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.inner.clock
     }
@@ -196,26 +221,93 @@ impl Endpoint {
         lock(&self.inner.rng).fork()
     }
 
-    /// Ends everything in order: turns new connections and requests away (`unavailable`), ends followed event streams
-    /// with SHUTTING_DOWN, lets what is running finish for at most `grace`, then closes all connections with
-    /// SHUTTING_DOWN.
+    /// Ends everything in order. What the node has accepted it finishes, for at most `grace`:
     ///
-    /// Takes up to `grace` and a second, and affects every handle.
+    /// - exchanges that it serves, until their answers are acknowledged;
+    /// - notifications that it has received, whether or not their senders are still there;
+    /// - its own calls, and answers of streaming methods that have not ended;
+    /// - its own notifications, until they are acknowledged;
+    /// - what the router's event log has not written yet.
+    ///
+    /// Meanwhile new connections are refused, new requests are `unavailable`, and followed event streams end with
+    /// SHUTTING_DOWN. Handlers may still make calls. This side's own subscriptions do not count. Then all connections are
+    /// closed with SHUTTING_DOWN. Handlers that are still running at the end of the grace are dropped, in the middle of what they
+    /// await; one that blocks its thread cannot be stopped, and is not waited for.
+    ///
+    /// Takes up to `grace` and a second, and returns sooner when there is nothing left to do; afterwards no handler and no
+    /// task of the endpoint is running. It affects every handle. Of several shutdowns, the one whose grace ends first decides.
+    ///
+    /// # In a handler
+    ///
+    /// A handler of this endpoint may await this. It returns when everything but the exchange of that handler is finished, or
+    /// when the grace is over; the connections close when the answer of the handler has been delivered. A task of the endpoint
+    /// sees to that, so that it also happens if the caller leaves and the handler is dropped. Handlers are known by the
+    /// thread that polls them: a handler that awaits a task of its own making, in which this is awaited, waits until the grace is
+    /// over, since the two wait for each other. Let such a task finish the shutdown by itself instead.
     ///
     /// # Cancellation
     ///
     /// If this is dropped, new work is turned away all the same, and the connections stay open until the endpoint is
-    /// dropped.
+    /// dropped, or until it is shut down again.
     pub async fn shutdown(&self, grace: Duration) {
-        let Inner { quinn, clock, node, .. } = &*self.inner;
-        node.drain().begin();
+        let Inner { clock, node, .. } = &*self.inner;
         let deadline = clock.deadline(grace);
-        let drained = clock.timeout_at(Some(deadline), node.drain().idle()).await.is_ok();
+        let drain = node.drain();
+        drain.advance(Phase::Draining);
+        let Some(own) = drain.handling() else { return self.finish(deadline).await };
+        let endpoint = self.clone();
+        clock.spawn(async move { endpoint.finish(deadline).await });
+        let _ = clock.timeout_at(Some(deadline), drain.idle_beside(own)).await;
+    }
+
+    /// Closes all connections when no work is left, and waits for the rest.
+    async fn finish(&self, deadline: Instant) {
+        let Inner { quinn, clock, node, .. } = &*self.inner;
+        let drain = node.drain();
+        let drained = clock.timeout_at(Some(deadline), drain.idle()).await.is_ok();
         tracing::debug!(drained, "closing all connections");
+        drain.advance(Phase::Closing);
         quinn.close(Code::SHUTTING_DOWN.to_varint(), b"");
+        // Until this moment, quinn has acknowledged what came. Once it is all handled, nothing more is published.
+        let handled = async {
+            drain.tasks_ended().await;
+            flush(node).await;
+        };
+        let handled = clock.timeout_at(Some(deadline), handled).await.is_ok();
+        if !handled {
+            tracing::debug!("dropping the handlers that are still running");
+        }
+        drain.advance(Phase::Aborting);
         let last_words = clock.deadline(LAST_WORDS);
-        // Whoever has not heard by then finds out by its idle timeout.
-        let _ = clock.timeout_at(Some(last_words), quinn.wait_idle()).await;
+        let ended = async {
+            // Whoever has not heard by then finds out by its idle timeout.
+            quinn.wait_idle().await;
+            drain.tasks_ended().await;
+        };
+        let flushed = async {
+            if !handled {
+                flush(node).await;
+            }
+        };
+        let _ = clock.timeout_at(Some(last_words), future::zip(ended, flushed)).await;
+    }
+
+    /// Closes a connection of this endpoint once the peer has what was sent on it, or has not taken it within the idle timeout.
+    pub(crate) fn close_when_acknowledged(&self, link: Arc<Link>) {
+        let endpoint = self.clone();
+        self.inner.node.spawn(async move {
+            let Inner { clock, limits, .. } = &*endpoint.inner;
+            let limit = limits.idle_timeout();
+            let _ = clock.timeout(limit, link.outstanding().acknowledged()).await;
+            link.close(Code::NO_ERROR, "");
+        });
+    }
+}
+
+/// Writes what was published. An error is the log's to report.
+async fn flush(node: &Node) {
+    if let Some(log) = node.event_log() {
+        let _ = log.flush().await;
     }
 }
 
@@ -414,7 +506,7 @@ impl EndpointBuilder {
         let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
         if let Some(server) = server {
             let recorder = recorder.clone();
-            clock.spawn(accept_connections(Arc::clone(&node), quinn.clone(), server, recorder));
+            node.spawn(accept_connections(Arc::clone(&node), quinn.clone(), server, recorder));
         }
         let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
             Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))

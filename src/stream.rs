@@ -32,6 +32,10 @@ pub(crate) struct FrameReader {
     abandon: Code,
     /// For what is in the buffer, and for the last body that was handed out.
     charge: Charge,
+    /// How many bytes have come, which may wrap.
+    received: usize,
+    /// Whether the last look found no room, rather than nothing to read.
+    waits_for_room: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ impl FrameReader {
             state: ReadState::Open,
             abandon: Code::CANCELLED,
             charge,
+            received: 0,
+            waits_for_room: false,
         }
     }
 
@@ -118,6 +124,16 @@ impl FrameReader {
         taken
     }
 
+    /// A number that changes with every byte that comes.
+    pub(crate) fn received(&self) -> usize {
+        self.received
+    }
+
+    /// Whether the last read that had to wait did so for room in memory, and not for the peer.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.waits_for_room
+    }
+
     /// Whether bytes behind the last frame have arrived.
     pub(crate) fn has_more(&self) -> bool {
         !self.buffer.is_empty()
@@ -147,7 +163,8 @@ impl FrameReader {
     /// As [`fill`](Self::fill), once the connection may hold more.
     async fn fill_where_there_is_room(&mut self) -> Result<bool> {
         let mut chunks: [Bytes; CHUNKS] = Default::default();
-        let read = self.charge.while_there_is_room(self.stream.read_chunks(&mut chunks)).await;
+        let Self { stream, charge, waits_for_room, .. } = self;
+        let read = charge.read_while_there_is_room(stream.read_chunks(&mut chunks), waits_for_room).await;
         self.take(read, &mut chunks)
     }
 
@@ -163,6 +180,7 @@ impl FrameReader {
             Ok(Some(count)) => {
                 for chunk in chunks.iter_mut().take(count) {
                     self.charge.add(chunk.len());
+                    self.received = self.received.wrapping_add(chunk.len());
                     self.buffer.push(std::mem::take(chunk));
                 }
                 Ok(true)

@@ -54,6 +54,8 @@ pub(crate) struct Share {
 pub(crate) struct Charge {
     share: Arc<Share>,
     bytes: usize,
+    /// Waits for room even after the connection is gone.
+    outlasts: bool,
 }
 
 impl FrameBudget {
@@ -105,10 +107,10 @@ impl FrameBudget {
 
 impl Share {
     pub(crate) fn charge(self: &Arc<Self>) -> Charge {
-        Charge { share: Arc::clone(self), bytes: 0 }
+        Charge { share: Arc::clone(self), bytes: 0, outlasts: false }
     }
 
-    /// Lets go whoever waits, since the connection is gone.
+    /// Lets go those who wait, since the connection is gone; not those of charges that [outlast](Charge::outlasting) it.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, SeqCst);
         self.budget.end_exemption(self.id);
@@ -120,10 +122,10 @@ impl Share {
         self.budget.has_room_for(0)
     }
 
-    fn has_room_for(&self, bytes: usize) -> bool {
+    fn has_room_for(&self, bytes: usize, outlasts: bool) -> bool {
         self.used.load(SeqCst) < RESERVE
             || self.budget.has_room_for(bytes)
-            || self.abandoned.load(SeqCst)
+            || (!outlasts && self.abandoned.load(SeqCst))
             || self.is_exempt()
     }
 
@@ -160,10 +162,20 @@ impl Share {
 }
 
 impl Charge {
+    /// For what is handled though the connection that brought it is gone.
+    pub(crate) fn outlasting(mut self) -> Self {
+        self.outlasts = true;
+        self
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.share.has_room_for(bytes, self.outlasts)
+    }
+
     /// Waits until `bytes` more may be held, and does nothing else: several may hear at the same time that they may.
     fn poll_room(&self, bytes: usize, waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.share.has_room_for(bytes) {
+            if self.has_room_for(bytes) {
                 if waiting.take().is_some() {
                     self.share.budget.wake_one();
                 }
@@ -182,10 +194,21 @@ impl Charge {
     /// Drives `work` only while more may be held, and asks again whenever it wakes: what arrives late must not find the room
     /// that there was once.
     pub(crate) async fn while_there_is_room<T>(&self, work: impl Future<Output = T>) -> T {
+        self.read_while_there_is_room(work, &mut false).await
+    }
+
+    /// The same, and says in `waits_for_room` what the latest look found wanting: room, or what `work` waits for.
+    pub(crate) async fn read_while_there_is_room<T>(
+        &self,
+        work: impl Future<Output = T>,
+        waits_for_room: &mut bool,
+    ) -> T {
         let mut work = std::pin::pin!(work);
         let mut waiting = None;
         poll_fn(|cx| {
+            *waits_for_room = true;
             ready!(self.poll_room(0, &mut waiting, cx));
+            *waits_for_room = false;
             work.as_mut().poll(cx)
         })
         .await
@@ -193,7 +216,7 @@ impl Charge {
 
     /// Counts `bytes` more if there is room for them.
     pub(crate) fn try_reserve(&mut self, bytes: usize) -> bool {
-        let has_room = self.share.has_room_for(bytes);
+        let has_room = self.has_room_for(bytes);
         if has_room {
             self.add(bytes);
         }
@@ -217,7 +240,8 @@ impl Charge {
 
     /// This charge, which leaves an empty one in its place.
     pub(crate) fn take(&mut self) -> Self {
-        Self { share: Arc::clone(&self.share), bytes: std::mem::take(&mut self.bytes) }
+        let Self { share, bytes, outlasts } = self;
+        Self { share: Arc::clone(share), bytes: std::mem::take(bytes), outlasts: *outlasts }
     }
 
     /// Counts only so many from now on.
@@ -385,7 +409,7 @@ mod tests {
         assert_eq!(budget.used(), LIMIT / 2 + RESERVE);
         let filling = holding(&budget, LIMIT / 4);
         let mut other = holding(&budget, RESERVE);
-        assert!(!exempt.share.budget.has_room_for(LIMIT / 2) && exempt.share.has_room_for(LIMIT / 2));
+        assert!(!exempt.share.budget.has_room_for(LIMIT / 2) && exempt.share.has_room_for(LIMIT / 2, false));
         assert!(!other.try_reserve(LIMIT / 2));
         assert!(block_on(poll_once(other.reserve(LIMIT / 2))).is_none());
         assert!(other.try_reserve(1));
@@ -415,6 +439,20 @@ mod tests {
             assert!(poll_once(waiting.as_mut()).await.is_none());
             assert_eq!(polls.load(SeqCst), 2);
         });
+    }
+
+    #[test]
+    fn what_outlasts_its_connection_waits_for_room_all_the_same() {
+        let budget = FrameBudget::new(LIMIT);
+        let exempt = holding(&budget, LIMIT);
+        assert!(has_room(&exempt));
+        let waiting = holding(&budget, RESERVE);
+        waiting.share.abandon();
+        let mut outlasting = waiting.share.charge().outlasting();
+        assert!(has_room(&waiting) && !has_room(&outlasting));
+        assert!(!has_room(&outlasting.take()), "and so does what is taken from it");
+        drop(exempt);
+        assert!(has_room(&outlasting));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     frame,
     message::{Codec, MessageError, Request, Response},
+    outstanding::OutstandingGuard,
     span::{self, record},
     stream::{FrameReader, FrameWriter, Pace},
     value,
@@ -163,6 +164,7 @@ impl Call {
     }
 
     async fn exchange(&self, span: &Span) -> Result<Response> {
+        let _outstanding = OutstandingGuard::new(self.connection.link());
         let clock = self.connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let opened = {
@@ -199,13 +201,15 @@ impl Call {
     /// As for [`send`](Self::send); what the peer has to say comes with the first answer.
     pub async fn stream(mut self) -> Result<Responses> {
         self.tell_timeout();
+        // Those who follow something do so until they are told to stop, or the node shuts down.
+        let outstanding = (!self.request.follow).then(|| OutstandingGuard::new(self.connection.link()));
         let clock = self.connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let span = self.span();
         let opened = clock.timeout_at(deadline, self.open(&span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out()));
         let (writer, reader) = opened.inspect_err(|error| record_end(&span, Some(error)))?;
-        Ok(Responses::new(self.connection, writer, reader, deadline, span))
+        Ok(Responses::new(self.connection, writer, reader, deadline, span, outstanding))
     }
 
     fn tell_timeout(&mut self) {

@@ -9,6 +9,7 @@ use crate::{
     admission::Admission,
     code::Code,
     connection::Link,
+    drain::Drain,
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     runtime::Clock,
@@ -23,6 +24,7 @@ pub(crate) struct Dialler<'a> {
     pub(crate) limits: &'a Arc<TransportLimits>,
     pub(crate) transport: Arc<TransportConfig>,
     pub(crate) admission: &'a Admission,
+    pub(crate) drain: &'a Arc<Drain>,
     pub(crate) until: Handshake,
 }
 
@@ -37,7 +39,7 @@ pub(crate) enum Handshake {
 
 /// Connects, and waits until the handshake has come as far as it is to.
 pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: SocketAddr) -> Result<Link> {
-    let Dialler { endpoint, clock, limits, transport, admission, until } = dialler;
+    let Dialler { endpoint, clock, limits, transport, admission, drain, until } = dialler;
     let report = HandshakeReport::default();
     let present = security.present();
     let Some(tls) = &present.client else {
@@ -61,7 +63,7 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     let timed_out = || Error::new(ErrorKind::HandshakeTimeout).detail(format!("no answer from {address}"));
     match clock.timeout_at(Some(deadline), handshake).await {
         Ok(Ok(connection)) => {
-            let link = Link::new(connection, clock.clone(), Arc::clone(limits), |peer, address| {
+            let link = Link::new(connection, drain, clock.clone(), Arc::clone(limits), |peer, address| {
                 admission.dialled(peer, address)
             });
             report

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     frame,
     message::{Codec, Notification},
+    outstanding::OutstandingGuard,
     stream::FrameWriter,
     value,
 };
@@ -18,8 +19,10 @@ use crate::{
 impl Connection {
     /// Sends a notification with parameters that minicbor encodes, on a stream of its own.
     ///
-    /// Resolves when QUIC has taken it; what is not delivered when the connection closes is lost. To know that it has
-    /// arrived, or to keep several in order, use a [`notifier`](Self::notifier).
+    /// Resolves when QUIC has taken it. A connection whose last handle is dropped, and an
+    /// [`Endpoint::shutdown`](crate::Endpoint::shutdown) within its grace, wait until it has arrived; [`close`](Self::close) and
+    /// a connection that is lost do not. To know that it has arrived, or to keep several in order, use a
+    /// [`notifier`](Self::notifier).
     ///
     /// # Errors
     ///
@@ -35,9 +38,12 @@ impl Connection {
     ///
     /// As for [`notify`](Self::notify).
     pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+        let _sending = OutstandingGuard::new(self.link());
         let mut notifier = self.notifier().await?;
         notifier.send_raw(method, params).await?;
-        notifier.writer.finish();
+        let Notifier { mut writer, .. } = notifier;
+        writer.finish();
+        self.link().outstanding().keep(writer);
         Ok(())
     }
 
@@ -99,18 +105,29 @@ impl Notifier {
         Ok(())
     }
 
-    /// Ends the stream and waits until the peer has received everything; that it was handled too, nobody says.
+    /// Ends the stream and waits until the peer has received everything.
+    ///
+    /// A peer of this crate then handles all of it that its rules and rates admit, even if this side leaves or the peer shuts
+    /// down, within its grace. It does not where it turns this side out, or where a notification before it on the stream was
+    /// not valid or its handler failed. That it was handled, nobody says.
     ///
     /// # Errors
     ///
     /// [`StreamReset`](ErrorKind::StreamReset) where the peer stopped reading, [`Closed`](ErrorKind::Closed) where a
     /// [`send`](Self::send) was dropped half way, or why the connection is gone.
-    pub async fn finish(mut self) -> Result<()> {
-        self.writer.finish();
-        if !self.writer.is_finished() {
+    ///
+    /// # Cancellation
+    ///
+    /// If this is dropped, the stream is complete all the same, and delivered as after [`Connection::notify`].
+    pub async fn finish(self) -> Result<()> {
+        let Self { connection, mut writer, .. } = self;
+        writer.finish();
+        if !writer.is_finished() {
             return Err(Error::new(ErrorKind::Closed).detail("a notification was given up half way"));
         }
-        match self.writer.stopped().await? {
+        let stopped = writer.stopped();
+        connection.link().outstanding().keep(writer);
+        match stopped.await? {
             None => Ok(()),
             Some(code) => Err(Error::new(ErrorKind::StreamReset(code))),
         }

@@ -124,6 +124,8 @@ impl Client {
     /// As for [`call`](Self::call).
     pub async fn call_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<Bytes> {
         let params = params.into();
+        // Between attempts, too.
+        let _work = self.shared.endpoint.accept_work();
         let mut attempts = Attempts::new(self);
         loop {
             let (connection, left) = attempts.next().await?;
@@ -148,6 +150,8 @@ impl Client {
     /// The notification may arrive, or not.
     pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
         let params = params.into();
+        // Between attempts, too.
+        let _work = self.shared.endpoint.accept_work();
         let mut attempts = Attempts::new(self);
         loop {
             let (connection, left) = attempts.next().await?;

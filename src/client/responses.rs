@@ -11,13 +11,15 @@ use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
     message::{MessageError, Response, WireError, printable},
+    outstanding::OutstandingGuard,
     stream::{FrameReader, FrameWriter},
     value,
 };
 
 /// The answers to one request, in order. See [`Call::stream`](super::Call::stream).
 ///
-/// Dropping it before the end cancels the handler at the peer.
+/// Dropping it before the end cancels the handler at the peer. Unless it follows something, it keeps an
+/// [`Endpoint::shutdown`](crate::Endpoint::shutdown) of this side waiting, within the grace, until it has brought its end or is dropped.
 #[must_use = "dropping it cancels the handler at the peer"]
 pub struct Responses {
     connection: Connection,
@@ -30,6 +32,8 @@ pub struct Responses {
     ended: bool,
     /// A response has come, so that the method has begun, whatever the peer says of it later.
     answered: bool,
+    /// Until the end.
+    outstanding: Option<OutstandingGuard>,
 }
 
 impl Responses {
@@ -39,8 +43,18 @@ impl Responses {
         reader: FrameReader,
         deadline: Deadline,
         span: Span,
+        outstanding: Option<OutstandingGuard>,
     ) -> Self {
-        Self { connection, reader, _writer: writer, deadline, span, ended: false, answered: false }
+        Self {
+            connection,
+            reader,
+            _writer: writer,
+            deadline,
+            span,
+            ended: false,
+            answered: false,
+            outstanding,
+        }
     }
 
     /// The next answer's payload, or `None` once the peer has finished.
@@ -88,8 +102,7 @@ impl Responses {
         let response = match read.unwrap_or_else(|_elapsed| Err(timed_out())) {
             Ok(Some(response)) => response,
             Ok(None) => {
-                self.ended = true;
-                record_end(&self.span, None);
+                self.end(None);
                 return Ok(None);
             }
             Err(error) => return Err(self.fail(error)),
@@ -130,9 +143,14 @@ impl Responses {
         }
     }
 
-    pub(super) fn fail(&mut self, error: Error) -> Error {
+    fn end(&mut self, error: Option<&Error>) {
         self.ended = true;
-        record_end(&self.span, Some(&error));
+        self.outstanding = None;
+        record_end(&self.span, error);
+    }
+
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        self.end(Some(&error));
         let error = violated(&mut self.reader, error);
         if self.answered { error.after_answer() } else { error.after_request() }
     }

@@ -1,19 +1,26 @@
 //! From an incoming packet to a connection that is served.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+};
 
 use futures_lite::{FutureExt, future};
 use quinn::{Incoming, ServerConfig};
 use tracing::Instrument;
 
-use super::{Node, authorize::authorized, serve_connection};
+use super::{Node, attend, authorize::authorized, serve_connection};
 use crate::{
     admission::{ConnectionSlot, Full, Handshake},
     code::Code,
     connection::{Connection, Link},
+    drain::Handling,
     error::{Error, ErrorKind, Result},
     limits::Serves,
     qlog::Recorder,
+    router::ConnectionHandler,
     tls::{HandshakeReport, Side, classify},
 };
 
@@ -47,7 +54,7 @@ pub(crate) async fn accept_connections(
                 if let Some(recorded) = recorder.attach(transport, remote, quinn::Side::Server, now) {
                     config.transport_config(recorded);
                 }
-                node.clock.spawn(serve_incoming(Arc::clone(&node), incoming, config, handshake));
+                node.spawn(serve_incoming(Arc::clone(&node), incoming, config, handshake));
             }
             Some(Err(full)) => {
                 node.counters.refused.count(full);
@@ -65,7 +72,7 @@ pub(crate) async fn accept_connections(
 async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: Handshake) {
     if let Some((link, slot)) = let_in(&node, incoming, config, handshake).await {
         let serving = serve_accepted(Arc::clone(&node), link, slot);
-        node.clock.spawn(serving);
+        node.spawn(serving);
     }
 }
 
@@ -126,22 +133,26 @@ async fn serve_accepted(node: Arc<Node>, link: Arc<Link>, slot: ConnectionSlot) 
     // Pinned, because what is brought along is kept twice.
     let on_connection = pin!(async {
         if let Some(handler) = node.router.connection_handler() {
-            let handled = async { handler(Connection::borrowed(Arc::clone(&link))).await };
-            if AssertUnwindSafe(handled).catch_unwind().await.is_err() {
-                tracing::warn!(%remote, "a connection handler panicked");
-            }
+            // Ends with the connection, however much of what was received on that is still to be handled.
+            future::or(run_connection_handler(&node, &link, handler), link.ended(&node.drain)).await;
         }
         future::pending().await
     });
     let serving = pin!(serve_connection(&node, &link, Some(slot)));
-    let serving = async {
-        future::or(serving, on_connection).await;
-        None
-    };
-    let unwelcome = pin!(link.closed_when_unwelcome(&node.security, Side::Accepted));
-    let closed_for = future::or(serving, unwelcome).instrument(span.clone()).await;
-    node.counters.closed_for(closed_for);
+    let work = pin!(future::or(serving, on_connection));
+    attend(&node, &link, &node.security, Side::Accepted, work).instrument(span.clone()).await;
     span.in_scope(|| tracing::debug!(%remote, "connection ended"));
+}
+
+async fn run_connection_handler(node: &Node, link: &Arc<Link>, handler: &ConnectionHandler) {
+    let handled = async { handler(Connection::borrowed(Arc::clone(link))).await };
+    let mut handled = pin!(AssertUnwindSafe(handled).catch_unwind());
+    // A shutdown that is awaited in the handler must not wait for the handler's task.
+    let handling = Handling::new(&node.drain, &handled, false);
+    let handled = poll_fn(|cx| handling.poll(|| handled.as_mut().poll(cx)));
+    if handled.await.is_err() {
+        tracing::warn!(remote = %link.remote_address(), "a connection handler panicked");
+    }
 }
 
 async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) -> Result<Link> {
@@ -151,10 +162,13 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     match node.clock.timeout_at(Some(deadline), connecting).await {
         Ok(Ok(connection)) => {
-            let link =
-                Link::new(connection, node.clock.clone(), Arc::clone(&node.limits), |peer, address| {
-                    node.admission.accepted(peer, address)
-                });
+            let link = Link::new(
+                connection,
+                &node.drain,
+                node.clock.clone(),
+                Arc::clone(&node.limits),
+                |peer, address| node.admission.accepted(peer, address),
+            );
             if link.peer().is_some() {
                 let full = report.check_full_handshake();
                 full.inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;

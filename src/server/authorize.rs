@@ -2,9 +2,11 @@
 
 use std::pin::pin;
 
+use futures_lite::future;
+
 use super::{
     Node,
-    supervise::{Outcome, supervise},
+    supervise::{Holds, Outcome, supervise},
 };
 use crate::{
     code::Code,
@@ -19,11 +21,16 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
     let Some(authorizer) = node.router.authorizer() else { return true };
     let applicant = Applicant::new(link.peer().cloned(), link.remote_address());
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
-    let gone = async {
-        node.counters.closed_for(link.closed_when_unwelcome(&node.security, Side::Accepted).await);
+    let unwelcome = async {
+        node.counters.closed_for(link.turned_out_when_unwelcome(&node.security, Side::Accepted).await);
         Code::CANCELLED
     };
-    let refusal = match supervise(&node.clock, Some(deadline), pin!(gone), authorizer(applicant)).await {
+    let gone = async {
+        link.ended(&node.drain).await;
+        Code::CANCELLED
+    };
+    let gone = pin!(future::or(unwelcome, gone));
+    let refusal = match supervise(node, Holds::Nothing, Some(deadline), gone, authorizer(applicant)).await {
         Outcome::Returned(Ok(())) => return true,
         Outcome::Returned(Err(refusal)) => refusal,
         Outcome::TimedOut => {

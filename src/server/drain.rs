@@ -1,70 +1,12 @@
-//! Counts what is running, so that a shutdown can wait for it.
+//! Answers that closing the connection would take back.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::{collections::VecDeque, sync::Mutex};
+
+use crate::{
+    drain::{Drain, WorkGuard},
+    stream::FrameWriter,
+    sync::lock,
 };
-
-use event_listener::Event;
-
-use crate::{stream::FrameWriter, sync::lock};
-
-/// Whether the node is shutting down, and how many exchanges keep it from it.
-#[derive(Debug, Default)]
-pub(crate) struct Drain {
-    begun: AtomicBool,
-    beginning: Event,
-    running: AtomicUsize,
-    idle: Event,
-}
-
-/// Held by an exchange until its answer has arrived, or is [kept](Undelivered) until then.
-#[derive(Debug)]
-pub(super) struct Running {
-    node: Arc<super::Node>,
-}
-
-impl Drain {
-    /// Turns new work away from now on.
-    pub(crate) fn begin(&self) {
-        self.begun.store(true, Ordering::SeqCst);
-        self.beginning.notify(usize::MAX);
-    }
-
-    pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::SeqCst)
-    }
-
-    /// Resolves when the shutdown begins.
-    pub(super) async fn begun(&self) {
-        wait(&self.beginning, || self.has_begun()).await;
-    }
-
-    /// Resolves when nothing is running.
-    pub(crate) async fn idle(&self) {
-        wait(&self.idle, || self.running.load(Ordering::SeqCst) == 0).await;
-    }
-}
-
-impl Running {
-    /// To be taken before asking [`Drain::has_begun`], so that a shutdown waits for whoever heard "no".
-    pub(super) fn enter(node: &Arc<super::Node>) -> Self {
-        node.drain.running.fetch_add(1, Ordering::SeqCst);
-        Self { node: Arc::clone(node) }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let drain = &self.node.drain;
-        if drain.running.fetch_sub(1, Ordering::SeqCst) == 1 && drain.has_begun() {
-            drain.idle.notify(usize::MAX);
-        }
-    }
-}
 
 /// The answers on a connection that have been written and may not have arrived, which closing it would take back.
 ///
@@ -93,7 +35,7 @@ struct Queue {
     /// For so many of them, the peer has been lent a stream.
     lent: usize,
     /// Keeps a shutdown waiting.
-    running: Option<Running>,
+    work: Option<WorkGuard>,
 }
 
 impl Queue {
@@ -133,14 +75,15 @@ impl Undelivered {
     pub(super) fn keep(
         &self,
         writer: FrameWriter,
-        running: Running,
-    ) -> Result<Option<usize>, (FrameWriter, Running)> {
+        work: WorkGuard,
+        drain: &Drain,
+    ) -> Result<Option<usize>, (FrameWriter, WorkGuard)> {
         let mut queue = lock(&self.queue);
-        let Queue { writers, running: kept, .. } = &mut *queue;
-        if running.node.drain.has_begun() {
-            return Err((writer, running));
+        let Queue { writers, work: kept, .. } = &mut *queue;
+        if drain.has_begun() {
+            return Err((writer, work));
         }
-        kept.get_or_insert(running);
+        kept.get_or_insert(work);
         writers.push_back(writer);
         Ok(queue.lend(self, self.step))
     }
@@ -153,21 +96,11 @@ impl Undelivered {
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.
     pub(super) async fn delivered(&self, drain: &Drain) {
         drain.begun().await;
-        let Queue { writers, lent: _, running } = std::mem::take(&mut *lock(&self.queue));
+        let Queue { writers, lent: _, work } = std::mem::take(&mut *lock(&self.queue));
         for writer in writers {
             // An error is the end of the connection, and of waiting for it.
             let _ = writer.stopped().await;
         }
-        drop(running);
-    }
-}
-
-async fn wait(event: &Event, condition: impl Fn() -> bool) {
-    while !condition() {
-        let listener = event.listen();
-        if condition() {
-            return;
-        }
-        listener.await;
+        drop(work);
     }
 }

@@ -7,7 +7,7 @@ use futures_lite::future;
 
 use super::{
     exchange::{Ended, Exchange},
-    supervise::{Outcome, supervise},
+    supervise::{Holds, Outcome, supervise},
 };
 use crate::{
     admission::Charge,
@@ -54,7 +54,7 @@ pub(super) async fn stream(
             let served = subscription.serve(request).await;
             served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
         };
-        supervise(clock, deadline, pin!(stopped), Box::pin(serving)).await
+        supervise(exchange.node, Holds::Work, deadline, pin!(stopped), Box::pin(serving)).await
     };
     match outcome {
         // A follower comes back to another node, or later, from where it was.

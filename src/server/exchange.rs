@@ -16,11 +16,9 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tracing::Span;
 
 use super::{
-    Node, Served,
-    drain::Running,
-    events,
+    Node, Served, events,
     health::health,
-    supervise::{Outcome, supervise},
+    supervise::{Holds, Outcome, supervise},
 };
 use crate::{
     admission::{Charge, TooMany},
@@ -60,7 +58,7 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
             }
         }
     };
-    let running = Running::enter(node);
+    let work = node.drain.accept();
     node.counters.requests.add();
     link.counters().requests.add();
     let began = node.clock.now();
@@ -82,10 +80,10 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     if !writer.is_finished() {
         return;
     }
-    match undelivered.keep(writer, running) {
+    match undelivered.keep(writer, work, &node.drain) {
         Ok(Some(streams)) => lend(node, link, streams),
         Ok(None) => {}
-        Err((writer, _running)) => {
+        Err((writer, _work)) => {
             // Closing the connection would take the answer back, and that is what comes next.
             let _ = writer.stopped().await;
         }
@@ -299,7 +297,7 @@ impl Exchange<'_> {
             Method::Unary(handler) => {
                 let outcome = {
                     let stopped = pin!(stream.given_up());
-                    supervise(&self.node.clock, Some(deadline), stopped, handler(context, params)).await
+                    supervise(self.node, Holds::Work, Some(deadline), stopped, handler(context, params)).await
                 };
                 if let Outcome::Returned(Ok(payload)) = &outcome {
                     answers.observe(payload.len());
@@ -351,7 +349,7 @@ impl Exchange<'_> {
             self.link.allowance().charge(),
             answers,
         );
-        let outcome = supervise(&self.node.clock, Some(deadline), pin!(stopped), handle(sink)).await;
+        let outcome = supervise(self.node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;
         // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
         let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
         let Ok(mut left) = self.node.clock.timeout_at(Some(patience), lent.lock()).await else {

@@ -19,7 +19,7 @@ use super::{
     Place, Served,
     exchange::{self, lend},
 };
-use crate::{runtime::Turns, span};
+use crate::{drain::TaskGuard, runtime::Turns, span};
 
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
 const QUICK: Duration = Duration::from_micros(100);
@@ -102,7 +102,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
                 continue;
             }
         }
-        *exchange.as_mut().project().of = Some((Arc::clone(served), taken));
+        let task = served.node.drain.task();
+        *exchange.as_mut().project().of = Some((Arc::clone(served), taken, task));
         clock.spawn_boxed(exchange);
     }
 }
@@ -156,8 +157,8 @@ pin_project! {
         future: Option<F>,
         // The future is polled and dropped in it.
         span: Span,
-        // Where it has a task: what it is judged for there, and its place.
-        of: Option<(Arc<Served>, Place)>,
+        // Where it has a task: what it is judged for there, its place, and what counts the task, which is dropped last.
+        of: Option<(Arc<Served>, Place, TaskGuard)>,
     }
 
     impl<F> PinnedDrop for Exchange<F> {
@@ -181,7 +182,7 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let mut future = this.future;
-        let begun = this.of.as_ref().map(|(served, _)| served.node.clock.now());
+        let begun = this.of.as_ref().map(|(served, ..)| served.node.clock.now());
         let polled = this.span.in_scope(|| {
             let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
             if polled.is_ready() {
@@ -189,7 +190,7 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
             }
             polled
         });
-        if let Some(((served, _), begun)) = this.of.as_ref().zip(begun) {
+        if let Some(((served, ..), begun)) = this.of.as_ref().zip(begun) {
             served.tempo.judge(served.node.clock.now().saturating_duration_since(begun));
         }
         if polled.is_ready() {

@@ -10,28 +10,29 @@ mod inline;
 mod notification;
 mod supervise;
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Instant,
+};
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
 use futures_lite::future;
-use tracing::Instrument;
 
 pub(crate) use self::accept::accept_connections;
-use self::{
-    drain::{Drain, Undelivered},
-    inline::Tempo,
-};
+use self::{drain::Undelivered, inline::Tempo};
 use crate::{
     admission::{Admission, ConnectionSlot},
     code::Code,
     connection::Link,
+    drain::Drain,
+    events::EventLog,
     limits::TransportLimits,
     router::Router,
     runtime::Clock,
-    span,
     stats::Counters,
     stream::FrameWriter,
-    tls::Security,
+    tls::{Security, Side},
 };
 
 /// What all connections of an endpoint share when they serve.
@@ -42,7 +43,7 @@ pub(crate) struct Node {
     clock: Clock,
     security: Arc<Security>,
     admission: Admission,
-    drain: Drain,
+    drain: Arc<Drain>,
     counters: Counters,
     started: Instant,
 }
@@ -58,7 +59,7 @@ impl Node {
             router,
             security,
             admission: Admission::new(Arc::clone(&limits), clock.clone()),
-            drain: Drain::default(),
+            drain: Arc::default(),
             counters: Counters::default(),
             started: clock.now(),
             limits,
@@ -66,8 +67,18 @@ impl Node {
         }
     }
 
-    pub(crate) fn drain(&self) -> &Drain {
+    pub(crate) fn drain(&self) -> &Arc<Drain> {
         &self.drain
+    }
+
+    /// Spawns a task, which a shutdown waits for.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.clock.spawn(self.drain.track(future));
+    }
+
+    /// What this node publishes, if it has a log.
+    pub(crate) fn event_log(&self) -> Option<&EventLog> {
+        self.router.event_log()
     }
 
     pub(crate) fn admission(&self) -> &Admission {
@@ -112,7 +123,40 @@ pub(super) struct Served {
 /// One exchange's, of those that the peer may have under way.
 type Place = SemaphoreGuardArc;
 
-/// Serves the streams that the peer opens, side by side, until the connection ends.
+/// What a node does about a connection beside its `work`, until that is over: turns the peer out when it is no longer
+/// welcome, and sees to it that a shutdown neither cuts off what was sent nor waits for what is lost.
+pub(crate) async fn attend(
+    node: &Node,
+    link: &Link,
+    security: &Security,
+    side: Side,
+    work: Pin<&mut impl Future<Output = ()>>,
+) {
+    let work = async {
+        work.await;
+        None
+    };
+    let unwelcome = pin!(link.turned_out_when_unwelcome(security, side));
+    let leaving = async {
+        node.drain.begun().await;
+        link.outstanding().acknowledged().await;
+        future::pending().await
+    };
+    let ended = async {
+        future::or(link.ended(&node.drain), leaving).await;
+        link.outstanding().end();
+        link.allowance().abandon();
+        future::pending().await
+    };
+    let code = future::or(future::or(work, ended), unwelcome).await;
+    // For what became outstanding in between, if the work noticed the end first.
+    link.outstanding().end();
+    link.allowance().abandon();
+    node.counters.closed_for(code);
+}
+
+/// Serves the streams that the peer opens, side by side, until the connection ends and all notifications that were
+/// received on it have their tasks.
 ///
 /// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not bound the
 /// notifications: quinn lets the peer open another stream once this side has read the end of one, and so before its
@@ -126,31 +170,20 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         tempo: Tempo::default(),
         _slot: slot,
     });
+    // A caller that is gone gets no answers, so that what it asked for at the end is not begun.
+    let ended = async {
+        link.quinn().closed().await;
+    };
     // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
     let exchanges = pin!(inline::serve_each(&served));
-    let places = semaphore(node.limits.max_concurrent_uni_streams());
-    let notifications = pin!(async {
-        loop {
-            let place = places.acquire_arc().await;
-            let Ok(recv) = link.quinn().accept_uni().await else { return };
-            let span = span::notifications(link, recv.id());
-            let served = Arc::clone(&served);
-            node.clock.spawn(async move {
-                notification::serve(&served, recv, span.clone()).instrument(span).await;
-                drop(place);
-            });
-        }
-    });
+    let exchanges = future::or(exchanges, ended);
+    let notifications = pin!(notification::serve_each(&served));
     let serving = async { _ = future::zip(exchanges, notifications).await };
     let delivering = async {
         served.undelivered.delivered(&node.drain).await;
         future::pending().await
     };
-    // Whoever waits for a place must not miss the end.
-    let ended = async {
-        link.quinn().closed().await;
-    };
-    future::or(future::or(serving, delivering), ended).await;
+    future::or(serving, delivering).await;
 }
 
 fn semaphore(places: u32) -> Arc<Semaphore> {

@@ -1,49 +1,145 @@
-//! A stream of notifications, handled in their order.
+//! Streams of notifications, each handled in its order.
+//!
+//! A sender takes an acknowledgement for a promise: what it has sent whole is handled, even if it leaves or this node shuts
+//! down. So streams are accepted, and read, until nothing that has arrived is left, whatever becomes of the connection.
+//! quinn gives out what has arrived before it says that the connection has ended.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_lite::future;
 use quinn::RecvStream;
-use tracing::Span;
+use tracing::{Instrument, Span};
 
 use super::{
     Node, Served,
-    drain::Running,
     exchange::{fault_code, is_fault},
-    supervise::{Outcome, supervise},
+    semaphore,
+    supervise::{Holds, Outcome, supervise},
 };
 use crate::{
     code::Code,
     connection::Link,
+    drain::{Phase, WorkGuard},
+    error::Result,
     message::{Notification, PROTOCOL_VERSION, WireError},
     router::Context,
-    span::record,
+    span::{self, record},
     stream::{FrameReader, Pace},
 };
 
-pub(super) async fn serve(served: &Served, recv: RecvStream, span: Span) {
+/// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is left.
+pub(super) async fn serve_each(served: &Arc<Served>) {
+    let Served { node, link, .. } = &**served;
+    let max = node.limits.max_concurrent_uni_streams();
+    let places = semaphore(max);
+    let mut work = AcceptedBefore::new(node, u64::from(max));
+    loop {
+        let place = places.acquire_arc().await;
+        let Ok(recv) = accept(node, link, &mut work).await else { return };
+        if link.is_turned_out() {
+            return;
+        }
+        let span = span::notifications(link, recv.id());
+        let (served, before) = (Arc::clone(served), work.for_stream(node));
+        node.spawn(async move {
+            serve(&served, recv, span.clone(), before).instrument(span).await;
+            drop(place);
+        });
+        work.taken(node, 1);
+    }
+}
+
+/// The next stream. If the shutdown has begun and there is none, what comes later is not work that was accepted before it.
+async fn accept(
+    node: &Node,
+    link: &Link,
+    work: &mut AcceptedBefore,
+) -> Result<RecvStream, quinn::ConnectionError> {
+    let mut accept = pin!(link.quinn().accept_uni());
+    if work.is_held() {
+        let accepted = async { Some(accept.as_mut().await) };
+        let begun = async {
+            node.drain.begun().await;
+            None
+        };
+        if let Some(accepted) = future::or(accepted, begun).await {
+            return accepted;
+        }
+        work.release();
+    }
+    accept.await
+}
+
+/// Holds a shutdown until all is taken that may have been received when it began.
+///
+/// What is received later is handled, too, but does not keep the connections open: a peer that goes on sending could
+/// otherwise make a shutdown take all of its grace.
+struct AcceptedBefore {
+    work: Option<WorkGuard>,
+    /// How much there may have been when the shutdown began.
+    left: u64,
+}
+
+impl AcceptedBefore {
+    fn new(node: &Node, most: u64) -> Self {
+        Self { work: Some(node.drain.accept()), left: most }
+    }
+
+    fn is_held(&self) -> bool {
+        self.work.is_some()
+    }
+
+    /// The same for what is in a stream: what quinn and a [`FrameReader`] hold of it.
+    fn for_stream(&self, node: &Node) -> Self {
+        let window = u64::from(node.limits.stream_receive_window());
+        Self { work: self.is_held().then(|| node.drain.accept()), left: window.saturating_mul(2) }
+    }
+
+    /// So much was taken. Before the shutdown, other things take its place.
+    fn taken(&mut self, node: &Node, amount: usize) {
+        if self.is_held() && node.drain.has_begun() {
+            self.left = self.left.saturating_sub(u64::try_from(amount).unwrap_or(u64::MAX));
+            if self.left == 0 {
+                self.release();
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        self.work = None;
+    }
+}
+
+/// What came of waiting for a notification.
+enum Next {
+    Read(Result<Option<Bytes>>),
+    /// While the node shuts down.
+    Silence,
+    /// The peer is turned out, or the grace of the shutdown is over.
+    GivenUp,
+}
+
+async fn serve(served: &Served, recv: RecvStream, span: Span, mut before: AcceptedBefore) {
     let Served { node, link, .. } = served;
-    let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
+    let charge = link.allowance().charge().outlasting();
+    let mut reader = FrameReader::new(recv, node.max_frame_len(), charge);
     let mut pace = Pace::Opening;
     loop {
-        let limit = node.limits.request_read_timeout();
-        let next = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
-        let stopping = async {
-            node.drain.begun().await;
-            Ok(None)
-        };
-        // What has arrived before the shutdown is still read.
-        let code = match future::or(next, stopping).await {
-            Ok(Some(body)) => notify(node, link, &body).await.err(),
-            Ok(None) if node.drain.has_begun() => Some(Code::SHUTTING_DOWN),
-            Ok(None) => {
+        let code = match next(node, link, &mut reader, pace, &mut before).await {
+            Next::Read(Ok(Some(body))) => {
+                let holds = if before.is_held() { Holds::Work } else { Holds::Nothing };
+                let handled = notify(node, link, &body, holds).await;
+                before.taken(node, body.len());
+                handled.err()
+            }
+            Next::Read(Ok(None)) => {
                 if pace == Pace::Opening {
                     node.count_fault(link);
                 }
                 return record(&span, "outcome", "ok");
             }
-            Err(error) => {
+            Next::Read(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
                 if is_fault(&error, link) {
                     node.count_fault(link);
@@ -53,6 +149,8 @@ pub(super) async fn serve(served: &Served, recv: RecvStream, span: Span) {
                 record(&span, "outcome", code);
                 return reader.stop(code);
             }
+            Next::Silence => Some(Code::SHUTTING_DOWN),
+            Next::GivenUp => Some(Code::CANCELLED),
         };
         if let Some(code) = code {
             node.counters.streams_reset.count(code);
@@ -63,8 +161,70 @@ pub(super) async fn serve(served: &Served, recv: RecvStream, span: Span) {
     }
 }
 
+async fn next(
+    node: &Node,
+    link: &Link,
+    reader: &mut FrameReader,
+    pace: Pace,
+    before: &mut AcceptedBefore,
+) -> Next {
+    if link.is_turned_out() {
+        return Next::GivenUp;
+    }
+    let limit = node.limits.request_read_timeout();
+    if !node.drain.has_begun() {
+        let next = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
+        let next = async { Some(Next::Read(next.await)) };
+        let begun = async {
+            node.drain.begun().await;
+            None
+        };
+        if let Some(next) = future::or(next, begun).await {
+            return next;
+        }
+    }
+    loop {
+        let received = reader.received();
+        // What cannot be read now was not received before the shutdown began.
+        let look = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
+        if let Some(next) = future::poll_once(look).await {
+            return Next::Read(next);
+        }
+        if !reader.waits_for_room() {
+            before.release();
+        }
+        let next = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
+        let next = async { Some(Next::Read(next.await)) };
+        let given_up = async {
+            future::or(link.turned_out(), node.drain.reached(Phase::Aborting)).await;
+            Some(Next::GivenUp)
+        };
+        let silence = async {
+            node.clock.sleep(silence(link)).await;
+            None
+        };
+        if let Some(next) = future::or(next, future::or(given_up, silence)).await {
+            return next;
+        }
+        if reader.received() == received && !reader.waits_for_room() {
+            return Next::Silence;
+        }
+    }
+}
+
+/// For how long a stream must bring nothing before this side, which shuts down, stops it.
+///
+/// quinn drops what arrives on a stream that was stopped, and acknowledges it. To the sender it then looks received, if the
+/// acknowledgement is there before the news that the stream was stopped. So nothing should be in flight: this is longer than
+/// it takes to send a lost packet again, more than once.
+fn silence(link: &Link) -> Duration {
+    (8 * link.quinn().rtt()).max(SHORTEST_SILENCE)
+}
+
+const SHORTEST_SILENCE: Duration = Duration::from_millis(250);
+
 /// Handles one notification, or gives the code to stop its stream with.
-async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), Code> {
+async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Result<(), Code> {
     let its_turn = async {
         let comes = link.allowance().notification(&node.clock).await;
         comes.then_some(()).ok_or(Code::RATE_LIMITED)
@@ -74,12 +234,11 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
         node.drain.begun().await;
         Ok(())
     };
-    let gone = async {
-        link.quinn().closed().await;
+    let turned_out = async {
+        link.turned_out().await;
         Err(Code::CANCELLED)
     };
-    future::or(future::or(its_turn, stopping), gone).await?;
-    let _running = Running::enter(node);
+    future::or(future::or(its_turn, stopping), turned_out).await?;
     let notification = Notification::decode(body).map_err(|error| violation(node, link, &error))?;
     if notification.protocol_version != PROTOCOL_VERSION {
         return Err(violation(node, link, &"another protocol version"));
@@ -100,7 +259,11 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
     let _guard = context.guard();
     let running = handler(context, notification.params.unwrap_or_default());
     // Nobody waits, so nobody gives up: a sender may notify and leave.
-    match supervise(&node.clock, Some(deadline), pin!(future::pending()), running).await {
+    let aborted = pin!(async {
+        node.drain.reached(Phase::Aborting).await;
+        Code::CANCELLED
+    });
+    match supervise(node, holds, Some(deadline), aborted, running).await {
         Outcome::Returned(Ok(())) => Ok(()),
         Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
             Err(violation(node, link, &error))
@@ -109,7 +272,8 @@ async fn notify(node: &Arc<Node>, link: &Arc<Link>, body: &Bytes) -> Result<(), 
             tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
             Err(Code::INTERNAL)
         }
-        Outcome::TimedOut | Outcome::GivenUp(_) => Err(Code::DEADLINE_EXCEEDED),
+        Outcome::GivenUp(code) => Err(code),
+        Outcome::TimedOut => Err(Code::DEADLINE_EXCEEDED),
     }
 }
 

@@ -9,7 +9,8 @@ use std::{
     time::Instant,
 };
 
-use crate::{code::Code, router::MethodError, runtime::Clock};
+use super::Node;
+use crate::{code::Code, drain::Handling, router::MethodError};
 
 /// How a handler ended.
 pub(super) enum Outcome<T, E = MethodError> {
@@ -31,19 +32,29 @@ impl<T, E> Outcome<T, E> {
     }
 }
 
+/// Whether the shutdown waits for a handler while connections are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    Work,
+    Nothing,
+}
+
 /// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
 ///
 /// The handler is polled first, so that one which is ready at once costs neither a timer nor a waker.
 pub(super) async fn supervise<T, E>(
-    clock: &Clock,
+    node: &Node,
+    holds: Holds,
     deadline: Option<Instant>,
     mut given_up: Pin<&mut impl Future<Output = Code>>,
     handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
 ) -> Outcome<T, E> {
     let mut handler = handler;
+    // A shutdown that is awaited in the handler has to know whose it is. This variable stays where it is, within the future.
+    let handling = Handling::new(&node.drain, &handler, holds == Holds::Work);
     let outcome = poll_fn(|cx| {
         // Nothing of the handler is looked at again after a panic.
-        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+        match handling.poll(|| catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)))) {
             Ok(Poll::Ready(result)) => return Poll::Ready(Outcome::Returned(result)),
             Ok(Poll::Pending) => {}
             Err(panic) => {
@@ -53,7 +64,7 @@ pub(super) async fn supervise<T, E>(
         }
         given_up.as_mut().poll(cx).map(Outcome::GivenUp)
     });
-    let outcome = clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
+    let outcome = node.clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
     // Whatever the handler holds may panic when it is dropped, too.
     match catch_unwind(AssertUnwindSafe(move || drop(handler))) {
         Ok(()) => outcome,

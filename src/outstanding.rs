@@ -1,0 +1,168 @@
+//! What this side has asked for or sent on a connection and has no answer or acknowledgement for.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Waker},
+};
+
+use crate::{connection::Link, drain::Drain, stream::FrameWriter, sync::lock};
+
+/// Keeps the node's shutdown waiting for calls and notification streams of a connection, until that ends.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    drain: Arc<Drain>,
+    /// How many calls and streams there are, and [`ENDED`].
+    count: AtomicUsize,
+    /// Notification streams that are finished and may not be acknowledged. Closing the connection would take them back.
+    ///
+    /// To be told of each acknowledgement would cost a task each, so nobody asks before the connection is to be closed.
+    /// At most about as many as the peer allows at a time, or [`UNEXAMINED`].
+    streams: Mutex<VecDeque<FrameWriter>>,
+}
+
+/// Set in [`Outstanding::count`] when the connection has ended: what is counted there is no work any more, though its
+/// owners may not have looked.
+const ENDED: usize = 1 << (usize::BITS - 1);
+
+/// More streams than this are not kept without a look at all of them.
+const UNEXAMINED: usize = 64;
+
+/// A call or stream that counts until this is dropped.
+pub(crate) struct OutstandingGuard {
+    link: Arc<Link>,
+}
+
+impl Outstanding {
+    pub(crate) fn new(drain: Arc<Drain>) -> Self {
+        Self { drain, count: AtomicUsize::new(0), streams: Mutex::default() }
+    }
+
+    // In these three, work is added before the count that it belongs to and removed after, so that a shutdown may see too
+    // much for a moment, and never too little.
+    fn enter(&self) {
+        self.drain.add_work();
+        if self.count.fetch_add(1, SeqCst) & ENDED != 0 {
+            self.drain.remove_work(1);
+        }
+    }
+
+    fn exit(&self) {
+        if self.count.fetch_sub(1, SeqCst) & ENDED == 0 {
+            self.drain.remove_work(1);
+        }
+    }
+
+    /// The connection has ended, and with it all that was outstanding.
+    pub(crate) fn end(&self) {
+        let count = self.count.fetch_or(ENDED, SeqCst);
+        if count & ENDED == 0 {
+            self.drain.remove_work(count);
+        }
+        self.forget(|_| true);
+    }
+
+    /// Counts a stream of notifications that is finished until it is acknowledged.
+    pub(crate) fn keep(&self, writer: FrameWriter) {
+        self.enter();
+        let mut streams = lock(&self.streams);
+        streams.push_back(writer);
+        // Nearly always they are acknowledged in their order.
+        while streams.front().is_some_and(FrameWriter::is_delivered) {
+            streams.pop_front();
+            self.exit();
+        }
+        let is_full = streams.len() > UNEXAMINED;
+        drop(streams);
+        if is_full {
+            self.forget(is_over);
+        }
+    }
+
+    fn forget(&self, is_over: impl Fn(&FrameWriter) -> bool) {
+        let mut over = Vec::new();
+        {
+            let mut streams = lock(&self.streams);
+            for writer in std::mem::take(&mut *streams) {
+                if is_over(&writer) {
+                    over.push(writer);
+                } else {
+                    streams.push_back(writer);
+                }
+            }
+        }
+        over.iter().for_each(|_| self.exit());
+    }
+
+    /// Whether there is a stream that may not be acknowledged.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
+        self.forget(is_over);
+        !lock(&self.streams).is_empty()
+    }
+
+    /// Resolves when all streams that were [kept](Self::keep) are acknowledged, or never will be.
+    pub(crate) async fn acknowledged(&self) {
+        loop {
+            let Some(stopped) = lock(&self.streams).front().map(FrameWriter::stopped) else { return };
+            // An error is the end of the connection, and of waiting for it.
+            let _ = stopped.await;
+            self.forget(is_over);
+        }
+    }
+}
+
+/// Whether the peer has acknowledged or stopped the stream, or the connection is gone.
+fn is_over(writer: &FrameWriter) -> bool {
+    writer.is_delivered() || pin!(writer.stopped()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+impl OutstandingGuard {
+    pub(crate) fn new(link: &Arc<Link>) -> Self {
+        link.outstanding().enter();
+        Self { link: Arc::clone(link) }
+    }
+}
+
+impl Drop for OutstandingGuard {
+    fn drop(&mut self) {
+        self.link.outstanding().exit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+    use crate::drain::Phase;
+
+    fn is_idle(drain: &Drain) -> bool {
+        block_on(poll_once(drain.idle())).is_some()
+    }
+
+    #[test]
+    fn the_end_of_a_connection_ends_what_is_outstanding_on_it_and_nothing_else() {
+        let drain = Arc::new(Drain::default());
+        drain.advance(Phase::Draining);
+        let [one, other] = [(); 2].map(|()| Outstanding::new(Arc::clone(&drain)));
+        one.enter();
+        one.enter();
+        other.enter();
+        one.end();
+        one.end();
+        assert!(!is_idle(&drain), "the other has its call");
+        other.exit();
+        assert!(is_idle(&drain));
+        one.exit();
+        one.enter();
+        assert!(is_idle(&drain), "what comes or goes after the end counts for nothing");
+        one.exit();
+        one.exit();
+        assert!(is_idle(&drain));
+    }
+}
