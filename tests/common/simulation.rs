@@ -64,6 +64,11 @@ pub(crate) fn client_tls() -> ClientTls {
     tls.server_name("gateway.example").unwrap()
 }
 
+/// What [`client_tls`] shows.
+pub(crate) fn client_identity() -> &'static Issued {
+    &pki().client
+}
+
 /// Two hosts with a link between them, the same in both directions.
 pub(crate) struct Pair {
     pub(crate) sim: Sim,
