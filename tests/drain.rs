@@ -411,6 +411,66 @@ fn a_sender_that_does_not_stop_neither_loses_what_was_acknowledged_nor_holds_the
     }
 }
 
+/// quinn acknowledges what it drops on a stream that was stopped. Where the sender does not hear that it was, it looks received.
+#[test]
+fn what_is_on_its_way_when_the_shutdown_begins_is_handled_if_it_is_acknowledged() {
+    let mut acknowledged = 0;
+    for quarter in 0..4 {
+        let pair = pair();
+        let (router, handled) = working(&pair.sim, 2 * SECOND);
+        let (node, client) =
+            (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+        pair.sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            // Keeps the connection open.
+            connection.notify_raw("work", "x").await.unwrap();
+            let mut notifier = connection.notifier().await.unwrap();
+            notifier.send_raw("nobody", "x").await.unwrap();
+            pair.sim.sleep(SECOND).await;
+            notifier.send_raw("work", "x").await.unwrap();
+            let finishing = notifier.finish();
+            let losing = async {
+                // Nothing is told to the sender as the shutdown begins.
+                pair.sim.sleep(quarter * ROUND_TRIP / 8).await;
+                pair.sim.set_link(&pair.gateway, &pair.sensor, Link::new().down());
+                pair.sim.sleep(MILLI).await;
+                let back = async {
+                    pair.sim.sleep(MILLI).await;
+                    pair.sim.set_link(&pair.gateway, &pair.sensor, Link::new().delay(ROUND_TRIP / 2));
+                };
+                zip(node.shutdown(LONG), back).await;
+            };
+            let (finished, ()) = zip(finishing, losing).await;
+            if finished.is_ok() {
+                acknowledged += 1;
+                assert_eq!(handled.done(), 2);
+            }
+        });
+    }
+    assert!(acknowledged > 0);
+}
+
+/// What was received before the shutdown is bounded by the window; more than that is more than was accepted.
+#[test]
+fn one_stream_that_never_ends_does_not_hold_the_shutdown() {
+    let pair = pair();
+    let (router, handled) = working(&pair.sim, 20 * MILLI);
+    let limits = limits().receive_window(8192).stream_receive_window(8192).build().unwrap();
+    let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        pair.sim.spawn(async move {
+            let mut notifier = connection.notifier().await.unwrap();
+            while notifier.send_raw("work", vec![7; 500]).await.is_ok() {}
+        });
+        pair.sim.sleep(5 * SECOND).await;
+        let began = pair.sim.elapsed();
+        node.shutdown(LONG).await;
+        assert!(handled.done() > 200, "it is sent faster than it is handled");
+        assert!(pair.sim.elapsed() - began < 3 * SECOND, "{:?}", pair.sim.elapsed() - began);
+    });
+}
+
 // What this node asks and sends.
 
 #[test]

@@ -94,6 +94,28 @@ fn events(seqs: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
     seqs.into_iter().map(|seq| (seq, format!("event {seq}"))).collect()
 }
 
+/// The events of the router's log are work that a node has accepted, whatever the log's own pace.
+#[test]
+fn a_shutdown_writes_what_was_published() {
+    for (count, grace) in [(1, HOUR), (5, HOUR), (500, HOUR), (5, Duration::ZERO)] {
+        let scratch = Scratch::new();
+        let builder = EventLog::builder();
+        let log = open(builder.clone(), &scratch.log());
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let tls = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
+        let node = Endpoint::builder().server(tls).router(Router::new().events(log.clone()));
+        let node = node.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        for n in 1..=count {
+            log.publish(n.to_string()).unwrap();
+        }
+        block_on(node.shutdown(grace));
+        // As it is on disk now, whatever is written later.
+        let copy = scratch.0.join("copy.redb");
+        fs::copy(scratch.log(), &copy).unwrap();
+        assert_eq!(open(builder, &copy).last_seq(), count);
+    }
+}
+
 #[test]
 fn a_history_goes_on_where_it_was() {
     let scratch = Scratch::new();

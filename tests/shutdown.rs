@@ -8,8 +8,8 @@ use std::{pin::pin, time::Duration};
 
 use futures_lite::future::{poll_once, zip};
 use palyra_quic::{
-    Bytes, Code, CodeClass, Connection, Context, Endpoint, Error, ErrorKind, EventItem, EventLog, Response,
-    Router, WireError,
+    Bytes, Client, Code, CodeClass, Connection, Context, Endpoint, Error, ErrorKind, EventItem, EventLog,
+    Response, Router, WireError,
 };
 use smol::channel::{Receiver, Sender, bounded};
 
@@ -367,5 +367,84 @@ fn an_answer_that_was_given_as_the_shutdown_began_arrives() {
         assert_eq!(connection.call_raw("leave", "bye").await.unwrap(), "bye");
         ended.recv().await.unwrap();
         assert_is_shutdown(&connection.closed().await);
+    });
+}
+
+/// The same over real sockets, whatever else the machine has to do.
+#[test]
+fn notifications_written_just_before_an_orderly_end_arrive() {
+    run(async {
+        let (told, notes) = signal();
+        let server = serve(Router::new().notification("note", move |_: Context, _| {
+            let told = told.clone();
+            async move { told.try_send(()).unwrap() }
+        }));
+        for round in 0..20 {
+            let node = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
+            match round % 4 {
+                0 => {
+                    let connection = node.connect(server.address()).await.unwrap();
+                    connection.notify_raw("note", "hi").await.unwrap();
+                    node.shutdown(LONG).await;
+                }
+                1 => {
+                    let connection = node.connect(server.address()).await.unwrap();
+                    connection.notify_raw("note", "hi").await.unwrap();
+                    drop(connection);
+                    node.shutdown(LONG).await;
+                }
+                2 => {
+                    let client = Client::builder(node.clone()).address(server.address()).build().unwrap();
+                    client.notify_raw("note", "hi").await.unwrap();
+                    node.shutdown(LONG).await;
+                }
+                _ => {
+                    let connection = node.connect(server.address()).await.unwrap();
+                    connection.notify_raw("note", "hi").await.unwrap();
+                    drop((node, connection));
+                }
+            }
+            notes.recv().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_own_call_is_answered_though_its_node_shuts_down() {
+    run(async {
+        let (server, handlers, _) = node();
+        let dialler = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
+        let connection = dialler.connect(server.address()).await.unwrap();
+        let running = call(&connection);
+        handlers.entered.recv().await.unwrap();
+        let mut shutdown = pin!(dialler.shutdown(LONG));
+        assert!(poll_once(&mut shutdown).await.is_none());
+        assert!(connection.health().await.unwrap().ok, "further calls are possible");
+        handlers.release.try_send(()).unwrap();
+        let (answer, ()) = zip(running, shutdown).await;
+        assert_eq!(answer.unwrap().len(), 400_000);
+    });
+}
+
+/// A handler of the node that shuts down, on an executor of many threads.
+#[test]
+fn a_method_that_awaits_the_shutdown_of_its_node_answers() {
+    run(async {
+        for _ in 0..10 {
+            let (hand_over, endpoints) = bounded::<Endpoint>(1);
+            let router = Router::new().unary("leave", move |_: Context, params| {
+                let endpoints = endpoints.clone();
+                async move {
+                    let endpoint = endpoints.recv().await.unwrap();
+                    endpoint.shutdown(LONG).await;
+                    Ok(params)
+                }
+            });
+            let server = serve(router);
+            hand_over.send(server.endpoint.clone()).await.unwrap();
+            let connection = server.connect().await;
+            assert_eq!(connection.call_raw("leave", "bye").await.unwrap(), "bye");
+            assert_is_shutdown(&connection.closed().await);
+        }
     });
 }
