@@ -33,7 +33,8 @@ use crate::{
 /// An open connection, for calls and notifications to the peer.
 ///
 /// Cloning gives another handle. A connection that this side dialled is closed with NO_ERROR when its last handle is
-/// dropped, which also gives up calls in progress; one that was accepted lives until either side closes it.
+/// dropped. Calls in progress hold one. Where notifications have been sent and are not acknowledged, it stays open until
+/// they are, for at most the `idle_timeout`. A connection that was accepted lives until either side closes it.
 ///
 /// Every method works on any executor, and dropping its future is safe: a call that is dropped is cancelled at the
 /// peer.
@@ -129,8 +130,11 @@ impl Connection {
         self.link.counters.read(&self.link.quinn.stats())
     }
 
-    /// Closes the connection at once; the peer gets the code and the reason. Exchanges that are open fail on both
+    /// Closes the connection immediately; the peer gets the code and the reason. Exchanges that are open fail on both
     /// sides, and what was not acknowledged yet may be lost.
+    ///
+    /// Notifications that were received are still handled, unless the code says that the peer is turned out: IDENTITY_REJECTED,
+    /// IDENTITY_EXPIRED, EXCESSIVE_LOAD or RATE_LIMITED.
     pub fn close(&self, code: Code, reason: &str) {
         self.link.close(code, reason);
     }

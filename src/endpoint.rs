@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A node's place on the network: one UDP socket that dials peers, accepts them, or both.
 ///
 /// Cloning gives another handle. When the last handle is dropped, and with it the last handle of each dialled
-/// connection, everything is closed at once; [`shutdown`](Self::shutdown) is the orderly way.
+/// [`Connection`], everything is closed immediately; [`shutdown`](Self::shutdown) is the orderly way.
 ///
 /// See the [crate's documentation](crate) for a running example.
 #[derive(Clone)]

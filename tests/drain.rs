@@ -195,15 +195,15 @@ fn a_grace_that_is_too_short_for_what_was_received_ends_it() {
 
 #[derive(Clone, Copy, Debug)]
 enum Leaves {
-    ByShutdown,
-    ByClosing,
-    ByDropping,
-    ByVanishing,
+    Shutdown,
+    Closing,
+    Dropping,
+    Vanishing,
 }
 
 #[test]
 fn what_was_received_is_handled_after_its_sender_has_left() {
-    for leaves in [Leaves::ByShutdown, Leaves::ByClosing, Leaves::ByDropping, Leaves::ByVanishing] {
+    for leaves in [Leaves::Shutdown, Leaves::Closing, Leaves::Dropping, Leaves::Vanishing] {
         for (on_one, on_many) in [(40, 0), (0, 40), (20, 33)] {
             let pair = pair();
             let (router, handled) = working(&pair.sim, 300 * MILLI);
@@ -217,10 +217,10 @@ fn what_was_received_is_handled_after_its_sender_has_left() {
                 }
                 send_on_streams(&pair.sim, &connection, on_many).await;
                 match leaves {
-                    Leaves::ByShutdown => client.shutdown(Duration::ZERO).await,
-                    Leaves::ByClosing => connection.close(Code::CANCELLED, "not interested"),
-                    Leaves::ByDropping => {}
-                    Leaves::ByVanishing => pair.sensor.unplug(),
+                    Leaves::Shutdown => client.shutdown(Duration::ZERO).await,
+                    Leaves::Closing => connection.close(Code::CANCELLED, "not interested"),
+                    Leaves::Dropping => {}
+                    Leaves::Vanishing => pair.sensor.unplug(),
                 }
                 drop((connection, client));
                 pair.sim.sleep(20 * SECOND).await;

@@ -20,7 +20,9 @@ use crate::{
 /// Who calls, and for how long it matters. Cloning is cheap.
 ///
 /// A handler is dropped when the caller resets the stream, stops it or goes away, and when its deadline passes; most
-/// handlers need nothing else. One of a notification is dropped by its deadline alone, since nobody waits for it. Those that start work elsewhere take a clone along and ask it.
+/// handlers need nothing else. One of a notification is dropped when its deadline passes, and not when the sender leaves, since
+/// nobody waits for it. The end of the grace of an [`Endpoint::shutdown`](crate::Endpoint::shutdown) drops all. Handlers that start
+/// work elsewhere take a clone along and ask it.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,

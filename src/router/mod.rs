@@ -170,6 +170,10 @@ impl Router {
     }
 
     /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in order.
+    ///
+    /// What a sender has seen acknowledged is handled even if the sender leaves, or this node
+    /// [shuts down](crate::Endpoint::shutdown) and has the time, unless this side turns the sender out. The connection that it
+    /// came on, whose slot it keeps, may be closed by then.
     #[must_use]
     pub fn notification<F, R>(self, name: &str, handler: F) -> Self
     where
