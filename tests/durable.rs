@@ -85,7 +85,8 @@ fn replay(log: &EventLog) -> Vec<(u64, String)> {
             assert_eq!(epoch, Some(log.epoch()));
             replayed.push((seq, String::from_utf8(payload.into()).unwrap()));
         }
-        node.shutdown(Duration::ZERO).await;
+        // Not shut down, which would write what is pending.
+        drop(node);
         replayed
     })
 }
