@@ -18,10 +18,11 @@ use tracing::Span;
 
 use crate::{
     admission::Allowance,
+    closure::Closure,
     code::Code,
     drain::{Drain, Phase},
     endpoint::Endpoint,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     outstanding::Outstanding,
     runtime::Clock,
@@ -56,6 +57,8 @@ pub(crate) struct Link {
     /// Whether this side has closed the connection for what the peer is or did.
     turned_out: AtomicBool,
     turning_out: Event,
+    /// The end of the endpoint.
+    closure: Arc<Closure>,
     span: Span,
 }
 
@@ -141,13 +144,13 @@ impl Connection {
 
     /// Resolves when the connection is closed, with who closed it and why.
     pub async fn closed(&self) -> Error {
-        classify(&self.link.quinn.closed().await, None)
+        self.link.lost(&self.link.quinn.closed().await)
     }
 
     /// Why the connection is closed; `None` while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
-        self.link.quinn.close_reason().map(|reason| classify(&reason, None))
+        self.link.quinn.close_reason().map(|reason| self.link.lost(&reason))
     }
 }
 
@@ -157,6 +160,7 @@ impl Link {
         drain: &Arc<Drain>,
         clock: Clock,
         limits: Arc<TransportLimits>,
+        closure: Arc<Closure>,
         allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
     ) -> Self {
         let chain =
@@ -174,6 +178,7 @@ impl Link {
             outstanding: Outstanding::new(Arc::clone(drain)),
             turned_out: AtomicBool::new(false),
             turning_out: Event::new(),
+            closure,
             span,
         }
     }
@@ -298,12 +303,28 @@ impl Link {
 
     /// Opens a stream for an exchange; waits while the peer's limit of streams is reached.
     pub(crate) async fn open_bi(&self) -> Result<(SendStream, RecvStream)> {
-        self.quinn.open_bi().await.map_err(|error| classify(&error, None))
+        self.quinn.open_bi().await.map_err(|error| self.lost(&error))
     }
 
     /// The same for notifications.
     pub(crate) async fn open_uni(&self) -> Result<SendStream> {
-        self.quinn.open_uni().await.map_err(|error| classify(&error, None))
+        self.quinn.open_uni().await.map_err(|error| self.lost(&error))
+    }
+
+    /// Why the connection is gone.
+    fn lost(&self, error: &quinn::ConnectionError) -> Error {
+        self.explain(classify(error, None))
+    }
+
+    /// Gives an error of the connection, or of one of its streams, the cause that its endpoint ended for. quinn knows only that this
+    /// side closed the connection.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match self.closure.failure() {
+            Some(failure) if *error.kind() == ErrorKind::Closed && !self.is_open() => {
+                error.explained_by(failure)
+            }
+            _ => error,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -4,7 +4,7 @@ use std::{
     fmt,
     net::{SocketAddr, UdpSocket},
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use crate::{
     client::{Dialler, Handshake, dial},
+    closure::Cause,
     code::Code,
     connection::{Connection, Link},
     drain::{Phase, WorkGuard},
@@ -25,6 +26,7 @@ use crate::{
     router::Router,
     runtime::{Clock, default_runtime},
     server::{Node, accept_connections, attend, serve_connection},
+    socket::{EndpointSocket, SocketHealth},
     stats::EndpointStats,
     sync::lock,
     tls::{
@@ -35,6 +37,8 @@ use crate::{
 
 /// QUIC version 1 ([RFC 9000, section 15](https://www.rfc-editor.org/rfc/rfc9000#section-15)), and no draft.
 const QUIC_V1: u32 = 1;
+/// No UDP datagram is larger, and quinn's buffers are not either.
+const MAX_UDP_PAYLOAD: u64 = 64 * 1024;
 /// What is left to say after everything was closed is said within a few round trips, or not heard at all.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -55,9 +59,18 @@ struct Inner {
     limits: Arc<TransportLimits>,
     security: Arc<Security>,
     node: Arc<Node>,
+    socket: Arc<SocketHealth>,
     serves_dialled: Serves,
     recorder: Recorder,
     rng: Mutex<Rng>,
+}
+
+impl Inner {
+    /// Ends every connection for a reason of this side's. The peers may find another node, or this one when it was started again.
+    fn fail(&self, cause: Cause) {
+        self.node.closure().end(cause);
+        self.quinn.close(Code::INTERNAL.to_varint(), b"the socket failed");
+    }
 }
 
 impl Drop for Inner {
@@ -134,7 +147,11 @@ impl Endpoint {
         address: SocketAddr,
         until: Handshake,
     ) -> Result<Connection> {
-        let Inner { quinn, clock, limits, node, serves_dialled, recorder, .. } = &*self.inner;
+        let Inner { quinn, clock, limits, node, socket, serves_dialled, recorder, .. } = &*self.inner;
+        if let Some(ended) = node.closure().error() {
+            return Err(ended);
+        }
+        let closure = node.closure();
         let transport = || limits.transport_config(*serves_dialled);
         let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
         let transport = recorded.unwrap_or_else(transport);
@@ -145,6 +162,8 @@ impl Endpoint {
             transport,
             admission: node.admission(),
             drain: node.drain(),
+            socket,
+            closure,
             until,
         };
         let dialled = dial(dialler, security, address).await;
@@ -200,7 +219,47 @@ impl Endpoint {
     /// What the endpoint has seen since it was bound, in numbers. Cheap enough to be asked every second.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        self.inner.node.counters().read()
+        let Inner { node, socket, .. } = &*self.inner;
+        EndpointStats {
+            datagrams_not_sent: socket.datagrams_not_sent(),
+            receive_errors: socket.receive_errors(),
+            ..node.counters().read()
+        }
+    }
+
+    /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), after
+    /// [`shutdown`](Self::shutdown), or because the socket failed. Of the latter, [`source`](std::error::Error::source) is the
+    /// [`io::Error`](std::io::Error).
+    ///
+    /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost, and no more than that.
+    /// Then all connections are closed, all calls end with the same cause, and only [`bind`](EndpointBuilder::bind) helps.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use futures_lite::future;
+    /// use palyra_quic::{Endpoint, ErrorKind};
+    ///
+    /// # fn main() -> palyra_quic::Result<()> {
+    /// let endpoint = Endpoint::builder().bind(([127, 0, 0, 1], 0).into())?;
+    /// assert!(!endpoint.is_closed());
+    /// let (reason, ()) = smol::block_on(future::zip(endpoint.closed(), endpoint.shutdown(Duration::ZERO)));
+    /// assert_eq!(*reason.kind(), ErrorKind::Closed);
+    /// assert!(endpoint.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: it can be called again, and by any number of tasks.
+    pub async fn closed(&self) -> Error {
+        self.inner.node.closure().ended().await
+    }
+
+    /// Whether the endpoint has ended, so that [`closed`](Self::closed) is ready.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.node.closure().has_ended()
     }
 
     /// Keeps a shutdown waiting, within its grace.
@@ -267,6 +326,7 @@ impl Endpoint {
         let drained = clock.timeout_at(Some(deadline), drain.idle()).await.is_ok();
         tracing::debug!(drained, "closing all connections");
         drain.advance(Phase::Closing);
+        node.closure().end(Cause::Shutdown);
         quinn.close(Code::SHUTTING_DOWN.to_varint(), b"");
         // Until this moment, quinn has acknowledged what came. Once it is all handled, nothing more is published.
         let handled = async {
@@ -313,8 +373,17 @@ async fn flush(node: &Node) {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { quinn, clock: _, limits, security, node: _, serves_dialled: _, recorder: _, rng: _ } =
-            &*self.inner;
+        let Inner {
+            quinn,
+            clock: _,
+            limits,
+            security,
+            node: _,
+            socket: _,
+            serves_dialled: _,
+            recorder: _,
+            rng: _,
+        } = &*self.inner;
         f.debug_struct("Endpoint")
             .field("local_addr", &quinn.local_addr().ok())
             .field("limits", limits)
@@ -429,9 +498,13 @@ impl EndpointBuilder {
     /// Binds the socket and starts to serve on the runtime. Port 0 lets the system choose; `[::]` takes IPv4 too where
     /// the system is set so.
     ///
+    /// Tries to receive, so that a process which may not is told here. What happens to the socket later is
+    /// [`Endpoint::closed`]'s to tell.
+    ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's;
+    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's, and where the system lets nothing be received,
+    /// for instance since `recvmmsg` is forbidden or missing;
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, rules for
     /// methods that are not served, events that do not fit a frame, or a missing runtime.
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
@@ -443,7 +516,8 @@ impl EndpointBuilder {
     /// receive buffer, for thousands of peers that may all send at once. What the buffer does not hold, 208 KiB by default on Linux,
     /// is lost, and sent again after a timeout. `set_recv_buffer_size` of the crate socket2 changes it, up to `net.core.rmem_max`.
     ///
-    /// The socket becomes non-blocking, and gets the options that quinn-udp needs; others stay.
+    /// The socket becomes non-blocking, and gets the options that quinn-udp needs; others stay. Datagrams that have arrived already
+    /// are received, and errors that are queued on it are passed over.
     ///
     /// # Errors
     ///
@@ -497,12 +571,16 @@ impl EndpointBuilder {
         let by_key = |key: RestartKey| key.endpoint_config(address);
         let mut config = restart_key.map_or_else(by_identity, by_key).unwrap_or_default();
         config.rng_seed(seed).supported_versions(vec![QUIC_V1]);
+        let max_datagram_len = config.get_max_udp_payload_size().min(MAX_UDP_PAYLOAD);
+        let max_datagram_len = usize::try_from(max_datagram_len).unwrap_or(usize::MAX);
+        let socket = Arc::new(EndpointSocket::new(socket, Arc::clone(&runtime), max_datagram_len)?);
+        let health = Arc::clone(socket.health());
         let security = Security::new(Halves { server, client }, Surroundings { wall_clock, key_log });
         let accepts = security.present().server.is_some();
         let server = accepts.then(|| server_config(&security, &limits)).transpose()?;
         let quinn =
             quinn::Endpoint::new_with_abstract_socket(config, server.clone(), socket, Arc::clone(&runtime))?;
-        let clock = Clock::new(runtime);
+        let clock = Clock::new(Arc::clone(&runtime));
         let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
         if let Some(server) = server {
             let recorder = recorder.clone();
@@ -511,9 +589,28 @@ impl EndpointBuilder {
         let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
             Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
         }));
-        Ok(Endpoint {
-            inner: Arc::new(Inner { quinn, clock, limits, security, node, serves_dialled, recorder, rng }),
-        })
+        let inner = Arc::new(Inner {
+            quinn,
+            clock,
+            limits,
+            security,
+            node,
+            socket: Arc::clone(&health),
+            serves_dialled,
+            recorder,
+            rng,
+        });
+        let failing = Arc::downgrade(&inner);
+        health.on_failure(move |error| {
+            let failing = Weak::clone(&failing);
+            // quinn holds its endpoint while it asks the socket.
+            runtime.spawn(Box::pin(async move {
+                if let Some(inner) = failing.upgrade() {
+                    inner.fail(Cause::Socket(error));
+                }
+            }));
+        });
+        Ok(Endpoint { inner })
     }
 }
 

@@ -52,13 +52,16 @@ pub enum ErrorKind {
     // On this side.
     /// The configuration contradicts itself or cannot be parsed: limits, pins, PEM, keys, names.
     InvalidConfig,
-    /// The operating system refused something; [`source`](StdError::source) is the [`io::Error`].
+    /// The operating system refused something; [`source`](StdError::source) is the [`io::Error`]. For sockets: by
+    /// [`bind`](crate::EndpointBuilder::bind) alone, since later errors of the socket are lost datagrams, or
+    /// [end the endpoint](crate::Endpoint::closed).
     Io,
     /// A message that this side was asked to send is larger than `max_frame_bytes`.
     MessageTooLarge,
     /// A value could not be encoded, or a reply did not decode as the type asked for.
     Codec,
-    /// The endpoint or connection was closed by this side.
+    /// The endpoint or connection was closed by this side: on request, or because the endpoint's socket has failed, which
+    /// [`source`](StdError::source) says with an [`io::Error`].
     Closed,
     /// This side's time limit passed; [`may_have_run`](Error::may_have_run) says whether the request had left.
     DeadlineExceeded,
@@ -66,7 +69,8 @@ pub enum ErrorKind {
     Exhausted,
 
     // On the way.
-    /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked.
+    /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked. Where the system did not take a datagram to the
+    /// peer meanwhile, [`source`](StdError::source) is the latest such [`io::Error`].
     HandshakeTimeout,
     /// The connection fell silent for longer than `idle_timeout`, or the peer lost its state.
     ConnectionLost,
@@ -145,6 +149,14 @@ impl Error {
 
     pub(crate) fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// Takes the text and the cause of another error, and keeps what is known of the request.
+    pub(crate) fn explained_by(mut self, other: Self) -> Self {
+        let Inner { kind: _, detail, retry_after: _, request_sent: _, source } = *other.0;
+        self.0.detail = detail;
+        self.0.source = source;
         self
     }
 

@@ -75,6 +75,7 @@ mod admission;
 #[cfg(feature = "cert")]
 mod cert;
 mod client;
+mod closure;
 mod code;
 mod connection;
 mod drain;
@@ -92,6 +93,7 @@ mod runtime;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod socket;
 mod span;
 mod stats;
 mod stream;

@@ -280,6 +280,9 @@ impl Counters {
             streams_reset_by_peers: self.streams_reset_by_peers.value(),
             events_sent: self.events_sent.value(),
             gaps_sent: self.gaps_sent.value(),
+            // The socket counts these.
+            datagrams_not_sent: 0,
+            receive_errors: 0,
         }
     }
 }
@@ -325,6 +328,11 @@ pub struct EndpointStats {
     pub events_sent: u64,
     /// Gaps that subscribers were told of.
     pub gaps_sent: u64,
+    /// UDP datagrams that the system did not take, which QUIC treats as lost: no route, no interface, a firewall, or larger than
+    /// the interface allows, as a few are that look for the largest.
+    pub datagrams_not_sent: u64,
+    /// Attempts to receive that failed with an error of the system.
+    pub receive_errors: u64,
 }
 
 /// What a connection counts beside what quinn does.

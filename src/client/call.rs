@@ -183,7 +183,8 @@ impl Call {
             return Err(Error::protocol("the stream ended without an answer"));
         };
         let response = response.map_err(|error| violated(reader, error.into()))?;
-        reader.end().await.map_err(|error| violated(reader, error))?;
+        let link = self.connection.link();
+        reader.end().await.map_err(|error| link.explain(violated(reader, error)))?;
         match response {
             Response::Error { error, detail, retry_after, not_run } => {
                 Err(remote_error(error, detail, retry_after, not_run))
@@ -265,7 +266,7 @@ impl Call {
             Ok(()) => writer.finish(),
             // The peer may have answered without reading on; then its answer is what counts.
             Err(error) if matches!(error.kind(), ErrorKind::StreamReset(_)) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(link.explain(error)),
         }
         Ok((writer, reader))
     }
@@ -294,7 +295,7 @@ pub(super) async fn read(link: &Link, reader: &mut FrameReader) -> Result<Option
     let next = reader.next_within(link.clock(), limit, Pace::Between, Response::read).await;
     // Whoever gets the response counts it.
     reader.forget_last_body();
-    next.map_err(|error| violated(reader, error))
+    next.map_err(|error| link.explain(violated(reader, error)))
 }
 
 /// Tells a peer at once that nothing more will be read, and one that broke the protocol so.

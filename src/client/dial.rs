@@ -7,12 +7,14 @@ use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
 
 use crate::{
     admission::Admission,
+    closure::Closure,
     code::Code,
     connection::Link,
     drain::Drain,
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     runtime::Clock,
+    socket::SocketHealth,
     tls::{HandshakeReport, Security, classify, no_time},
 };
 
@@ -25,6 +27,8 @@ pub(crate) struct Dialler<'a> {
     pub(crate) transport: Arc<TransportConfig>,
     pub(crate) admission: &'a Admission,
     pub(crate) drain: &'a Arc<Drain>,
+    pub(crate) socket: &'a Arc<SocketHealth>,
+    pub(crate) closure: &'a Arc<Closure>,
     pub(crate) until: Handshake,
 }
 
@@ -39,7 +43,7 @@ pub(crate) enum Handshake {
 
 /// Connects, and waits until the handshake has come as far as it is to.
 pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: SocketAddr) -> Result<Link> {
-    let Dialler { endpoint, clock, limits, transport, admission, drain, until } = dialler;
+    let Dialler { endpoint, clock, limits, transport, admission, drain, socket, closure, until } = dialler;
     let report = HandshakeReport::default();
     let present = security.present();
     let Some(tls) = &present.client else {
@@ -51,6 +55,7 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     let (crypto, server_name) = tls.quic_config(security.surroundings(), &report)?;
     let mut config = ClientConfig::new(crypto);
     config.transport_config(transport);
+    let sending = socket.watch(address);
     let connecting = endpoint.connect_with(config, address, &server_name).map_err(connect_error)?;
     let handshake = async {
         let connection = connecting.await?;
@@ -60,18 +65,32 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
         Ok(connection)
     };
     let deadline = clock.deadline(limits.handshake_timeout());
-    let timed_out = || Error::new(ErrorKind::HandshakeTimeout).detail(format!("no answer from {address}"));
+    let timed_out = || {
+        let error = Error::new(ErrorKind::HandshakeTimeout);
+        match sending.take_error() {
+            // In the text as well as in the source: it says whether to look at the peer or at this side.
+            Some(cause) => error
+                .detail(format!("no answer from {address}; the latest datagram was not sent: {cause}"))
+                .caused_by(cause),
+            None => error.detail(format!("no answer from {address}")),
+        }
+    };
     match clock.timeout_at(Some(deadline), handshake).await {
         Ok(Ok(connection)) => {
-            let link = Link::new(connection, drain, clock.clone(), Arc::clone(limits), |peer, address| {
-                admission.dialled(peer, address)
-            });
+            let closure = Arc::clone(closure);
+            let link =
+                Link::new(connection, drain, clock.clone(), Arc::clone(limits), closure, |peer, address| {
+                    admission.dialled(peer, address)
+                });
             report
                 .check_full_handshake()
                 .inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;
             Ok(link)
         }
-        Ok(Err(ConnectionError::TimedOut)) => Err(timed_out().caused_by(ConnectionError::TimedOut)),
+        Ok(Err(ConnectionError::TimedOut)) => Err(timed_out()),
+        Ok(Err(ConnectionError::LocallyClosed)) if closure.has_ended() => {
+            Err(closure.error().unwrap_or_else(|| Error::new(ErrorKind::Closed)))
+        }
         Ok(Err(error)) => Err(classify(&error, Some(&report))),
         Err(_elapsed) => Err(timed_out()),
     }

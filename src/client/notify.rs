@@ -100,7 +100,7 @@ impl Notifier {
         notification.params = (!params.is_empty()).then_some(params);
         let max = self.connection.link().limits().max_frame_len();
         let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from))?;
-        self.writer.write(frame).await?;
+        self.writer.write(frame).await.map_err(|error| self.connection.link().explain(error))?;
         self.connection.link().counters().notifications_sent.add();
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Notifier {
         }
         let stopped = writer.stopped();
         connection.link().outstanding().keep(writer);
-        match stopped.await? {
+        match stopped.await.map_err(|error| connection.link().explain(error))? {
             None => Ok(()),
             Some(code) => Err(Error::new(ErrorKind::StreamReset(code))),
         }

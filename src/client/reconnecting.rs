@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_lite::future;
 use minicbor::{Decode, Encode};
 
 use super::{
@@ -195,12 +196,18 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one.
+    /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one. [`Closed`](ErrorKind::Closed)
+    /// where the endpoint has ended.
     ///
     /// # Cancellation
     ///
     /// Safe: dropping the future gives up the attempt.
     pub async fn connection(&self) -> Result<Connection> {
+        // Nobody has to wait for an endpoint that has ended.
+        future::or(self.connect(), async { Err(self.shared.endpoint.closed().await) }).await
+    }
+
+    async fn connect(&self) -> Result<Connection> {
         let shared = &*self.shared;
         let mut current = shared.current.lock().await;
         // Others may still wait for answers on it. It closes with its last handle.
@@ -323,6 +330,15 @@ impl Client {
         let until = self.shared.outlook().put_off(self.clock());
         let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
         until.max(self.clock().deadline(asked))
+    }
+
+    /// Waits, unless the endpoint ends.
+    pub(super) async fn wait_until(&self, instant: Instant) -> Result<()> {
+        let waited = async {
+            self.clock().sleep_until(instant).await;
+            Ok(())
+        };
+        future::or(waited, async { Err(self.shared.endpoint.closed().await) }).await
     }
 
     /// The peer has proved to be well.

@@ -284,7 +284,7 @@ impl Inner {
 
     async fn connect(&mut self) -> Result<SubscriptionItem> {
         if let Some(not_before) = self.not_before {
-            self.client.clock().sleep_until(not_before).await;
+            self.client.wait_until(not_before).await?;
             self.not_before = None;
         }
         let connection = match self.client.connection().await {

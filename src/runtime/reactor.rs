@@ -6,11 +6,15 @@ use std::{
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 
-use async_io::{Async, WritableOwned};
+use async_io::{Async, Timer, WritableOwned};
 use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
@@ -18,19 +22,92 @@ use quinn::{
 
 use super::{
     Offload,
-    socket::{Core, Received},
+    socket::{Core, FalseReports, Received},
 };
+use crate::sync::lock;
 
 #[derive(Debug)]
 pub(super) struct Socket {
     io: Arc<Async<UdpSocket>>,
     core: Core,
+    false_reports: FalseReports,
+    /// `trust` is something else than `Full`.
+    distrusts: AtomicBool,
+    trust: Mutex<Trust>,
 }
+
+/// Whether to believe the reactor that the socket is readable.
+#[derive(Debug)]
+enum Trust {
+    Full,
+    /// The receiver leaves the socket alone until then.
+    Resting(Timer),
+    /// It has asked the reactor again, after a rest.
+    Doubting(Instant),
+}
+
+/// A report that comes this soon after the receiver has asked again is like those before.
+const DOUBT: Duration = Duration::from_millis(20);
 
 impl Socket {
     pub(super) fn new(socket: UdpSocket, offload: Offload) -> io::Result<Self> {
         let core = Core::new(&socket, offload)?;
-        Ok(Self { io: Arc::new(Async::new_nonblocking(socket)?), core })
+        let io = Arc::new(Async::new_nonblocking(socket)?);
+        let (false_reports, trust) = (FalseReports::default(), Mutex::new(Trust::Full));
+        Ok(Self { io, core, false_reports, distrusts: AtomicBool::new(false), trust })
+    }
+
+    /// Ready when the rest is over, or there is none.
+    fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.distrusts.load(Ordering::Relaxed)
+            && let Trust::Resting(rest) = &mut *lock(&self.trust)
+        {
+            ready!(Pin::new(rest).poll(cx));
+        }
+        Poll::Ready(())
+    }
+
+    /// Nothing was there. Ready when the receiver is to look again, after its rest if it is to have one.
+    fn poll_doubt(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.distrusts.load(Ordering::Relaxed) {
+            let mut trust = lock(&self.trust);
+            let now = Instant::now();
+            let known = match &*trust {
+                Trust::Full => false,
+                Trust::Resting(_) => {
+                    *trust = Trust::Doubting(now);
+                    false
+                }
+                Trust::Doubting(since) => now.saturating_duration_since(*since) < DOUBT,
+            };
+            drop(trust);
+            if known && self.distrust() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        // The first `Ready` may speak of an event from before the last look; asking again registers with the kernel, which
+        // reports whatever has arrived since.
+        ready!(self.io.poll_readable(cx))?;
+        if self.distrust() {
+            return Poll::Ready(Ok(()));
+        }
+        self.io.poll_readable(cx)
+    }
+
+    /// Counts a report that was not true, and says whether that is the reason for a rest.
+    fn distrust(&self) -> bool {
+        let Some(rest) = self.false_reports.record() else { return false };
+        *lock(&self.trust) = Trust::Resting(Timer::after(rest));
+        self.distrusts.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn believe(&self) {
+        self.false_reports.forget();
+        if self.distrusts.load(Ordering::Relaxed) {
+            self.distrusts.store(false, Ordering::Relaxed);
+            *lock(&self.trust) = Trust::Full;
+        }
     }
 }
 
@@ -50,18 +127,13 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
+            ready!(self.poll_rest(cx));
             match self.core.try_recv(&*self.io, bufs, meta)? {
-                Received::Datagrams(count) => return Poll::Ready(Ok(count)),
-                Received::Nothing => {
-                    // The first `Ready` may speak of an event from before the attempt above; asking again registers
-                    // with the kernel, which reports whatever has arrived since.
-                    ready!(self.io.poll_readable(cx))?;
-                    ready!(self.io.poll_readable(cx))?;
+                Received::Datagrams(count) => {
+                    self.believe();
+                    return Poll::Ready(Ok(count));
                 }
-                Received::Noise => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                Received::Nothing => ready!(self.poll_doubt(cx))?,
             }
         }
     }
@@ -112,7 +184,7 @@ impl fmt::Debug for WritePoller {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::future::poll_fn;
 
     use futures_lite::future::block_on;
 
@@ -161,26 +233,41 @@ mod tests {
         assert_eq!((meta.len, meta.stride), (3000, 1000));
     }
 
-    #[test]
-    fn a_port_that_answers_unreachable_does_not_end_the_receiver() {
-        let receiver = socket(true);
-        // A connected socket hears of ICMP port unreachable; the port is free because its socket is closed at once.
-        let nobody = UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-        receiver.io.get_ref().connect(nobody).unwrap();
-        for _ in 0..3 {
-            let contents = b"anyone there?";
-            let transmit =
-                Transmit { destination: nobody, ecn: None, contents, segment_size: None, src_ip: None };
-            receiver.try_send(&transmit).unwrap();
-        }
-        let waiting = poll_fn(|cx| {
-            receiver.poll_recv(cx, &mut [IoSliceMut::new(&mut [0; 64])], &mut [RecvMeta::default()])
+    /// How often a task is polled within a time.
+    fn polls_within(time: Duration, mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>) -> usize {
+        let mut polls = 0;
+        let counted = poll_fn(|cx| {
+            polls += 1;
+            poll(cx)
         });
-        let timeout = async {
-            async_io::Timer::after(Duration::from_millis(20)).await;
-            Ok(0)
+        let over = async {
+            Timer::after(time).await;
         };
-        assert_eq!(block_on(futures_lite::future::or(waiting, timeout)).unwrap(), 0);
+        block_on(futures_lite::future::or(counted, over));
+        polls
+    }
+
+    #[test]
+    fn a_socket_that_stays_readable_and_has_nothing_is_left_alone_now_and_then() {
+        let receiver = socket(true);
+        // Errors of ICMP are kept in a queue, which keeps the socket readable while nobody empties it.
+        nix::sys::socket::setsockopt(receiver.io.get_ref(), nix::sys::socket::sockopt::Ipv4RecvErr, &true)
+            .unwrap();
+        let nobody = UdpSocket::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let transmit =
+            Transmit { destination: nobody, ecn: None, contents: b"?", segment_size: None, src_ip: None };
+        receiver.try_send(&transmit).unwrap();
+        let polls = polls_within(Duration::from_millis(200), |cx| {
+            let mut meta = [RecvMeta::default()];
+            while receiver.poll_recv(cx, &mut [IoSliceMut::new(&mut [0; 64])], &mut meta).is_ready() {}
+            Poll::Pending
+        });
+        assert!(polls > 8, "the socket was not reported readable");
+        assert!(polls < 100, "{polls} polls in 200 ms");
+
+        // It is left alone, and not forgotten.
+        datagram(b"still there?", None, &receiver).unwrap();
+        assert_eq!(receive(&receiver, &mut [0; 64]).len, 12);
     }
 
     #[test]

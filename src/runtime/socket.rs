@@ -1,17 +1,23 @@
-//! What every UDP socket does, whoever waits for it: the system calls, offloads, and which errors count.
+//! What every UDP socket does, whoever waits for it: the system calls and offloads. What errors mean is for the endpoint to say.
 
 use std::{
     io::{self, IoSliceMut},
     net::UdpSocket,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
 };
 
 use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
 use super::Offload;
 
-/// Transient errors in a row after which a receiver lets other tasks run.
-const ERRORS_PER_POLL: usize = 32;
+/// Reports of a readable socket in a row after which nothing was there. One or two are ordinary: the system reports a datagram
+/// and discards it, because its checksum is wrong.
+const FALSE_REPORTS: u32 = 8;
+/// How long the socket is left alone then, at first.
+const FIRST_REST: Duration = Duration::from_millis(1);
+/// The longest time that anybody can make datagrams wait in this way: 50 looks a second cost next to nothing.
+const LONGEST_REST: Duration = Duration::from_millis(20);
 
 /// The part of a socket that knows no reactor, and no trait of quinn's.
 #[derive(Debug)]
@@ -28,8 +34,6 @@ pub(super) enum Received {
     Datagrams(usize),
     /// The kernel has nothing.
     Nothing,
-    /// Errors that say nothing, and more than enough of them.
-    Noise,
 }
 
 impl Core {
@@ -47,11 +51,6 @@ impl Core {
                 self.send_blocked.store(true, Ordering::Relaxed);
                 Err(error)
             }
-            Err(error) if is_transient(&error) => {
-                // To QUIC, a datagram that was not sent is one that was lost.
-                tracing::trace!(%error, "datagram not sent");
-                Ok(())
-            }
             result => result,
         }
     }
@@ -65,15 +64,11 @@ impl Core {
     where
         UdpSockRef<'s>: From<&'s S>,
     {
-        for _ in 0..ERRORS_PER_POLL {
-            match self.state.recv(socket.into(), bufs, meta) {
-                Ok(count) => return Ok(Received::Datagrams(count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
-                Err(error) if is_transient(&error) => tracing::trace!(%error, "receive error passed over"),
-                Err(error) => return Err(error),
-            }
+        match self.state.recv(socket.into(), bufs, meta) {
+            Ok(count) => Ok(Received::Datagrams(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+            Err(error) => Err(error),
         }
-        Ok(Received::Noise)
     }
 
     /// Whether the kernel had nothing left after a look that filled `count` of so many buffers.
@@ -112,6 +107,31 @@ impl Core {
     }
 }
 
+/// Counts the times in a row that the socket was reported readable and nothing was there.
+///
+/// A system that reports so again and again would have the receiver ask for ever, at full speed: an error queue that nobody reads
+/// keeps a socket readable, and so do faults.
+#[derive(Debug, Default)]
+pub(super) struct FalseReports(AtomicU32);
+
+impl FalseReports {
+    /// Something was there.
+    pub(super) fn forget(&self) {
+        // Only the one receiver counts, so that this need not be one step.
+        if self.0.load(Ordering::Relaxed) > 0 {
+            self.0.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one more; gives how long to leave the socket alone, where it is time for that.
+    pub(super) fn record(&self) -> Option<Duration> {
+        let count = self.0.load(Ordering::Relaxed).saturating_add(1);
+        self.0.store(count, Ordering::Relaxed);
+        let rests = count.checked_sub(FALSE_REPORTS)?;
+        Some(FIRST_REST.saturating_mul(1 << rests.min(8)).min(LONGEST_REST))
+    }
+}
+
 /// quinn-udp switches GRO on. Reporting single segments is not enough: the kernel would go on to join datagrams, and
 /// what does not fit the smaller buffer would be cut off.
 #[cfg(target_os = "linux")]
@@ -133,64 +153,21 @@ fn disable_gro(_: &UdpSocket) -> io::Result<()> {
     Ok(())
 }
 
-/// Errors that a link gets over, or that anyone on the path can cause. The endpoint must outlive them.
-fn is_transient(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        AddrNotAvailable, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, InvalidInput,
-        NetworkDown, NetworkUnreachable, OutOfMemory, PermissionDenied, TimedOut,
-    };
-    matches!(
-        error.kind(),
-        AddrNotAvailable
-            | ConnectionRefused
-            | ConnectionReset
-            | HostUnreachable
-            | Interrupted
-            // A path that rejects GSO says EINVAL or EIO, once; quinn-udp then stops using it.
-            | InvalidInput
-            | NetworkDown
-            | NetworkUnreachable
-            | OutOfMemory
-            // A firewall's answer to `sendmsg`.
-            | PermissionDenied
-            | TimedOut
-    ) || is_transient_errno(error)
-}
-
-#[cfg(target_os = "linux")]
-fn is_transient_errno(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| {
-        matches!(
-            errno,
-            Errno::EMSGSIZE
-                | Errno::ENOBUFS
-                | Errno::EIO
-                | Errno::EPROTO
-                | Errno::ENOPROTOOPT
-                | Errno::EHOSTDOWN
-                | Errno::ENONET
-        )
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_transient_errno(_: &io::Error) -> bool {
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_socket_is_reported() {
-        assert!(!is_transient(&io::Error::from(io::ErrorKind::Unsupported)));
-        #[cfg(target_os = "linux")]
-        {
-            assert!(!is_transient(&nix::errno::Errno::EBADF.into()));
-            assert!(!is_transient(&nix::errno::Errno::ENOTSOCK.into()));
-            assert!(is_transient(&nix::errno::Errno::ENOBUFS.into()));
+    fn a_socket_is_left_alone_after_a_few_false_reports_and_for_longer_each_time() {
+        let reports = FalseReports::default();
+        for _ in 1..FALSE_REPORTS {
+            assert_eq!(reports.record(), None);
         }
+        let rests: Vec<_> = (0..100).filter_map(|_| reports.record()).collect();
+        assert_eq!(rests.len(), 100);
+        assert_eq!((rests[0], rests[99]), (FIRST_REST, LONGEST_REST));
+        assert!(rests.is_sorted());
+        reports.forget();
+        assert_eq!(reports.record(), None);
     }
 }

@@ -167,6 +167,7 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 &node.drain,
                 node.clock.clone(),
                 Arc::clone(&node.limits),
+                Arc::clone(&node.closure),
                 |peer, address| node.admission.accepted(peer, address),
             );
             if link.peer().is_some() {

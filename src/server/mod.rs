@@ -23,6 +23,7 @@ pub(crate) use self::accept::accept_connections;
 use self::{drain::Undelivered, inline::Tempo};
 use crate::{
     admission::{Admission, ConnectionSlot},
+    closure::Closure,
     code::Code,
     connection::Link,
     drain::Drain,
@@ -45,6 +46,7 @@ pub(crate) struct Node {
     admission: Admission,
     drain: Arc<Drain>,
     counters: Counters,
+    closure: Arc<Closure>,
     started: Instant,
 }
 
@@ -61,6 +63,7 @@ impl Node {
             admission: Admission::new(Arc::clone(&limits), clock.clone()),
             drain: Arc::default(),
             counters: Counters::default(),
+            closure: Arc::default(),
             started: clock.now(),
             limits,
             clock,
@@ -83,6 +86,11 @@ impl Node {
 
     pub(crate) fn admission(&self) -> &Admission {
         &self.admission
+    }
+
+    /// The end of the endpoint.
+    pub(crate) fn closure(&self) -> &Arc<Closure> {
+        &self.closure
     }
 
     /// Counts what a peer did to no purpose, and has it out when it was too much.

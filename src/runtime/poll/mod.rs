@@ -21,7 +21,10 @@ use std::{
 
 use async_task::Runnable;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use self::{
     bell::Bell,
@@ -35,6 +38,11 @@ use crate::{error::Result, sync::lock};
 
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
 const TASKS_PER_LOOK: usize = 128;
+
+/// How long the thread sleeps instead of waiting, at first and at most, while the system refuses to wait. Nothing wakes it meanwhile, so
+/// that everything takes up to this much longer; shorter pauses would take the processor, and a refusal may last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long the thread looks again and again before it sleeps: as long as to be woken takes, or a little longer.
 const PATIENCE: Duration = Duration::from_micros(50);
@@ -80,6 +88,8 @@ pub struct PollRuntime {
     busy: Busy,
     /// When there was something to do again.
     woke: Instant,
+    /// Waits in a row that the system refused.
+    refused_waits: u32,
 }
 
 /// What handles, wakers, timers and sockets have of the runtime.
@@ -118,6 +128,7 @@ impl PollRuntime {
             turns: Turns::new(),
             busy: Busy::new(patience()),
             woke: Instant::now(),
+            refused_waits: 0,
         })
     }
 
@@ -238,7 +249,8 @@ impl PollRuntime {
     /// Looks again and again while that may be worth it; `true` as soon as there is something to do.
     fn stay_awake(&mut self, since: Instant) -> bool {
         let patience = self.busy.begin();
-        if patience.is_zero() {
+        // Where the system does not say whether there is something to do, there always may be.
+        if patience.is_zero() || self.refused_waits > 0 {
             return false;
         }
         let found = loop {
@@ -280,24 +292,55 @@ impl PollRuntime {
         let mut fds = recycle(std::mem::take(&mut self.fds));
         fds.push(PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN));
         fds.extend(self.sources.iter().map(|(source, interest)| PollFd::new(&source.io, *interest)));
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        // Fails only by a signal, or for want of memory in the kernel, and then all looks again.
-        let ready = poll(&mut fds, timeout.as_ref());
+        let limit = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let ready = poll(&mut fds, limit.as_ref());
+        let refused = match ready {
+            Ok(_) | Err(Errno::INTR) => None,
+            Err(errno) => Some(errno),
+        };
+        if let Some(errno) = refused {
+            self.refused_waits = self.refused_waits.saturating_add(1);
+            pause(self.refused_waits, timeout, errno);
+        }
         // Before anything is woken, which would ring otherwise.
         bell.wake();
-        if ready.is_ok_and(|ready| ready > 0) {
+        if refused.is_some() {
+            self.sources.iter().for_each(|(source, _)| source.may_have_happened());
+        }
+        if ready.is_ok() {
             let mut events = fds.iter().map(PollFd::revents);
-            if events.next().is_some_and(|events| !events.is_empty()) {
-                bell.hush();
-            }
+            let rung = events.next().is_some_and(|events| !events.is_empty());
             for ((source, _), events) in self.sources.iter().zip(events) {
                 if !events.is_empty() {
                     source.happened(events);
                 }
             }
+            if rung && !bell.hush() {
+                // It would ring again at once, and for ever.
+                self.refused_waits = self.refused_waits.saturating_add(1);
+                pause(self.refused_waits, timeout, Errno::IO);
+            } else if std::mem::take(&mut self.refused_waits) > 0 {
+                tracing::debug!("the system lets the thread wait for its sockets again");
+            }
         }
         self.fds = recycle(fds);
         self.sources.clear();
+    }
+}
+
+/// Sleeps in place of a wait that the system refused, for no longer than that would have lasted.
+fn pause(refused_in_a_row: u32, timeout: Option<Duration>, errno: Errno) {
+    if refused_in_a_row == 1 {
+        tracing::warn!(
+            error = %io::Error::from(errno),
+            "the system does not let the thread wait for its sockets; it looks at them every {LONGEST_PAUSE:?}"
+        );
+    }
+    let growth = 1_u32 << (refused_in_a_row - 1).min(8);
+    let pause = FIRST_PAUSE.saturating_mul(growth).min(LONGEST_PAUSE);
+    let pause = timeout.map_or(pause, |timeout| timeout.min(pause));
+    if !pause.is_zero() {
+        thread::sleep(pause);
     }
 }
 
@@ -337,6 +380,7 @@ impl fmt::Debug for PollRuntime {
             turns: _,
             busy,
             woke: _,
+            refused_waits: _,
         } = self;
         f.debug_struct("PollRuntime").field("offload", offload).field("busy", busy).finish_non_exhaustive()
     }

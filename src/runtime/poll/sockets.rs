@@ -7,19 +7,20 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, Weak},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use quinn::{
-    AsyncUdpSocket, UdpPoller,
+    AsyncTimer, AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
 use rustix::event::PollFlags;
 
-use super::Shared;
+use super::{Shared, timers::Timer};
 use crate::{
     runtime::{
         Offload,
-        socket::{Core, Received},
+        socket::{Core, FalseReports, Received},
     },
     sync::lock,
 };
@@ -39,6 +40,11 @@ struct Waiting {
     reading: bool,
     /// The last look took everything that there was.
     drained: bool,
+    /// The system has reported the socket readable, or broken, and nobody has looked since.
+    reported: bool,
+    false_reports: FalseReports,
+    /// Until when the receiver leaves the socket alone.
+    rest: Option<Timer>,
     writers: Vec<Waker>,
 }
 
@@ -52,14 +58,24 @@ impl Source {
         interest
     }
 
-    /// Wakes whom these events concern; an error concerns all.
+    /// Wakes whom these events concern, which the system has reported; an error concerns all.
     pub(super) fn happened(&self, events: PollFlags) {
         let error = events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        self.wake(error || events.contains(PollFlags::IN), error || events.contains(PollFlags::OUT), true);
+    }
+
+    /// Wakes everybody who waits, to see for themselves: the system does not say.
+    pub(super) fn may_have_happened(&self) {
+        self.wake(true, true, false);
+    }
+
+    fn wake(&self, readable: bool, writable: bool, reported: bool) {
         let mut waiting = lock(&self.waiting);
-        let reads = waiting.reading && (error || events.contains(PollFlags::IN));
+        let reads = waiting.reading && readable;
         let reader = if reads { waiting.reader.clone() } else { None };
         waiting.reading &= !reads;
-        let writers = if error || events.contains(PollFlags::OUT) {
+        waiting.reported |= reads && reported;
+        let writers = if writable {
             self.core.unblock_send();
             std::mem::take(&mut waiting.writers)
         } else {
@@ -116,16 +132,33 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let Source { io, core, waiting } = &*self.source;
-        let drained = std::mem::take(&mut lock(waiting).drained);
+        let (drained, reported) = {
+            let mut waiting = lock(waiting);
+            if let Some(rest) = &mut waiting.rest {
+                if Pin::new(rest).poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                waiting.rest = None;
+            }
+            (std::mem::take(&mut waiting.drained), std::mem::take(&mut waiting.reported))
+        };
         let received = if drained { Received::Nothing } else { core.try_recv(io, bufs, meta)? };
         match received {
             Received::Datagrams(count) => {
                 // Waiting reports at once what has come since, so that the look which would find nothing is spared.
-                lock(waiting).drained = core.is_drained_by(count, bufs.len());
+                let mut waiting = lock(waiting);
+                waiting.drained = core.is_drained_by(count, bufs.len());
+                waiting.false_reports.forget();
                 Poll::Ready(Ok(count))
             }
             Received::Nothing => {
                 let mut waiting = lock(waiting);
+                if reported && let Some(rest) = waiting.false_reports.record() {
+                    let rest = waiting.rest.insert(Timer::new(Arc::clone(&self.home), Instant::now() + rest));
+                    // It has just been set, and wakes the task when it is over.
+                    let _ = Pin::new(rest).poll(cx);
+                    return Poll::Pending;
+                }
                 match &mut waiting.reader {
                     Some(known) => known.clone_from(cx.waker()),
                     none => *none = Some(cx.waker().clone()),
@@ -133,10 +166,6 @@ impl AsyncUdpSocket for Socket {
                 waiting.reading = true;
                 drop(waiting);
                 self.home.bell.ring();
-                Poll::Pending
-            }
-            Received::Noise => {
-                cx.waker().wake_by_ref();
                 Poll::Pending
             }
         }
