@@ -463,3 +463,106 @@ impl Drop for SendWatch {
         lock(&self.health.watches).errors.remove(&self.key);
     }
 }
+
+#[cfg(all(test, feature = "smol"))]
+mod tests {
+    use std::{future::poll_fn, net::UdpSocket};
+
+    use futures_lite::future::{block_on, or, poll_once};
+
+    use super::*;
+    use crate::runtime::AsyncIoRuntime;
+
+    fn loopback() -> UdpSocket {
+        UdpSocket::bind(("127.0.0.1", 0)).unwrap()
+    }
+
+    fn wrap(runtime: Arc<dyn Runtime>, socket: UdpSocket) -> EndpointSocket {
+        let inner = runtime.wrap_udp_socket(socket).unwrap();
+        EndpointSocket::new(inner, runtime, 1472).unwrap()
+    }
+
+    /// The next datagrams, each by itself.
+    async fn receive(socket: &EndpointSocket) -> Vec<Vec<u8>> {
+        let mut buffers = [vec![0; 65536], vec![0; 65536]];
+        let mut meta = [RecvMeta::default(); 2];
+        let count = poll_fn(|cx| {
+            let mut slices = buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
+            socket.poll_recv(cx, &mut slices, &mut meta)
+        });
+        let hung = async {
+            async_io::Timer::after(Duration::from_secs(10)).await;
+            panic!("nothing was received");
+        };
+        let count = or(count, hung).await.unwrap();
+        let received = buffers.iter().zip(&meta).take(count);
+        received.flat_map(|(bytes, meta)| bytes[..meta.len].chunks(meta.stride).map(<[u8]>::to_vec)).collect()
+    }
+
+    #[test]
+    fn what_a_socket_holds_when_it_is_bound_is_received_once_and_in_order() {
+        let with_gro = AsyncIoRuntime::global();
+        for runtime in [with_gro.clone(), with_gro.without_gro()] {
+            for count in [0, 1, 2, 7] {
+                let (socket, sender) = (loopback(), loopback());
+                let address = socket.local_addr().unwrap();
+                let sent: Vec<Vec<u8>> = (0..count).map(|n| vec![n; 100 + usize::from(n)]).collect();
+                sent.iter()
+                    .for_each(|bytes| assert_eq!(sender.send_to(bytes, address).unwrap(), bytes.len()));
+                let socket = wrap(Arc::new(runtime.clone()), socket);
+                // And one that comes later.
+                sender.send_to(b"later", address).unwrap();
+                let received = block_on(async {
+                    let mut received = Vec::new();
+                    while received.len() < sent.len() + 1 {
+                        received.append(&mut receive(&socket).await);
+                    }
+                    assert!(poll_once(receive(&socket)).await.is_none());
+                    received
+                });
+                assert_eq!(received.split_last().unwrap(), (&b"later".to_vec(), &*sent));
+            }
+        }
+    }
+
+    #[test]
+    fn a_train_that_a_socket_holds_when_it_is_bound_is_received_whole() {
+        let runtime: Arc<dyn Runtime> = Arc::new(AsyncIoRuntime::global());
+        // The socket joins datagrams from the moment that the runtime has it.
+        let inner = runtime.wrap_udp_socket(loopback()).unwrap();
+        let sender = runtime.wrap_udp_socket(loopback()).unwrap();
+        let contents: Vec<u8> = (0..20).flat_map(|n| [n; 1400]).collect();
+        let destination = inner.local_addr().unwrap();
+        let transmit =
+            Transmit { destination, ecn: None, contents: &contents, segment_size: Some(1400), src_ip: None };
+        sender.try_send(&transmit).unwrap();
+        let socket = EndpointSocket::new(inner, runtime, 1472).unwrap();
+        let mut received = Vec::new();
+        while received.len() < 20 {
+            received.append(&mut block_on(receive(&socket)));
+        }
+        assert_eq!(received.concat(), contents);
+    }
+
+    #[test]
+    fn a_port_that_answers_unreachable_does_not_keep_others_from_being_heard() {
+        let socket = loopback();
+        // A connected socket hears of ICMP port unreachable; the port is free because its socket is closed at once.
+        let nobody = loopback().local_addr().unwrap();
+        socket.connect(nobody).unwrap();
+        let address = socket.local_addr().unwrap();
+        let socket = wrap(Arc::new(AsyncIoRuntime::global()), socket);
+        for _ in 0..3 {
+            let contents = b"anyone there?";
+            let transmit =
+                Transmit { destination: nobody, ecn: None, contents, segment_size: None, src_ip: None };
+            socket.try_send(&transmit).unwrap();
+        }
+        let mut receiving = Box::pin(receive(&socket));
+        assert!(block_on(poll_once(&mut receiving)).is_none());
+        assert!(socket.health().receive_errors() > 0, "the system reported nothing");
+        // Whoever takes the port is who the socket is connected to.
+        UdpSocket::bind(nobody).unwrap().send_to(b"here", address).unwrap();
+        assert_eq!(block_on(receiving), [b"here".to_vec()]);
+    }
+}

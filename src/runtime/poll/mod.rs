@@ -59,6 +59,10 @@ const PATIENCE: Duration = Duration::from_micros(50);
 /// executor, as always; but they make progress only while `block_on` runs. Futures of other reactors can be awaited within
 /// it, since whatever wakes the thread wakes it at once.
 ///
+/// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are open, say, or for want of
+/// memory, the thread goes on at a slower pace: it looks at its sockets every 10 ms, says so once at warn, and waits again as soon as
+/// it may.
+///
 /// Dropping it drops all that runs here: connections are lost without a word, and handles say
 /// [`Closed`](crate::ErrorKind::Closed). [`Endpoint::shutdown`](crate::Endpoint::shutdown) comes first, within `block_on`.
 ///
@@ -487,6 +491,36 @@ mod tests {
         let others = thread::available_parallelism().is_ok_and(|threads| threads.get() > 1);
         let patience = PollRuntime::new().unwrap().busy.begin();
         assert_eq!(patience, Duration::from_micros(if others { 50 } else { 0 }));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_socket_that_stays_readable_and_has_nothing_is_left_alone_now_and_then() {
+        use nix::sys::socket::{setsockopt, sockopt::Ipv4RecvErr};
+
+        let mut runtime = PollRuntime::new().unwrap();
+        let handle = runtime.handle();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // Errors of ICMP are kept in a queue, which makes the system report an error while nobody empties it.
+        setsockopt(&socket, Ipv4RecvErr, &true).unwrap();
+        let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        socket.send_to(b"?", nobody).unwrap();
+        let socket = handle.wrap_udp_socket(socket).unwrap();
+        let mut timer = handle.new_timer(Instant::now() + Duration::from_millis(200));
+        let mut polls = 0;
+        runtime.block_on(poll_fn(|cx| {
+            polls += 1;
+            let (mut buffer, mut meta) = ([0; 64], [RecvMeta::default()]);
+            while socket.poll_recv(cx, &mut [IoSliceMut::new(&mut buffer)], &mut meta).is_ready() {}
+            timer.as_mut().poll(cx)
+        }));
+        assert!(polls > 8, "the socket was not reported");
+        assert!(polls < 100, "{polls} polls in 200 ms");
+
+        // It is left alone, and not forgotten.
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sender.send_to(b"still there?", socket.local_addr().unwrap()).unwrap();
+        runtime.block_on(receive(&socket));
     }
 
     #[test]
