@@ -47,7 +47,9 @@ impl From<Error> for Failure {
         match error.source() {
             // This side's own words, without which "I/O error" says little. Other sources may be a peer's.
             Some(source)
-                if matches!(error.kind(), ErrorKind::Io | ErrorKind::InvalidConfig | ErrorKind::Codec) =>
+                if matches!(error.kind(), ErrorKind::Io | ErrorKind::InvalidConfig | ErrorKind::Codec)
+                    // A socket that has failed; the other sources of this kind repeat that this side closed.
+                    || *error.kind() == ErrorKind::Closed && source.is::<io::Error>() =>
             {
                 Self::new(format_args!("{error}: {source}"))
             }

@@ -29,10 +29,18 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
         let endpoint = bind(args, &tls, &limits, &log)?;
         lines::print(&Listening { listening: endpoint.local_addr()? })?;
 
-        future::or(termination.asked(), tick(&log, args.publish_every)).await;
-        // Whoever asks twice is in a hurry.
-        future::or(endpoint.shutdown(GRACE), termination.asked()).await;
-        Ok(log.flush().await?)
+        let asked = async {
+            future::or(termination.asked(), tick(&log, args.publish_every)).await;
+            Ok(())
+        };
+        let failed = async { Err(Failure::from(endpoint.closed().await)) };
+        let outcome = future::or(asked, failed).await;
+        if outcome.is_ok() {
+            // Whoever asks twice is in a hurry.
+            future::or(endpoint.shutdown(GRACE), termination.asked()).await;
+        }
+        log.flush().await?;
+        outcome
     })
 }
 
