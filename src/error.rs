@@ -154,7 +154,7 @@ impl Error {
 
     /// Takes the text and the cause of another error, and keeps what is known of the request.
     pub(crate) fn explained_by(mut self, other: Self) -> Self {
-        let Inner { kind: _, detail, retry_after: _, request_sent: _, source } = *other.0;
+        let Inner { kind: _, detail, retry_after: _, request: _, source } = *other.0;
         self.0.detail = detail;
         self.0.source = source;
         self
