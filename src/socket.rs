@@ -464,7 +464,7 @@ impl Drop for SendWatch {
     }
 }
 
-#[cfg(all(test, feature = "smol"))]
+#[cfg(test)]
 mod tests {
     use std::{future::poll_fn, net::UdpSocket};
 

@@ -82,7 +82,7 @@ fn a_thread_whose_waits_are_refused_goes_on_at_a_slower_pace_and_recovers() {
         assert!(start.elapsed() < Duration::from_secs(2));
         waking.join().unwrap();
 
-        setrlimit(Resource::Nofile, limit.clone()).unwrap();
+        setrlimit(Resource::Nofile, limit).unwrap();
         assert_answers(&mut runtime, &connection);
         assert!(self::looks(&mut runtime, &faults) < 10, "the thread waits again");
     }

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code, reason = "each of the two brings more than is needed here")]
 mod common;
 #[path = "common/faulty.rs"]
 mod faulty;
