@@ -38,7 +38,7 @@ use crate::{
 /// they are, for at most the `idle_timeout`. A connection that was accepted lives until either side closes it.
 ///
 /// Every method works on any executor, and dropping its future is safe: a call that is dropped is cancelled at the
-/// peer.
+/// peer. When the runtime of the endpoint is dropped, all that is awaited ends with [`Closed`](crate::ErrorKind::Closed).
 #[derive(Clone)]
 pub struct Connection {
     link: Arc<Link>,
@@ -65,6 +65,11 @@ pub(crate) struct Link {
 /// To close a connection with one of these says that the peer is not welcome, and neither is what it has sent.
 const TURNS_OUT: [Code; 4] =
     [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED];
+/// A connection in a task of the endpoint's: closed when the runtime drops the task, since quinn's own task for it, which is
+/// dropped as well, tells nobody who waits.
+#[derive(Debug)]
+pub(crate) struct Driven(Arc<Link>);
+
 const SECOND: Duration = Duration::from_secs(1);
 /// Wall clocks are set while nodes run, and tell nobody.
 const LONGEST_LOOK_AWAY: Duration = Duration::from_secs(10 * 60);
@@ -151,6 +156,26 @@ impl Connection {
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
         self.link.quinn.close_reason().map(|reason| self.link.lost(&reason))
+    }
+}
+
+impl Driven {
+    pub(crate) fn new(link: &Arc<Link>) -> Self {
+        Self(Arc::clone(link))
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.0
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        // A task that comes to its end finds the connection closed, and must not replace the reason.
+        if self.0.is_open() {
+            self.0.close(Code::NO_ERROR, "");
+        }
+        self.0.allowance.abandon();
     }
 }
 
@@ -353,6 +378,12 @@ impl Link {
 /// A socket for both families sees IPv4 peers in IPv6 clothes.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("remote_address", &self.remote_address()).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Connection {

@@ -18,13 +18,13 @@ use crate::{
     client::{Dialler, Handshake, dial},
     closure::Cause,
     code::Code,
-    connection::{Connection, Link},
+    connection::{Connection, Driven, Link},
     drain::{Phase, WorkGuard},
     error::{Error, ErrorKind, Result},
     limits::{Serves, TransportLimits},
     qlog::Recorder,
     router::Router,
-    runtime::{Clock, default_runtime},
+    runtime::{Clock, RuntimeWatch, default_runtime, runtime_is_gone},
     server::{Node, accept_connections, attend, serve_connection},
     socket::{EndpointSocket, SocketHealth},
     stats::EndpointStats,
@@ -63,6 +63,7 @@ struct Inner {
     serves_dialled: Serves,
     recorder: Recorder,
     rng: Mutex<Rng>,
+    _watch: RuntimeWatch,
 }
 
 impl Inner {
@@ -102,6 +103,7 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS;
+    /// [`Closed`](crate::ErrorKind::Closed) where the endpoint is closed, or its runtime was dropped;
     /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a peer that is
     /// full; [`PinMismatch`](crate::ErrorKind::PinMismatch), [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
     /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused), [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
@@ -175,20 +177,21 @@ impl Endpoint {
             return Err(Error::new(ErrorKind::Closed).detail("the endpoint is closed"));
         }
         node.counters().dialled.add();
-        let (node, security, attended) = (Arc::clone(node), Arc::clone(security), Arc::clone(&link));
+        let (node, security, driven) = (Arc::clone(node), Arc::clone(security), Driven::new(&link));
         let serves = *serves_dialled == Serves::Requests;
         let span = link.span().clone();
         let attending = async move {
+            let link = driven.link();
             if serves {
-                let work = pin!(serve_connection(&node, &attended, None));
-                attend(&node, &attended, &security, Side::Dialled, work).await;
+                let work = pin!(serve_connection(&node, link, None));
+                attend(&node, link, &security, Side::Dialled, work).await;
             } else {
                 let work = pin!(async {
-                    attended.quinn().closed().await;
+                    link.quinn().closed().await;
                 });
-                attend(&node, &attended, &security, Side::Dialled, work).await;
+                attend(&node, link, &security, Side::Dialled, work).await;
             }
-            drop((node, security, attended, task));
+            drop((node, security, driven, task));
         };
         clock.spawn(attending.instrument(span));
         Ok(Connection::owned(link, self.clone()))
@@ -294,7 +297,8 @@ impl Endpoint {
     /// await; one that blocks its thread cannot be stopped, and is not waited for.
     ///
     /// Takes up to `grace` and a second, and returns sooner when there is nothing left to do; afterwards no handler and no
-    /// task of the endpoint is running. It affects every handle. Of several shutdowns, the one whose grace ends first decides.
+    /// task of the endpoint is running. It affects every handle. Of several shutdowns, the one whose grace ends first decides. Where
+    /// the runtime was dropped, it returns immediately, since nothing is left to wait for.
     ///
     /// # In a handler
     ///
@@ -383,6 +387,7 @@ impl fmt::Debug for Endpoint {
             serves_dialled: _,
             recorder: _,
             rng: _,
+            _watch: _,
         } = &*self.inner;
         f.debug_struct("Endpoint")
             .field("local_addr", &quinn.local_addr().ok())
@@ -503,8 +508,10 @@ impl EndpointBuilder {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's, and where the system lets nothing be received,
-    /// for instance since `recvmmsg` is forbidden or missing;
+    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's, where the system lets nothing be received,
+    /// for instance since `recvmmsg` is forbidden or missing, and where the process has no file descriptor or thread left for
+    /// what the runtime needs: later, it may work;
+    /// [`Closed`](crate::ErrorKind::Closed) for a runtime that has been dropped;
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, rules for
     /// methods that are not served, events that do not fit a frame, or a missing runtime.
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
@@ -581,6 +588,10 @@ impl EndpointBuilder {
         let quinn =
             quinn::Endpoint::new_with_abstract_socket(config, server.clone(), socket, Arc::clone(&runtime))?;
         let clock = Clock::new(Arc::clone(&runtime));
+        let watch = clock.watch_runtime();
+        if clock.is_runtime_dropped() {
+            return Err(runtime_is_gone());
+        }
         let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
         if let Some(server) = server {
             let recorder = recorder.clone();
@@ -599,6 +610,7 @@ impl EndpointBuilder {
             serves_dialled,
             recorder,
             rng,
+            _watch: watch,
         });
         let failing = Arc::downgrade(&inner);
         health.on_failure(move |error| {

@@ -5,6 +5,10 @@
 //! from where they left off. quinn speaks QUIC, rustls TLS, minicbor CBOR; smol's reactor moves the packets, and
 //! the futures run on any executor.
 //!
+//! Never block the executor that an endpoint is on: its handlers run on the threads that move the packets, and while those are blocked, or
+//! not driven, nothing is sent, received or answered. Time limits of futures that are awaited elsewhere still fire, except with
+//! `PollRuntime`, whose one thread fires its timers, too. A call without a time limit waits.
+//!
 //! ```
 //! use std::time::Duration;
 //! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Result, Router, ServerTls};

@@ -103,7 +103,7 @@ impl FrameReader {
                 deadline = Some(clock.deadline(limit));
             }
             let Ok(filled) = clock.timeout_at(deadline, self.fill_where_there_is_room()).await else {
-                return Err(Error::new(ErrorKind::DeadlineExceeded));
+                return Err(clock.timed_out(ErrorKind::DeadlineExceeded));
             };
             if !filled? {
                 self.buffer.finish().map_err(Error::from)?;

@@ -18,6 +18,7 @@ use crate::{
     frame,
     message::{Codec, MessageError, Request, Response},
     outstanding::OutstandingGuard,
+    runtime::Clock,
     span::{self, record},
     stream::{FrameReader, FrameWriter, Pace},
     value,
@@ -26,8 +27,8 @@ use crate::{
 impl Connection {
     /// Calls a method with parameters and a result that minicbor encodes and decodes.
     ///
-    /// Without a time limit of its own: the peer's limit for handlers and this side's `idle_timeout` end it. For limits
-    /// and the rest see [`request`](Self::request).
+    /// Without a time limit of its own: the peer's limit for handlers and this side's `idle_timeout` end it, as long as the runtime of
+    /// the endpoint is driven; otherwise nothing does. For limits and the rest see [`request`](Self::request).
     ///
     /// # Errors
     ///
@@ -171,10 +172,10 @@ impl Call {
             let opening = pin!(self.open(span, deadline));
             clock.timeout_at(deadline, opening).await
         };
-        let (_writer, mut reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out()))?;
+        let (_writer, mut reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out(clock)))?;
         let answer = pin!(self.answer(&mut reader));
         let answered = clock.timeout_at(deadline, answer).await;
-        answered.unwrap_or_else(|_elapsed| Err(timed_out())).map_err(Error::after_request)
+        answered.unwrap_or_else(|_elapsed| Err(timed_out(clock))).map_err(Error::after_request)
     }
 
     /// The one answer, and the end of the stream.
@@ -208,7 +209,7 @@ impl Call {
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let span = self.span();
         let opened = clock.timeout_at(deadline, self.open(&span, deadline).instrument(span.clone())).await;
-        let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out()));
+        let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
         let (writer, reader) = opened.inspect_err(|error| record_end(&span, Some(error)))?;
         Ok(Responses::new(self.connection, writer, reader, deadline, span, outstanding))
     }
@@ -285,8 +286,8 @@ pub(super) fn record_end(span: &Span, error: Option<&Error>) {
     }
 }
 
-pub(super) fn timed_out() -> Error {
-    Error::new(ErrorKind::DeadlineExceeded)
+pub(super) fn timed_out(clock: &Clock) -> Error {
+    clock.timed_out(ErrorKind::DeadlineExceeded)
 }
 
 /// The next response; a frame that was begun has to be complete as soon as a request would.

@@ -13,7 +13,7 @@ use crate::{
     drain::Drain,
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
-    runtime::Clock,
+    runtime::{Clock, Elapsed, runtime_is_gone},
     socket::SocketHealth,
     tls::{HandshakeReport, Security, classify, no_time},
 };
@@ -92,7 +92,8 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
             Err(closure.error().unwrap_or_else(|| Error::new(ErrorKind::Closed)))
         }
         Ok(Err(error)) => Err(classify(&error, Some(&report))),
-        Err(_elapsed) => Err(timed_out()),
+        Err(Elapsed) if clock.is_runtime_dropped() => Err(runtime_is_gone()),
+        Err(Elapsed) => Err(timed_out()),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     endpoint::Endpoint,
     error::{Error, ErrorKind, Result},
     message::WireError,
-    runtime::{Clock, Elapsed},
+    runtime::{Clock, Elapsed, runtime_is_gone},
     sync::lock,
     tls::{ClientTls, Rotation, Security},
     value,
@@ -159,7 +159,8 @@ impl Client {
             let clock = self.clock();
             let sent =
                 clock.timeout_at(Some(clock.deadline(left)), connection.notify_raw(method, params.clone()));
-            let outcome = sent.await.unwrap_or_else(|Elapsed| Err(Error::new(ErrorKind::DeadlineExceeded)));
+            let outcome =
+                sent.await.unwrap_or_else(|Elapsed| Err(clock.timed_out(ErrorKind::DeadlineExceeded)));
             if let Some(outcome) = attempts.conclude(&connection, outcome) {
                 return outcome;
             }
@@ -225,7 +226,7 @@ impl Client {
         }
         let not_before = shared.outlook().not_before;
         if let Some(not_before) = not_before {
-            self.clock().sleep_until(not_before).await;
+            self.clock().pause_until(not_before).await?;
         }
         let mut failure: Option<Error> = None;
         for _ in &shared.addresses {
@@ -235,7 +236,7 @@ impl Client {
                 if failure.is_some() {
                     break;
                 }
-                self.clock().sleep_until(asked_until).await;
+                self.clock().pause_until(asked_until).await?;
             }
             // Before, and not after: whoever has less time than a handshake may take is to get past an address, too.
             shared.outlook().turn = self.following(turn);
@@ -382,6 +383,7 @@ impl<'a> Attempts<'a> {
                     return Err(error);
                 }
                 Ok(Err(error)) => self.failure = Some(error),
+                Err(Elapsed) if clock.is_runtime_dropped() => return Err(runtime_is_gone()),
                 Err(Elapsed) => {
                     let failure = self.failure.take();
                     return Err(failure.unwrap_or_else(|| Error::new(ErrorKind::DeadlineExceeded)));
@@ -443,7 +445,8 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Adds an address of the peer. They are tried in turn, beginning with the first.
+    /// Adds an address of the peer. They are tried in turn, beginning with the first. Addresses of a family that the socket of the
+    /// endpoint cannot send to are passed over, if there is another; so the addresses of a host can all be given.
     #[must_use]
     pub fn address(mut self, address: SocketAddr) -> Self {
         self.addresses.push(address);
@@ -472,7 +475,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, with a time limit of zero, or with TLS that cannot work.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, with one that [no socket](Endpoint::connect) can reach, with
+    /// none that this endpoint's socket can, with a time limit of zero, or with TLS that cannot work.
     pub fn build(self) -> Result<Client> {
         let Self { endpoint, addresses, tls, backoff, call_timeout } = self;
         if addresses.is_empty() {

@@ -99,7 +99,7 @@ impl Responses {
         }
         let link = self.connection.link();
         let read = link.clock().timeout_at(self.deadline, read(link, &mut self.reader)).await;
-        let response = match read.unwrap_or_else(|_elapsed| Err(timed_out())) {
+        let response = match read.unwrap_or_else(|_elapsed| Err(timed_out(link.clock()))) {
             Ok(Some(response)) => response,
             Ok(None) => {
                 self.end(None);

@@ -1,51 +1,102 @@
-//! Deadlines of calls and handlers, any number of them on one timer of the runtime.
+//! Deadlines of calls and handlers, any number of them on one timer of the runtime; and whether the runtime is still there.
 
 use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, Weak},
-    task::{Context, Poll, Waker, ready},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
+use event_listener::Event;
 use pin_project_lite::pin_project;
 use quinn::{AsyncTimer, Runtime};
 
-use crate::sync::lock;
+use crate::{
+    error::{Error, ErrorKind},
+    sync::lock,
+};
 
 /// The runtime, and one timer that stands for every deadline of an endpoint.
 ///
 /// A timer of its own for each call would go to the reactor and wake its thread. Nearly all deadlines are cancelled
 /// before they pass, and later ones are usually set later; so they queue here, and the one timer is armed for the
 /// first alone.
+///
+/// No task drives the timer: its waker itself wakes the sleepers and arms it again, on the thread that fires it. So a time
+/// limit fires while the executor of the endpoint is blocked, or is not driven, as long as something fires the timer.
 #[derive(Clone)]
 pub(crate) struct Clock {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     runtime: Arc<dyn Runtime>,
-    queue: Arc<Mutex<Queue>>,
+    queue: Mutex<Queue>,
+    /// Locked only by the thread that has set [`Queue::arming`].
+    alarm: Mutex<Alarm>,
+    /// Calls [`Shared::fire`].
+    waker: Waker,
+    /// One of [`RUNNING`], [`RELEASED`] and [`DROPPED`].
+    state: AtomicU8,
+    state_changed: Event,
 }
 
 #[derive(Default)]
 struct Queue {
     sleepers: BTreeMap<(Instant, u64), Waker>,
     next_id: u64,
-    /// When the driver will look again; `None` while no driver runs.
+    /// When the timer fires; `None` while it is not armed.
     alarm: Option<Instant>,
-    driver: Option<Waker>,
+    /// A thread is arming the timer. No other does so meanwhile.
+    arming: bool,
+    /// Set by those that would arm the timer, were it not for `arming`; the thread that does then looks again.
+    again: bool,
 }
 
-/// The time limit passed first.
+#[derive(Default)]
+struct Alarm {
+    timer: Option<Pin<Box<dyn AsyncTimer>>>,
+    /// `None` once the timer has fired: not every timer fires twice without being set again.
+    armed: Option<Instant>,
+}
+
+/// The endpoint is there, and so is the runtime, as far as is known.
+const RUNNING: u8 = 0;
+/// The endpoint is gone, and nobody needs to know of the runtime any more.
+const RELEASED: u8 = 1;
+/// The runtime has dropped its tasks.
+const DROPPED: u8 = 2;
+
+/// Each round answers a waker that was called, or a timer that fired, while the timer was being armed. More in a row than
+/// a few means a timer that cannot be armed at the moment: tokio's want their task to yield first.
+const MAX_ROUNDS: usize = 8;
+
+/// The time limit passed first; or the runtime was dropped, and no limit will ever pass. [`Clock::timed_out`] tells the two apart.
 #[derive(Debug)]
 pub(crate) struct Elapsed;
 
 impl Clock {
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime, queue: Arc::default() }
+        let shared = Arc::new_cyclic(|shared| Shared {
+            runtime,
+            queue: Mutex::default(),
+            alarm: Mutex::default(),
+            // Weak, since the timer keeps the waker, and the clock the timer.
+            waker: Waker::from(Arc::new(AlarmWaker(Weak::clone(shared)))),
+            state: AtomicU8::new(RUNNING),
+            state_changed: Event::new(),
+        });
+        Self { shared }
     }
 
     pub(crate) fn now(&self) -> Instant {
-        self.runtime.now()
+        self.shared.runtime.now()
     }
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
@@ -53,7 +104,7 @@ impl Clock {
     }
 
     pub(crate) fn spawn_boxed(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.runtime.spawn(future);
+        self.shared.runtime.spawn(future);
     }
 
     /// The instant `after` from now, or as far away as an instant can be.
@@ -86,36 +137,48 @@ impl Clock {
         Timeout { clock: self, limit: Limit::For(limit), sleep: None, future }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        lock(&self.queue)
-    }
-
-    /// Sees to it that the driver looks no later than `deadline`.
-    fn set_alarm(&self, mut queue: MutexGuard<'_, Queue>, deadline: Instant) {
-        match queue.alarm {
-            Some(alarm) if alarm <= deadline => {}
-            Some(_) => {
-                queue.alarm = Some(deadline);
-                let driver = queue.driver.take();
-                drop(queue);
-                if let Some(driver) = driver {
-                    driver.wake();
-                }
-            }
-            None => {
-                queue.alarm = Some(deadline);
-                drop(queue);
-                let timer = self.runtime.new_timer(deadline);
-                let queue = Arc::downgrade(&self.queue);
-                self.runtime.spawn(Box::pin(Driver {
-                    runtime: Arc::clone(&self.runtime),
-                    queue,
-                    timer,
-                    armed: Some(deadline),
-                }));
-            }
+    /// Sleeps in a future of a handle's, which must end with the runtime.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` as soon as the runtime has been dropped.
+    pub(crate) async fn pause_until(&self, deadline: Instant) -> Result<(), Error> {
+        match self.timeout_at(Some(deadline), self.runtime_dropped()).await {
+            Err(Elapsed) if !self.is_runtime_dropped() => Ok(()),
+            _ => Err(runtime_is_gone()),
         }
     }
+
+    /// What a caller gets whose time limit has [elapsed](Elapsed).
+    pub(crate) fn timed_out(&self, kind: ErrorKind) -> Error {
+        if self.is_runtime_dropped() { runtime_is_gone() } else { Error::new(kind) }
+    }
+
+    /// Spawns a task that notices when the runtime drops its tasks. The task ends when what is returned is dropped.
+    pub(crate) fn watch_runtime(&self) -> RuntimeWatch {
+        // Made here, so that a runtime that is gone already is noticed, too.
+        let sentinel = Sentinel(Arc::clone(&self.shared));
+        self.spawn(async move { sentinel.watch().await });
+        RuntimeWatch(Arc::clone(&self.shared))
+    }
+
+    /// Whether the runtime has dropped its tasks, which it only does at its end.
+    pub(crate) fn is_runtime_dropped(&self) -> bool {
+        self.shared.state.load(Ordering::SeqCst) == DROPPED
+    }
+
+    /// Resolves when the runtime has dropped its tasks.
+    pub(crate) async fn runtime_dropped(&self) {
+        self.shared.state_is_not(RUNNING).await;
+        if !self.is_runtime_dropped() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// What has to be said of everything that a dropped runtime leaves behind.
+pub(crate) fn runtime_is_gone() -> Error {
+    Error::new(ErrorKind::Closed).detail("the runtime of the endpoint was dropped")
 }
 
 /// Beyond any deadline that the limits allow.
@@ -123,50 +186,171 @@ const FAR: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Clock").field("runtime", &self.runtime).finish_non_exhaustive()
+        f.debug_struct("Clock").field("runtime", &self.shared.runtime).finish_non_exhaustive()
     }
 }
 
-/// Wakes sleepers, and ends when none is left.
-struct Driver {
-    runtime: Arc<dyn Runtime>,
-    queue: Weak<Mutex<Queue>>,
-    timer: Pin<Box<dyn AsyncTimer>>,
-    /// `None` once the timer has fired: not every timer fires twice without being set again.
-    armed: Option<Instant>,
+impl Shared {
+    /// Wakes the sleepers whose deadline has passed, and arms the timer for the first of the others. `false` if the timer
+    /// cannot be armed here: then a sleeper has to be woken, to try again when it is polled next.
+    fn arm(&self) -> bool {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.arming {
+                queue.again = true;
+                return true;
+            }
+            queue.arming = true;
+        }
+        let mut arming = Arming { shared: self, ended: false };
+        let mut due = Vec::new();
+        let armed = 'armed: {
+            for _ in 0..MAX_ROUNDS {
+                let Some(first) = self.take_due(&mut due) else {
+                    if arming.end() {
+                        break 'armed true;
+                    }
+                    continue;
+                };
+                // With nothing locked that the waker locks, which the timer may call here and now.
+                if self.poll_timer(first).is_pending() && arming.end() {
+                    break 'armed true;
+                }
+            }
+            drop(arming);
+            false
+        };
+        // Last, since a waker may do anything, such as to sleep again.
+        due.into_iter().for_each(Waker::wake);
+        armed
+    }
+
+    /// Takes the wakers of those whose deadline has passed, and returns the first deadline of the others.
+    fn take_due(&self, due: &mut Vec<Waker>) -> Option<Instant> {
+        let now = self.runtime.now();
+        let mut queue = lock(&self.queue);
+        queue.again = false;
+        if queue.sleepers.first_key_value().is_some_and(|((deadline, _), _)| *deadline <= now) {
+            let later = queue.sleepers.split_off(&(now, u64::MAX));
+            due.extend(std::mem::replace(&mut queue.sleepers, later).into_values());
+        }
+        queue.alarm = queue.sleepers.first_key_value().map(|((deadline, _), _)| *deadline);
+        queue.alarm
+    }
+
+    fn poll_timer(&self, deadline: Instant) -> Poll<()> {
+        let Alarm { timer, armed } = &mut *lock(&self.alarm);
+        let timer = timer.get_or_insert_with(|| {
+            *armed = Some(deadline);
+            self.runtime.new_timer(deadline)
+        });
+        if *armed != Some(deadline) {
+            timer.as_mut().reset(deadline);
+            *armed = Some(deadline);
+        }
+        let polled = timer.as_mut().poll(&mut Context::from_waker(&self.waker));
+        if polled.is_ready() {
+            *armed = None;
+        }
+        polled
+    }
+
+    /// The timer has fired, or says that it wants to be asked.
+    fn fire(&self) {
+        if !self.arm() {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        let wakers: Vec<_> = lock(&self.queue).sleepers.values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    async fn state_is_not(&self, state: u8) {
+        while self.state.load(Ordering::SeqCst) == state {
+            let changed = self.state_changed.listen();
+            if self.state.load(Ordering::SeqCst) != state {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Changes the state, unless it has changed before.
+    fn leave_running(&self, state: u8) -> bool {
+        let left = self.state.compare_exchange(RUNNING, state, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if left {
+            self.state_changed.notify(usize::MAX);
+        }
+        left
+    }
 }
 
-impl Future for Driver {
-    type Output = ();
+/// Held while the timer is armed. Dropped before its [end](Self::end), it leaves the timer unarmed, for the next who asks.
+struct Arming<'a> {
+    shared: &'a Shared,
+    ended: bool,
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        loop {
-            let Some(queue) = this.queue.upgrade() else {
-                return Poll::Ready(());
-            };
-            let (due, first) = {
-                let mut queue = lock(&queue);
-                let now = this.runtime.now();
-                let later = queue.sleepers.split_off(&(now, u64::MAX));
-                let due = std::mem::replace(&mut queue.sleepers, later);
-                let first = queue.sleepers.keys().next().map(|(deadline, _)| *deadline);
-                queue.alarm = first;
-                queue.driver = first.map(|_| cx.waker().clone());
-                (due, first)
-            };
-            due.into_values().for_each(Waker::wake);
-            // Whoever goes to sleep from now on starts a driver of its own.
-            let Some(first) = first else {
-                return Poll::Ready(());
-            };
-            if this.armed != Some(first) {
-                this.timer.as_mut().reset(first);
-                this.armed = Some(first);
-            }
-            ready!(this.timer.as_mut().poll(cx));
-            this.armed = None;
+impl Arming<'_> {
+    /// Lets others arm the timer; `false` if one has tried to meanwhile, and everything is to be looked at again.
+    fn end(&mut self) -> bool {
+        let mut queue = lock(&self.shared.queue);
+        self.ended = !queue.again;
+        queue.arming = queue.again;
+        self.ended
+    }
+}
+
+impl Drop for Arming<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut queue = lock(&self.shared.queue);
+            (queue.arming, queue.again, queue.alarm) = (false, false, None);
         }
+    }
+}
+
+/// What the timer wakes.
+struct AlarmWaker(Weak<Shared>);
+
+impl Wake for AlarmWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.fire();
+        }
+    }
+}
+
+/// In a task that ends only when its [watch](RuntimeWatch) does, unless the runtime drops it before.
+struct Sentinel(Arc<Shared>);
+
+impl Sentinel {
+    async fn watch(&self) {
+        self.0.state_is_not(RUNNING).await;
+    }
+}
+
+impl Drop for Sentinel {
+    /// The one place that learns that the runtime is gone.
+    fn drop(&mut self) {
+        if self.0.leave_running(DROPPED) {
+            self.0.wake_all();
+        }
+    }
+}
+
+/// Keeps the task of [`Clock::watch_runtime`] for as long as it lives.
+pub(crate) struct RuntimeWatch(Arc<Shared>);
+
+impl Drop for RuntimeWatch {
+    fn drop(&mut self) {
+        self.0.leave_running(RELEASED);
     }
 }
 
@@ -204,7 +388,11 @@ impl<F: Future> Future for Timeout<'_, F> {
             (none, Limit::For(limit)) => none.insert(this.clock.sleep(limit)),
             (_, Limit::Never) => return Poll::Pending,
         };
-        Pin::new(sleep).poll(cx).map(|()| Err(Elapsed))
+        // In this order: a runtime that is dropped wakes those who sleep by then.
+        if Pin::new(sleep).poll(cx).is_pending() && !this.clock.is_runtime_dropped() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(Elapsed))
     }
 }
 
@@ -223,17 +411,23 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let this = &mut *self;
-        let mut queue = this.clock.queue();
-        let id = *this.id.get_or_insert_with(|| {
-            queue.next_id += 1;
-            queue.next_id
-        });
-        queue
-            .sleepers
-            .entry((this.deadline, id))
-            .and_modify(|waker| waker.clone_from(cx.waker()))
-            .or_insert_with(|| cx.waker().clone());
-        this.clock.set_alarm(queue, this.deadline);
+        let shared = &*this.clock.shared;
+        let in_time = {
+            let mut queue = lock(&shared.queue);
+            let id = *this.id.get_or_insert_with(|| {
+                queue.next_id += 1;
+                queue.next_id
+            });
+            queue
+                .sleepers
+                .entry((this.deadline, id))
+                .and_modify(|waker| waker.clone_from(cx.waker()))
+                .or_insert_with(|| cx.waker().clone());
+            queue.alarm.is_some_and(|alarm| alarm <= this.deadline)
+        };
+        if !in_time && !shared.arm() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 }
@@ -241,7 +435,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            let waker = self.clock.queue().sleepers.remove(&(self.deadline, id));
+            let waker = lock(&self.clock.shared.queue).sleepers.remove(&(self.deadline, id));
             drop(waker);
         }
     }
@@ -265,16 +459,19 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A runtime whose time stands still until the test moves it, and whose tasks run when the test says so.
+    /// A runtime whose time stands still until the test moves it, and whose tasks run when the test says so: of the clock's none
+    /// but a sentinel.
     struct Virtual {
         now: Mutex<Instant>,
-        executor: Executor<'static>,
+        executor: Mutex<Executor<'static>>,
         alarms: Mutex<Vec<Weak<Alarm>>>,
         timers: AtomicUsize,
         spawned: AtomicUsize,
         resets: AtomicUsize,
         /// The next timer that is asked says that it has expired.
         hasty: AtomicBool,
+        /// So many times, a timer that is asked does nothing but ask to be asked again, as tokio's do while their task is to yield.
+        coy: AtomicUsize,
     }
 
     struct Alarm(Mutex<AlarmState>);
@@ -299,12 +496,13 @@ mod tests {
         fn clock() -> (Arc<Self>, Clock) {
             let runtime = Arc::new(Self {
                 now: Mutex::new(Instant::now()),
-                executor: Executor::new(),
+                executor: Mutex::new(Executor::new()),
                 alarms: Mutex::default(),
                 timers: AtomicUsize::new(0),
                 spawned: AtomicUsize::new(0),
                 resets: AtomicUsize::new(0),
                 hasty: AtomicBool::new(false),
+                coy: AtomicUsize::new(0),
             });
             (Arc::clone(&runtime), Clock::new(Arc::new(Handle(runtime))))
         }
@@ -315,7 +513,7 @@ mod tests {
 
         /// Runs every task as far as it gets.
         fn settle(&self) {
-            while self.executor.try_tick() {}
+            while self.executor.lock().unwrap().try_tick() {}
         }
 
         fn advance(&self, by: Duration) {
@@ -325,20 +523,24 @@ mod tests {
                 *now += by;
                 *now
             };
-            for alarm in self.alarms.lock().unwrap().iter().filter_map(Weak::upgrade) {
-                let state = &mut *alarm.0.lock().unwrap();
-                if state.deadline <= now || self.hasty.load(Ordering::Relaxed) {
-                    state.waker.take().into_iter().for_each(Waker::wake);
-                }
+            let alarms: Vec<_> = self.alarms.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
+            for alarm in alarms {
+                let fired = {
+                    let state = &mut *alarm.0.lock().unwrap();
+                    let due = state.deadline <= now || self.hasty.load(Ordering::Relaxed);
+                    if due { state.waker.take() } else { None }
+                };
+                fired.into_iter().for_each(Waker::wake);
             }
             self.settle();
         }
 
-        fn has_driver(&self) -> bool {
-            !self.executor.is_empty()
+        fn is_armed(&self) -> bool {
+            let alarms = self.alarms.lock().unwrap();
+            alarms.iter().filter_map(Weak::upgrade).any(|alarm| alarm.0.lock().unwrap().waker.is_some())
         }
 
-        /// Timers made, drivers spawned, timers moved.
+        /// Timers made, tasks spawned, timers moved.
         fn costs(&self) -> (usize, usize, usize) {
             let [timers, spawned, resets] =
                 [&self.timers, &self.spawned, &self.resets].map(|count| count.load(Ordering::Relaxed));
@@ -363,7 +565,7 @@ mod tests {
 
         fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
             self.0.spawned.fetch_add(1, Ordering::Relaxed);
-            self.0.executor.spawn(future).detach();
+            self.0.executor.lock().unwrap().spawn(future).detach();
         }
 
         fn wrap_udp_socket(&self, _: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -389,6 +591,11 @@ mod tests {
         }
 
         fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            let coy = |left: usize| left.checked_sub(1);
+            if self.runtime.coy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, coy).is_ok() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let state = &mut *self.alarm.0.lock().unwrap();
             let due =
                 state.deadline <= self.runtime.now() || self.runtime.hasty.swap(false, Ordering::Relaxed);
@@ -464,14 +671,14 @@ mod tests {
         let (time, clock) = Virtual::clock();
         let mut sleeps: Vec<_> = (1..=100).map(|n| Polled::begun(clock.sleep(n * SECOND))).collect();
         time.settle();
-        assert_eq!(time.costs(), (1, 1, 0), "later deadlines must not touch the timer");
+        assert_eq!(time.costs(), (1, 0, 0), "later deadlines must not touch the timer");
         for passed in 1..=sleeps.len() {
             time.advance(SECOND);
             assert!(sleeps[passed - 1].woken() && sleeps[passed - 1].poll().is_ready());
             assert!(sleeps[passed..].iter().all(|sleep| !sleep.woken()), "woken early");
         }
-        let (timers, drivers, _) = time.costs();
-        assert_eq!((timers, drivers), (1, 1));
+        let (timers, spawned, _) = time.costs();
+        assert_eq!((timers, spawned), (1, 0));
     }
 
     #[test]
@@ -484,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn the_driver_wakes_for_a_deadline_that_comes_earlier() {
+    fn the_timer_is_moved_for_a_deadline_that_comes_earlier() {
         let (time, clock) = Virtual::clock();
         let mut late = Polled::begun(clock.sleep(60 * SECOND));
         time.settle();
@@ -497,8 +704,7 @@ mod tests {
         assert!(!late.woken());
         time.advance(58 * SECOND);
         assert!(late.woken() && late.poll().is_ready());
-        let (timers, drivers, _) = time.costs();
-        assert_eq!((timers, drivers), (1, 1));
+        assert_eq!(time.costs(), (1, 0, 4));
     }
 
     #[test]
@@ -515,15 +721,6 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_deadline_counts_even_before_the_driver_first_ran() {
-        let (time, clock) = Virtual::clock();
-        let _late = Polled::begun(clock.sleep(60 * SECOND));
-        let mut early = Polled::begun(clock.sleep(SECOND));
-        time.advance(SECOND);
-        assert!(early.woken() && early.poll().is_ready());
-    }
-
-    #[test]
     fn a_dropped_sleep_is_forgotten() {
         let (time, clock) = Virtual::clock();
         let dropped = Polled::begun(clock.sleep(SECOND));
@@ -531,7 +728,7 @@ mod tests {
         time.settle();
         let flag = Arc::clone(&dropped.woken);
         drop(dropped);
-        assert_eq!(clock.queue().sleepers.len(), 1);
+        assert_eq!(lock(&clock.shared.queue).sleepers.len(), 1);
         assert_eq!(Arc::strong_count(&flag), 1, "its waker is kept");
         time.advance(SECOND);
         assert!(!flag.0.load(Ordering::Relaxed) && !kept.woken());
@@ -540,42 +737,171 @@ mod tests {
     }
 
     #[test]
-    fn the_driver_ends_when_nobody_sleeps_and_a_new_one_starts() {
+    fn the_timer_rests_while_nobody_sleeps_and_is_used_again() {
         let (time, clock) = Virtual::clock();
-        for round in 1..=3 {
-            assert!(!time.has_driver());
+        for round in 0..3 {
+            assert!(!time.is_armed());
             let mut sleep = Polled::begun(clock.sleep(SECOND));
-            assert!(time.has_driver());
+            assert!(time.is_armed());
             time.advance(SECOND);
             assert!(sleep.woken() && sleep.poll().is_ready());
-            assert!(!time.has_driver(), "nobody sleeps");
-            assert_eq!(time.costs(), (round, round, 0));
+            assert!(!time.is_armed(), "nobody sleeps");
+            assert_eq!(time.costs(), (1, 0, round));
         }
     }
 
     #[test]
-    fn the_driver_of_a_forgotten_deadline_serves_the_next_one() {
+    fn the_shot_of_a_forgotten_deadline_arms_the_timer_for_the_next() {
         let (time, clock) = Virtual::clock();
-        let forgotten = Polled::begun(clock.sleep(SECOND));
-        time.settle();
-        drop(forgotten);
+        drop(Polled::begun(clock.sleep(SECOND)));
         let mut next = Polled::begun(clock.sleep(3 * SECOND));
         time.advance(SECOND);
-        assert!(!next.woken() && time.has_driver());
+        assert!(!next.woken() && time.is_armed());
         time.advance(2 * SECOND);
         assert!(next.woken() && next.poll().is_ready());
-        assert!(!time.has_driver());
-        assert_eq!(time.costs(), (1, 1, 1));
+        assert!(!time.is_armed());
+        assert_eq!(time.costs(), (1, 0, 1));
     }
 
     #[test]
-    fn the_driver_ends_with_the_last_clock() {
+    fn the_timer_goes_with_the_last_clock() {
         let (time, clock) = Virtual::clock();
         let sleep = Polled::begun(clock.sleep(SECOND));
-        time.settle();
+        assert!(time.is_armed());
         drop((sleep, clock));
+        assert_eq!(time.alarms.lock().unwrap().iter().filter_map(Weak::upgrade).count(), 0);
         time.advance(SECOND);
-        assert!(!time.has_driver());
+    }
+
+    /// As those of tokio do, whose tasks may use a timer only so often before they yield.
+    #[test]
+    fn a_timer_that_wants_to_be_asked_later_is_asked_by_the_task_that_sleeps() {
+        for refusals in [1, 2, MAX_ROUNDS, MAX_ROUNDS + 1, 3 * MAX_ROUNDS] {
+            let (time, clock) = Virtual::clock();
+            time.coy.store(refusals, Ordering::Relaxed);
+            let mut sleep = Polled::begun(clock.sleep(SECOND));
+            let mut yields = 0;
+            while sleep.woken() {
+                assert!(sleep.poll().is_pending());
+                yields += 1;
+            }
+            assert_eq!(yields, refusals / MAX_ROUNDS, "{refusals}");
+            assert!(time.is_armed());
+            time.advance(SECOND);
+            assert!(sleep.woken() && sleep.poll().is_ready(), "{refusals}");
+        }
+    }
+
+    #[test]
+    fn a_timer_that_wants_to_be_asked_later_when_it_fires_is_asked_by_those_who_sleep() {
+        let (time, clock) = Virtual::clock();
+        let mut sleeps = [1, 2, 3].map(|n| Polled::begun(clock.sleep(n * SECOND)));
+        time.coy.store(MAX_ROUNDS, Ordering::Relaxed);
+        time.advance(SECOND);
+        assert!(sleeps[0].woken() && sleeps[0].poll().is_ready());
+        for sleep in &mut sleeps[1..] {
+            assert!(sleep.woken() && sleep.poll().is_pending(), "nobody will arm the timer");
+        }
+        time.advance(SECOND);
+        assert!(sleeps[1].woken() && sleeps[1].poll().is_ready());
+        assert!(!sleeps[2].woken());
+        time.advance(SECOND);
+        assert!(sleeps[2].woken() && sleeps[2].poll().is_ready());
+    }
+
+    /// Polls what sleeps right where it is woken, and so sleeps again.
+    struct Insomniac(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>, AtomicUsize);
+
+    impl Wake for Insomniac {
+        fn wake(self: Arc<Self>) {
+            let mut future = self.0.lock().unwrap().take().expect("woken while it is polled");
+            let waker = Waker::from(Arc::clone(&self));
+            if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                *self.0.lock().unwrap() = Some(future);
+            }
+        }
+    }
+
+    #[test]
+    fn a_waker_that_polls_at_once_may_sleep_again() {
+        let (time, clock) = Virtual::clock();
+        let insomniac = Arc::new(Insomniac(Mutex::default(), AtomicUsize::new(0)));
+        let (weak, clock_of_it) = (Arc::downgrade(&insomniac), clock.clone());
+        *insomniac.0.lock().unwrap() = Some(Box::pin(async move {
+            loop {
+                clock_of_it.sleep(SECOND).await;
+                weak.upgrade().unwrap().1.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+        Arc::clone(&insomniac).wake();
+        for slept in 1..=5 {
+            time.advance(SECOND);
+            assert_eq!(insomniac.1.load(Ordering::Relaxed), slept);
+        }
+        drop(insomniac.0.lock().unwrap().take());
+    }
+
+    #[test]
+    fn sleepers_on_many_threads_lose_no_wakeup() {
+        const THREADS: u64 = 4;
+        let clock = Clock::new(Arc::new(crate::AsyncIoRuntime::on(Arc::default())));
+        let (done, all_done) = std::sync::mpsc::channel();
+        for thread in 0..THREADS {
+            let (clock, done) = (clock.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(thread);
+                for _ in 0..300 {
+                    let pause = Duration::from_micros(rng.u64(0..400));
+                    // Neither an executor nor a reactor on this thread.
+                    future::block_on(clock.sleep(pause));
+                    assert!(Polled::new(clock.sleep(3600 * SECOND)).poll().is_pending());
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..THREADS {
+            all_done.recv_timeout(Duration::from_secs(20)).expect("a sleeper was forgotten");
+        }
+    }
+
+    #[test]
+    fn a_timeout_on_a_runtime_that_was_dropped_says_so() {
+        let (time, clock) = Virtual::clock();
+        let watch = clock.watch_runtime();
+        time.settle();
+        let mut timeout = Polled::begun(clock.timeout(3600 * SECOND, pending::<()>()));
+        let mut pause = Polled::begun(clock.pause_until(clock.deadline(SECOND)));
+        let mut sleep = Polled::begun(clock.sleep(SECOND));
+        let mut dropped = Polled::begun(clock.runtime_dropped());
+        assert_eq!(*clock.timed_out(ErrorKind::DeadlineExceeded).kind(), ErrorKind::DeadlineExceeded);
+        let executor = std::mem::replace(&mut *time.executor.lock().unwrap(), Executor::new());
+        drop(executor);
+        assert!(timeout.woken() && matches!(timeout.poll(), Poll::Ready(Err(Elapsed))));
+        assert!(
+            pause.woken()
+                && matches!(pause.poll(), Poll::Ready(Err(error)) if *error.kind() == ErrorKind::Closed)
+        );
+        assert!(dropped.woken() && dropped.poll().is_ready());
+        assert!(sleep.poll().is_pending(), "loops that sleep must not run free");
+        assert_eq!(*clock.timed_out(ErrorKind::DeadlineExceeded).kind(), ErrorKind::Closed);
+        let mut late = Polled::new(clock.timeout(3600 * SECOND, pending::<()>()));
+        assert!(matches!(late.poll(), Poll::Ready(Err(Elapsed))), "begun after the end");
+        drop(watch);
+    }
+
+    #[test]
+    fn the_task_that_watches_the_runtime_ends_with_the_watch() {
+        let (time, clock) = Virtual::clock();
+        let watch = clock.watch_runtime();
+        time.settle();
+        assert!(!time.executor.lock().unwrap().is_empty());
+        drop(watch);
+        time.settle();
+        assert!(time.executor.lock().unwrap().is_empty());
+        assert!(!clock.is_runtime_dropped(), "it was the endpoint that ended");
+        let mut pause = Polled::begun(clock.pause_until(clock.deadline(SECOND)));
+        time.advance(SECOND);
+        assert!(matches!(pause.poll(), Poll::Ready(Ok(()))));
     }
 
     #[test]
@@ -590,7 +916,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_that_was_polled_late_is_over_without_the_driver() {
+    fn a_sleep_that_is_polled_late_is_over_without_the_timer() {
         let (time, clock) = Virtual::clock();
         let mut sleep = Polled::new(clock.sleep(SECOND));
         *time.now.lock().unwrap() += SECOND;
@@ -633,9 +959,9 @@ mod tests {
         done.store(true, Ordering::Relaxed);
         assert!(matches!(timeout.poll(), Poll::Ready(Ok(7))));
         drop(timeout);
-        assert!(clock.queue().sleepers.is_empty());
+        assert!(lock(&clock.shared.queue).sleepers.is_empty());
         time.advance(SECOND);
-        assert!(!time.has_driver());
+        assert!(!time.is_armed());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 #[cfg(unix)]
 pub use self::poll::PollRuntime;
 pub(crate) use self::{
-    clock::{Clock, Elapsed},
+    clock::{Clock, Elapsed, RuntimeWatch, runtime_is_gone},
     turn::Turns,
 };
 use self::{reactor::Socket, timer::LazyTimer};
@@ -83,8 +83,19 @@ impl AsyncIoRuntime {
         Self::with_spawner(Spawner::Global)
     }
 
-    /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps: when the last other handle to it is
-    /// dropped, all that runs here ends, and what is begun later never runs. Nobody tells of an executor that is not driven.
+    /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps.
+    ///
+    /// When the last other handle to it is dropped, the endpoints on it end without a word to their peers. Whatever is awaited
+    /// of them elsewhere ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials, [`Connection::closed`] and
+    /// [`Endpoint::shutdown`]. So does what is begun later, and binding another endpoint.
+    ///
+    /// An executor that is not driven, or whose threads are blocked, is not reported. Time limits pass nevertheless: the future that
+    /// waits is woken by the thread that drives async-io's reactor. So `connect` and calls that have a time limit end in time on another
+    /// executor; [`Connection::call`], which has none, waits for as long as the executor stands still.
+    ///
+    /// [`Connection::closed`]: crate::Connection::closed
+    /// [`Connection::call`]: crate::Connection::call
+    /// [`Endpoint::shutdown`]: crate::Endpoint::shutdown
     #[must_use]
     pub fn on(executor: Arc<Executor<'static>>) -> Self {
         Self::with_spawner(Spawner::Executor(Arc::downgrade(&executor)))

@@ -15,7 +15,7 @@ use super::{Node, attend, authorize::authorized, serve_connection};
 use crate::{
     admission::{ConnectionSlot, Full, Handshake},
     code::Code,
-    connection::{Connection, Link},
+    connection::{Connection, Driven, Link},
     drain::Handling,
     error::{Error, ErrorKind, Result},
     limits::Serves,
@@ -71,7 +71,7 @@ pub(crate) async fn accept_connections(
 /// Shakes hands, and serves who is let in, in a task of its own: what the handshake needed is not held for as long as the connection.
 async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: Handshake) {
     if let Some((link, slot)) = let_in(&node, incoming, config, handshake).await {
-        let serving = serve_accepted(Arc::clone(&node), link, slot);
+        let serving = serve_accepted(Arc::clone(&node), Driven::new(&link), slot);
         node.spawn(serving);
     }
 }
@@ -121,7 +121,8 @@ async fn let_in(
     authorized.then_some((link, slot))
 }
 
-async fn serve_accepted(node: Arc<Node>, link: Arc<Link>, slot: ConnectionSlot) {
+async fn serve_accepted(node: Arc<Node>, driven: Driven, slot: ConnectionSlot) {
+    let link = driven.link();
     let remote = link.remote_address();
     node.counters.accepted.add();
     let _open = Open::new(&node);
@@ -134,13 +135,13 @@ async fn serve_accepted(node: Arc<Node>, link: Arc<Link>, slot: ConnectionSlot) 
     let on_connection = pin!(async {
         if let Some(handler) = node.router.connection_handler() {
             // Ends with the connection, however much of what was received on that is still to be handled.
-            future::or(run_connection_handler(&node, &link, handler), link.ended(&node.drain)).await;
+            future::or(run_connection_handler(&node, link, handler), link.ended(&node.drain)).await;
         }
         future::pending().await
     });
-    let serving = pin!(serve_connection(&node, &link, Some(slot)));
+    let serving = pin!(serve_connection(&node, link, Some(slot)));
     let work = pin!(future::or(serving, on_connection));
-    attend(&node, &link, &node.security, Side::Accepted, work).instrument(span.clone()).await;
+    attend(&node, link, &node.security, Side::Accepted, work).instrument(span.clone()).await;
     span.in_scope(|| tracing::debug!(%remote, "connection ended"));
 }
 

@@ -56,15 +56,21 @@ const PATIENCE: Duration = Duration::from_micros(50);
 /// [`busy_poll`](Self::busy_poll).
 ///
 /// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be awaited on any thread and any
-/// executor, as always; but they make progress only while `block_on` runs. Futures of other reactors can be awaited within
-/// it, since whatever wakes the thread wakes it at once.
+/// executor, as always; but they make progress only while `block_on` runs, and so do their time limits: the thread fires the timers
+/// itself. Never block it. While a task or the future of `block_on` does, or while nobody is in `block_on`, no call ends, not even one whose
+/// time has passed. Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it at once.
 ///
 /// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are open, say, or for want of
 /// memory, the thread goes on at a slower pace: it looks at its sockets every 10 ms, says so once at warn, and waits again as soon as
 /// it may.
 ///
-/// Dropping it drops all that runs here: connections are lost without a word, and handles say
-/// [`Closed`](crate::ErrorKind::Closed). [`Endpoint::shutdown`](crate::Endpoint::shutdown) comes first, within `block_on`.
+/// Dropping it drops all that runs here: connections are lost without a word, and whatever is awaited of its endpoints, on whichever
+/// thread, ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials, [`Connection::closed`] and
+/// [`Endpoint::shutdown`]. Timers that were taken from the [`handle`](Self::handle) itself never fire then.
+/// [`Endpoint::shutdown`] comes first, within `block_on`.
+///
+/// [`Connection::closed`]: crate::Connection::closed
+/// [`Endpoint::shutdown`]: crate::Endpoint::shutdown
 ///
 /// ```
 /// use palyra_quic::{Endpoint, PollRuntime};

@@ -110,7 +110,7 @@ impl Shared {
         self.bell.ring();
     }
 
-    /// Drops every task, and whatever is spawned from now on.
+    /// Drops every task, and whatever is spawned from now on. Those that wait for a timer are woken, to see that it never fires.
     pub(super) fn close(&self) {
         let wakers: Vec<Waker> = {
             let mut tasks = lock(&self.tasks);
@@ -118,6 +118,9 @@ impl Shared {
             tasks.live.iter().map(|(_, live)| live.waker.clone()).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
+        // Not in one statement with what follows: whoever is woken may ask a timer.
+        let sleepers = lock(&self.timers).close();
+        sleepers.into_iter().for_each(Waker::wake);
         // What a task leaves behind may wake others, which are in the queue already or gone.
         loop {
             let left = {

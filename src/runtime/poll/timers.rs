@@ -25,6 +25,8 @@ pub(super) struct Timers {
     entries: Slab<Entry>,
     /// Places of timers, and places that timers have left for an earlier one, which are passed over.
     queue: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// The runtime is gone.
+    closed: bool,
 }
 
 /// Places that may be in the queue beside two for each timer.
@@ -56,6 +58,9 @@ impl Timers {
         if entry.fired {
             return Poll::Ready(());
         }
+        if self.closed {
+            return Poll::Pending;
+        }
         match &mut entry.waker {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
@@ -76,7 +81,7 @@ impl Timers {
 
     /// Sees to it that places which timers have left do not pile up.
     fn sweep(&mut self) {
-        let Self { entries, queue } = self;
+        let Self { entries, queue, closed: _ } = self;
         if queue.len() > 2 * entries.len() + SPARE_PLACES {
             queue.retain(|Reverse((place, key))| {
                 entries.get(*key).is_some_and(|entry| entry.queued == Some(*place))
@@ -94,6 +99,13 @@ impl Timers {
         }
     }
 
+    /// Gives up all places and wakers: nobody will ask for the first deadline any more.
+    pub(super) fn close(&mut self) -> Vec<Waker> {
+        self.closed = true;
+        self.queue = BinaryHeap::new();
+        self.entries.iter_mut().filter_map(|(_, entry)| entry.waker.take()).collect()
+    }
+
     /// When the first deadline comes.
     pub(super) fn next(&mut self) -> Option<Instant> {
         self.first().map(|(first, _)| first)
@@ -101,7 +113,7 @@ impl Timers {
 
     /// The first deadline, and whose it is. Timers that it finds in their old place get their new one.
     fn first(&mut self) -> Option<(Instant, usize)> {
-        let Self { entries, queue } = self;
+        let Self { entries, queue, closed: _ } = self;
         loop {
             let mut top = queue.peek_mut()?;
             let Reverse((place, key)) = *top;
@@ -218,6 +230,22 @@ mod tests {
             }
         }
         assert!(timers.queue.len() <= 2 + SPARE_PLACES, "{} places", timers.queue.len());
+    }
+
+    #[test]
+    fn a_runtime_that_ends_wakes_all_and_keeps_nobody_waiting_in_its_memory() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
+        let keys = [1, 2, 3].map(|seconds| timers.insert(start + seconds * SECOND));
+        for key in keys {
+            assert!(timers.poll(key, Waker::noop()).is_pending());
+        }
+        assert_eq!(due(&mut timers, start + SECOND), 1);
+        assert_eq!(timers.close().len(), 2);
+        assert!(timers.poll(keys[0], Waker::noop()).is_ready(), "it had fired before");
+        for key in &keys[1..] {
+            assert!(timers.poll(*key, Waker::noop()).is_pending());
+        }
+        assert_eq!((timers.next(), timers.close().len()), (None, 0));
     }
 
     #[test]
