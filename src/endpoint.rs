@@ -15,6 +15,7 @@ use rustls::KeyLog;
 use tracing::Instrument;
 
 use crate::{
+    address::{Families, Reach},
     client::{Dialler, Handshake, dial},
     closure::Cause,
     code::Code,
@@ -63,6 +64,7 @@ struct Inner {
     serves_dialled: Serves,
     recorder: Recorder,
     rng: Mutex<Rng>,
+    reach: Reach,
     _watch: RuntimeWatch,
 }
 
@@ -100,9 +102,14 @@ impl Endpoint {
     ///
     /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
     ///
+    /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may come in its IPv6 form
+    /// (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
+    ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS;
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS, and, before anything is sent, for an address
+    /// from which no answer can come: port 0, an unspecified, multicast or broadcast address, a link-local IPv6 address without
+    /// its interface (scope), unless the socket is bound to one, and an address of a family that the socket cannot send to;
     /// [`Closed`](crate::ErrorKind::Closed) where the endpoint is closed, or its runtime was dropped;
     /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a peer that is
     /// full; [`PinMismatch`](crate::ErrorKind::PinMismatch), [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
@@ -149,10 +156,11 @@ impl Endpoint {
         address: SocketAddr,
         until: Handshake,
     ) -> Result<Connection> {
-        let Inner { quinn, clock, limits, node, socket, serves_dialled, recorder, .. } = &*self.inner;
+        let Inner { quinn, clock, limits, node, socket, serves_dialled, recorder, reach, .. } = &*self.inner;
         if let Some(ended) = node.closure().error() {
             return Err(ended);
         }
+        let address = reach.destination(address)?;
         let closure = node.closure();
         let transport = || limits.transport_config(*serves_dialled);
         let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
@@ -268,6 +276,11 @@ impl Endpoint {
     /// Keeps a shutdown waiting, within its grace.
     pub(crate) fn accept_work(&self) -> WorkGuard {
         self.inner.node.drain().accept()
+    }
+
+    /// Where the socket can send to.
+    pub(crate) fn reach(&self) -> Reach {
+        self.inner.reach
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -387,6 +400,7 @@ impl fmt::Debug for Endpoint {
             serves_dialled: _,
             recorder: _,
             rng: _,
+            reach: _,
             _watch: _,
         } = &*self.inner;
         f.debug_struct("Endpoint")
@@ -541,19 +555,20 @@ impl EndpointBuilder {
     /// As for [`bind`](Self::bind).
     pub fn bind_abstract_socket(mut self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        self.start(runtime, socket, None)
+        self.start(runtime, socket, Families::Both, None)
     }
 
     /// The same, with what quinn leaves to chance following from `seed`.
     #[cfg(feature = "sim")]
     pub(crate) fn bind_seeded(mut self, socket: Arc<dyn AsyncUdpSocket>, seed: [u8; 32]) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        self.start(runtime, socket, Some(seed))
+        self.start(runtime, socket, Families::Both, Some(seed))
     }
 
     fn start_on(self, runtime: Arc<dyn Runtime>, socket: UdpSocket) -> Result<Endpoint> {
+        let families = Families::of(&socket);
         let socket = runtime.wrap_udp_socket(socket)?;
-        self.start(runtime, socket, None)
+        self.start(runtime, socket, families, None)
     }
 
     fn take_runtime(&mut self) -> Result<Arc<dyn Runtime>> {
@@ -565,6 +580,7 @@ impl EndpointBuilder {
         self,
         runtime: Arc<dyn Runtime>,
         socket: Arc<dyn AsyncUdpSocket>,
+        families: Families,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
         let Self { runtime: _, limits, server, client, wall_clock, restart_key, key_log, router, recorder } =
@@ -574,6 +590,7 @@ impl EndpointBuilder {
         router.check(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
+        let reach = Reach::of(address, families);
         let by_identity = || server.as_ref()?.endpoint_config(address);
         let by_key = |key: RestartKey| key.endpoint_config(address);
         let mut config = restart_key.map_or_else(by_identity, by_key).unwrap_or_default();
@@ -610,6 +627,7 @@ impl EndpointBuilder {
             serves_dialled,
             recorder,
             rng,
+            reach,
             _watch: watch,
         });
         let failing = Arc::downgrade(&inner);

@@ -75,6 +75,7 @@
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 
+mod address;
 mod admission;
 #[cfg(feature = "cert")]
 mod cert;

@@ -1,8 +1,8 @@
 //! What the command line says, parsed once.
 
 use std::{
-    io,
-    net::{SocketAddr, ToSocketAddrs},
+    fmt, io,
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs},
     num::NonZeroU64,
     path::PathBuf,
     str::FromStr,
@@ -55,7 +55,7 @@ pub(crate) struct Pki {
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Where to listen: IP:PORT or HOST:PORT. Port 0 lets the system choose.
+    /// Where to listen: IP:PORT, [IPV6%INTERFACE]:PORT or HOST:PORT. Port 0 lets the system choose.
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Address,
     /// The directory that `node pki` has filled.
@@ -84,7 +84,7 @@ pub(crate) struct Serve {
 /// Whom to connect to, and as whom.
 #[derive(Args)]
 pub(crate) struct Peer {
-    /// The node: IP:PORT or HOST:PORT.
+    /// The node: IP:PORT, [IPV6%INTERFACE]:PORT or HOST:PORT.
     #[arg(value_name = "ADDR", value_parser = peer_address)]
     pub(crate) address: Address,
     /// The directory that `node pki` has filled.
@@ -190,13 +190,36 @@ impl From<Encoding> for Codec {
 pub(crate) struct Address {
     text: String,
     port: u16,
+    host: Host,
+}
+
+#[derive(Clone)]
+enum Host {
+    Ip(SocketAddr),
+    /// An IPv6 address, and the name of the interface behind which it is.
+    Behind(Ipv6Addr, String),
+    Name,
 }
 
 impl Address {
     /// What the system makes of it; at least one.
     pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let unresolved =
-            |error: io::Error| Failure::new(error).during(format_args!("cannot find {}", self.text));
+        let cannot_find = |failure: Failure| failure.during(format_args!("cannot find {}", self.text));
+        let unresolved = |error: io::Error| cannot_find(Failure::new(error));
+        let no_interface = |name: &dyn fmt::Display| {
+            cannot_find(Failure::new(format_args!("there is no network interface {name}")))
+        };
+        match &self.host {
+            Host::Ip(SocketAddr::V6(address)) if !is_interface(address) => {
+                return Err(no_interface(&format_args!("with number {}", address.scope_id())));
+            }
+            Host::Ip(address) => return Ok(vec![*address]),
+            Host::Behind(ip, name) => {
+                let scope_id = interface(name).ok_or_else(|| no_interface(name))?;
+                return Ok(vec![SocketAddrV6::new(*ip, self.port, 0, scope_id).into()]);
+            }
+            Host::Name => {}
+        }
         let mut addresses: Vec<_> = self.text.to_socket_addrs().map_err(unresolved)?.collect();
         addresses.dedup();
         if addresses.is_empty() {
@@ -211,14 +234,47 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = "neither IP:PORT, with brackets around IPv6, nor HOST:PORT";
-        let address = |port| Self { text: text.into(), port };
+        let address = |port, host| Self { text: text.into(), port, host };
         if let Ok(socket) = text.parse::<SocketAddr>() {
-            return Ok(address(socket.port()));
+            return Ok(address(socket.port(), Host::Ip(socket)));
         }
         let (host, port) = text.rsplit_once(':').ok_or(wrong)?;
         let port = port.parse().map_err(|_| wrong)?;
-        if host.is_empty() || host.contains([':', '[', ']']) { Err(wrong) } else { Ok(address(port)) }
+        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some((ip, interface)) = in_brackets.and_then(|host| host.split_once('%')) {
+            let ip = ip.parse().map_err(|_| wrong)?;
+            // RFC 4007, section 11.2: the zone must not be empty.
+            return if interface.is_empty() {
+                Err(wrong)
+            } else {
+                Ok(address(port, Host::Behind(ip, interface.into())))
+            };
+        }
+        if host.is_empty() || host.contains([':', '[', ']', '%']) {
+            Err(wrong)
+        } else {
+            Ok(address(port, Host::Name))
+        }
     }
+}
+
+/// The number of an interface with this name. The system knows it as part of a link-local address, whichever that is.
+fn interface(name: &str) -> Option<u32> {
+    (format!("fe80::1%{name}"), 0).to_socket_addrs().ok()?.find_map(|address| match address {
+        SocketAddr::V6(address) => Some(address.scope_id()).filter(|scope_id| *scope_id != 0),
+        SocketAddr::V4(_) => None,
+    })
+}
+
+/// Whether the interface of a link-local address is there, as far as the system says.
+fn is_interface(address: &SocketAddrV6) -> bool {
+    if !address.ip().is_unicast_link_local() || address.scope_id() == 0 {
+        return true;
+    }
+    #[cfg(target_os = "linux")]
+    return nix::net::if_::if_indextoname(address.scope_id()).is_ok();
+    #[cfg(not(target_os = "linux"))]
+    true
 }
 
 fn peer_address(text: &str) -> Result<Address, &'static str> {

@@ -485,6 +485,7 @@ impl ClientBuilder {
         if call_timeout.is_zero() {
             return Err(Error::invalid_config("call_timeout is zero"));
         }
+        let addresses = endpoint.reach().destinations(&addresses)?;
         let security = match tls {
             Some(tls) => endpoint.security().beside(&tls)?,
             None => Arc::clone(endpoint.security()),
