@@ -150,7 +150,12 @@ impl Runtime for AsyncIoRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(Socket::new(socket, self.offload)?))
+        let socket = Socket::new(socket, self.offload)?;
+        #[cfg(feature = "smol")]
+        if matches!(self.spawner, Spawner::Global) {
+            reactor::or_error("smol's global executor", || smol::spawn(async {}).detach())?;
+        }
+        Ok(Arc::new(socket))
     }
 
     fn now(&self) -> Instant {

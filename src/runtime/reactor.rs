@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -52,9 +53,15 @@ const DOUBT: Duration = Duration::from_millis(20);
 impl Socket {
     pub(super) fn new(socket: UdpSocket, offload: Offload) -> io::Result<Self> {
         let core = Core::new(&socket, offload)?;
-        let io = Arc::new(Async::new_nonblocking(socket)?);
+        if !REACTOR_RUNS.load(Ordering::Relaxed) {
+            let spare =
+                (0..REACTOR_DESCRIPTORS).map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
+            drop(spare);
+        }
+        let io = or_error("async-io's reactor", || Async::new_nonblocking(socket))??;
+        REACTOR_RUNS.store(true, Ordering::Relaxed);
         let (false_reports, trust) = (FalseReports::default(), Mutex::new(Trust::Full));
-        Ok(Self { io, core, false_reports, distrusts: AtomicBool::new(false), trust })
+        Ok(Self { io: Arc::new(io), core, false_reports, distrusts: AtomicBool::new(false), trust })
     }
 
     /// Ready when the rest is over, or there is none.
@@ -109,6 +116,22 @@ impl Socket {
             *lock(&self.trust) = Trust::Full;
         }
     }
+}
+
+/// What async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or the two ends of a pipe.
+///
+/// It panics if it cannot, on its own thread, too, which then is gone for good. So the first to use it sees first whether so many can be
+/// had. One that runs already, since others use it, is not told from one that does not.
+const REACTOR_DESCRIPTORS: usize = 4;
+static REACTOR_RUNS: AtomicBool = AtomicBool::new(false);
+
+/// Runs what starts threads, and panics if it cannot.
+pub(super) fn or_error<T>(what: &str, start: impl FnOnce() -> T) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(start)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        io::Error::other(format!("{what} cannot be started: {text}"))
+    })
 }
 
 impl AsyncUdpSocket for Socket {
@@ -268,6 +291,20 @@ mod tests {
         // It is left alone, and not forgotten.
         datagram(b"still there?", None, &receiver).unwrap();
         assert_eq!(receive(&receiver, &mut [0; 64]).len, 12);
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_an_error_with_its_reason() {
+        assert_eq!(or_error("it", || 7).unwrap(), 7);
+        let refused: io::Result<()> = Err(io::ErrorKind::OutOfMemory.into());
+        for (reason, expected) in [
+            (or_error("it", || refused.expect("no thread")), "no thread"),
+            (or_error("it", || panic!("no {}", "descriptor")), "no descriptor"),
+            (or_error("it", || panic!("nothing")), "nothing"),
+        ] {
+            let text = reason.unwrap_err().to_string();
+            assert!(text.starts_with("it cannot be started: ") && text.contains(expected), "{text}");
+        }
     }
 
     #[test]
