@@ -525,6 +525,79 @@ fn durable_events_outlive_the_node() {
     assert_eq!(after[2]["payload"], "afterwards");
 }
 
+/// A link-local address of this machine, with the name and the number of its interface.
+#[cfg(target_os = "linux")]
+fn link_local() -> Option<(std::net::Ipv6Addr, String, u32)> {
+    let addresses = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    addresses.lines().find_map(|line| {
+        let [ip, number, _, scope, flags, name] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        // Its flags: neither tentative nor a duplicate.
+        let usable = scope == "20" && u32::from_str_radix(flags, 16).ok()? & 0x48 == 0;
+        let ip = u128::from_str_radix(ip, 16).ok()?.into();
+        usable.then(|| (ip, name.to_owned(), u32::from_str_radix(number, 16).unwrap()))
+    })
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_address_may_name_its_interface() {
+    let pki = Pki::new();
+    let mut addresses = Vec::new();
+    if UdpSocket::bind("[::1]:0").is_ok() {
+        addresses.push(["[::1%lo]", "[::1%1]", "[::1]"].map(str::to_owned));
+    }
+    if let Some((ip, name, number)) = link_local() {
+        let named = format!("[{ip}%{name}]");
+        addresses.push([named.clone(), format!("[{ip}%{number}]"), named]);
+    } else {
+        println!("skipped: no interface has a link-local address");
+    }
+    for forms in addresses {
+        for listen in &forms {
+            let server = pki.serve(&["--listen", &format!("{listen}:0")]);
+            let (_, port) = server.address.rsplit_once(':').unwrap();
+            for dial in &forms {
+                let address = format!("{dial}:{port}");
+                run(["health", &address, "--pki", pki.dir()]).succeeded();
+            }
+            server.ask("health", &[]).succeeded();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interface_that_is_missing_is_named() {
+    let pki = Pki::new();
+    for (address, missing) in [
+        ("[fe80::1%nonesuch]:7443", "there is no network interface nonesuch"),
+        ("[fe80::1%eth 0]:7443", "there is no network interface eth 0"),
+        ("[fe80::1%4000000000]:7443", "there is no network interface with number 4000000000"),
+        ("[fe80::1%5000000000]:7443", "there is no network interface 5000000000"),
+        ("[::1%nonesuch]:7443", "there is no network interface nonesuch"),
+    ] {
+        let expected = format!("cannot find {address}: {missing}");
+        run(["health", address, "--pki", pki.dir()]).failed(&expected);
+        run(["serve", "--listen", address, "--pki", pki.dir()]).failed(&expected);
+    }
+}
+
+#[test]
+fn an_address_from_which_no_answer_can_come_is_refused_with_the_reason() {
+    let pki = Pki::new();
+    for (address, reason) in [
+        ("0.0.0.0:7443", "unspecified"),
+        ("224.0.0.1:7443", "multicast"),
+        ("255.255.255.255:7443", "broadcast"),
+    ] {
+        for command in [&["health"][..], &["events", "--follow"]] {
+            run([command, &[address, "--pki", pki.dir()]].concat()).failed(reason);
+        }
+    }
+}
+
 #[test]
 fn a_node_that_cannot_start_says_why() {
     let (pki, empty, broken) = (Pki::new(), Scratch::new(), Pki::new());
@@ -637,6 +710,11 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["serve", "--pki", pki.dir()],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1"],
         &["serve", "--pki", pki.dir(), "--listen", "::1:0"],
+        &["serve", "--pki", pki.dir(), "--listen", "[fe80::1%]:0"],
+        &["serve", "--pki", pki.dir(), "--listen", "[127.0.0.1%lo]:0"],
+        &["serve", "--pki", pki.dir(), "--listen", "fe80::1%lo:0"],
+        &["health", "[fe80::1%lo]", "--pki", pki.dir()],
+        &["health", "[fe80::1%lo]:0", "--pki", pki.dir()],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--publish-every", "0"],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--commit-interval", "5"],
         &["health", "--pki", pki.dir()],
@@ -894,7 +972,8 @@ impl Pki {
 
     /// `node serve`, once it listens.
     fn serve(&self, options: &[&str]) -> Server<'_> {
-        let command = [&["serve", "--listen", "127.0.0.1:0", "--pki", self.dir()], options].concat();
+        let anywhere = if options.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+        let command = [&["serve", "--pki", self.dir()], anywhere, options].concat();
         let mut running = Running::started(node().args(command).spawn().unwrap());
         let listening = running.line();
         let address = listening["listening"].as_str().unwrap().to_owned();

@@ -29,14 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A runtime that its owner drives, and may drop.
 enum Owned {
-    Poll(PollRuntime),
+    Poll(Box<PollRuntime>),
     Executor(Arc<Executor<'static>>),
 }
 
 impl Owned {
     fn all() -> [(&'static str, Self); 2] {
         [
-            ("PollRuntime", Self::Poll(PollRuntime::new().unwrap())),
+            ("PollRuntime", Self::Poll(Box::new(PollRuntime::new().unwrap()))),
             ("AsyncIoRuntime", Self::Executor(Arc::default())),
         ]
     }
@@ -116,9 +116,9 @@ impl Waiting {
 }
 
 /// Closed, or still open after all that a test waits.
-fn assert_closed<T: std::fmt::Debug>(what: &str, future: impl Future<Output = Result<T>> + Send + 'static)
+fn assert_closed<T>(what: &str, future: impl Future<Output = Result<T>> + Send + 'static)
 where
-    T: Send + 'static,
+    T: std::fmt::Debug + Send + 'static,
 {
     let (outcome, outcomes) = mpsc::channel();
     thread::spawn(move || _ = outcome.send(future::block_on(future)));

@@ -272,7 +272,9 @@ fn is_interface(address: &SocketAddrV6) -> bool {
         return true;
     }
     #[cfg(target_os = "linux")]
-    return nix::net::if_::if_indextoname(address.scope_id()).is_ok();
+    return nix::net::if_::if_nameindex().map_or(true, |interfaces| {
+        interfaces.iter().any(|interface| interface.index() == address.scope_id())
+    });
     #[cfg(not(target_os = "linux"))]
     true
 }

@@ -296,9 +296,9 @@ mod tests {
     #[test]
     fn what_cannot_be_started_is_an_error_with_its_reason() {
         assert_eq!(or_error("it", || 7).unwrap(), 7);
-        let refused: io::Result<()> = Err(io::ErrorKind::OutOfMemory.into());
+        let spawned = || io::Result::<()>::Err(io::ErrorKind::OutOfMemory.into());
         for (reason, expected) in [
-            (or_error("it", || refused.expect("no thread")), "no thread"),
+            (or_error("it", || spawned().expect("no thread")), "no thread"),
             (or_error("it", || panic!("no {}", "descriptor")), "no descriptor"),
             (or_error("it", || panic!("nothing")), "nothing"),
         ] {
