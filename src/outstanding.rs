@@ -22,16 +22,23 @@ pub(crate) struct Outstanding {
     /// Notification streams that are finished and may not be acknowledged. Closing the connection would take them back.
     ///
     /// To be told of each acknowledgement would cost a task each, so nobody asks before the connection is to be closed.
-    /// At most about as many as the peer allows at a time, or [`UNEXAMINED`].
-    streams: Mutex<VecDeque<FrameWriter>>,
+    /// About twice as many as are not acknowledged, or [`UNEXAMINED`].
+    streams: Mutex<Streams>,
+}
+
+#[derive(Debug)]
+struct Streams {
+    writers: VecDeque<FrameWriter>,
+    /// With so many, all are looked at.
+    examined_at: usize,
 }
 
 /// Set in [`Outstanding::count`] when the connection has ended: what is counted there is no work any more, though its
 /// owners may not have looked.
 const ENDED: usize = 1 << (usize::BITS - 1);
 
-/// More streams than this are not kept without a look at all of them.
-const UNEXAMINED: usize = 64;
+/// As long as there are fewer streams than this, none is looked at.
+const UNEXAMINED: usize = 8;
 
 /// A call or stream that counts until this is dropped.
 pub(crate) struct OutstandingGuard {
@@ -40,7 +47,11 @@ pub(crate) struct OutstandingGuard {
 
 impl Outstanding {
     pub(crate) fn new(drain: Arc<Drain>) -> Self {
-        Self { drain, count: AtomicUsize::new(0), streams: Mutex::default() }
+        Self {
+            drain,
+            count: AtomicUsize::new(0),
+            streams: Mutex::new(Streams { writers: VecDeque::new(), examined_at: UNEXAMINED }),
+        }
     }
 
     // In these three, work is added before the count that it belongs to and removed after, so that a shutdown may see too
@@ -70,31 +81,30 @@ impl Outstanding {
     /// Counts a stream of notifications that is finished until it is acknowledged.
     pub(crate) fn keep(&self, writer: FrameWriter) {
         self.enter();
-        let mut streams = lock(&self.streams);
-        streams.push_back(writer);
-        // Nearly always they are acknowledged in their order.
-        while streams.front().is_some_and(FrameWriter::is_delivered) {
-            streams.pop_front();
-            self.exit();
-        }
-        let is_full = streams.len() > UNEXAMINED;
-        drop(streams);
+        let is_full = {
+            let mut streams = lock(&self.streams);
+            streams.writers.push_back(writer);
+            streams.writers.len() >= streams.examined_at
+        };
         if is_full {
             self.forget(is_over);
         }
     }
 
     fn forget(&self, is_over: impl Fn(&FrameWriter) -> bool) {
-        let mut over = Vec::new();
+        let (mut over, mut left) = (Vec::new(), VecDeque::new());
         {
             let mut streams = lock(&self.streams);
-            for writer in std::mem::take(&mut *streams) {
+            for writer in std::mem::take(&mut streams.writers) {
                 if is_over(&writer) {
                     over.push(writer);
                 } else {
-                    streams.push_back(writer);
+                    left.push_back(writer);
                 }
             }
+            // Doubled, so that a look at all of them is worth its while.
+            streams.examined_at = (2 * left.len()).max(UNEXAMINED);
+            streams.writers = left;
         }
         over.iter().for_each(|_| self.exit());
     }
@@ -102,13 +112,13 @@ impl Outstanding {
     /// Whether there is a stream that may not be acknowledged.
     pub(crate) fn has_unacknowledged(&self) -> bool {
         self.forget(is_over);
-        !lock(&self.streams).is_empty()
+        !lock(&self.streams).writers.is_empty()
     }
 
     /// Resolves when all streams that were [kept](Self::keep) are acknowledged, or never will be.
     pub(crate) async fn acknowledged(&self) {
         loop {
-            let Some(stopped) = lock(&self.streams).front().map(FrameWriter::stopped) else { return };
+            let Some(stopped) = lock(&self.streams).writers.front().map(FrameWriter::stopped) else { return };
             // An error is the end of the connection, and of waiting for it.
             let _ = stopped.await;
             self.forget(is_over);

@@ -1,6 +1,7 @@
 //! Our [`quinn::Runtime`]s, on async-io and without a reactor, and the deadlines that everything else sleeps on.
 
 mod clock;
+mod own_waker;
 #[cfg(unix)]
 mod poll;
 mod reactor;
@@ -25,6 +26,7 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 pub use self::poll::PollRuntime;
 pub(crate) use self::{
     clock::{Clock, Elapsed, RuntimeWatch, runtime_is_gone},
+    own_waker::OwnWaker,
     turn::Turns,
 };
 use self::{reactor::Socket, timer::LazyTimer};

@@ -21,6 +21,7 @@ use crate::{
     limits::Serves,
     qlog::Recorder,
     router::ConnectionHandler,
+    runtime::OwnWaker,
     tls::{HandshakeReport, Side, classify},
 };
 
@@ -132,13 +133,13 @@ async fn serve_accepted(node: Arc<Node>, driven: Driven, slot: ConnectionSlot) {
         tracing::debug!(%remote, ?fingerprint, "connection accepted");
     });
     // Pinned, because what is brought along is kept twice.
-    let on_connection = pin!(async {
+    let on_connection = pin!(OwnWaker::new(async {
         if let Some(handler) = node.router.connection_handler() {
             // Ends with the connection, however much of what was received on that is still to be handled.
             future::or(run_connection_handler(&node, link, handler), link.ended(&node.drain)).await;
         }
         future::pending().await
-    });
+    }));
     let serving = pin!(serve_connection(&node, link, Some(slot)));
     let work = pin!(future::or(serving, on_connection));
     attend(&node, link, &node.security, Side::Accepted, work).instrument(span.clone()).await;

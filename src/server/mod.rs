@@ -30,7 +30,7 @@ use crate::{
     events::EventLog,
     limits::TransportLimits,
     router::Router,
-    runtime::Clock,
+    runtime::{Clock, OwnWaker},
     stats::Counters,
     stream::FrameWriter,
     tls::{Security, Side},
@@ -156,7 +156,8 @@ pub(crate) async fn attend(
         link.allowance().abandon();
         future::pending().await
     };
-    let code = future::or(future::or(work, ended), unwelcome).await;
+    let beside = pin!(OwnWaker::new(future::or(ended, unwelcome)));
+    let code = future::or(work, beside).await;
     // For what became outstanding in between, if the work noticed the end first.
     link.outstanding().end();
     link.allowance().abandon();
@@ -182,16 +183,16 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
     let ended = async {
         link.quinn().closed().await;
     };
-    // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
-    let exchanges = pin!(inline::serve_each(&served));
-    let exchanges = future::or(exchanges, ended);
-    let notifications = pin!(notification::serve_each(&served));
-    let serving = async { _ = future::zip(exchanges, notifications).await };
     let delivering = async {
         served.undelivered.delivered(&node.drain).await;
         future::pending().await
     };
-    future::or(serving, delivering).await;
+    let beside = pin!(OwnWaker::new(future::or(ended, delivering)));
+    // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
+    let exchanges = pin!(inline::serve_each(&served));
+    let exchanges = future::or(exchanges, beside);
+    let notifications = pin!(notification::serve_each(&served));
+    future::zip(exchanges, notifications).await;
 }
 
 fn semaphore(places: u32) -> Arc<Semaphore> {

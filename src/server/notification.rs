@@ -4,7 +4,11 @@
 //! down. So streams are accepted, and read, until nothing that has arrived is left, whatever becomes of the connection.
 //! quinn gives out what has arrived before it says that the connection has ended.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_lite::future;
@@ -24,6 +28,7 @@ use crate::{
     error::Result,
     message::{Notification, PROTOCOL_VERSION, WireError},
     router::Context,
+    runtime::OwnWaker,
     span::{self, record},
     stream::{FrameReader, Pace},
 };
@@ -34,9 +39,11 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     let max = node.limits.max_concurrent_uni_streams();
     let places = semaphore(max);
     let mut work = AcceptedBefore::new(node, u64::from(max));
+    // One for all streams: to listen takes longer than to accept.
+    let mut begun = pin!(OwnWaker::new(node.drain.begun()));
     loop {
         let place = places.acquire_arc().await;
-        let Ok(recv) = accept(node, link, &mut work).await else { return };
+        let Ok(recv) = accept(link, &mut work, begun.as_mut()).await else { return };
         if link.is_turned_out() {
             return;
         }
@@ -52,15 +59,15 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
 
 /// The next stream. If the shutdown has begun and there is none, what comes later is not work that was accepted before it.
 async fn accept(
-    node: &Node,
     link: &Link,
     work: &mut AcceptedBefore,
+    begun: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<RecvStream, quinn::ConnectionError> {
     let mut accept = pin!(link.quinn().accept_uni());
     if work.is_held() {
         let accepted = async { Some(accept.as_mut().await) };
         let begun = async {
-            node.drain.begun().await;
+            begun.await;
             None
         };
         if let Some(accepted) = future::or(accepted, begun).await {
