@@ -122,6 +122,12 @@ async fn send_on_one_stream(connection: &Connection, count: usize) {
     notifier.finish().await.unwrap();
 }
 
+async fn send_named(connection: &Connection, method: &str) {
+    let mut notifier = connection.notifier().await.unwrap();
+    notifier.send_raw(method, "x").await.unwrap();
+    notifier.finish().await.unwrap();
+}
+
 async fn send_on_streams(sim: &Sim, connection: &Connection, count: usize) {
     let (tell, told) = smol::channel::unbounded();
     for _ in 0..count {
@@ -910,6 +916,35 @@ fn handlers_that_all_await_the_shutdown_do_not_wait_for_each_other() {
         assert_eq!(returned.load(SeqCst), 4);
         assert!(pair.sim.elapsed() < 5 * SECOND);
     });
+}
+
+/// However few of them there may be at a time.
+#[test]
+fn a_notification_may_await_the_shutdown() {
+    for places in [1, 2, 32] {
+        let pair = pair();
+        let itself = Arc::new(OnceLock::<Endpoint>::new());
+        let (tell, told) = smol::channel::unbounded();
+        let node = itself.clone();
+        let router = Router::new().notification("leave", move |_: Context, _| {
+            let (node, tell) = (node.get().unwrap().clone(), tell.clone());
+            async move {
+                node.shutdown(LONG).await;
+                tell.try_send(()).unwrap();
+            }
+        });
+        let node = pair.serve(router, limits().max_concurrent_uni_streams(places).build().unwrap());
+        itself.set(node.clone()).unwrap();
+        let client = pair.dialler(TransportLimits::default());
+        pair.sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            send_named(&connection, "leave").await;
+            told.recv().await.unwrap();
+            let closed = connection.closed().await;
+            assert_eq!(closed.kind(), &ErrorKind::ConnectionClosed(Code::SHUTTING_DOWN));
+            assert!(pair.sim.elapsed() < 2 * SECOND, "{:?} with {places}", pair.sim.elapsed());
+        });
+    }
 }
 
 #[test]

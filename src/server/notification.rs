@@ -42,8 +42,9 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     // One for all streams: to listen takes longer than to accept.
     let mut begun = pin!(OwnWaker::new(node.drain.begun()));
     loop {
-        let place = places.acquire_arc().await;
         let Ok(recv) = accept(link, &mut work, begun.as_mut()).await else { return };
+        // Not before: a handler that awaits the shutdown keeps its place, and must not keep this from looking what is left.
+        let place = places.acquire_arc().await;
         if link.is_turned_out() {
             return;
         }
