@@ -239,8 +239,8 @@ impl Endpoint {
     }
 
     /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), after
-    /// [`shutdown`](Self::shutdown), or because the socket failed. Of the latter, [`source`](std::error::Error::source) is the
-    /// [`io::Error`](std::io::Error).
+    /// [`shutdown`](Self::shutdown), because the runtime was dropped, or because the socket failed. Of the latter,
+    /// [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
     ///
     /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost, and no more than that.
     /// Then all connections are closed, all calls end with the same cause, and only [`bind`](EndpointBuilder::bind) helps.
@@ -264,13 +264,18 @@ impl Endpoint {
     ///
     /// Safe: it can be called again, and by any number of tasks.
     pub async fn closed(&self) -> Error {
-        self.inner.node.closure().ended().await
+        let Inner { node, clock, .. } = &*self.inner;
+        let runtime_dropped = async {
+            clock.runtime_dropped().await;
+            runtime_is_gone()
+        };
+        future::or(node.closure().ended(), runtime_dropped).await
     }
 
     /// Whether the endpoint has ended, so that [`closed`](Self::closed) is ready.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.inner.node.closure().has_ended()
+        self.inner.node.closure().has_ended() || self.inner.clock.is_runtime_dropped()
     }
 
     /// Keeps a shutdown waiting, within its grace.

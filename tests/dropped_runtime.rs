@@ -242,9 +242,14 @@ fn whatever_is_awaited_on_another_thread_ends_with_the_runtime() {
         // Last, so that nothing that runs above sends it.
         waiters.push(("Notifier::finish", notified));
 
+        let watched = endpoint.clone();
+        waiters.push(("Endpoint::closed", Box::pin(async move { Err(watched.closed().await) })));
+        assert!(!endpoint.is_closed());
+
         let waiting = Waiting::begin(waiters);
         drop(runtime);
         waiting.assert_all_closed(name);
+        assert!(endpoint.is_closed());
 
         assert_eq!(
             connection.close_reason().map(|error| error.kind().clone()),

@@ -226,7 +226,7 @@ impl Client {
         }
         let not_before = shared.outlook().not_before;
         if let Some(not_before) = not_before {
-            self.clock().pause_until(not_before).await?;
+            self.wait_until(not_before).await?;
         }
         let mut failure: Option<Error> = None;
         for _ in &shared.addresses {
@@ -236,7 +236,7 @@ impl Client {
                 if failure.is_some() {
                     break;
                 }
-                self.clock().pause_until(asked_until).await?;
+                self.wait_until(asked_until).await?;
             }
             // Before, and not after: whoever has less time than a handshake may take is to get past an address, too.
             shared.outlook().turn = self.following(turn);

@@ -137,18 +137,6 @@ impl Clock {
         Timeout { clock: self, limit: Limit::For(limit), sleep: None, future }
     }
 
-    /// Sleeps in a future of a handle's, which must end with the runtime.
-    ///
-    /// # Errors
-    ///
-    /// `Closed` as soon as the runtime has been dropped.
-    pub(crate) async fn pause_until(&self, deadline: Instant) -> Result<(), Error> {
-        match self.timeout_at(Some(deadline), self.runtime_dropped()).await {
-            Err(Elapsed) if !self.is_runtime_dropped() => Ok(()),
-            _ => Err(runtime_is_gone()),
-        }
-    }
-
     /// What a caller gets whose time limit has [elapsed](Elapsed).
     pub(crate) fn timed_out(&self, kind: ErrorKind) -> Error {
         if self.is_runtime_dropped() { runtime_is_gone() } else { Error::new(kind) }
@@ -870,17 +858,14 @@ mod tests {
         let watch = clock.watch_runtime();
         time.settle();
         let mut timeout = Polled::begun(clock.timeout(3600 * SECOND, pending::<()>()));
-        let mut pause = Polled::begun(clock.pause_until(clock.deadline(SECOND)));
+        let mut pause = Polled::begun(clock.timeout(SECOND, clock.runtime_dropped()));
         let mut sleep = Polled::begun(clock.sleep(SECOND));
         let mut dropped = Polled::begun(clock.runtime_dropped());
         assert_eq!(*clock.timed_out(ErrorKind::DeadlineExceeded).kind(), ErrorKind::DeadlineExceeded);
         let executor = std::mem::replace(&mut *time.executor.lock().unwrap(), Executor::new());
         drop(executor);
         assert!(timeout.woken() && matches!(timeout.poll(), Poll::Ready(Err(Elapsed))));
-        assert!(
-            pause.woken()
-                && matches!(pause.poll(), Poll::Ready(Err(error)) if *error.kind() == ErrorKind::Closed)
-        );
+        assert!(pause.woken() && matches!(pause.poll(), Poll::Ready(Ok(()))));
         assert!(dropped.woken() && dropped.poll().is_ready());
         assert!(sleep.poll().is_pending(), "loops that sleep must not run free");
         assert_eq!(*clock.timed_out(ErrorKind::DeadlineExceeded).kind(), ErrorKind::Closed);
@@ -899,9 +884,9 @@ mod tests {
         time.settle();
         assert!(time.executor.lock().unwrap().is_empty());
         assert!(!clock.is_runtime_dropped(), "it was the endpoint that ended");
-        let mut pause = Polled::begun(clock.pause_until(clock.deadline(SECOND)));
+        let mut pause = Polled::begun(clock.timeout(SECOND, clock.runtime_dropped()));
         time.advance(SECOND);
-        assert!(matches!(pause.poll(), Poll::Ready(Ok(()))));
+        assert!(matches!(pause.poll(), Poll::Ready(Err(Elapsed))));
     }
 
     #[test]
