@@ -341,8 +341,8 @@ impl Link {
         self.explain(classify(error, None))
     }
 
-    /// Gives an error of the connection, or of one of its streams, the cause that its endpoint ended for. quinn knows only that this
-    /// side closed the connection.
+    /// Gives an error of the connection, or of one of its streams, the cause that its endpoint ended for.
+    /// quinn knows only that this side closed the connection.
     pub(crate) fn explain(&self, error: Error) -> Error {
         match self.closure.failure() {
             Some(failure) if *error.kind() == ErrorKind::Closed && !self.is_open() => {

@@ -52,16 +52,16 @@ pub enum ErrorKind {
     // On this side.
     /// The configuration contradicts itself or cannot be parsed: limits, pins, PEM, keys, names.
     InvalidConfig,
-    /// The operating system refused something; [`source`](StdError::source) is the [`io::Error`]. For sockets: by
-    /// [`bind`](crate::EndpointBuilder::bind) alone, since later errors of the socket are lost datagrams, or
-    /// [end the endpoint](crate::Endpoint::closed).
+    /// The operating system refused something; [`source`](StdError::source) is the [`io::Error`]. For
+    /// sockets: by [`bind`](crate::EndpointBuilder::bind) alone, since later errors of the socket are lost
+    /// datagrams, or [end the endpoint](crate::Endpoint::closed).
     Io,
     /// A message that this side was asked to send is larger than `max_frame_bytes`.
     MessageTooLarge,
     /// A value could not be encoded, or a reply did not decode as the type asked for.
     Codec,
-    /// The endpoint or connection was closed by this side: on request, or because the endpoint's socket has failed, which
-    /// [`source`](StdError::source) says with an [`io::Error`].
+    /// The endpoint or connection was closed by this side: on request, or because the endpoint's socket has
+    /// failed, which [`source`](StdError::source) says with an [`io::Error`].
     Closed,
     /// This side's time limit passed; [`may_have_run`](Error::may_have_run) says whether the request had left.
     DeadlineExceeded,
@@ -69,8 +69,8 @@ pub enum ErrorKind {
     Exhausted,
 
     // On the way.
-    /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked. Where the system did not take a datagram to the
-    /// peer meanwhile, [`source`](StdError::source) is the latest such [`io::Error`].
+    /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked. Where the system did not
+    /// take a datagram to the peer meanwhile, [`source`](StdError::source) is the latest such [`io::Error`].
     HandshakeTimeout,
     /// The connection fell silent for longer than `idle_timeout`, or the peer lost its state.
     ConnectionLost,

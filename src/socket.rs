@@ -1,8 +1,9 @@
-//! What an endpoint puts between quinn and its socket, so that no error of the system ends a driver of quinn's.
+//! What an endpoint puts between quinn and its socket, so that no error of the system ends a driver of
+//! quinn's.
 //!
-//! quinn's drivers end with the first error, and everybody who waits for them waits for ever. But to QUIC, a datagram that
-//! could not be sent is one that was lost, and a socket that cannot receive may recover: the stick is plugged in again,
-//! the VPN has its key, the kernel has memory.
+//! quinn's drivers end with the first error, and everybody who waits for them waits for ever. But to QUIC, a
+//! datagram that could not be sent is one that was lost, and a socket that cannot receive may recover: the
+//! stick is plugged in again, the VPN has its key, the kernel has memory.
 //!
 //! An interrupted system call (EINTR) does not come this far: quinn-udp repeats it by itself.
 
@@ -32,20 +33,21 @@ use crate::{
     sync::lock,
 };
 
-/// Receive errors in a row after which a receiver pauses. An error that was only queued on the socket, as ICMP causes it, is
-/// gone with the attempt that reports it, and what has arrived comes next.
+/// Receive errors in a row after which a receiver pauses. An error that was only queued on the socket, as
+/// ICMP causes it, is gone with the attempt that reports it, and what has arrived comes next.
 const ATTEMPTS: usize = 32;
-/// Before the next attempts. Short, because most of what fails for so long is memory of the kernel, which comes back soon.
+/// Before the next attempts. Short, because most of what fails for so long is memory of the kernel, which
+/// comes back soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// So that a link which recovers is used again within a second, at 32 system calls a second.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What is over sooner is no reason to tell anybody.
 const WARN_AFTER: Duration = Duration::from_millis(100);
-/// Connections with the default `idle_timeout` of 30 s outlive an interface that comes back within this; a process that
-/// may not receive at all is told before its peers have given up.
+/// Connections with the default `idle_timeout` of 30 s outlive an interface that comes back within this; a
+/// process that may not receive at all is told before its peers have given up.
 const FATAL_AFTER: Duration = Duration::from_secs(10);
-/// Times in a row that one sender finds a socket full which was reported writable, though nobody has sent anything. A kernel that
-/// reports room has some; so this is not the usual contest between senders.
+/// Times in a row that one sender finds a socket full which was reported writable, though nobody has sent
+/// anything. A kernel that reports room has some; so this is not the usual contest between senders.
 const REFUSALS: u32 = 8;
 
 /// An endpoint's socket.
@@ -96,8 +98,8 @@ struct Held {
 }
 
 impl EndpointSocket {
-    /// Tries to receive once, so that what can never work fails now. What the attempt takes is delivered by the first
-    /// [`poll_recv`](AsyncUdpSocket::poll_recv).
+    /// Tries to receive once, so that what can never work fails now. What the attempt takes is delivered by
+    /// the first [`poll_recv`](AsyncUdpSocket::poll_recv).
     ///
     /// # Errors
     ///
@@ -319,7 +321,8 @@ impl AsyncUdpSocket for EndpointSocket {
     }
 }
 
-/// Lets one connection wait until the socket takes datagrams again, and notices where that is promised and not kept.
+/// Lets one connection wait until the socket takes datagrams again, and notices where that is promised and
+/// not kept.
 struct WritePoller {
     socket: Arc<EndpointSocket>,
     inner: Pin<Box<dyn UdpPoller>>,
@@ -547,7 +550,8 @@ mod tests {
     #[test]
     fn a_port_that_answers_unreachable_does_not_keep_others_from_being_heard() {
         let socket = loopback();
-        // A connected socket hears of ICMP port unreachable; the port is free because its socket is closed at once.
+        // A connected socket hears of ICMP port unreachable; the port is free because its socket is closed at
+        // once.
         let nobody = loopback().local_addr().unwrap();
         socket.connect(nobody).unwrap();
         let address = socket.local_addr().unwrap();
@@ -561,7 +565,7 @@ mod tests {
         let mut receiving = Box::pin(receive(&socket));
         assert!(block_on(poll_once(&mut receiving)).is_none());
         assert!(socket.health().receive_errors() > 0, "the system reported nothing");
-        // Whoever takes the port is who the socket is connected to.
+        // The socket is connected to the port, and hears what comes from there.
         UdpSocket::bind(nobody).unwrap().send_to(b"here", address).unwrap();
         assert_eq!(block_on(receiving), [b"here".to_vec()]);
     }

@@ -328,8 +328,8 @@ pub struct EndpointStats {
     pub events_sent: u64,
     /// Gaps that subscribers were told of.
     pub gaps_sent: u64,
-    /// UDP datagrams that the system did not take, which QUIC treats as lost: no route, no interface, a firewall, or larger than
-    /// the interface allows, as a few are that look for the largest.
+    /// UDP datagrams that the system did not take, which QUIC treats as lost: no route, no interface, a
+    /// firewall, or larger than the interface allows, as a few are that look for the largest.
     pub datagrams_not_sent: u64,
     /// Attempts to receive that failed with an error of the system.
     pub receive_errors: u64,

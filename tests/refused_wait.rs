@@ -1,4 +1,5 @@
-//! A thread that the system does not let wait for its sockets. By itself in its process, whose limit of descriptors it changes.
+//! A thread that the system does not let wait for its sockets. By itself in its process, whose limit of
+//! descriptors it changes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(target_os = "linux")]

@@ -1,5 +1,5 @@
-//! Errors of the socket, each of them, from sends and from receives: calls are answered afterwards or end with a typed error,
-//! and nobody asks the system again and again.
+//! Errors of the socket, each of them, from sends and from receives: calls are answered afterwards or end
+//! with a typed error, and nobody asks the system again and again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(target_os = "linux")]
@@ -34,8 +34,8 @@ use faulty::{Faults, Faulty};
 
 /// Every errno of Linux.
 const ERRNOS: std::ops::RangeInclusive<i32> = 1..=133;
-/// Not among those that last: quinn-udp repeats an interrupted system call by itself, so that one which is always
-/// interrupted never comes back to the endpoint.
+/// Not among those that last: quinn-udp repeats an interrupted system call by itself, so that one which is
+/// always interrupted never comes back to the endpoint.
 const EINTR: i32 = 4;
 const EPERM: i32 = 1;
 const EBADF: i32 = 9;
@@ -223,7 +223,8 @@ async fn side_by_side(futures: impl Iterator<Item = impl Future<Output = ()>>) {
 
 /// Each errno from sends and from receives, side by side.
 async fn sweep(setup: &Setup) {
-    // One thread may run all of them, and the server's socket holds the first flights of so many alone.
+    // One thread may run all of them, and the receive buffer of the server does not hold the first flights of
+    // all.
     let dialling = Semaphore::new(16);
     future::zip(
         side_by_side(ERRNOS.map(|code| sends_fail(setup, &dialling, code))),
@@ -367,7 +368,8 @@ fn a_handshake_that_timed_out_says_what_kept_its_datagrams_here() {
         assert_eq!((unsaid.kind(), errno(&unsaid)), (&ErrorKind::HandshakeTimeout, None));
         assert!(start.elapsed() < long, "the wrong limit ended the attempt");
 
-        // What happened to one destination explains nothing about the other. A new endpoint, which says no farewell to anybody.
+        // What happened to one destination explains nothing about the other. A new endpoint, which says no
+        // farewell to anybody.
         let (endpoint, faults) = setup.faulty(builder());
         faults.send.times(code, 1);
         let (first, second) = future::zip(endpoint.connect(silent), endpoint.connect(other)).await;

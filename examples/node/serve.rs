@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
         let failed = async { Err(Failure::from(endpoint.closed().await)) };
         let outcome = future::or(asked, failed).await;
         if outcome.is_ok() {
-            // Whoever asks twice is in a hurry.
+            // A second signal means that it is to end without delay.
             future::or(endpoint.shutdown(GRACE), termination.asked()).await;
         }
         log.flush().await?;

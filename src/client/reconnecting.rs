@@ -197,8 +197,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one. [`Closed`](ErrorKind::Closed)
-    /// where the endpoint has ended.
+    /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one.
+    /// [`Closed`](ErrorKind::Closed) where the endpoint has ended.
     ///
     /// # Cancellation
     ///

@@ -36,9 +36,9 @@ use self::{reactor::Socket, timer::LazyTimer};
 /// It receives before it asks the reactor to wait, sends until the kernel says no, and leaves an armed timer alone
 /// unless the deadline moves closer; so that a busy connection makes few system calls beside `recvmmsg` and `sendmsg`.
 ///
-/// As quinn's other runtimes do, it hands errors of the socket on. An [`Endpoint`](crate::Endpoint) outlives those that pass, by
-/// itself, and says by [`closed`](crate::Endpoint::closed) when one does not. A socket that is reported readable again and again and has
-/// nothing is left alone for up to 20 ms at a time.
+/// As quinn's other runtimes do, it hands errors of the socket on. An [`Endpoint`](crate::Endpoint) outlives
+/// those that pass, by itself, and says by [`closed`](crate::Endpoint::closed) when one does not. A socket
+/// that is reported readable again and again and has nothing is left alone for up to 20 ms at a time.
 ///
 /// It starts no thread. async-io runs one reactor thread for the whole process while nothing else drives its reactor,
 /// and smol's global executor runs as many as `SMOL_THREADS` says (one by default).

@@ -92,8 +92,8 @@ impl Socket {
                 return Poll::Ready(Ok(()));
             }
         }
-        // The first `Ready` may speak of an event from before the last look; asking again registers with the kernel, which
-        // reports whatever has arrived since.
+        // The first `Ready` may speak of an event from before the last look; asking again registers with the
+        // kernel, which reports whatever has arrived since.
         ready!(self.io.poll_readable(cx))?;
         if self.distrust() {
             return Poll::Ready(Ok(()));

@@ -1,4 +1,5 @@
-//! What every UDP socket does, whoever waits for it: the system calls and offloads. What errors mean is for the endpoint to say.
+//! What every UDP socket does, whatever runtime waits for it: the system calls and offloads. What errors mean is for
+//! the endpoint to say.
 
 use std::{
     io::{self, IoSliceMut},
@@ -11,8 +12,8 @@ use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
 use super::Offload;
 
-/// Reports of a readable socket in a row after which nothing was there. One or two are ordinary: the system reports a datagram
-/// and discards it, because its checksum is wrong.
+/// Reports of a readable socket in a row after which nothing was there. One or two are ordinary: the system
+/// reports a datagram and discards it, because its checksum is wrong.
 const FALSE_REPORTS: u32 = 8;
 /// How long the socket is left alone then, at first.
 const FIRST_REST: Duration = Duration::from_millis(1);
@@ -109,8 +110,8 @@ impl Core {
 
 /// Counts the times in a row that the socket was reported readable and nothing was there.
 ///
-/// A system that reports so again and again would have the receiver ask for ever, at full speed: an error queue that nobody reads
-/// keeps a socket readable, and so do faults.
+/// A system that reports so again and again would have the receiver ask for ever, at full speed: an error
+/// queue that nobody reads keeps a socket readable, and so do faults.
 #[derive(Debug, Default)]
 pub(super) struct FalseReports(AtomicU32);
 

@@ -39,8 +39,9 @@ use crate::{error::Result, sync::lock};
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
 const TASKS_PER_LOOK: usize = 128;
 
-/// How long the thread sleeps instead of waiting, at first and at most, while the system refuses to wait. Nothing wakes it meanwhile, so
-/// that everything takes up to this much longer; shorter pauses would take the processor, and a refusal may last.
+/// How long the thread sleeps instead of waiting, at first and at most, while the system refuses to wait.
+/// Nothing wakes it meanwhile, so that everything takes up to this much longer; shorter pauses would take the
+/// processor, and a refusal may last.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
@@ -60,9 +61,9 @@ const PATIENCE: Duration = Duration::from_micros(50);
 /// itself. Never block it. While a task or the future of `block_on` does, or while nobody is in `block_on`, no call ends, not even one whose
 /// time has passed. Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it at once.
 ///
-/// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are open, say, or for want of
-/// memory, the thread goes on at a slower pace: it looks at its sockets every 10 ms, says so once at warn, and waits again as soon as
-/// it may.
+/// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are
+/// open, say, or for want of memory, the thread goes on at a slower pace: it looks at its sockets every 10
+/// ms, says so once at warn, and waits again as soon as it may.
 ///
 /// Dropping it drops all that runs here: connections are lost without a word, and whatever is awaited of its endpoints, on whichever
 /// thread, ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials, [`Connection::closed`] and
@@ -326,7 +327,7 @@ impl PollRuntime {
                 }
             }
             if rung && !bell.hush() {
-                // It would ring again at once, and for ever.
+                // The next wait would end immediately, and so would every other.
                 self.refused_waits = self.refused_waits.saturating_add(1);
                 pause(self.refused_waits, timeout, Errno::IO);
             } else if std::mem::take(&mut self.refused_waits) > 0 {
