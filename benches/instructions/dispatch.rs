@@ -121,8 +121,8 @@ struct Shared {
 
 /// The first generation is what the endpoint was built with: what accepts connections is, and what shakes hands comes of it.
 const SHAKES_HANDS: usize = 2;
-/// After the driver and the task of the clock, whose first deadline is that of the handshake.
-const SERVES: usize = 2;
+/// After quinn's driver of the connection.
+const SERVES: usize = 1;
 
 impl Runtime for Meter {
     fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
