@@ -8,9 +8,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
-    RevokedCertParams, SanType, SerialNumber, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
+    DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber, string::Ia5String,
 };
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, pem::PemObject,
@@ -214,7 +214,8 @@ impl CertificateAuthority {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject;
         params.subject_alt_names = alternatives;
-        params.is_ca = IsCa::ExplicitNoCa;
+        params.is_ca = IsCa::NoCa;
+        params.custom_extensions = vec![no_authority()];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![purpose];
         // RFC 5280, section 4.2.1.1, demands it, and stricter verifiers than ours insist.
@@ -384,6 +385,20 @@ impl Window {
     }
 }
 
+/// Says that a certificate is not an authority's.
+///
+/// The `cA` field is left out, because FALSE is its default, and DER forbids encoding a default
+/// ([X.690, section 11.5](https://www.itu.int/rec/T-REC-X.690)). rcgen would encode it, and strict parsers refuse that.
+fn no_authority() -> CustomExtension {
+    let mut constraints = CustomExtension::from_oid_content(BASIC_CONSTRAINTS, EMPTY_SEQUENCE.to_vec());
+    constraints.set_criticality(true);
+    constraints
+}
+
+/// `id-ce-basicConstraints` ([RFC 5280, section 4.2.1.9](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.9)).
+const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
+const EMPTY_SEQUENCE: [u8; 2] = [0x30, 0x00];
+
 /// Without a window, which only a new one needs.
 fn authority(name: &str) -> Result<CertificateParams> {
     let chars = name.chars().count();
@@ -462,6 +477,8 @@ fn unusable(error: rcgen::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use x509_cert::der::oid::db::rfc5280;
+
     use super::*;
     use crate::{error::ErrorKind, tls::PeerIdentity};
 
@@ -559,6 +576,50 @@ mod tests {
         }
         let subject = certificate(&ca.issue_client("a").unwrap().chain()[0]).tbs_certificate.subject;
         assert_eq!(subject.to_string(), "CN=Palyra Device a,O=Palyra");
+    }
+
+    /// Every part that this crate has a type for is the same when it is encoded again, and so is the whole.
+    fn assert_is_der(certificate: &CertificateDer<'_>) {
+        fn assert_reencodes<'a, T: Decode<'a> + Encode>(encoded: &'a [u8]) {
+            assert_eq!(T::from_der(encoded).unwrap().to_der().unwrap(), encoded);
+        }
+        assert_reencodes::<Certificate>(certificate);
+        let parsed = Certificate::from_der(certificate).unwrap().tbs_certificate;
+        for extension in parsed.extensions.unwrap() {
+            let value = extension.extn_value.as_bytes();
+            match extension.extn_id {
+                rfc5280::ID_CE_BASIC_CONSTRAINTS => assert_reencodes::<pkix::BasicConstraints>(value),
+                rfc5280::ID_CE_KEY_USAGE => assert_reencodes::<pkix::KeyUsage>(value),
+                rfc5280::ID_CE_EXT_KEY_USAGE => assert_reencodes::<pkix::ExtendedKeyUsage>(value),
+                rfc5280::ID_CE_SUBJECT_ALT_NAME => assert_reencodes::<pkix::SubjectAltName>(value),
+                rfc5280::ID_CE_SUBJECT_KEY_IDENTIFIER => {
+                    assert_reencodes::<pkix::SubjectKeyIdentifier>(value)
+                }
+                rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER => {
+                    assert_reencodes::<pkix::AuthorityKeyIdentifier>(value);
+                }
+                other => panic!("an extension that nobody looks at: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn certificates_are_encoded_as_der_demands() {
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let server = ca.issue_server(&["node.example", "192.0.2.7"]).unwrap();
+        let client = ca.issue_client("a").unwrap();
+        for certificate in [ca.certificate(), &server.chain()[0], &client.chain()[0]] {
+            assert_is_der(certificate);
+        }
+    }
+
+    /// The twin: what rcgen writes by itself.
+    #[test]
+    #[should_panic(expected = "assertion `left == right` failed")]
+    fn a_default_that_is_encoded_is_noticed() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
+        assert_is_der(params.self_signed(&new_key().unwrap()).unwrap().der());
     }
 
     #[test]
