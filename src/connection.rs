@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use event_listener::Event;
@@ -28,7 +28,7 @@ use crate::{
     runtime::Clock,
     span,
     stats::{ConnectionStats, LinkCounters},
-    tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify},
+    tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify, not_after},
 };
 
 /// An open connection, for calls and notifications to the peer.
@@ -186,11 +186,12 @@ impl Link {
         clock: Clock,
         limits: Arc<TransportLimits>,
         closure: Arc<Closure>,
+        path: Option<Vec<CertificateDer<'static>>>,
         allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
     ) -> Self {
-        let chain =
-            quinn.peer_identity().and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let peer = chain.and_then(|chain| PeerIdentity::from_chain(*chain));
+        // Without a path no verifier has seen the peer's certificate, which is found out where the handshake is checked.
+        let chain = path.or_else(|| presented(&quinn));
+        let peer = chain.and_then(PeerIdentity::from_chain);
         let allowance = allowance(peer.as_ref(), quinn.remote_address().ip());
         let span = span::connection(&quinn, peer.as_ref());
         Self {
@@ -260,19 +261,23 @@ impl Link {
     /// one that has left, for what it left behind. Resolves then, with the code if the connection was closed for this.
     pub(crate) async fn turned_out_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
         let Some(peer) = &self.peer else { return future::pending().await };
+        // Where the path that was found in the handshake is no longer good, the peer may have shown another.
+        let mut another: Option<Vec<CertificateDer<'static>>> = None;
         loop {
             let rotated = security.changed();
-            let Terms { revocations, on_expiry } = security.terms(side);
+            let Terms { revocations, on_expiry, paths } = security.terms(side);
+            let path = another.as_deref().unwrap_or(peer.chain());
             let revoked = async {
-                match revocations {
-                    Some(list) => list.wait_for(peer.chain()).await,
+                match &revocations {
+                    Some(list) => list.wait_for(path).await,
                     None => future::pending().await,
                 }
                 Some((Code::IDENTITY_REJECTED, "revoked"))
             };
+            let not_after = not_after(path);
             let expired = async {
                 match on_expiry {
-                    OnExpiry::Close => self.expiry(peer, security.wall_clock()).await,
+                    OnExpiry::Close => self.expiry(not_after, security.wall_clock()).await,
                     OnExpiry::Stay => future::pending().await,
                 }
                 Some((Code::IDENTITY_EXPIRED, "expired"))
@@ -282,7 +287,21 @@ impl Link {
                 None
             };
             if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
-                tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate counts no more");
+                // A connection that may stay after a certificate has expired is judged as if that were still good.
+                let now = security.wall_clock().now();
+                let at = match (on_expiry, not_after) {
+                    (OnExpiry::Stay, Some(last_second)) => now.map(|now| now.min(last_second)),
+                    _ => now,
+                };
+                let presented = presented(&self.quinn);
+                let found = paths.zip(at).and_then(|(paths, at)| {
+                    paths.find_again(presented.as_deref()?, revocations.as_ref(), at)
+                });
+                if found.is_some() {
+                    another = found;
+                    continue;
+                }
+                tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate is no longer valid");
                 let was_open = self.is_open();
                 self.close(code, reason);
                 return was_open.then_some(code);
@@ -306,9 +325,9 @@ impl Link {
         }
     }
 
-    /// Resolves when the first of the peer's certificates has expired.
-    async fn expiry(&self, peer: &PeerIdentity, wall_clock: &WallClock) {
-        let Some(last_second) = peer.not_after() else { return future::pending().await };
+    /// Resolves when the first of the certificates on the peer's path has expired, whose last second this is.
+    async fn expiry(&self, last_second: Option<SystemTime>, wall_clock: &WallClock) {
+        let Some(last_second) = last_second else { return future::pending().await };
         loop {
             // A clock that has failed lets nobody in, and is no reason to throw anybody out.
             let left = match wall_clock.now() {
@@ -373,6 +392,12 @@ impl Link {
         let millis = retry_after.as_nanos().div_ceil(1_000_000);
         self.close(code, &format!("retry-after-ms={millis}"));
     }
+}
+
+/// The certificates that the peer sent, whichever of them its path needs.
+fn presented(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    let presented = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    Some(*presented)
 }
 
 /// A socket for both families sees IPv4 peers in IPv6 clothes.

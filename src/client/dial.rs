@@ -78,10 +78,10 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     match clock.timeout_at(Some(deadline), handshake).await {
         Ok(Ok(connection)) => {
             let closure = Arc::clone(closure);
-            let link =
-                Link::new(connection, drain, clock.clone(), Arc::clone(limits), closure, |peer, address| {
-                    admission.dialled(peer, address)
-                });
+            let (clock, limits, path) = (clock.clone(), Arc::clone(limits), report.take_path());
+            let link = Link::new(connection, drain, clock, limits, closure, path, |peer, address| {
+                admission.dialled(peer, address)
+            });
             report
                 .check_full_handshake()
                 .inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;

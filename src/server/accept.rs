@@ -170,6 +170,7 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 node.clock.clone(),
                 Arc::clone(&node.limits),
                 Arc::clone(&node.closure),
+                report.take_path(),
                 |peer, address| node.admission.accepted(peer, address),
             );
             if link.peer().is_some() {

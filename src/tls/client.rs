@@ -12,13 +12,17 @@ use rustls::{
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
 };
 
 use super::{
     ALPN, Fingerprint, HandshakeReport, Identity, KeyLogger, OnExpiry, Pin, RevocationList, Surroundings,
-    Terms, Trust, VERSIONS, provider,
+    Terms, Trust, VERSIONS,
+    path::{NoPath, PathFinder, Purpose, Times},
+    provider,
     report::{Refusal, ReportingClock},
 };
 use crate::error::{Error, Result};
@@ -132,7 +136,11 @@ impl ClientTls {
     }
 
     pub(super) fn terms(&self) -> Terms {
-        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry }
+        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry, paths: Some(self.paths()) }
+    }
+
+    fn paths(&self) -> PathFinder {
+        PathFinder::new(self.trust.roots(), Purpose::Server)
     }
 
     pub(super) fn own_identity(&self) -> Option<&Identity> {
@@ -165,6 +173,7 @@ impl ClientTls {
         }
         config.dangerous().set_certificate_verifier(Arc::new(ReportingVerifier {
             chain: Arc::clone(chain),
+            paths: self.paths(),
             pins: Arc::clone(&self.pins),
             revocations: self.revocations.clone(),
             report: report.clone(),
@@ -218,11 +227,13 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS client configuration can be made").caused_by(error)
 }
 
-/// Checks the chain, then the pins. Both happen here, and not after the handshake, because rustls
+/// Looks for a path on which nothing is revoked, then checks the name and the pins. All of them happen here, and not after the handshake, because rustls
 /// sends the client's certificate only once this has passed.
 #[derive(Debug)]
 struct ReportingVerifier {
+    /// Says why there is no path, and checks signatures.
     chain: Arc<WebPkiServerVerifier>,
+    paths: PathFinder,
     pins: Arc<BTreeSet<Pin>>,
     revocations: Option<RevocationList>,
     report: HandshakeReport,
@@ -237,21 +248,24 @@ impl ServerCertVerifier for ReportingVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.report.noting(self.chain.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        ))?;
-        let chain = std::iter::once(end_entity).chain(intermediates);
-        let judged = self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain, now));
-        self.report.noting(judged.map_err(rustls::Error::from))?;
+        let revocations = self.revocations.as_ref();
+        let path = match self.paths.find(end_entity, intermediates, revocations, Times::now(now)) {
+            Ok(path) => Ok(path),
+            Err(NoPath::Refused(error)) => Err(error.into()),
+            Err(NoPath::Invalid) => self
+                .chain
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .and(Err(CertificateError::UnknownIssuer.into())),
+        };
+        let path = self.report.noting(path)?;
+        let named = ParsedCertificate::try_from(end_entity)
+            .and_then(|certificate| verify_server_name(&certificate, server_name));
+        self.report.noting(named)?;
         let presented = Fingerprint::of(end_entity);
         let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));
         if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) || key_is_pinned() {
-            self.report.record_verified();
-            return Ok(verified);
+            self.report.record_verified(path);
+            return Ok(ServerCertVerified::assertion());
         }
         self.report.record(Refusal::PinMismatch(presented));
         Err(CertificateError::ApplicationVerificationFailure.into())
@@ -283,8 +297,9 @@ impl ServerCertVerifier for ReportingVerifier {
         self.chain.requires_raw_public_keys()
     }
 
+    /// None: the names of many authorities do not fit a handshake, and a node has one certificate to show.
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        self.chain.root_hint_subjects()
+        None
     }
 }
 

@@ -20,11 +20,16 @@ use crate::error::{Error, Result};
 /// `id-ce-cRLNumber` ([RFC 5280, section 5.2.3](https://www.rfc-editor.org/rfc/rfc5280#section-5.2.3)).
 const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
 
+/// A list may come from an authority whose clock is ahead of this node's by as much: two clocks are seldom the same.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
 /// A complete list of the revoked certificates of one authority, whose signature was right.
 #[derive(Clone, Debug)]
 pub(super) struct Crl {
     /// The authority's name.
     pub(super) issuer: Box<[u8]>,
+    /// The authority's public key (SubjectPublicKeyInfo, without its tag and length), which tells authorities of one name apart.
+    key: Box<[u8]>,
     pub(super) serials: HashSet<Box<[u8]>>,
     /// The time from which it says nothing any more.
     pub(super) next_update: UnixTime,
@@ -57,9 +62,13 @@ impl Crl {
         if authorities.peek().is_none() {
             return Err(refused("none of the given authorities has issued it"));
         }
-        // An authority that was made anew may have the name of the one before.
-        if !authorities.any(|authority| parts.are_signed_by(authority).unwrap_or(false)) {
-            return Err(refused("its signature does not verify"));
+        // An authority that was given a new key keeps its name.
+        let signer = authorities.find(|authority| parts.are_signed_by(authority).unwrap_or(false));
+        let Some(signer) = signer else { return Err(refused("its signature does not verify")) };
+        // RFC 5280, section 6.3.3, uses a list only when the time lies between `thisUpdate` and `nextUpdate`. One from the
+        // future would keep out every right one until its time has come.
+        if parts.this_update > now.as_secs().saturating_add(CLOCK_SKEW.as_secs()) {
+            return Err(refused("it is not valid yet (is this node's clock behind?)"));
         }
         let next_update = UnixTime::since_unix_epoch(Duration::from_secs(parts.next_update));
         if now >= next_update {
@@ -67,11 +76,22 @@ impl Crl {
         }
         Ok(Self {
             issuer: parts.issuer.into(),
+            key: (*signer.subject_public_key_info).into(),
             serials,
             next_update,
             this_update: parts.this_update,
             number: parts.number.map(|number| canonical(number).into()),
         })
+    }
+
+    /// Whether both are of one authority: of one name and one key.
+    pub(super) fn has_issuer_of(&self, other: &Self) -> bool {
+        self.issuer == other.issuer && self.key == other.key
+    }
+
+    /// Whether it is the list of the authority with this key.
+    pub(super) fn is_of_key(&self, public_key: &[u8]) -> bool {
+        *self.key == *public_key
     }
 
     /// Refuses to go back to what an authority has said before.
@@ -159,7 +179,7 @@ mod tests {
     use crate::{
         cert::CertificateAuthority,
         error::ErrorKind,
-        tls::{RevocationList, Revoked},
+        tls::{RevocationList, Revoked, path::Signed},
     };
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -216,6 +236,76 @@ mod tests {
         assert!(list.contains(Revoked::certificate(&kept.chain()[0]).unwrap()));
         list.replace_crls(&ca.trust(), []).unwrap();
         assert!(list.is_empty());
+    }
+
+    #[test]
+    fn a_list_from_the_future_does_not_keep_the_present_one_out() {
+        let ca = authority();
+        let stolen = ca.issue_client("stolen").unwrap();
+        let now = SystemTime::now();
+        let list = RevocationList::new();
+        for (from, until) in [(now + 365 * DAY, now + 372 * DAY), (now + DAY / 24, now + DAY)] {
+            let ahead = during(&ca, from, until).crl(9, std::iter::empty()).unwrap();
+            assert_refused(list.replace_crls(&ca.trust(), [ahead]), "not valid yet");
+        }
+        let right = during(&ca, now - DAY, now + DAY).crl(2, [&stolen]).unwrap();
+        list.replace_crls(&ca.trust(), [right]).unwrap();
+        assert_eq!(list.len(), 1);
+
+        // A clock with a floor is never behind that.
+        let floor = crate::WallClock::system().floor(now + DAY);
+        let floored = RevocationList::with_clock(floor);
+        let ahead = during(&ca, now + DAY / 2, now + 2 * DAY).crl(9, [&stolen]).unwrap();
+        floored.replace_crls(&ca.trust(), [ahead]).unwrap();
+    }
+
+    #[test]
+    fn the_lists_of_an_authority_that_got_a_new_key_are_held_side_by_side() {
+        let (old, new) = (authority(), authority());
+        let (stolen, lost) = (old.issue_client("stolen").unwrap(), new.issue_client("lost").unwrap());
+        let trust = Trust::from_der([old.certificate().clone(), new.certificate().clone()]).unwrap();
+        let list = RevocationList::new();
+        let revoked =
+            |issued: &crate::cert::Issued| list.contains(Revoked::certificate(&issued.chain()[0]).unwrap());
+        list.replace_crls(&trust, [old.crl(5, [&stolen]).unwrap()]).unwrap();
+        // The new key counts its lists from 1, and knows nothing of what the old one revoked.
+        list.replace_crls(&trust, [new.crl(1, std::iter::empty()).unwrap()]).unwrap();
+        assert!(revoked(&stolen), "it must not become valid again");
+        list.replace_crls(&trust, [new.crl(2, [&lost]).unwrap()]).unwrap();
+        assert!(revoked(&stolen) && revoked(&lost));
+        assert_refused(list.replace_crls(&trust, [new.crl(1, [&lost]).unwrap()]), "older");
+        assert_refused(list.replace_crls(&trust, [old.crl(4, [&stolen]).unwrap()]), "older");
+
+        let both = [old.crl(6, std::iter::empty()).unwrap(), new.crl(3, [&lost]).unwrap()];
+        list.replace_crls(&trust, both).unwrap();
+        assert!(!revoked(&stolen) && revoked(&lost), "the old key has said so itself");
+        let twice = [new.crl(4, [&lost]).unwrap(), new.crl(5, [&lost]).unwrap()];
+        assert_refused(list.replace_crls(&trust, twice), "two");
+        list.replace_crls(&trust, []).unwrap();
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn a_list_out_of_date_counts_for_the_key_that_it_is_of() {
+        let (old, new) = (authority(), authority());
+        let now = SystemTime::now();
+        let trust = Trust::from_der([old.certificate().clone(), new.certificate().clone()]).unwrap();
+        let list = RevocationList::new();
+        let empty = || std::iter::empty::<&crate::cert::Issued>();
+        let short = during(&old, now - DAY, now + DAY).crl(1, empty()).unwrap();
+        let long = during(&new, now - DAY, now + 3 * DAY).crl(1, empty()).unwrap();
+        list.replace_crls(&trust, [short, long]).unwrap();
+        let later = UnixTime::since_unix_epoch((now + 2 * DAY).duration_since(UNIX_EPOCH).unwrap());
+        let judged = |by: Option<&CertificateAuthority>| {
+            let issued = new.issue_client("a").unwrap();
+            let key =
+                by.map(|ca| crate::tls::certificate::Details::read(ca.certificate()).unwrap().public_key);
+            let signed = Signed { certificate: &issued.chain()[0], issuer_key: key };
+            list.judge(std::iter::once(signed), later)
+        };
+        assert_eq!(judged(Some(&new)), Ok(()));
+        assert!(judged(Some(&old)).is_err());
+        assert_eq!(judged(None), Ok(()), "of some key of that name there is a list");
     }
 
     #[test]
@@ -289,7 +379,10 @@ mod tests {
         }
 
         let list = RevocationList::new();
-        let judged = || list.judge(issued.chain().iter(), UnixTime::since_unix_epoch(Duration::ZERO));
+        let judged = || {
+            let path = issued.chain().iter().map(Signed::by_somebody);
+            list.judge(path, UnixTime::since_unix_epoch(Duration::ZERO))
+        };
         list.revoke(
             Revoked::issued_by(CertificateAuthority::new("other").unwrap().certificate(), &serial).unwrap(),
         );
@@ -314,7 +407,7 @@ mod tests {
         list.replace_crls(&ca.trust(), [during(&ca, now, now + DAY).crl(1, [&stolen]).unwrap()]).unwrap();
         let at = |time: SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap());
         let (before, after) = (at(now), at(now + 2 * DAY));
-        let judged = |chain: &[_], time| list.judge(chain.iter(), time);
+        let judged = |chain: &[_], time| list.judge(chain.iter().map(Signed::by_somebody), time);
         assert_eq!(judged(kept.chain(), before), Ok(()));
         let expired = judged(kept.chain(), after).unwrap_err();
         assert!(matches!(expired, rustls::CertificateError::ExpiredRevocationListContext { .. }));

@@ -14,6 +14,7 @@ mod crl;
 mod failure;
 mod fingerprint;
 mod identity;
+mod path;
 mod peer;
 mod provider;
 mod report;
@@ -26,10 +27,12 @@ mod server;
 #[cfg(feature = "cert")]
 mod tests;
 
+pub(crate) use self::peer::not_after;
 use self::provider::provider;
 pub(crate) use self::{
     certificate::Facts,
     failure::{classify, no_time},
+    path::PathFinder,
     report::HandshakeReport,
     security::{Halves, Security, Side},
 };
@@ -51,6 +54,8 @@ pub use self::{
 pub(crate) struct Terms {
     pub(crate) revocations: Option<RevocationList>,
     pub(crate) on_expiry: OnExpiry,
+    /// Finds another path, where the one that was found is no longer good. `None` with a verifier of the caller's own.
+    pub(crate) paths: Option<PathFinder>,
 }
 
 /// What all TLS of an endpoint shares, whichever side dials.

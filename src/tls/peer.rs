@@ -55,12 +55,13 @@ impl PeerIdentity {
         let leaf = chain.first()?;
         let fingerprint = Fingerprint::of(leaf);
         let names = Names::read(leaf).unwrap_or_default();
-        let seconds = chain.iter().filter_map(|certificate| Some(Facts::of(certificate)?.not_after)).min();
-        let not_after = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        let not_after = not_after(&chain);
         Some(Self(Arc::new(Inner { chain, fingerprint, not_after, names })))
     }
 
-    /// The certificates as the peer sent them, its own first. Never empty.
+    /// The path to a trusted authority that was found in the handshake: the peer's own certificate first, then intermediate ones,
+    /// without the authority. Whatever else the peer sent is not among them. With a verifier of the caller's own, the peer's own
+    /// certificate alone. Never empty.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.0.chain
@@ -100,6 +101,12 @@ impl PeerIdentity {
     pub fn ip_addresses(&self) -> &[IpAddr] {
         &self.0.names.ip_addresses
     }
+}
+
+/// The last second in which all of these certificates are valid. `None` where none of them can be read.
+pub(crate) fn not_after(path: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let seconds = path.iter().filter_map(|certificate| Some(Facts::of(certificate)?.not_after)).min()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 impl Names {

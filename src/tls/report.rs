@@ -1,14 +1,20 @@
 //! What happened in a handshake, carried past quinn, which keeps only an alert and a text.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
-use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+use rustls::{
+    pki_types::{CertificateDer, UnixTime},
+    time_provider::TimeProvider,
+};
 
 use super::{Fingerprint, WallClock};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    sync::lock,
+};
 
 /// One for each connection attempt, on either side: whether the peer's certificate was looked at, and why it was refused. The
 /// first refusal stays.
@@ -18,6 +24,7 @@ pub(crate) struct HandshakeReport(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     verified: AtomicBool,
+    path: Mutex<Option<Vec<CertificateDer<'static>>>>,
     refusal: OnceLock<Refusal>,
 }
 
@@ -66,9 +73,15 @@ impl HandshakeReport {
         let _ = self.0.refusal.set(refusal);
     }
 
-    /// The verifier of this attempt is satisfied.
-    pub(super) fn record_verified(&self) {
+    /// The verifier of this attempt is satisfied, by this path.
+    pub(super) fn record_verified(&self, path: Vec<CertificateDer<'static>>) {
+        *lock(&self.0.path) = Some(path);
         self.0.verified.store(true, Ordering::SeqCst);
+    }
+
+    /// The path that was found, for the first who asks.
+    pub(crate) fn take_path(&self) -> Option<Vec<CertificateDer<'static>>> {
+        lock(&self.0.path).take()
     }
 
     pub(super) fn noting<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
@@ -97,7 +110,7 @@ mod tests {
     fn a_handshake_without_a_look_at_the_certificate_does_not_count() {
         let report = HandshakeReport::default();
         assert_eq!(*report.check_full_handshake().unwrap_err().kind(), ErrorKind::Protocol);
-        report.clone().record_verified();
+        report.clone().record_verified(Vec::new());
         assert!(report.check_full_handshake().is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! Certificates that are no longer believed, whoever signed them.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
@@ -12,19 +12,21 @@ use rustls::{
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject},
 };
 
-use super::{Facts, Fingerprint, Revoked, Trust, WallClock, crl::Crl, revoked::By};
+use super::{Facts, Fingerprint, Revoked, Trust, WallClock, crl::Crl, path::Signed, revoked::By};
 use crate::error::{Error, Result};
 
 /// Revoked certificates, one by one and by the lists of their authorities (CRLs), which may change while endpoints run.
 ///
 /// Handed to [`ServerTls::revocations`](super::ServerTls::revocations) and
 /// [`ClientTls::revocations`](super::ClientTls::revocations), it is consulted in every handshake, about each certificate of the
-/// chain that the peer shows. When it changes, open connections of peers that are on it now are closed with
-/// IDENTITY_REJECTED. Cloning gives another handle to the same list.
+/// path to a trusted authority: where there are several, one on which nothing is revoked is enough. With a verifier of the
+/// caller's own, it is asked about the peer's own certificate alone. When it changes, open connections of peers that have no other
+/// path left are closed with IDENTITY_REJECTED. Cloning gives another handle to the same list.
 ///
 /// Certificates of an authority whose CRL is held but out of date (its `nextUpdate` has passed) are refused until there is a
 /// newer one; connections that are open stay. Those of an authority of which no CRL is held are looked for among the single
-/// ones alone. Authorities are told apart by name.
+/// ones alone. An authority that was given a new key and kept its name has a CRL for each key: a new one replaces that of its
+/// key, and a certificate is revoked if any CRL of its issuer's name lists it.
 ///
 /// ```
 /// # #[cfg(feature = "cert")] {
@@ -61,6 +63,8 @@ struct Shared {
     clock: WallClock,
 }
 
+type Crls = HashMap<Box<[u8]>, Vec<Crl>>;
+
 /// Serial numbers by the names of their issuers.
 type Serials = HashMap<Box<[u8]>, HashSet<Box<[u8]>>>;
 
@@ -68,7 +72,8 @@ type Serials = HashMap<Box<[u8]>, HashSet<Box<[u8]>>>;
 struct Contents {
     fingerprints: HashSet<Fingerprint>,
     serials: Serials,
-    crls: HashMap<Box<[u8]>, Crl>,
+    /// By the names of their issuers. Those of one name are of different keys.
+    crls: Crls,
 }
 
 impl RevocationList {
@@ -102,7 +107,9 @@ impl RevocationList {
         });
     }
 
-    /// Puts these CRLs in the place of all that are held, in one step; or, where one of them is no good, changes nothing.
+    /// Puts these CRLs in the place of all that are held, in one step; or, where one of them is no good, changes nothing. CRLs
+    /// of other keys under the name of one of them stay, so that nothing which an authority revoked before it got a new key
+    /// becomes valid again.
     ///
     /// `issuers` are the authorities whose CRLs are believed, by their certificates; those of intermediate ones may be among
     /// them. Only complete lists are taken: neither delta nor indirect ones, nor any with an issuing distribution point. A
@@ -111,7 +118,7 @@ impl RevocationList {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why: a list is malformed, not supported, not issued by
-    /// one of `issuers`, badly signed, out of date, older than the one that is held of the same authority (by `cRLNumber` or
+    /// one of `issuers`, badly signed, out of date, more than a minute from its beginning, older than the one that is held of the same authority (by `cRLNumber` or
     /// `thisUpdate`), or the second one of an authority; or the clock has failed. It is logged as well, at `warn`.
     pub fn replace_crls<'a>(
         &self,
@@ -147,19 +154,24 @@ impl RevocationList {
     ) -> Result<()> {
         let now = self.shared.clock.unix_time();
         let now = now.ok_or_else(|| Error::invalid_config("the wall clock has failed"))?;
-        let mut next = HashMap::new();
+        let mut next = Crls::new();
         for crl in crls {
             let crl = Crl::verified(&crl, issuers, now)?;
-            match next.entry(crl.issuer.clone()) {
-                Entry::Vacant(entry) => _ = entry.insert(crl),
-                Entry::Occupied(_) => {
-                    return Err(Error::invalid_config("two certificate revocation lists of one authority"));
-                }
+            let namesakes = next.entry(crl.issuer.clone()).or_default();
+            if namesakes.iter().any(|other| other.has_issuer_of(&crl)) {
+                return Err(Error::invalid_config("two certificate revocation lists of one authority"));
             }
+            namesakes.push(crl);
         }
         let mut contents = self.shared.contents.write().unwrap_or_else(PoisonError::into_inner);
-        for (issuer, crl) in &next {
-            contents.crls.get(issuer).map_or(Ok(()), |held| crl.check_follows(held))?;
+        for (issuer, crls) in &mut next {
+            for held in contents.crls.get(issuer).into_iter().flatten() {
+                match crls.iter().find(|crl| crl.has_issuer_of(held)) {
+                    Some(crl) => crl.check_follows(held)?,
+                    // The list of an earlier key. What it revokes must not become valid again.
+                    None => crls.push(held.clone()),
+                }
+            }
         }
         contents.crls = next;
         drop(contents);
@@ -182,7 +194,7 @@ impl RevocationList {
     #[must_use]
     pub fn len(&self) -> usize {
         let contents = self.contents();
-        let in_crls = contents.crls.values().map(|crl| crl.serials.len());
+        let in_crls = contents.crls.values().flatten().map(|crl| crl.serials.len());
         contents.fingerprints.len()
             + contents.serials.values().map(HashSet::len).chain(in_crls).sum::<usize>()
     }
@@ -202,13 +214,13 @@ impl RevocationList {
         self.shared.changed.notify(usize::MAX);
     }
 
-    /// What the list says of a peer that shows these certificates in a handshake.
+    /// What the list says of these certificates.
     pub(super) fn judge<'a>(
         &self,
-        chain: impl Iterator<Item = &'a CertificateDer<'a>>,
+        path: impl Iterator<Item = Signed<'a>>,
         now: UnixTime,
     ) -> Result<(), CertificateError> {
-        self.contents().judge(chain, now)
+        self.contents().judge(path, now)
     }
 
     /// Resolves once one of these certificates is revoked. CRLs that are out of date do not count.
@@ -217,7 +229,7 @@ impl RevocationList {
         let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
         loop {
             let changed: EventListener = self.shared.changed.listen();
-            if self.judge(chain.iter(), now) == Err(CertificateError::Revoked) {
+            if self.judge(chain.iter().map(Signed::by_somebody), now) == Err(CertificateError::Revoked) {
                 return;
             }
             changed.await;
@@ -235,17 +247,17 @@ impl Contents {
 
     fn has_serial(&self, issuer: &[u8], serial: &[u8]) -> bool {
         self.serials.get(issuer).is_some_and(|serials| serials.contains(serial))
-            || self.crls.get(issuer).is_some_and(|crl| crl.serials.contains(serial))
+            || self.crls.get(issuer).into_iter().flatten().any(|crl| crl.serials.contains(serial))
     }
 
     /// That a certificate is revoked counts for more than that nobody knows what became of another.
     fn judge<'a>(
         &self,
-        chain: impl Iterator<Item = &'a CertificateDer<'a>>,
+        path: impl Iterator<Item = Signed<'a>>,
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let mut verdict = Ok(());
-        for certificate in chain {
+        for Signed { certificate, issuer_key } in path {
             // Hashing certificates for an empty list would be for nothing.
             if !self.fingerprints.is_empty() && self.fingerprints.contains(&Fingerprint::of(certificate)) {
                 return Err(CertificateError::Revoked);
@@ -260,14 +272,12 @@ impl Contents {
             if self.has_serial(issuer, serial) {
                 return Err(CertificateError::Revoked);
             }
-            match self.crls.get(issuer) {
-                Some(crl) if now >= crl.next_update => {
-                    verdict = Err(CertificateError::ExpiredRevocationListContext {
-                        time: now,
-                        next_update: crl.next_update,
-                    });
-                }
-                _ => {}
+            let by_issuer = self.crls.get(issuer).into_iter().flatten();
+            let of_key = by_issuer.filter(|crl| issuer_key.is_none_or(|key| crl.is_of_key(key)));
+            // Where nobody has told which key it was, the list of any will do.
+            let latest = of_key.map(|crl| crl.next_update).max();
+            if let Some(next_update) = latest.filter(|next_update| now >= *next_update) {
+                verdict = Err(CertificateError::ExpiredRevocationListContext { time: now, next_update });
             }
         }
         verdict

@@ -8,7 +8,7 @@ use std::{
 
 use quinn::{EndpointConfig, crypto::rustls::QuicServerConfig};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     pki_types::{CertificateDer, UnixTime},
     server::{
@@ -19,7 +19,10 @@ use rustls::{
 
 use super::{
     ALPN, HandshakeReport, Identity, KeyLogger, OnExpiry, RevocationList, Surroundings, Terms, Trust,
-    VERSIONS, provider, report::ReportingClock,
+    VERSIONS,
+    path::{NoPath, PathFinder, Purpose, Signed, Times},
+    provider,
+    report::ReportingClock,
 };
 use crate::error::{Error, Result};
 
@@ -108,7 +111,9 @@ impl ServerTls {
     ///
     /// It alone decides: what it does not check, nobody does. The usual one wraps a
     /// [`WebPkiClientVerifier`] and delegates everything but
-    /// `verify_client_cert`. It is asked in every handshake, never again on an open connection.
+    /// `verify_client_cert`. It is asked in every handshake, never again on an open connection. What path it has found, it cannot
+    /// say: [`PeerIdentity::chain`](super::PeerIdentity::chain) is the client's own certificate alone, and that is what expires
+    /// and what revocation lists are asked about. Its `root_hint_subjects` are not sent.
     #[must_use]
     pub fn client_cert_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self { clients: Clients::Custom(verifier), chains: OnceLock::new(), ..self }
@@ -128,7 +133,7 @@ impl ServerTls {
     }
 
     pub(super) fn terms(&self) -> Terms {
-        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry }
+        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry, paths: self.paths() }
     }
 
     pub(super) fn own_identity(&self) -> &Identity {
@@ -195,9 +200,19 @@ impl ServerTls {
     fn verifier(&self, report: &HandshakeReport) -> Result<Arc<dyn ClientCertVerifier>> {
         Ok(Arc::new(ReportingVerifier {
             chains: Arc::clone(self.chains()?),
+            paths: self.paths(),
             revocations: self.revocations.clone(),
             report: report.clone(),
         }))
+    }
+
+    fn paths(&self) -> Option<PathFinder> {
+        match &self.clients {
+            Clients::Offered(trust) | Clients::Required(trust) => {
+                Some(PathFinder::new(trust.roots(), Purpose::Client))
+            }
+            Clients::Anonymous | Clients::Custom(_) => None,
+        }
     }
 
     fn chains(&self) -> Result<&Arc<dyn ClientCertVerifier>> {
@@ -241,10 +256,12 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS server configuration can be made").caused_by(error)
 }
 
-/// Asks another verifier, and then the list.
+/// Looks for a path on which nothing is revoked; or asks a verifier of the caller's own, and then the list.
 #[derive(Debug)]
 struct ReportingVerifier {
+    /// The caller's own, or one that says why there is no path.
     chains: Arc<dyn ClientCertVerifier>,
+    paths: Option<PathFinder>,
     revocations: Option<RevocationList>,
     report: HandshakeReport,
 }
@@ -258,8 +275,9 @@ impl ClientCertVerifier for ReportingVerifier {
         self.chains.client_auth_mandatory()
     }
 
+    /// None. The names of many authorities do not fit a handshake, and a node has one certificate to show at most.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chains.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -268,11 +286,25 @@ impl ClientCertVerifier for ReportingVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.chains.verify_client_cert(end_entity, intermediates, now)?;
-        let chain = std::iter::once(end_entity).chain(intermediates);
-        self.revocations.as_ref().map_or(Ok(()), |list| list.judge(chain, now))?;
-        self.report.record_verified();
-        Ok(verified)
+        let revocations = self.revocations.as_ref();
+        let path = match &self.paths {
+            Some(paths) => match paths.find(end_entity, intermediates, revocations, Times::now(now)) {
+                Ok(path) => path,
+                Err(NoPath::Refused(error)) => return Err(error.into()),
+                Err(NoPath::Invalid) => {
+                    self.chains.verify_client_cert(end_entity, intermediates, now)?;
+                    return Err(CertificateError::UnknownIssuer.into());
+                }
+            },
+            None => {
+                self.chains.verify_client_cert(end_entity, intermediates, now)?;
+                let leaf = std::iter::once(Signed::by_somebody(end_entity));
+                revocations.map_or(Ok(()), |list| list.judge(leaf, now))?;
+                vec![end_entity.clone().into_owned()]
+            }
+        };
+        self.report.record_verified(path);
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -1,0 +1,155 @@
+//! The path from a peer's certificate to an authority that this side trusts.
+//!
+//! A peer may send certificates that no path needs: cross certificates, or the root itself. What they say, and when they
+//! expire, is of no account. So revocation is checked while a path is looked for, and what is kept of a peer is the path
+//! that was found.
+
+use std::{
+    cell::RefCell,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustls::{
+    CertificateError, RootCertStore,
+    pki_types::{CertificateDer, UnixTime},
+};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+
+use super::{RevocationList, certificate::Details, provider};
+
+/// Looks for paths of servers, or of clients, to some authorities.
+#[derive(Clone, Debug)]
+pub(crate) struct PathFinder {
+    roots: Arc<RootCertStore>,
+    purpose: Purpose,
+}
+
+/// What the certificate at the beginning of a path has to be made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Server,
+    Client,
+}
+
+/// Why there is no path.
+#[derive(Debug)]
+pub(super) enum NoPath {
+    /// Not to any of the authorities, whatever is revoked.
+    Invalid,
+    /// There is one or more, and revocation lists speak against each.
+    Refused(CertificateError),
+}
+
+/// By which time a path is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) certificates: UnixTime,
+    /// By which revocation lists are out of date.
+    pub(super) lists: UnixTime,
+}
+
+impl Times {
+    pub(super) const fn now(now: UnixTime) -> Self {
+        Self { certificates: now, lists: now }
+    }
+
+    /// For a connection that is open: a list that is out of date is no reason to close it.
+    pub(super) fn of_an_open_connection(certificates: UnixTime) -> Self {
+        Self { certificates, lists: UnixTime::since_unix_epoch(Duration::ZERO) }
+    }
+}
+
+/// A certificate of a path, and the public key that has signed it, where that is known.
+#[derive(Clone, Copy)]
+pub(super) struct Signed<'a> {
+    pub(super) certificate: &'a CertificateDer<'a>,
+    /// Without its tag and length.
+    pub(super) issuer_key: Option<&'a [u8]>,
+}
+
+impl<'a> Signed<'a> {
+    /// A certificate whose issuer nobody has told.
+    pub(super) const fn by_somebody(certificate: &'a CertificateDer<'a>) -> Self {
+        Self { certificate, issuer_key: None }
+    }
+}
+
+impl PathFinder {
+    pub(super) const fn new(roots: Arc<RootCertStore>, purpose: Purpose) -> Self {
+        Self { roots, purpose }
+    }
+
+    /// Another path for a peer that has shown these certificates, at this time. Revocation lists that are out of date do not
+    /// count: they are no reason to close a connection.
+    pub(crate) fn find_again(
+        &self,
+        presented: &[CertificateDer<'_>],
+        revocations: Option<&RevocationList>,
+        at: SystemTime,
+    ) -> Option<Vec<CertificateDer<'static>>> {
+        let (end_entity, intermediates) = presented.split_first()?;
+        let at = UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).ok()?);
+        self.find(end_entity, intermediates, revocations, Times::of_an_open_connection(at)).ok()
+    }
+
+    /// A path from the first certificate, through any of the others, on which nothing is revoked: without the authority, of
+    /// which there need not be a certificate.
+    pub(super) fn find(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        revocations: Option<&RevocationList>,
+        times: Times,
+    ) -> Result<Vec<CertificateDer<'static>>, NoPath> {
+        let certificate = EndEntityCert::try_from(end_entity).map_err(|_| NoPath::Invalid)?;
+        let usage = match self.purpose {
+            Purpose::Server => KeyUsage::server_auth(),
+            Purpose::Client => KeyUsage::client_auth(),
+        };
+        let objection = RefCell::new(None);
+        let judge = |path: &VerifiedPath<'_>| {
+            let Some(list) = revocations else { return Ok(()) };
+            let Err(error) = judge(path, list, times.lists) else { return Ok(()) };
+            let mut objection = objection.borrow_mut();
+            // That a certificate is revoked says more than that nobody knows what became of another.
+            if *objection != Some(CertificateError::Revoked) {
+                *objection = Some(error);
+            }
+            // webpki then tries the next path.
+            Err(webpki::Error::CertRevoked)
+        };
+        let found = certificate.verify_for_usage(
+            provider().signature_verification_algorithms.all,
+            &self.roots.roots,
+            intermediates,
+            times.certificates,
+            usage,
+            None,
+            Some(&judge),
+        );
+        match found {
+            Ok(path) => Ok(certificates(&path).into_iter().map(CertificateDer::into_owned).collect()),
+            Err(_) => Err(objection.take().map_or(NoPath::Invalid, NoPath::Refused)),
+        }
+    }
+}
+
+fn certificates<'a>(path: &'a VerifiedPath<'_>) -> Vec<CertificateDer<'a>> {
+    let intermediates = path.intermediate_certificates().map(|certificate| certificate.der());
+    std::iter::once(path.end_entity().der()).chain(intermediates).collect()
+}
+
+fn judge(path: &VerifiedPath<'_>, list: &RevocationList, now: UnixTime) -> Result<(), CertificateError> {
+    let path_certificates = certificates(path);
+    let issuers = path_certificates.iter().skip(1).map(|issuer| {
+        Details::read(issuer).map(|details| details.public_key).map_err(|_| CertificateError::BadEncoding)
+    });
+    let anchor = path.anchor().subject_public_key_info.as_ref();
+    let keys = issuers.chain([Ok(anchor)]).collect::<Result<Vec<_>, _>>()?;
+    let signed = path_certificates
+        .iter()
+        .zip(keys)
+        .map(|(certificate, key)| Signed { certificate, issuer_key: Some(key) });
+    list.judge(signed, now)
+}
