@@ -30,6 +30,8 @@ struct Inner {
     detail: Option<Box<str>>,
     retry_after: Option<Duration>,
     request: Progress,
+    /// The cause may be this side's own, and pass.
+    temporary: bool,
     source: Option<Source>,
 }
 
@@ -78,7 +80,8 @@ pub enum ErrorKind {
     // The peer's identity, or what it thinks of ours.
     /// The peer's certificate is not one of the pinned ones.
     PinMismatch,
-    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use.
+    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use. Where the cause may be this side's
+    /// own, a revocation list that is out of date or a clock that is behind, the failure [may pass](Error::is_retryable).
     PeerCertificate,
     /// The peer refused this side's certificate, or asked for one that was not there.
     CertificateRefused,
@@ -111,6 +114,7 @@ impl Error {
             detail: None,
             retry_after: None,
             request: Progress::NotSent,
+            temporary: false,
             source: None,
         }))
     }
@@ -147,6 +151,18 @@ impl Error {
         self
     }
 
+    /// Says that trying again later may help, though failures of this kind are final otherwise.
+    pub(crate) fn temporary(mut self) -> Self {
+        self.0.temporary = true;
+        self
+    }
+
+    /// Whether this side could not tell if the peer's certificate is good: its own revocation list is out of date, or its clock
+    /// may be behind.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.0.temporary
+    }
+
     pub(crate) fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
@@ -154,7 +170,7 @@ impl Error {
 
     /// Takes the text and the cause of another error, and keeps what is known of the request.
     pub(crate) fn explained_by(mut self, other: Self) -> Self {
-        let Inner { kind: _, detail, retry_after: _, request: _, source } = *other.0;
+        let Inner { kind: _, detail, retry_after: _, request: _, temporary: _, source } = *other.0;
         self.0.detail = detail;
         self.0.source = source;
         self
@@ -231,6 +247,9 @@ impl Error {
     /// Whether trying again cannot help: the two sides do not belong together, do not understand each other, or the peer said so
     /// with a code or an error that is final.
     pub(crate) fn is_terminal(&self) -> bool {
+        if self.0.temporary {
+            return false;
+        }
         match self.kind() {
             ErrorKind::Io
             // Whether another connection can be had, only trying tells.
@@ -268,6 +287,9 @@ impl Error {
     /// Whether the same attempt may succeed later, as far as the failure tells.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
+        if self.0.temporary {
+            return true;
+        }
         match self.kind() {
             ErrorKind::Exhausted
             | ErrorKind::HandshakeTimeout
@@ -325,12 +347,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, request, source } = &*self.0;
+        let Inner { kind, detail, retry_after, request, temporary, source } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
             .field("retry_after", retry_after)
             .field("request", request)
+            .field("temporary", temporary)
             .field("source", source)
             .finish()
     }

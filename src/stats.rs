@@ -92,6 +92,9 @@ reasons! {
         timeout,
         /// This side did not accept the peer's certificate, or its pin.
         peer_certificate,
+        /// This side could not tell whether the peer's certificate is good: its own revocation list is out of date, or the
+        /// certificate is not valid yet by this side's clock.
+        not_judged,
         /// The peer did not accept this side's certificate, or missed one.
         certificate_refused,
         /// The two sides have no application protocol in common.
@@ -170,6 +173,7 @@ impl RefusedCounters {
 impl FailureCounters {
     pub(crate) fn count(&self, error: &Error) {
         let counter = match error.kind() {
+            _ if error.is_temporary() => &self.not_judged,
             ErrorKind::HandshakeTimeout | ErrorKind::DeadlineExceeded => &self.timeout,
             ErrorKind::PeerCertificate | ErrorKind::PinMismatch => &self.peer_certificate,
             ErrorKind::CertificateRefused => &self.certificate_refused,

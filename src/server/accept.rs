@@ -173,6 +173,11 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 report.take_path(),
                 |peer, address| node.admission.accepted(peer, address),
             );
+            if let Some(doubt) = report.doubt() {
+                link.close(Code::INTERNAL, doubt.explanation().unwrap_or_default());
+                node.warn_of_doubt(&link, &doubt);
+                return Err(doubt);
+            }
             if link.peer().is_some() {
                 let full = report.check_full_handshake();
                 full.inspect_err(|_| link.close(Code::IDENTITY_REJECTED, "unverified"))?;

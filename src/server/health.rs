@@ -25,6 +25,7 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         ("connections_accepted", counters.accepted.value()),
         ("connections_refused", refused.total()),
         ("handshakes_failed", counters.handshakes_failed.read().total()),
+        ("handshakes_not_judged", counters.handshakes_failed.read().not_judged),
         ("connections_not_authorized", refused.not_authorized),
         ("requests", counters.requests.value()),
         ("requests_failed", counters.requests_failed.read().total()),

@@ -12,8 +12,8 @@ mod supervise;
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
@@ -27,14 +27,19 @@ use crate::{
     code::Code,
     connection::Link,
     drain::Drain,
+    error::Error,
     events::EventLog,
     limits::TransportLimits,
     router::Router,
     runtime::{Clock, OwnWaker},
     stats::Counters,
     stream::FrameWriter,
+    sync::lock,
     tls::{Security, Side},
 };
+
+/// Warnings that peers can cause come no more often than this.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 /// What all connections of an endpoint share when they serve.
 #[derive(Debug)]
@@ -48,6 +53,7 @@ pub(crate) struct Node {
     counters: Counters,
     closure: Arc<Closure>,
     started: Instant,
+    warned_of_doubt: Mutex<Option<Instant>>,
 }
 
 impl Node {
@@ -65,6 +71,7 @@ impl Node {
             counters: Counters::default(),
             closure: Arc::default(),
             started: clock.now(),
+            warned_of_doubt: Mutex::default(),
             limits,
             clock,
         }
@@ -72,6 +79,26 @@ impl Node {
 
     pub(crate) fn drain(&self) -> &Arc<Drain> {
         &self.drain
+    }
+
+    /// Says that this node cannot judge a peer's certificate: to the operator, since it may be this node's own fault, but not for
+    /// each of the peers.
+    fn warn_of_doubt(&self, link: &Link, doubt: &Error) {
+        let now = self.clock.now();
+        let due = {
+            let mut warned = lock(&self.warned_of_doubt);
+            let due = warned.is_none_or(|warned| now.saturating_duration_since(warned) >= BETWEEN_WARNINGS);
+            if due {
+                *warned = Some(now);
+            }
+            due
+        };
+        let (remote, reason) = (link.remote_address(), doubt.explanation().unwrap_or_default());
+        if due {
+            tracing::warn!(%remote, reason, "the certificates of peers cannot be judged, and they are not served");
+        } else {
+            tracing::debug!(%remote, reason, "the certificate of the peer cannot be judged, and it is not served");
+        }
     }
 
     /// Spawns a task, which a shutdown waits for.

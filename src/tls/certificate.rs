@@ -14,6 +14,8 @@ use rustls::pki_types::CertificateDer;
 pub(crate) struct Facts<'a> {
     pub(crate) issuer: &'a [u8],
     pub(crate) serial: &'a [u8],
+    /// The first second in which it is valid, since 1970.
+    pub(crate) not_before: u64,
     /// The last second in which it is valid, since 1970.
     pub(crate) not_after: u64,
     pub(crate) subject: &'a [u8],
@@ -34,10 +36,10 @@ impl<'a> Facts<'a> {
         let _algorithm = element(tbs, Tag::Sequence)?;
         let issuer = element(tbs, Tag::Sequence)?;
         let mut validity = SliceReader::new(element(tbs, Tag::Sequence)?)?;
-        let _not_before = unix_time(&mut validity)?;
+        let not_before = unix_time(&mut validity)?;
         let not_after = unix_time(&mut validity)?;
         let subject = element(tbs, Tag::Sequence)?;
-        Ok(Self { issuer, serial, not_after, subject })
+        Ok(Self { issuer, serial, not_before, not_after, subject })
     }
 }
 

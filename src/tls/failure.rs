@@ -53,11 +53,22 @@ fn refused_by_us(refusal: &Refusal) -> Error {
         Refusal::PinMismatch(presented) => {
             Error::new(ErrorKind::PinMismatch).detail(format!("the server presented {presented}"))
         }
-        Refusal::Certificate(rustls::Error::InvalidCertificate(error)) => {
-            Error::new(ErrorKind::PeerCertificate).detail(in_words(error))
-        }
+        Refusal::Certificate(rustls::Error::InvalidCertificate(error)) => about_certificate(error),
         Refusal::NoTime => no_time(),
         Refusal::Certificate(error) => Error::new(ErrorKind::PeerCertificate).detail(error.to_string()),
+    }
+}
+
+/// A certificate that was not acceptable, or that this side could not judge.
+pub(super) fn about_certificate(error: &CertificateError) -> Error {
+    use CertificateError as E;
+    let unacceptable = Error::new(ErrorKind::PeerCertificate).detail(in_words(error));
+    match error {
+        E::NotValidYet
+        | E::NotValidYetContext { .. }
+        | E::ExpiredRevocationList
+        | E::ExpiredRevocationListContext { .. } => unacceptable.temporary(),
+        _ => unacceptable,
     }
 }
 
@@ -70,7 +81,9 @@ fn in_words(error: &CertificateError) -> String {
     use CertificateError as E;
     match error {
         E::Expired | E::ExpiredContext { .. } => "expired".into(),
-        E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet".into(),
+        E::NotValidYet | E::NotValidYetContext { .. } => {
+            "not valid yet (or this node's clock is behind)".into()
+        }
         E::Revoked => "revoked".into(),
         E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
             "the revocation list of its authority is out of date".into()
@@ -337,7 +350,7 @@ mod tests {
         let expected = ServerName::try_from("gateway.example").unwrap();
         for (error, explanation) in [
             (CertificateError::ExpiredContext { time, not_after }, "expired"),
-            (CertificateError::NotValidYet, "not valid yet"),
+            (CertificateError::NotValidYet, "not valid yet (or this node's clock is behind)"),
             (CertificateError::UnknownIssuer, "not issued by a trusted authority"),
             (
                 CertificateError::NotValidForNameContext { expected, presented: Vec::new() },

@@ -16,7 +16,7 @@ use rustls::{
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::{RevocationList, certificate::Details, provider};
+use super::{Facts, RevocationList, certificate::Details, provider};
 
 /// Looks for paths of servers, or of clients, to some authorities.
 #[derive(Clone, Debug)]
@@ -91,6 +91,23 @@ impl PathFinder {
         let (end_entity, intermediates) = presented.split_first()?;
         let at = UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).ok()?);
         self.find(end_entity, intermediates, revocations, Times::of_an_open_connection(at)).ok()
+    }
+
+    /// Whether there will be a path when all of these certificates have become valid: then a clock that is behind may be why there
+    /// is none now.
+    pub(super) fn will_be_found(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        revocations: Option<&RevocationList>,
+        now: UnixTime,
+    ) -> bool {
+        let presented = std::iter::once(end_entity).chain(intermediates);
+        let latest = presented.filter_map(|certificate| Some(Facts::of(certificate)?.not_before)).max();
+        let Some(latest) = latest.filter(|latest| *latest > now.as_secs()) else { return false };
+        let then = UnixTime::since_unix_epoch(Duration::from_secs(latest));
+        let times = Times { certificates: then, lists: now };
+        self.find(end_entity, intermediates, revocations, times).is_ok()
     }
 
     /// A path from the first certificate, through any of the others, on which nothing is revoked: without the authority, of

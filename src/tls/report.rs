@@ -6,11 +6,12 @@ use std::sync::{
 };
 
 use rustls::{
+    CertificateError,
     pki_types::{CertificateDer, UnixTime},
     time_provider::TimeProvider,
 };
 
-use super::{Fingerprint, WallClock};
+use super::{Fingerprint, WallClock, failure::about_certificate};
 use crate::{
     error::{Error, Result},
     sync::lock,
@@ -25,6 +26,7 @@ pub(crate) struct HandshakeReport(Arc<Shared>);
 struct Shared {
     verified: AtomicBool,
     path: Mutex<Option<Vec<CertificateDer<'static>>>>,
+    doubt: OnceLock<CertificateError>,
     refusal: OnceLock<Refusal>,
 }
 
@@ -79,6 +81,16 @@ impl HandshakeReport {
         self.0.verified.store(true, Ordering::SeqCst);
     }
 
+    /// Whether the certificate is good cannot be told, for a reason that may be this side's own.
+    pub(super) fn record_doubt(&self, doubt: CertificateError) {
+        let _ = self.0.doubt.set(doubt);
+    }
+
+    /// Why this side could not tell whether the peer's certificate is good. Such a peer must not be served.
+    pub(crate) fn doubt(&self) -> Option<Error> {
+        self.0.doubt.get().map(about_certificate)
+    }
+
     /// The path that was found, for the first who asks.
     pub(crate) fn take_path(&self) -> Option<Vec<CertificateDer<'static>>> {
         lock(&self.0.path).take()
@@ -91,8 +103,6 @@ impl HandshakeReport {
 
 #[cfg(test)]
 mod tests {
-    use rustls::CertificateError;
-
     use super::*;
     use crate::error::ErrorKind;
 

@@ -290,6 +290,16 @@ impl ClientCertVerifier for ReportingVerifier {
         let path = match &self.paths {
             Some(paths) => match paths.find(end_entity, intermediates, revocations, Times::now(now)) {
                 Ok(path) => path,
+                // The fault may be this side's own. Its alert would be taken for a verdict on the certificate, so that the
+                // handshake is completed, and the connection closed with a code that says so.
+                Err(NoPath::Refused(error @ CertificateError::ExpiredRevocationListContext { .. })) => {
+                    self.report.record_doubt(error);
+                    return Ok(ClientCertVerified::assertion());
+                }
+                Err(NoPath::Invalid) if paths.will_be_found(end_entity, intermediates, revocations, now) => {
+                    self.report.record_doubt(CertificateError::NotValidYet);
+                    return Ok(ClientCertVerified::assertion());
+                }
                 Err(NoPath::Refused(error)) => return Err(error.into()),
                 Err(NoPath::Invalid) => {
                     self.chains.verify_client_cert(end_entity, intermediates, now)?;
