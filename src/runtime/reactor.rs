@@ -11,8 +11,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
 use async_io::{Async, Timer, WritableOwned};
@@ -31,24 +30,53 @@ use crate::sync::lock;
 pub(super) struct Socket {
     io: Arc<Async<UdpSocket>>,
     core: Core,
+    reports: Arc<Reports>,
+    /// Wakes the receiver through `reports`.
+    reported: Waker,
     false_reports: FalseReports,
-    /// `trust` is something else than `Full`.
-    distrusts: AtomicBool,
-    trust: Mutex<Trust>,
-}
-
-/// Whether to believe the reactor that the socket is readable.
-#[derive(Debug)]
-enum Trust {
-    Full,
+    /// `rest` is something.
+    rests: AtomicBool,
     /// The receiver leaves the socket alone until then.
-    Resting(Timer),
-    /// It has asked the reactor again, after a rest.
-    Doubting(Instant),
+    rest: Mutex<Option<Timer>>,
 }
 
-/// A report that comes this soon after the receiver has asked again is like those before.
-const DOUBT: Duration = Duration::from_millis(20);
+/// Wakes the receiver for the reactor, and remembers that it did.
+///
+/// What `Async::poll_readable` returns does not show it: while the socket stays readable, the reactor may wake the
+/// receiver at once each time that it asks, and each answer may still be `Pending`.
+#[derive(Debug, Default)]
+struct Reports {
+    unread: AtomicBool,
+    receiver: Mutex<Option<Waker>>,
+}
+
+impl Wake for Reports {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.unread.store(true, Ordering::Release);
+        let receiver = lock(&self.receiver).take();
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+    }
+}
+
+impl Reports {
+    /// Whether the reactor has reported the socket as readable since the last call.
+    fn take(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) && self.unread.swap(false, Ordering::Acquire)
+    }
+
+    fn set_receiver(&self, cx: &Context<'_>) {
+        let mut receiver = lock(&self.receiver);
+        if !receiver.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *receiver = Some(cx.waker().clone());
+        }
+    }
+}
 
 impl Socket {
     pub(super) fn new(socket: UdpSocket, offload: Offload) -> io::Result<Self> {
@@ -60,61 +88,48 @@ impl Socket {
         }
         let io = or_error("async-io's reactor", || Async::new_nonblocking(socket))??;
         REACTOR_RUNS.store(true, Ordering::Relaxed);
-        let (false_reports, trust) = (FalseReports::default(), Mutex::new(Trust::Full));
-        Ok(Self { io: Arc::new(io), core, false_reports, distrusts: AtomicBool::new(false), trust })
+        let reports = Arc::<Reports>::default();
+        Ok(Self {
+            io: Arc::new(io),
+            core,
+            reported: Arc::clone(&reports).into(),
+            reports,
+            false_reports: FalseReports::default(),
+            rests: AtomicBool::new(false),
+            rest: Mutex::new(None),
+        })
     }
 
     /// Ready when the rest is over, or there is none.
     fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.distrusts.load(Ordering::Relaxed)
-            && let Trust::Resting(rest) = &mut *lock(&self.trust)
-        {
-            ready!(Pin::new(rest).poll(cx));
+        if self.rests.load(Ordering::Relaxed) {
+            let mut rest = lock(&self.rest);
+            if let Some(timer) = &mut *rest {
+                ready!(Pin::new(timer).poll(cx));
+            }
+            *rest = None;
+            self.rests.store(false, Ordering::Relaxed);
         }
         Poll::Ready(())
     }
 
-    /// Nothing was there. Ready when the receiver is to look again, after its rest if it is to have one.
-    fn poll_doubt(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.distrusts.load(Ordering::Relaxed) {
-            let mut trust = lock(&self.trust);
-            let now = Instant::now();
-            let known = match &*trust {
-                Trust::Full => false,
-                Trust::Resting(_) => {
-                    *trust = Trust::Doubting(now);
-                    false
-                }
-                Trust::Doubting(since) => now.saturating_duration_since(*since) < DOUBT,
-            };
-            drop(trust);
-            if known && self.distrust() {
-                return Poll::Ready(Ok(()));
-            }
-        }
+    /// Ready when something may have arrived since the last look.
+    fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.reports.set_receiver(cx);
+        let cx = &mut Context::from_waker(&self.reported);
         // The first `Ready` may speak of an event from before the last look; asking again registers with the
         // kernel, which reports whatever has arrived since.
         ready!(self.io.poll_readable(cx))?;
-        if self.distrust() {
-            return Poll::Ready(Ok(()));
-        }
         self.io.poll_readable(cx)
     }
 
-    /// Counts a report that was not true, and says whether that is the reason for a rest.
+    /// The reactor has reported the socket as readable, and nothing was there. Says whether that is the reason for a
+    /// rest, and begins it.
     fn distrust(&self) -> bool {
         let Some(rest) = self.false_reports.record() else { return false };
-        *lock(&self.trust) = Trust::Resting(Timer::after(rest));
-        self.distrusts.store(true, Ordering::Relaxed);
+        *lock(&self.rest) = Some(Timer::after(rest));
+        self.rests.store(true, Ordering::Relaxed);
         true
-    }
-
-    fn believe(&self) {
-        self.false_reports.forget();
-        if self.distrusts.load(Ordering::Relaxed) {
-            self.distrusts.store(false, Ordering::Relaxed);
-            *lock(&self.trust) = Trust::Full;
-        }
     }
 }
 
@@ -151,12 +166,14 @@ impl AsyncUdpSocket for Socket {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.poll_rest(cx));
+            let reported = self.reports.take();
             match self.core.try_recv(&*self.io, bufs, meta)? {
                 Received::Datagrams(count) => {
-                    self.believe();
+                    self.false_reports.forget();
                     return Poll::Ready(Ok(count));
                 }
-                Received::Nothing => ready!(self.poll_doubt(cx))?,
+                Received::Nothing if reported && self.distrust() => {}
+                Received::Nothing => ready!(self.poll_readable(cx))?,
             }
         }
     }
@@ -207,7 +224,10 @@ impl fmt::Debug for WritePoller {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{
+        future::poll_fn,
+        time::{Duration, Instant},
+    };
 
     use futures_lite::future::block_on;
 
@@ -312,7 +332,7 @@ mod tests {
     fn a_socket_counts_as_writable_until_a_send_would_block() {
         let socket = Arc::new(socket(true));
         let mut poller = Arc::clone(&socket).create_io_poller();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         assert!(poller.as_mut().poll_writable(&mut cx).is_ready());
         socket.core.block_send();
         block_on(poll_fn(|cx| poller.as_mut().poll_writable(cx))).unwrap();
