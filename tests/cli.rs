@@ -189,6 +189,29 @@ fn whatever_a_node_says_an_error_is_one_line() {
     answered("health", unknown).failed("error: protocol violation by the peer");
 }
 
+#[test]
+fn no_control_character_reaches_a_terminal_raw() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for char in ['\u{7f}', '\u{80}', '\u{9b}', '\u{61c}', '\u{200e}', '\u{2028}', '\u{202e}', '\u{2069}'] {
+        let text = format!("a{char}b");
+        let outcome = server.ask("call", &["demo.echo", "--params", &text]);
+        assert_eq!(outcome.succeeded(), [json!({"kind": "result", "payload": text})]);
+        assert!(!outcome.stdout.contains(char), "{char:?}");
+        let refusal = json!({"protocol_version": 1, "kind": "error", "ok": false,
+            "error": "internal", "detail": text});
+        answered("health", &refusal.to_string()).failed("error: internal: a\u{fffd}b");
+    }
+}
+
+#[test]
+fn an_error_without_a_name_is_given_a_word() {
+    for (name, expected) in [("", "error: unnamed error\n"), (" ", "error: unnamed error\n")] {
+        let refusal = json!({"protocol_version": 1, "kind": "error", "ok": false, "error": name});
+        assert_eq!(answered("health", &refusal.to_string()).stderr, expected);
+    }
+}
+
 // Events.
 
 #[test]

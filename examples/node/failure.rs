@@ -22,7 +22,15 @@ pub(crate) struct Line(String);
 
 impl Failure {
     pub(crate) fn new(reason: impl fmt::Display) -> Self {
-        Self::Explained(Line(one_line(&reason.to_string())))
+        let reason = reason.to_string();
+        // A peer may name its error with no characters, or with blanks.
+        let unnamed = reason.trim_start();
+        let reason = if unnamed.is_empty() || unnamed.starts_with(':') {
+            format!("unnamed error{unnamed}")
+        } else {
+            reason
+        };
+        Self::Explained(Line(one_line(&reason)))
     }
 
     /// Says what was being done.
@@ -74,9 +82,15 @@ impl fmt::Display for Line {
 }
 
 fn one_line(text: &str) -> String {
-    let fit = |char: char| !char.is_control() && !matches!(char, '\u{2028}' | '\u{2029}');
     text.chars()
         .take(MAX_CHARS)
-        .map(|char| if fit(char) { char } else { char::REPLACEMENT_CHARACTER })
+        .map(|char| if is_control(char) { char::REPLACEMENT_CHARACTER } else { char })
         .collect()
+}
+
+/// Characters that a terminal may obey instead of showing them: controls, line separators, and controls of the
+/// direction of text. All of them fit one UTF-16 unit.
+pub(crate) fn is_control(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

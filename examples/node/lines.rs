@@ -13,17 +13,30 @@ use palyra_quic::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, is_control};
 
 /// Prints one line, which whoever reads a pipe gets at once.
 pub(crate) fn print(line: &impl Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_vec(line).map_err(Failure::new)?;
-    text.push(b'\n');
+    let mut text = escape_controls(&serde_json::to_string(line).map_err(Failure::new)?);
+    text.push('\n');
     let mut stdout = io::stdout().lock();
-    stdout.write_all(&text).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::ReaderGone,
         _ => Failure::new(error).during("cannot write to standard output"),
     })
+}
+
+/// JSON lets most controls stand in strings as they are, and a terminal would obey them. They occur in strings alone.
+fn escape_controls(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len() + 1);
+    for char in json.chars() {
+        if is_control(char) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(char)));
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
 }
 
 /// The node is ready.
