@@ -212,6 +212,24 @@ fn an_error_without_a_name_is_given_a_word() {
     }
 }
 
+#[test]
+fn a_command_whose_peer_never_answers_ends_by_itself() {
+    let node = RawServer::new();
+    let pki = Pki::of(&node.pki);
+    let address = node.address().to_string();
+    let _serving = smol::spawn(async move {
+        loop {
+            let connection = node.endpoint.accept().await.unwrap().await.unwrap();
+            connection.closed().await;
+        }
+    });
+    for command in [&["health"][..], &["events"], &["call", "demo.echo"]] {
+        let options = [&command[1..], &["--timeout-ms", "50"]].concat();
+        let silent = Running::started(pki.command(command[0], &address, &options).spawn().unwrap()).ended();
+        silent.failed("error: deadline_exceeded: no answer in time");
+    }
+}
+
 // Events.
 
 #[test]

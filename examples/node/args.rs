@@ -109,6 +109,9 @@ pub(crate) struct Peer {
 pub(crate) struct Health {
     #[command(flatten)]
     pub(crate) peer: Peer,
+    /// How long to wait for the answer, in milliseconds, once connected.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout_ms: u64,
 }
 
 #[derive(Args)]
@@ -117,9 +120,9 @@ pub(crate) struct Call {
     pub(crate) peer: Peer,
     #[command(flatten)]
     pub(crate) message: Message,
-    /// How long to wait for all answers, once connected; the node is told, except in JSON. Default: no limit here.
-    #[arg(long, value_name = "N")]
-    pub(crate) timeout_ms: Option<u64>,
+    /// How long to wait for all answers, in milliseconds, once connected; the node is told, except in JSON.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout_ms: u64,
 }
 
 #[derive(Args)]
@@ -128,6 +131,9 @@ pub(crate) struct Notify {
     pub(crate) peer: Peer,
     #[command(flatten)]
     pub(crate) message: Message,
+    /// How long to wait for the node to receive it, in milliseconds, once connected.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout_ms: u64,
 }
 
 #[derive(Args)]
@@ -159,6 +165,9 @@ pub(crate) struct Events {
     /// End after this many events; gaps do not count.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
+    /// How long the node may be silent before the next event, in milliseconds, once connected. Not with --follow.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout_ms: u64,
 }
 
 impl Message {

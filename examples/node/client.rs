@@ -7,6 +7,7 @@ use std::{
 
 use palyra_quic::{
     Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, TransportLimits,
+    WireError,
 };
 use smol::{Timer, channel, future};
 
@@ -18,9 +19,10 @@ use crate::{
     signals::Termination,
 };
 
-pub(crate) fn health(Health { peer }: &Health) -> Result<(), Failure> {
+pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure> {
     with_connection(peer, async |connection| {
-        let health = connection.request("node.health").codec(peer.codec.into()).health().await?;
+        let request = connection.request("node.health").codec(peer.codec.into());
+        let health = within(*timeout_ms, request.health()).await?;
         let ok = health.ok;
         lines::print(&Answer::from_health(health))?;
         if ok { Ok(()) } else { Err(Failure::new("the node says that it is not well")) }
@@ -33,9 +35,7 @@ pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Fail
         if let Some(params) = message.params() {
             call = call.raw_params(params);
         }
-        if let Some(timeout_ms) = timeout_ms {
-            call = call.timeout(Duration::from_millis(*timeout_ms));
-        }
+        call = call.timeout(Duration::from_millis(*timeout_ms));
         let mut responses = call.stream().await?;
         while let Some(response) = responses.next_response().await? {
             let unknown = || Failure::new("an answer of a kind that this program does not know");
@@ -45,11 +45,14 @@ pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Fail
     })
 }
 
-pub(crate) fn notify(Notify { peer, message }: &Notify) -> Result<(), Failure> {
+pub(crate) fn notify(Notify { peer, message, timeout_ms }: &Notify) -> Result<(), Failure> {
     with_connection(peer, async |connection| {
-        let mut notifier = connection.notifier().await?.codec(peer.codec.into());
-        notifier.send_raw(&message.method, message.params().unwrap_or_default()).await?;
-        Ok(notifier.finish().await?)
+        within(*timeout_ms, async {
+            let mut notifier = connection.notifier().await?.codec(peer.codec.into());
+            notifier.send_raw(&message.method, message.params().unwrap_or_default()).await?;
+            notifier.finish().await
+        })
+        .await
     })
 }
 
@@ -64,6 +67,15 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
             until_interrupted(follow_events(args, &client)).await
         }),
     }
+}
+
+/// A peer may accept a connection and never allow a stream, or never answer.
+async fn within<T>(ms: u64, exchange: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    let late = async {
+        Timer::after(Duration::from_millis(ms)).await;
+        Err(Failure::new(format_args!("{}: no answer in time", WireError::DeadlineExceeded)))
+    };
+    future::or(async { Ok(exchange.await?) }, late).await
 }
 
 async fn until_interrupted(printing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
@@ -116,11 +128,13 @@ async fn print_events(args: &Events, connection: &Connection) -> Result<(), Fail
     if args.follow {
         request = request.follow();
     }
-    let mut events = request.open().await?;
+    let mut events =
+        if args.follow { request.open().await? } else { within(args.timeout_ms, request.open()).await? };
     let mut wanted = Wanted::of(args);
-    while wanted.more()
-        && let Some(item) = events.next().await?
-    {
+    while wanted.more() {
+        let next = events.next();
+        let item = if args.follow { next.await? } else { within(args.timeout_ms, next).await? };
+        let Some(item) = item else { break };
         wanted.print(&Answer::from_item(item))?;
     }
     Ok(())
