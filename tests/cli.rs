@@ -784,6 +784,15 @@ fn what_makes_no_sense_is_a_usage_error() {
 }
 
 #[test]
+fn the_version_is_that_of_the_package() {
+    let outcome = run(["--version"]);
+    assert_eq!(
+        (outcome.code, &*outcome.stdout),
+        (Some(0), concat!("node ", env!("CARGO_PKG_VERSION"), "\n"))
+    );
+}
+
+#[test]
 fn help_tells_of_every_option() {
     let connection = ["ADDR", "--pki", "--as", "--server-name", "--pin", "--codec", "cbor", "json"];
     let message = ["METHOD", "--params ", "--params-hex"];

@@ -18,7 +18,7 @@ use crate::failure::Failure;
 /// Answers are lines of JSON on standard output, errors are one line on standard error. Exits with 0 if all went well, 1
 /// if something failed, and 2 if the command line makes no sense.
 #[derive(Parser)]
-#[command(name = "node")]
+#[command(name = "node", version)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
