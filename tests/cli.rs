@@ -11,12 +11,13 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::UdpSocket,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, Child, ChildStdout, Command, Stdio},
     sync::{
+        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver},
     },
@@ -28,6 +29,7 @@ use palyra_quic::{
     CertificateAuthority, Endpoint, EventLog, Identity, MethodError, Router, ServerTls, Trust,
 };
 use program::{binary, lines};
+use quinn::crypto::rustls::QuicServerConfig;
 use serde_json::{Value, json};
 
 // What is asked, and what is answered.
@@ -213,6 +215,28 @@ fn an_error_without_a_name_is_given_a_word() {
 }
 
 #[test]
+fn parameters_may_come_from_a_file_or_from_standard_input() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    let file = pki.file("params");
+    fs::write(&file, [0, 255]).unwrap();
+    let from_file = ["--params-file", file.to_str().unwrap()];
+    let bytes = json!({"kind": "result", "payload_base64": "AP8="});
+    assert_eq!(server.ask("call", &[&["demo.echo"], &from_file[..]].concat()).succeeded(), [bytes]);
+    let missing = pki.file("missing");
+    let from_nowhere = ["demo.echo", "--params-file", missing.to_str().unwrap()];
+    for command in ["call", "notify"] {
+        server.ask(command, &from_nowhere).failed("No such file");
+    }
+
+    let mut reading = pki.command("call", &server.address, &["demo.echo", "--params-file", "-"]);
+    let mut child = reading.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    let echoed = Running::started(child).ended().succeeded();
+    assert_eq!(echoed, [json!({"kind": "result", "payload": "hello\n"})]);
+}
+
+#[test]
 fn a_command_whose_peer_never_answers_ends_by_itself() {
     let node = RawServer::new();
     let pki = Pki::of(&node.pki);
@@ -224,10 +248,31 @@ fn a_command_whose_peer_never_answers_ends_by_itself() {
         }
     });
     for command in [&["health"][..], &["events"], &["call", "demo.echo"]] {
-        let options = [&command[1..], &["--timeout-ms", "50"]].concat();
-        let silent = Running::started(pki.command(command[0], &address, &options).spawn().unwrap()).ended();
-        silent.failed("error: deadline_exceeded: no answer in time");
+        gives_up(&pki, &address, command);
     }
+}
+
+#[test]
+fn a_command_whose_peer_never_allows_a_stream_ends_by_itself() {
+    let node = RawServer::new();
+    let pki = Pki::of(&node.pki);
+    let tls = node.pki.raw_server_tls();
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_bidi_streams(0_u8.into()).max_concurrent_uni_streams(0_u8.into());
+    config.transport_config(Arc::new(transport));
+    node.endpoint.set_server_config(Some(config));
+    let address = node.address().to_string();
+    let _serving = node.welcome();
+    for command in [&["health"][..], &["events"], &["call", "demo.echo"], &["notify", "demo.publish"]] {
+        gives_up(&pki, &address, command);
+    }
+}
+
+fn gives_up(pki: &Pki, address: &str, command: &[&str]) {
+    let options = [&command[1..], &["--timeout-ms", "50"]].concat();
+    let silent = Running::started(pki.command(command[0], address, &options).spawn().unwrap()).ended();
+    silent.failed("error: deadline_exceeded: no answer in time");
 }
 
 // Events.
@@ -771,6 +816,8 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-hex", "abc"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-hex", "0g"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-hex", "00", "--params", "x"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params", "x"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params-hex", "00"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--timeout-ms", "soon"],
         &["notify", address, "--pki", pki.dir()],
         &["events", address, "--pki", pki.dir(), "--count", "0"],
@@ -795,16 +842,16 @@ fn the_version_is_that_of_the_package() {
 #[test]
 fn help_tells_of_every_option() {
     let connection = ["ADDR", "--pki", "--as", "--server-name", "--pin", "--codec", "cbor", "json"];
-    let message = ["METHOD", "--params ", "--params-hex"];
+    let message = ["METHOD", "--params ", "--params-hex", "--params-file", "--timeout-ms"];
     for (command, options) in [
         (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
         (&["serve"], &[&["--memory", "--durable", "--commit-interval"]]),
-        (&["health"], &[&connection]),
-        (&["call"], &[&connection, &message, &["--timeout-ms"]]),
+        (&["health"], &[&connection, &["--timeout-ms"]]),
+        (&["call"], &[&connection, &message]),
         (&["notify"], &[&connection, &message]),
-        (&["events"], &[&connection, &["--resume-from", "--epoch", "--follow", "--count"]]),
+        (&["events"], &[&connection, &["--resume-from", "--epoch", "--follow", "--count", "--timeout-ms"]]),
     ] {
         let outcome = run([command, &["--help"]].concat());
         assert_eq!(outcome.code, Some(0), "{command:?}");

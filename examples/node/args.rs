@@ -1,10 +1,12 @@
 //! What the command line says, parsed once.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io::{self, Read},
     net::{Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs},
     num::NonZeroU64,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -145,8 +147,11 @@ pub(crate) struct Message {
     #[arg(long, value_name = "TEXT", conflicts_with = "params_hex", allow_hyphen_values = true)]
     params: Option<String>,
     /// Parameters, as bytes in hexadecimal.
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", conflicts_with = "params_file")]
     params_hex: Option<Hex>,
+    /// Parameters, as the bytes of this file; - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "params")]
+    params_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -171,10 +176,24 @@ pub(crate) struct Events {
 }
 
 impl Message {
-    pub(crate) fn params(&self) -> Option<Vec<u8>> {
+    pub(crate) fn params(&self) -> Result<Option<Vec<u8>>, Failure> {
+        if let Some(file) = &self.params_file {
+            return read_params(file).map(Some);
+        }
         let text = self.params.as_ref().map(|text| text.clone().into_bytes());
-        text.or_else(|| self.params_hex.as_ref().map(|Hex(bytes)| bytes.clone()))
+        Ok(text.or_else(|| self.params_hex.as_ref().map(|Hex(bytes)| bytes.clone())))
     }
+}
+
+fn read_params(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut params = Vec::new();
+    let read = if file == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut params)
+    } else {
+        File::open(file).and_then(|mut file| file.read_to_end(&mut params))
+    };
+    read.map_err(|error| Failure::new(error).during(format_args!("cannot read {}", file.display())))?;
+    Ok(params)
 }
 
 /// [`Codec`], as clap wants it.

@@ -30,9 +30,10 @@ pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure
 }
 
 pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Failure> {
+    let params = message.params()?;
     with_connection(peer, async |connection| {
         let mut call = connection.request(&message.method).codec(peer.codec.into());
-        if let Some(params) = message.params() {
+        if let Some(params) = params {
             call = call.raw_params(params);
         }
         call = call.timeout(Duration::from_millis(*timeout_ms));
@@ -46,10 +47,11 @@ pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Fail
 }
 
 pub(crate) fn notify(Notify { peer, message, timeout_ms }: &Notify) -> Result<(), Failure> {
+    let params = message.params()?.unwrap_or_default();
     with_connection(peer, async |connection| {
         within(*timeout_ms, async {
             let mut notifier = connection.notifier().await?.codec(peer.codec.into());
-            notifier.send_raw(&message.method, message.params().unwrap_or_default()).await?;
+            notifier.send_raw(&message.method, params).await?;
             notifier.finish().await
         })
         .await
