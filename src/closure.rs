@@ -2,9 +2,12 @@
 
 use std::{io, sync::OnceLock};
 
-use event_listener::{Event, listener};
+use event_listener::Event;
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    sync::wait_until,
+};
 
 /// The end of an endpoint, which comes once and has one cause: the first that was given.
 #[derive(Debug, Default)]
@@ -46,16 +49,8 @@ impl Closure {
 
     /// Resolves when the endpoint has ended, with the reason.
     pub(crate) async fn ended(&self) -> Error {
-        loop {
-            if let Some(error) = self.error() {
-                return error;
-            }
-            listener!(self.ended => ended);
-            // The end may have come before there was a listener.
-            if !self.has_ended() {
-                ended.await;
-            }
-        }
+        wait_until(&self.ended, || self.has_ended()).await;
+        self.error().unwrap_or_else(|| Error::new(ErrorKind::Closed))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
     runtime::Clock,
     span,
     stats::{ConnectionStats, LinkCounters},
+    sync::wait_until,
     tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify, not_after},
 };
 
@@ -65,6 +66,7 @@ pub(crate) struct Link {
 /// To close a connection with one of these says that the peer is not welcome, and neither is what it has sent.
 const TURNS_OUT: [Code; 4] =
     [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED];
+
 /// A connection in a task of the endpoint's: closed when the runtime drops the task, since quinn's own task for it, which is
 /// dropped as well, tells nobody who waits.
 #[derive(Debug)]
@@ -316,13 +318,7 @@ impl Link {
 
     /// Resolves when the peer is turned out.
     pub(crate) async fn turned_out(&self) {
-        while !self.is_turned_out() {
-            let turning_out = self.turning_out.listen();
-            if self.is_turned_out() {
-                return;
-            }
-            turning_out.await;
-        }
+        wait_until(&self.turning_out, || self.is_turned_out()).await;
     }
 
     /// Resolves when the first of the certificates on the peer's path has expired, whose last second this is.

@@ -13,7 +13,7 @@ use std::{
 use event_listener::Event;
 use pin_project_lite::pin_project;
 
-use crate::sync::lock;
+use crate::sync::{lock, wait_until};
 
 /// Counts the work and the tasks of a node, so that a shutdown can wait for them.
 ///
@@ -73,7 +73,7 @@ impl Drain {
 
     /// Resolves when the shutdown has come to this phase.
     pub(crate) async fn reached(&self, phase: Phase) {
-        wait(&self.phase_changed, || self.has_reached(phase)).await;
+        wait_until(&self.phase_changed, || self.has_reached(phase)).await;
     }
 
     /// Whether new work is turned away.
@@ -104,7 +104,7 @@ impl Drain {
 
     /// Resolves when no work is left. After the shutdown has begun.
     pub(crate) async fn idle(&self) {
-        wait(&self.changed, || self.work.load(SeqCst) == 0).await;
+        wait_until(&self.changed, || self.work.load(SeqCst) == 0).await;
     }
 
     /// Resolves when all work that is left belongs to exchanges which await the shutdown. After it has begun.
@@ -119,7 +119,7 @@ impl Drain {
             }
             counted.len()
         };
-        wait(&self.changed, || self.work.load(SeqCst) <= leaving()).await;
+        wait_until(&self.changed, || self.work.load(SeqCst) <= leaving()).await;
     }
 
     /// What [`others_idle`](Self::others_idle) says, for the shutdown that `own` awaits in its handler.
@@ -148,7 +148,7 @@ impl Drain {
 
     /// Resolves when every task has ended. After the shutdown has begun.
     pub(crate) async fn tasks_ended(&self) {
-        wait(&self.changed, || self.tasks.load(SeqCst) == 0).await;
+        wait_until(&self.changed, || self.tasks.load(SeqCst) == 0).await;
     }
 
     fn tell_shutdown(&self) {
@@ -239,16 +239,6 @@ impl Drop for Leaving<'_> {
         if let Some(place) = leaving.iter().position(|handling| *handling == self.own) {
             leaving.swap_remove(place);
         }
-    }
-}
-
-async fn wait(event: &Event, condition: impl Fn() -> bool) {
-    while !condition() {
-        let listener = event.listen();
-        if condition() {
-            return;
-        }
-        listener.await;
     }
 }
 

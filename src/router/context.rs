@@ -14,6 +14,7 @@ use event_listener::Event;
 
 use crate::{
     connection::{Connection, Link},
+    sync::wait_until,
     tls::PeerIdentity,
 };
 
@@ -92,13 +93,7 @@ impl Context {
     pub async fn over(&self) {
         // Before the look at what it is about, so that whoever ends the exchange sees one of the two.
         self.inner.is_awaited.store(true, Ordering::SeqCst);
-        while !self.is_over() {
-            let ended = self.inner.ended.listen();
-            if self.is_over() {
-                return;
-            }
-            ended.await;
-        }
+        wait_until(&self.inner.ended, || self.is_over()).await;
     }
 
     /// Ends the exchange for those who hold this context when the guard is dropped.

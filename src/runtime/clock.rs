@@ -19,7 +19,7 @@ use quinn::{AsyncTimer, Runtime};
 
 use crate::{
     error::{Error, ErrorKind},
-    sync::lock,
+    sync::{lock, wait_until},
 };
 
 /// The runtime, and one timer that stands for every deadline of an endpoint.
@@ -157,7 +157,7 @@ impl Clock {
 
     /// Resolves when the runtime has dropped its tasks.
     pub(crate) async fn runtime_dropped(&self) {
-        self.shared.state_is_not(RUNNING).await;
+        self.shared.left_running().await;
         if !self.is_runtime_dropped() {
             std::future::pending().await
         }
@@ -255,14 +255,9 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    async fn state_is_not(&self, state: u8) {
-        while self.state.load(Ordering::SeqCst) == state {
-            let changed = self.state_changed.listen();
-            if self.state.load(Ordering::SeqCst) != state {
-                return;
-            }
-            changed.await;
-        }
+    /// Resolves when the state is another than [`RUNNING`].
+    async fn left_running(&self) {
+        wait_until(&self.state_changed, || self.state.load(Ordering::SeqCst) != RUNNING).await;
     }
 
     /// Changes the state, unless it has changed before.
@@ -320,7 +315,7 @@ struct Sentinel(Arc<Shared>);
 
 impl Sentinel {
     async fn watch(&self) {
-        self.0.state_is_not(RUNNING).await;
+        self.0.left_running().await;
     }
 }
 
