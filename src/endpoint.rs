@@ -190,15 +190,14 @@ impl Endpoint {
         let span = link.span().clone();
         let attending = async move {
             let link = driven.link();
-            if serves {
-                let work = pin!(serve_connection(&node, link, None));
-                attend(&node, link, &security, Side::Dialled, work).await;
-            } else {
-                let work = pin!(async {
+            let served = async {
+                if serves {
+                    serve_connection(&node, link, None).await;
+                } else {
                     link.quinn().closed().await;
-                });
-                attend(&node, link, &security, Side::Dialled, work).await;
-            }
+                }
+            };
+            attend(&node, link, &security, Side::Dialled, pin!(served)).await;
             drop((node, security, driven, task));
         };
         clock.spawn(attending.instrument(span));

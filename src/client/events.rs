@@ -69,7 +69,7 @@ impl EventsRequest {
         let request = self.0.request();
         let resumes_from = request.resume_from.map(|seq| Cursor::new(request.epoch, seq));
         let (follower, follow) = (Follower::new(resumes_from), request.follow);
-        Ok(Events { responses: self.0.stream().await?, follower, follow, ended: false })
+        Ok(Events { responses: self.0.stream().await?, follower, follow })
     }
 }
 
@@ -81,7 +81,6 @@ pub struct Events {
     responses: Responses,
     follower: Follower,
     follow: bool,
-    ended: bool,
 }
 
 /// What a subscription brings. Both kinds are there to be matched: a subscriber that overlooks gaps loses events in silence.
@@ -121,16 +120,11 @@ impl Events {
     ///
     /// Safe: no item is lost if this is dropped and called again.
     pub async fn next(&mut self) -> Result<Option<EventItem>> {
-        while !self.ended {
-            let Some(response) = self.responses.next_response().await.inspect_err(|_| self.ended = true)?
-            else {
-                self.ended = true;
+        while !self.responses.has_ended() {
+            let Some(response) = self.responses.next_response().await? else {
                 return if self.follow { Err(self.responses.fail(ended_without_reason())) } else { Ok(None) };
             };
-            let received = self.follower.receive(response).map_err(|error| {
-                self.ended = true;
-                self.responses.fail(error)
-            })?;
+            let received = self.follower.receive(response).map_err(|error| self.responses.fail(error))?;
             match received {
                 Some(Received::Event { seq, epoch, payload }) => {
                     return Ok(Some(EventItem::Event { seq, epoch, payload }));
@@ -147,7 +141,7 @@ impl Events {
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { responses, follower, follow, ended: _ } = self;
+        let Self { responses, follower, follow } = self;
         f.debug_struct("Events")
             .field("responses", responses)
             .field("cursor", &follower.cursor())

@@ -143,6 +143,11 @@ impl Responses {
         }
     }
 
+    /// Whether the end has come, or an error, which is one.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn end(&mut self, error: Option<&Error>) {
         self.ended = true;
         self.outstanding = None;

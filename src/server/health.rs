@@ -18,14 +18,15 @@ pub(super) fn health(node: &Node) -> Response {
 fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>> {
     let counters = &node.counters;
     let refused = counters.refused.read();
+    let handshakes_failed = counters.handshakes_failed.read();
     let uptime = node.clock.now().saturating_duration_since(node.started);
     let mut numbers = vec![
         ("uptime_ms", u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
         ("connections_open", counters.open.value()),
         ("connections_accepted", counters.accepted.value()),
         ("connections_refused", refused.total()),
-        ("handshakes_failed", counters.handshakes_failed.read().total()),
-        ("handshakes_not_judged", counters.handshakes_failed.read().not_judged),
+        ("handshakes_failed", handshakes_failed.total()),
+        ("handshakes_not_judged", handshakes_failed.not_judged),
         ("connections_not_authorized", refused.not_authorized),
         ("requests", counters.requests.value()),
         ("requests_failed", counters.requests_failed.read().total()),

@@ -179,10 +179,8 @@ async fn next(
     if link.is_turned_out() {
         return Next::GivenUp;
     }
-    let limit = node.limits.request_read_timeout();
     if !node.drain.has_begun() {
-        let next = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
-        let next = async { Some(Next::Read(next.await)) };
+        let next = async { Some(Next::Read(read(node, reader, pace).await)) };
         let begun = async {
             node.drain.begun().await;
             None
@@ -194,15 +192,13 @@ async fn next(
     loop {
         let received = reader.received();
         // What cannot be read now was not received before the shutdown began.
-        let look = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
-        if let Some(next) = future::poll_once(look).await {
+        if let Some(next) = future::poll_once(read(node, reader, pace)).await {
             return Next::Read(next);
         }
         if !reader.waits_for_room() {
             before.release();
         }
-        let next = reader.next_within(&node.clock, limit, pace, |body| body.into_bytes());
-        let next = async { Some(Next::Read(next.await)) };
+        let next = async { Some(Next::Read(read(node, reader, pace).await)) };
         let given_up = async {
             future::or(link.turned_out(), node.drain.reached(Phase::Aborting)).await;
             Some(Next::GivenUp)
@@ -218,6 +214,11 @@ async fn next(
             return Next::Silence;
         }
     }
+}
+
+/// Reads the next notification. Dropped and called again, it goes on where it was.
+fn read(node: &Node, reader: &mut FrameReader, pace: Pace) -> impl Future<Output = Result<Option<Bytes>>> {
+    reader.next_within(&node.clock, node.limits.request_read_timeout(), pace, |body| body.into_bytes())
 }
 
 /// For how long a stream must bring nothing before this side, which shuts down, stops it.
