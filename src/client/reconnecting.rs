@@ -204,8 +204,7 @@ impl Client {
     ///
     /// Safe: dropping the future gives up the attempt.
     pub async fn connection(&self) -> Result<Connection> {
-        // Nobody has to wait for an endpoint that has ended.
-        future::or(self.connect(), async { Err(self.shared.endpoint.closed().await) }).await
+        self.until_closed(self.connect()).await
     }
 
     async fn connect(&self) -> Result<Connection> {
@@ -226,7 +225,7 @@ impl Client {
         }
         let not_before = shared.outlook().not_before;
         if let Some(not_before) = not_before {
-            self.wait_until(not_before).await?;
+            self.clock().sleep_until(not_before).await;
         }
         let mut failure: Option<Error> = None;
         for _ in &shared.addresses {
@@ -236,7 +235,7 @@ impl Client {
                 if failure.is_some() {
                     break;
                 }
-                self.wait_until(asked_until).await?;
+                self.clock().sleep_until(asked_until).await;
             }
             // Before, and not after: whoever has less time than a handshake may take is to get past an address, too.
             shared.outlook().turn = self.following(turn);
@@ -339,7 +338,12 @@ impl Client {
             self.clock().sleep_until(instant).await;
             Ok(())
         };
-        future::or(waited, async { Err(self.shared.endpoint.closed().await) }).await
+        self.until_closed(waited).await
+    }
+
+    /// Nobody has to wait for an endpoint that has ended.
+    async fn until_closed<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        future::or(future, async { Err(self.shared.endpoint.closed().await) }).await
     }
 
     /// The peer has proved to be well.
