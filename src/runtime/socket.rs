@@ -129,8 +129,13 @@ impl FalseReports {
         let count = self.0.load(Ordering::Relaxed).saturating_add(1);
         self.0.store(count, Ordering::Relaxed);
         let rests = count.checked_sub(FALSE_REPORTS)?;
-        Some(FIRST_REST.saturating_mul(1 << rests.min(8)).min(LONGEST_REST))
+        Some(doubled(FIRST_REST, rests, LONGEST_REST))
     }
+}
+
+/// The first duration, doubled as often as `times`, and `longest` at most.
+pub(super) fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(longest)
 }
 
 /// quinn-udp switches GRO on. Reporting single segments is not enough: the kernel would go on to join datagrams, and

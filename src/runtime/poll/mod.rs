@@ -33,7 +33,7 @@ use self::{
     tasks::{MainWaker, Queue, Sender, Tasks},
     timers::{Timer, Timers},
 };
-use super::{Offload, Turns};
+use super::{Offload, Turns, socket::doubled};
 use crate::{error::Result, sync::lock};
 
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
@@ -310,8 +310,7 @@ impl PollRuntime {
             Err(errno) => Some(errno),
         };
         if let Some(errno) = refused {
-            self.refused_waits = self.refused_waits.saturating_add(1);
-            pause(self.refused_waits, timeout, errno);
+            pause(&mut self.refused_waits, timeout, errno);
         }
         // Before anything is woken, which would ring otherwise.
         bell.wake();
@@ -328,8 +327,7 @@ impl PollRuntime {
             }
             if rung && !bell.hush() {
                 // The next wait would end immediately, and so would every other.
-                self.refused_waits = self.refused_waits.saturating_add(1);
-                pause(self.refused_waits, timeout, Errno::IO);
+                pause(&mut self.refused_waits, timeout, Errno::IO);
             } else if std::mem::take(&mut self.refused_waits) > 0 {
                 tracing::debug!("the system lets the thread wait for its sockets again");
             }
@@ -340,15 +338,16 @@ impl PollRuntime {
 }
 
 /// Sleeps in place of a wait that the system refused, for no longer than that would have lasted.
-fn pause(refused_in_a_row: u32, timeout: Option<Duration>, errno: Errno) {
-    if refused_in_a_row == 1 {
+fn pause(refused_in_a_row: &mut u32, timeout: Option<Duration>, errno: Errno) {
+    let earlier = *refused_in_a_row;
+    *refused_in_a_row = earlier.saturating_add(1);
+    if earlier == 0 {
         tracing::warn!(
             error = %io::Error::from(errno),
             "the system does not let the thread wait for its sockets; it looks at them every {LONGEST_PAUSE:?}"
         );
     }
-    let growth = 1_u32 << (refused_in_a_row - 1).min(8);
-    let pause = FIRST_PAUSE.saturating_mul(growth).min(LONGEST_PAUSE);
+    let pause = doubled(FIRST_PAUSE, earlier, LONGEST_PAUSE);
     let pause = timeout.map_or(pause, |timeout| timeout.min(pause));
     if !pause.is_zero() {
         thread::sleep(pause);
