@@ -11,6 +11,8 @@ use std::{
     task::{Context, Waker},
 };
 
+use event_listener::Event;
+
 use crate::{connection::Link, drain::Drain, stream::FrameWriter, sync::lock};
 
 /// Keeps the node's shutdown waiting for calls and notification streams of a connection, until that ends.
@@ -24,6 +26,8 @@ pub(crate) struct Outstanding {
     /// To be told of each acknowledgement would cost a task each, so nobody asks before the connection is to be closed.
     /// About twice as many as are not acknowledged, or [`UNEXAMINED`].
     streams: Mutex<Streams>,
+    /// Told of each stream that is [kept](Self::keep) while a shutdown is in progress.
+    kept: Event,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,7 @@ impl Outstanding {
             drain,
             count: AtomicUsize::new(0),
             streams: Mutex::new(Streams { writers: VecDeque::new(), examined_at: UNEXAMINED }),
+            kept: Event::new(),
         }
     }
 
@@ -89,6 +94,10 @@ impl Outstanding {
         if is_full {
             self.forget(is_over);
         }
+        // A look at the streams that does not see this one comes before it, and so does the listener.
+        if self.drain.has_begun() {
+            self.kept.notify(usize::MAX);
+        }
     }
 
     fn forget(&self, is_over: impl Fn(&FrameWriter) -> bool) {
@@ -122,6 +131,16 @@ impl Outstanding {
             // An error is the end of the connection, and of waiting for it.
             let _ = stopped.await;
             self.forget(is_over);
+        }
+    }
+
+    /// Sees to it that each stream counts no longer than until it is acknowledged, also those that are [kept](Self::keep)
+    /// later: handlers notify while their node shuts down. After the shutdown has begun; never resolves.
+    pub(crate) async fn follow_acknowledgements(&self) {
+        loop {
+            let kept = self.kept.listen();
+            self.acknowledged().await;
+            kept.await;
         }
     }
 }

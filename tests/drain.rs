@@ -698,6 +698,38 @@ fn a_handler_may_call_while_its_node_shuts_down() {
     });
 }
 
+/// What is sent during the shutdown is waited for as well, and no longer than it takes to be acknowledged.
+#[test]
+fn a_notification_of_a_node_that_shuts_down_holds_it_until_it_is_acknowledged() {
+    for count in [1, 3, 20] {
+        let pair = pair();
+        let sim = pair.sim.clone();
+        let router = Router::new().notification("ask", move |context: Context, _| {
+            let sim = sim.clone();
+            async move {
+                sim.sleep(SECOND).await;
+                for _ in 0..count {
+                    context.connection().notify_raw("work", "x").await.unwrap();
+                }
+            }
+        });
+        let (theirs, handled) = working(&pair.sim, Duration::ZERO);
+        let node = pair.serve(router, limits().build().unwrap());
+        let builder = Endpoint::builder().client(client_tls()).router(theirs);
+        let client = pair.sensor.bind(builder, 0).unwrap();
+        pair.sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            send_named(&connection, "ask").await;
+            let began = pair.sim.elapsed();
+            node.shutdown(LONG).await;
+            let took = pair.sim.elapsed() - began;
+            assert!(took < 5 * SECOND, "{count}: {took:?}");
+            pair.sim.sleep(SECOND).await;
+            assert_eq!(handled.done(), count);
+        });
+    }
+}
+
 // Nothing goes on.
 
 #[test]

@@ -174,8 +174,7 @@ pub(crate) async fn attend(
     let unwelcome = pin!(link.turned_out_when_unwelcome(security, side));
     let leaving = async {
         node.drain.begun().await;
-        link.outstanding().acknowledged().await;
-        future::pending().await
+        link.outstanding().follow_acknowledgements().await;
     };
     let ended = async {
         future::or(link.ended(&node.drain), leaving).await;
