@@ -15,12 +15,12 @@ use std::{
 
 use futures_lite::future;
 use palyra_quic::{
-    Bytes, Code, Codec, Connection, Error, ErrorKind, EventLog, MethodError, Peers, Rate, Request, Response,
-    ResponseSink, Router, TransportLimits, WireError, quinn,
+    Bytes, Client, Code, Codec, Connection, Endpoint, Error, ErrorKind, EventLog, MethodError, Peers, Rate,
+    Request, Response, ResponseSink, Router, TransportLimits, WireError, quinn,
 };
 use proptest::{prelude::*, test_runner::Config};
 
-use common::{RawServer, RawStream, encode, entry, frame, map, run, serve, serve_within, varint};
+use common::{RawServer, RawStream, encode, entry, frame, loopback, map, run, serve, serve_within, varint};
 
 fn wire_errors() -> Vec<WireError> {
     [
@@ -303,6 +303,19 @@ fn what_this_side_does_not_send_has_not_run() {
         };
         let (reply, ()) = future::zip(link.caller.call::<_, u32>("m", &1), answering).await;
         let reply = reply.unwrap_err();
+        assert_eq!((reply.kind(), reply.may_have_run()), (&ErrorKind::Codec, true));
+    });
+}
+
+#[test]
+fn a_reply_of_another_type_has_run_for_a_client_that_dials_by_itself_too() {
+    run(async {
+        let server = serve(Router::new().typed("m", |_, number: u8| future::ready(Ok(number))));
+        let endpoint = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
+        let client =
+            Client::builder(endpoint).address(server.endpoint.local_addr().unwrap()).build().unwrap();
+        assert_eq!(client.call::<_, u8>("m", &7).await.unwrap(), 7);
+        let reply = client.call::<_, String>("m", &7).await.unwrap_err();
         assert_eq!((reply.kind(), reply.may_have_run()), (&ErrorKind::Codec, true));
     });
 }

@@ -115,7 +115,8 @@ impl Client {
         P: Encode<()> + ?Sized,
         T: for<'b> Decode<'b, ()>,
     {
-        value::decode(&self.call_raw(method, value::encode(params)?).await?)
+        let result = self.call_raw(method, value::encode(params)?).await?;
+        value::decode(&result).map_err(Error::after_request)
     }
 
     /// Calls a method with parameters and a result of plain bytes, as [`Connection::call_raw`] does.
