@@ -979,6 +979,40 @@ fn a_notification_may_await_the_shutdown() {
     }
 }
 
+/// Of the answers that a peer has been given nobody asks any more once it has left.
+#[test]
+fn a_notification_may_await_the_shutdown_of_which_the_sender_was_answered_and_has_left() {
+    for calls in [0, 1, 20] {
+        let pair = pair();
+        let (sim, returned) = (pair.sim.clone(), Arc::new(OnceLock::new()));
+        let told = Arc::clone(&returned);
+        let node = with_itself(&pair, |itself| {
+            Router::new().unary("echo", |_, params| async { Ok(params) }).notification("stop", move |_, _| {
+                let (sim, itself, told) = (sim.clone(), Arc::clone(&itself), Arc::clone(&told));
+                async move {
+                    sim.sleep(SECOND).await;
+                    let began = sim.elapsed();
+                    itself.get().unwrap().shutdown(LONG).await;
+                    told.set(sim.elapsed() - began).unwrap();
+                }
+            })
+        });
+        let client = pair.dialler(TransportLimits::default());
+        pair.sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            for _ in 0..calls {
+                connection.call_raw("echo", "x").await.unwrap();
+            }
+            send_named(&connection, "stop").await;
+            client.shutdown(Duration::ZERO).await;
+            pair.sim.sleep(20 * SECOND).await;
+            let took = returned.get().copied();
+            assert!(took.is_some_and(|took| took < SECOND), "{calls}: {took:?}");
+            assert!(node.is_closed());
+        });
+    }
+}
+
 #[test]
 fn a_connection_handler_may_await_the_shutdown() {
     let pair = pair();

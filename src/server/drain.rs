@@ -36,6 +36,8 @@ struct Queue {
     lent: usize,
     /// Keeps a shutdown waiting.
     work: Option<WorkGuard>,
+    /// The connection has ended, and nothing is kept any more.
+    ended: bool,
 }
 
 impl Queue {
@@ -70,7 +72,7 @@ impl Undelivered {
         Self { queue: Mutex::default(), max, unasked: UNASKED.min(max.div_ceil(4)), step: max / 8 + 1 }
     }
 
-    /// Takes an answer that was finished, unless the shutdown has begun: then it is the exchange's to wait for. Gives how many streams the
+    /// Takes an answer that was finished, unless the shutdown has begun or the connection has ended: then it is the exchange's to wait for. Gives how many streams the
     /// peer is to be lent altogether, where it is time for more.
     pub(super) fn keep(
         &self,
@@ -79,8 +81,8 @@ impl Undelivered {
         drain: &Drain,
     ) -> Result<Option<usize>, (FrameWriter, WorkGuard)> {
         let mut queue = lock(&self.queue);
-        let Queue { writers, work: kept, .. } = &mut *queue;
-        if drain.has_begun() {
+        let Queue { writers, work: kept, ended, .. } = &mut *queue;
+        if *ended || drain.has_begun() {
             return Err((writer, work));
         }
         kept.get_or_insert(work);
@@ -96,11 +98,18 @@ impl Undelivered {
     /// Resolves when the shutdown has begun, and all that was kept before it has arrived.
     pub(super) async fn delivered(&self, drain: &Drain) {
         drain.begun().await;
-        let Queue { writers, lent: _, work } = std::mem::take(&mut *lock(&self.queue));
+        let Queue { writers, work, .. } = std::mem::take(&mut *lock(&self.queue));
         for writer in writers {
             // An error is the end of the connection, and of waiting for it.
             let _ = writer.stopped().await;
         }
         drop(work);
+    }
+
+    /// The connection has ended, which takes back what has not arrived. What it brought may be handled for a long time yet.
+    pub(super) fn end(&self) {
+        let Queue { writers, work, .. } =
+            std::mem::replace(&mut *lock(&self.queue), Queue { ended: true, ..Queue::default() });
+        drop((writers, work));
     }
 }

@@ -216,7 +216,10 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
     let beside = pin!(OwnWaker::new(future::or(ended, delivering)));
     // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
     let exchanges = pin!(inline::serve_each(&served));
-    let exchanges = future::or(exchanges, beside);
+    let exchanges = async {
+        future::or(exchanges, beside).await;
+        served.undelivered.end();
+    };
     let notifications = pin!(notification::serve_each(&served));
     future::zip(exchanges, notifications).await;
 }
