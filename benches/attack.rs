@@ -1,8 +1,8 @@
 //! Hostile peers at full scale, with figures: `cargo bench --bench attack`, and `-- NAME` for one attack.
 //!
-//! The node under attack is a process of its own, and so nothing of the attack is in its figures. What is attacked, and what
-//! protects it, is in `docs/attacks.md`. Progress goes to stderr, and the result to stdout as a Markdown table; exit code 1
-//! where a target is missed.
+//! The node under attack is a process of its own, and so nothing of the attack is in its figures. What is
+//! attacked, and what protects it, is in `docs/attacks.md`. Progress goes to stderr, and the result to stdout
+//! as a Markdown table; exit code 1 where a target is missed.
 
 #[path = "support/attack/mod.rs"]
 mod attack;

@@ -1,13 +1,15 @@
 //! Two runtimes, or two builds, under the same work: `cargo bench --bench compare`.
 //!
-//! Node and client are processes of their own, so that they share neither reactor nor executor, and both are on the
-//! same kind of runtime. The two kinds take turns, ABBA, and each pair of turns gives one ratio; so that what else the
-//! machine does meets both. Progress goes to stderr, and the result to stdout as a Markdown table.
+//! Node and client are processes of their own, so that they share neither reactor nor executor, and both are
+//! on the same kind of runtime. The two kinds take turns, ABBA, and each pair of turns gives one ratio; so
+//! that what else the machine does meets both. Progress goes to stderr, and the result to stdout as a
+//! Markdown table.
 //!
-//! `COMPARE_KINDS` names the two: `PollRuntime AsyncIoRuntime` if unset, or `SmolRuntime` (quinn's own). A kind followed by `@` and
-//! the path of this benchmark's executable, built from other sources, compares with those: `PollRuntime PollRuntime@/tmp/before`.
-//! `COMPARE_ROUNDS` (pairs of turns) and `COMPARE_SECONDS` (of each of the two series of calls in a turn) change
-//! how long it takes; `COMPARE_EVENTS` how many are replayed.
+//! `COMPARE_KINDS` names the two: `PollRuntime AsyncIoRuntime` if unset, or `SmolRuntime` (quinn's own). A
+//! kind followed by `@` and the path of this benchmark's executable, built from other sources, compares with
+//! those: `PollRuntime PollRuntime@/tmp/before`. `COMPARE_ROUNDS` (pairs of turns) and `COMPARE_SECONDS` (of
+//! each of the two series of calls in a turn) change how long it takes; `COMPARE_EVENTS` how many are
+//! replayed.
 
 mod support;
 

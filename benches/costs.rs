@@ -1,8 +1,9 @@
 //! What a call costs, counted rather than timed: `cargo bench --bench costs`.
 //!
-//! Instructions (by valgrind's callgrind) and system calls (by strace) of both sides of a link over loopback, in one process. Each
-//! is counted for a short and a long run, and the difference shared among the calls; so that neither the beginning nor the
-//! end counts. The figures hardly depend on the machine, nor on what else runs on it.
+//! Instructions (by valgrind's callgrind) and system calls (by strace) of both sides of a link over loopback,
+//! in one process. Each is counted for a short and a long run, and the difference shared among the calls; so
+//! that neither the beginning nor the end counts. The figures hardly depend on the machine, nor on what else
+//! runs on it.
 //!
 //! `COSTS_KINDS` names the runtimes: `PollRuntime AsyncIoRuntime` if unset.
 

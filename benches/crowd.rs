@@ -1,10 +1,12 @@
 //! Many connections to one node: `cargo bench --bench crowd`, on Linux.
 //!
-//! Says what the node's process holds resident before anyone connects, with idle connections, and under load; and how long calls
-//! take when every connection has several in flight. The node runs on one thread; the clients share another process.
+//! Says what the node's process holds resident before anyone connects, with idle connections, and under load;
+//! and how long calls take when every connection has several in flight. The node runs on one thread; the
+//! clients share another process.
 //!
-//! `CROWD_CONNECTIONS` is how many there are, 1,024 if unset; `CROWD_IN_FLIGHT` the calls in flight on each, 4 if unset;
-//! `CROWD_CALLS` how many each of these makes, 50 if unset; and `CROWD_KIND` the runtime, `PollRuntime` if unset.
+//! `CROWD_CONNECTIONS` is how many there are, 1,024 if unset; `CROWD_IN_FLIGHT` the calls in flight on each,
+//! 4 if unset; `CROWD_CALLS` how many each of these makes, 50 if unset; and `CROWD_KIND` the runtime,
+//! `PollRuntime` if unset.
 
 mod support;
 

@@ -1,5 +1,6 @@
-//! Events end to end: `cargo bench --bench events`. What following costs beside a call, how fast a replay is, and how fast events
-//! are written to disk. Progress goes to stderr, and the result to stdout as a Markdown table.
+//! Events end to end: `cargo bench --bench events`. What following costs beside a call, how fast a replay is,
+//! and how fast events are written to disk. Progress goes to stderr, and the result to stdout as a Markdown
+//! table.
 
 mod support;
 
@@ -91,8 +92,8 @@ fn latencies() -> Result<()> {
     Ok(())
 }
 
-/// A subscription's way through a log of a million, beside that of a plain stream of events, in turns. Both nodes share a thread here;
-/// `compare` keeps them apart, and measures the speed itself.
+/// A subscription's way through a log of a million, beside that of a plain stream of events, in turns. Both
+/// nodes share a thread here; `compare` keeps them apart, and measures the speed itself.
 fn replays() -> Result<()> {
     let Link { client, connection, _node } = link(&event_log(REPLAYED)?)?;
     let (mut plain, mut subscribed) = (Vec::new(), Vec::new());

@@ -1,10 +1,11 @@
 //! What two nodes do that have nothing to do but to stay connected: `cargo bench --bench wakeups`, on Linux.
 //!
-//! Counts how often the threads of each process went to sleep and were woken (voluntary context switches), and the processor
-//! time. Beside them stands what keep-alives need at least: their sender wakes to send and to hear, their receiver to hear
-//! and, as it delays acknowledgements, to acknowledge.
+//! Counts how often the threads of each process went to sleep and were woken (voluntary context switches),
+//! and the processor time. Beside them stands what keep-alives need at least: their sender wakes to send and
+//! to hear, their receiver to hear and, as it delays acknowledgements, to acknowledge.
 //!
-//! `WAKEUPS_SECONDS` is how long it counts, 60 if unset, and `WAKEUPS_KINDS` the runtimes: `PollRuntime AsyncIoRuntime` if unset.
+//! `WAKEUPS_SECONDS` is how long it counts, 60 if unset, and `WAKEUPS_KINDS` the runtimes: `PollRuntime
+//! AsyncIoRuntime` if unset.
 
 mod support;
 

@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 
 /// Where an endpoint's socket can send to.
 ///
-/// quinn takes a datagram for an answer if its sender is, bit for bit, the address that was dialled. The kernel reports senders
-/// without flow label, and with a scope only where they are link-local; so destinations are brought into that form here.
+/// quinn takes a datagram for an answer if its sender is, bit for bit, the address that was dialled. The
+/// kernel reports senders without flow label, and with a scope only where they are link-local; so
+/// destinations are brought into that form here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
     ipv4: bool,
@@ -111,7 +112,8 @@ impl Reach {
 
     fn find(self, address: SocketAddr) -> std::result::Result<SocketAddr, Unreachable> {
         let port = address.port();
-        // An IPv4 address in the form that sockets for both families have for it. quinn brings it into the form that the socket wants.
+        // An IPv4 address in the form that sockets for both families have for it. quinn brings it into the
+        // form that the socket wants.
         let ip = address.ip().to_canonical();
         if port == 0 {
             return Err(Unreachable::PortZero);

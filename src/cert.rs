@@ -232,8 +232,8 @@ impl CertificateAuthority {
         })
     }
 
-    /// The list of what this authority has revoked (CRL), with this number: these certificates. It is in force as long as a
-    /// certificate that was issued now would be valid; see [`valid`](Self::valid).
+    /// The list of what this authority has revoked (CRL), with this number: these certificates. It is in
+    /// force as long as a certificate that was issued now would be valid; see [`valid`](Self::valid).
     ///
     /// # Errors
     ///
@@ -387,15 +387,17 @@ impl Window {
 
 /// Says that a certificate is not an authority's.
 ///
-/// The `cA` field is left out, because FALSE is its default, and DER forbids encoding a default
-/// ([X.690, section 11.5](https://www.itu.int/rec/T-REC-X.690)). rcgen would encode it, and strict parsers refuse that.
+/// The `cA` field is left out, because FALSE is its default, and DER forbids encoding a default ([X.690,
+/// section 11.5](https://www.itu.int/rec/T-REC-X.690)). rcgen would encode it, and strict parsers refuse
+/// that.
 fn no_authority() -> CustomExtension {
     let mut constraints = CustomExtension::from_oid_content(BASIC_CONSTRAINTS, EMPTY_SEQUENCE.to_vec());
     constraints.set_criticality(true);
     constraints
 }
 
-/// `id-ce-basicConstraints` ([RFC 5280, section 4.2.1.9](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.9)).
+/// `id-ce-basicConstraints` ([RFC 5280, section
+/// 4.2.1.9](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.9)).
 const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
 const EMPTY_SEQUENCE: [u8; 2] = [0x30, 0x00];
 

@@ -34,12 +34,14 @@ use crate::{
 
 /// An open connection, for calls and notifications to the peer.
 ///
-/// Cloning gives another handle. A connection that this side dialled is closed with NO_ERROR when its last handle is
-/// dropped. Calls in progress hold one. Where notifications have been sent and are not acknowledged, it stays open until
-/// they are, for at most the `idle_timeout`. A connection that was accepted lives until either side closes it.
+/// Cloning gives another handle. A connection that this side dialled is closed with NO_ERROR when its last
+/// handle is dropped. Calls in progress hold one. Where notifications have been sent and are not
+/// acknowledged, it stays open until they are, for at most the `idle_timeout`. A connection that was accepted
+/// lives until either side closes it.
 ///
-/// Every method works on any executor, and dropping its future is safe: a call that is dropped is cancelled at the
-/// peer. When the runtime of the endpoint is dropped, all that is awaited ends with [`Closed`](crate::ErrorKind::Closed).
+/// Every method works on any executor, and dropping its future is safe: a call that is dropped is cancelled
+/// at the peer. When the runtime of the endpoint is dropped, all that is awaited ends with
+/// [`Closed`](crate::ErrorKind::Closed).
 #[derive(Clone)]
 pub struct Connection {
     link: Arc<Link>,
@@ -63,12 +65,13 @@ pub(crate) struct Link {
     span: Span,
 }
 
-/// To close a connection with one of these says that the peer is not welcome, and neither is what it has sent.
+/// To close a connection with one of these says that the peer is not welcome, and neither is what it has
+/// sent.
 const TURNS_OUT: [Code; 4] =
     [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED];
 
-/// A connection in a task of the endpoint's: closed when the runtime drops the task, since quinn's own task for it, which is
-/// dropped as well, tells nobody who waits.
+/// A connection in a task of the endpoint's: closed when the runtime drops the task, since quinn's own task
+/// for it, which is dropped as well, tells nobody who waits.
 #[derive(Debug)]
 pub(crate) struct Driven(Arc<Link>);
 
@@ -110,8 +113,8 @@ impl Connection {
         &self.link
     }
 
-    /// The peer's verified certificates and the names in them; `None` where it showed none, which only a dialling peer
-    /// may.
+    /// The peer's verified certificates and the names in them; `None` where it showed none, which only a
+    /// dialling peer may.
     #[must_use]
     pub fn peer(&self) -> Option<&PeerIdentity> {
         self.link.peer()
@@ -122,29 +125,32 @@ impl Connection {
         self.link.quinn.stable_id()
     }
 
-    /// Where the peer is at the moment; a connection may move ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
+    /// Where the peer is at the moment; a connection may move ([RFC 9000, section
+    /// 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {
         self.link.remote_address()
     }
 
-    /// The present estimate of the round-trip time ([RFC 9002, section 5](https://www.rfc-editor.org/rfc/rfc9002#section-5)).
+    /// The present estimate of the round-trip time ([RFC 9002, section
+    /// 5](https://www.rfc-editor.org/rfc/rfc9002#section-5)).
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.link.quinn.rtt()
     }
 
-    /// What the connection has seen until now, in numbers: round-trip times, bytes, losses, and what was asked on it.
+    /// What the connection has seen until now, in numbers: round-trip times, bytes, losses, and what was
+    /// asked on it.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         self.link.counters.read(&self.link.quinn.stats())
     }
 
-    /// Closes the connection immediately; the peer gets the code and the reason. Exchanges that are open fail on both
-    /// sides, and what was not acknowledged yet may be lost.
+    /// Closes the connection immediately; the peer gets the code and the reason. Exchanges that are open fail
+    /// on both sides, and what was not acknowledged yet may be lost.
     ///
-    /// Notifications that were received are still handled, unless the code says that the peer is turned out: IDENTITY_REJECTED,
-    /// IDENTITY_EXPIRED, EXCESSIVE_LOAD or RATE_LIMITED.
+    /// Notifications that were received are still handled, unless the code says that the peer is turned out:
+    /// IDENTITY_REJECTED, IDENTITY_EXPIRED, EXCESSIVE_LOAD or RATE_LIMITED.
     pub fn close(&self, code: Code, reason: &str) {
         self.link.close(code, reason);
     }
@@ -191,7 +197,8 @@ impl Link {
         path: Option<Vec<CertificateDer<'static>>>,
         allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
     ) -> Self {
-        // Without a path no verifier has seen the peer's certificate, which is found out where the handshake is checked.
+        // Without a path no verifier has seen the peer's certificate, which is found out where the handshake
+        // is checked.
         let chain = path.or_else(|| presented(&quinn));
         let peer = chain.and_then(PeerIdentity::from_chain);
         let allowance = allowance(peer.as_ref(), quinn.remote_address().ip());
@@ -259,8 +266,9 @@ impl Link {
         future::or(closed, closing).await;
     }
 
-    /// Turns the peer out when its certificate is revoked or expires, by the terms of the side that this is, which may change: also
-    /// one that has left, for what it left behind. Resolves then, with the code if the connection was closed for this.
+    /// Turns the peer out when its certificate is revoked or expires, by the terms of the side that this is,
+    /// which may change: also one that has left, for what it left behind. Resolves then, with the code if
+    /// the connection was closed for this.
     pub(crate) async fn turned_out_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
         let Some(peer) = &self.peer else { return future::pending().await };
         // Where the path that was found in the handshake is no longer good, the peer may have shown another.
@@ -289,7 +297,8 @@ impl Link {
                 None
             };
             if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
-                // A connection that may stay after a certificate has expired is judged as if that were still good.
+                // A connection that may stay after a certificate has expired is judged as if that were still
+                // good.
                 let now = security.wall_clock().now();
                 let at = match (on_expiry, not_after) {
                     (OnExpiry::Stay, Some(last_second)) => now.map(|now| now.min(last_second)),
@@ -311,7 +320,8 @@ impl Link {
         }
     }
 
-    /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled any more.
+    /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled
+    /// any more.
     pub(crate) fn is_turned_out(&self) -> bool {
         self.turned_out.load(Ordering::SeqCst)
     }
@@ -382,7 +392,8 @@ impl Link {
         }
     }
 
-    /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to come back.
+    /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to
+    /// come back.
     pub(crate) fn close_until(&self, code: Code, retry_after: Duration) {
         // Rounded up: whoever comes back on time is not to be early.
         let millis = retry_after.as_nanos().div_ceil(1_000_000);

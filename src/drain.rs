@@ -17,15 +17,17 @@ use crate::sync::{lock, wait_until};
 
 /// Counts the work and the tasks of a node, so that a shutdown can wait for them.
 ///
-/// *Work* is what needs open connections: exchanges until their answers are acknowledged, notifications that were received
-/// before the shutdown began, and what this node itself has asked for or sent. *Tasks* are everything that the node has spawned.
+/// *Work* is what needs open connections: exchanges until their answers are acknowledged, notifications that
+/// were received before the shutdown began, and what this node itself has asked for or sent. *Tasks* are
+/// everything that the node has spawned.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     phase: AtomicU8,
     phase_changed: Event,
     work: AtomicUsize,
     tasks: AtomicUsize,
-    /// Told of every end of work or of a task while a shutdown is in progress, and of every change of `leaving`.
+    /// Told of every end of work or of a task while a shutdown is in progress, and of every change of
+    /// `leaving`.
     changed: Event,
     /// The exchanges whose handlers await the shutdown, which must not wait for them.
     leaving: Mutex<Vec<Handling>>,
@@ -86,8 +88,8 @@ impl Drain {
         self.reached(Phase::Draining).await;
     }
 
-    /// Accepts work. To be called before asking [`has_begun`](Self::has_begun), so that a shutdown waits for work that was
-    /// told "no".
+    /// Accepts work. To be called before asking [`has_begun`](Self::has_begun), so that a shutdown waits for
+    /// work that was told "no".
     pub(crate) fn accept(self: &Arc<Self>) -> WorkGuard {
         self.add_work();
         WorkGuard { drain: Arc::clone(self) }

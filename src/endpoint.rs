@@ -69,7 +69,8 @@ struct Inner {
 }
 
 impl Inner {
-    /// Ends every connection for a reason of this side's. The peers may find another node, or this one when it was started again.
+    /// Ends every connection for a reason of this side's. The peers may find another node, or this one when
+    /// it was started again.
     fn fail(&self, cause: Cause) {
         self.node.closure().end(cause);
         self.quinn.close(Code::INTERNAL.to_varint(), b"the socket failed");
@@ -102,18 +103,21 @@ impl Endpoint {
     ///
     /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
     ///
-    /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may come in its IPv6 form
-    /// (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
+    /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may
+    /// come in its IPv6 form (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS, and, before anything is sent, for an address
-    /// from which no answer can come: port 0, an unspecified, multicast or broadcast address, a link-local IPv6 address without
-    /// its interface (scope), unless the socket is bound to one, and an address of a family that the socket cannot send to;
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS, and, before
+    /// anything is sent, for an address from which no answer can come: port 0, an unspecified, multicast
+    /// or broadcast address, a link-local IPv6 address without its interface (scope), unless the socket
+    /// is bound to one, and an address of a family that the socket cannot send to;
     /// [`Closed`](crate::ErrorKind::Closed) where the endpoint is closed, or its runtime was dropped;
-    /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a peer that is
-    /// full; [`PinMismatch`](crate::ErrorKind::PinMismatch), [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
-    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused), [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
+    /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a
+    /// peer that is full; [`PinMismatch`](crate::ErrorKind::PinMismatch),
+    /// [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
+    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused),
+    /// [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
     /// [`VersionMismatch`](crate::ErrorKind::VersionMismatch) where the two do not belong together.
     ///
     /// # Cancellation
@@ -123,11 +127,12 @@ impl Endpoint {
         self.connect_by(&self.inner.security, address, Handshake::Confirmed).await
     }
 
-    /// Connects as [`connect`](Self::connect) does, and resolves a round trip sooner: the first call travels with the end of the
-    /// handshake.
+    /// Connects as [`connect`](Self::connect) does, and resolves a round trip sooner: the first call travels
+    /// with the end of the handshake.
     ///
-    /// The peer is verified by then. Whether it accepts this side's certificate comes out later: where it does not, calls fail with
-    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused), and have not [run](crate::Error::may_have_run).
+    /// The peer is verified by then. Whether it accepts this side's certificate comes out later: where it
+    /// does not, calls fail with [`CertificateRefused`](crate::ErrorKind::CertificateRefused), and have
+    /// not [run](crate::Error::may_have_run).
     ///
     /// # Errors
     ///
@@ -204,20 +209,22 @@ impl Endpoint {
         Ok(Connection::owned(link, self.clone()))
     }
 
-    /// Replaces the TLS of the running endpoint in one step: identity, authorities, pins and revocation lists of the half that
-    /// accepts, of the half that dials, or of both. What the rotation leaves out stays.
+    /// Replaces the TLS of the running endpoint in one step: identity, authorities, pins and revocation lists
+    /// of the half that accepts, of the half that dials, or of both. What the rotation leaves out stays.
     ///
-    /// Every handshake that begins afterwards goes by the new TLS. Exchanges that are running go on, and so do open connections;
-    /// they are held against the new revocation lists at once, and from then on. Connections by
-    /// [`connect_with`](Self::connect_with), and of a [`Client`](crate::Client) with TLS of its own, have nothing to do with it.
+    /// Every handshake that begins afterwards goes by the new TLS. Exchanges that are running go on, and so
+    /// do open connections; they are held against the new revocation lists at once, and from then on.
+    /// Connections by [`connect_with`](Self::connect_with), and of a [`Client`](crate::Client) with TLS
+    /// of its own, have nothing to do with it.
     ///
-    /// So that no handshake fails in between, let the new authorities, pins and identities overlap with the old: peers first
-    /// trust both, then show the new, then trust the new alone.
+    /// So that no handshake fails in between, let the new authorities, pins and identities overlap with the
+    /// old: peers first trust both, then show the new, then trust the new alone.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why, for TLS that cannot work, for an identity of this node
-    /// that has expired, and for a half that the endpoint was built without. Then nothing is changed, in either half.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why, for TLS that cannot work, for an
+    /// identity of this node that has expired, and for a half that the endpoint was built without. Then
+    /// nothing is changed, in either half.
     pub fn rotate(&self, rotation: Rotation) -> Result<()> {
         self.inner.security.rotate(rotation)
     }
@@ -238,11 +245,12 @@ impl Endpoint {
     }
 
     /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), after
-    /// [`shutdown`](Self::shutdown), because the runtime was dropped, or because the socket failed. Of the latter,
-    /// [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
+    /// [`shutdown`](Self::shutdown), because the runtime was dropped, or because the socket failed. Of the
+    /// latter, [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
     ///
-    /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost, and no more than that.
-    /// Then all connections are closed, all calls end with the same cause, and only [`bind`](EndpointBuilder::bind) helps.
+    /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost,
+    /// and no more than that. Then all connections are closed, all calls end with the same cause, and
+    /// only [`bind`](EndpointBuilder::bind) helps.
     ///
     /// ```
     /// use std::time::Duration;
@@ -308,27 +316,30 @@ impl Endpoint {
     /// - its own notifications, until they are acknowledged;
     /// - what the router's event log has not written yet.
     ///
-    /// Meanwhile new connections are refused, new requests are `unavailable`, and followed event streams end with
-    /// SHUTTING_DOWN. Handlers may still make calls. This side's own subscriptions do not count. Then all connections are
-    /// closed with SHUTTING_DOWN. Handlers that are still running at the end of the grace are dropped, in the middle of what they
-    /// await; one that blocks its thread cannot be stopped, and is not waited for.
+    /// Meanwhile new connections are refused, new requests are `unavailable`, and followed event streams end
+    /// with SHUTTING_DOWN. Handlers may still make calls. This side's own subscriptions do not count.
+    /// Then all connections are closed with SHUTTING_DOWN. Handlers that are still running at the end of
+    /// the grace are dropped, in the middle of what they await; one that blocks its thread cannot be
+    /// stopped, and is not waited for.
     ///
-    /// Takes up to `grace` and a second, and returns sooner when there is nothing left to do; afterwards no handler and no
-    /// task of the endpoint is running. It affects every handle. Of several shutdowns, the one whose grace ends first decides. Where
-    /// the runtime was dropped, it returns immediately, since nothing is left to wait for.
+    /// Takes up to `grace` and a second, and returns sooner when there is nothing left to do; afterwards no
+    /// handler and no task of the endpoint is running. It affects every handle. Of several shutdowns, the
+    /// one whose grace ends first decides. Where the runtime was dropped, it returns immediately, since
+    /// nothing is left to wait for.
     ///
     /// # In a handler
     ///
-    /// A handler of this endpoint may await this. It returns when everything but the exchange of that handler is finished, or
-    /// when the grace is over; the connections close when the answer of the handler has been delivered. A task of the endpoint
-    /// sees to that, so that it also happens if the caller leaves and the handler is dropped. Handlers are known by the
-    /// thread that polls them: a handler that awaits a task of its own making, in which this is awaited, waits until the grace is
-    /// over, since the two wait for each other. Let such a task finish the shutdown by itself instead.
+    /// A handler of this endpoint may await this. It returns when everything but the exchange of that handler
+    /// is finished, or when the grace is over; the connections close when the answer of the handler has
+    /// been delivered. A task of the endpoint sees to that, so that it also happens if the caller leaves
+    /// and the handler is dropped. Handlers are known by the thread that polls them: a handler that
+    /// awaits a task of its own making, in which this is awaited, waits until the grace is over, since
+    /// the two wait for each other. Let such a task finish the shutdown by itself instead.
     ///
     /// # Cancellation
     ///
-    /// If this is dropped, new work is turned away all the same, and the connections stay open until the endpoint is
-    /// dropped, or until it is shut down again.
+    /// If this is dropped, new work is turned away all the same, and the connections stay open until the
+    /// endpoint is dropped, or until it is shut down again.
     pub async fn shutdown(&self, grace: Duration) {
         let Inner { clock, node, .. } = &*self.inner;
         let deadline = clock.deadline(grace);
@@ -349,7 +360,8 @@ impl Endpoint {
         drain.advance(Phase::Closing);
         node.closure().end(Cause::Shutdown);
         quinn.close(Code::SHUTTING_DOWN.to_varint(), b"");
-        // Until this moment, quinn has acknowledged what came. Once it is all handled, nothing more is published.
+        // Until this moment, quinn has acknowledged what came. Once it is all handled, nothing more is
+        // published.
         let handled = async {
             drain.tasks_ended().await;
             flush(node).await;
@@ -373,7 +385,8 @@ impl Endpoint {
         let _ = clock.timeout_at(Some(last_words), future::zip(ended, flushed)).await;
     }
 
-    /// Closes a connection of this endpoint once the peer has what was sent on it, or has not taken it within the idle timeout.
+    /// Closes a connection of this endpoint once the peer has what was sent on it, or has not taken it within
+    /// the idle timeout.
     pub(crate) fn close_when_acknowledged(&self, link: Arc<Link>) {
         let endpoint = self.clone();
         self.inner.node.spawn(async move {
@@ -430,8 +443,8 @@ pub struct EndpointBuilder {
 }
 
 impl EndpointBuilder {
-    /// What runs the endpoint: an [`AsyncIoRuntime`](crate::AsyncIoRuntime), or any other of quinn's runtimes. Default:
-    /// smol's global executor with feature `smol`; required without.
+    /// What runs the endpoint: an [`AsyncIoRuntime`](crate::AsyncIoRuntime), or any other of quinn's
+    /// runtimes. Default: smol's global executor with feature `smol`; required without.
     #[must_use]
     pub fn runtime(self, runtime: Arc<dyn Runtime>) -> Self {
         Self { runtime: Some(runtime), ..self }
@@ -456,44 +469,49 @@ impl EndpointBuilder {
         Self { client: Some(tls), ..self }
     }
 
-    /// The time by which the certificates of peers are judged, whoever dialled. Default: [`WallClock::system`].
+    /// The time by which the certificates of peers are judged, whoever dialled. Default:
+    /// [`WallClock::system`].
     #[must_use]
     pub fn wall_clock(self, wall_clock: WallClock) -> Self {
         Self { wall_clock, ..self }
     }
 
-    /// What tells the peers of a node that was killed that its successor does not know them. Default: it follows from the private
-    /// key of the server's identity, which does for as long as that stays the same.
+    /// What tells the peers of a node that was killed that its successor does not know them. Default: it
+    /// follows from the private key of the server's identity, which does for as long as that stays the
+    /// same.
     ///
-    /// With one that is stored and given back at the next start, it works across a change of identity, for instance by
-    /// [`Endpoint::rotate`], and for nodes that only dial. The address must be the same.
+    /// With one that is stored and given back at the next start, it works across a change of identity, for
+    /// instance by [`Endpoint::rotate`], and for nodes that only dial. The address must be the same.
     #[must_use]
     pub fn restart_key(self, restart_key: RestartKey) -> Self {
         Self { restart_key: Some(restart_key), ..self }
     }
 
-    /// Tells this the secrets of every connection, whoever dialled, so that captured packets can be read, for instance by
-    /// Wireshark. Whoever has them can read and forge everything: for hunting errors alone. Default: nobody is told, and no
-    /// environment variable changes that; [`rustls::KeyLogFile`] is one that asks for `SSLKEYLOGFILE`.
+    /// Tells this the secrets of every connection, whoever dialled, so that captured packets can be read, for
+    /// instance by Wireshark. Whoever has them can read and forge everything: for hunting errors alone.
+    /// Default: nobody is told, and no environment variable changes that; [`rustls::KeyLogFile`] is one
+    /// that asks for `SSLKEYLOGFILE`.
     #[must_use]
     pub fn key_log(self, key_log: Arc<dyn KeyLog>) -> Self {
         Self { key_log: Some(KeyLogger(key_log)), ..self }
     }
 
-    /// Serves these methods, to peers that dial this node and to peers that it dials. Default: accepted peers can ask
-    /// for `node.health`, and dialled ones for nothing.
+    /// Serves these methods, to peers that dial this node and to peers that it dials. Default: accepted peers
+    /// can ask for `node.health`, and dialled ones for nothing.
     #[must_use]
     pub fn router(self, router: Router) -> Self {
         Self { router: Some(router), ..self }
     }
 
-    /// Records connections in [qlog](https://datatracker.ietf.org/doc/draft-ietf-quic-qlog-main-schema/): packets sent, received and
-    /// lost, and the state of congestion control. `open` is asked about each connection, dialled or accepted, with the
-    /// peer's address, and says where its record goes, in JSON text sequences; `None` for nowhere. Default: nowhere.
+    /// Records connections in [qlog](https://datatracker.ietf.org/doc/draft-ietf-quic-qlog-main-schema/):
+    /// packets sent, received and lost, and the state of congestion control. `open` is asked about each
+    /// connection, dialled or accepted, with the peer's address, and says where its record goes, in JSON
+    /// text sequences; `None` for nowhere. Default: nowhere.
     ///
-    /// A peer that is not known yet can so make this node open a file, and each packet makes it write: this is for
-    /// finding faults, not for every day. quinn writes while it holds the connection, so the writer should buffer; it is
-    /// dropped with the connection. One that fails or panics ends the record, which is logged once, and not the connection.
+    /// A peer that is not known yet can so make this node open a file, and each packet makes it write: this
+    /// is for finding faults, not for every day. quinn writes while it holds the connection, so the
+    /// writer should buffer; it is dropped with the connection. One that fails or panics ends the record,
+    /// which is logged once, and not the connection.
     ///
     /// ```no_run
     /// use std::{fs::File, io::BufWriter};
@@ -518,35 +536,37 @@ impl EndpointBuilder {
         Self { recorder: Recorder { open: Some(Arc::new(open)) }, ..self }
     }
 
-    /// Binds the socket and starts to serve on the runtime. Port 0 lets the system choose; `[::]` takes IPv4 too where
-    /// the system is set so.
+    /// Binds the socket and starts to serve on the runtime. Port 0 lets the system choose; `[::]` takes IPv4
+    /// too where the system is set so.
     ///
     /// Tries to receive, so that a process which may not is told here. What happens to the socket later is
     /// [`Endpoint::closed`]'s to tell.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's, where the system lets nothing be received,
-    /// for instance since `recvmmsg` is forbidden or missing, and where the process has no file descriptor or thread left for
-    /// what the runtime needs: later, it may work;
+    /// [`Io`](crate::ErrorKind::Io) where the address is in use or not this host's, where the system lets
+    /// nothing be received, for instance since `recvmmsg` is forbidden or missing, and where the process
+    /// has no file descriptor or thread left for what the runtime needs: later, it may work;
     /// [`Closed`](crate::ErrorKind::Closed) for a runtime that has been dropped;
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names, rules for
-    /// methods that are not served, events that do not fit a frame, or a missing runtime.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names,
+    /// rules for methods that are not served, events that do not fit a frame, or a missing runtime.
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
         self.start_on(runtime, UdpSocket::bind(address)?)
     }
 
-    /// Starts to serve on a socket that is bound already: one that systemd passes on, say, one that is bound to a device, or one with a larger
-    /// receive buffer, for thousands of peers that may all send at once. What the buffer does not hold, 208 KiB by default on Linux,
-    /// is lost, and sent again after a timeout. `set_recv_buffer_size` of the crate socket2 changes it, up to `net.core.rmem_max`.
+    /// Starts to serve on a socket that is bound already: one that systemd passes on, say, one that is bound
+    /// to a device, or one with a larger receive buffer, for thousands of peers that may all send at
+    /// once. What the buffer does not hold, 208 KiB by default on Linux, is lost, and sent again after a
+    /// timeout. `set_recv_buffer_size` of the crate socket2 changes it, up to `net.core.rmem_max`.
     ///
-    /// The socket becomes non-blocking, and gets the options that quinn-udp needs; others stay. Datagrams that have arrived already
-    /// are received, and errors that are queued on it are passed over.
+    /// The socket becomes non-blocking, and gets the options that quinn-udp needs; others stay. Datagrams
+    /// that have arrived already are received, and errors that are queued on it are passed over.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) for a socket that cannot be used so; for the rest as [`bind`](Self::bind).
+    /// [`Io`](crate::ErrorKind::Io) for a socket that cannot be used so; for the rest as
+    /// [`bind`](Self::bind).
     pub fn bind_socket(mut self, socket: UdpSocket) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
         self.start_on(runtime, socket)

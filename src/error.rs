@@ -65,7 +65,8 @@ pub enum ErrorKind {
     /// The endpoint or connection was closed by this side: on request, or because the endpoint's socket has
     /// failed, which [`source`](StdError::source) says with an [`io::Error`].
     Closed,
-    /// This side's time limit passed; [`may_have_run`](Error::may_have_run) says whether the request had left.
+    /// This side's time limit passed; [`may_have_run`](Error::may_have_run) says whether the request had
+    /// left.
     DeadlineExceeded,
     /// A bound of this side is reached; there may be room again later.
     Exhausted,
@@ -80,8 +81,9 @@ pub enum ErrorKind {
     // The peer's identity, or what it thinks of ours.
     /// The peer's certificate is not one of the pinned ones.
     PinMismatch,
-    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use. Where the cause may be this side's
-    /// own, a revocation list that is out of date or a clock that is behind, the failure [may pass](Error::is_retryable).
+    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use. Where the
+    /// cause may be this side's own, a revocation list that is out of date or a clock that is behind, the
+    /// failure [may pass](Error::is_retryable).
     PeerCertificate,
     /// The peer refused this side's certificate, or asked for one that was not there.
     CertificateRefused,
@@ -157,8 +159,8 @@ impl Error {
         self
     }
 
-    /// Whether this side could not tell if the peer's certificate is good: its own revocation list is out of date, or its clock
-    /// may be behind.
+    /// Whether this side could not tell if the peer's certificate is good: its own revocation list is out of
+    /// date, or its clock may be behind.
     pub(crate) fn is_temporary(&self) -> bool {
         self.0.temporary
     }
@@ -202,8 +204,8 @@ impl Error {
         self.0.retry_after
     }
 
-    /// Whether the identity of either side was not acceptable, or not for this method. Such a failure is never a reason to
-    /// fall back to another transport.
+    /// Whether the identity of either side was not acceptable, or not for this method. Such a failure is
+    /// never a reason to fall back to another transport.
     #[must_use]
     pub fn is_authentication(&self) -> bool {
         match self.kind() {
@@ -227,10 +229,11 @@ impl Error {
         }
     }
 
-    /// Whether the call that failed may have run at the peer, wholly or in part. `false` where it certainly has not, so that
-    /// repeating it does no harm: the request was not sent complete, the peer says that it refused it before a handler started
-    /// (response key 12, `not_run`, or the error `unavailable`), or it refused this side's certificate, before which it reads no
-    /// request. `true` in all other cases, whatever the error: a handler may answer any but `unavailable`, and nodes of
+    /// Whether the call that failed may have run at the peer, wholly or in part. `false` where it certainly
+    /// has not, so that repeating it does no harm: the request was not sent complete, the peer says that
+    /// it refused it before a handler started (response key 12, `not_run`, or the error `unavailable`),
+    /// or it refused this side's certificate, before which it reads no request. `true` in all other
+    /// cases, whatever the error: a handler may answer any but `unavailable`, and nodes of
     /// earlier versions and of the tokio implementation do not say whether one ran.
     #[must_use]
     pub fn may_have_run(&self) -> bool {
@@ -244,8 +247,8 @@ impl Error {
         }
     }
 
-    /// Whether trying again cannot help: the two sides do not belong together, do not understand each other, or the peer said so
-    /// with a code or an error that is final.
+    /// Whether trying again cannot help: the two sides do not belong together, do not understand each other,
+    /// or the peer said so with a code or an error that is final.
     pub(crate) fn is_terminal(&self) -> bool {
         if self.0.temporary {
             return false;

@@ -53,16 +53,16 @@ pub(crate) fn decode_prefix(prefix: [u8; PREFIX_LEN], max: usize) -> Result<usiz
     }
 }
 
-/// Room for most requests and answers, so that they are written without moving; what is larger is so by one payload, which
-/// makes its own room.
+/// Room for most requests and answers, so that they are written without moving; what is larger is so by one
+/// payload, which makes its own room.
 const SMALL_FRAME: usize = 128;
 
 /// Writes one frame into a buffer of its own: the prefix, and behind it what `write_body` appends.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::MessageTooLarge`] for a body of more than `max` bytes, [`ErrorKind::Codec`] for an empty one, and whatever
-/// `write_body` fails with.
+/// [`ErrorKind::MessageTooLarge`] for a body of more than `max` bytes, [`ErrorKind::Codec`] for an empty one,
+/// and whatever `write_body` fails with.
 pub fn encode(max: usize, write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
     let mut buf = Vec::with_capacity(SMALL_FRAME);
     append(&mut buf, max, write_body)?;
@@ -114,7 +114,8 @@ fn fill_prefix(buf: &mut [u8], start: usize, max: usize) -> Result<()> {
 #[doc(hidden)]
 pub struct FrameBuffer {
     max: usize,
-    /// Empty where there is none. Apart, since most streams bring one chunk in all, which then needs no list.
+    /// Empty where there is none. Apart, since most streams bring one chunk in all, which then needs no
+    /// list.
     first: Bytes,
     later: VecDeque<Bytes>,
     state: State,

@@ -1,13 +1,15 @@
-//! Node-to-node links over QUIC for programs without tokio: requests, notifications and resumable event streams.
+//! Node-to-node links over QUIC for programs without tokio: requests, notifications and resumable event
+//! streams.
 //!
-//! A node is an [`Endpoint`]: one UDP socket that accepts peers, dials them, or both. TLS 1.3 is always on, and mutual TLS
-//! is one line. Peers call each other's methods, notify each other without waiting, and follow each other's events
-//! from where they left off. quinn speaks QUIC, rustls TLS, minicbor CBOR; smol's reactor moves the packets, and
-//! the futures run on any executor.
+//! A node is an [`Endpoint`]: one UDP socket that accepts peers, dials them, or both. TLS 1.3 is always on,
+//! and mutual TLS is one line. Peers call each other's methods, notify each other without waiting, and follow
+//! each other's events from where they left off. quinn speaks QUIC, rustls TLS, minicbor CBOR; smol's reactor
+//! moves the packets, and the futures run on any executor.
 //!
-//! Never block the executor that an endpoint is on: its handlers run on the threads that move the packets, and while those are blocked, or
-//! not driven, nothing is sent, received or answered. Time limits of futures that are awaited elsewhere still fire, except with
-//! `PollRuntime`, whose one thread fires its timers, too. A call without a time limit waits.
+//! Never block the executor that an endpoint is on: its handlers run on the threads that move the packets,
+//! and while those are blocked, or not driven, nothing is sent, received or answered. Time limits of futures
+//! that are awaited elsewhere still fire, except with `PollRuntime`, whose one thread fires its timers, too.
+//! A call without a time limit waits.
 //!
 //! ```
 //! use std::time::Duration;
@@ -58,8 +60,9 @@
 //!
 //! # When to use something else
 //!
-//! Within a tokio program quinn on tokio has nothing to be spared. For browsers, public APIs or peers that are
-//! not yours, use HTTP. For one-to-many distribution, use a broker: here every subscriber has a stream of its own.
+//! Within a tokio program quinn on tokio has nothing to be spared. For browsers, public APIs or peers that
+//! are not yours, use HTTP. For one-to-many distribution, use a broker: here every subscriber has a stream of
+//! its own.
 //!
 //! # Features
 //!

@@ -21,10 +21,11 @@ pub(crate) struct Outstanding {
     drain: Arc<Drain>,
     /// How many calls and streams there are, and [`ENDED`].
     count: AtomicUsize,
-    /// Notification streams that are finished and may not be acknowledged. Closing the connection would take them back.
+    /// Notification streams that are finished and may not be acknowledged. Closing the connection would take
+    /// them back.
     ///
-    /// To be told of each acknowledgement would cost a task each, so nobody asks before the connection is to be closed.
-    /// About twice as many as are not acknowledged, or [`UNEXAMINED`].
+    /// To be told of each acknowledgement would cost a task each, so nobody asks before the connection is to
+    /// be closed. About twice as many as are not acknowledged, or [`UNEXAMINED`].
     streams: Mutex<Streams>,
     /// Told of each stream that is [kept](Self::keep) while a shutdown is in progress.
     kept: Event,
@@ -37,8 +38,8 @@ struct Streams {
     examined_at: usize,
 }
 
-/// Set in [`Outstanding::count`] when the connection has ended: what is counted there is no work any more, though its
-/// owners may not have looked.
+/// Set in [`Outstanding::count`] when the connection has ended: what is counted there is no work any more,
+/// though its owners may not have looked.
 const ENDED: usize = 1 << (usize::BITS - 1);
 
 /// As long as there are fewer streams than this, none is looked at.
@@ -59,8 +60,8 @@ impl Outstanding {
         }
     }
 
-    // In these three, work is added before the count that it belongs to and removed after, so that a shutdown may see too
-    // much for a moment, and never too little.
+    // In these three, work is added before the count that it belongs to and removed after, so that a shutdown
+    // may see too much for a moment, and never too little.
     fn enter(&self) {
         self.drain.add_work();
         if self.count.fetch_add(1, SeqCst) & ENDED != 0 {
@@ -134,8 +135,9 @@ impl Outstanding {
         }
     }
 
-    /// Sees to it that each stream counts no longer than until it is acknowledged, also those that are [kept](Self::keep)
-    /// later: handlers notify while their node shuts down. After the shutdown has begun; never resolves.
+    /// Sees to it that each stream counts no longer than until it is acknowledged, also those that are
+    /// [kept](Self::keep) later: handlers notify while their node shuts down. After the shutdown has
+    /// begun; never resolves.
     pub(crate) async fn follow_acknowledgements(&self) {
         loop {
             let kept = self.kept.listen();

@@ -21,7 +21,8 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// This configuration, for one connection that may be recorded. `None` where that is nothing else than it was.
+    /// This configuration, for one connection that may be recorded. `None` where that is nothing else than it
+    /// was.
     #[cfg(feature = "qlog")]
     pub(crate) fn attach(
         &self,

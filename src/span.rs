@@ -1,6 +1,7 @@
 //! The spans that the events of this crate are in; `docs/observability.md` is about them.
 //!
-//! Those of exchanges and calls are only made where a subscriber of `tracing` listens at level debug; crate `log` gets the events alone.
+//! Those of exchanges and calls are only made where a subscriber of `tracing` listens at level debug; crate
+//! `log` gets the events alone.
 
 use std::{
     fmt::{self, Display, Write as _},
@@ -88,7 +89,8 @@ pub(crate) fn call(link: &Link, name: &str, codec: Codec) -> Span {
     })
 }
 
-/// Spans that are made by the thousand cost something though nobody listens, where tracing's feature `log` is on.
+/// Spans that are made by the thousand cost something though nobody listens, where tracing's feature `log` is
+/// on.
 fn where_wanted(make: impl FnOnce() -> Span) -> Span {
     if Level::DEBUG <= LevelFilter::current() { make() } else { Span::none() }
 }

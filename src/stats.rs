@@ -34,7 +34,8 @@ impl Counter {
     }
 }
 
-/// Counters of one kind of event by its reasons, and the numbers that are shown of them. One line adds a reason.
+/// Counters of one kind of event by its reasons, and the numbers that are shown of them. One line adds a
+/// reason.
 macro_rules! reasons {
     ($(#[$doc:meta])* $shown:ident, $counters:ident, { $($(#[$field_doc:meta])* $field:ident,)* }) => {
         $(#[$doc])*
@@ -80,7 +81,8 @@ reasons! {
         rate,
         /// The node was shutting down, or its wall clock had failed.
         shutting_down,
-        /// [`Router::authorize`](crate::Router::authorize) did not let the peer in. The handshake was over by then.
+        /// [`Router::authorize`](crate::Router::authorize) did not let the peer in. The handshake was over
+        /// by then.
         not_authorized,
     }
 }
@@ -92,14 +94,15 @@ reasons! {
         timeout,
         /// This side did not accept the peer's certificate, or its pin.
         peer_certificate,
-        /// This side could not tell whether the peer's certificate is good: its own revocation list is out of date, or the
-        /// certificate is not valid yet by this side's clock.
+        /// This side could not tell whether the peer's certificate is good: its own revocation list is out
+        /// of date, or the certificate is not valid yet by this side's clock.
         not_judged,
         /// The peer did not accept this side's certificate, or missed one.
         certificate_refused,
         /// The two sides have no application protocol in common.
         alpn,
-        /// The two sides have no version of QUIC or TLS in common, or one found that the other broke the protocol.
+        /// The two sides have no version of QUIC or TLS in common, or one found that the other broke the
+        /// protocol.
         protocol,
         /// The peer refused the connection before the handshake, or closed it during it.
         refused,
@@ -139,7 +142,8 @@ reasons! {
 }
 
 reasons! {
-    /// Streams of requests and notifications that this side reset or stopped, by reason. Part of [`EndpointStats`].
+    /// Streams of requests and notifications that this side reset or stopped, by reason. Part of
+    /// [`EndpointStats`].
     StreamsReset, ResetCounters, {
         /// What had to arrive or to be taken was not in time: DEADLINE_EXCEEDED.
         deadline_exceeded,
@@ -302,13 +306,15 @@ pub struct EndpointStats {
     pub connections_accepted: u64,
     /// Connections that this side dialled and that came up.
     pub connections_dialled: u64,
-    /// Retries sent to clients that had to show first that they are at their address, since slots were scarce.
+    /// Retries sent to clients that had to show first that they are at their address, since slots were
+    /// scarce.
     pub retries: u64,
     /// Connections closed because the peer's certificate was revoked.
     pub connections_revoked: u64,
     /// Connections closed because a certificate of the peer expired.
     pub connections_expired: u64,
-    /// Connections closed with EXCESSIVE_LOAD or, after the handshake, RATE_LIMITED for what their peers did.
+    /// Connections closed with EXCESSIVE_LOAD or, after the handshake, RATE_LIMITED for what their peers
+    /// did.
     pub connections_excessive: u64,
     /// Connections that were turned away, before the handshake or after it.
     pub connections_refused: ConnectionsRefused,
@@ -375,9 +381,9 @@ impl LinkCounters {
     }
 }
 
-/// What a [`Connection`](crate::Connection) has seen since it was begun. The first four are of the moment; nothing else in
-/// here goes down, but for packets and congestion, which begin anew when the connection moves to another path. See
-/// [`Connection::stats`](crate::Connection::stats).
+/// What a [`Connection`](crate::Connection) has seen since it was begun. The first four are of the moment;
+/// nothing else in here goes down, but for packets and congestion, which begin anew when the connection moves
+/// to another path. See [`Connection::stats`](crate::Connection::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {

@@ -84,8 +84,8 @@ impl FrameReader {
 
     /// As [`next`](Self::next), with a time limit for each frame.
     ///
-    /// A stream may stay silent between frames for as long as its connection lives, but not before its first frame
-    /// (`Pace::Opening`), nor within one.
+    /// A stream may stay silent between frames for as long as its connection lives, but not before its first
+    /// frame (`Pace::Opening`), nor within one.
     pub(crate) async fn next_within<T>(
         &mut self,
         clock: &Clock,
@@ -115,7 +115,8 @@ impl FrameReader {
 
     /// What `read` makes of the next frame's body, if it has arrived whole already.
     ///
-    /// The bytes of the frames before it count until nothing of what they arrived in is left: so long are they held.
+    /// The bytes of the frames before it count until nothing of what they arrived in is left: so long are
+    /// they held.
     pub(crate) fn take_arrived<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Option<Result<T>> {
         let taken = self.buffer.next_with(read).map_err(Error::from).transpose();
         if self.buffer.is_empty() {
@@ -216,8 +217,8 @@ pub(crate) enum Pace {
     Between,
 }
 
-/// Writes frames to a stream. Resets it if it is dropped before [`finish`](Self::finish), so that an answer that was
-/// cut off never looks whole; quinn alone would finish it.
+/// Writes frames to a stream. Resets it if it is dropped before [`finish`](Self::finish), so that an answer
+/// that was cut off never looks whole; quinn alone would finish it.
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
     stream: SendStream,
@@ -292,8 +293,8 @@ impl FrameWriter {
         self.is_finished() && self.stream.priority().is_err()
     }
 
-    /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the stream. Not
-    /// after [`finish`](Self::finish).
+    /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the
+    /// stream. Not after [`finish`](Self::finish).
     pub(crate) fn reset(&mut self, code: Code) {
         if matches!(self.state, WriteState::BetweenWrites | WriteState::Writing) {
             self.state = WriteState::Reset;
@@ -301,14 +302,15 @@ impl FrameWriter {
         }
     }
 
-    /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when the
-    /// connection ends.
+    /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when
+    /// the connection ends.
     pub(crate) fn stopped(&self) -> impl Future<Output = Result<Option<Code>>> + Send + Sync + 'static {
         Stopped { stopped: self.stream.stopped() }
     }
 
-    /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that the peer
-    /// stopped it with ([RFC 9000, section 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
+    /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that
+    /// the peer stopped it with ([RFC 9000, section
+    /// 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
     pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
         GivenUp { stopped: self.stopped() }
     }

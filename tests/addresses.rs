@@ -1,4 +1,5 @@
-//! Addresses in all their forms: what can be reached is reached, and what cannot is refused immediately, with the reason.
+//! Addresses in all their forms: what can be reached is reached, and what cannot is refused immediately, with
+//! the reason.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -44,8 +44,8 @@ async fn assert_refused(server: &Server) {
     assert!(error.is_retryable() && !error.is_authentication());
 }
 
-/// Stands between one client and a server, and passes on as many of the client's datagrams as it is told to; the
-/// server's only for as long as it may pass on more of the client's.
+/// Stands between one client and a server, and passes on as many of the client's datagrams as it is told to;
+/// the server's only for as long as it may pass on more of the client's.
 struct Relay {
     address: SocketAddr,
     remaining: Arc<AtomicUsize>,
@@ -149,8 +149,8 @@ fn handshakes_are_limited_apart_from_connections() {
     });
 }
 
-/// Anyone can write any sender's address on a datagram. What answers nobody at that address hears gets no further than half
-/// of the slots.
+/// Anyone can write any sender's address on a datagram. What answers nobody at that address hears gets no
+/// further than half of the slots.
 #[test]
 fn forged_addresses_cannot_take_the_last_slots() {
     run(async {
@@ -165,8 +165,8 @@ fn forged_addresses_cannot_take_the_last_slots() {
     });
 }
 
-/// A handler may outlive its connection, whose slot it then still holds: connecting, notifying and leaving again and again
-/// does not add handlers without end.
+/// A handler may outlive its connection, whose slot it then still holds: connecting, notifying and leaving
+/// again and again does not add handlers without end.
 #[test]
 fn a_slot_is_free_once_nothing_runs_for_its_connection() {
     run(async {

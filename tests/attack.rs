@@ -1,5 +1,6 @@
 //! Hostile peers at a small scale, each against a node and against something that lacks the protection.
-//! `cargo bench --bench attack` is the same at full scale, with figures; `docs/attacks.md` tells what protects.
+//! `cargo bench --bench attack` is the same at full scale, with figures; `docs/attacks.md` tells what
+//! protects.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![cfg(target_os = "linux")]
@@ -208,7 +209,8 @@ fn without_the_limits_filled_windows_go_beyond_it() {
     assert!(seen.growth.anonymous > 4 * MIB, "{seen:?}");
 }
 
-/// quinn keeps something like 60 bytes for each, up to twice 1,024 of them a stream, and nothing bounds it but the number of streams.
+/// quinn keeps something like 60 bytes for each, up to twice 1,024 of them a stream, and nothing bounds it
+/// but the number of streams.
 #[test]
 fn bytes_with_gaps_between_them_cost_what_is_documented() {
     let seen = fill(Setup::Node("within=4194304"), Filling::Gaps, 8 * 1024);

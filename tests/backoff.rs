@@ -36,7 +36,8 @@ enum Closes {
     Follower(Code),
 }
 
-/// How many connections the server accepts from the first minute until the third, from all followers together.
+/// How many connections the server accepts from the first minute until the third, from all followers
+/// together.
 fn dials(closes: Closes) -> u64 {
     let pair = Pair::new(1, Link::new().delay(5 * MILLI));
     let router = Router::new().events(EventLog::new());

@@ -247,8 +247,8 @@ fn a_subscription_tells_of_its_connections() {
     });
 }
 
-/// A link that swallows everything ends no connection for a long time where idle timeouts are long. Heartbeats that do not come
-/// tell.
+/// A link that swallows everything ends no connection for a long time where idle timeouts are long.
+/// Heartbeats that do not come tell.
 #[test]
 fn two_heartbeats_that_do_not_come_count_as_a_dead_link() {
     let pair = pair();

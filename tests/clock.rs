@@ -32,7 +32,8 @@ fn built() -> SystemTime {
 struct Nodes {
     pair: Pair,
     authority: CertificateAuthority,
-    /// How far the clocks are ahead of the virtual time, which begins when the crate was built; `None` while they have failed.
+    /// How far the clocks are ahead of the virtual time, which begins when the crate was built; `None` while
+    /// they have failed.
     ahead: Arc<Mutex<Option<Duration>>>,
 }
 

@@ -105,7 +105,8 @@ fn a_peer_that_was_lent_streams_has_no_more_exchanges_under_way_at_a_time() {
     assert_eq!(most.load(Ordering::SeqCst), MAX);
 }
 
-/// Where answers are lost, those behind them are acknowledged first, and more streams may be lent than there are answers under way.
+/// Where answers are lost, those behind them are acknowledged first, and more streams may be lent than there
+/// are answers under way.
 #[test]
 fn under_loss_no_more_exchanges_are_under_way_than_may_be() {
     const MAX: u32 = 4;

@@ -1,4 +1,5 @@
-//! What is found before it bites: limits, names and TLS that cannot work; and when another transport is allowed.
+//! What is found before it bites: limits, names and TLS that cannot work; and when another transport is
+//! allowed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

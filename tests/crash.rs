@@ -1,5 +1,5 @@
-//! The program `examples/node`, killed without warning and started again: what was acknowledged is there, once, for whoever
-//! follows.
+//! The program `examples/node`, killed without warning and started again: what was acknowledged is there,
+//! once, for whoever follows.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -70,7 +70,8 @@ fn no_acknowledged_event_is_lost_or_changed_by_kill_9() {
                 pass_by_chance(&mut rng, 60);
                 newborn.kill();
             }
-            // With calls under way and hardly a pause between commits, whether the follower has found it or not.
+            // With calls under way and hardly a pause between commits, whether the follower has found it or
+            // not.
             1 | 2 => {
                 let server = node.serve(&address, &["--commit-interval", "0"]);
                 ledger.await_acknowledged(acknowledged + rng.usize(1..24));
@@ -322,8 +323,8 @@ impl Account {
         }
     }
 
-    /// Whether the lines of a follower that was there from the first event on, and those of a replay in the end, are what they
-    /// should be.
+    /// Whether the lines of a follower that was there from the first event on, and those of a replay in the
+    /// end, are what they should be.
     fn check(&self, printed: &[Line], replayed: &[Line]) -> Result<Figures, String> {
         let follower = History::of(printed).map_err(|error| format!("the follower: {error}"))?;
         let replay = History::of(replayed).map_err(|error| format!("the replay: {error}"))?;
@@ -591,7 +592,8 @@ impl Node {
         Program::start(&command)
     }
 
-    /// A server that listens. The port of one that is gone may be in use for a moment: the system gives it to whoever asks for any.
+    /// A server that listens. The port of one that is gone may be in use for a moment: the system gives it to
+    /// whoever asks for any.
     fn serve(&self, address: &str, options: &[&str]) -> Server {
         let patience = Instant::now() + PATIENCE;
         loop {

@@ -1,4 +1,5 @@
-//! Deadlines of callers: what the node is told of them, and that calls which run out of time are no attack. In virtual time.
+//! Deadlines of callers: what the node is told of them, and that calls which run out of time are no attack.
+//! In virtual time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -97,7 +98,8 @@ fn callers_whose_time_runs_out_are_no_attackers() {
         (200, How::Tells(20 * MILLI), 0, MILLI),
         (60, How::Tells(60 * MILLI), 0, 20 * MILLI),
         (200, How::Tells(SECOND), 0, 10 * MILLI),
-        // Those who keep their time limits to themselves do not give up sooner than anybody in good faith does.
+        // Those who keep their time limits to themselves do not give up sooner than anybody in good faith
+        // does.
         (100, How::Keeps(200 * MILLI), 0, MILLI),
     ] {
         let closed = outcome(callers, how, payload, delay, 500 * MILLI);

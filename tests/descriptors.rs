@@ -1,4 +1,5 @@
-//! A process without file descriptors or threads to spare: what cannot be had is an error, and can be had later.
+//! A process without file descriptors or threads to spare: what cannot be had is an error, and can be had
+//! later.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -11,7 +12,8 @@ use palyra_quic::{AsyncIoRuntime, Endpoint, ErrorKind, PollRuntime, Result, Rout
 
 use common::{Pki, in_time, loopback};
 
-/// Which part of this test a process is, since limits count for a whole process, and async-io's reactor starts only once in it.
+/// Which part of this test a process is, since limits count for a whole process, and async-io's reactor
+/// starts only once in it.
 const PART: &str = "PALYRA_DESCRIPTORS_PART";
 
 /// Runs one test of this binary, in a process of its own.

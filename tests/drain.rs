@@ -77,7 +77,8 @@ impl Drop for Running {
     }
 }
 
-/// A router whose notification and method `work` take `time`, and whose stream `count` gives three answers, each after it.
+/// A router whose notification and method `work` take `time`, and whose stream `count` gives three answers,
+/// each after it.
 fn working(sim: &Sim, time: Duration) -> (Router, Handled) {
     let handled = Handled::default();
     let work = {
@@ -270,7 +271,8 @@ fn a_shutdown_does_not_wait_for_turns_by_rate() {
     });
 }
 
-/// A peer that is turned out loses what waits, whether it is there or has left; one that is not loses nothing.
+/// A peer that is turned out loses what waits, whether it is there or has left; one that is not loses
+/// nothing.
 #[test]
 fn what_a_peer_has_sent_that_is_turned_out_is_not_handled() {
     for (revoked, leaves) in [(true, false), (true, true), (false, true), (false, false)] {
@@ -379,7 +381,8 @@ fn a_stream_that_is_not_whole_is_stopped_and_its_whole_frames_are_handled() {
     });
 }
 
-/// What arrives while the node shuts down is handled if it is acknowledged; it does not make the shutdown longer.
+/// What arrives while the node shuts down is handled if it is acknowledged; it does not make the shutdown
+/// longer.
 #[test]
 fn a_sender_that_does_not_stop_neither_loses_what_was_acknowledged_nor_holds_the_shutdown() {
     for time in [Duration::ZERO, MILLI, 20 * MILLI] {
@@ -417,7 +420,8 @@ fn a_sender_that_does_not_stop_neither_loses_what_was_acknowledged_nor_holds_the
     }
 }
 
-/// quinn acknowledges what it drops on a stream that was stopped. Where the sender does not hear that it was, it looks received.
+/// quinn acknowledges what it drops on a stream that was stopped. Where the sender does not hear that it was,
+/// it looks received.
 #[test]
 fn what_is_on_its_way_when_the_shutdown_begins_is_handled_if_it_is_acknowledged() {
     let mut acknowledged = 0;
@@ -1065,7 +1069,8 @@ fn a_shutdown_that_a_handler_has_begun_goes_on_without_the_handler() {
     });
 }
 
-/// The twin: a task of a handler's own is not known to be the handler's, and the grace ends the wait of the two for each other.
+/// The twin: a task of a handler's own is not known to be the handler's, and the grace ends the wait of the
+/// two for each other.
 #[test]
 fn a_handler_that_awaits_a_task_which_awaits_the_shutdown_waits_for_the_grace() {
     let pair = pair();

@@ -1,4 +1,5 @@
-//! Two nodes on a bad link, of which one shuts down in the middle of everything: nothing that was acknowledged is lost.
+//! Two nodes on a bad link, of which one shuts down in the middle of everything: nothing that was
+//! acknowledged is lost.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -142,7 +142,8 @@ fn another_file_is_another_history() {
     assert!(other.is_empty());
 }
 
-/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to be on disk.
+/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to be
+/// on disk.
 #[test]
 fn a_drop_releases_the_file() {
     let scratch = Scratch::new();

@@ -36,7 +36,8 @@ async fn assert_echoes(connection: &Connection) {
     assert_eq!(connection.call_raw("echo", "still here").await.unwrap(), "still here");
 }
 
-/// A node with `echo`, and with `hang` and `hang streaming`, which tell when they begin and when they are gone.
+/// A node with `echo`, and with `hang` and `hang streaming`, which tell when they begin and when they are
+/// gone.
 fn hanging(limits: TransportLimits) -> (Server, Receiver<()>, Receiver<()>) {
     let (began, beginnings) = signal();
     let (gone, endings) = signal();
@@ -92,7 +93,8 @@ fn thirty_two_exchanges_run_at_once() {
     });
 }
 
-/// Handlers that block their thread are not what async is for, and must not hold up each other for longer than it takes to notice.
+/// Handlers that block their thread are not what async is for, and must not hold up each other for longer
+/// than it takes to notice.
 #[test]
 fn after_a_handler_that_took_its_time_others_run_on_threads_of_their_own() {
     let executor = Arc::new(Executor::new());
@@ -479,7 +481,8 @@ fn parameters_that_do_not_decode_never_reach_the_handler() {
         });
         let server = serve(router);
         let connection = server.connect().await;
-        // A number, text, three, a negative one, indefinite, followed by something, cut short, nothing at all.
+        // A number, text, three, a negative one, indefinite, followed by something, cut short, nothing at
+        // all.
         for params in [
             &[0x01][..],
             &[0x61, b'x'],

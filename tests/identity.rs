@@ -1,4 +1,5 @@
-//! Who gets in, who is believed, and what a refusal is called: handshakes over real sockets, good ones and bad ones.
+//! Who gets in, who is believed, and what a refusal is called: handshakes over real sockets, good ones and
+//! bad ones.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -471,8 +472,8 @@ fn peers_with_another_quic_version_are_a_mismatch() {
     });
 }
 
-/// rustls is built without TLS 1.2 here, and quinn would not take such a configuration; so a peer of this kind is one
-/// whose hello is changed on its way out.
+/// rustls is built without TLS 1.2 here, and quinn would not take such a configuration; so a peer of this
+/// kind is one whose hello is changed on its way out.
 #[test]
 fn peers_with_an_older_tls_do_not_get_in() {
     run(async {
@@ -503,8 +504,8 @@ fn peers_with_an_older_tls_do_not_get_in() {
     });
 }
 
-/// Connects twice, as a client that resumes where it can. Gives its tickets, how often the gate was asked, and whether it could
-/// send 0-RTT data with a third attempt.
+/// Connects twice, as a client that resumes where it can. Gives its tickets, how often the gate was asked,
+/// and whether it could send 0-RTT data with a third attempt.
 async fn comes_back(server: SocketAddr, pki: &Pki, gate: &Gate) -> (Arc<Tickets>, usize, bool) {
     let tickets = Arc::new(Tickets::default());
     let mut tls = pki.raw_client_tls();
@@ -514,7 +515,8 @@ async fn comes_back(server: SocketAddr, pki: &Pki, gate: &Gate) -> (Arc<Tickets>
         let peer = RawPeer::connect(tls.clone(), TransportConfig::default(), server).await.unwrap();
         let mut stream = peer.send(&frame(&request("node.health"))).await;
         stream.finish();
-        // Tickets come with the end of the handshake, so no later than the acknowledgement of what follows it.
+        // Tickets come with the end of the handshake, so no later than the acknowledgement of what follows
+        // it.
         assert_eq!(stream.stopped().await, None);
     }
     // The attempt that follows may get as far as the gate, or not.

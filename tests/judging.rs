@@ -1,5 +1,6 @@
-//! A node that cannot tell whether its peers' certificates are good, since its own revocation list is out of date or its clock is
-//! behind: it serves nobody, says why, and is found well again by peers that come back. In virtual time.
+//! A node that cannot tell whether its peers' certificates are good, since its own revocation list is out of
+//! date or its clock is behind: it serves nobody, says why, and is found well again by peers that come back.
+//! In virtual time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -126,7 +127,8 @@ fn a_subscriber_outlives_a_clock_that_is_behind() {
     for behind in [2 * HOUR, 24 * HOUR, 10_000 * HOUR] {
         is_served_after(
             |gateway| {
-                // No clock shows a time before the crate was built, so that the certificate has to be from the future.
+                // No clock shows a time before the crate was built, so that the certificate has to be from
+                // the future.
                 let (from, until) = (start + behind - HOUR, start + behind + HOUR);
                 gateway.set(start);
                 gateway.authority.clone().valid(from, until).unwrap().issue_client("sensor").unwrap()

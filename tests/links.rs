@@ -38,8 +38,9 @@ fn transfer(pair: &Pair, bytes: usize) {
 
 /// Connections one after another, of which each is to answer one call.
 ///
-/// An attempt that is not through by its time limit is made again: quinn goes on doubling its pauses where a key that was
-/// discarded should have set them back (RFC 9002, section 6.2.2), and so comes to pauses of minutes.
+/// An attempt that is not through by its time limit is made again: quinn goes on doubling its pauses where a
+/// key that was discarded should have set them back (RFC 9002, section 6.2.2), and so comes to pauses of
+/// minutes.
 fn handshakes(pair: &Pair, count: u32) {
     let (node, client) = (pair.serve(echo(), patient()), pair.dialler(TransportLimits::default()));
     pair.sim.run(async {
@@ -120,7 +121,8 @@ fn a_first_call_that_does_not_wait_for_confirmation_is_a_round_trip_sooner() {
     assert!(answered(true) >= 6 * one_way);
 }
 
-/// What the client finds out about a path that takes UDP payloads of so many bytes, and how many of its datagrams are too large.
+/// What the client finds out about a path that takes UDP payloads of so many bytes, and how many of its
+/// datagrams are too large.
 fn discovered(mtu: usize) -> (u64, u64) {
     let pair = Pair::new(0, Link::new().delay(15 * MILLI).mtu(mtu));
     let (node, client) = (pair.serve(echo(), patient()), pair.dialler(patient()));
@@ -134,7 +136,8 @@ fn discovered(mtu: usize) -> (u64, u64) {
 #[test]
 fn the_largest_datagrams_that_a_path_takes_are_found_by_few_probes() {
     assert_eq!(discovered(1472), (1452, 0));
-    // As in WireGuard, over Ethernet: found to within a tenth, by three probes each that are too large, and one that is not.
+    // As in WireGuard, over Ethernet: found to within a tenth, by three probes each that are too large, and
+    // one that is not.
     assert_eq!(discovered(1372), (1325, 6));
     assert_eq!(discovered(1200), (1200, 12));
 }
@@ -217,7 +220,8 @@ fn an_unplugged_peer_is_lost_after_the_idle_timeout() {
     });
 }
 
-/// A node that was killed and started again does not know its peers, and says so: they need not wait for the idle timeout.
+/// A node that was killed and started again does not know its peers, and says so: they need not wait for the
+/// idle timeout.
 #[test]
 fn a_restart_is_noticed_at_once() {
     for_each_seed(|seed| {

@@ -139,8 +139,8 @@ fn a_method_that_nobody_handles_harms_nothing() {
     });
 }
 
-/// A good notification, then these bytes without FIN, then another good one: the first is handled, the stream stopped with
-/// this code, and the last one lost.
+/// A good notification, then these bytes without FIN, then another good one: the first is handled, the stream
+/// stopped with this code, and the last one lost.
 fn stops(bad: &[Vec<u8>], code: Code) {
     run(async {
         let (server, notes) = node();
@@ -292,7 +292,8 @@ fn as_many_streams_as_the_limit_says_are_handled_at_once() {
     });
 }
 
-/// quinn gives a peer the credit for another stream once the end of one is read, and so before its handler has run.
+/// quinn gives a peer the credit for another stream once the end of one is read, and so before its handler
+/// has run.
 #[test]
 fn streams_that_end_at_once_do_not_get_around_the_limit() {
     run(async {

@@ -1,5 +1,5 @@
-//! Which certificates of a peer count: those on the path to a trusted authority, whatever else it sends along. In virtual
-//! time, with the wall clock of the node running beside it.
+//! Which certificates of a peer count: those on the path to a trusted authority, whatever else it sends
+//! along. In virtual time, with the wall clock of the node running beside it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -116,7 +116,8 @@ impl Pair {
         WallClock::from_fn(move || Some(began + sim.elapsed()))
     }
 
-    /// A connection whose side `shows` has this identity, judged by `trusts` and `list`; and the other side's end of it.
+    /// A connection whose side `shows` has this identity, judged by `trusts` and `list`; and the other side's
+    /// end of it.
     async fn connect(
         &self,
         shows: Shows,

@@ -316,7 +316,8 @@ fn small_budget() -> TransportLimitsBuilder {
     limits().max_frame_bytes(64 * 1024).frame_budget_bytes(128 * 1024)
 }
 
-/// The most bytes of frames that the node said it held, while two peers sent many times its budget of unfinished ones.
+/// The most bytes of frames that the node said it held, while two peers sent many times its budget of
+/// unfinished ones.
 async fn held_at_most(server: &Server) -> u64 {
     let good = server.connect().await;
     let (greedy, other) = (server.raw().await, server.raw().await);

@@ -26,8 +26,8 @@ fn node() -> (Server, Receiver<Bytes>) {
     (serve(router), runs)
 }
 
-/// Each of `refused` is answered with this error and runs nothing, and between them each of `served` runs, all on one
-/// connection.
+/// Each of `refused` is answered with this error and runs nothing, and between them each of `served` runs,
+/// all on one connection.
 fn judged(error: &WireError, refused: &[Vec<u8>], served: &[Vec<u8>]) {
     run(async {
         let (server, runs) = node();
@@ -188,7 +188,8 @@ fn what_is_not_well_formed_is_invalid_even_where_it_is_ignored() {
     let within = |value: &[u8]| with(&[[&[0x10], value].concat()]);
     invalid(
         &[
-            // Reserved lengths, a break on its own, a simple value in the wrong form, lengths that the body cannot hold.
+            // Reserved lengths, a break on its own, a simple value in the wrong form, lengths that the body
+            // cannot hold.
             within(&[0x1c]),
             within(&[0x1e]),
             within(&[0xff]),

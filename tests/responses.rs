@@ -1,4 +1,5 @@
-//! What a caller makes of the answers of a peer that says anything: quinn and rustls alone, without this crate.
+//! What a caller makes of the answers of a peer that says anything: quinn and rustls alone, without this
+//! crate.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -125,7 +126,8 @@ fn failure(error: &str) -> Vec<u8> {
     map(&[VERSION, &entry(1, "error"), FAILED, &entry(5, error)])
 }
 
-/// These bytes fail a call of either way as this kind, it stops the peer with this code, and the connection goes on.
+/// These bytes fail a call of either way as this kind, it stops the peer with this code, and the connection
+/// goes on.
 fn fails(bytes: &[u8], kind: &ErrorKind, code: Code) {
     run(async {
         let link = Link::new().await;
@@ -562,7 +564,8 @@ fn what_is_no_event_stops_the_stream() {
     });
 }
 
-/// docs/protocol.md, section 6.2: what `gap` and `heartbeat` always have; section 11: a response without it is a violation.
+/// docs/protocol.md, section 6.2: what `gap` and `heartbeat` always have; section 11: a response without it
+/// is a violation.
 #[test]
 fn a_gap_or_heartbeat_that_does_not_say_where_the_log_is_stops_the_stream() {
     run(async {

@@ -1,4 +1,5 @@
-//! Subscriptions over bad links and restarts, in virtual time: every event once and in order, or a gap in its place.
+//! Subscriptions over bad links and restarts, in virtual time: every event once and in order, or a gap in its
+//! place.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -53,8 +54,8 @@ enum Told {
     Gap { epoch: u64, from: u64, to: u64, missed: Option<u64> },
 }
 
-/// The invariant. From the first thing told on, each event of each epoch came once and in order, or is in a gap of the right
-/// count, or belongs to an epoch that ended, which the gap that begins the next one says.
+/// The invariant. From the first thing told on, each event of each epoch came once and in order, or is in a
+/// gap of the right count, or belongs to an epoch that ended, which the gap that begins the next one says.
 fn check(published: &Published, told: &[Told]) -> Result<(), String> {
     let epochs: BTreeMap<u64, Vec<Bytes>> = published.0.lock().unwrap().iter().cloned().collect();
     let mut position: Option<(u64, u64)> = None;
@@ -190,7 +191,8 @@ fn limits() -> TransportLimits {
         .idle_timeout(8 * SECOND)
         .keep_alive_interval(2 * SECOND)
         .heartbeat_interval(2 * SECOND)
-        // What the node has written and the link has not taken is lost to no gap, so that floods need little of it.
+        // What the node has written and the link has not taken is lost to no gap, so that floods need little
+        // of it.
         .send_window(8 * 1024)
         .build()
         .unwrap()
@@ -290,7 +292,8 @@ fn a_flood_that_the_log_cannot_hold_is_told_as_gaps() {
     assert!(gaps > 0, "the log held everything");
 }
 
-/// Each of these bugs, planted into what a subscriber is told, is found. What is planted is one fault in a run that was right.
+/// Each of these bugs, planted into what a subscriber is told, is found. What is planted is one fault in a
+/// run that was right.
 #[test]
 fn the_invariant_finds_planted_bugs() {
     let link = Link::new().delay(100 * MILLI).rate(100_000);

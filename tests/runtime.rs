@@ -1,4 +1,5 @@
-//! Where the futures run and what moves the packets: any executor, any of quinn's runtimes, any kind of socket.
+//! Where the futures run and what moves the packets: any executor, any of quinn's runtimes, any kind of
+//! socket.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -348,7 +348,8 @@ fn an_answer_that_was_given_as_the_shutdown_began_arrives() {
     run(async {
         let (hand_over, endpoints) = bounded::<Endpoint>(1);
         let (done, ended) = signal();
-        // A handler that shuts its own node down: the shutdown begins once the answer is written, and before it has left.
+        // A handler that shuts its own node down: the shutdown begins once the answer is written, and before
+        // it has left.
         let router = Router::new().unary("leave", move |_: Context, params| {
             let (endpoints, done) = (endpoints.clone(), done.clone());
             async move {

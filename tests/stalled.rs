@@ -24,8 +24,8 @@ fn resident() -> usize {
     line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Has one subscriber read fifty megabytes while eight others, each on a connection of its own, do not read; gives how much
-/// the process has grown by it.
+/// Has one subscriber read fifty megabytes while eight others, each on a connection of its own, do not read;
+/// gives how much the process has grown by it.
 async fn publish_past_the_stalled(server: &Server, log: &EventLog) -> usize {
     let follow = Request { follow: true, ..Request::new("node.stream_events") };
     let mut stalled = Vec::new();

@@ -1,4 +1,5 @@
-//! What an endpoint and a connection count: each number moves with its event, and the others stay, in virtual time.
+//! What an endpoint and a connection count: each number moves with its event, and the others stay, in virtual
+//! time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,5 @@
-//! What a subscriber requires of its peer, which is the same for every way to subscribe: frames that a scripted peer sends,
-//! and what each subscriber makes of them.
+//! What a subscriber requires of its peer, which is the same for every way to subscribe: frames that a
+//! scripted peer sends, and what each subscriber makes of them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -25,7 +25,8 @@ enum Item {
 enum End {
     /// The peer broke a rule.
     Violation,
-    /// The answer ended with FIN, as one does that is not followed. One that is followed has no end of its own.
+    /// The answer ended with FIN, as one does that is not followed. One that is followed has no end of its
+    /// own.
     Fin,
 }
 
@@ -117,7 +118,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Answers the next request of this connection, and gives the code with which the subscriber stops the answer.
+/// Answers the next request of this connection, and gives the code with which the subscriber stops the
+/// answer.
 async fn answer(peer: &quinn::Connection, frames: &[Response], codec: Codec) -> Option<Code> {
     let mut stream = RawStream::accept(peer).await;
     stream.answer().await.frames();

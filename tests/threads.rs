@@ -21,7 +21,8 @@ use common::{Pki, in_time, loopback};
 
 /// async-io's own: one for the process, whoever uses its reactor.
 const REACTOR: &str = "async-io";
-/// smol's global executor: as many as `SMOL_THREADS` says, one by default; and none before something is spawned there.
+/// smol's global executor: as many as `SMOL_THREADS` says, one by default; and none before something is
+/// spawned there.
 const GLOBAL_EXECUTOR: &str = "smol-1";
 
 /// The threads of this process, by number, with the first 15 bytes of their names.

@@ -10,8 +10,9 @@ use super::Result;
 const CASE: &str = "INSTRUCTIONS_CASE";
 const ROUNDS: &str = "INSTRUCTIONS_ROUNDS";
 
-/// glibc copies and compares memory by other instructions where the processor has these, and what its allocator does beyond the
-/// lists of small pieces depends on all that was allocated before, such as certificates of this length or that.
+/// glibc copies and compares memory by other instructions where the processor has these, and what its
+/// allocator does beyond the lists of small pieces depends on all that was allocated before, such as
+/// certificates of this length or that.
 const TUNABLES: &str =
     "glibc.cpu.hwcaps=-AVX2,-AVX_Fast_Unaligned_Load,-ERMS:glibc.malloc.tcache_count=10000";
 

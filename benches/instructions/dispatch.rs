@@ -1,8 +1,10 @@
-//! Requests to a node: what it does for each, from the bytes that have arrived to the answer that is ready to be sent.
+//! Requests to a node: what it does for each, from the bytes that have arrived to the answer that is ready to
+//! be sent.
 //!
-//! Everything around it, which is packets, encryption, timers and the client, runs in tasks of its own, and in virtual time. It is
-//! the runtime that tells them apart: the task that shakes hands spawns quinn's driver of the connection, and at last what serves it; and
-//! once that stands, whatever else the node spawns is a task for a request that has to wait.
+//! Everything around it, which is packets, encryption, timers and the client, runs in tasks of its own, and
+//! in virtual time. It is the runtime that tells them apart: the task that shakes hands spawns quinn's driver
+//! of the connection, and at last what serves it; and once that stands, whatever else the node spawns is a
+//! task for a request that has to wait.
 
 use std::{
     fmt,
@@ -119,7 +121,8 @@ struct Shared {
     by_handshake: AtomicUsize,
 }
 
-/// The first generation is what the endpoint was built with: what accepts connections is, and what shakes hands comes of it.
+/// The first generation is what the endpoint was built with: what accepts connections is, and what shakes
+/// hands comes of it.
 const SHAKES_HANDS: usize = 2;
 /// After quinn's driver of the connection.
 const SERVES: usize = 1;

@@ -1,8 +1,9 @@
-//! What messages, frames and dispatch take, in instructions: `cargo bench --bench instructions`. Exit code 1 where anything takes 3 %
-//! more than `record.tsv` says; `-- --record` writes that anew.
+//! What messages, frames and dispatch take, in instructions: `cargo bench --bench instructions`. Exit code 1
+//! where anything takes 3 % more than `record.tsv` says; `-- --record` writes that anew.
 //!
-//! They are counted by valgrind's callgrind, and so do not depend on what else runs. They do depend on the compiler and the C
-//! library: where these are not those of the record, the record's commit is built and counted too, and takes its place.
+//! They are counted by valgrind's callgrind, and so do not depend on what else runs. They do depend on the
+//! compiler and the C library: where these are not those of the record, the record's commit is built and
+//! counted too, and takes its place.
 
 mod base;
 mod callgrind;

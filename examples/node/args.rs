@@ -17,8 +17,8 @@ use crate::failure::Failure;
 
 /// A Palyra node on the command line.
 ///
-/// Answers are lines of JSON on standard output, errors are one line on standard error. Exits with 0 if all went well, 1
-/// if something failed, and 2 if the command line makes no sense.
+/// Answers are lines of JSON on standard output, errors are one line on standard error. Exits with 0 if all
+/// went well, 1 if something failed, and 2 if the command line makes no sense.
 #[derive(Parser)]
 #[command(name = "node", version)]
 pub(crate) struct Arguments {
@@ -44,10 +44,12 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Pki {
-    /// The directory to fill. An authority that is there already is kept, and issues what is missing or named.
+    /// The directory to fill. An authority that is there already is kept, and issues what is missing or
+    /// named.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// A name or IP address of the server, beside localhost, 127.0.0.1 and ::1. Makes a new server certificate.
+    /// A name or IP address of the server, beside localhost, 127.0.0.1 and ::1. Makes a new server
+    /// certificate.
     #[arg(long = "name", value_name = "NAME", value_parser = server_name)]
     pub(crate) names: Vec<String>,
     /// A client to make a new certificate for: ID.pem and ID.key [default: client, unless it is there]
@@ -69,13 +71,15 @@ pub(crate) struct Serve {
     /// How many connections may be open at a time [default: 256]
     #[arg(long, value_name = "N")]
     pub(crate) max_connections: Option<u32>,
-    /// Derive every limit from this much memory, in MiB: 16 are enough for 64 peers. Default: the limits of the protocol.
+    /// Derive every limit from this much memory, in MiB: 16 are enough for 64 peers. Default: the limits of
+    /// the protocol.
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
     /// Publish a tick event every so many milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,
-    /// Keep the events in this file, so that they survive the node: the newest 65,536 or 16 MiB. Default: in memory.
+    /// Keep the events in this file, so that they survive the node: the newest 65,536 or 16 MiB. Default: in
+    /// memory.
     #[arg(long, value_name = "FILE")]
     pub(crate) durable: Option<PathBuf>,
     /// The least time between two writes to that file, in milliseconds [default: 20]
@@ -98,8 +102,8 @@ pub(crate) struct Peer {
     /// The name or IP address that the node's certificate must be valid for.
     #[arg(long, value_name = "NAME", value_parser = server_name, default_value = "localhost")]
     pub(crate) server_name: String,
-    /// The SHA-256 fingerprint that the node's certificate must have, or with spki: in front its public key; one of them, if there
-    /// are several.
+    /// The SHA-256 fingerprint that the node's certificate must have, or with spki: in front its public key;
+    /// one of them, if there are several.
     #[arg(long = "pin", value_name = "HEX")]
     pub(crate) pins: Vec<Pin>,
     /// The encoding to ask in; json is what nodes of the tokio implementation speak.
@@ -170,7 +174,8 @@ pub(crate) struct Events {
     /// End after this many events; gaps do not count.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
-    /// How long the node may be silent before the next event, in milliseconds, once connected. Not with --follow.
+    /// How long the node may be silent before the next event, in milliseconds, once connected. Not with
+    /// --follow.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -286,7 +291,8 @@ impl FromStr for Address {
     }
 }
 
-/// The number of an interface with this name. The system knows it as part of a link-local address, whichever that is.
+/// The number of an interface with this name. The system knows it as part of a link-local address, whichever
+/// that is.
 fn interface(name: &str) -> Option<u32> {
     (format!("fe80::1%{name}"), 0).to_socket_addrs().ok()?.find_map(|address| match address {
         SocketAddr::V6(address) => Some(address.scope_id()).filter(|scope_id| *scope_id != 0),
@@ -344,7 +350,8 @@ impl FromStr for Hex {
     }
 }
 
-/// A client's name in the PKI directory. Of what a certificate's device id takes, so it makes a harmless file name.
+/// A client's name in the PKI directory. Of what a certificate's device id takes, so it makes a harmless file
+/// name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(String);
 

@@ -169,8 +169,8 @@ fn with_connection(
     with_client(peer, TransportLimits::default(), async |client| exchange(client.connection().await?).await)
 }
 
-/// Connects, and leaves in order whatever comes of it: the node should not take this side for alive until its idle
-/// timeout.
+/// Connects, and leaves in order whatever comes of it: the node should not take this side for alive until its
+/// idle timeout.
 fn with_client(
     peer: &Peer,
     limits: TransportLimits,

@@ -88,8 +88,8 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Characters that a terminal may obey instead of showing them: controls, line separators, and controls of the
-/// direction of text. All of them fit one UTF-16 unit.
+/// Characters that a terminal may obey instead of showing them: controls, line separators, and controls of
+/// the direction of text. All of them fit one UTF-16 unit.
 pub(crate) fn is_control(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

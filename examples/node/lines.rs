@@ -26,7 +26,8 @@ pub(crate) fn print(line: &impl Serialize) -> Result<(), Failure> {
     })
 }
 
-/// JSON lets most controls stand in strings as they are, and a terminal would obey them. They occur in strings alone.
+/// JSON lets most controls stand in strings as they are, and a terminal would obey them. They occur in
+/// strings alone.
 fn escape_controls(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for char in json.chars() {

@@ -208,7 +208,8 @@ enum Access {
     Everybody,
 }
 
-/// Puts a new file in the place of whatever had its name, all at once, and never readable by more than it should be.
+/// Puts a new file in the place of whatever had its name, all at once, and never readable by more than it
+/// should be.
 fn replace(file: &Path, content: &[u8], access: Access) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");

@@ -55,7 +55,8 @@ fn limits(args: &Serve) -> Result<TransportLimits, Error> {
     }
 }
 
-/// A follower that was away for the night should find what it missed: as many small events as fit some megabytes.
+/// A follower that was away for the night should find what it missed: as many small events as fit some
+/// megabytes.
 const DURABLE_EVENTS: usize = 65_536;
 const DURABLE_BYTES: usize = 16 * 1024 * 1024;
 

@@ -108,7 +108,8 @@ struct Table {
     tidy_at: usize,
 }
 
-/// How many peers who are not there are remembered, before the table is tidied up. An account has about 150 bytes.
+/// How many peers who are not there are remembered, before the table is tidied up. An account has about 150
+/// bytes.
 const MOST_ABSENT: usize = 1024;
 
 impl Accounts {
@@ -116,8 +117,8 @@ impl Accounts {
         Self { table: Mutex::new(Table { accounts: HashMap::new(), tidy_at: MOST_ABSENT }) }
     }
 
-    /// The account of this peer. It outlasts its connections for as long as it makes a difference: who comes back finds its
-    /// rates as it left them.
+    /// The account of this peer. It outlasts its connections for as long as it makes a difference: who comes
+    /// back finds its rates as it left them.
     pub(crate) fn of(&self, payer: Payer, now: Instant) -> Arc<Account> {
         let mut table = lock(&self.table);
         if table.accounts.len() >= table.tidy_at {
@@ -133,7 +134,8 @@ impl Table {
         self.accounts.retain(|_, account| is_present(account) || !account.is_forgettable(now));
         let absent = self.accounts.values().filter(|account| !is_present(account));
         let mut remembered: Vec<Duration> = absent.map(|account| account.forgettable_after(now)).collect();
-        // Peers who come in such numbers cannot all be remembered. Those go who have the least to be remembered for.
+        // Peers who come in such numbers cannot all be remembered. Those go who have the least to be
+        // remembered for.
         if let Some(surplus) = remembered.len().checked_sub(MOST_ABSENT) {
             let (_, &mut last, _) = remembered.select_nth_unstable(surplus);
             self.accounts.retain(|_, account| is_present(account) || account.forgettable_after(now) > last);

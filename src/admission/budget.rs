@@ -1,11 +1,12 @@
 //! The memory that frames of all peers together may take.
 //!
-//! Bytes count from their arrival on, and while the request or notification that they belong to is served; answers count
-//! until QUIC has taken them, and before that as much as their method has answered at most so far. When the budget is
-//! spent, nobody's memory grows: what has not been read yet stays where it is, and QUIC's flow control holds the senders
-//! back. Two rules keep things moving then. A connection that holds little is read all the same, so that those who fill the
-//! budget do not shut out the others. And one connection at a time may go beyond the budget, so that streams which wait for
-//! each other's bytes do not wait for ever.
+//! Bytes count from their arrival on, and while the request or notification that they belong to is served;
+//! answers count until QUIC has taken them, and before that as much as their method has answered at most so
+//! far. When the budget is spent, nobody's memory grows: what has not been read yet stays where it is, and
+//! QUIC's flow control holds the senders back. Two rules keep things moving then. A connection that holds
+//! little is read all the same, so that those who fill the budget do not shut out the others. And one
+//! connection at a time may go beyond the budget, so that streams which wait for each other's bytes do not
+//! wait for ever.
 
 use std::{
     future::poll_fn,
@@ -110,7 +111,8 @@ impl Share {
         Charge { share: Arc::clone(self), bytes: 0, outlasts: false }
     }
 
-    /// Lets go those who wait, since the connection is gone; not those of charges that [outlast](Charge::outlasting) it.
+    /// Lets go those who wait, since the connection is gone; not those of charges that
+    /// [outlast](Charge::outlasting) it.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, SeqCst);
         self.budget.end_exemption(self.id);
@@ -172,7 +174,8 @@ impl Charge {
         self.share.has_room_for(bytes, self.outlasts)
     }
 
-    /// Waits until `bytes` more may be held, and does nothing else: several may hear at the same time that they may.
+    /// Waits until `bytes` more may be held, and does nothing else: several may hear at the same time that
+    /// they may.
     fn poll_room(&self, bytes: usize, waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.has_room_for(bytes) {
@@ -191,13 +194,14 @@ impl Charge {
         }
     }
 
-    /// Drives `work` only while more may be held, and asks again whenever it wakes: what arrives late must not find the room
-    /// that there was once.
+    /// Drives `work` only while more may be held, and asks again whenever it wakes: what arrives late must
+    /// not find the room that there was once.
     pub(crate) async fn while_there_is_room<T>(&self, work: impl Future<Output = T>) -> T {
         self.read_while_there_is_room(work, &mut false).await
     }
 
-    /// The same, and says in `waits_for_room` what the latest look found wanting: room, or what `work` waits for.
+    /// The same, and says in `waits_for_room` what the latest look found wanting: room, or what `work` waits
+    /// for.
     pub(crate) async fn read_while_there_is_room<T>(
         &self,
         work: impl Future<Output = T>,

@@ -1,9 +1,9 @@
 //! The handshakes under way, and which of them has to go when there are too many.
 //!
-//! A peer that begins handshakes and does not go on with them must not keep others out. So a newcomer that finds no slot
-//! takes that of another handshake: of an address that has more of them under way, or left more of them unfinished, than
-//! the newcomer's own; or of one that has had its time. Among those it is a matter of chance, since the oldest is the one
-//! that is most likely to be done the next moment.
+//! A peer that begins handshakes and does not go on with them must not keep others out. So a newcomer that
+//! finds no slot takes that of another handshake: of an address that has more of them under way, or left more
+//! of them unfinished, than the newcomer's own; or of one that has had its time. Among those it is a matter
+//! of chance, since the oldest is the one that is most likely to be done the next moment.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -22,7 +22,8 @@ use super::{
 };
 use crate::sync::lock;
 
-/// How long a handshake is safe from newcomers that are no better: some round trips, and the time of a slow core.
+/// How long a handshake is safe from newcomers that are no better: some round trips, and the time of a slow
+/// core.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long an unfinished handshake is held against an address, and how many are.
 const MEMORY: Rate = Rate::every(Duration::from_secs(30)).burst(100);
@@ -76,9 +77,9 @@ impl Handshakes {
         self.max
     }
 
-    /// Begins a handshake, with a connection's `permit` if there is one; `None` where there is no place, nor one that should be its.
-    /// The account is that of the client's address, if it is known to be there: nothing is held against addresses that anyone
-    /// could have written on a packet.
+    /// Begins a handshake, with a connection's `permit` if there is one; `None` where there is no place, nor
+    /// one that should be its. The account is that of the client's address, if it is known to be there:
+    /// nothing is held against addresses that anyone could have written on a packet.
     pub(super) fn begin(
         self: &Arc<Self>,
         account: Option<Arc<Account>>,
@@ -154,7 +155,8 @@ pub(super) fn leaves_none_behind(account: &Account, now: Instant) -> bool {
     left_behind(account, now) == 0
 }
 
-/// What an address asks for, and has done with it before. Each client that only claims an address is for itself.
+/// What an address asks for, and has done with it before. Each client that only claims an address is for
+/// itself.
 fn burden(account: Option<&Account>, now: Instant) -> u64 {
     account.map_or(1, |account| {
         u64::from(account.handshakes.load(Ordering::Relaxed)) + left_behind(account, now)
@@ -277,7 +279,8 @@ mod tests {
         }
     }
 
-    /// Where more come than can be served, and all of them in good faith, most of those who are served must not be in vain.
+    /// Where more come than can be served, and all of them in good faith, most of those who are served must
+    /// not be in vain.
     #[test]
     fn a_crowd_of_slow_clients_does_not_keep_itself_out() {
         let node = Node { handshakes: Handshakes::new(64), ..Node::new(1000) };

@@ -1,5 +1,5 @@
-//! Which peers get in, and what they may take: slots for connections and handshakes, caps and rates for each peer, and a
-//! budget of memory for the frames of all.
+//! Which peers get in, and what they may take: slots for connections and handshakes, caps and rates for each
+//! peer, and a budget of memory for the frames of all.
 
 mod accounts;
 mod budget;
@@ -33,8 +33,8 @@ use crate::{
 
 /// The slots, accounts and budgets of an endpoint.
 ///
-/// Nobody waits for a slot: a peer that gets none is refused before its handshake costs anything, and knows at once that
-/// it should try elsewhere or later.
+/// Nobody waits for a slot: a peer that gets none is refused before its handshake costs anything, and knows
+/// at once that it should try elsewhere or later.
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Arc<TransportLimits>,
@@ -85,9 +85,10 @@ impl Admission {
         }
     }
 
-    /// Whether a client has to show that it is at its address before it gets a slot: where it was chosen so, where half of
-    /// the slots for handshakes are taken, or half as many connections are closed and not forgotten yet as may be, and where
-    /// addresses are counted, since anyone could spend another's share.
+    /// Whether a client has to show that it is at its address before it gets a slot: where it was chosen so,
+    /// where half of the slots for handshakes are taken, or half as many connections are closed and not
+    /// forgotten yet as may be, and where addresses are counted, since anyone could spend another's
+    /// share.
     pub(crate) fn asks_for_address(&self, known_to_quinn: usize) -> bool {
         self.handshakes.count() >= self.handshakes.max().div_ceil(2)
             || self.lingering(known_to_quinn) >= self.most_lingering().div_ceil(2)
@@ -109,8 +110,8 @@ impl Admission {
         Arc::strong_count(&self.connections) - 1
     }
 
-    /// How many of them there may be before newcomers are refused: whoever comes and goes in order may use the memory of
-    /// connections that are not there.
+    /// How many of them there may be before newcomers are refused: whoever comes and goes in order may use
+    /// the memory of connections that are not there.
     fn most_lingering(&self) -> usize {
         let slots = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
         LINGERING.saturating_mul(self.handshakes.max()).saturating_add(slots.saturating_sub(self.taken()))
@@ -216,8 +217,9 @@ impl Admission {
     }
 }
 
-/// As many times `max_handshakes` connections may be closed and not forgotten yet, beside one for each that could be open and is not,
-/// before all newcomers are refused; once, before those are whose address left handshakes unfinished.
+/// As many times `max_handshakes` connections may be closed and not forgotten yet, beside one for each that
+/// could be open and is not, before all newcomers are refused; once, before those are whose address left
+/// handshakes unfinished.
 pub(crate) const LINGERING: usize = 2;
 
 /// What the peer of one connection may take: memory for its frames, requests, and patience.

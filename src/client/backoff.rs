@@ -6,9 +6,9 @@ use fastrand::Rng;
 
 /// Pauses that grow from one failure to the next: exponential, with full jitter, up to a cap.
 ///
-/// Each pause is chance's choice between nothing and a ceiling that doubles with every failure in a row, so that the
-/// clients of a node that comes back do not come back together. A peer that says how long to wait is left alone for that
-/// long, but for no more than an hour.
+/// Each pause is chance's choice between nothing and a ceiling that doubles with every failure in a row, so
+/// that the clients of a node that comes back do not come back together. A peer that says how long to wait is
+/// left alone for that long, but for no more than an hour.
 ///
 /// ```
 /// use std::time::Duration;

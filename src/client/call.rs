@@ -27,15 +27,17 @@ use crate::{
 impl Connection {
     /// Calls a method with parameters and a result that minicbor encodes and decodes.
     ///
-    /// Without a time limit of its own: the peer's limit for handlers and this side's `idle_timeout` end it, as long as the runtime of
-    /// the endpoint is driven; otherwise nothing does. For limits and the rest see [`request`](Self::request).
+    /// Without a time limit of its own: the peer's limit for handlers and this side's `idle_timeout` end it,
+    /// as long as the runtime of the endpoint is driven; otherwise nothing does. For limits and the rest
+    /// see [`request`](Self::request).
     ///
     /// # Errors
     ///
-    /// [`Remote`](ErrorKind::Remote) with the peer's error; [`StreamReset`](ErrorKind::StreamReset) where it broke off;
-    /// [`ConnectionClosed`](ErrorKind::ConnectionClosed), [`ConnectionLost`](ErrorKind::ConnectionLost) and their kin
-    /// where the connection is gone; [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for
-    /// values that do not fit.
+    /// [`Remote`](ErrorKind::Remote) with the peer's error; [`StreamReset`](ErrorKind::StreamReset) where it
+    /// broke off; [`ConnectionClosed`](ErrorKind::ConnectionClosed),
+    /// [`ConnectionLost`](ErrorKind::ConnectionLost) and their kin where the connection is gone;
+    /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for values that do
+    /// not fit.
     ///
     /// # Cancellation
     ///
@@ -49,7 +51,8 @@ impl Connection {
         value::decode(&result).map_err(Error::after_request)
     }
 
-    /// Calls a method with parameters and a result of plain bytes. Empty parameters are left out of the request.
+    /// Calls a method with parameters and a result of plain bytes. Empty parameters are left out of the
+    /// request.
     ///
     /// # Errors
     ///
@@ -96,8 +99,9 @@ impl Call {
 
     /// How long to wait for the whole exchange. Default: for as long as the connection lives.
     ///
-    /// The peer is told in CBOR, in whole milliseconds, so that it stops working when nobody waits: what is left when the peer
-    /// lets a stream be opened. Not in JSON, since nodes that speak only JSON refuse the field.
+    /// The peer is told in CBOR, in whole milliseconds, so that it stops working when nobody waits: what is
+    /// left when the peer lets a stream be opened. Not in JSON, since nodes that speak only JSON refuse
+    /// the field.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -131,8 +135,8 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// As for [`Connection::call`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) where the time limit passed here;
-    /// [`Protocol`](ErrorKind::Protocol) for an answer of another kind.
+    /// As for [`Connection::call`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) where the time limit
+    /// passed here; [`Protocol`](ErrorKind::Protocol) for an answer of another kind.
     ///
     /// # Cancellation
     ///

@@ -35,9 +35,11 @@ pub(crate) struct Dialler<'a> {
 /// How far a handshake has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handshake {
-    /// On this side ([RFC 9001, section 4.1.1](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.1)): the server is verified.
+    /// On this side ([RFC 9001, section 4.1.1](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.1)): the
+    /// server is verified.
     Complete,
-    /// On both ([section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)): it has accepted this side's certificate, too.
+    /// On both ([section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)): it has accepted
+    /// this side's certificate, too.
     Confirmed,
 }
 
@@ -102,7 +104,8 @@ const LOOKS_A_ROUND_TRIP: u32 = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Resolves when the server's HANDSHAKE_DONE is there ([RFC 9001, section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)).
+/// Resolves when the server's HANDSHAKE_DONE is there ([RFC 9001, section
+/// 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)).
 ///
 /// quinn counts that frame and tells nobody, so this looks, now and then; the server's refusal it does tell.
 async fn confirmed(connection: &quinn::Connection, clock: &Clock) -> Result<(), ConnectionError> {

@@ -40,7 +40,8 @@ impl Connection {
 pub struct EventsRequest(Call);
 
 impl EventsRequest {
-    /// Asks for what comes after this sequence number, the last one processed. Default: everything that is held.
+    /// Asks for what comes after this sequence number, the last one processed. Default: everything that is
+    /// held.
     pub fn resume_from(self, seq: u64) -> Self {
         Self(self.0.resume_from(seq))
     }
@@ -83,7 +84,8 @@ pub struct Events {
     follow: bool,
 }
 
-/// What a subscription brings. Both kinds are there to be matched: a subscriber that overlooks gaps loses events in silence.
+/// What a subscription brings. Both kinds are there to be matched: a subscriber that overlooks gaps loses
+/// events in silence.
 #[derive(Clone, PartialEq, Eq)]
 pub enum EventItem {
     /// An event.
@@ -111,10 +113,10 @@ impl Events {
     ///
     /// # Errors
     ///
-    /// As for [`Responses::next`]; [`StreamReset`](crate::ErrorKind::StreamReset) with SHUTTING_DOWN where the peer is
-    /// going away, [`Truncated`](crate::ErrorKind::Truncated) where a followed stream ends without a reason, and
-    /// [`Protocol`](crate::ErrorKind::Protocol) where the peer skips, repeats or takes back events, or changes the epoch,
-    /// without a gap. An error is the end: `None` follows.
+    /// As for [`Responses::next`]; [`StreamReset`](crate::ErrorKind::StreamReset) with SHUTTING_DOWN where
+    /// the peer is going away, [`Truncated`](crate::ErrorKind::Truncated) where a followed stream ends
+    /// without a reason, and [`Protocol`](crate::ErrorKind::Protocol) where the peer skips, repeats or
+    /// takes back events, or changes the epoch, without a gap. An error is the end: `None` follows.
     ///
     /// # Cancellation
     ///

@@ -17,7 +17,8 @@ pub struct Health {
     pub ok: bool,
     /// Whether it refuses clients without a certificate; `None` where it does not say.
     pub node_rpc_mtls_required: Option<bool>,
-    /// A CBOR map of text keys with its version, uptime and counters; `None` from peers that keep them to themselves.
+    /// A CBOR map of text keys with its version, uptime and counters; `None` from peers that keep them to
+    /// themselves.
     pub payload: Option<Bytes>,
 }
 
@@ -33,7 +34,8 @@ impl Connection {
 }
 
 impl Call {
-    /// Sends the request, and gives the `health` that comes back; for `node.health` with a time limit or in JSON.
+    /// Sends the request, and gives the `health` that comes back; for `node.health` with a time limit or in
+    /// JSON.
     ///
     /// # Errors
     ///

@@ -20,19 +20,20 @@ impl Connection {
     /// Sends a notification with parameters that minicbor encodes, on a stream of its own.
     ///
     /// Resolves when QUIC has taken it. A connection whose last handle is dropped, and an
-    /// [`Endpoint::shutdown`](crate::Endpoint::shutdown) within its grace, wait until it has arrived; [`close`](Self::close) and
-    /// a connection that is lost do not. To know that it has arrived, or to keep several in order, use a
-    /// [`notifier`](Self::notifier).
+    /// [`Endpoint::shutdown`](crate::Endpoint::shutdown) within its grace, wait until it has arrived;
+    /// [`close`](Self::close) and a connection that is lost do not. To know that it has arrived, or to
+    /// keep several in order, use a [`notifier`](Self::notifier).
     ///
     /// # Errors
     ///
-    /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be sent, or why the
-    /// connection is gone.
+    /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be
+    /// sent, or why the connection is gone.
     pub async fn notify<P: Encode<()> + ?Sized>(&self, method: &str, params: &P) -> Result<()> {
         self.notify_raw(method, value::encode(params)?).await
     }
 
-    /// Sends a notification with parameters of plain bytes. Empty ones are left out. See [`notify`](Self::notify).
+    /// Sends a notification with parameters of plain bytes. Empty ones are left out. See
+    /// [`notify`](Self::notify).
     ///
     /// # Errors
     ///
@@ -61,7 +62,8 @@ impl Connection {
 
 /// A stream of notifications; see [`Connection::notifier`].
 ///
-/// Dropping it without [`finish`](Self::finish) resets the stream: what the peer has not read by then it will not get.
+/// Dropping it without [`finish`](Self::finish) resets the stream: what the peer has not read by then it will
+/// not get.
 pub struct Notifier {
     connection: Connection,
     writer: FrameWriter,
@@ -79,8 +81,8 @@ impl Notifier {
     ///
     /// # Errors
     ///
-    /// As for [`Connection::notify`], and [`StreamReset`](ErrorKind::StreamReset) where the peer will read no more: with
-    /// PROTOCOL_VIOLATION where an earlier notification was not valid.
+    /// As for [`Connection::notify`], and [`StreamReset`](ErrorKind::StreamReset) where the peer will read no
+    /// more: with PROTOCOL_VIOLATION where an earlier notification was not valid.
     ///
     /// # Cancellation
     ///
@@ -107,18 +109,20 @@ impl Notifier {
 
     /// Ends the stream and waits until the peer has received everything.
     ///
-    /// A peer of this crate then handles all of it that its rules and rates admit, even if this side leaves or the peer shuts
-    /// down, within its grace. It does not where it turns this side out, or where a notification before it on the stream was
-    /// not valid or its handler failed. That it was handled, nobody says.
+    /// A peer of this crate then handles all of it that its rules and rates admit, even if this side leaves
+    /// or the peer shuts down, within its grace. It does not where it turns this side out, or where a
+    /// notification before it on the stream was not valid or its handler failed. That it was handled,
+    /// nobody says.
     ///
     /// # Errors
     ///
-    /// [`StreamReset`](ErrorKind::StreamReset) where the peer stopped reading, [`Closed`](ErrorKind::Closed) where a
-    /// [`send`](Self::send) was dropped half way, or why the connection is gone.
+    /// [`StreamReset`](ErrorKind::StreamReset) where the peer stopped reading, [`Closed`](ErrorKind::Closed)
+    /// where a [`send`](Self::send) was dropped half way, or why the connection is gone.
     ///
     /// # Cancellation
     ///
-    /// If this is dropped, the stream is complete all the same, and delivered as after [`Connection::notify`].
+    /// If this is dropped, the stream is complete all the same, and delivered as after
+    /// [`Connection::notify`].
     pub async fn finish(self) -> Result<()> {
         let Self { connection, mut writer, .. } = self;
         writer.finish();

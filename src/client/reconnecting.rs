@@ -27,10 +27,11 @@ use crate::{
     value,
 };
 
-/// Keeps one connection to a peer: dials with the first call, and again, with growing pauses, when it was lost.
+/// Keeps one connection to a peer: dials with the first call, and again, with growing pauses, when it was
+/// lost.
 ///
-/// A call is repeated by itself only where it was certainly not processed; where it may have been, the error says so:
-/// [`Error::may_have_run`]. Cloning gives another handle to the same connection.
+/// A call is repeated by itself only where it was certainly not processed; where it may have been, the error
+/// says so: [`Error::may_have_run`]. Cloning gives another handle to the same connection.
 ///
 /// ```no_run
 /// # async fn example(endpoint: palyra_quic::Endpoint) -> palyra_quic::Result<()> {
@@ -103,9 +104,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Connection::call`] and [`Endpoint::connect`]. Failures that another attempt may mend are reported when the time
-    /// limit has passed, or immediately where the call [may have run](Error::may_have_run). What the peer answers is reported
-    /// immediately, `resource_exhausted` included, save for `unavailable`, after which the client tries elsewhere.
+    /// As for [`Connection::call`] and [`Endpoint::connect`]. Failures that another attempt may mend are
+    /// reported when the time limit has passed, or immediately where the call [may have
+    /// run](Error::may_have_run). What the peer answers is reported immediately, `resource_exhausted`
+    /// included, save for `unavailable`, after which the client tries elsewhere.
     ///
     /// # Cancellation
     ///
@@ -140,12 +142,14 @@ impl Client {
         }
     }
 
-    /// Sends a notification, as [`Connection::notify_raw`] does, once there is a connection, within the client's time limit for
-    /// calls. It is sent again only where the connection ended before QUIC had taken all of it, and so handled at most once.
+    /// Sends a notification, as [`Connection::notify_raw`] does, once there is a connection, within the
+    /// client's time limit for calls. It is sent again only where the connection ended before QUIC had
+    /// taken all of it, and so handled at most once.
     ///
     /// # Errors
     ///
-    /// As for [`Connection::notify`] and [`Endpoint::connect`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded).
+    /// As for [`Connection::notify`] and [`Endpoint::connect`];
+    /// [`DeadlineExceeded`](ErrorKind::DeadlineExceeded).
     ///
     /// # Cancellation
     ///
@@ -173,13 +177,14 @@ impl Client {
         Subscribe::new(self.clone())
     }
 
-    /// Replaces the TLS that this client has of its own, as [`Endpoint::rotate`] does with that of an endpoint: it counts for the
-    /// next connection, the present one is held against its revocation list, and calls that are running go on.
+    /// Replaces the TLS that this client has of its own, as [`Endpoint::rotate`] does with that of an
+    /// endpoint: it counts for the next connection, the present one is held against its revocation list,
+    /// and calls that are running go on.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) as for [`Endpoint::rotate`], and for a client that was built without TLS of its
-    /// own: it follows its endpoint.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) as for [`Endpoint::rotate`], and for a client that was
+    /// built without TLS of its own: it follows its endpoint.
     pub fn rotate(&self, tls: ClientTls) -> Result<()> {
         let Shared { endpoint, security, .. } = &*self.shared;
         if Arc::ptr_eq(security, endpoint.security()) {
@@ -190,11 +195,12 @@ impl Client {
         security.rotate(Rotation::new().client(tls))
     }
 
-    /// The connection, dialled where there is none: one attempt at each address, after the pause that is due. A connection that
-    /// was closed is a failure like any other, whoever closed it: pauses grow until a call succeeds or a subscription holds.
+    /// The connection, dialled where there is none: one attempt at each address, after the pause that is due.
+    /// A connection that was closed is a failure like any other, whoever closed it: pauses grow until a
+    /// call succeeds or a subscription holds.
     ///
-    /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`] or, where every address asks for patience,
-    /// an hour; and each attempt takes up to `handshake_timeout`.
+    /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`] or, where every address
+    /// asks for patience, an hour; and each attempt takes up to `handshake_timeout`.
     ///
     /// # Errors
     ///
@@ -218,7 +224,8 @@ impl Client {
                 return Ok(connection.clone());
             };
             *current = None;
-            // Whoever closed it, this side included: a caller that closes each connection it gets would dial without a pause.
+            // Whoever closed it, this side included: a caller that closes each connection it gets would dial
+            // without a pause.
             self.postpone(&reason);
             if reason.is_terminal() {
                 return Err(reason);
@@ -238,7 +245,8 @@ impl Client {
                 }
                 self.clock().sleep_until(asked_until).await;
             }
-            // Before, and not after: whoever has less time than a handshake may take is to get past an address, too.
+            // Before, and not after: whoever has less time than a handshake may take is to get past an
+            // address, too.
             shared.outlook().turn = self.following(turn);
             match self.dial(turn).await {
                 Ok(connection) => {
@@ -277,8 +285,8 @@ impl Client {
         endpoint.connect_by(security, *address, Handshake::Confirmed).await
     }
 
-    /// The address whose turn it is, as an index: the next one that has not asked to be left alone. Where all have, the one that
-    /// asked for the shortest time, and until when.
+    /// The address whose turn it is, as an index: the next one that has not asked to be left alone. Where all
+    /// have, the one that asked for the shortest time, and until when.
     fn next_address(&self) -> Option<(usize, Option<Instant>)> {
         let now = self.clock().now();
         let outlook = self.shared.outlook();
@@ -310,8 +318,8 @@ impl Client {
         self.shared.outlook().retired == Some(connection.stable_id())
     }
 
-    /// Uses a connection no more, so that whoever asks next dials, after the pause that `error` is due. Who uses it already may go
-    /// on.
+    /// Uses a connection no more, so that whoever asks next dials, after the pause that `error` is due. Who
+    /// uses it already may go on.
     pub(super) fn retire(&self, connection: &Connection, error: &Error) {
         self.shared.outlook().retired = Some(connection.stable_id());
         self.postpone(error);
@@ -450,8 +458,9 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Adds an address of the peer. They are tried in turn, beginning with the first. Addresses of a family that the socket of the
-    /// endpoint cannot send to are passed over, if there is another; so the addresses of a host can all be given.
+    /// Adds an address of the peer. They are tried in turn, beginning with the first. Addresses of a family
+    /// that the socket of the endpoint cannot send to are passed over, if there is another; so the
+    /// addresses of a host can all be given.
     #[must_use]
     pub fn address(mut self, address: SocketAddr) -> Self {
         self.addresses.push(address);
@@ -480,8 +489,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, with one that [no socket](Endpoint::connect) can reach, with
-    /// none that this endpoint's socket can, with a time limit of zero, or with TLS that cannot work.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, with one that [no
+    /// socket](Endpoint::connect) can reach, with none that this endpoint's socket can, with a time limit
+    /// of zero, or with TLS that cannot work.
     pub fn build(self) -> Result<Client> {
         let Self { endpoint, addresses, tls, backoff, call_timeout } = self;
         if addresses.is_empty() {

@@ -19,7 +19,8 @@ use crate::{
 /// The answers to one request, in order. See [`Call::stream`](super::Call::stream).
 ///
 /// Dropping it before the end cancels the handler at the peer. Unless it follows something, it keeps an
-/// [`Endpoint::shutdown`](crate::Endpoint::shutdown) of this side waiting, within the grace, until it has brought its end or is dropped.
+/// [`Endpoint::shutdown`](crate::Endpoint::shutdown) of this side waiting, within the grace, until it has
+/// brought its end or is dropped.
 #[must_use = "dropping it cancels the handler at the peer"]
 pub struct Responses {
     connection: Connection,
@@ -61,8 +62,8 @@ impl Responses {
     ///
     /// # Errors
     ///
-    /// As for [`Call::send`](super::Call::send). An error is the end: `None` follows. A stream that broke off never
-    /// looks finished.
+    /// As for [`Call::send`](super::Call::send). An error is the end: `None` follows. A stream that broke off
+    /// never looks finished.
     ///
     /// # Cancellation
     ///
@@ -79,8 +80,8 @@ impl Responses {
     ///
     /// # Errors
     ///
-    /// As for [`next`](Self::next), and [`Codec`](ErrorKind::Codec) where the answer is no such value; then the one after
-    /// it may still be read.
+    /// As for [`next`](Self::next), and [`Codec`](ErrorKind::Codec) where the answer is no such value; then
+    /// the one after it may still be read.
     pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
         self.next().await?.map(|payload| value::decode(&payload).map_err(Error::after_request)).transpose()
     }

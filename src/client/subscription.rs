@@ -32,8 +32,9 @@ pub struct Subscribe {
 
 /// The events of a peer: each once and in order, or a gap in its place, across any number of connections.
 ///
-/// A [`Stream`], and by [`next`](Self::next) usable without one. It does nothing while nobody asks: what the peer has published
-/// in the meantime waits there, as far as its log reaches. Dropping it ends the subscription.
+/// A [`Stream`], and by [`next`](Self::next) usable without one. It does nothing while nobody asks: what the
+/// peer has published in the meantime waits there, as far as its log reaches. Dropping it ends the
+/// subscription.
 ///
 /// ```no_run
 /// # async fn example(client: palyra_quic::Client, kept: &[u8]) -> palyra_quic::Result<()> {
@@ -123,8 +124,8 @@ impl Subscribe {
         Self { cursor: Some(cursor), ..self }
     }
 
-    /// How often the peer is expected to send heartbeats: its own `heartbeat_interval`, or longer. Default: this endpoint's. A
-    /// connection that brings nothing for two of these is given up.
+    /// How often the peer is expected to send heartbeats: its own `heartbeat_interval`, or longer. Default:
+    /// this endpoint's. A connection that brings nothing for two of these is given up.
     pub fn heartbeat_interval(self, interval: Duration) -> Self {
         Self { heartbeat_interval: interval, ..self }
     }
@@ -144,8 +145,8 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// Failures that trying again does not mend: of identity, of the protocol, or with a terminal code. They end the subscription;
-    /// asked again it is [`Closed`](ErrorKind::Closed).
+    /// Failures that trying again does not mend: of identity, of the protocol, or with a terminal code. They
+    /// end the subscription; asked again it is [`Closed`](ErrorKind::Closed).
     ///
     /// # Cancellation
     ///
@@ -154,8 +155,8 @@ impl Subscription {
         poll_fn(|cx| self.poll_item(cx)).await
     }
 
-    /// Behind the last event or gap that was handed out; `None` before the first. To be kept by whoever wants to
-    /// [resume](Subscribe::resume) in another process.
+    /// Behind the last event or gap that was handed out; `None` before the first. To be kept by whoever wants
+    /// to [resume](Subscribe::resume) in another process.
     #[must_use]
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor

@@ -18,9 +18,9 @@ const CURSORS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cursors"
 
 /// Keeps the cursors of subscriptions across restarts, each under a name.
 ///
-/// A cursor should be saved after what it stands for was processed: a process that is killed in between gets those events
-/// again, and misses none. Each save writes to disk, so that a busy subscriber should save from time to time, and not
-/// after every event.
+/// A cursor should be saved after what it stands for was processed: a process that is killed in between gets
+/// those events again, and misses none. Each save writes to disk, so that a busy subscriber should save from
+/// time to time, and not after every event.
 ///
 /// ```
 /// use palyra_quic::{Cursor, CursorStore};
@@ -41,8 +41,8 @@ pub struct CursorStore {
 }
 
 impl CursorStore {
-    /// Opens the file, or makes it. Blocks while it is read and checked. A file that is damaged is kept aside, and the store is
-    /// empty then.
+    /// Opens the file, or makes it. Blocks while it is read and checked. A file that is damaged is kept
+    /// aside, and the store is empty then.
     ///
     /// # Errors
     ///
@@ -63,7 +63,8 @@ impl CursorStore {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the file cannot be read; [`Codec`](crate::ErrorKind::Codec) where it holds something else.
+    /// [`Io`](crate::ErrorKind::Io) where the file cannot be read; [`Codec`](crate::ErrorKind::Codec) where
+    /// it holds something else.
     pub fn load(&self, name: &str) -> Result<Option<Cursor>> {
         match self.read(name) {
             Ok(bytes) => bytes.map(|bytes| Cursor::from_bytes(&bytes)).transpose(),
@@ -72,8 +73,8 @@ impl CursorStore {
         }
     }
 
-    /// Saves a cursor under a name; it survives the process and the machine once this resolves. Writing goes through the thread
-    /// pool of the `blocking` crate.
+    /// Saves a cursor under a name; it survives the process and the machine once this resolves. Writing goes
+    /// through the thread pool of the `blocking` crate.
     ///
     /// # Errors
     ///

@@ -41,37 +41,41 @@ impl Default for Knobs {
 }
 
 impl EventLogBuilder {
-    /// What runs the task that writes, and its clock. Default: as for [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime).
-    /// For logs that are [opened](Self::open).
+    /// What runs the task that writes, and its clock. Default: as for
+    /// [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime). For logs that are
+    /// [opened](Self::open).
     #[must_use]
     pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.knobs.runtime = Some(runtime);
         self
     }
 
-    /// The least time between two commits, unless [`commit_events`](Self::commit_events) wait. Default: 20 ms. An event that comes
-    /// after a pause is written at once. For logs that are [opened](Self::open).
+    /// The least time between two commits, unless [`commit_events`](Self::commit_events) wait. Default: 20
+    /// ms. An event that comes after a pause is written at once. For logs that are [opened](Self::open).
     #[must_use]
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.knobs.commit_interval = interval;
         self
     }
 
-    /// How many events that wait to be written are not made to wait longer. Default: 1,024. For logs that are [opened](Self::open).
+    /// How many events that wait to be written are not made to wait longer. Default: 1,024. For logs that are
+    /// [opened](Self::open).
     #[must_use]
     pub fn commit_events(mut self, events: usize) -> Self {
         self.knobs.commit_events = events;
         self
     }
 
-    /// Opens the log in this file, or makes it: a history that goes on across restarts, with its epoch and its numbers.
+    /// Opens the log in this file, or makes it: a history that goes on across restarts, with its epoch and
+    /// its numbers.
     ///
-    /// An event whose [`publish_durable`](EventLog::publish_durable) has resolved survives kill -9 and the loss of power, as far as the
-    /// disk keeps what it was told to. Subscribers get an event only when it is written, so that none ever gets one that is then
-    /// forgotten. A file that is damaged is kept aside, under the name that [`EventLog::damaged`] gives, and a new epoch begins.
+    /// An event whose [`publish_durable`](EventLog::publish_durable) has resolved survives kill -9 and the
+    /// loss of power, as far as the disk keeps what it was told to. Subscribers get an event only when it
+    /// is written, so that none ever gets one that is then forgotten. A file that is damaged is kept
+    /// aside, under the name that [`EventLog::damaged`] gives, and a new epoch begins.
     ///
-    /// This blocks while the file is read and checked, all of it. Writing goes through the thread pool of the `blocking` crate, as
-    /// smol's own file operations do.
+    /// This blocks while the file is read and checked, all of it. Writing goes through the thread pool of the
+    /// `blocking` crate, as smol's own file operations do.
     ///
     /// # Errors
     ///
@@ -146,8 +150,9 @@ pub(super) struct Committer {
     progress: Arc<Progress>,
 }
 
-/// How far the commits have come, apart from the log: the committing task tells after it has let go of the log, since
-/// callers who hear that their event is on disk may drop their handles, and expect that to release the file.
+/// How far the commits have come, apart from the log: the committing task tells after it has let go of the
+/// log, since callers who hear that their event is on disk may drop their handles, and expect that to release
+/// the file.
 #[derive(Default)]
 struct Progress {
     state: Mutex<Reached>,
@@ -249,7 +254,8 @@ impl Committer {
         self.queue().last
     }
 
-    /// Resolves when every event that was taken is on disk, for which the interval between commits does not count.
+    /// Resolves when every event that was taken is on disk, for which the interval between commits does not
+    /// count.
     pub(super) async fn flushed(&self) -> Result<()> {
         let last = {
             let mut queue = self.queue();
@@ -290,7 +296,8 @@ impl Committer {
         }
     }
 
-    /// Writes the events that wait, in one commit. Says how far that has come, and whether others wait by then.
+    /// Writes the events that wait, in one commit. Says how far that has come, and whether others wait by
+    /// then.
     async fn commit(&self, log: &EventLog) -> (Reached, bool) {
         self.wait_until_due().await;
         let Some(store) = self.store.lock().await.clone() else {
@@ -312,7 +319,8 @@ impl Committer {
         // A panic of the file's library would take the whole executor along.
         let Ok((batch, written)) = written.catch_unwind().await else {
             tracing::warn!("writing events panicked");
-            // Dropping what panicked would panic again, in whoever drops the log. The file stays locked instead.
+            // Dropping what panicked would panic again, in whoever drops the log. The file stays locked
+            // instead.
             std::mem::forget(kept);
             return (self.fail(), false);
         };
@@ -343,7 +351,8 @@ impl Committer {
         Reached { committed, failed: true }
     }
 
-    /// Resolves when the interval since the latest commit is over, enough events wait, or somebody waits for them.
+    /// Resolves when the interval since the latest commit is over, enough events wait, or somebody waits for
+    /// them.
     async fn wait_until_due(&self) {
         let Some(latest) = self.queue().latest_commit else { return };
         let Some(due) = latest.checked_add(self.commit_interval) else { return };
@@ -369,7 +378,8 @@ impl Committer {
     }
 }
 
-/// The task that commits, which an executor may drop at any time: then the log fails, rather than let anybody wait.
+/// The task that commits, which an executor may drop at any time: then the log fails, rather than let anybody
+/// wait.
 struct Unfinished(Option<EventLog>);
 
 impl Unfinished {

@@ -1,4 +1,5 @@
-//! What a subscriber makes of the frames that it gets: every event once and in order, or a gap. No socket in here.
+//! What a subscriber makes of the frames that it gets: every event once and in order, or a gap. No socket in
+//! here.
 
 use bytes::Bytes;
 
@@ -8,9 +9,11 @@ use crate::{
     message::Response,
 };
 
-/// The subscriber's side of `node.stream_events`, across any number of answers. Every way to subscribe goes through it.
+/// The subscriber's side of `node.stream_events`, across any number of answers. Every way to subscribe goes
+/// through it.
 ///
-/// Invariant: the cursor is behind the last frame that was accepted. A frame that is refused does not move it.
+/// Invariant: the cursor is behind the last frame that was accepted. A frame that is refused does not move
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) struct Follower {
     cursor: Option<Cursor>,
@@ -44,7 +47,8 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// `Protocol` for a frame that breaks a rule of docs/protocol.md, section 7.2. The cursor then stays where it was.
+    /// `Protocol` for a frame that breaks a rule of docs/protocol.md, section 7.2. The cursor then stays
+    /// where it was.
     pub(crate) fn receive(&mut self, response: Response) -> Result<Option<Received>> {
         let received = match response {
             Response::Event { seq, epoch, payload } => {

@@ -24,12 +24,13 @@ use crate::{
 
 /// Events that peers subscribe to with `node.stream_events`, oldest first.
 ///
-/// Each event gets a sequence number, from 1 by 1, and the log as a whole a random epoch, so that a subscriber can tell
-/// this history from another one. The newest events are kept, up to a number and up to a size; subscribers that
-/// come too late for an event are told how many they missed. The log lives in memory, and a process that restarts
-/// begins a new epoch; with feature `durable` it may live in a file, and go on.
+/// Each event gets a sequence number, from 1 by 1, and the log as a whole a random epoch, so that a
+/// subscriber can tell this history from another one. The newest events are kept, up to a number and up to a
+/// size; subscribers that come too late for an event are told how many they missed. The log lives in memory,
+/// and a process that restarts begins a new epoch; with feature `durable` it may live in a file, and go on.
 ///
-/// Cloning gives another handle to the same log. Publishing works from any thread, and waits for no subscriber.
+/// Cloning gives another handle to the same log. Publishing works from any thread, and waits for no
+/// subscriber.
 ///
 /// ```
 /// use palyra_quic::EventLog;
@@ -82,17 +83,18 @@ impl EventLog {
 
     /// Appends an event and wakes the subscribers; gives its sequence number.
     ///
-    /// The log counts what it is given: a payload that is a slice of something larger keeps all of that in memory. Parameters
-    /// of methods and notifications never do.
+    /// The log counts what it is given: a payload that is a slice of something larger keeps all of that in
+    /// memory. Parameters of methods and notifications never do.
     ///
-    /// Never waits, neither for subscribers nor for a disk. The oldest events make room where a bound is reached. In a durable
-    /// log the event is written, and subscribers get it, with the next commit; until then it does not survive the process.
+    /// Never waits, neither for subscribers nor for a disk. The oldest events make room where a bound is
+    /// reached. In a durable log the event is written, and subscribers get it, with the next commit;
+    /// until then it does not survive the process.
     ///
     /// # Errors
     ///
     /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) where the payload is above
-    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once the log is
-    /// [closed](Self::close). Of a durable log,
+    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once the log
+    /// is [closed](Self::close). Of a durable log,
     /// [`Exhausted`](ErrorKind::Exhausted) where more waits to be written than the log may hold, and
     /// [`Io`](ErrorKind::Io) once writing has failed.
     pub fn publish(&self, payload: impl Into<Bytes>) -> Result<u64> {
@@ -114,8 +116,8 @@ impl EventLog {
         Ok(self.append([held]))
     }
 
-    /// As [`publish`](Self::publish), and resolves when the event survives the process and the machine: in a durable log with the
-    /// commit that writes it, in memory at once, since there nothing ever does.
+    /// As [`publish`](Self::publish), and resolves when the event survives the process and the machine: in a
+    /// durable log with the commit that writes it, in memory at once, since there nothing ever does.
     ///
     /// # Errors
     ///
@@ -133,8 +135,9 @@ impl EventLog {
         Ok(seq)
     }
 
-    /// Resolves when everything published so far survives the process; see [`publish_durable`](Self::publish_durable). What
-    /// waits is written now, and not when the interval between commits is over.
+    /// Resolves when everything published so far survives the process; see
+    /// [`publish_durable`](Self::publish_durable). What waits is written now, and not when the interval
+    /// between commits is over.
     ///
     /// # Errors
     ///
@@ -151,12 +154,13 @@ impl EventLog {
         Ok(())
     }
 
-    /// Publishes nothing more: writes what is pending, and releases the file of a durable log, though other handles are
-    /// left. Subscribers go on to get what is held in memory. Closing twice is closing once, and every caller waits until
-    /// the file is released.
+    /// Publishes nothing more: writes what is pending, and releases the file of a durable log, though other
+    /// handles are left. Subscribers go on to get what is held in memory. Closing twice is closing once,
+    /// and every caller waits until the file is released.
     ///
-    /// Dropping the last handle releases the file, too: immediately where nothing is pending, and otherwise once it is
-    /// written. A log that an [`Endpoint`](crate::Endpoint) serves has a handle there, until the endpoint is dropped.
+    /// Dropping the last handle releases the file, too: immediately where nothing is pending, and otherwise
+    /// once it is written. A log that an [`Endpoint`](crate::Endpoint) serves has a handle there, until
+    /// the endpoint is dropped.
     ///
     /// # Errors
     ///
@@ -164,8 +168,8 @@ impl EventLog {
     ///
     /// # Cancellation
     ///
-    /// Nothing more is published, and what is pending is written. The file is released by the next call, or with the last
-    /// handle.
+    /// Nothing more is published, and what is pending is written. The file is released by the next call, or
+    /// with the last handle.
     pub async fn close(&self) -> Result<()> {
         self.shared.closed.store(true, Ordering::Relaxed);
         #[cfg(feature = "durable")]
@@ -204,8 +208,8 @@ impl EventLog {
         self.ring().first()
     }
 
-    /// The sequence number of the newest event that was published; 0 before the first. In a durable log, it may still have
-    /// to be written: see [`committed_seq`](Self::committed_seq).
+    /// The sequence number of the newest event that was published; 0 before the first. In a durable log, it
+    /// may still have to be written: see [`committed_seq`](Self::committed_seq).
     #[must_use]
     pub fn last_seq(&self) -> u64 {
         #[cfg(feature = "durable")]
@@ -215,8 +219,8 @@ impl EventLog {
         self.committed_seq()
     }
 
-    /// The sequence number of the newest event that subscribers can get; 0 before the first. In a durable log, it and all
-    /// before it are on disk; in memory, it is [`last_seq`](Self::last_seq).
+    /// The sequence number of the newest event that subscribers can get; 0 before the first. In a durable
+    /// log, it and all before it are on disk; in memory, it is [`last_seq`](Self::last_seq).
     #[must_use]
     pub fn committed_seq(&self) -> u64 {
         self.ring().last()
@@ -238,7 +242,8 @@ impl EventLog {
         self.shared.max_payload_bytes
     }
 
-    /// Where a subscriber starts that has processed everything up to `resume_from` in `epoch`, and what it cannot get.
+    /// Where a subscriber starts that has processed everything up to `resume_from` in `epoch`, and what it
+    /// cannot get.
     pub(crate) fn subscribe(
         &self,
         resume_from: Option<u64>,
@@ -251,7 +256,8 @@ impl EventLog {
         let gap = |missed| Some(GapBefore { first_seq: first, missed });
         match resume_from {
             None => (Position { next: first }, None),
-            // A cursor of another history says nothing about this one, and one ahead of the log belongs to another.
+            // A cursor of another history says nothing about this one, and one ahead of the log belongs to
+            // another.
             Some(_) if epoch.is_some_and(|epoch| epoch != self.epoch()) => {
                 (Position { next: first }, gap(None))
             }
@@ -261,8 +267,9 @@ impl EventLog {
         }
     }
 
-    /// Moves `position` over events whose payloads together reach `enough` bytes, or over all there are, and puts them
-    /// into `batch`. Where the next one is gone already, gives what was missed, and goes on behind it.
+    /// Moves `position` over events whose payloads together reach `enough` bytes, or over all there are, and
+    /// puts them into `batch`. Where the next one is gone already, gives what was missed, and goes on
+    /// behind it.
     pub(crate) fn read(
         &self,
         position: &mut Position,
@@ -329,7 +336,8 @@ impl EventLog {
     }
 }
 
-/// Calendar time, which ages are counted in: a log may go on in another process, or after a restart of the machine.
+/// Calendar time, which ages are counted in: a log may go on in another process, or after a restart of the
+/// machine.
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -424,8 +432,9 @@ impl EventLogBuilder {
         Self { max_events, ..self }
     }
 
-    /// How many bytes the events held may take: each counts its payload and 64 more. Default: 1 MiB. A durable log takes as much of
-    /// the disk, and while events are written and others wait, twice as much memory again.
+    /// How many bytes the events held may take: each counts its payload and 64 more. Default: 1 MiB. A
+    /// durable log takes as much of the disk, and while events are written and others wait, twice as much
+    /// memory again.
     #[must_use]
     pub fn max_bytes(self, max_bytes: usize) -> Self {
         Self { max_bytes, ..self }
@@ -437,21 +446,23 @@ impl EventLogBuilder {
         Self { max_age: Some(max_age), ..self }
     }
 
-    /// The largest payload of an event, in bytes. Default: 256 KiB, which fits a frame of the default size even in JSON.
+    /// The largest payload of an event, in bytes. Default: 256 KiB, which fits a frame of the default size
+    /// even in JSON.
     #[must_use]
     pub fn max_payload_bytes(self, max_payload_bytes: usize) -> Self {
         Self { max_payload_bytes, ..self }
     }
 
-    /// How many subscriptions may be open at a time, of all peers together. Default: 256. Further ones are answered
-    /// `resource_exhausted`. One that does not read holds 32 KiB, or 16 KiB and the largest event, and the send window of its connection.
+    /// How many subscriptions may be open at a time, of all peers together. Default: 256. Further ones are
+    /// answered `resource_exhausted`. One that does not read holds 32 KiB, or 16 KiB and the largest
+    /// event, and the send window of its connection.
     #[must_use]
     pub fn max_subscribers(self, max_subscribers: usize) -> Self {
         Self { max_subscribers, ..self }
     }
 
-    /// Takes `max_bytes` from the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes), and makes
-    /// `max_payload_bytes` the most that fits their frames, in JSON too.
+    /// Takes `max_bytes` from the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes), and
+    /// makes `max_payload_bytes` the most that fits their frames, in JSON too.
     #[must_use]
     pub fn within(self, limits: &TransportLimits) -> Self {
         let max_bytes = usize::try_from(limits.event_log_bytes()).unwrap_or(usize::MAX);
@@ -463,8 +474,8 @@ impl EventLogBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) where `max_events` or `max_subscribers` is zero, or a single event of
-    /// `max_payload_bytes` would not fit into `max_bytes`.
+    /// [`InvalidConfig`](ErrorKind::InvalidConfig) where `max_events` or `max_subscribers` is zero, or a
+    /// single event of `max_payload_bytes` would not fit into `max_bytes`.
     pub fn build(self) -> Result<EventLog> {
         self.check()?;
         Ok(self.create())

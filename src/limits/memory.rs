@@ -6,7 +6,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What quinn, rustls and this crate keep for a connection beside its streams and windows, with what the allocator adds.
+/// What quinn, rustls and this crate keep for a connection beside its streams and windows, with what the
+/// allocator adds.
 const CONNECTION_BYTES: u64 = 40 * 1024;
 /// What an open stream costs beside its data: the state of both ends, a task, a batch of events.
 const STREAM_BYTES: u64 = 4 * 1024;
@@ -36,8 +37,8 @@ impl TransportLimits {
     /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`](crate::EventLogBuilder::within) | 512 KiB |
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
-    /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds 2.9 MiB. Everything else is as
-    /// by default, and may be changed [from here](Self::to_builder).
+    /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds
+    /// 2.9 MiB. Everything else is as by default, and may be changed [from here](Self::to_builder).
     ///
     /// ```
     /// use palyra_quic::{EventLog, TransportLimits};
@@ -82,18 +83,23 @@ impl TransportLimits {
         Ok(limits)
     }
 
-    /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as they can be.
+    /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as
+    /// they can be.
     ///
-    /// For each connection: 40 KiB for itself, 4 KiB for each stream, 1 KiB for each of as many exchanges again whose
-    /// answers the peer has not acknowledged, twice `receive_window` (what has not been read, and what has been since),
-    /// `send_window`, and the 8 KiB and one answer that are exempt from the budget. For all together: twice
-    /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, for each of `max_handshakes`
-    /// 8 KiB and two connections that were closed and are not forgotten yet, and the receive buffer without GRO.
+    /// For each connection: 40 KiB for itself, 4 KiB for each stream, 1 KiB for each of as many exchanges
+    /// again whose answers the peer has not acknowledged, twice `receive_window` (what has not been read,
+    /// and what has been since), `send_window`, and the 8 KiB and one answer that are exempt from the
+    /// budget. For all together: twice `frame_budget_bytes`, since what grows has room to grow and what
+    /// is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, for each
+    /// of `max_handshakes` 8 KiB and two connections that were closed and are not forgotten yet, and the
+    /// receive buffer without GRO.
     ///
-    /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before that as much as its method
-    /// answered at most of late; what handlers that run at the same time answer beyond that is not in the sum. Nor is what quinn keeps for
-    /// peers that send single bytes: 32 KiB for a stream of them, and some 60 bytes for each that has a gap before it, until
-    /// `request_read_timeout` ends the stream. Connections that this side dials have a frame budget of their own.
+    /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before
+    /// that as much as its method answered at most of late; what handlers that run at the same time
+    /// answer beyond that is not in the sum. Nor is what quinn keeps for peers that send single bytes: 32
+    /// KiB for a stream of them, and some 60 bytes for each that has a gap before it, until
+    /// `request_read_timeout` ends the stream. Connections that this side dials have a frame budget of their
+    /// own.
     #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =
@@ -111,13 +117,14 @@ impl TransportLimits {
         connections.saturating_add(shared + handshakes + ENDPOINT_BYTES)
     }
 
-    /// The bytes of payload that the busiest, most hostile peer can make one connection hold, as long as the others leave it
-    /// room in `frame_budget_bytes`: both windows full, on every
-    /// unidirectional stream a frame, and on every bidirectional one two: the request's, whose parameters the handler may
-    /// keep, and the answer's. JSON takes half as much again, and what handlers themselves hold is theirs to count.
+    /// The bytes of payload that the busiest, most hostile peer can make one connection hold, as long as the
+    /// others leave it room in `frame_budget_bytes`: both windows full, on every
+    /// unidirectional stream a frame, and on every bidirectional one two: the request's, whose parameters the
+    /// handler may keep, and the answer's. JSON takes half as much again, and what handlers themselves
+    /// hold is theirs to count.
     ///
-    /// With the defaults: 256 KiB + 256 KiB + (32 + 2 × 32) × 512 KiB. Memory follows bytes that arrived, so an honest peer costs
-    /// what it has sent and no more.
+    /// With the defaults: 256 KiB + 256 KiB + (32 + 2 × 32) × 512 KiB. Memory follows bytes that arrived, so
+    /// an honest peer costs what it has sent and no more.
     #[must_use]
     pub fn worst_case_connection_bytes(&self) -> u64 {
         let windows = u64::from(self.receive_window) + u64::from(self.send_window);

@@ -79,12 +79,14 @@ const FRAME_BUDGET_BYTES: u32 = 32 * 1024 * 1024;
 const EVENT_LOG_BYTES: u32 = 1024 * 1024;
 /// A client that gives up a hundred calls a second is broken, if it is not hostile.
 const FAULT_RATE: Rate = Rate::per_second(100).burst(1000);
-/// More than half of the way from the 1,200 bytes that every path takes to the 1,452 that most do, so that quinn's search begins at the end,
-/// with one probe in place of four, and is over there but on narrower paths.
+/// More than half of the way from the 1,200 bytes that every path takes to the 1,452 that most do, so that
+/// quinn's search begins at the end, with one probe in place of four, and is over there but on narrower
+/// paths.
 const MTU_STEP: u16 = 127;
-/// So many packets that a peer may receive before it has to acknowledge them, in place of one: acknowledgements were a sixth of all packets
-/// where calls are made one after another. For peers that know the
-/// [ACK frequency extension](https://datatracker.ietf.org/doc/html/draft-ietf-quic-ack-frequency-04), as quinn does.
+/// So many packets that a peer may receive before it has to acknowledge them, in place of one:
+/// acknowledgements were a sixth of all packets where calls are made one after another. For peers that know
+/// the [ACK frequency extension](https://datatracker.ietf.org/doc/html/draft-ietf-quic-ack-frequency-04),
+/// as quinn does.
 const UNACKNOWLEDGED_PACKETS: u32 = 4;
 /// What one unaccepted handshake may buffer: a few Initial packets.
 const INCOMING_BUFFER_BYTES: u64 = 8 * 1024;
@@ -145,63 +147,78 @@ limits! {
     idle_timeout: Duration,
     /// How often an otherwise silent connection sends a PING. Default: 5 s; must be below `idle_timeout`.
     keep_alive_interval: Duration,
-    /// How long a peer may take to send a whole request, from the opening of its stream. Default: 10 s. Then the
-    /// stream is reset with DEADLINE_EXCEEDED. A notification that was begun has as long to be complete.
+    /// How long a peer may take to send a whole request, from the opening of its stream. Default: 10 s.
+    /// Then the stream is reset with DEADLINE_EXCEEDED. A notification that was begun has as long to be
+    /// complete.
     request_read_timeout: Duration,
-    /// How long a handler may run. Default: 30 s; a caller's lower `timeout_ms` wins. Then the handler is dropped and
-    /// the caller is answered `deadline_exceeded`. Handlers of notifications and streaming ones are included, waiting for a slow
-    /// reader too; `node.stream_events` is exempt. Writing the last answer may take as long again.
+    /// How long a handler may run. Default: 30 s; a caller's lower `timeout_ms` wins. Then the handler is
+    /// dropped and the caller is answered `deadline_exceeded`. Handlers of notifications and streaming ones
+    /// are included, waiting for a slow reader too; `node.stream_events` is exempt. Writing the last answer
+    /// may take as long again.
     handler_timeout: Duration,
     /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
     heartbeat_interval: Duration,
-    /// Exchanges that one peer may have under way at a time. Default: 32; at most 65,536. Further ones wait at the peer. One that is
-    /// answered does not count, whether the answer has arrived or not.
+    /// Exchanges that one peer may have under way at a time. Default: 32; at most 65,536. Further ones wait
+    /// at the peer. One that is answered does not count, whether the answer has arrived or not.
     max_concurrent_bidi_streams: u32,
-    /// Notification streams that one peer may have open at a time. Default: 32; at most 65,536. Further ones wait at the peer.
+    /// Notification streams that one peer may have open at a time. Default: 32; at most 65,536. Further
+    /// ones wait at the peer.
     max_concurrent_uni_streams: u32,
-    /// The largest frame body, in bytes, in either direction. Default: 524,288; at least 1,024. A frame that announces
-    /// more is refused before any of it is buffered.
+    /// The largest frame body, in bytes, in either direction. Default: 524,288; at least 1,024. A frame
+    /// that announces more is refused before any of it is buffered.
     max_frame_bytes: u32,
-    /// Accepted connections that may be open at a time. Default: 256. Further ones are refused with CONNECTION_REFUSED.
+    /// Accepted connections that may be open at a time. Default: 256. Further ones are refused with
+    /// CONNECTION_REFUSED.
     max_connections: u32,
-    /// Accepted connections that may be in their handshake at a time. Default: 64. From half of them on, clients first show by a
-    /// Retry that they are at their address; and also while many connections are closed and not forgotten yet, from one for each
-    /// of these on and one for every two that could be open and are not. A further one takes the place of one that has not got on for half a second, or
-    /// whose address has more under way or left more unfinished; where there is none such, it is refused with CONNECTION_REFUSED.
+    /// Accepted connections that may be in their handshake at a time. Default: 64. From half of them on,
+    /// clients first show by a Retry that they are at their address; and also while many connections are
+    /// closed and not forgotten yet, from one for each of these on and one for every two that could be open
+    /// and are not. A further one takes the place of one that has not got on for half a second, or whose
+    /// address has more under way or left more unfinished; where there is none such, it is refused with
+    /// CONNECTION_REFUSED.
     max_handshakes: u32,
-    /// Bytes that a peer may send on one stream beyond what was read. Default: 131,072; at least 2,048. May be smaller than a frame.
+    /// Bytes that a peer may send on one stream beyond what was read. Default: 131,072; at least 2,048. May
+    /// be smaller than a frame.
     stream_receive_window: u32,
-    /// The same for all streams of a connection together. Default: 262,144; at least `stream_receive_window`. Streams that are
-    /// not read hold back the others once they fill it: two of them do, with the defaults.
+    /// The same for all streams of a connection together. Default: 262,144; at least
+    /// `stream_receive_window`. Streams that are not read hold back the others once they fill it: two of
+    /// them do, with the defaults.
     receive_window: u32,
-    /// Bytes of a connection that may wait for acknowledgement. Default: 262,144; at least 2,048. Writers wait for room beyond.
+    /// Bytes of a connection that may wait for acknowledgement. Default: 262,144; at least 2,048. Writers
+    /// wait for room beyond.
     send_window: u32,
-    /// Bytes of frames that all peers of the endpoint together may make it hold: those that are not whole yet, those of
-    /// requests and notifications being served, and answers that wait to be sent. Default: 33,554,432; at least `max_frame_bytes`. At the limit, streams
-    /// are not read, so that peers wait; 8 KiB a connection are exempt, and one connection at a time is.
+    /// Bytes of frames that all peers of the endpoint together may make it hold: those that are not whole
+    /// yet, those of requests and notifications being served, and answers that wait to be sent. Default:
+    /// 33,554,432; at least `max_frame_bytes`. At the limit, streams are not read, so that peers wait; 8
+    /// KiB a connection are exempt, and one connection at a time is.
     frame_budget_bytes: u32,
-    /// What [`EventLogBuilder::within`](crate::EventLogBuilder::within) makes of the event log's `max_bytes`. Default: 1,048,576.
+    /// What [`EventLogBuilder::within`](crate::EventLogBuilder::within) makes of the event log's
+    /// `max_bytes`. Default: 1,048,576.
     event_log_bytes: u32,
-    /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64 bits. Default: no
-    /// cap of its own. Further ones are refused with CONNECTION_REFUSED. With a cap below `max_connections`, every client shows by
-    /// a Retry that it is at its address, since otherwise anyone could use up another's share.
+    /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64
+    /// bits. Default: no cap of its own. Further ones are refused with CONNECTION_REFUSED. With a cap below
+    /// `max_connections`, every client shows by a Retry that it is at its address, since otherwise anyone
+    /// could use up another's share.
     max_connections_per_address: u32,
-    /// Accepted connections that may be open at a time of peers with one certificate. Default: no cap of its own. Further ones are
-    /// closed with CAPACITY after their handshake.
+    /// Accepted connections that may be open at a time of peers with one certificate. Default: no cap of
+    /// its own. Further ones are closed with CAPACITY after their handshake.
     max_connections_per_identity: u32,
-    /// How often new connections are accepted from one address, and how often from peers with one certificate. Default:
-    /// [`Rate::UNLIMITED`]. An address that is above it is refused with CONNECTION_REFUSED, after a Retry as with
-    /// `max_connections_per_address`; a certificate with RATE_LIMITED after the handshake, and `retry-after-ms` in the reason.
+    /// How often new connections are accepted from one address, and how often from peers with one
+    /// certificate. Default: [`Rate::UNLIMITED`]. An address that is above it is refused with
+    /// CONNECTION_REFUSED, after a Retry as with `max_connections_per_address`; a certificate with
+    /// RATE_LIMITED after the handshake, and `retry-after-ms` in the reason.
     connection_rate: Rate,
-    /// How often requests are served of peers with one certificate, or from one address where there is none. Default:
-    /// [`Rate::UNLIMITED`]. Requests above it are answered `resource_exhausted` with `retry_after_ms`; a peer that goes on sending more than
-    /// twice as many is closed with RATE_LIMITED. Notifications count too, and wait for their turn instead.
+    /// How often requests are served of peers with one certificate, or from one address where there is
+    /// none. Default: [`Rate::UNLIMITED`]. Requests above it are answered `resource_exhausted` with
+    /// `retry_after_ms`; a peer that goes on sending more than twice as many is closed with RATE_LIMITED.
+    /// Notifications count too, and wait for their turn instead.
     request_rate: Rate,
-    /// How often a connection is forgiven what costs its peer nothing and this side work: streams that are reset before they
-    /// said anything, or are empty, requests that are invalid, and calls that are given up. Default: 100 a second, and 1,000 at once. Above it the connection is
-    /// closed with EXCESSIVE_LOAD.
+    /// How often a connection is forgiven what costs its peer nothing and this side work: streams that are
+    /// reset before they said anything, or are empty, requests that are invalid, and calls that are given
+    /// up. Default: 100 a second, and 1,000 at once. Above it the connection is closed with EXCESSIVE_LOAD.
     fault_rate: Rate,
-    /// When clients have to show that they are at their address before they get a slot. Default: when half of `max_handshakes` are taken.
+    /// When clients have to show that they are at their address before they get a slot. Default: when half
+    /// of `max_handshakes` are taken.
     address_validation: AddressValidation,
 }
 
@@ -259,9 +276,9 @@ impl TransportLimits {
     }
 }
 
-/// When a server answers a client's first packet with a Retry, which only who is at the address that the packet claims can follow
-/// ([RFC 9000, section 8.1](https://www.rfc-editor.org/rfc/rfc9000#section-8.1)). It costs the client a round trip, and the server
-/// neither memory nor a signature.
+/// When a server answers a client's first packet with a Retry, which only who is at the address that the
+/// packet claims can follow ([RFC 9000, section 8.1](https://www.rfc-editor.org/rfc/rfc9000#section-8.1)).
+/// It costs the client a round trip, and the server neither memory nor a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AddressValidation {
@@ -287,8 +304,8 @@ impl TransportLimitsBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) where a limit is zero, too small or too large to
-    /// work, or contradicts another; the text names it.
+    /// [`ErrorKind::InvalidConfig`](crate::ErrorKind::InvalidConfig) where a limit is zero, too small or too
+    /// large to work, or contradicts another; the text names it.
     pub fn build(self) -> Result<TransportLimits> {
         let limits = self.0;
         let durations = [

@@ -128,8 +128,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A byte string of the body, which shares its memory, unless it is so small a part of it that whoever keeps it would
-    /// keep much else.
+    /// A byte string of the body, which shares its memory, unless it is so small a part of it that whoever
+    /// keeps it would keep much else.
     pub(super) fn keep(self, bytes: &'a [u8]) -> Bytes {
         match self {
             Self::Owned(body) if bytes.len() >= body.len() / 2 => body.slice_ref(bytes),
@@ -140,7 +140,8 @@ impl<'a> Source<'a> {
 
 /// Reads the fields of a body, in the one walk that looks for its faults.
 ///
-/// Not by minicbor's decoder, which would have to walk it once more. A fault of the encoding counts before one of a field.
+/// Not by minicbor's decoder, which would have to walk it once more. A fault of the encoding counts before
+/// one of a field.
 pub(super) fn decode<F: Fields>(source: Source<'_>) -> Result<F, MessageError> {
     let (mut fields, mut fault) = (F::default(), None);
     read_body(source.body(), |key, scalar| {

@@ -8,8 +8,9 @@ use super::{MessageError, cbor};
 
 /// How the body of a message is encoded.
 ///
-/// The first byte of a body that is not a blank (space, tab, line feed, carriage return) decides: `{` is JSON, since in
-/// CBOR it begins a text string, which no body is. A responder answers in the encoding of the request.
+/// The first byte of a body that is not a blank (space, tab, line feed, carriage return) decides: `{` is
+/// JSON, since in CBOR it begins a text string, which no body is. A responder answers in the encoding of the
+/// request.
 ///
 /// ```
 /// use palyra_quic::Codec;
@@ -56,8 +57,8 @@ impl Codec {
     }
 }
 
-/// Whether JSON may have this byte in front of its object ([RFC 8259, section 2](https://www.rfc-editor.org/rfc/rfc8259#section-2)).
-/// No map of CBOR begins with one of them.
+/// Whether JSON may have this byte in front of its object ([RFC 8259, section
+/// 2](https://www.rfc-editor.org/rfc/rfc8259#section-2)). No map of CBOR begins with one of them.
 const fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }

@@ -103,7 +103,8 @@ impl Request {
         }
     }
 
-    /// A call in the form that this crate writes. Whatever is of another form, be it right or wrong, is not for here.
+    /// A call in the form that this crate writes. Whatever is of another form, be it right or wrong, is not
+    /// for here.
     fn decode_usual(source: Source<'_>) -> Option<Self> {
         let (&head, rest) = source.body().split_first()?;
         let mut fields_left = head.checked_sub(MAP_OF_2)?;

@@ -78,7 +78,8 @@ pub enum Response {
         detail: Option<Box<str>>,
         /// When it makes sense to ask again, in whole milliseconds on the wire.
         retry_after: Option<Duration>,
-        /// Whether the node refused the request before a handler started. Where it is not set, the request may have run.
+        /// Whether the node refused the request before a handler started. Where it is not set, the request
+        /// may have run.
         not_run: bool,
     },
 }
@@ -118,8 +119,8 @@ impl Response {
         }
     }
 
-    /// The kinds that come by the million, in the form that this crate writes. Whatever is of another form, be it right or wrong,
-    /// is not for here.
+    /// The kinds that come by the million, in the form that this crate writes. Whatever is of another form,
+    /// be it right or wrong, is not for here.
     fn decode_usual(source: Source<'_>) -> Option<Self> {
         let (&head, rest) = source.body().split_first()?;
         let (response, rest) = match head {

@@ -64,7 +64,8 @@ pub fn validate_body(body: &[u8]) -> Result<(), CborError> {
     read_body(body, |_, _| ())
 }
 
-/// As [`validate_body`], and shows each entry to `visit` on the way; what it was shown counts only where no fault is found.
+/// As [`validate_body`], and shows each entry to `visit` on the way; what it was shown counts only where no
+/// fault is found.
 pub(super) fn read_body<'a>(body: &'a [u8], mut visit: impl FnMut(Key, Scalar<'a>)) -> Result<(), CborError> {
     let mut reader = Reader { rest: body };
     if body.first().is_some_and(|byte| byte >> 5 != MAJOR_MAP) {

@@ -13,7 +13,8 @@ use super::OpenRecord;
 
 pub(crate) type Record = Box<dyn Write + Send + Sync>;
 
-/// The stream of one connection's record, if there is to be one. What goes wrong costs the record, and not the connection.
+/// The stream of one connection's record, if there is to be one. What goes wrong costs the record, and not
+/// the connection.
 pub(crate) fn open(open: &OpenRecord, remote: SocketAddr, side: Side, now: Instant) -> Option<QlogStream> {
     let opened = catch_unwind(AssertUnwindSafe(|| open(remote, side)));
     let Ok(record) = opened else {
@@ -25,8 +26,8 @@ pub(crate) fn open(open: &OpenRecord, remote: SocketAddr, side: Side, now: Insta
     config.into_stream()
 }
 
-/// Writes until it fails, and says so once. quinn would say so for every packet, and has the connection locked meanwhile, so
-/// that a panic would be the end of more than this.
+/// Writes until it fails, and says so once. quinn would say so for every packet, and has the connection
+/// locked meanwhile, so that a panic would be the end of more than this.
 struct Patient {
     record: Option<Record>,
     remote: SocketAddr,

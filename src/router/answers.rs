@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The largest answer of late. Each smaller one takes a sixteenth off, so that one large answer does not count for ever.
+/// The largest answer of late. Each smaller one takes a sixteenth off, so that one large answer does not
+/// count for ever.
 #[derive(Debug, Default)]
 pub(crate) struct Answers(AtomicUsize);
 

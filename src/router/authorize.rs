@@ -30,8 +30,8 @@ impl Applicant {
         self.peer.as_ref()
     }
 
-    /// Where the peer was when its handshake ended. The handshake shows that it can be reached there, and nothing about
-    /// who it is.
+    /// Where the peer was when its handshake ended. The handshake shows that it can be reached there, and
+    /// nothing about who it is.
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {
         self.remote_address
@@ -64,11 +64,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The longest reason, in bytes: a sentence, which fits the smallest packet together with what else a close says.
+    /// The longest reason, in bytes: a sentence, which fits the smallest packet together with what else a
+    /// close says.
     const MAX_REASON_BYTES: usize = 256;
 
-    /// A refusal with any code. The class of the code tells the peer whether to try again; it gets the reason word for word,
-    /// so that must hold no secret, and what goes beyond 256 bytes is cut off.
+    /// A refusal with any code. The class of the code tells the peer whether to try again; it gets the reason
+    /// word for word, so that must hold no secret, and what goes beyond 256 bytes is cut off.
     #[must_use]
     pub fn new(code: Code, reason: impl Into<Box<str>>) -> Self {
         let mut reason = reason.into();
@@ -84,8 +85,9 @@ impl Refusal {
         Self::new(Code::IDENTITY_REJECTED, reason)
     }
 
-    /// Tells the peer when trying again makes sense, in whole milliseconds. It takes the place of the reason, and only where
-    /// the code is of class [`Retry`](CodeClass::Retry): with any other it would mean nothing, and changes nothing.
+    /// Tells the peer when trying again makes sense, in whole milliseconds. It takes the place of the reason,
+    /// and only where the code is of class [`Retry`](CodeClass::Retry): with any other it would mean
+    /// nothing, and changes nothing.
     #[must_use]
     pub fn retry_after(self, delay: Duration) -> Self {
         match self.code.class() {

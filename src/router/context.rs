@@ -20,10 +20,11 @@ use crate::{
 
 /// Who calls, and for how long it matters. Cloning is cheap.
 ///
-/// A handler is dropped when the caller resets the stream, stops it or goes away, and when its deadline passes; most
-/// handlers need nothing else. One of a notification is dropped when its deadline passes, and not when the sender leaves, since
-/// nobody waits for it. The end of the grace of an [`Endpoint::shutdown`](crate::Endpoint::shutdown) drops all. Handlers that start
-/// work elsewhere take a clone along and ask it.
+/// A handler is dropped when the caller resets the stream, stops it or goes away, and when its deadline
+/// passes; most handlers need nothing else. One of a notification is dropped when its deadline passes, and
+/// not when the sender leaves, since nobody waits for it. The end of the grace of an
+/// [`Endpoint::shutdown`](crate::Endpoint::shutdown) drops all. Handlers that start work elsewhere take a
+/// clone along and ask it.
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -57,20 +58,22 @@ impl Context {
         self.inner.link.peer()
     }
 
-    /// Where the peer is at the moment; a connection may move ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
+    /// Where the peer is at the moment; a connection may move ([RFC 9000, section
+    /// 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {
         self.inner.link.remote_address()
     }
 
-    /// When the handler will be dropped, on the clock of the endpoint's runtime: the lower of the caller's `timeout_ms`
-    /// and the node's `handler_timeout`. `Some` in every method and notification.
+    /// When the handler will be dropped, on the clock of the endpoint's runtime: the lower of the caller's
+    /// `timeout_ms` and the node's `handler_timeout`. `Some` in every method and notification.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.inner.deadline
     }
 
-    /// How long the handler may still run; zero where the deadline has passed. `Some` in every method and notification.
+    /// How long the handler may still run; zero where the deadline has passed. `Some` in every method and
+    /// notification.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         let deadline = self.inner.deadline?;

@@ -28,9 +28,10 @@ pub struct MethodError {
 impl MethodError {
     /// A failure with any error string.
     ///
-    /// It reaches the caller as it is, and the caller takes it that the method [may have run](crate::Error::may_have_run),
-    /// whatever the error. The one exception is `unavailable`, which is the node's own to say: callers take it to mean that
-    /// the method has not run, so that a handler's becomes `resource_exhausted`.
+    /// It reaches the caller as it is, and the caller takes it that the method [may have
+    /// run](crate::Error::may_have_run), whatever the error. The one exception is `unavailable`, which is
+    /// the node's own to say: callers take it to mean that the method has not run, so that a handler's
+    /// becomes `resource_exhausted`.
     #[must_use]
     pub fn new(error: WireError) -> Self {
         Self { error, detail: None, retry_after: None, not_run: false }
@@ -54,8 +55,8 @@ impl MethodError {
         Self::new(WireError::ResourceExhausted).detail(detail)
     }
 
-    /// The node is shutting down. For the node alone: it says that the method has not run, and callers then repeat the
-    /// call elsewhere.
+    /// The node is shutting down. For the node alone: it says that the method has not run, and callers then
+    /// repeat the call elsewhere.
     pub(crate) fn unavailable(detail: impl Into<Box<str>>) -> Self {
         Self::new(WireError::Unavailable).detail(detail)
     }

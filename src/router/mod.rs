@@ -30,15 +30,17 @@ use crate::{
     value,
 };
 
-/// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`; with [`events`](Self::events) it answers
-/// `node.stream_events` too.
+/// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`;
+/// with [`events`](Self::events) it answers `node.stream_events` too.
 ///
-/// A handler is an async closure (or function) of a [`Context`] and the parameters. It is dropped when nobody waits for its answer
-/// any more, and may panic without harm to others.
+/// A handler is an async closure (or function) of a [`Context`] and the parameters. It is dropped when nobody
+/// waits for its answer any more, and may panic without harm to others.
 ///
-/// It is begun in the task that its connection is served by, and goes on in a task of its own when it has to wait for something; those of notifications
-/// run in one for each stream. So what computes for long without an `await` holds up the other requests on its connection, until that is
-/// noticed: after 100 µs in a row, the next 256 requests on the connection get tasks of their own at once. Such work belongs on other threads.
+/// It is begun in the task that its connection is served by, and goes on in a task of its own when it has to
+/// wait for something; those of notifications run in one for each stream. So what computes for long without
+/// an `await` holds up the other requests on its connection, until that is noticed: after 100 µs in a row,
+/// the next 256 requests on the connection get tasks of their own at once. Such work belongs on other
+/// threads.
 ///
 /// ```
 /// use palyra_quic::{Context, MethodError, Router};
@@ -111,8 +113,8 @@ impl Router {
 
     /// Serves a method with one answer, bytes to bytes. Parameters that the caller left out are empty.
     ///
-    /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts with
-    /// `node.`, is found when the endpoint is bound.
+    /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts
+    /// with `node.`, is found when the endpoint is bound.
     #[must_use]
     pub fn unary<F, R>(mut self, name: &str, handler: F) -> Self
     where
@@ -122,7 +124,8 @@ impl Router {
         let handler = Arc::new(handler);
         let unary: Unary = Box::new(move |context, params| {
             let handler = Arc::clone(&handler);
-            // Called within the future, so that a panic of the handler's first half is caught with the second.
+            // Called within the future, so that a panic of the handler's first half is caught with the
+            // second.
             Box::pin(async move { handler(context, params).await })
         });
         self.methods.insert(name.into(), Method::Unary(unary).into());
@@ -131,9 +134,9 @@ impl Router {
 
     /// Serves a method with one answer, decoded and encoded by minicbor.
     ///
-    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode is answered
-    /// `invalid_request` before the handler hears of it. Parameters that the caller left out decode as `null`, so an
-    /// `Option` makes them optional.
+    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode
+    /// is answered `invalid_request` before the handler hears of it. Parameters that the caller left out
+    /// decode as `null`, so an `Option` makes them optional.
     #[must_use]
     pub fn typed<P, T, F, R>(self, name: &str, handler: F) -> Self
     where
@@ -152,8 +155,8 @@ impl Router {
         })
     }
 
-    /// Serves a method with any number of answers. The node's `handler_timeout` covers all of them, waiting for a slow reader
-    /// included.
+    /// Serves a method with any number of answers. The node's `handler_timeout` covers all of them, waiting
+    /// for a slow reader included.
     #[must_use]
     pub fn streaming<F, R>(mut self, name: &str, handler: F) -> Self
     where
@@ -169,11 +172,12 @@ impl Router {
         self
     }
 
-    /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in order.
+    /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in
+    /// order.
     ///
     /// What a sender has seen acknowledged is handled even if the sender leaves, or this node
-    /// [shuts down](crate::Endpoint::shutdown) and has the time, unless this side turns the sender out. The connection that it
-    /// came on, whose slot it keeps, may be closed by then.
+    /// [shuts down](crate::Endpoint::shutdown) and has the time, unless this side turns the sender out. The
+    /// connection that it came on, whose slot it keeps, may be closed by then.
     #[must_use]
     pub fn notification<F, R>(self, name: &str, handler: F) -> Self
     where
@@ -190,8 +194,8 @@ impl Router {
         })
     }
 
-    /// Takes notifications whose parameters are decoded by minicbor, as those of [`typed`](Self::typed). One that does not
-    /// decode stops its stream with PROTOCOL_VIOLATION.
+    /// Takes notifications whose parameters are decoded by minicbor, as those of [`typed`](Self::typed). One
+    /// that does not decode stops its stream with PROTOCOL_VIOLATION.
     #[must_use]
     pub fn typed_notification<P, F, R>(self, name: &str, handler: F) -> Self
     where
@@ -232,11 +236,11 @@ impl Router {
     /// Keeps a method for these peers: one for requests, for notifications or both, `node.health` and
     /// `node.stream_events` among them.
     ///
-    /// A request of anybody else is answered `permission_denied` before its parameters are decoded, and a stream with a
-    /// notification of anybody else is stopped with IDENTITY_REJECTED. That goes for peers that dialled this node and for peers
-    /// that it dialled. A second rule for a method takes the place of the first; one for a method that is not there, or
-    /// with an empty name in it, is found when the endpoint is bound. Default: the rule of
-    /// [`allow_by_default`](Self::allow_by_default).
+    /// A request of anybody else is answered `permission_denied` before its parameters are decoded, and a
+    /// stream with a notification of anybody else is stopped with IDENTITY_REJECTED. That goes for peers
+    /// that dialled this node and for peers that it dialled. A second rule for a method takes the place
+    /// of the first; one for a method that is not there, or with an empty name in it, is found when the
+    /// endpoint is bound. Default: the rule of [`allow_by_default`](Self::allow_by_default).
     ///
     /// ```
     /// use palyra_quic::{Context, Peers, Router};
@@ -254,25 +258,28 @@ impl Router {
         self
     }
 
-    /// Keeps every method that has no rule of its own for these peers, the built-in ones included. Others do not learn
-    /// either which methods there are: to what has no rule, they get `permission_denied` whether it exists or not.
-    /// Default: [`Peers::anybody`].
+    /// Keeps every method that has no rule of its own for these peers, the built-in ones included. Others do
+    /// not learn either which methods there are: to what has no rule, they get `permission_denied`
+    /// whether it exists or not. Default: [`Peers::anybody`].
     #[must_use]
     pub fn allow_by_default(self, peers: Peers) -> Self {
         Self { default_rule: Some(peers), ..self }
     }
 
-    /// Asks about each accepted connection once its handshake is over, and before anything that it sends is read.
+    /// Asks about each accepted connection once its handshake is over, and before anything that it sends is
+    /// read.
     ///
-    /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know: who is
-    /// enrolled, who pays, who comes too often. A peer that is refused has its connection closed with the
-    /// [`Refusal`]'s code and reason. So has one whose question is not answered within another `handshake_timeout`
-    /// (DEADLINE_EXCEEDED), or panics (INTERNAL): nobody is let in by a failure. To the peer the handshake has succeeded,
-    /// so that its [`connect`](crate::Endpoint::connect) may too, and the connection is closed right after.
+    /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know:
+    /// who is enrolled, who pays, who comes too often. A peer that is refused has its connection closed
+    /// with the [`Refusal`]'s code and reason. So has one whose question is not answered within another
+    /// `handshake_timeout` (DEADLINE_EXCEEDED), or panics (INTERNAL): nobody is let in by a failure. To
+    /// the peer the handshake has succeeded, so that its [`connect`](crate::Endpoint::connect) may too,
+    /// and the connection is closed right after.
     ///
     /// Until the answer is there, the connection holds its slot, so that no more questions run at a time than
     /// `max_connections` says. The question is dropped when the connection ends. Peers that this
-    /// node dials are not asked about, since it chose them; what they may call is a matter of rules for methods.
+    /// node dials are not asked about, since it chose them; what they may call is a matter of rules for
+    /// methods.
     ///
     /// ```
     /// use palyra_quic::{Applicant, Refusal, Router};
@@ -299,8 +306,8 @@ impl Router {
         Self { authorizer: Some(authorizer), ..self }
     }
 
-    /// Runs for each accepted connection once its handshake is over and it may stay, for nodes that call back the peers that dialled
-    /// them. It is dropped when the connection ends; that it returns ends nothing.
+    /// Runs for each accepted connection once its handshake is over and it may stay, for nodes that call back
+    /// the peers that dialled them. It is dropped when the connection ends; that it returns ends nothing.
     #[must_use]
     pub fn on_connection<F, R>(self, handler: F) -> Self
     where
@@ -315,7 +322,8 @@ impl Router {
         Self { on_connection: Some(on_connection), ..self }
     }
 
-    /// Finds names that could never be called, rules for what is not there, and events that would not fit a frame.
+    /// Finds names that could never be called, rules for what is not there, and events that would not fit a
+    /// frame.
     pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
         self.check_rules()?;
         for name in self.methods.keys().chain(self.notifications.keys()) {

@@ -4,15 +4,16 @@ use std::{collections::BTreeSet, fmt};
 
 use crate::tls::{Fingerprint, PeerIdentity};
 
-/// A description of peers, for [`Router::allow`](super::Router::allow): those that any of its entries is about.
+/// A description of peers, for [`Router::allow`](super::Router::allow): those that any of its entries is
+/// about.
 ///
-/// Only what a verified certificate says counts, so a peer that showed none is described by [`anybody`](Self::anybody) alone.
-/// Common names and URIs are compared byte by byte, DNS names without regard to ASCII case; a `*` in any of them, here or in
-/// a certificate, stands for itself.
+/// Only what a verified certificate says counts, so a peer that showed none is described by
+/// [`anybody`](Self::anybody) alone. Common names and URIs are compared byte by byte, DNS names without
+/// regard to ASCII case; a `*` in any of them, here or in a certificate, stands for itself.
 ///
-/// A fingerprint is one certificate. **A name is only as good as the authorities that are trusted**: each of them can issue
-/// any name to anybody, so names are for authorities that check them and never give one name to two. A certificate that is
-/// renewed keeps its names, and not its fingerprint.
+/// A fingerprint is one certificate. **A name is only as good as the authorities that are trusted**: each of
+/// them can issue any name to anybody, so names are for authorities that check them and never give one name
+/// to two. A certificate that is renewed keeps its names, and not its fingerprint.
 ///
 /// ```
 /// use palyra_quic::Peers;
@@ -105,13 +106,14 @@ impl Peers {
     }
 
     fn has_dns_name(&self, name: &str) -> bool {
-        // A certificate may have many names, and is asked about in each request: no copy in lower case is made of them.
+        // A certificate may have many names, and is asked about in each request: no copy in lower case is
+        // made of them.
         let name = || name.bytes().map(|byte| byte.to_ascii_lowercase());
         self.dns_names.binary_search_by(|listed| listed.bytes().cmp(name())).is_ok()
     }
 
-    /// Whether a name is empty: one that came out of a configuration that lacks it, and would describe whoever has a
-    /// certificate without that name filled in.
+    /// Whether a name is empty: one that came out of a configuration that lacks it, and would describe
+    /// whoever has a certificate without that name filled in.
     pub(super) fn has_empty_name(&self) -> bool {
         let mut names = self.common_names.iter().chain(&self.dns_names).chain(&self.uris);
         names.any(|name| name.is_empty())

@@ -53,8 +53,8 @@ impl ResponseSink {
     ///
     /// # Errors
     ///
-    /// [`MessageTooLarge`](crate::ErrorKind::MessageTooLarge) where the answer does not fit a frame; another may still
-    /// be sent. Any other error means that the caller is gone.
+    /// [`MessageTooLarge`](crate::ErrorKind::MessageTooLarge) where the answer does not fit a frame; another
+    /// may still be sent. Any other error means that the caller is gone.
     pub async fn send(&mut self, payload: impl Into<Bytes>) -> Result<()> {
         let response = Response::Result { payload: Some(payload.into()) };
         let frame = response_frame(&response, self.codec, self.max_frame_len)?;

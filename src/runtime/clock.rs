@@ -1,4 +1,5 @@
-//! Deadlines of calls and handlers, any number of them on one timer of the runtime; and whether the runtime is still there.
+//! Deadlines of calls and handlers, any number of them on one timer of the runtime; and whether the runtime
+//! is still there.
 
 use std::{
     collections::BTreeMap,
@@ -24,12 +25,13 @@ use crate::{
 
 /// The runtime, and one timer that stands for every deadline of an endpoint.
 ///
-/// A timer of its own for each call would go to the reactor and wake its thread. Nearly all deadlines are cancelled
-/// before they pass, and later ones are usually set later; so they queue here, and the one timer is armed for the
-/// first alone.
+/// A timer of its own for each call would go to the reactor and wake its thread. Nearly all deadlines are
+/// cancelled before they pass, and later ones are usually set later; so they queue here, and the one timer is
+/// armed for the first alone.
 ///
-/// No task drives the timer: its waker itself wakes the sleepers and arms it again, on the thread that fires it. So a time
-/// limit fires while the executor of the endpoint is blocked, or is not driven, as long as something fires the timer.
+/// No task drives the timer: its waker itself wakes the sleepers and arms it again, on the thread that fires
+/// it. So a time limit fires while the executor of the endpoint is blocked, or is not driven, as long as
+/// something fires the timer.
 #[derive(Clone)]
 pub(crate) struct Clock {
     shared: Arc<Shared>,
@@ -55,7 +57,8 @@ struct Queue {
     alarm: Option<Instant>,
     /// A thread is arming the timer. No other does so meanwhile.
     arming: bool,
-    /// Set by those that would arm the timer, were it not for `arming`; the thread that does then looks again.
+    /// Set by those that would arm the timer, were it not for `arming`; the thread that does then looks
+    /// again.
     again: bool,
 }
 
@@ -73,11 +76,13 @@ const RELEASED: u8 = 1;
 /// The runtime has dropped its tasks.
 const DROPPED: u8 = 2;
 
-/// Each round answers a waker that was called, or a timer that fired, while the timer was being armed. More in a row than
-/// a few means a timer that cannot be armed at the moment: tokio's want their task to yield first.
+/// Each round answers a waker that was called, or a timer that fired, while the timer was being armed. More
+/// in a row than a few means a timer that cannot be armed at the moment: tokio's want their task to yield
+/// first.
 const MAX_ROUNDS: usize = 8;
 
-/// The time limit passed first; or the runtime was dropped, and no limit will ever pass. [`Clock::timed_out`] tells the two apart.
+/// The time limit passed first; or the runtime was dropped, and no limit will ever pass. [`Clock::timed_out`]
+/// tells the two apart.
 #[derive(Debug)]
 pub(crate) struct Elapsed;
 
@@ -131,8 +136,8 @@ impl Clock {
         Timeout { clock: self, limit, sleep: None, future }
     }
 
-    /// Awaits `future` for as long as `limit`, from the first time that it is not ready; one that is ready at once costs no look at
-    /// the time either.
+    /// Awaits `future` for as long as `limit`, from the first time that it is not ready; one that is ready at
+    /// once costs no look at the time either.
     pub(crate) fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<'_, F> {
         Timeout { clock: self, limit: Limit::For(limit), sleep: None, future }
     }
@@ -142,7 +147,8 @@ impl Clock {
         if self.is_runtime_dropped() { runtime_is_gone() } else { Error::new(kind) }
     }
 
-    /// Spawns a task that notices when the runtime drops its tasks. The task ends when what is returned is dropped.
+    /// Spawns a task that notices when the runtime drops its tasks. The task ends when what is returned is
+    /// dropped.
     pub(crate) fn watch_runtime(&self) -> RuntimeWatch {
         // Made here, so that a runtime that is gone already is noticed, too.
         let sentinel = Sentinel(Arc::clone(&self.shared));
@@ -179,8 +185,9 @@ impl fmt::Debug for Clock {
 }
 
 impl Shared {
-    /// Wakes the sleepers whose deadline has passed, and arms the timer for the first of the others. `false` if the timer
-    /// cannot be armed here: then a sleeper has to be woken, to try again when it is polled next.
+    /// Wakes the sleepers whose deadline has passed, and arms the timer for the first of the others. `false`
+    /// if the timer cannot be armed here: then a sleeper has to be woken, to try again when it is polled
+    /// next.
     fn arm(&self) -> bool {
         {
             let mut queue = lock(&self.queue);
@@ -270,14 +277,16 @@ impl Shared {
     }
 }
 
-/// Held while the timer is armed. Dropped before its [end](Self::end), it leaves the timer unarmed, for the next who asks.
+/// Held while the timer is armed. Dropped before its [end](Self::end), it leaves the timer unarmed, for the
+/// next who asks.
 struct Arming<'a> {
     shared: &'a Shared,
     ended: bool,
 }
 
 impl Arming<'_> {
-    /// Lets others arm the timer; `false` if one has tried to meanwhile, and everything is to be looked at again.
+    /// Lets others arm the timer; `false` if one has tried to meanwhile, and everything is to be looked at
+    /// again.
     fn end(&mut self) -> bool {
         let mut queue = lock(&self.shared.queue);
         self.ended = !queue.again;
@@ -442,8 +451,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A runtime whose time stands still until the test moves it, and whose tasks run when the test says so: of the clock's none
-    /// but a sentinel.
+    /// A runtime whose time stands still until the test moves it, and whose tasks run when the test says so:
+    /// of the clock's none but a sentinel.
     struct Virtual {
         now: Mutex<Instant>,
         executor: Mutex<Executor<'static>>,
@@ -453,7 +462,8 @@ mod tests {
         resets: AtomicUsize,
         /// The next timer that is asked says that it has expired.
         hasty: AtomicBool,
-        /// So many times, a timer that is asked does nothing but ask to be asked again, as tokio's do while their task is to yield.
+        /// So many times, a timer that is asked does nothing but ask to be asked again, as tokio's do while
+        /// their task is to yield.
         coy: AtomicUsize,
     }
 

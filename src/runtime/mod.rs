@@ -1,4 +1,5 @@
-//! Our [`quinn::Runtime`]s, on async-io and without a reactor, and the deadlines that everything else sleeps on.
+//! Our [`quinn::Runtime`]s, on async-io and without a reactor, and the deadlines that everything else sleeps
+//! on.
 
 mod clock;
 mod own_waker;
@@ -33,15 +34,16 @@ use self::{reactor::Socket, timer::LazyTimer};
 
 /// Runs quinn on async-io's reactor and on an executor of the caller's choice.
 ///
-/// It receives before it asks the reactor to wait, sends until the kernel says no, and leaves an armed timer alone
-/// unless the deadline moves closer; so that a busy connection makes few system calls beside `recvmmsg` and `sendmsg`.
+/// It receives before it asks the reactor to wait, sends until the kernel says no, and leaves an armed timer
+/// alone unless the deadline moves closer; so that a busy connection makes few system calls beside `recvmmsg`
+/// and `sendmsg`.
 ///
 /// As quinn's other runtimes do, it hands errors of the socket on. An [`Endpoint`](crate::Endpoint) outlives
 /// those that pass, by itself, and says by [`closed`](crate::Endpoint::closed) when one does not. A socket
 /// that is reported readable again and again and has nothing is left alone for up to 20 ms at a time.
 ///
-/// It starts no thread. async-io runs one reactor thread for the whole process while nothing else drives its reactor,
-/// and smol's global executor runs as many as `SMOL_THREADS` says (one by default).
+/// It starts no thread. async-io runs one reactor thread for the whole process while nothing else drives its
+/// reactor, and smol's global executor runs as many as `SMOL_THREADS` says (one by default).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -87,13 +89,15 @@ impl AsyncIoRuntime {
 
     /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps.
     ///
-    /// When the last other handle to it is dropped, the endpoints on it end without a word to their peers. Whatever is awaited
-    /// of them elsewhere ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials, [`Connection::closed`] and
-    /// [`Endpoint::shutdown`]. So does what is begun later, and binding another endpoint.
+    /// When the last other handle to it is dropped, the endpoints on it end without a word to their peers.
+    /// Whatever is awaited of them elsewhere ends with [`Closed`](crate::ErrorKind::Closed): calls,
+    /// streams, events, dials, [`Connection::closed`] and [`Endpoint::shutdown`]. So does what is begun
+    /// later, and binding another endpoint.
     ///
-    /// An executor that is not driven, or whose threads are blocked, is not reported. Time limits pass nevertheless: the future that
-    /// waits is woken by the thread that drives async-io's reactor. So `connect` and calls that have a time limit end in time on another
-    /// executor; [`Connection::call`], which has none, waits for as long as the executor stands still.
+    /// An executor that is not driven, or whose threads are blocked, is not reported. Time limits pass
+    /// nevertheless: the future that waits is woken by the thread that drives async-io's reactor. So
+    /// `connect` and calls that have a time limit end in time on another executor; [`Connection::call`],
+    /// which has none, waits for as long as the executor stands still.
     ///
     /// [`Connection::closed`]: crate::Connection::closed
     /// [`Connection::call`]: crate::Connection::call
@@ -114,8 +118,8 @@ impl AsyncIoRuntime {
         self
     }
 
-    /// Receives every datagram in a buffer of its own. Shrinks an endpoint's receive buffer from 2.9 MiB to 46 KiB,
-    /// and costs system calls under load.
+    /// Receives every datagram in a buffer of its own. Shrinks an endpoint's receive buffer from 2.9 MiB to
+    /// 46 KiB, and costs system calls under load.
     #[must_use]
     pub fn without_gro(mut self) -> Self {
         self.offload.gro = false;

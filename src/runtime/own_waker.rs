@@ -15,8 +15,9 @@ use pin_project_lite::pin_project;
 use crate::sync::lock;
 
 pin_project! {
-    /// Polls a future only when that was woken itself. For what seldom happens, in a task that is often polled for other
-    /// things: to ask the connection and listeners of events each time would take longer than what the task is for.
+    /// Polls a future only when that was woken itself. For what seldom happens, in a task that is often
+    /// polled for other things: to ask the connection and listeners of events each time would take longer
+    /// than what the task is for.
     pub(crate) struct OwnWaker<F> {
         #[pin]
         future: F,
@@ -49,7 +50,8 @@ impl<F: Future> Future for OwnWaker<F> {
             *this.task = Some(cx.waker().clone());
             lock(&this.signal.task).clone_from(this.task);
         }
-        // After the waker was stored: one that wakes in between has either been seen here, or wakes this task.
+        // After the waker was stored: one that wakes in between has either been seen here, or wakes this
+        // task.
         if !this.signal.woken.load(SeqCst) {
             return Poll::Pending;
         }

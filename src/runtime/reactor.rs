@@ -42,8 +42,8 @@ pub(super) struct Socket {
 
 /// Wakes the receiver for the reactor, and remembers that it did.
 ///
-/// What `Async::poll_readable` returns does not show it: while the socket stays readable, the reactor may wake the
-/// receiver at once each time that it asks, and each answer may still be `Pending`.
+/// What `Async::poll_readable` returns does not show it: while the socket stays readable, the reactor may
+/// wake the receiver at once each time that it asks, and each answer may still be `Pending`.
 #[derive(Debug, Default)]
 struct Reports {
     unread: AtomicBool,
@@ -123,8 +123,8 @@ impl Socket {
         self.io.poll_readable(cx)
     }
 
-    /// The reactor has reported the socket as readable, and nothing was there. Says whether that is the reason for a
-    /// rest, and begins it.
+    /// The reactor has reported the socket as readable, and nothing was there. Says whether that is the
+    /// reason for a rest, and begins it.
     fn distrust(&self) -> bool {
         let Some(rest) = self.false_reports.record() else { return false };
         *lock(&self.rest) = Some(Timer::after(rest));
@@ -133,10 +133,12 @@ impl Socket {
     }
 }
 
-/// What async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or the two ends of a pipe.
+/// What async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or the two ends of a
+/// pipe.
 ///
-/// It panics if it cannot, on its own thread, too, which then is gone for good. So the first to use it sees first whether so many can be
-/// had. One that runs already, since others use it, is not told from one that does not.
+/// It panics if it cannot, on its own thread, too, which then is gone for good. So the first to use it sees
+/// first whether so many can be had. One that runs already, since others use it, is not told from one that
+/// does not.
 const REACTOR_DESCRIPTORS: usize = 4;
 static REACTOR_RUNS: AtomicBool = AtomicBool::new(false);
 

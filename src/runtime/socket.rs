@@ -1,5 +1,5 @@
-//! What every UDP socket does, whatever runtime waits for it: the system calls and offloads. What errors mean is for
-//! the endpoint to say.
+//! What every UDP socket does, whatever runtime waits for it: the system calls and offloads. What errors mean
+//! is for the endpoint to say.
 
 use std::{
     io::{self, IoSliceMut},
@@ -138,8 +138,8 @@ pub(super) fn doubled(first: Duration, times: u32, longest: Duration) -> Duratio
     first.saturating_mul(2_u32.saturating_pow(times)).min(longest)
 }
 
-/// quinn-udp switches GRO on. Reporting single segments is not enough: the kernel would go on to join datagrams, and
-/// what does not fit the smaller buffer would be cut off.
+/// quinn-udp switches GRO on. Reporting single segments is not enough: the kernel would go on to join
+/// datagrams, and what does not fit the smaller buffer would be cut off.
 #[cfg(target_os = "linux")]
 fn disable_gro(socket: &UdpSocket) -> io::Result<()> {
     use nix::{

@@ -10,8 +10,9 @@ use async_io::Timer;
 use futures_lite::FutureExt;
 use quinn::AsyncTimer;
 
-/// quinn moves its deadline on almost every packet, nearly always further away. Arming the reactor each time costs a
-/// lock and a wake-up of its thread; so an armed timer stays, and a shot that comes too early only arms the next one.
+/// quinn moves its deadline on almost every packet, nearly always further away. Arming the reactor each time
+/// costs a lock and a wake-up of its thread; so an armed timer stays, and a shot that comes too early only
+/// arms the next one.
 #[derive(Debug)]
 pub(super) struct LazyTimer {
     deadline: Instant,

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 /// The lengths of turns, of which each ends with sending.
 ///
-/// Where turns are short, packets are empty. So turns grow while they leave something for the next: who has no rest has many peers, of which
-/// each has little in a turn. Where all that is under way goes into one turn, each side of a connection may wait while the other works.
-/// Then, after a rest, a turn takes no more than a part of what ran since the rest before, so that the peer can work on one part while this
-/// side works on another. Parts cost packets, and gain nothing where the two sides share a processor, or where the way between them is
-/// long; so how many there are is [tried out](Trial).
+/// Where turns are short, packets are empty. So turns grow while they leave something for the next: who has
+/// no rest has many peers, of which each has little in a turn. Where all that is under way goes into one
+/// turn, each side of a connection may wait while the other works. Then, after a rest, a turn takes no more
+/// than a part of what ran since the rest before, so that the peer can work on one part while this side works
+/// on another. Parts cost packets, and gain nothing where the two sides share a processor, or where the way
+/// between them is long; so how many there are is [tried out](Trial).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turns {
     length: usize,
@@ -41,8 +42,8 @@ impl Turns {
         }
     }
 
-    /// There was nothing to do for so long, after so much time with something to do. It was a rest if others were waited for: the pauses
-    /// of two sides that keep each other busy are short beside their work.
+    /// There was nothing to do for so long, after so much time with something to do. It was a rest if others
+    /// were waited for: the pauses of two sides that keep each other busy are short beside their work.
     pub(crate) fn pause(&mut self, pause: Duration, work: Duration) {
         let lately = std::mem::take(&mut self.lately);
         // One turn takes less than that, whichever way.
@@ -60,7 +61,8 @@ impl Turns {
 
 /// Finds out in how many parts work is done soonest, by the time that a task takes, pauses included.
 ///
-/// Now and then twice as many are tried for a while, or half as many; less often, the longer that changed nothing.
+/// Now and then twice as many are tried for a while, or half as many; less often, the longer that changed
+/// nothing.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
     /// 1, 2 or 4.
@@ -185,8 +187,8 @@ mod tests {
         }
     }
 
-    /// Runs batches of 32 tasks, and says how many of the last thousand took one turn, two and more. How long the peer had to be waited for
-    /// and how long the work took may hang on that.
+    /// Runs batches of 32 tasks, and says how many of the last thousand took one turn, two and more. How long
+    /// the peer had to be waited for and how long the work took may hang on that.
     fn batches(turns: &mut Turns, times: impl Fn(u64, usize) -> (Duration, Duration)) -> [usize; 3] {
         let mut counts = [0; 3];
         for batch in 0..5000 {

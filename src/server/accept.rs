@@ -69,7 +69,8 @@ pub(crate) async fn accept_connections(
     }
 }
 
-/// Shakes hands, and serves who is let in, in a task of its own: what the handshake needed is not held for as long as the connection.
+/// Shakes hands, and serves who is let in, in a task of its own: what the handshake needed is not held for as
+/// long as the connection.
 async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: Handshake) {
     if let Some((link, slot)) = let_in(&node, incoming, config, handshake).await {
         let serving = serve_accepted(Arc::clone(&node), Driven::new(&link), slot);

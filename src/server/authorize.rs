@@ -15,8 +15,8 @@ use crate::{
     tls::Side,
 };
 
-/// Whether the peer may stay. Where not, its connection is closed: by what the application said, or by what became of
-/// asking it. Nothing but its word lets a peer in.
+/// Whether the peer may stay. Where not, its connection is closed: by what the application said, or by what
+/// became of asking it. Nothing but its word lets a peer in.
 pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
     let Some(authorizer) = node.router.authorizer() else { return true };
     let applicant = Applicant::new(link.peer().cloned(), link.remote_address());

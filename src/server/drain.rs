@@ -8,13 +8,15 @@ use crate::{
     sync::lock,
 };
 
-/// The answers on a connection that have been written and may not have arrived, which closing it would take back.
+/// The answers on a connection that have been written and may not have arrived, which closing it would take
+/// back.
 ///
-/// To be told of each arrival would cost a wakeup for each answer; so nobody asks before another answer is written, or the node shuts down.
+/// To be told of each arrival would cost a wakeup for each answer; so nobody asks before another answer is
+/// written, or the node shuts down.
 ///
-/// Their exchanges are over, and for QUIC their streams are open
-/// ([RFC 9000, section 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)). A peer with as many calls under way as it may have would wait
-/// for its own acknowledgements half of the time, so it is lent streams for those.
+/// Their exchanges are over, and for QUIC their streams are open ([RFC 9000, section
+/// 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)). A peer with as many calls under way as it may
+/// have would wait for its own acknowledgements half of the time, so it is lent streams for those.
 #[derive(Debug)]
 pub(super) struct Undelivered {
     queue: Mutex<Queue>,
@@ -41,7 +43,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Forgets what has arrived, and lends for the rest where that is more than `unasked`, and at least `step` more than before.
+    /// Forgets what has arrived, and lends for the rest where that is more than `unasked`, and at least
+    /// `step` more than before.
     fn lend(&mut self, Undelivered { max, unasked, .. }: &Undelivered, step: usize) -> Option<usize> {
         let Self { writers, lent, .. } = self;
         if writers.len() <= *unasked || writers.len() < *lent + step {
@@ -72,8 +75,9 @@ impl Undelivered {
         Self { queue: Mutex::default(), max, unasked: UNASKED.min(max.div_ceil(4)), step: max / 8 + 1 }
     }
 
-    /// Takes an answer that was finished, unless the shutdown has begun or the connection has ended: then it is the exchange's to wait for. Gives how many streams the
-    /// peer is to be lent altogether, where it is time for more.
+    /// Takes an answer that was finished, unless the shutdown has begun or the connection has ended: then it
+    /// is the exchange's to wait for. Gives how many streams the peer is to be lent altogether, where it
+    /// is time for more.
     pub(super) fn keep(
         &self,
         writer: FrameWriter,
@@ -106,7 +110,8 @@ impl Undelivered {
         drop(work);
     }
 
-    /// The connection has ended, which takes back what has not arrived. What it brought may be handled for a long time yet.
+    /// The connection has ended, which takes back what has not arrived. What it brought may be handled for a
+    /// long time yet.
     pub(super) fn end(&self) {
         let Queue { writers, work, .. } =
             std::mem::replace(&mut *lock(&self.queue), Queue { ended: true, ..Queue::default() });

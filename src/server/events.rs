@@ -21,8 +21,8 @@ use crate::{
     stream::FrameWriter,
 };
 
-/// How many bytes of events go into one write. Large enough that packets are full and writes are few, and small enough
-/// that a subscriber which does not read costs little.
+/// How many bytes of events go into one write. Large enough that packets are full and writes are few, and
+/// small enough that a subscriber which does not read costs little.
 const WRITE_BYTES: usize = 16 * 1024;
 
 /// When a subscriber that found no place may try again: places become free as connections end.

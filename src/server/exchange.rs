@@ -92,7 +92,8 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
 
 /// Lets the peer open so many streams beside those that it may have anyway.
 ///
-/// They are lent once: as long as more are open than the peer may have, quinn gives it none for those that end.
+/// They are lent once: as long as more are open than the peer may have, quinn gives it none for those that
+/// end.
 pub(super) fn lend(node: &Node, link: &Link, streams: usize) {
     let max = node.limits.max_concurrent_bidi_streams();
     let more = max.saturating_add(u32::try_from(streams).unwrap_or(u32::MAX));
@@ -165,7 +166,8 @@ pub(super) struct Exchange<'a> {
     pub(super) expires: Option<Instant>,
 }
 
-/// How what was asked for ended. What is left to say is said in one place, since a future has room for all that it may wait for.
+/// How what was asked for ended. What is left to say is said in one place, since a future has room for all
+/// that it may wait for.
 pub(super) struct Ended {
     pub(super) outcome: Outcome<Option<Response>>,
     /// The context of the handler is over when this is dropped.
@@ -192,8 +194,8 @@ const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(10);
 const ABUSIVE_CANCEL: Duration = Duration::from_millis(50);
 
 impl Exchange<'_> {
-    /// Does what was asked for, whose memory is `charge`, as an answer may share it. The writer stays away where a handler did not give it back; nothing is left to say
-    /// where nothing comes back.
+    /// Does what was asked for, whose memory is `charge`, as an answer may share it. The writer stays away
+    /// where a handler did not give it back; nothing is left to say where nothing comes back.
     async fn run(
         &self,
         admitted: Result<Request, MethodError>,
@@ -278,8 +280,9 @@ impl Exchange<'_> {
         let limit = self.node.limits.handler_timeout();
         let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
         let deadline = Clock::after(self.began, limit);
-        // No answer can reach the caller in time. So a handler does not start, and a peer that cancels calls which it gave
-        // next to no time, for which it is not to blame, makes this node do no more than answer them.
+        // No answer can reach the caller in time. So a handler does not start, and a peer that cancels calls
+        // which it gave next to no time, for which it is not to blame, makes this node do no more
+        // than answer them.
         if self.expires_within_a_round_trip() {
             return Some(Ended::with(expired()));
         }
@@ -440,8 +443,9 @@ impl Exchange<'_> {
         }
     }
 
-    /// Counts a call that the peer cancelled sooner than anybody in good faith does. One whose time was up is nobody's fault,
-    /// and neither is one that was cancelled after a while, since time limits that a caller keeps to itself do that.
+    /// Counts a call that the peer cancelled sooner than anybody in good faith does. One whose time was up is
+    /// nobody's fault, and neither is one that was cancelled after a while, since time limits that a
+    /// caller keeps to itself do that.
     fn count_given_up(&self) {
         let age = self.node.clock.now().saturating_duration_since(self.began);
         if age < ABUSIVE_CANCEL && !self.expires_within_a_round_trip() {

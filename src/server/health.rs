@@ -14,7 +14,8 @@ pub(super) fn health(node: &Node) -> Response {
     }
 }
 
-/// What an operator wants to know, as a map from text to text and numbers. Peers ignore what they do not know.
+/// What an operator wants to know, as a map from text to text and numbers. Peers ignore what they do not
+/// know.
 fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>> {
     let counters = &node.counters;
     let refused = counters.refused.read();

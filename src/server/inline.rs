@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{drain::TaskGuard, runtime::Turns, span};
 
-/// A handler that takes longer before it first waits, or between two waits, holds up the others on its connection.
+/// A handler that takes longer before it first waits, or between two waits, holds up the others on its
+/// connection.
 const QUICK: Duration = Duration::from_micros(100);
 /// So many exchanges get a task at once after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
@@ -30,12 +31,13 @@ const LONGEST_ROW: Duration = Duration::from_micros(250);
 
 /// Serves the exchanges that the peer opens, until the connection ends.
 ///
-/// Most requests are there whole when their stream is accepted, and most handlers answer without waiting for anything. So each exchange is
-/// begun where it was accepted, and moves into a task of its own when it has to wait. One that takes its time without waiting
-/// would keep the others from other threads of the executor; after one that did, exchanges get their tasks before they begin, for a while.
+/// Most requests are there whole when their stream is accepted, and most handlers answer without waiting for
+/// anything. So each exchange is begun where it was accepted, and moves into a task of its own when it has to
+/// wait. One that takes its time without waiting would keep the others from other threads of the executor;
+/// after one that did, exchanges get their tasks before they begin, for a while.
 ///
-/// A peer has no more streams to begin exchanges on than it has places, unless it acknowledges answers out of their order so as to be
-/// [lent](super::drain::Undelivered) too many. What it opens on those waits there.
+/// A peer has no more streams to begin exchanges on than it has places, unless it acknowledges answers out of
+/// their order so as to be [lent](super::drain::Undelivered) too many. What it opens on those waits there.
 pub(super) async fn serve_each(served: &Arc<Served>) {
     let (clock, tempo) = (&served.node.clock, &served.tempo);
     // Of the last exchange that was over at once: its place among those of the peer, and in memory.
@@ -157,7 +159,8 @@ pin_project! {
         future: Option<F>,
         // The future is polled and dropped in it.
         span: Span,
-        // Where it has a task: what it is judged for there, its place, and what counts the task, which is dropped last.
+        // Where it has a task: what it is judged for there, its place, and what counts the task, which is
+        // dropped last.
         of: Option<(Arc<Served>, Place, TaskGuard)>,
     }
 

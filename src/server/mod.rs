@@ -81,8 +81,8 @@ impl Node {
         &self.drain
     }
 
-    /// Says that this node cannot judge a peer's certificate: to the operator, since it may be this node's own fault, but not for
-    /// each of the peers.
+    /// Says that this node cannot judge a peer's certificate: to the operator, since it may be this node's
+    /// own fault, but not for each of the peers.
     fn warn_of_doubt(&self, link: &Link, doubt: &Error) {
         let now = self.clock.now();
         let due = {
@@ -158,8 +158,9 @@ pub(super) struct Served {
 /// One exchange's, of those that the peer may have under way.
 type Place = SemaphoreGuardArc;
 
-/// What a node does about a connection beside its `work`, until that is over: turns the peer out when it is no longer
-/// welcome, and sees to it that a shutdown neither cuts off what was sent nor waits for what is lost.
+/// What a node does about a connection beside its `work`, until that is over: turns the peer out when it is
+/// no longer welcome, and sees to it that a shutdown neither cuts off what was sent nor waits for what is
+/// lost.
 pub(crate) async fn attend(
     node: &Node,
     link: &Link,
@@ -190,12 +191,12 @@ pub(crate) async fn attend(
     node.counters.closed_for(code);
 }
 
-/// Serves the streams that the peer opens, side by side, until the connection ends and all notifications that were
-/// received on it have their tasks.
+/// Serves the streams that the peer opens, side by side, until the connection ends and all notifications that
+/// were received on it have their tasks.
 ///
-/// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not bound the
-/// notifications: quinn lets the peer open another stream once this side has read the end of one, and so before its
-/// handler has run.
+/// QUIC's stream limit bounds the exchanges, whose streams are open until they are answered. It does not
+/// bound the notifications: quinn lets the peer open another stream once this side has read the end of one,
+/// and so before its handler has run.
 pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: Option<ConnectionSlot>) {
     let served = Arc::new(Served {
         node: Arc::clone(node),
@@ -214,7 +215,8 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         future::pending().await
     };
     let beside = pin!(OwnWaker::new(future::or(ended, delivering)));
-    // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it came, and there.
+    // Pinned and made where they are awaited, because a future that is brought along is kept twice: as it
+    // came, and there.
     let exchanges = pin!(inline::serve_each(&served));
     let exchanges = async {
         future::or(exchanges, beside).await;

@@ -1,8 +1,8 @@
 //! Streams of notifications, each handled in its order.
 //!
-//! A sender takes an acknowledgement for a promise: what it has sent whole is handled, even if it leaves or this node shuts
-//! down. So streams are accepted, and read, until nothing that has arrived is left, whatever becomes of the connection.
-//! quinn gives out what has arrived before it says that the connection has ended.
+//! A sender takes an acknowledgement for a promise: what it has sent whole is handled, even if it leaves or
+//! this node shuts down. So streams are accepted, and read, until nothing that has arrived is left, whatever
+//! becomes of the connection. quinn gives out what has arrived before it says that the connection has ended.
 
 use std::{
     pin::{Pin, pin},
@@ -33,7 +33,8 @@ use crate::{
     stream::{FrameReader, Pace},
 };
 
-/// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is left.
+/// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is
+/// left.
 pub(super) async fn serve_each(served: &Arc<Served>) {
     let Served { node, link, .. } = &**served;
     let max = node.limits.max_concurrent_uni_streams();
@@ -43,7 +44,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     let mut begun = pin!(OwnWaker::new(node.drain.begun()));
     loop {
         let Ok(recv) = accept(link, &mut work, begun.as_mut()).await else { return };
-        // Not before: a handler that awaits the shutdown keeps its place, and must not keep this from looking what is left.
+        // Not before: a handler that awaits the shutdown keeps its place, and must not keep this from looking
+        // what is left.
         let place = places.acquire_arc().await;
         if link.is_turned_out() {
             return;
@@ -58,7 +60,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     }
 }
 
-/// The next stream. If the shutdown has begun and there is none, what comes later is not work that was accepted before it.
+/// The next stream. If the shutdown has begun and there is none, what comes later is not work that was
+/// accepted before it.
 async fn accept(
     link: &Link,
     work: &mut AcceptedBefore,
@@ -81,8 +84,8 @@ async fn accept(
 
 /// Holds a shutdown until all is taken that may have been received when it began.
 ///
-/// What is received later is handled, too, but does not keep the connections open: a peer that goes on sending could
-/// otherwise make a shutdown take all of its grace.
+/// What is received later is handled, too, but does not keep the connections open: a peer that goes on
+/// sending could otherwise make a shutdown take all of its grace.
 struct AcceptedBefore {
     work: Option<WorkGuard>,
     /// How much there may have been when the shutdown began.
@@ -223,9 +226,9 @@ fn read(node: &Node, reader: &mut FrameReader, pace: Pace) -> impl Future<Output
 
 /// For how long a stream must bring nothing before this side, which shuts down, stops it.
 ///
-/// quinn drops what arrives on a stream that was stopped, and acknowledges it. To the sender it then looks received, if the
-/// acknowledgement is there before the news that the stream was stopped. So nothing should be in flight: this is longer than
-/// it takes to send a lost packet again, more than once.
+/// quinn drops what arrives on a stream that was stopped, and acknowledges it. To the sender it then looks
+/// received, if the acknowledgement is there before the news that the stream was stopped. So nothing should
+/// be in flight: this is longer than it takes to send a lost packet again, more than once.
 fn silence(link: &Link) -> Duration {
     (8 * link.quinn().rtt()).max(SHORTEST_SILENCE)
 }

@@ -50,7 +50,8 @@ pub(super) async fn supervise<T, E>(
     handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
 ) -> Outcome<T, E> {
     let mut handler = handler;
-    // A shutdown that is awaited in the handler has to know whose it is. This variable stays where it is, within the future.
+    // A shutdown that is awaited in the handler has to know whose it is. This variable stays where it is,
+    // within the future.
     let handling = Handling::new(&node.drain, &handler, holds == Holds::Work);
     let outcome = poll_fn(|cx| {
         // Nothing of the handler is looked at again after a panic.

@@ -61,7 +61,8 @@ impl Link {
         Self { rate: Some(bits_per_second.max(1)), ..self }
     }
 
-    /// How many bytes may queue for a link with a [`rate`](Self::rate); what does not fit is lost. Default: no limit.
+    /// How many bytes may queue for a link with a [`rate`](Self::rate); what does not fit is lost. Default:
+    /// no limit.
     pub fn queue(self, bytes: usize) -> Self {
         Self { queue: Some(bytes), ..self }
     }
@@ -101,7 +102,8 @@ impl Link {
         Self { reordering: probability, reordering_delay: delay, ..self }
     }
 
-    /// Passes everything for `on`, nothing for `off`, and so forth, from the beginning of the simulation. Default: always on.
+    /// Passes everything for `on`, nothing for `off`, and so forth, from the beginning of the simulation.
+    /// Default: always on.
     pub fn blackhole(self, on: Duration, off: Duration) -> Self {
         Self { blackhole: Some((on, off)), ..self }
     }

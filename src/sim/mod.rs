@@ -1,13 +1,14 @@
-//! A network and a clock inside the process, for tests of nodes on bad links: hours pass in seconds, and a seed repeats
-//! them.
+//! A network and a clock inside the process, for tests of nodes on bad links: hours pass in seconds, and a
+//! seed repeats them.
 //!
-//! A [`Sim`] is a [`quinn::Runtime`] with virtual time, an executor of one thread and a network between any number of
-//! [`Host`]s. When nothing can run, time jumps to the next timer or datagram. What chance decides, the order of
-//! tasks that are ready and the fate of datagrams, follows from the seed; the keys of TLS alone do not, so that runs
-//! of one seed differ in the bytes of a packet, and in its length where signatures are ECDSA.
+//! A [`Sim`] is a [`quinn::Runtime`] with virtual time, an executor of one thread and a network between any
+//! number of [`Host`]s. When nothing can run, time jumps to the next timer or datagram. What chance decides,
+//! the order of tasks that are ready and the fate of datagrams, follows from the seed; the keys of TLS alone
+//! do not, so that runs of one seed differ in the bytes of a packet, and in its length where signatures are
+//! ECDSA.
 //!
-//! Only sockets of hosts, timers of the runtime and [`Sim::sleep`] count as something that is under way. Timers of the
-//! system, threads and disks do not, so that logs in files and a simulation do not go together.
+//! Only sockets of hosts, timers of the runtime and [`Sim::sleep`] count as something that is under way.
+//! Timers of the system, threads and disks do not, so that logs in files and a simulation do not go together.
 //!
 //! ```
 //! use std::time::Duration;
@@ -122,7 +123,8 @@ impl Sim {
         self.world.network().set_default_link(link);
     }
 
-    /// The link from one host to another; the way back is a link of its own. Applies to what is sent from now on.
+    /// The link from one host to another; the way back is a link of its own. Applies to what is sent from now
+    /// on.
     pub fn set_link(&self, from: &Host, to: &Host, link: Link) {
         self.world.network().set_link(from.ip, to.ip, link);
     }
@@ -137,8 +139,8 @@ impl Sim {
     ///
     /// # Panics
     ///
-    /// Where nothing can ever happen again, since no task is ready and neither a timer nor a datagram is under way; and
-    /// where a task panics.
+    /// Where nothing can ever happen again, since no task is ready and neither a timer nor a datagram is
+    /// under way; and where a task panics.
     pub fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let woken = Arc::new(Woken(AtomicBool::new(true)));
@@ -197,7 +199,8 @@ impl Wake for Woken {
 }
 
 impl Host {
-    /// Binds an endpoint to a port of this host; 0 takes a free one. The simulation takes the place of the builder's runtime.
+    /// Binds an endpoint to a port of this host; 0 takes a free one. The simulation takes the place of the
+    /// builder's runtime.
     ///
     /// # Errors
     ///
@@ -208,7 +211,8 @@ impl Host {
         builder.runtime(Arc::new(SimRuntime::new(&self.world))).bind_seeded(socket, seed)
     }
 
-    /// A socket on a port of this host; 0 takes a free one. The port is free again when the socket is dropped.
+    /// A socket on a port of this host; 0 takes a free one. The port is free again when the socket is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -223,13 +227,15 @@ impl Host {
         SocketAddr::new(self.ip, port)
     }
 
-    /// Takes all sockets from the host at once, as a loss of power does: nobody is told, and the ports are free again.
+    /// Takes all sockets from the host at once, as a loss of power does: nobody is told, and the ports are
+    /// free again.
     pub fn crash(&self) {
         let wakers = self.world.network().crash(self.ip);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes the host off the network: what it sends and what is sent to it is lost, without a word to anyone.
+    /// Takes the host off the network: what it sends and what is sent to it is lost, without a word to
+    /// anyone.
     pub fn unplug(&self) {
         self.world.network().unplug(self.ip);
     }
@@ -268,8 +274,8 @@ impl World {
     }
 }
 
-/// Clears the world when the last handle of the simulation is gone: tasks hold the world by their endpoints, and the
-/// world holds tasks by their wakers.
+/// Clears the world when the last handle of the simulation is gone: tasks hold the world by their endpoints,
+/// and the world holds tasks by their wakers.
 struct End(Arc<World>);
 
 impl Drop for End {

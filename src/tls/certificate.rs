@@ -8,8 +8,8 @@ use rustls::pki_types::CertificateDer;
 
 /// The parts of a certificate, as bytes of it. Names are without their tag and length, as rustls has them.
 ///
-/// Read from the bytes and not by a parser of everything, which may refuse what the verifier of chains takes: a certificate
-/// that is in use must not get past these checks for a flaw elsewhere in it.
+/// Read from the bytes and not by a parser of everything, which may refuse what the verifier of chains takes:
+/// a certificate that is in use must not get past these checks for a flaw elsewhere in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Facts<'a> {
     pub(crate) issuer: &'a [u8],
@@ -78,9 +78,11 @@ pub(super) fn algorithm_of_key(public_key: &[u8]) -> der::Result<&[u8]> {
     element(&mut SliceReader::new(public_key)?, Tag::Sequence)
 }
 
-/// The value of the extension with this identifier, out of the extensions as they stand in their context-specific tag.
+/// The value of the extension with this identifier, out of the extensions as they stand in their
+/// context-specific tag.
 ///
-/// An error if it is there twice ([RFC 5280, section 4.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.2)).
+/// An error if it is there twice ([RFC 5280, section
+/// 4.2](https://www.rfc-editor.org/rfc/rfc5280#section-4.2)).
 pub(super) fn extension(extensions: &[u8], id: ObjectIdentifier) -> der::Result<Option<&[u8]>> {
     let mut found = None;
     let mut reader = SliceReader::new(extensions)?;

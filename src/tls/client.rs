@@ -106,8 +106,8 @@ impl ClientTls {
         Ok(Self { server_name: server_name.to_owned(), ..self })
     }
 
-    /// Adds a pin: the server's own certificate, or its public key, must match one of them, and its chain must still be
-    /// valid. Default: none, any valid chain will do.
+    /// Adds a pin: the server's own certificate, or its public key, must match one of them, and its chain
+    /// must still be valid. Default: none, any valid chain will do.
     ///
     /// Pin the next certificate or key along with the present one before the server changes it.
     #[must_use]
@@ -122,14 +122,16 @@ impl ClientTls {
         self
     }
 
-    /// Refuses servers that show a certificate on this list, and closes the connections to them when they get on it.
+    /// Refuses servers that show a certificate on this list, and closes the connections to them when they get
+    /// on it.
     #[must_use]
     pub fn revocations(mut self, list: &RevocationList) -> Self {
         self.revocations = Some(list.clone());
         self
     }
 
-    /// What happens to an open connection when a certificate that the server showed expires. Default: [`OnExpiry::Close`].
+    /// What happens to an open connection when a certificate that the server showed expires. Default:
+    /// [`OnExpiry::Close`].
     #[must_use]
     pub fn on_expiry(self, on_expiry: OnExpiry) -> Self {
         Self { on_expiry, ..self }
@@ -227,8 +229,8 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS client configuration can be made").caused_by(error)
 }
 
-/// Looks for a path on which nothing is revoked, then checks the name and the pins. All of them happen here, and not after the handshake, because rustls
-/// sends the client's certificate only once this has passed.
+/// Looks for a path on which nothing is revoked, then checks the name and the pins. All of them happen here,
+/// and not after the handshake, because rustls sends the client's certificate only once this has passed.
 #[derive(Debug)]
 struct ReportingVerifier {
     /// Says why there is no path, and checks signatures.

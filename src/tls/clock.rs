@@ -16,10 +16,11 @@ const BUILT: u64 = seconds(env!("PALYRA_QUIC_BUILT"));
 
 /// The time of day that certificates are judged by, at both ends of every connection of an endpoint.
 ///
-/// A small board wakes up in 1970, and would take every certificate for one from the future. So a clock has a floor, below
-/// which it never shows: the time at which this crate was built, or the latest that [`raise_floor`](Self::raise_floor) was given. To
-/// get nearer than that, store [`now`](Self::now) from time to time and give it back as the [`floor`](Self::floor) at the next
-/// start. The floor does not move by itself: a clock that was wrong for a moment is right again when it is set.
+/// A small board wakes up in 1970, and would take every certificate for one from the future. So a clock has a
+/// floor, below which it never shows: the time at which this crate was built, or the latest that
+/// [`raise_floor`](Self::raise_floor) was given. To get nearer than that, store [`now`](Self::now) from time
+/// to time and give it back as the [`floor`](Self::floor) at the next start. The floor does not move by
+/// itself: a clock that was wrong for a moment is right again when it is set.
 ///
 /// Cloning gives another handle to the same clock. Default: [`system`](Self::system).
 ///
@@ -64,10 +65,11 @@ impl WallClock {
         Self::reading(Source::System)
     }
 
-    /// A clock of the caller's, for instance one of hardware. It is read in every handshake, and must not block.
+    /// A clock of the caller's, for instance one of hardware. It is read in every handshake, and must not
+    /// block.
     ///
-    /// `None` says that the clock has failed. Then no handshake succeeds, whichever side began it, until it is well again:
-    /// a certificate cannot be judged without a time. Connections that are open stay.
+    /// `None` says that the clock has failed. Then no handshake succeeds, whichever side began it, until it
+    /// is well again: a certificate cannot be judged without a time. Connections that are open stay.
     #[must_use]
     pub fn from_fn(read: impl Fn() -> Option<SystemTime> + Send + Sync + 'static) -> Self {
         Self::reading(Source::Hardware(Box::new(read)))
@@ -78,7 +80,8 @@ impl WallClock {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Never shows an earlier time than this, in whole seconds. An earlier one than the present floor changes nothing.
+    /// Never shows an earlier time than this, in whole seconds. An earlier one than the present floor changes
+    /// nothing.
     #[must_use]
     pub fn floor(self, floor: SystemTime) -> Self {
         self.raise_floor(floor);

@@ -20,7 +20,8 @@ use crate::error::{Error, Result};
 /// `id-ce-cRLNumber` ([RFC 5280, section 5.2.3](https://www.rfc-editor.org/rfc/rfc5280#section-5.2.3)).
 const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
 
-/// A list may come from an authority whose clock is ahead of this node's by as much: two clocks are seldom the same.
+/// A list may come from an authority whose clock is ahead of this node's by as much: two clocks are seldom
+/// the same.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// A complete list of the revoked certificates of one authority, whose signature was right.
@@ -28,7 +29,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(60);
 pub(super) struct Crl {
     /// The authority's name.
     pub(super) issuer: Box<[u8]>,
-    /// The authority's public key (SubjectPublicKeyInfo, without its tag and length), which tells authorities of one name apart.
+    /// The authority's public key (SubjectPublicKeyInfo, without its tag and length), which tells
+    /// authorities of one name apart.
     key: Box<[u8]>,
     pub(super) serials: HashSet<Box<[u8]>>,
     /// The time from which it says nothing any more.
@@ -44,7 +46,8 @@ impl Crl {
         issuers: &Trust,
         now: UnixTime,
     ) -> Result<Self> {
-        // webpki checks the form, and takes neither delta nor indirect lists, nor those for certain reasons only.
+        // webpki checks the form, and takes neither delta nor indirect lists, nor those for certain reasons
+        // only.
         let list = BorrowedCertRevocationList::from_der(der)
             .map_err(|error| refused("malformed, or of a kind that is not supported").caused_by(error))?;
         let serials = list
@@ -65,8 +68,8 @@ impl Crl {
         // An authority that was given a new key keeps its name.
         let signer = authorities.find(|authority| parts.are_signed_by(authority).unwrap_or(false));
         let Some(signer) = signer else { return Err(refused("its signature does not verify")) };
-        // RFC 5280, section 6.3.3, uses a list only when the time lies between `thisUpdate` and `nextUpdate`. One from the
-        // future would keep out every right one until its time has come.
+        // RFC 5280, section 6.3.3, uses a list only when the time lies between `thisUpdate` and `nextUpdate`.
+        // One from the future would keep out every right one until its time has come.
         if parts.this_update > now.as_secs().saturating_add(CLOCK_SKEW.as_secs()) {
             return Err(refused("it is not valid yet (is this node's clock behind?)"));
         }

@@ -107,11 +107,11 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What a server's own certificate must be, on top of a valid chain: one certificate, by its [`Fingerprint`], or any with
-/// one public key, which may be renewed without a word to its clients.
+/// What a server's own certificate must be, on top of a valid chain: one certificate, by its [`Fingerprint`],
+/// or any with one public key, which may be renewed without a word to its clients.
 ///
-/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with `spki:` in front for a public
-/// key, and with blanks around them ignored.
+/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with `spki:` in front for a
+/// public key, and with blanks around them ignored.
 ///
 /// ```
 /// use palyra_quic::{ErrorKind, Pin};
@@ -147,8 +147,9 @@ impl Pin {
         Self { pinned: Pinned::Certificate, digest: Fingerprint::of(certificate) }
     }
 
-    /// The pin that every certificate with the public key of this one matches: SHA-256 of its SubjectPublicKeyInfo, as in
-    /// [RFC 7469, section 2.4](https://www.rfc-editor.org/rfc/rfc7469#section-2.4).
+    /// The pin that every certificate with the public key of this one matches: SHA-256 of its
+    /// SubjectPublicKeyInfo, as in [RFC 7469, section
+    /// 2.4](https://www.rfc-editor.org/rfc/rfc7469#section-2.4).
     ///
     /// # Errors
     ///

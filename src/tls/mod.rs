@@ -54,7 +54,8 @@ pub use self::{
 pub(crate) struct Terms {
     pub(crate) revocations: Option<RevocationList>,
     pub(crate) on_expiry: OnExpiry,
-    /// Finds another path, where the one that was found is no longer good. `None` with a verifier of the caller's own.
+    /// Finds another path, where the one that was found is no longer good. `None` with a verifier of the
+    /// caller's own.
     pub(crate) paths: Option<PathFinder>,
 }
 
@@ -81,5 +82,6 @@ impl fmt::Debug for KeyLogger {
 /// ([RFC 9001, section 8.1](https://www.rfc-editor.org/rfc/rfc9001#section-8.1)).
 pub const ALPN: &[u8] = b"palyra-quic-v1";
 
-/// QUIC has no earlier version of TLS ([RFC 9001, section 4.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.2)).
+/// QUIC has no earlier version of TLS ([RFC 9001, section
+/// 4.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.2)).
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];

@@ -1,8 +1,8 @@
 //! The path from a peer's certificate to an authority that this side trusts.
 //!
-//! A peer may send certificates that no path needs: cross certificates, or the root itself. What they say, and when they
-//! expire, is of no account. So revocation is checked while a path is looked for, and what is kept of a peer is the path
-//! that was found.
+//! A peer may send certificates that no path needs: cross certificates, or the root itself. What they say,
+//! and when they expire, is of no account. So revocation is checked while a path is looked for, and what is
+//! kept of a peer is the path that was found.
 
 use std::{
     cell::RefCell,
@@ -80,8 +80,8 @@ impl PathFinder {
         Self { roots, purpose }
     }
 
-    /// Another path for a peer that has shown these certificates, at this time. Revocation lists that are out of date do not
-    /// count: they are no reason to close a connection.
+    /// Another path for a peer that has shown these certificates, at this time. Revocation lists that are out
+    /// of date do not count: they are no reason to close a connection.
     pub(crate) fn find_again(
         &self,
         presented: &[CertificateDer<'_>],
@@ -93,8 +93,8 @@ impl PathFinder {
         self.find(end_entity, intermediates, revocations, Times::of_an_open_connection(at)).ok()
     }
 
-    /// Whether there will be a path when all of these certificates have become valid: then a clock that is behind may be why there
-    /// is none now.
+    /// Whether there will be a path when all of these certificates have become valid: then a clock that is
+    /// behind may be why there is none now.
     pub(super) fn will_be_found(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -110,8 +110,8 @@ impl PathFinder {
         self.find(end_entity, intermediates, revocations, times).is_ok()
     }
 
-    /// A path from the first certificate, through any of the others, on which nothing is revoked: without the authority, of
-    /// which there need not be a certificate.
+    /// A path from the first certificate, through any of the others, on which nothing is revoked: without the
+    /// authority, of which there need not be a certificate.
     pub(super) fn find(
         &self,
         end_entity: &CertificateDer<'_>,

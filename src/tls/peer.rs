@@ -21,7 +21,8 @@ use super::{
 /// `id-at-commonName` ([RFC 5280, appendix A.1](https://www.rfc-editor.org/rfc/rfc5280#appendix-A.1)).
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// `id-ce-subjectAltName` ([RFC 5280, section 4.2.1.6](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.6)).
+/// `id-ce-subjectAltName` ([RFC 5280, section
+/// 4.2.1.6](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.6)).
 const ALTERNATIVE_NAMES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 
 /// The certificates that the peer proved to hold the key of, checked against the trusted
@@ -59,9 +60,9 @@ impl PeerIdentity {
         Some(Self(Arc::new(Inner { chain, fingerprint, not_after, names })))
     }
 
-    /// The path to a trusted authority that was found in the handshake: the peer's own certificate first, then intermediate ones,
-    /// without the authority. Whatever else the peer sent is not among them. With a verifier of the caller's own, the peer's own
-    /// certificate alone. Never empty.
+    /// The path to a trusted authority that was found in the handshake: the peer's own certificate first,
+    /// then intermediate ones, without the authority. Whatever else the peer sent is not among them. With
+    /// a verifier of the caller's own, the peer's own certificate alone. Never empty.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.0.chain
@@ -73,7 +74,8 @@ impl PeerIdentity {
         self.0.fingerprint
     }
 
-    /// The last second in which all certificates of the chain are valid. `None` where none of them can be read.
+    /// The last second in which all certificates of the chain are valid. `None` where none of them can be
+    /// read.
     #[must_use]
     pub fn not_after(&self) -> Option<SystemTime> {
         self.0.not_after

@@ -1,7 +1,8 @@
-//! The cryptography that TLS is given: what rustls takes from *ring* by default, in another order, less what features leave out.
+//! The cryptography that TLS is given: what rustls takes from *ring* by default, in another order, less what
+//! features leave out.
 //!
-//! Nothing here names what is left out, nor anything that names it, as rustls's own provider does: what the linker finds no
-//! way to is not in the program.
+//! Nothing here names what is left out, nor anything that names it, as rustls's own provider does: what the
+//! linker finds no way to is not in the program.
 
 use std::sync::{Arc, LazyLock};
 
@@ -37,8 +38,8 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Refuses a key that takes a feature to make or check signatures with, so that it comes out while the node is configured, and
-/// not in handshakes. The key is as in a certificate, without tag and length.
+/// Refuses a key that takes a feature to make or check signatures with, so that it comes out while the node
+/// is configured, and not in handshakes. The key is as in a certificate, without tag and length.
 pub(super) fn check_built_in(public_key: &[u8]) -> Result<()> {
     // What cannot be read is for others to complain of.
     let Ok(algorithm) = algorithm_of_key(public_key) else { return Ok(()) };
@@ -58,9 +59,9 @@ const OPTIONAL: [(AlgorithmIdentifier, &str, &str); 3] = [
     (alg_id::RSA_ENCRYPTION, "an RSA key", "rsa"),
 ];
 
-/// In the order in which a client prefers them, which counts. All TLS 1.3 knows AES-128-GCM
-/// ([RFC 8446, section 9.1](https://www.rfc-editor.org/rfc/rfc8446#section-9.1)), nobody breaks it, and its SHA-256 has instructions on most processors,
-/// where the SHA-384 of AES-256-GCM took a tenth of a handshake.
+/// In the order in which a client prefers them, which counts. All TLS 1.3 knows AES-128-GCM ([RFC 8446,
+/// section 9.1](https://www.rfc-editor.org/rfc/rfc8446#section-9.1)), nobody breaks it, and its SHA-256 has
+/// instructions on most processors, where the SHA-384 of AES-256-GCM took a tenth of a handshake.
 static CIPHER_SUITES: &[SupportedCipherSuite] = &[
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -166,8 +167,8 @@ mod tests {
 
     use super::*;
 
-    /// So that an update of rustls with more to choose from, or in another order, does not go unnoticed. The order of cipher suites
-    /// is our own.
+    /// So that an update of rustls with more to choose from, or in another order, does not go unnoticed. The
+    /// order of cipher suites is our own.
     #[test]
     #[cfg(all(feature = "rsa", feature = "chacha20poly1305"))]
     fn with_all_features_it_is_what_rustls_has() {

@@ -17,8 +17,8 @@ use crate::{
     sync::lock,
 };
 
-/// One for each connection attempt, on either side: whether the peer's certificate was looked at, and why it was refused. The
-/// first refusal stays.
+/// One for each connection attempt, on either side: whether the peer's certificate was looked at, and why it
+/// was refused. The first refusal stays.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HandshakeReport(Arc<Shared>);
 
@@ -57,8 +57,8 @@ impl TimeProvider for ReportingClock {
 }
 
 impl HandshakeReport {
-    /// Refuses a connection whose peer has an identity that no verifier saw in this handshake: it was resumed, which nothing
-    /// here allows, and so got past every check since.
+    /// Refuses a connection whose peer has an identity that no verifier saw in this handshake: it was
+    /// resumed, which nothing here allows, and so got past every check since.
     pub(crate) fn check_full_handshake(&self) -> Result<()> {
         if self.0.verified.load(Ordering::SeqCst) {
             return Ok(());

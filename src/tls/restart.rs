@@ -1,9 +1,10 @@
 //! What a node that has lost its state can still say to peers that do not know it yet.
 //!
-//! A peer of a process that was killed goes on sending to its successor, and would find out by its idle timeout alone. A
-//! stateless reset ([RFC 9000, section 10.3](https://www.rfc-editor.org/rfc/rfc9000#section-10.3)) tells it at once, if
-//! the successor derives the same tokens: from the private key, or a key of the embedder's, which survives, and the
-//! address, which tells apart the endpoints that share a key (section 21.11).
+//! A peer of a process that was killed goes on sending to its successor, and would find out by its idle
+//! timeout alone. A stateless reset ([RFC 9000, section
+//! 10.3](https://www.rfc-editor.org/rfc/rfc9000#section-10.3)) tells it at once, if the successor derives
+//! the same tokens: from the private key, or a key of the embedder's, which survives, and the address,
+//! which tells apart the endpoints that share a key (section 21.11).
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -20,10 +21,11 @@ use rustls::{
 use super::provider;
 use crate::error::{Error, Result};
 
-/// What lets a node that starts again tell the peers of its predecessor so, whatever its identity is by then; see
-/// [`EndpointBuilder::restart_key`](crate::EndpointBuilder::restart_key).
+/// What lets a node that starts again tell the peers of its predecessor so, whatever its identity is by then;
+/// see [`EndpointBuilder::restart_key`](crate::EndpointBuilder::restart_key).
 ///
-/// A secret: whoever has it can end the node's connections, though neither read them nor take part. [`Debug`] does not show it.
+/// A secret: whoever has it can end the node's connections, though neither read them nor take part. [`Debug`]
+/// does not show it.
 ///
 /// ```
 /// use palyra_quic::RestartKey;
@@ -102,7 +104,8 @@ impl RestartSecret {
         let mut seed = [0; size_of::<u64>()];
         expander.expand_slice(&[b"connection IDs ", address.as_bytes()], &mut seed).ok()?;
         let mut config = EndpointConfig::new(Arc::new(ResetKey(key)));
-        // quinn answers to connection IDs that it recognises, and so must recognise those of the process before.
+        // quinn answers to connection IDs that it recognises, and so must recognise those of the process
+        // before.
         let seed = u64::from_be_bytes(seed);
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(seed)));
         Some(config)

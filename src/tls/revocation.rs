@@ -15,18 +15,21 @@ use rustls::{
 use super::{Facts, Fingerprint, Revoked, Trust, WallClock, crl::Crl, path::Signed, revoked::By};
 use crate::error::{Error, Result};
 
-/// Revoked certificates, one by one and by the lists of their authorities (CRLs), which may change while endpoints run.
+/// Revoked certificates, one by one and by the lists of their authorities (CRLs), which may change while
+/// endpoints run.
 ///
 /// Handed to [`ServerTls::revocations`](super::ServerTls::revocations) and
-/// [`ClientTls::revocations`](super::ClientTls::revocations), it is consulted in every handshake, about each certificate of the
-/// path to a trusted authority: where there are several, one on which nothing is revoked is enough. With a verifier of the
-/// caller's own, it is asked about the peer's own certificate alone. When it changes, open connections of peers that have no other
-/// path left are closed with IDENTITY_REJECTED. Cloning gives another handle to the same list.
+/// [`ClientTls::revocations`](super::ClientTls::revocations), it is consulted in every handshake, about each
+/// certificate of the path to a trusted authority: where there are several, one on which nothing is revoked
+/// is enough. With a verifier of the caller's own, it is asked about the peer's own certificate alone. When
+/// it changes, open connections of peers that have no other path left are closed with IDENTITY_REJECTED.
+/// Cloning gives another handle to the same list.
 ///
-/// Certificates of an authority whose CRL is held but out of date (its `nextUpdate` has passed) are refused until there is a
-/// newer one; connections that are open stay. Those of an authority of which no CRL is held are looked for among the single
-/// ones alone. An authority that was given a new key and kept its name has a CRL for each key: a new one replaces that of its
-/// key, and a certificate is revoked if any CRL of its issuer's name lists it.
+/// Certificates of an authority whose CRL is held but out of date (its `nextUpdate` has passed) are refused
+/// until there is a newer one; connections that are open stay. Those of an authority of which no CRL is held
+/// are looked for among the single ones alone. An authority that was given a new key and kept its name has a
+/// CRL for each key: a new one replaces that of its key, and a certificate is revoked if any CRL of its
+/// issuer's name lists it.
 ///
 /// ```
 /// # #[cfg(feature = "cert")] {
@@ -83,8 +86,8 @@ impl RevocationList {
         Self::default()
     }
 
-    /// A list of nothing that judges by this clock whether a CRL is out of date when it is loaded. Default: the system's clock.
-    /// In handshakes, the clock of the endpoint counts.
+    /// A list of nothing that judges by this clock whether a CRL is out of date when it is loaded. Default:
+    /// the system's clock. In handshakes, the clock of the endpoint counts.
     #[must_use]
     pub fn with_clock(clock: WallClock) -> Self {
         Self { shared: Arc::new(Shared { clock, ..Shared::default() }) }
@@ -107,19 +110,20 @@ impl RevocationList {
         });
     }
 
-    /// Puts these CRLs in the place of all that are held, in one step; or, where one of them is no good, changes nothing. CRLs
-    /// of other keys under the name of one of them stay, so that nothing which an authority revoked before it got a new key
-    /// becomes valid again.
+    /// Puts these CRLs in the place of all that are held, in one step; or, where one of them is no good,
+    /// changes nothing. CRLs of other keys under the name of one of them stay, so that nothing which an
+    /// authority revoked before it got a new key becomes valid again.
     ///
-    /// `issuers` are the authorities whose CRLs are believed, by their certificates; those of intermediate ones may be among
-    /// them. Only complete lists are taken: neither delta nor indirect ones, nor any with an issuing distribution point. A
-    /// revoked certificate costs about 80 bytes of memory.
+    /// `issuers` are the authorities whose CRLs are believed, by their certificates; those of intermediate
+    /// ones may be among them. Only complete lists are taken: neither delta nor indirect ones, nor any
+    /// with an issuing distribution point. A revoked certificate costs about 80 bytes of memory.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why: a list is malformed, not supported, not issued by
-    /// one of `issuers`, badly signed, out of date, more than a minute from its beginning, older than the one that is held of the same authority (by `cRLNumber` or
-    /// `thisUpdate`), or the second one of an authority; or the clock has failed. It is logged as well, at `warn`.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why: a list is malformed, not
+    /// supported, not issued by one of `issuers`, badly signed, out of date, more than a minute from its
+    /// beginning, older than the one that is held of the same authority (by `cRLNumber` or `thisUpdate`),
+    /// or the second one of an authority; or the clock has failed. It is logged as well, at `warn`.
     pub fn replace_crls<'a>(
         &self,
         issuers: &Trust,
@@ -134,8 +138,8 @@ impl RevocationList {
     ///
     /// # Errors
     ///
-    /// As for [`replace_crls`](Self::replace_crls), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for malformed PEM or
-    /// PEM without a CRL.
+    /// As for [`replace_crls`](Self::replace_crls), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig)
+    /// for malformed PEM or PEM without a CRL.
     pub fn replace_crls_pem(&self, issuers: &Trust, pem: &[u8]) -> Result<()> {
         let crls: Vec<_> =
             CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(
@@ -179,7 +183,8 @@ impl RevocationList {
         Ok(())
     }
 
-    /// Whether this certificate is on the list, as it is named here: a fingerprint is not looked for among the serial numbers.
+    /// Whether this certificate is on the list, as it is named here: a fingerprint is not looked for among
+    /// the serial numbers.
     #[must_use]
     pub fn contains(&self, revoked: impl Into<Revoked>) -> bool {
         let contents = self.contents();
@@ -189,8 +194,8 @@ impl RevocationList {
         }
     }
 
-    /// How many certificates are on the list; one that is there twice, for instance by its fingerprint and in a CRL, counts
-    /// twice.
+    /// How many certificates are on the list; one that is there twice, for instance by its fingerprint and in
+    /// a CRL, counts twice.
     #[must_use]
     pub fn len(&self) -> usize {
         let contents = self.contents();

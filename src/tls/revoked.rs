@@ -11,8 +11,8 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// One certificate that is no longer believed: by its [`Fingerprint`], or by its issuer and serial number, which authorities
-/// know it by.
+/// One certificate that is no longer believed: by its [`Fingerprint`], or by its issuer and serial number,
+/// which authorities know it by.
 ///
 /// ```
 /// # #[cfg(feature = "cert")] {
@@ -39,8 +39,8 @@ pub(super) enum By {
 }
 
 impl Revoked {
-    /// The certificate with this serial number, big-endian, from the authority with this name: the issuer as it stands in the
-    /// certificate, DER. Zeros in front of the number do not count.
+    /// The certificate with this serial number, big-endian, from the authority with this name: the issuer as
+    /// it stands in the certificate, DER. Zeros in front of the number do not count.
     ///
     /// # Errors
     ///
@@ -55,7 +55,8 @@ impl Revoked {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for what is no certificate, or a number of no bytes.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for what is no certificate, or a number of no
+    /// bytes.
     pub fn issued_by(authority: &CertificateDer<'_>, serial: &[u8]) -> Result<Self> {
         Self::by_serial(facts(authority)?.subject, serial)
     }

@@ -16,8 +16,8 @@ use crate::{
 /// What happens to an open connection when a certificate of the chain that the peer showed expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnExpiry {
-    /// It is closed with IDENTITY_EXPIRED, at once, as the endpoint's [`WallClock`] has it; where that clock is set forward,
-    /// within ten minutes.
+    /// It is closed with IDENTITY_EXPIRED, at once, as the endpoint's [`WallClock`] has it; where that clock
+    /// is set forward, within ten minutes.
     #[default]
     Close,
     /// It stays open. A connection can last for years: whoever chooses this has other means to end it.
@@ -37,14 +37,16 @@ impl Rotation {
         Self::default()
     }
 
-    /// Accepts with this from now on: identity, authorities and revocation list alike. Default: what is in use stays.
+    /// Accepts with this from now on: identity, authorities and revocation list alike. Default: what is in
+    /// use stays.
     #[must_use]
     pub fn server(mut self, tls: ServerTls) -> Self {
         self.halves.server = Some(tls);
         self
     }
 
-    /// Dials with this from now on: identity, authorities, pins and revocation list alike. Default: what is in use stays.
+    /// Dials with this from now on: identity, authorities, pins and revocation list alike. Default: what is
+    /// in use stays.
     #[must_use]
     pub fn client(mut self, tls: ClientTls) -> Self {
         self.halves.client = Some(tls);
@@ -128,7 +130,8 @@ impl Security {
     /// Replaces what the rotation has, or nothing.
     pub(crate) fn rotate(&self, rotation: Rotation) -> Result<()> {
         let Rotation { halves: Halves { server, client } } = rotation;
-        // What may fail comes first. An endpoint keeps its halves for life, so that they may be looked at beforehand.
+        // What may fail comes first. An endpoint keeps its halves for life, so that they may be looked at
+        // beforehand.
         let present = self.present();
         if let Some(server) = &server {
             present.server.as_ref().ok_or_else(|| missing("server"))?;
@@ -149,7 +152,8 @@ impl Security {
         Ok(())
     }
 
-    /// No peer would believe an identity that has expired. One that is not valid yet may be so by a clock that is behind.
+    /// No peer would believe an identity that has expired. One that is not valid yet may be so by a clock
+    /// that is behind.
     fn check_identity(&self, identity: &Identity) -> Result<()> {
         let Some(now) = self.wall_clock().unix_time() else { return Ok(()) };
         let expired = |facts: Facts<'_>| facts.not_after < now.as_secs();

@@ -111,22 +111,24 @@ impl ServerTls {
     ///
     /// It alone decides: what it does not check, nobody does. The usual one wraps a
     /// [`WebPkiClientVerifier`] and delegates everything but
-    /// `verify_client_cert`. It is asked in every handshake, never again on an open connection. What path it has found, it cannot
-    /// say: [`PeerIdentity::chain`](super::PeerIdentity::chain) is the client's own certificate alone, and that is what expires
-    /// and what revocation lists are asked about. Its `root_hint_subjects` are not sent.
+    /// `verify_client_cert`. It is asked in every handshake, never again on an open connection. What path it
+    /// has found, it cannot say: [`PeerIdentity::chain`](super::PeerIdentity::chain) is the client's own
+    /// certificate alone, and that is what expires and what revocation lists are asked about. Its
+    /// `root_hint_subjects` are not sent.
     #[must_use]
     pub fn client_cert_verifier(self, verifier: Arc<dyn ClientCertVerifier>) -> Self {
         Self { clients: Clients::Custom(verifier), chains: OnceLock::new(), ..self }
     }
 
-    /// Refuses clients that show a certificate on this list, and closes their connections when they get on it. On top of every
-    /// other check, a verifier of the caller's own included.
+    /// Refuses clients that show a certificate on this list, and closes their connections when they get on
+    /// it. On top of every other check, a verifier of the caller's own included.
     #[must_use]
     pub fn revocations(self, list: &RevocationList) -> Self {
         Self { revocations: Some(list.clone()), ..self }
     }
 
-    /// What happens to an open connection when a certificate that the client showed expires. Default: [`OnExpiry::Close`].
+    /// What happens to an open connection when a certificate that the client showed expires. Default:
+    /// [`OnExpiry::Close`].
     #[must_use]
     pub fn on_expiry(self, on_expiry: OnExpiry) -> Self {
         Self { on_expiry, ..self }
@@ -162,7 +164,8 @@ impl ServerTls {
         }
     }
 
-    /// The configuration for one connection, which leaves in `report` that the client's certificate was looked at.
+    /// The configuration for one connection, which leaves in `report` that the client's certificate was
+    /// looked at.
     pub(crate) fn quic_config(
         &self,
         surroundings: &Surroundings,
@@ -275,7 +278,8 @@ impl ClientCertVerifier for ReportingVerifier {
         self.chains.client_auth_mandatory()
     }
 
-    /// None. The names of many authorities do not fit a handshake, and a node has one certificate to show at most.
+    /// None. The names of many authorities do not fit a handshake, and a node has one certificate to show at
+    /// most.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -290,8 +294,9 @@ impl ClientCertVerifier for ReportingVerifier {
         let path = match &self.paths {
             Some(paths) => match paths.find(end_entity, intermediates, revocations, Times::now(now)) {
                 Ok(path) => path,
-                // The fault may be this side's own. Its alert would be taken for a verdict on the certificate, so that the
-                // handshake is completed, and the connection closed with a code that says so.
+                // The fault may be this side's own. Its alert would be taken for a verdict on the
+                // certificate, so that the handshake is completed, and the connection closed
+                // with a code that says so.
                 Err(NoPath::Refused(error @ CertificateError::ExpiredRevocationListContext { .. })) => {
                     self.report.record_doubt(error);
                     return Ok(ClientCertVerified::assertion());

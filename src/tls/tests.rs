@@ -357,7 +357,8 @@ mod certificates {
         let client = ClientTls::new(ca.trust()).identity(ca.issue_client("a").unwrap().identity());
         handshake(&client, &required).assert_done();
         handshake(&client, &offered).assert_done();
-        // The server's clock may be behind, which an alert does not say; so the connection does, once the handshake is over.
+        // The server's clock may be behind, which an alert does not say; so the connection does, once the
+        // handshake is over.
         let early = not_yet_valid(&ca).issue_client("a").unwrap().identity();
         handshake(&ClientTls::new(ca.trust()).identity(early), &required).assert_done();
     }

@@ -1,5 +1,5 @@
-//! What the tests over real sockets share: an authority, a node, a client, and peers made of quinn and rustls alone,
-//! which can say anything.
+//! What the tests over real sockets share: an authority, a node, a client, and peers made of quinn and rustls
+//! alone, which can say anything.
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 

@@ -1,5 +1,6 @@
-//! Bare quinn with our frames and messages, on quinn's `SmolRuntime` or on tokio: one write for a frame, a task for a stream, events
-//! gathered into large writes. What remains of our protocol when nothing is bounded, supervised or made safe.
+//! Bare quinn with our frames and messages, on quinn's `SmolRuntime` or on tokio: one write for a frame, a
+//! task for a stream, events gathered into large writes. What remains of our protocol when nothing is
+//! bounded, supervised or made safe.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -245,7 +246,8 @@ async fn read_only_frame(recv: &mut RecvStream) -> Result<Bytes> {
     }
 }
 
-/// quinn's `SmolRuntime`, which runs on smol's global executor: one thread, unless `SMOL_THREADS` says otherwise.
+/// quinn's `SmolRuntime`, which runs on smol's global executor: one thread, unless `SMOL_THREADS` says
+/// otherwise.
 #[cfg(feature = "quinn-smol")]
 pub mod on_smol {
     use super::*;

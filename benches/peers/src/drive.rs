@@ -124,8 +124,8 @@ impl<S: Stack> Driver<S> {
         Ok(String::new())
     }
 
-    /// Where tasks are fewer than connections, each rotates among connections of its own; where they are more, several
-    /// share one.
+    /// Where tasks are fewer than connections, each rotates among connections of its own; where they are
+    /// more, several share one.
     async fn calls(&self, in_flight: usize, limit: Limit) -> Measured<String> {
         let count = self.links.len();
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! palyra-quic beside what a user would pick instead. Each contender is a module with a server, and with feature `harness` a
-//! client; `measure` has them take turns, and `report` writes down what came of it.
+//! palyra-quic beside what a user would pick instead. Each contender is a module with a server, and with
+//! feature `harness` a client; `measure` has them take turns, and `report` writes down what came of it.
 
 #[cfg(feature = "bare-quinn")]
 pub mod bare;

@@ -1,5 +1,5 @@
-//! Takes turns: in each round every workload, and in each workload every contender, forwards in even rounds and backwards in odd
-//! ones; so that what else the machine does meets them all.
+//! Takes turns: in each round every workload, and in each workload every contender, forwards in even rounds
+//! and backwards in odd ones; so that what else the machine does meets them all.
 
 use std::{
     thread,

@@ -1,4 +1,5 @@
-//! The servers as programs of their own, each with the dependencies that it takes and no others, in the crate's own profile `small`.
+//! The servers as programs of their own, each with the dependencies that it takes and no others, in the
+//! crate's own profile `small`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,7 +57,8 @@ fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args([command, "--locked", "--no-default-features", "--manifest-path"]);
     cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    // What cargo told this process about its own build would have build scripts run again, and all that depends on them.
+    // What cargo told this process about its own build would have build scripts run again, and all that
+    // depends on them.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy().into_owned();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

@@ -1,5 +1,5 @@
-//! The reference protocol on tokio: JSON bodies, a write each for length and body and then a flush, the streams of a
-//! connection one after another, frames read into buffers of the announced length.
+//! The reference protocol on tokio: JSON bodies, a write each for length and body and then a flush, the
+//! streams of a connection one after another, frames read into buffers of the announced length.
 
 use std::{future::pending, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! rustls for those who bring none of their own: TLS 1.3, both sides with a certificate, and a full handshake each time.
+//! rustls for those who bring none of their own: TLS 1.3, both sides with a certificate, and a full
+//! handshake each time.
 
 use std::sync::Arc;
 

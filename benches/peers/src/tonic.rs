@@ -1,5 +1,5 @@
-//! gRPC over TLS with tonic, on tokio's current-thread runtime. What tonic-build would write is written by hand here, so that
-//! nobody needs `protoc`.
+//! gRPC over TLS with tonic, on tokio's current-thread runtime. What tonic-build would write is written by
+//! hand here, so that nobody needs `protoc`.
 
 use std::{convert::Infallible, future::Ready, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! A server of quinn and rustls alone, as a first attempt might be: everything by default, no deadlines, no counting, and room
-//! for whatever is announced.
+//! A server of quinn and rustls alone, as a first attempt might be: everything by default, no deadlines, no
+//! counting, and room for whatever is announced.
 
 use std::{net::SocketAddr, net::UdpSocket, sync::Arc};
 
@@ -42,7 +42,8 @@ impl Careless {
         Ok(self.endpoint.local_addr()?)
     }
 
-    /// Believes in another authority from now on. Sessions that were begun under the old one are still remembered.
+    /// Believes in another authority from now on. Sessions that were begun under the old one are still
+    /// remembered.
     pub(super) fn trust_nobody_any_more(&self) -> Result<()> {
         let other = palyra_quic::CertificateAuthority::new("Another CA")?;
         let mut tls = tls(other.cert_pem(), &self.certificate, &self.key)?;

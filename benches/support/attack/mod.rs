@@ -1,7 +1,9 @@
-//! Hostile peers, and the node that they attack, for `tests/attack.rs` (small) and `benches/attack.rs` (full scale).
+//! Hostile peers, and the node that they attack, for `tests/attack.rs` (small) and `benches/attack.rs` (full
+//! scale).
 //!
-//! The node is a process of its own: this same program, started again, so that its memory and processor time can be read from
-//! outside. The peers are made of UDP sockets, quinn and rustls, and of nothing of this crate.
+//! The node is a process of its own: this same program, started again, so that its memory and processor time
+//! can be read from outside. The peers are made of UDP sockets, quinn and rustls, and of nothing of this
+//! crate.
 
 #![allow(dead_code, reason = "the tests and the bench each use a part of this")]
 

@@ -98,8 +98,8 @@ impl Probe {
     }
 }
 
-/// How long a peer that has never been there before needs to be let in and answered, if it tries again whenever it is
-/// refused; `None` where that is longer than `patience`.
+/// How long a peer that has never been there before needs to be let in and answered, if it tries again
+/// whenever it is refused; `None` where that is longer than `patience`.
 pub(crate) async fn newcomer(
     stage: &Stage,
     victim: &Victim,

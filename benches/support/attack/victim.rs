@@ -33,7 +33,8 @@ const SETTLED: Duration = Duration::from_millis(300);
 /// Who is attacked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Setup {
-    /// A node of this crate. Limits that are not by default are written `name=number`, with commas between them.
+    /// A node of this crate. Limits that are not by default are written `name=number`, with commas between
+    /// them.
     Node(&'static str),
     /// A server of quinn and rustls alone, without the protections: what shows that an attack is one.
     Careless,

@@ -1,7 +1,8 @@
 //! quinn's client with packets that say something else than quinn wanted.
 //!
-//! Between quinn and rustls sits a session that passes everything on, but for two things: packets of the established connection that
-//! are large get other frames just before they are encrypted, and the server's flow control limits are not believed.
+//! Between quinn and rustls sits a session that passes everything on, but for two things: packets of the
+//! established connection that are large get other frames just before they are encrypted, and the server's
+//! flow control limits are not believed.
 
 use std::{
     any::Any,
@@ -47,8 +48,8 @@ impl Weapon {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).loads.len()
     }
 
-    /// What follows the frames is padding, which is zero. Once there was a first load, nothing of quinn's goes out any more: it would
-    /// be beyond limits that the server takes seriously.
+    /// What follows the frames is padding, which is zero. Once there was a first load, nothing of quinn's
+    /// goes out any more: it would be beyond limits that the server takes seriously.
     fn fire(&self, payload: &mut [u8]) {
         let mut magazine = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !magazine.in_use {

@@ -30,7 +30,8 @@ pub(crate) enum Filling {
     Gaps,
     /// Calls with the largest parameters, whose answers nobody reads.
     Unread,
-    /// Calls whose answers nobody reads on half of the streams, and frames that lack their last byte on the others.
+    /// Calls whose answers nobody reads on half of the streams, and frames that lack their last byte on the
+    /// others.
     Both,
 }
 

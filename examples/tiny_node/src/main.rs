@@ -1,7 +1,7 @@
 //! The smallest node: mutual TLS, `node.health`, one method and an event now and then, on one thread.
 //!
-//! `tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem` prints the address that it listens on, and serves for ever.
-//! docs/small.md tells how it is built, and what each of its parts costs.
+//! `tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem` prints the address that it listens on, and
+//! serves for ever. docs/small.md tells how it is built, and what each of its parts costs.
 
 mod runtime;
 #[cfg(feature = "told")]

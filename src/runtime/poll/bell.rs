@@ -31,8 +31,9 @@ impl Bell {
 
     /// Wakes the thread that waits, if it does.
     ///
-    /// To be called after the change that it is to see, and after the lock of what was changed has been let go: whoever
-    /// waits says so first and takes the same lock after that, so that either it sees the change, or this sees that it waits.
+    /// To be called after the change that it is to see, and after the lock of what was changed has been let
+    /// go: whoever waits says so first and takes the same lock after that, so that either it sees the
+    /// change, or this sees that it waits.
     pub(super) fn ring(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             // First, since the other thread is on its way as soon as the wire is pulled.
@@ -49,7 +50,8 @@ impl Bell {
         self.slept.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says that it looks again. Whoever rang may still have to reach the wire; then a later wait is a short one.
+    /// Says that it looks again. Whoever rang may still have to reach the wire; then a later wait is a short
+    /// one.
     pub(super) fn wake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }

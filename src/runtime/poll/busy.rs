@@ -4,8 +4,9 @@ use std::time::Duration;
 
 /// Decides before each wait, by how the last ones went.
 ///
-/// Waits alike come in a row: those of a call at a time are as long as the peer takes, those of a node at leisure are long. So after one that
-/// was too long, looking again is put off for a while, each time for twice as many waits.
+/// Waits alike come in a row: those of a call at a time are as long as the peer takes, those of a node at
+/// leisure are long. So after one that was too long, looking again is put off for a while, each time for
+/// twice as many waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Busy {
     patience: Duration,

@@ -45,30 +45,33 @@ const TASKS_PER_LOOK: usize = 128;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the thread looks again and again before it sleeps: as long as to be woken takes, or a little longer.
+/// How long the thread looks again and again before it sleeps: as long as to be woken takes, or a little
+/// longer.
 const PATIENCE: Duration = Duration::from_micros(50);
 
 /// Runs nodes on one thread, without a reactor: everything happens within [`block_on`](Self::block_on).
 ///
-/// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next deadline; so a request
-/// at a time costs three system calls on each side, where an [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine
-/// and the help of a second thread. What several tasks in a row write leaves in common packets, and then come the next, where it turns out
-/// to be quicker that the peer works on the first while this side works on the last. Where waits are short, it does not sleep in them:
-/// [`busy_poll`](Self::busy_poll).
+/// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next deadline;
+/// so a request at a time costs three system calls on each side, where an
+/// [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine and the help of a second thread. What several
+/// tasks in a row write leaves in common packets, and then come the next, where it turns out to be quicker
+/// that the peer works on the first while this side works on the last. Where waits are short, it does not
+/// sleep in them: [`busy_poll`](Self::busy_poll).
 ///
-/// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be awaited on any thread and any
-/// executor, as always; but they make progress only while `block_on` runs, and so do their time limits: the thread fires the timers
-/// itself. Never block it. While a task or the future of `block_on` does, or while nobody is in `block_on`, no call ends, not even one whose
-/// time has passed. Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it at once.
+/// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be
+/// awaited on any thread and any executor, as always; but they make progress only while `block_on` runs, and
+/// so do their time limits: the thread fires the timers itself. Never block it. While a task or the future of
+/// `block_on` does, or while nobody is in `block_on`, no call ends, not even one whose time has passed.
+/// Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it at once.
 ///
 /// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are
 /// open, say, or for want of memory, the thread goes on at a slower pace: it looks at its sockets every 10
 /// ms, says so once at warn, and waits again as soon as it may.
 ///
-/// Dropping it drops all that runs here: connections are lost without a word, and whatever is awaited of its endpoints, on whichever
-/// thread, ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials, [`Connection::closed`] and
-/// [`Endpoint::shutdown`]. Timers that were taken from the [`handle`](Self::handle) itself never fire then.
-/// [`Endpoint::shutdown`] comes first, within `block_on`.
+/// Dropping it drops all that runs here: connections are lost without a word, and whatever is awaited of its
+/// endpoints, on whichever thread, ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events,
+/// dials, [`Connection::closed`] and [`Endpoint::shutdown`]. Timers that were taken from the
+/// [`handle`](Self::handle) itself never fire then. [`Endpoint::shutdown`] comes first, within `block_on`.
 ///
 /// [`Connection::closed`]: crate::Connection::closed
 /// [`Endpoint::shutdown`]: crate::Endpoint::shutdown
@@ -143,26 +146,29 @@ impl PollRuntime {
         })
     }
 
-    /// As [`AsyncIoRuntime::without_gso`](crate::AsyncIoRuntime::without_gso), for endpoints bound with handles that are taken from here on.
+    /// As [`AsyncIoRuntime::without_gso`](crate::AsyncIoRuntime::without_gso), for endpoints bound with
+    /// handles that are taken from here on.
     #[must_use]
     pub fn without_gso(mut self) -> Self {
         self.offload.gso = false;
         self
     }
 
-    /// As [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro), for endpoints bound with handles that are taken from here on.
+    /// As [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro), for endpoints bound with
+    /// handles that are taken from here on.
     #[must_use]
     pub fn without_gro(mut self) -> Self {
         self.offload.gro = false;
         self
     }
 
-    /// Looks at its sockets again and again, for up to so long, before it lets the thread sleep. Zero is not at all. Default: 50 µs; zero
-    /// where the process has one processor alone.
+    /// Looks at its sockets again and again, for up to so long, before it lets the thread sleep. Zero is not
+    /// at all. Default: 50 µs; zero where the process has one processor alone.
     ///
-    /// To be woken takes a thread tens of microseconds, most of all in virtual machines; that is half of what a call at a time over a
-    /// local link takes, and `docs/benchmarks` has the figures of both. In return the thread takes the processor for that long where it
-    /// would have slept. Where waits turn out to be longer, as on slow links or when there is little to do, it tries one of 64.
+    /// To be woken takes a thread tens of microseconds, most of all in virtual machines; that is half of what
+    /// a call at a time over a local link takes, and `docs/benchmarks` has the figures of both. In return
+    /// the thread takes the processor for that long where it would have slept. Where waits turn out to be
+    /// longer, as on slow links or when there is little to do, it tries one of 64.
     #[must_use]
     pub fn busy_poll(mut self, patience: Duration) -> Self {
         self.busy = Busy::new(patience);
@@ -235,8 +241,8 @@ impl PollRuntime {
         any
     }
 
-    /// Waits for sockets, deadlines and other threads where there is nothing else to do; glances at them now and then where
-    /// there is.
+    /// Waits for sockets, deadlines and other threads where there is nothing else to do; glances at them now
+    /// and then where there is.
     fn look(&mut self) {
         let mut idle = lock(&self.shared.tasks).is_idle();
         if !idle && self.unseen < TASKS_PER_LOOK {

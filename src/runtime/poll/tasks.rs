@@ -23,7 +23,8 @@ pub(super) struct Tasks {
     ready: VecDeque<Runnable>,
     /// Tasks that were woken while they ran, and so gave way to others: ready in the next turn.
     yielded: VecDeque<Runnable>,
-    /// The drivers of quinn's connections, which run after a few of the others: what those write leaves in common packets.
+    /// The drivers of quinn's connections, which run after a few of the others: what those write leaves in
+    /// common packets.
     senders: VecDeque<Runnable>,
     /// The future that the thread was given is ready, too.
     main: bool,
@@ -110,7 +111,8 @@ impl Shared {
         self.bell.ring();
     }
 
-    /// Drops every task, and whatever is spawned from now on. Those that wait for a timer are woken, to see that it never fires.
+    /// Drops every task, and whatever is spawned from now on. Those that wait for a timer are woken, to see
+    /// that it never fires.
     pub(super) fn close(&self) {
         let wakers: Vec<Waker> = {
             let mut tasks = lock(&self.tasks);
