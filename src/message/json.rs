@@ -1,8 +1,13 @@
 //! JSON bodies: one object, for nodes of the tokio implementation.
 
+use std::fmt;
+
 use base64::{Engine, display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::error::Category;
 
 use super::{MAX_NESTING, MessageError, codec::FieldWriter};
@@ -87,9 +92,52 @@ pub(super) fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(Some(bytes.into()))
 }
 
-/// For values that nobody looks at, which serde still has to read.
-pub(super) fn ignored<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-    serde::de::IgnoredAny::deserialize(deserializer).map(drop)
+/// For a field that is a boolean or else is not looked at: `None` for a value of another type, of which
+/// nothing is kept.
+pub(super) fn bool_or_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    deserializer.deserialize_any(BoolOrOther)
+}
+
+struct BoolOrOther;
+
+impl<'de> Visitor<'de> for BoolOrOther {
+    type Value = Option<bool>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Some(value))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_seq(elements).map(|_| None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_map(entries).map(|_| None)
+    }
 }
 
 /// Writes the fields of a message as one object.
@@ -252,6 +300,32 @@ mod tests {
             r#"{"later":[{"a":1}],"protocol_version":1,"kind":"heartbeat","ok":true,"seq":3,"epoch":5}"#,
         );
         assert_eq!(heartbeat, Ok(Response::Heartbeat { seq: 3, epoch: 5 }));
+    }
+
+    #[test]
+    fn not_run_counts_in_errors_alone_and_only_if_it_is_a_boolean() {
+        let heartbeat = |not_run: &str| {
+            response(&format!(
+                r#"{{"protocol_version":1,"kind":"heartbeat","ok":true,"seq":3,"epoch":5,"not_run":{not_run}}}"#
+            ))
+        };
+        let error = |not_run: &str| {
+            let head = r#"{"protocol_version":1,"kind":"error","ok":false,"error":"internal""#;
+            response(&format!(r#"{head},"not_run":{not_run}}}"#)).map(|response| match response {
+                Response::Error { not_run, .. } => not_run,
+                other => panic!("{other:?}"),
+            })
+        };
+        for (text, not_run) in [("true", true), ("false", false), ("null", false)] {
+            assert_eq!(error(text), Ok(not_run), "{text}");
+        }
+        for text in ["0", "-1", "0.5", r#""true""#, r#""A""#, "[]", "[true,[0]]", "{}", r#"{"a":[{}]}"#] {
+            assert_eq!(heartbeat(text), Ok(Response::Heartbeat { seq: 3, epoch: 5 }), "{text}");
+            assert_eq!(error(text), Err(MessageError::InvalidField("not_run")), "{text}");
+        }
+        for text in ["[1,]", "{1:2}", "tru"] {
+            assert!(heartbeat(text).is_err(), "{text} is not JSON");
+        }
     }
 
     #[test]

@@ -307,11 +307,17 @@ struct ResponseFields {
 
 /// The key came with this version, and other kinds than `error` ignore it, whatever its value.
 #[derive(Clone, Copy)]
-#[cfg_attr(feature = "json", derive(serde::Deserialize), serde(untagged))]
 enum NotRun {
     Bool(bool),
-    #[cfg_attr(feature = "json", serde(deserialize_with = "super::json::ignored"))]
     OfAnotherType,
+}
+
+#[cfg(feature = "json")]
+impl<'de> serde::Deserialize<'de> for NotRun {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let not_run = super::json::bool_or_other(deserializer)?;
+        Ok(not_run.map_or(Self::OfAnotherType, Self::Bool))
+    }
 }
 
 impl NotRun {
