@@ -189,7 +189,9 @@ impl Call {
         };
         let response = response.map_err(|error| violated(reader, error.into()))?;
         let link = self.connection.link();
-        reader.end().await.map_err(|error| link.explain(violated(reader, error)))?;
+        // The peer has answered, whatever has gone wrong behind that.
+        let ended = reader.end().await;
+        ended.map_err(|error| link.explain(violated(reader, error)).after_answer())?;
         match response {
             Response::Error { error, detail, retry_after, not_run } => {
                 Err(remote_error(error, detail, retry_after, not_run))
