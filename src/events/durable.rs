@@ -326,6 +326,8 @@ impl Committer {
         };
         if let Err(error) = written {
             tracing::warn!(%error, "events could not be written");
+            // Before others learn of it, who may then close the log and with it the file.
+            drop(kept);
             return (self.fail(), false);
         }
         let last = log.append(batch.events);
