@@ -42,7 +42,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Locked only by the thread that has set [`Queue::arming`].
     alarm: Mutex<Alarm>,
-    /// Calls [`Shared::fire`].
+    /// Calls [`Shared::arm_or_wake`].
     waker: Waker,
     /// One of [`RUNNING`], [`RELEASED`] and [`DROPPED`].
     state: AtomicU8,
@@ -250,8 +250,9 @@ impl Shared {
         polled
     }
 
-    /// The timer has fired, or says that it wants to be asked.
-    fn fire(&self) {
+    /// Arms the timer, or has those who sleep try it when they are polled next: all of them, since others may
+    /// have left it to this thread.
+    fn arm_or_wake(&self) {
         if !self.arm() {
             self.wake_all();
         }
@@ -314,7 +315,7 @@ impl Wake for AlarmWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(shared) = self.0.upgrade() {
-            shared.fire();
+            shared.arm_or_wake();
         }
     }
 }
@@ -417,8 +418,8 @@ impl Future for Sleep {
                 .or_insert_with(|| cx.waker().clone());
             queue.alarm.is_some_and(|alarm| alarm <= this.deadline)
         };
-        if !in_time && !shared.arm() {
-            cx.waker().wake_by_ref();
+        if !in_time {
+            shared.arm_or_wake();
         }
         Poll::Pending
     }
@@ -465,6 +466,8 @@ mod tests {
         /// So many times, a timer that is asked does nothing but ask to be asked again, as tokio's do while
         /// their task is to yield.
         coy: AtomicUsize,
+        /// Is polled, if there is one, in the middle of a call of a timer, as another thread may do.
+        meanwhile: Mutex<Option<Polled<Sleep>>>,
     }
 
     struct Alarm(Mutex<AlarmState>);
@@ -496,6 +499,7 @@ mod tests {
                 resets: AtomicUsize::new(0),
                 hasty: AtomicBool::new(false),
                 coy: AtomicUsize::new(0),
+                meanwhile: Mutex::default(),
             });
             (Arc::clone(&runtime), Clock::new(Arc::new(Handle(runtime))))
         }
@@ -584,6 +588,9 @@ mod tests {
         }
 
         fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            if let Some(other) = &mut *self.runtime.meanwhile.lock().unwrap() {
+                assert!(other.poll().is_pending());
+            }
             let coy = |left: usize| left.checked_sub(1);
             if self.runtime.coy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, coy).is_ok() {
                 cx.waker().wake_by_ref();
@@ -800,6 +807,18 @@ mod tests {
         assert!(!sleeps[2].woken());
         time.advance(SECOND);
         assert!(sleeps[2].woken() && sleeps[2].poll().is_ready());
+    }
+
+    #[test]
+    fn who_left_the_timer_to_a_thread_that_could_not_arm_it_is_woken() {
+        let (time, clock) = Virtual::clock();
+        time.coy.store(MAX_ROUNDS, Ordering::Relaxed);
+        *time.meanwhile.lock().unwrap() = Some(Polled::new(clock.sleep(SECOND)));
+        drop(Polled::begun(clock.sleep(2 * SECOND)));
+        let mut other = time.meanwhile.lock().unwrap().take().unwrap();
+        assert!(other.woken() && other.poll().is_pending(), "nobody arms the timer");
+        time.advance(SECOND);
+        assert!(other.woken() && other.poll().is_ready());
     }
 
     /// Polls what sleeps right where it is woken, and so sleeps again.
