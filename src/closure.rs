@@ -1,6 +1,12 @@
 //! Why an endpoint has ended.
 
-use std::{io, sync::OnceLock};
+use std::{
+    io,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 use event_listener::Event;
 
@@ -10,10 +16,15 @@ use crate::{
 };
 
 /// The end of an endpoint, which comes once and has one cause: the first that was given.
+///
+/// It has two moments: from the end on, nothing can be begun; and it is complete when the shutdowns that
+/// brought it, or came meanwhile, have finished what was going on.
 #[derive(Debug, Default)]
 pub(crate) struct Closure {
     cause: OnceLock<Cause>,
     ended: Event,
+    shutdowns: AtomicUsize,
+    complete: AtomicBool,
 }
 
 /// What ended an endpoint.
@@ -29,8 +40,17 @@ impl Closure {
     /// Wakes everybody who waits for the end. Only the first cause counts.
     pub(crate) fn end(&self, cause: Cause) {
         if self.cause.set(cause).is_ok() {
+            if self.failure().is_some() {
+                self.complete.store(true, SeqCst);
+            }
             self.ended.notify(usize::MAX);
         }
+    }
+
+    /// The end is not complete while a shutdown holds this.
+    pub(crate) fn shutdown(&self) -> Shutdown<'_> {
+        self.shutdowns.fetch_add(1, SeqCst);
+        Shutdown(self)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -51,6 +71,29 @@ impl Closure {
     pub(crate) async fn ended(&self) -> Error {
         wait_until(&self.ended, || self.has_ended()).await;
         self.error().unwrap_or_else(|| Error::new(ErrorKind::Closed))
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(SeqCst)
+    }
+
+    /// Resolves when the end is complete, with the reason for it.
+    pub(crate) async fn completed(&self) -> Error {
+        wait_until(&self.ended, || self.is_complete()).await;
+        self.ended().await
+    }
+}
+
+/// A shutdown that has not finished.
+pub(crate) struct Shutdown<'a>(&'a Closure);
+
+impl Drop for Shutdown<'_> {
+    fn drop(&mut self) {
+        let Self(closure) = self;
+        if closure.shutdowns.fetch_sub(1, SeqCst) == 1 && closure.has_ended() {
+            closure.complete.store(true, SeqCst);
+            closure.ended.notify(usize::MAX);
+        }
     }
 }
 
@@ -106,5 +149,32 @@ mod tests {
         closure.end(Cause::Shutdown);
         assert!(closure.failure().is_none());
         assert_eq!(*block_on(closure.ended()).kind(), ErrorKind::Closed);
+    }
+
+    #[test]
+    fn an_end_is_complete_when_the_last_shutdown_finishes_or_is_given_up() {
+        let closure = Closure::default();
+        drop(closure.shutdown());
+        assert!(!closure.is_complete(), "one that was given up before the end");
+        let [first, second] = [closure.shutdown(), closure.shutdown()];
+        closure.end(Cause::Shutdown);
+        drop(first);
+        block_on(async {
+            let mut completed = Box::pin(closure.completed());
+            assert!(poll_once(&mut completed).await.is_none());
+            assert_eq!(*closure.ended().await.kind(), ErrorKind::Closed);
+            drop(second);
+            assert_eq!(*completed.await.kind(), ErrorKind::Closed);
+        });
+        let _late = closure.shutdown();
+        assert!(closure.is_complete(), "what is complete stays so");
+    }
+
+    #[test]
+    fn a_failure_waits_for_no_shutdown() {
+        let closure = Closure::default();
+        let _shutdown = closure.shutdown();
+        closure.end(Cause::Socket(io::ErrorKind::PermissionDenied.into()));
+        assert!(closure.is_complete());
     }
 }

@@ -244,9 +244,9 @@ impl Endpoint {
         }
     }
 
-    /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), after
-    /// [`shutdown`](Self::shutdown), because the runtime was dropped, or because the socket failed. Of the
-    /// latter, [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
+    /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), when a
+    /// [`shutdown`](Self::shutdown) has finished, because the runtime was dropped, or because the socket
+    /// failed. Of the latter, [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
     ///
     /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost,
     /// and no more than that. Then all connections are closed, all calls end with the same cause, and
@@ -271,18 +271,26 @@ impl Endpoint {
     ///
     /// Safe: it can be called again, and by any number of tasks.
     pub async fn closed(&self) -> Error {
-        let Inner { node, clock, .. } = &*self.inner;
+        self.unless_runtime_dropped(self.inner.node.closure().completed()).await
+    }
+
+    /// Resolves when nothing can be begun any more, with the reason, though a shutdown may not have finished.
+    pub(crate) async fn ended(&self) -> Error {
+        self.unless_runtime_dropped(self.inner.node.closure().ended()).await
+    }
+
+    async fn unless_runtime_dropped(&self, ended: impl Future<Output = Error>) -> Error {
         let runtime_dropped = async {
-            clock.runtime_dropped().await;
+            self.inner.clock.runtime_dropped().await;
             runtime_is_gone()
         };
-        future::or(node.closure().ended(), runtime_dropped).await
+        future::or(ended, runtime_dropped).await
     }
 
     /// Whether the endpoint has ended, so that [`closed`](Self::closed) is ready.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.inner.node.closure().has_ended() || self.inner.clock.is_runtime_dropped()
+        self.inner.node.closure().is_complete() || self.inner.clock.is_runtime_dropped()
     }
 
     /// Keeps a shutdown waiting, within its grace.
@@ -355,6 +363,7 @@ impl Endpoint {
     async fn finish(&self, deadline: Instant) {
         let Inner { quinn, clock, node, .. } = &*self.inner;
         let drain = node.drain();
+        let _unfinished = node.closure().shutdown();
         let drained = clock.timeout_at(Some(deadline), drain.idle()).await.is_ok();
         tracing::debug!(drained, "closing all connections");
         drain.advance(Phase::Closing);

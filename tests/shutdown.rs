@@ -119,6 +119,25 @@ fn what_is_still_running_after_the_grace_is_given_up() {
     });
 }
 
+/// So that a program which waits for the end of its endpoint, and ends itself, cuts nothing short.
+#[test]
+fn an_endpoint_is_closed_when_its_shutdown_has_finished() {
+    run(async {
+        for grace in [Duration::ZERO, SHORT] {
+            let (server, handlers, _log) = node();
+            let connection = server.connect().await;
+            let _call = call(&connection);
+            handlers.entered.recv().await.unwrap();
+            let endpoint = server.endpoint.clone();
+            let shutdown = smol::spawn(async move { endpoint.shutdown(grace).await });
+            assert_eq!(*server.endpoint.closed().await.kind(), ErrorKind::Closed);
+            assert!(handlers.gone.try_recv().is_ok(), "its handler is still there");
+            shutdown.await;
+            assert!(server.endpoint.is_closed());
+        }
+    });
+}
+
 #[test]
 fn new_requests_are_unavailable() {
     run(async {

@@ -352,7 +352,7 @@ impl Client {
 
     /// Nobody has to wait for an endpoint that has ended.
     async fn until_closed<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
-        future::or(future, async { Err(self.shared.endpoint.closed().await) }).await
+        future::or(future, async { Err(self.shared.endpoint.ended().await) }).await
     }
 
     /// The peer has proved to be well.
