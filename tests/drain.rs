@@ -115,6 +115,12 @@ fn working(sim: &Sim, time: Duration) -> (Router, Handled) {
     (router, handled)
 }
 
+/// A node whose work takes `time`, a client, and what the node has handled.
+fn nodes(pair: &Pair, time: Duration, limits: TransportLimits) -> (Endpoint, Endpoint, Handled) {
+    let (router, handled) = working(&pair.sim, time);
+    (pair.serve(router, limits), pair.dialler(TransportLimits::default()), handled)
+}
+
 async fn send_on_one_stream(connection: &Connection, count: usize) {
     let mut notifier = connection.notifier().await.unwrap();
     for _ in 0..count {
@@ -149,9 +155,7 @@ async fn send_on_streams(sim: &Sim, connection: &Connection, count: usize) {
 fn all_notifications_received_on_one_stream_are_handled_when_a_shutdown_returns() {
     for count in [1, 40, 500] {
         let pair = pair();
-        let (router, handled) = working(&pair.sim, 30 * MILLI);
-        let (node, client) =
-            (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+        let (node, client, handled) = nodes(&pair, 30 * MILLI, limits().build().unwrap());
         pair.sim.run(async {
             let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
             send_on_one_stream(&connection, count).await;
@@ -167,9 +171,8 @@ fn all_notifications_received_on_one_stream_are_handled_when_a_shutdown_returns(
 fn all_notifications_received_on_many_streams_are_handled_when_a_shutdown_returns() {
     for (count, streams) in [(40, 32), (64, 8), (5, 1)] {
         let pair = pair();
-        let (router, handled) = working(&pair.sim, 300 * MILLI);
         let limits = limits().max_concurrent_uni_streams(streams).build().unwrap();
-        let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+        let (node, client, handled) = nodes(&pair, 300 * MILLI, limits);
         pair.sim.run(async {
             let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
             send_on_streams(&pair.sim, &connection, count).await;
@@ -183,9 +186,7 @@ fn all_notifications_received_on_many_streams_are_handled_when_a_shutdown_return
 #[test]
 fn a_grace_that_is_too_short_for_what_was_received_ends_it() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, 100 * MILLI);
-    let (node, client) =
-        (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, 100 * MILLI, limits().build().unwrap());
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         send_on_one_stream(&connection, 40).await;
@@ -241,9 +242,8 @@ fn what_was_received_is_handled_after_its_sender_has_left() {
 #[test]
 fn a_sender_that_has_left_is_handled_in_its_turn_by_rate() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, Duration::ZERO);
     let limits = limits().request_rate(Rate::every(SECOND).burst(2)).build().unwrap();
-    let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, Duration::ZERO, limits);
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         send_on_one_stream(&connection, 6).await;
@@ -258,9 +258,8 @@ fn a_sender_that_has_left_is_handled_in_its_turn_by_rate() {
 #[test]
 fn a_shutdown_does_not_wait_for_turns_by_rate() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, Duration::ZERO);
     let limits = limits().request_rate(Rate::every(SECOND).burst(1)).build().unwrap();
-    let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, Duration::ZERO, limits);
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         send_on_one_stream(&connection, 8).await;
@@ -334,9 +333,8 @@ fn a_peer_that_is_turned_out_for_what_it_does_loses_what_waits() {
 #[test]
 fn a_connection_keeps_its_slot_until_what_it_brought_is_handled() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, SECOND);
     let limits = limits().max_connections(1).max_concurrent_uni_streams(1).build().unwrap();
-    let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, SECOND, limits);
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         send_on_one_stream(&connection, 5).await;
@@ -353,9 +351,7 @@ fn a_connection_keeps_its_slot_until_what_it_brought_is_handled() {
 #[test]
 fn a_stream_that_is_not_whole_is_stopped_and_its_whole_frames_are_handled() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, 10 * MILLI);
-    let (node, client) =
-        (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, 10 * MILLI, limits().build().unwrap());
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         let busy = connection.clone();
@@ -387,9 +383,7 @@ fn a_stream_that_is_not_whole_is_stopped_and_its_whole_frames_are_handled() {
 fn a_sender_that_does_not_stop_neither_loses_what_was_acknowledged_nor_holds_the_shutdown() {
     for time in [Duration::ZERO, MILLI, 20 * MILLI] {
         let pair = pair();
-        let (router, handled) = working(&pair.sim, time);
-        let (node, client) =
-            (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+        let (node, client, handled) = nodes(&pair, time, limits().build().unwrap());
         pair.sim.run(async {
             let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
             let acknowledged = Arc::new(AtomicUsize::new(0));
@@ -427,9 +421,7 @@ fn what_is_on_its_way_when_the_shutdown_begins_is_handled_if_it_is_acknowledged(
     let mut acknowledged = 0;
     for quarter in 0..4 {
         let pair = pair();
-        let (router, handled) = working(&pair.sim, 2 * SECOND);
-        let (node, client) =
-            (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+        let (node, client, handled) = nodes(&pair, 2 * SECOND, limits().build().unwrap());
         pair.sim.run(async {
             let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
             // Keeps the connection open.
@@ -464,9 +456,8 @@ fn what_is_on_its_way_when_the_shutdown_begins_is_handled_if_it_is_acknowledged(
 #[test]
 fn one_stream_that_never_ends_does_not_hold_the_shutdown() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, 20 * MILLI);
     let limits = limits().receive_window(8192).stream_receive_window(8192).build().unwrap();
-    let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, 20 * MILLI, limits);
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         pair.sim.spawn(async move {
@@ -1104,9 +1095,7 @@ fn a_handler_that_awaits_a_task_which_awaits_the_shutdown_waits_for_the_grace() 
 fn of_several_shutdowns_the_first_grace_to_end_decides_and_all_return() {
     for graces in [[LONG, SECOND], [SECOND, LONG], [SECOND, SECOND], [LONG, Duration::ZERO]] {
         let pair = pair();
-        let (router, handled) = working(&pair.sim, 10 * SECOND);
-        let (node, client) =
-            (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+        let (node, client, handled) = nodes(&pair, 10 * SECOND, limits().build().unwrap());
         pair.sim.run(async {
             let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
             connection.notify_raw("work", "").await.unwrap();
@@ -1131,9 +1120,7 @@ fn of_several_shutdowns_the_first_grace_to_end_decides_and_all_return() {
 #[test]
 fn a_shutdown_that_is_dropped_can_be_made_again() {
     let pair = pair();
-    let (router, handled) = working(&pair.sim, SECOND);
-    let (node, client) =
-        (pair.serve(router, limits().build().unwrap()), pair.dialler(TransportLimits::default()));
+    let (node, client, handled) = nodes(&pair, SECOND, limits().build().unwrap());
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         send_on_one_stream(&connection, 5).await;
