@@ -3,18 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::{Duration, SystemTime};
+use std::{
+    cell::Cell,
+    time::{Duration, SystemTime},
+};
 
-use futures_lite::future::or;
+use futures_lite::future::{or, zip};
 use palyra_quic::{
-    ClientTls, Code, Connection, Endpoint, Error, ErrorKind, Fingerprint, Identity, RevocationList, Router,
-    ServerTls, Trust, WallClock,
-    rustls::pki_types::{CertificateDer, PrivateKeyDer},
+    ClientTls, Code, Connection, Endpoint, Error, ErrorKind, Fingerprint, Identity, RevocationList, Rotation,
+    Router, ServerTls, Trust, WallClock,
+    rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
     sim::{Host, Link, Sim},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -61,18 +64,45 @@ impl Authority {
         params.signed_by(&self.key, &other.issuer()).unwrap().der().clone()
     }
 
+    /// The list with this number of what this key has revoked, which is in force for a year.
+    fn crl(
+        &self,
+        number: u64,
+        began: SystemTime,
+        revoked: &[&Leaf],
+    ) -> CertificateRevocationListDer<'static> {
+        let revoked = revoked.iter().map(|leaf| RevokedCertParams {
+            serial_number: leaf.serial.clone(),
+            revocation_time: began.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: began.into(),
+            next_update: (began + YEAR).into(),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer()).unwrap().into()
+    }
+
     fn leaf(&self, purpose: ExtendedKeyUsagePurpose, until: SystemTime) -> Leaf {
         let (mut params, key) = (params("node", until), key());
+        let serial = SerialNumber::from_slice(&key.public_key_raw()[..8]);
+        params.serial_number = Some(serial.clone());
         params.subject_alt_names = vec![rcgen::SanType::DnsName("node.example".try_into().unwrap())];
         params.extended_key_usages = vec![purpose];
         let certificate = params.signed_by(&key, &self.issuer()).unwrap().der().clone();
-        Leaf { certificate, key: key.serialize_der() }
+        Leaf { certificate, key: key.serialize_der(), serial }
     }
 }
 
 struct Leaf {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
+    serial: SerialNumber,
 }
 
 impl Leaf {
@@ -293,4 +323,140 @@ fn any_number_of_authorities_may_be_trusted() {
             assert!(connection.health().await.unwrap().ok);
         });
     }
+}
+
+/// A mesh that has moved to a new authority, which the old one has certified until the middle of the run, and
+/// which then gets a new key under its old name.
+struct Mesh {
+    began: SystemTime,
+    old: Authority,
+    keys: [Authority; 2],
+    cross: CertificateDer<'static>,
+}
+
+impl Mesh {
+    const ROTATIONS: u64 = 100;
+    const STEP: Duration = Duration::from_millis(100);
+    const REKEYED_AT: u64 = 60;
+
+    fn new(began: SystemTime) -> Self {
+        let long = began + YEAR;
+        let [old, first, second] = ["Old", "Mesh", "Mesh"].map(|name| Authority::new(name, long));
+        let cross = first.certified_by(&old, began + 50 * Self::STEP);
+        Self { began, old, keys: [first, second], cross }
+    }
+
+    /// What a node has from this rotation on.
+    fn identity(&self, purpose: ExtendedKeyUsagePurpose, rotation: u64) -> Identity {
+        let [first, second] = &self.keys;
+        if rotation < Self::REKEYED_AT {
+            first.leaf(purpose, self.began + YEAR).with(&[&self.cross])
+        } else {
+            second.leaf(purpose, self.began + YEAR).with(&[])
+        }
+    }
+
+    /// Both keys, a while before the second is used.
+    fn trust(&self, rotation: u64) -> Trust {
+        let [first, second] = &self.keys;
+        if rotation < Self::REKEYED_AT - 5 {
+            trust(&[&self.old, first])
+        } else {
+            trust(&[&self.old, first, second])
+        }
+    }
+
+    fn server(&self, rotation: u64, list: &RevocationList) -> ServerTls {
+        ServerTls::new(self.identity(ExtendedKeyUsagePurpose::ServerAuth, rotation))
+            .require_client_certificates(self.trust(rotation))
+            .revocations(list)
+    }
+
+    fn client(&self, rotation: u64, list: &RevocationList) -> ClientTls {
+        let identity = self.identity(ExtendedKeyUsagePurpose::ClientAuth, rotation);
+        self.client_that_shows(identity, rotation).revocations(list)
+    }
+
+    fn client_that_shows(&self, identity: Identity, rotation: u64) -> ClientTls {
+        ClientTls::new(self.trust(rotation)).identity(identity).server_name("node.example").unwrap()
+    }
+
+    /// Each rotation brings the CRL of the key that is in use, and nothing of the other.
+    fn renew(&self, list: &RevocationList, rotation: u64, revoked: &Leaf) {
+        let [first, second] = &self.keys;
+        let crl = if rotation < Self::REKEYED_AT {
+            first.crl(rotation, self.began, &[revoked])
+        } else {
+            second.crl(rotation, self.began, &[])
+        };
+        list.replace_crls(&self.trust(rotation), [crl]).unwrap();
+    }
+}
+
+#[test]
+fn rotations_beside_a_cross_certificate_that_expires_and_a_rekey_fail_no_call_and_let_no_revoked_peer_in() {
+    let pair = Pair::new();
+    let mesh = Mesh::new(pair.began);
+    let revoked = mesh.keys[0].leaf(ExtendedKeyUsagePurpose::ClientAuth, pair.began + YEAR);
+    let lists = [(); 2].map(|()| RevocationList::with_clock(pair.wall_clock()));
+    let [of_server, of_client] = &lists;
+    let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) });
+    let builder = Endpoint::builder().server(mesh.server(0, of_server)).router(router);
+    let node = pair.gateway.bind(builder.wall_clock(pair.wall_clock()), 7443).unwrap();
+    let dialler = |host: &Host, tls| {
+        host.bind(Endpoint::builder().client(tls).wall_clock(pair.wall_clock()), 0).unwrap()
+    };
+    let client = dialler(&pair.sensor, mesh.client(0, of_client));
+    let outcast = pair.sim.host([10, 0, 0, 3]);
+    let shown = || revoked.with(&[&mesh.cross]);
+    let outcast = dialler(&outcast, mesh.client_that_shows(shown(), Mesh::ROTATIONS));
+    let address = node.local_addr().unwrap();
+    pair.sim.run(async {
+        // The twin: nothing but the list keeps it out.
+        let outcast_connection = outcast.connect(address).await.unwrap();
+        mesh.renew(of_server, 1, &revoked);
+        let fate = fate(&pair, &outcast_connection, MINUTE).await;
+        assert_eq!(fate, Some(ErrorKind::ConnectionClosed(Code::IDENTITY_REJECTED)));
+
+        let (running, calls, dialled, refused) = (Cell::new(true), Cell::new(0), Cell::new(0), Cell::new(0));
+        let count = |counter: &Cell<u64>| counter.set(counter.get() + 1);
+        let echo = async |connection: &Connection| {
+            assert_eq!(connection.call_raw("demo.echo", "x").await.unwrap(), "x");
+        };
+        let standing = client.connect(address).await.unwrap();
+        let calling = async {
+            while running.get() {
+                echo(&standing).await;
+                count(&calls);
+            }
+        };
+        let dialling = async {
+            while running.get() {
+                echo(&client.connect(address).await.unwrap()).await;
+                count(&dialled);
+            }
+        };
+        let trying = async {
+            while running.get() {
+                let error = outcast.connect(address).await.unwrap_err();
+                assert_eq!(*error.kind(), ErrorKind::CertificateRefused, "{error}");
+                count(&refused);
+            }
+        };
+        let rotating = async {
+            for rotation in 2..=Mesh::ROTATIONS + 1 {
+                mesh.renew(of_server, rotation, &revoked);
+                node.rotate(Rotation::new().server(mesh.server(rotation, of_server))).unwrap();
+                pair.sim.sleep(Mesh::STEP / 5).await;
+                mesh.renew(of_client, rotation, &revoked);
+                client.rotate(Rotation::new().client(mesh.client(rotation, of_client))).unwrap();
+                pair.sim.sleep(Mesh::STEP - Mesh::STEP / 5).await;
+            }
+            running.set(false);
+        };
+        zip(zip(calling, dialling), zip(trying, rotating)).await;
+        for (what, count) in [("calls", calls), ("connections", dialled), ("refusals", refused)] {
+            assert!(count.get() > Mesh::ROTATIONS, "{} {what}", count.get());
+        }
+    });
 }
