@@ -5,7 +5,7 @@
 
 use std::{
     fmt::{self, Display, Write as _},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::Ordering,
 };
 
 use quinn::{Side, StreamId};
@@ -18,6 +18,7 @@ use tracing::{
 use crate::{
     connection::{Link, canonical},
     message::Codec,
+    sync::AtomicU64,
     tls::{Fingerprint, PeerIdentity},
 };
 

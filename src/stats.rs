@@ -1,15 +1,13 @@
 //! What nodes and connections count, and how it is shown.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use crate::{
     admission::Full,
     code::Code,
     error::{Error, ErrorKind},
     message::WireError,
+    sync::AtomicU64,
 };
 
 /// A number that many tasks add to. It orders nothing: whoever reads several gets each as of about then.

@@ -1,8 +1,12 @@
-//! Locks, and waiting for what others change.
+//! Locks, atomics, and waiting for what others change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use event_listener::Event;
+#[cfg(any(not(target_has_atomic = "64"), portable_atomic_u64))]
+pub(crate) use portable_atomic::AtomicU64;
+#[cfg(not(any(not(target_has_atomic = "64"), portable_atomic_u64)))]
+pub(crate) use std::sync::atomic::AtomicU64;
 
 /// Locks a mutex under which nothing panics halfway through a change, so that one that is poisoned is as good
 /// as any.

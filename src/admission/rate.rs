@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
+
+use crate::sync::AtomicU64;
 
 /// How often something may happen: so often a second, and so many at once after a rest.
 ///

@@ -4,12 +4,14 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+
+use crate::sync::AtomicU64;
 
 /// When this crate was built, in seconds since 1970, as `build.rs` wrote it down.
 const BUILT: u64 = seconds(env!("PALYRA_QUIC_BUILT"));
