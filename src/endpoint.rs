@@ -149,7 +149,8 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// As for [`connect`](Self::connect).
+    /// As for [`connect`](Self::connect), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for an
+    /// identity whose chain is larger than `max_certificate_chain_bytes`.
     pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
         self.connect_by(&self.inner.security.beside(tls)?, address, Handshake::Confirmed).await
     }
@@ -223,8 +224,8 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why, for TLS that cannot work, for an
-    /// identity of this node that has expired, and for a half that the endpoint was built without. Then
-    /// nothing is changed, in either half.
+    /// identity of this node that has expired or whose chain is larger than `max_certificate_chain_bytes`,
+    /// and for a half that the endpoint was built without. Then nothing is changed, in either half.
     pub fn rotate(&self, rotation: Rotation) -> Result<()> {
         self.inner.security.rotate(rotation)
     }
@@ -557,7 +558,8 @@ impl EndpointBuilder {
     /// nothing be received, for instance since `recvmmsg` is forbidden or missing, and where the process
     /// has no file descriptor or thread left for what the runtime needs: later, it may work;
     /// [`Closed`](crate::ErrorKind::Closed) for a runtime that has been dropped;
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, reserved method names,
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for TLS that cannot work, a certificate chain of
+    /// this node's own above `max_certificate_chain_bytes`, reserved method names,
     /// rules for methods that are not served, events that do not fit a frame, or a missing runtime.
     pub fn bind(mut self, address: SocketAddr) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
@@ -632,7 +634,8 @@ impl EndpointBuilder {
         let max_datagram_len = usize::try_from(max_datagram_len).unwrap_or(usize::MAX);
         let socket = Arc::new(EndpointSocket::new(socket, Arc::clone(&runtime), max_datagram_len)?);
         let health = Arc::clone(socket.health());
-        let security = Security::new(Halves { server, client }, Surroundings { wall_clock, key_log });
+        let surroundings = Surroundings { wall_clock, chain_limit: limits.chain_limit(), key_log };
+        let security = Security::new(Halves { server, client }, surroundings)?;
         let accepts = security.present().server.is_some();
         let server = accepts.then(|| server_config(&security, &limits)).transpose()?;
         let quinn =

@@ -81,11 +81,13 @@ pub enum ErrorKind {
     // The peer's identity, or what it thinks of ours.
     /// The peer's certificate is not one of the pinned ones.
     PinMismatch,
-    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use. Where the
-    /// cause may be this side's own, a revocation list that is out of date or a clock that is behind, the
-    /// failure [may pass](Error::is_retryable).
+    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use, or a chain
+    /// that is larger than `max_certificate_chain_bytes`. Where the cause may be this side's own, a
+    /// revocation list that is out of date or a clock that is behind, the failure [may
+    /// pass](Error::is_retryable).
     PeerCertificate,
-    /// The peer refused this side's certificate, or asked for one that was not there.
+    /// The peer refused this side's certificate, or its chain for its size, or asked for one that was not
+    /// there.
     CertificateRefused,
     /// The peer does not speak `palyra-quic-v1`.
     AlpnMismatch,

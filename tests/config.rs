@@ -49,6 +49,7 @@ fn the_defaults_are_those_of_the_protocol() {
     assert_eq!(limits.max_frame_bytes(), 524_288);
     assert_eq!(limits.max_connections(), 256);
     assert_eq!(limits.max_handshakes(), 64);
+    assert_eq!(limits.max_certificate_chain_bytes(), 16_384);
     assert_eq!(limits.request_read_timeout(), Duration::from_secs(10));
     assert_eq!(MAX_NESTING, 16);
     assert_eq!(PROTOCOL_VERSION, 1);
@@ -76,12 +77,13 @@ fn every_limit_that_is_zero_or_out_of_bounds_is_refused() {
         assert_invalid(set(base(), Duration::from_secs(400 * 24 * 60 * 60)).build());
         set(base(), Duration::from_secs(2)).build().unwrap();
     }
-    let numbers: [(Set<u32>, u32); 9] = [
+    let numbers: [(Set<u32>, u32); 10] = [
         (Limits::max_concurrent_bidi_streams, 1),
         (Limits::max_concurrent_uni_streams, 1),
         (Limits::max_connections, 1),
         (Limits::max_handshakes, 1),
         (Limits::max_frame_bytes, 1024),
+        (Limits::max_certificate_chain_bytes, 1024),
         (Limits::stream_receive_window, 2048),
         (Limits::receive_window, 128 * 1024),
         (Limits::receive_window, TransportLimits::default().stream_receive_window()),

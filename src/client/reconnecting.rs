@@ -491,7 +491,7 @@ impl ClientBuilder {
     ///
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) without an address, with one that [no
     /// socket](Endpoint::connect) can reach, with none that this endpoint's socket can, with a time limit
-    /// of zero, or with TLS that cannot work.
+    /// of zero, or with TLS that cannot work, by the size of its certificate chain for instance.
     pub fn build(self) -> Result<Client> {
         let Self { endpoint, addresses, tls, backoff, call_timeout } = self;
         if addresses.is_empty() {

@@ -1,6 +1,6 @@
 //! What limits cost in memory, and limits that cost no more than there is.
 
-use super::{INCOMING_BUFFER_BYTES, MAX_CONCURRENT_STREAMS, TransportLimits};
+use super::{INCOMING_BUFFER_BYTES, MAX_CERTIFICATE_CHAIN_BYTES, MAX_CONCURRENT_STREAMS, TransportLimits};
 use crate::{
     admission::{LINGERING, RESERVE},
     error::{Error, Result},
@@ -29,8 +29,9 @@ impl TransportLimits {
     /// |---|---|---|
     /// | 1 in 256 KiB | `max_connections`, at most 256 | 64 |
     /// | a quarter of those, 4 to 64 | `max_handshakes`, with 8 KiB of packets each | 16 |
-    /// | 3/32 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 24 KiB |
-    /// | half of that | `stream_receive_window` | 12 KiB |
+    /// | 1/16 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 16 KiB |
+    /// | half of that | `stream_receive_window` | 8 KiB |
+    /// | 1/64 of that part | `max_certificate_chain_bytes`, up to 16 KiB | 4 KiB |
     /// | 5 and 2 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 5, 2 |
     /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
     /// | 1/16 | `frame_budget_bytes` | 1 MiB |
@@ -54,17 +55,19 @@ impl TransportLimits {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where that is too little: below about 2.2 MiB.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where that is too little: below about 2.4 MiB.
     pub fn within(bytes: u64) -> Result<Self> {
         let peers = (bytes / PEER_BYTES).clamp(1, MOST_PEERS);
         let part = bytes / peers;
-        let window = (part / 32 * 3).clamp(4 * KIB, 256 * KIB);
+        let window = (part / 16).clamp(4 * KIB, 256 * KIB);
         let streams = |each: u64| (each * part / PEER_BYTES).clamp(1, u64::from(MAX_CONCURRENT_STREAMS));
         let frame = (part / 8).min(bytes / 512).clamp(8 * KIB, 512 * KIB);
+        let chain = (part / 64).clamp(KIB, u64::from(MAX_CERTIFICATE_CHAIN_BYTES));
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let limits = Self::builder()
             .max_connections(narrow(peers))
             .max_handshakes(narrow((peers / 4).clamp(4, 64)))
+            .max_certificate_chain_bytes(narrow(chain))
             .receive_window(narrow(window))
             .stream_receive_window(narrow(window / 2))
             .send_window(narrow(window))
@@ -86,18 +89,19 @@ impl TransportLimits {
     /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as
     /// they can be.
     ///
-    /// For each connection: 40 KiB for itself, 4 KiB for each stream, 1 KiB for each of as many exchanges
-    /// again whose answers the peer has not acknowledged, twice `receive_window` (what has not been read,
-    /// and what has been since), `send_window`, and the 8 KiB and one answer that are exempt from the
-    /// budget. For all together: twice `frame_budget_bytes`, since what grows has room to grow and what
-    /// is answered is copied, the frames of one connection that may go beyond it, `event_log_bytes`, for each
-    /// of `max_handshakes` 8 KiB and two connections that were closed and are not forgotten yet, and the
-    /// receive buffer without GRO.
+    /// For each connection: 40 KiB for itself; 3 1/16 times `max_certificate_chain_bytes` and 3 KiB, for the
+    /// peer's certificates twice and for handshake messages that wait for a packet that was lost; 4 KiB for
+    /// each stream; 1 KiB for each of as many exchanges again whose answers the peer has not acknowledged;
+    /// twice `receive_window` (what has not been read, and what has been since); `send_window`; and the
+    /// 8 KiB and one answer that are exempt from the budget. For all together: twice `frame_budget_bytes`,
+    /// since what grows has room to grow and what is answered is copied; the frames of one connection that
+    /// may go beyond it; `event_log_bytes`; for each of `max_handshakes` 8 KiB and two connections that were
+    /// closed and are not forgotten yet, with their certificates; and the receive buffer without GRO.
     ///
     /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before
     /// that as much as its method answered at most of late; what handlers that run at the same time
     /// answer beyond that is not in the sum. Nor is what quinn keeps for peers that send single bytes: 32
-    /// KiB for a stream of them, and some 60 bytes for each that has a gap before it, until
+    /// KiB for a stream or a handshake of them, and some 60 bytes for each that has a gap before it, until
     /// `request_read_timeout` ends the stream. Connections that this side dials have a frame budget of their
     /// own.
     #[must_use]
@@ -108,10 +112,11 @@ impl TransportLimits {
         let windows = 2 * u64::from(self.receive_window) + u64::from(self.send_window);
         let reserve = u64::try_from(RESERVE).unwrap_or(u64::MAX);
         let answer = u64::from(self.max_frame_bytes);
-        let connection = CONNECTION_BYTES + streams * STREAM_BYTES + answered + windows + reserve + answer;
+        let connection =
+            self.connection_bytes() + streams * STREAM_BYTES + answered + windows + reserve + answer;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
-        let lingering = u64::try_from(LINGERING).unwrap_or(u64::MAX) * CONNECTION_BYTES;
+        let lingering = u64::try_from(LINGERING).unwrap_or(u64::MAX) * self.connection_bytes();
         let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + lingering);
         let connections = u64::from(self.max_connections).saturating_mul(connection);
         connections.saturating_add(shared + handshakes + ENDPOINT_BYTES)
@@ -129,6 +134,13 @@ impl TransportLimits {
     pub fn worst_case_connection_bytes(&self) -> u64 {
         let windows = u64::from(self.receive_window) + u64::from(self.send_window);
         windows.saturating_add(self.frames_of_a_connection())
+    }
+
+    /// What a connection may take beside its streams and windows, when it is open and when it is closed and
+    /// not forgotten yet.
+    fn connection_bytes(&self) -> u64 {
+        let certificates = 2 * u64::from(self.max_certificate_chain_bytes);
+        CONNECTION_BYTES + certificates + u64::from(self.chain_limit().flight_bytes())
     }
 
     fn frames_of_a_connection(&self) -> u64 {
@@ -149,8 +161,9 @@ mod tests {
     fn the_worst_case_is_the_sum_that_the_documentation_states() {
         let expected = (256 + 256 + (32 + 2 * 32) * 512) * KIB;
         assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
-        let connection = (40 + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB;
-        let shared = (64 + 48 + 1) * MIB + 64 * (8 + 2 * 40) * KIB + 64 * KIB;
+        let itself = 40 + 3 * 16 + 1 + 3;
+        let connection = (itself + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB;
+        let shared = (64 + 48 + 1) * MIB + 64 * (8 + 2 * itself) * KIB + 64 * KIB;
         assert_eq!(TransportLimits::default().worst_case_bytes(), 256 * connection + shared);
     }
 
@@ -158,16 +171,17 @@ mod tests {
     fn sixteen_mebibytes_serve_sixty_four_peers() {
         let limits = TransportLimits::within(16 * MIB).unwrap();
         assert_eq!((limits.max_connections(), limits.max_handshakes()), (64, 16));
-        assert_eq!((limits.receive_window(), limits.stream_receive_window()), (24 * 1024, 12 * 1024));
+        assert_eq!((limits.receive_window(), limits.stream_receive_window()), (16 * 1024, 8 * 1024));
         assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (5, 2));
         assert_eq!((limits.max_frame_bytes(), limits.frame_budget_bytes()), (32 * 1024, 1024 * 1024));
         assert_eq!(limits.event_log_bytes(), 512 * 1024);
+        assert_eq!(limits.max_certificate_chain_bytes(), 4 * 1024);
     }
 
     #[test]
     fn whatever_is_granted_fits_and_what_cannot_fit_is_refused() {
         let granted = |bytes| TransportLimits::within(bytes).map(|limits| limits.worst_case_bytes());
-        for tenths in 22..40_000 {
+        for tenths in 24..40_000 {
             let bytes = tenths * MIB / 10;
             assert!(granted(bytes).unwrap() <= bytes, "{bytes}");
         }

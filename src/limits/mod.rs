@@ -1,11 +1,14 @@
 //! What a node allows its peers: time, streams, connections, memory.
 
+mod chain;
 mod memory;
 
 use std::{sync::Arc, time::Duration};
 
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+pub(crate) use self::chain::{ChainLimit, Oversized};
+use self::chain::{LARGEST_CHAIN_BYTES, SMALLEST_CHAIN_BYTES};
 use crate::{
     admission::Rate,
     error::{Error, Result},
@@ -45,6 +48,7 @@ pub struct TransportLimits {
     max_frame_bytes: u32,
     max_connections: u32,
     max_handshakes: u32,
+    max_certificate_chain_bytes: u32,
     stream_receive_window: u32,
     receive_window: u32,
     send_window: u32,
@@ -70,6 +74,8 @@ const MAX_CONCURRENT_STREAMS: u32 = 32;
 const MAX_FRAME_BYTES: u32 = 512 * 1024;
 const MAX_CONNECTIONS: u32 = 256;
 const MAX_HANDSHAKES: u32 = 64;
+/// Three times what three certificates with RSA keys of 4,096 bits take.
+const MAX_CERTIFICATE_CHAIN_BYTES: u32 = 16 * 1024;
 /// Frames are read as they arrive, so a window may be smaller than a frame.
 const STREAM_RECEIVE_WINDOW: u32 = 128 * 1024;
 const RECEIVE_WINDOW: u32 = 256 * 1024;
@@ -109,6 +115,7 @@ impl Default for TransportLimits {
             max_frame_bytes: MAX_FRAME_BYTES,
             max_connections: MAX_CONNECTIONS,
             max_handshakes: MAX_HANDSHAKES,
+            max_certificate_chain_bytes: MAX_CERTIFICATE_CHAIN_BYTES,
             stream_receive_window: STREAM_RECEIVE_WINDOW,
             receive_window: RECEIVE_WINDOW,
             send_window: SEND_WINDOW,
@@ -177,6 +184,14 @@ limits! {
     /// address has more under way or left more unfinished; where there is none such, it is refused with
     /// CONNECTION_REFUSED.
     max_handshakes: u32,
+    /// Bytes of certificates that a peer may show, and that this side may: all that are sent, each as it is
+    /// in DER, whether or not the path to an authority needs it. Default: 16,384; at least 1,024 and at most
+    /// 61,440. The handshake with a peer that shows more fails with
+    /// [`PeerCertificate`](crate::ErrorKind::PeerCertificate), and the peer is told so. A chain of this
+    /// side's own is held against the limit where it is configured, since peers are likely to have the same.
+    /// A connection may hold 3 1/16 times as much and 3 KiB: the certificates of the peer twice, and
+    /// handshake messages that wait for a packet that was lost.
+    max_certificate_chain_bytes: u32,
     /// Bytes that a peer may send on one stream beyond what was read. Default: 131,072; at least 2,048. May
     /// be smaller than a frame.
     stream_receive_window: u32,
@@ -240,6 +255,11 @@ impl TransportLimits {
         usize::try_from(self.max_frame_bytes).unwrap_or(usize::MAX)
     }
 
+    /// `max_certificate_chain_bytes`, and what follows from it.
+    pub(crate) const fn chain_limit(&self) -> ChainLimit {
+        ChainLimit::new(self.max_certificate_chain_bytes)
+    }
+
     /// quinn's configuration for connections that serve streams of the peer, or take none.
     pub(crate) fn transport_config(&self, serves: Serves) -> Arc<TransportConfig> {
         let (bidi, uni) = match serves {
@@ -261,6 +281,9 @@ impl TransportLimits {
             .stream_receive_window(VarInt::from_u32(self.stream_receive_window))
             .receive_window(VarInt::from_u32(self.receive_window))
             .send_window(u64::from(self.send_window))
+            // quinn's default is below what the largest chain takes with the messages beside it: where the
+            // first packet of them is lost, the last would end the connection.
+            .crypto_buffer_size(self.chain_limit().flight_bytes().try_into().unwrap_or(usize::MAX))
             // The protocol has no datagrams; quinn would reserve 2.3 MB a connection for them.
             .datagram_receive_buffer_size(None)
             .datagram_send_buffer_size(0);
@@ -357,6 +380,10 @@ impl TransportLimitsBuilder {
         check(limits.max_frame_bytes >= SMALLEST_FRAME_BYTES, || {
             format!("max_frame_bytes is below {SMALLEST_FRAME_BYTES}")
         })?;
+        let chains = SMALLEST_CHAIN_BYTES..=LARGEST_CHAIN_BYTES;
+        check(chains.contains(&limits.max_certificate_chain_bytes), || {
+            format!("max_certificate_chain_bytes is not in {SMALLEST_CHAIN_BYTES} to {LARGEST_CHAIN_BYTES}")
+        })?;
         check(limits.frame_budget_bytes >= limits.max_frame_bytes, || {
             "frame_budget_bytes is below max_frame_bytes".into()
         })?;
@@ -399,6 +426,7 @@ mod tests {
         assert_eq!(limits.max_frame_bytes(), 524_288);
         assert_eq!(limits.max_connections(), 256);
         assert_eq!(limits.max_handshakes(), 64);
+        assert_eq!(limits.max_certificate_chain_bytes(), 16_384);
     }
 
     #[test]
@@ -417,6 +445,8 @@ mod tests {
             (builder().max_frame_bytes(0), "max_frame_bytes"),
             (builder().max_connections(0), "max_connections"),
             (builder().max_handshakes(0), "max_handshakes"),
+            (builder().max_certificate_chain_bytes(1023), "max_certificate_chain_bytes"),
+            (builder().max_certificate_chain_bytes(61_441), "max_certificate_chain_bytes"),
             (builder().stream_receive_window(0), "stream_receive_window"),
             (builder().receive_window(64 * 1024), "stream_receive_window"),
             (builder().send_window(0), "send_window"),

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use quinn::crypto::rustls::QuicClientConfig;
+use quinn::crypto::{self, rustls::QuicClientConfig};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::{
@@ -21,11 +21,15 @@ use rustls::{
 use super::{
     ALPN, Fingerprint, HandshakeReport, Identity, KeyLogger, OnExpiry, Pin, RevocationList, Surroundings,
     Terms, Trust, VERSIONS,
+    bounded::Bounded,
     path::{NoPath, PathFinder, Purpose, Times},
     provider,
     report::{Refusal, ReportingClock},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    limits::ChainLimit,
+};
 
 /// Which servers a client believes, and what it shows to them.
 ///
@@ -155,9 +159,10 @@ impl ClientTls {
         &self,
         surroundings: &Surroundings,
         report: &HandshakeReport,
-    ) -> Result<(Arc<QuicClientConfig>, String)> {
+    ) -> Result<(Arc<dyn crypto::ClientConfig>, String)> {
         let config = QuicClientConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
-        Ok((Arc::new(config), self.server_name.to_str().into_owned()))
+        let config = Bounded::new(config, surroundings.chain_limit, report);
+        Ok((config, self.server_name.to_str().into_owned()))
     }
 
     pub(super) fn config(
@@ -165,7 +170,7 @@ impl ClientTls {
         surroundings: &Surroundings,
         report: &HandshakeReport,
     ) -> Result<ClientConfig> {
-        let Surroundings { wall_clock, key_log } = surroundings;
+        let Surroundings { wall_clock, chain_limit, key_log } = surroundings;
         let Prepared { config, chain } = self.prepared()?;
         let mut config = config.clone();
         config.time_provider =
@@ -178,6 +183,7 @@ impl ClientTls {
             paths: self.paths(),
             pins: Arc::clone(&self.pins),
             revocations: self.revocations.clone(),
+            chain_limit: *chain_limit,
             report: report.clone(),
         }));
         Ok(config)
@@ -238,6 +244,7 @@ struct ReportingVerifier {
     paths: PathFinder,
     pins: Arc<BTreeSet<Pin>>,
     revocations: Option<RevocationList>,
+    chain_limit: ChainLimit,
     report: HandshakeReport,
 }
 
@@ -250,6 +257,10 @@ impl ServerCertVerifier for ReportingVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        // First, since what it takes to look for a path grows with the chain.
+        self.chain_limit
+            .check(std::iter::once(end_entity).chain(intermediates))
+            .map_err(|oversized| self.report.record_oversized(oversized))?;
         let revocations = self.revocations.as_ref();
         let path = match self.paths.find(end_entity, intermediates, revocations, Times::now(now)) {
             Ok(path) => Ok(path),

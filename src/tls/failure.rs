@@ -9,6 +9,7 @@ use super::report::{HandshakeReport, Refusal};
 use crate::{
     code::{Code, CodeClass},
     error::{Error, ErrorKind},
+    limits::Oversized,
 };
 
 /// The longest part of a peer's closing words that is kept, in characters: enough for a sentence,
@@ -25,8 +26,16 @@ pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>
     // Whatever ended the attempt: a server that was not believed is the reason to tell.
     let classified = match (refusal, error) {
         (Some(refusal), _) => refused_by_us(refusal),
-        (None, ConnectionError::TransportError(error)) => transport(error.code, Side::Local),
-        (None, ConnectionError::ConnectionClosed(close)) => transport(close.error_code, Side::Peer),
+        (None, ConnectionError::TransportError(error)) => match report.and_then(HandshakeReport::overflow) {
+            Some(overflow) if error.code == TransportErrorCode::CRYPTO_BUFFER_EXCEEDED => {
+                oversized_peer(overflow)
+            }
+            _ => transport(error.code, Side::Local),
+        },
+        (None, ConnectionError::ConnectionClosed(close)) => match close.error_code {
+            TransportErrorCode::CRYPTO_BUFFER_EXCEEDED => too_large_for_the_peer(&close.reason),
+            code => transport(code, Side::Peer),
+        },
         (None, ConnectionError::ApplicationClosed(close)) => closed(close),
         (None, ConnectionError::VersionMismatch) => Error::new(ErrorKind::VersionMismatch),
         (None, ConnectionError::LocallyClosed) => Error::new(ErrorKind::Closed),
@@ -54,9 +63,25 @@ fn refused_by_us(refusal: &Refusal) -> Error {
             Error::new(ErrorKind::PinMismatch).detail(format!("the server presented {presented}"))
         }
         Refusal::Certificate(rustls::Error::InvalidCertificate(error)) => about_certificate(error),
+        Refusal::Oversized(oversized) => oversized_peer(*oversized),
         Refusal::NoTime => no_time(),
         Refusal::Certificate(error) => Error::new(ErrorKind::PeerCertificate).detail(error.to_string()),
     }
+}
+
+fn oversized_peer(oversized: Oversized) -> Error {
+    Error::new(ErrorKind::PeerCertificate).detail(oversized.to_string())
+}
+
+/// A peer closes with this code over nothing but handshake messages, of which the certificate chain is the
+/// only one whose size varies much. A node of this crate says why.
+fn too_large_for_the_peer(reason: &[u8]) -> Error {
+    let reason = match printable(reason) {
+        reason if reason.is_empty() => "its limit on certificate chains (max_certificate_chain_bytes)".into(),
+        reason => reason,
+    };
+    Error::new(ErrorKind::CertificateRefused)
+        .detail(format!("this node's certificate chain is too large for the peer: {reason}"))
 }
 
 /// A certificate that was not acceptable, or that this side could not judge.
@@ -205,7 +230,7 @@ mod tests {
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
     use super::*;
-    use crate::tls::Fingerprint;
+    use crate::{limits::ChainLimit, tls::Fingerprint};
 
     fn found_here(code: TransportErrorCode) -> ConnectionError {
         TransportError { code, frame: None, reason: "for the source".into() }.into()
@@ -271,10 +296,41 @@ mod tests {
             (TransportErrorCode::PROTOCOL_VIOLATION, ErrorKind::Protocol),
             (TransportErrorCode::TRANSPORT_PARAMETER_ERROR, ErrorKind::Protocol),
             (TransportErrorCode::INVALID_TOKEN, ErrorKind::Protocol),
-            (TransportErrorCode::CRYPTO_BUFFER_EXCEEDED, ErrorKind::Protocol),
         ] {
             assert_eq!(kind(&found_here(code)), expected, "{code}");
             assert_eq!(kind(&told_by_the_peer(code)), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_chain_that_is_too_large_is_told_from_either_side() {
+        let code = TransportErrorCode::CRYPTO_BUFFER_EXCEEDED;
+        let limit = ChainLimit::default();
+        let report = HandshakeReport::default();
+        report.set_chain_limit(limit);
+        let overflow = classify(&found_here(code), Some(&report));
+        assert_eq!(*overflow.kind(), ErrorKind::PeerCertificate);
+        assert!(overflow.explanation().unwrap().contains("max_certificate_chain_bytes (16384)"));
+        report.record_oversized(Oversized::Chain { bytes: 20_000, limit });
+        let chain = classify(&found_here(code), Some(&report));
+        assert_eq!(*chain.kind(), ErrorKind::PeerCertificate);
+        assert!(chain.explanation().unwrap().contains("20000 bytes"));
+
+        let told = classify(&told_by_the_peer(code), None);
+        assert_eq!(*told.kind(), ErrorKind::CertificateRefused);
+        assert!(told.explanation().unwrap().ends_with("for the source"), "{told}");
+        assert!(told.is_terminal() && told.is_authentication());
+        let silent = ConnectionClose { error_code: code, frame_type: None, reason: Default::default() };
+        let silent = classify(&ConnectionError::ConnectionClosed(silent), None);
+        assert_eq!(*silent.kind(), ErrorKind::CertificateRefused);
+        assert!(silent.explanation().unwrap().contains("max_certificate_chain_bytes"), "{silent}");
+
+        // The twins: a peer whose certificate was good already, and one on an open connection.
+        let verified = HandshakeReport::default();
+        verified.set_chain_limit(limit);
+        verified.record_verified(Vec::new());
+        for report in [Some(&verified), None] {
+            assert_eq!(*classify(&found_here(code), report).kind(), ErrorKind::Protocol);
         }
     }
 

@@ -18,7 +18,10 @@ use super::{
     provider::{check_built_in, provider},
     restart::RestartSecret,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    limits::ChainLimit,
+};
 
 /// A certificate chain and the private key of its first certificate: what this node shows to a peer.
 ///
@@ -101,6 +104,14 @@ impl Identity {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// Whether peers with the same limit would take this chain, and this side the like of it.
+    pub(super) fn check_size(&self, limit: ChainLimit) -> Result<()> {
+        limit.check(self.chain()).map_err(|oversized| {
+            let fingerprint = self.fingerprint;
+            Error::invalid_config(format!("this node's own certificate {fingerprint}: {oversized}"))
+        })
     }
 
     /// quinn's configuration for an endpoint of this identity at this address.

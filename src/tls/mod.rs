@@ -7,6 +7,9 @@ use std::{fmt, sync::Arc};
 
 use rustls::KeyLog;
 
+use crate::limits::ChainLimit;
+
+mod bounded;
 mod certificate;
 mod client;
 mod clock;
@@ -63,6 +66,8 @@ pub(crate) struct Terms {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
     pub(crate) wall_clock: WallClock,
+    /// How large the chains of peers may be, and this node's own.
+    pub(crate) chain_limit: ChainLimit,
     /// Told the secrets of all connections.
     pub(crate) key_log: Option<KeyLogger>,
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use rustls::{
-    CertificateError,
+    CertificateError, OtherError,
     pki_types::{CertificateDer, UnixTime},
     time_provider::TimeProvider,
 };
@@ -14,6 +14,7 @@ use rustls::{
 use super::{Fingerprint, WallClock, failure::about_certificate};
 use crate::{
     error::{Error, Result},
+    limits::{ChainLimit, Oversized},
     sync::lock,
 };
 
@@ -28,6 +29,7 @@ struct Shared {
     path: Mutex<Option<Vec<CertificateDer<'static>>>>,
     doubt: OnceLock<CertificateError>,
     refusal: OnceLock<Refusal>,
+    chain_limit: OnceLock<ChainLimit>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) enum Refusal {
     /// The chain is valid, and its first certificate is this one instead of a pinned one.
     PinMismatch(Fingerprint),
     Certificate(rustls::Error),
+    /// The chain is larger than this side takes.
+    Oversized(Oversized),
     /// The wall clock has failed since the attempt began, which is nobody's fault but ours.
     NoTime,
 }
@@ -94,6 +98,30 @@ impl HandshakeReport {
     /// The path that was found, for the first who asks.
     pub(crate) fn take_path(&self) -> Option<Vec<CertificateDer<'static>>> {
         lock(&self.0.path).take()
+    }
+
+    pub(super) fn set_chain_limit(&self, limit: ChainLimit) {
+        let _ = self.0.chain_limit.set(limit);
+    }
+
+    /// Why the peer's handshake messages could not be held, as long as its certificate was not looked at.
+    pub(super) fn overflow(&self) -> Option<Oversized> {
+        let limit = *self.0.chain_limit.get()?;
+        let verified = self.0.verified.load(Ordering::SeqCst);
+        (!verified).then_some(Oversized::Flight { limit })
+    }
+
+    /// Refuses the peer for the size of its chain.
+    pub(super) fn record_oversized(&self, oversized: Oversized) -> rustls::Error {
+        self.record(Refusal::Oversized(oversized));
+        CertificateError::Other(OtherError(Arc::new(oversized))).into()
+    }
+
+    pub(super) fn oversized(&self) -> Option<Oversized> {
+        match self.refusal() {
+            Some(Refusal::Oversized(oversized)) => Some(*oversized),
+            _ => None,
+        }
     }
 
     pub(super) fn noting<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use event_listener::{Event, EventListener};
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::crypto::ServerConfig;
 
 use super::{
     ClientAuth, ClientTls, Facts, HandshakeReport, Identity, ServerTls, Surroundings, Terms, WallClock,
@@ -61,6 +61,14 @@ pub(crate) struct Halves {
     pub(crate) client: Option<ClientTls>,
 }
 
+impl Halves {
+    /// What this node shows.
+    fn identities(&self) -> impl Iterator<Item = &Identity> {
+        let client = self.client.as_ref().and_then(ClientTls::own_identity);
+        self.server.as_ref().map(ServerTls::own_identity).into_iter().chain(client)
+    }
+}
+
 /// Who dialled a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -77,8 +85,10 @@ pub(crate) struct Security {
 }
 
 impl Security {
-    pub(crate) fn new(halves: Halves, surroundings: Surroundings) -> Arc<Self> {
-        Arc::new(Self { present: Mutex::new(Arc::new(halves)), changed: Event::new(), surroundings })
+    /// Refuses an identity of this node's own whose chain is too large.
+    pub(crate) fn new(halves: Halves, surroundings: Surroundings) -> Result<Arc<Self>> {
+        halves.identities().try_for_each(|own| own.check_size(surroundings.chain_limit))?;
+        Ok(Arc::new(Self { present: Mutex::new(Arc::new(halves)), changed: Event::new(), surroundings }))
     }
 
     /// For dialling with TLS that is not the endpoint's own.
@@ -86,7 +96,7 @@ impl Security {
         // Here, and not in the copy: the original is to be prepared for the next time.
         client.prepared()?;
         let halves = Halves { server: None, client: Some(client.clone()) };
-        Ok(Self::new(halves, self.surroundings.clone()))
+        Self::new(halves, self.surroundings.clone())
     }
 
     pub(crate) fn present(&self) -> Arc<Halves> {
@@ -111,7 +121,7 @@ impl Security {
     }
 
     /// The configuration for one connection that is accepted.
-    pub(crate) fn accepting(&self, report: &HandshakeReport) -> Result<Arc<QuicServerConfig>> {
+    pub(crate) fn accepting(&self, report: &HandshakeReport) -> Result<Arc<dyn ServerConfig>> {
         match &self.present().server {
             Some(server) => server.quic_config(&self.surroundings, report),
             None => Err(Error::invalid_config("the endpoint was built without server TLS")),
@@ -129,7 +139,9 @@ impl Security {
 
     /// Replaces what the rotation has, or nothing.
     pub(crate) fn rotate(&self, rotation: Rotation) -> Result<()> {
-        let Rotation { halves: Halves { server, client } } = rotation;
+        let Rotation { halves } = rotation;
+        halves.identities().try_for_each(|own| own.check_size(self.surroundings.chain_limit))?;
+        let Halves { server, client } = halves;
         // What may fail comes first. An endpoint keeps its halves for life, so that they may be looked at
         // beforehand.
         let present = self.present();

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use quinn::{EndpointConfig, crypto::rustls::QuicServerConfig};
+use quinn::{
+    EndpointConfig,
+    crypto::{self, rustls::QuicServerConfig},
+};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -20,11 +23,15 @@ use rustls::{
 use super::{
     ALPN, HandshakeReport, Identity, KeyLogger, OnExpiry, RevocationList, Surroundings, Terms, Trust,
     VERSIONS,
+    bounded::Bounded,
     path::{NoPath, PathFinder, Purpose, Signed, Times},
     provider,
     report::ReportingClock,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    limits::ChainLimit,
+};
 
 /// What a server shows to its clients, and what it asks of them.
 ///
@@ -170,9 +177,9 @@ impl ServerTls {
         &self,
         surroundings: &Surroundings,
         report: &HandshakeReport,
-    ) -> Result<Arc<QuicServerConfig>> {
+    ) -> Result<Arc<dyn crypto::ServerConfig>> {
         let config = QuicServerConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
-        Ok(Arc::new(config))
+        Ok(Bounded::new(config, surroundings.chain_limit, report))
     }
 
     pub(super) fn config(
@@ -180,11 +187,11 @@ impl ServerTls {
         surroundings: &Surroundings,
         report: &HandshakeReport,
     ) -> Result<ServerConfig> {
-        let Surroundings { wall_clock, key_log } = surroundings;
+        let Surroundings { wall_clock, chain_limit, key_log } = surroundings;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(unusable)?
-            .with_client_cert_verifier(self.verifier(report)?)
+            .with_client_cert_verifier(self.verifier(*chain_limit, report)?)
             .with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.time_provider =
@@ -200,11 +207,16 @@ impl ServerTls {
         Ok(config)
     }
 
-    fn verifier(&self, report: &HandshakeReport) -> Result<Arc<dyn ClientCertVerifier>> {
+    fn verifier(
+        &self,
+        chain_limit: ChainLimit,
+        report: &HandshakeReport,
+    ) -> Result<Arc<dyn ClientCertVerifier>> {
         Ok(Arc::new(ReportingVerifier {
             chains: Arc::clone(self.chains()?),
             paths: self.paths(),
             revocations: self.revocations.clone(),
+            chain_limit,
             report: report.clone(),
         }))
     }
@@ -266,6 +278,7 @@ struct ReportingVerifier {
     chains: Arc<dyn ClientCertVerifier>,
     paths: Option<PathFinder>,
     revocations: Option<RevocationList>,
+    chain_limit: ChainLimit,
     report: HandshakeReport,
 }
 
@@ -290,6 +303,10 @@ impl ClientCertVerifier for ReportingVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
+        // First, since what it takes to look for a path grows with the chain.
+        self.chain_limit
+            .check(std::iter::once(end_entity).chain(intermediates))
+            .map_err(|oversized| self.report.record_oversized(oversized))?;
         let revocations = self.revocations.as_ref();
         let path = match &self.paths {
             Some(paths) => match paths.find(end_entity, intermediates, revocations, Times::now(now)) {
@@ -374,7 +391,9 @@ mod tests {
             (tls.require_client_certificates(ca.trust()), ClientAuth::Required),
         ] {
             assert_eq!(tls.client_auth(), expected);
-            let custom = tls.clone().client_cert_verifier(tls.verifier(&HandshakeReport::default()).unwrap());
+            let custom = tls.clone().client_cert_verifier(
+                tls.verifier(ChainLimit::default(), &HandshakeReport::default()).unwrap(),
+            );
             assert_eq!(custom.client_auth(), expected, "as a custom verifier");
         }
     }
