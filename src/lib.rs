@@ -85,6 +85,7 @@ mod cert;
 mod client;
 mod closure;
 mod code;
+mod congestion;
 mod connection;
 mod drain;
 mod endpoint;

@@ -11,6 +11,7 @@ pub(crate) use self::chain::{ChainLimit, Oversized};
 use self::chain::{LARGEST_CHAIN_BYTES, SMALLEST_CHAIN_BYTES};
 use crate::{
     admission::Rate,
+    congestion::HandshakeWindow,
     error::{Error, Result},
 };
 
@@ -270,6 +271,7 @@ impl TransportLimits {
         mtu_discovery.minimum_change(MTU_STEP);
         let mut ack_frequency = AckFrequencyConfig::default();
         ack_frequency.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_PACKETS));
+        let flight_bytes = self.chain_limit().flight_bytes();
         let mut config = TransportConfig::default();
         config
             .ack_frequency_config(Some(ack_frequency))
@@ -281,9 +283,10 @@ impl TransportLimits {
             .stream_receive_window(VarInt::from_u32(self.stream_receive_window))
             .receive_window(VarInt::from_u32(self.receive_window))
             .send_window(u64::from(self.send_window))
+            .congestion_controller_factory(Arc::new(HandshakeWindow::new(flight_bytes)))
             // quinn's default is below what the largest chain takes with the messages beside it: where the
             // first packet of them is lost, the last would end the connection.
-            .crypto_buffer_size(self.chain_limit().flight_bytes().try_into().unwrap_or(usize::MAX))
+            .crypto_buffer_size(flight_bytes.try_into().unwrap_or(usize::MAX))
             // The protocol has no datagrams; quinn would reserve 2.3 MB a connection for them.
             .datagram_receive_buffer_size(None)
             .datagram_send_buffer_size(0);
