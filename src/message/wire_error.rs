@@ -84,14 +84,23 @@ impl fmt::Display for WireError {
 
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// A peer's words, fit for one line of a log or of a terminal.
+/// A peer's words, fit for one line of a log or of a terminal: without controls, line separators, and
+/// controls of the direction of text.
 pub(crate) fn printable(text: &str, max_chars: usize) -> Cow<'_, str> {
-    let fit = |char: char| !char.is_control() && !matches!(char, '\u{2028}' | '\u{2029}');
+    let fit = |char: char| !char.is_control() && !is_invisible(char);
     if text.len() <= max_chars && text.chars().all(fit) {
         return Cow::Borrowed(text);
     }
     let shown = text.chars().take(max_chars);
     shown.map(|char| if fit(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// Separators of lines, and controls of the direction of text.
+const fn is_invisible(char: char) -> bool {
+    matches!(
+        char,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 #[cfg(test)]
@@ -121,6 +130,8 @@ mod tests {
         let shown = WireError::from("gone\nERROR forged\u{1b}[31m").to_string();
         assert_eq!(shown, "gone\u{fffd}ERROR forged\u{fffd}[31m");
         assert_eq!(WireError::from(&*"é".repeat(1000)).to_string().chars().count(), 64);
+        let shown = WireError::from("a\u{202e}b\u{2066}c\u{200f}d").to_string();
+        assert_eq!(shown, "a\u{fffd}b\u{fffd}c\u{fffd}d");
     }
 
     #[test]

@@ -43,17 +43,34 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Names and key, without tags and lengths.
+/// Names, key and algorithm of the signature, without tags and lengths.
 pub(super) struct Details<'a> {
+    pub(super) version: Version,
+    pub(super) issuer: &'a [u8],
     pub(super) subject: &'a [u8],
     pub(super) public_key: &'a [u8],
+    pub(super) signature_algorithm: &'a [u8],
     pub(super) extensions: Option<&'a [u8]>,
+}
+
+/// [RFC 5280, section 4.1.2.1](https://www.rfc-editor.org/rfc/rfc5280#section-4.1.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Without extensions: 1, or 2.
+    Old,
+    /// With extensions: 3.
+    Current,
+}
+
+impl Version {
+    const CURRENT: [u8; 3] = [2, 1, 2];
 }
 
 impl<'a> Details<'a> {
     pub(super) fn read(certificate: &'a [u8]) -> der::Result<Self> {
         let mut tbs = signed_part(certificate)?;
-        let Facts { subject, .. } = Facts::next(&mut tbs)?;
+        let (version, signature_algorithm) = head(tbs.clone())?;
+        let Facts { issuer, subject, .. } = Facts::next(&mut tbs)?;
         let public_key = element(&mut tbs, Tag::Sequence)?;
         let mut extensions = None;
         while !tbs.is_finished() {
@@ -63,8 +80,23 @@ impl<'a> Details<'a> {
                 extensions = Some(field.value());
             }
         }
-        Ok(Self { subject, public_key, extensions })
+        Ok(Self { version, issuer, subject, public_key, signature_algorithm, extensions })
     }
+
+    /// Whether the authority has signed its own certificate, or a node its own.
+    pub(super) fn is_self_issued(&self) -> bool {
+        self.issuer == self.subject
+    }
+}
+
+/// The version, and the algorithm of the signature.
+fn head<'a>(mut tbs: SliceReader<'a>) -> der::Result<(Version, &'a [u8])> {
+    let mut version = Version::Old;
+    if tbs.peek_tag()?.is_context_specific() && AnyRef::decode(&mut tbs)?.value() == Version::CURRENT {
+        version = Version::Current;
+    }
+    let _serial = element(&mut tbs, Tag::Integer)?;
+    Ok((version, element(&mut tbs, Tag::Sequence)?))
 }
 
 fn signed_part(certificate: &[u8]) -> der::Result<SliceReader<'_>> {

@@ -22,9 +22,12 @@ use super::{
     ALPN, Fingerprint, HandshakeReport, Identity, KeyLogger, OnExpiry, Pin, RevocationList, Surroundings,
     Terms, Trust, VERSIONS,
     bounded::Bounded,
+    describe,
     path::{NoPath, PathFinder, Purpose, Times},
     provider,
     report::{Refusal, ReportingClock},
+    usable::unverifiable,
+    words::{self, Cause},
 };
 use crate::{
     error::{Error, Result},
@@ -104,9 +107,7 @@ impl ClientTls {
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is neither.
     pub fn server_name(self, name: &str) -> Result<Self> {
-        let server_name = ServerName::try_from(name).map_err(|error| {
-            Error::invalid_config("the server name is neither a DNS name nor an IP address").caused_by(error)
-        })?;
+        let server_name = ServerName::try_from(name).map_err(|_says_no_more| no_server_name(name))?;
         Ok(Self { server_name: server_name.to_owned(), ..self })
     }
 
@@ -231,8 +232,26 @@ impl fmt::Debug for ClientTls {
     }
 }
 
+fn no_server_name(name: &str) -> Error {
+    let bare = name.trim_start_matches('[').split_once(']').map_or(name, |(address, _port)| address);
+    let host = bare.rsplit_once(':').map_or(bare, |(host, _port)| host);
+    let advice = if name.is_empty() {
+        "it is empty"
+    } else if !name.is_ascii() {
+        "write an international name as in the certificate, with `xn--`"
+    } else if name != bare && ServerName::try_from(bare).is_ok() {
+        "write an IP address without brackets, and without the port"
+    } else if host != bare && ServerName::try_from(host).is_ok() {
+        "write it without the port"
+    } else {
+        "write it as in the certificate"
+    };
+    let name = describe::name(name);
+    Error::invalid_config(format!("the server name {name} is neither a DNS name nor an IP address: {advice}"))
+}
+
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::invalid_config("no TLS client configuration can be made").caused_by(error)
+    Error::invalid_config("no TLS client configuration can be made").caused_by(Cause::other(error))
 }
 
 /// Looks for a path on which nothing is revoked, then checks the name and the pins. All of them happen here,
@@ -246,6 +265,19 @@ struct ReportingVerifier {
     revocations: Option<RevocationList>,
     chain_limit: ChainLimit,
     report: HandshakeReport,
+}
+
+impl ReportingVerifier {
+    fn noting<T>(
+        &self,
+        result: Result<T, rustls::Error>,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<T, rustls::Error> {
+        result.inspect_err(|error| {
+            let words = unverifiable(certificate).unwrap_or_else(|| words::tls(error));
+            self.report.refuse_server(error, words);
+        })
+    }
 }
 
 impl ServerCertVerifier for ReportingVerifier {
@@ -270,10 +302,21 @@ impl ServerCertVerifier for ReportingVerifier {
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
                 .and(Err(CertificateError::UnknownIssuer.into())),
         };
-        let path = self.report.noting(path)?;
+        let path = path.inspect_err(|error| {
+            let words = match error {
+                rustls::Error::InvalidCertificate(error) => {
+                    self.paths.explain(error, end_entity, intermediates)
+                }
+                error => words::tls(error),
+            };
+            self.report.refuse_server(error, words);
+        })?;
         let named = ParsedCertificate::try_from(end_entity)
             .and_then(|certificate| verify_server_name(&certificate, server_name));
-        self.report.noting(named)?;
+        named.inspect_err(|error| {
+            let names = describe::names_of_server(end_entity);
+            self.report.refuse_server(error, words::not_valid_for(&server_name.to_str(), names));
+        })?;
         let presented = Fingerprint::of(end_entity);
         let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));
         if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) || key_is_pinned() {
@@ -290,7 +333,7 @@ impl ServerCertVerifier for ReportingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.report.noting(self.chain.verify_tls12_signature(message, cert, dss))
+        self.noting(self.chain.verify_tls12_signature(message, cert, dss), cert)
     }
 
     fn verify_tls13_signature(
@@ -299,7 +342,7 @@ impl ServerCertVerifier for ReportingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.report.noting(self.chain.verify_tls13_signature(message, cert, dss))
+        self.noting(self.chain.verify_tls13_signature(message, cert, dss), cert)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

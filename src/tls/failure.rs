@@ -5,7 +5,10 @@ use std::{io, time::Duration};
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::{AlertDescription as Alert, CertificateError};
 
-use super::report::{HandshakeReport, Refusal};
+use super::{
+    report::{HandshakeReport, Refusal},
+    words::{self, Cause, alert_of},
+};
 use crate::{
     code::{Code, CodeClass},
     error::{Error, ErrorKind},
@@ -46,7 +49,8 @@ pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>
     match refusal {
         // It has a cause, which says more.
         Some(Refusal::NoTime) => classified,
-        _ => classified.caused_by(error.clone()),
+        Some(_) => classified.caused_by(Cause::Refused(error.clone())),
+        None => classified.caused_by(Cause::Connection(error.clone())),
     }
 }
 
@@ -59,13 +63,17 @@ enum Side {
 
 fn refused_by_us(refusal: &Refusal) -> Error {
     match refusal {
-        Refusal::PinMismatch(presented) => {
-            Error::new(ErrorKind::PinMismatch).detail(format!("the server presented {presented}"))
+        Refusal::PinMismatch(presented) => Error::new(ErrorKind::PinMismatch).detail(format!(
+            "the server presented {presented}, which is not pinned: pin it, if this is the right server"
+        )),
+        Refusal::ServerCertificate { error: rustls::Error::InvalidCertificate(error), words } => {
+            about_certificate(error, words.clone())
         }
-        Refusal::Certificate(rustls::Error::InvalidCertificate(error)) => about_certificate(error),
+        Refusal::ServerCertificate { words, .. } | Refusal::ClientCertificate(words) => {
+            Error::new(ErrorKind::PeerCertificate).detail(words.clone())
+        }
         Refusal::Oversized(oversized) => oversized_peer(*oversized),
         Refusal::NoTime => no_time(),
-        Refusal::Certificate(error) => Error::new(ErrorKind::PeerCertificate).detail(error.to_string()),
     }
 }
 
@@ -84,10 +92,10 @@ fn too_large_for_the_peer(reason: &[u8]) -> Error {
         .detail(format!("this node's certificate chain is too large for the peer: {reason}"))
 }
 
-/// A certificate that was not acceptable, or that this side could not judge.
-pub(super) fn about_certificate(error: &CertificateError) -> Error {
+/// A certificate that was not acceptable, or that this side could not judge; in these words.
+pub(super) fn about_certificate(error: &CertificateError, words: String) -> Error {
     use CertificateError as E;
-    let unacceptable = Error::new(ErrorKind::PeerCertificate).detail(in_words(error));
+    let unacceptable = Error::new(ErrorKind::PeerCertificate).detail(words);
     match error {
         E::NotValidYet
         | E::NotValidYetContext { .. }
@@ -102,31 +110,8 @@ pub(crate) fn no_time() -> Error {
     io::Error::other("the wall clock has failed, and certificates cannot be judged").into()
 }
 
-fn in_words(error: &CertificateError) -> String {
-    use CertificateError as E;
-    match error {
-        E::Expired | E::ExpiredContext { .. } => "expired".into(),
-        E::NotValidYet | E::NotValidYetContext { .. } => {
-            "not valid yet (or this node's clock is behind)".into()
-        }
-        E::Revoked => "revoked".into(),
-        E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
-            "the revocation list of its authority is out of date".into()
-        }
-        E::UnknownIssuer => "not issued by a trusted authority".into(),
-        E::NotValidForName => "not valid for the server name".into(),
-        E::NotValidForNameContext { expected, .. } => format!("not valid for `{}`", expected.to_str()),
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "not made for servers".into(),
-        E::BadEncoding => "malformed".into(),
-        // Nearly always, an authority was made anew under its old name.
-        E::BadSignature => "a signature does not verify (another authority of the same name?)".into(),
-        E::Other(error) => error.to_string(),
-        other => other.to_string(),
-    }
-}
-
 fn transport(code: TransportErrorCode, found_by: Side) -> Error {
-    if let Some(alert) = tls_alert(code) {
+    if let Some(alert) = alert_of(code) {
         return tls(alert, found_by);
     }
     match code {
@@ -142,32 +127,36 @@ fn transport(code: TransportErrorCode, found_by: Side) -> Error {
     }
 }
 
-/// RFC 9001, section 4.8: the alert is added to 0x0100, which gives the range reserved for
-/// CRYPTO_ERROR.
-fn tls_alert(code: TransportErrorCode) -> Option<Alert> {
-    let alert = u64::from(code).checked_sub(0x100)?;
-    u8::try_from(alert).ok().map(Alert::from)
-}
-
 fn tls(alert: Alert, raised_by: Side) -> Error {
-    match (alert, about_a_certificate(alert), raised_by) {
+    match (alert, about_a_certificate(alert, raised_by), raised_by) {
         (Alert::NoApplicationProtocol, ..) => Error::new(ErrorKind::AlpnMismatch),
         (Alert::ProtocolVersion, ..) => Error::new(ErrorKind::VersionMismatch),
         (_, Some(complaint), Side::Local) => Error::new(ErrorKind::PeerCertificate).detail(complaint),
         (_, Some(complaint), Side::Peer) => Error::new(ErrorKind::CertificateRefused).detail(complaint),
         // It has many meanings, of which this is nearly always the one.
         (Alert::HandshakeFailure, _, Side::Peer) => {
-            Error::protocol("TLS alert HandshakeFailure raised by the peer (no algorithm in common?)")
+            Error::protocol("TLS alert handshake_failure raised by the peer (no algorithm in common?)")
         }
-        (_, None, Side::Local) => Error::protocol(format!("TLS alert {alert:?} raised by this side")),
-        (_, None, Side::Peer) => Error::protocol(format!("TLS alert {alert:?} raised by the peer")),
+        (_, None, Side::Local) => {
+            Error::protocol(format!("TLS alert {} raised by this side", words::alert(alert)))
+        }
+        (_, None, Side::Peer) => {
+            Error::protocol(format!("TLS alert {} raised by the peer", words::alert(alert)))
+        }
     }
 }
 
 /// What an alert complains of, if that is a certificate
 /// ([RFC 8446, section 6.2](https://www.rfc-editor.org/rfc/rfc8446#section-6.2)).
-fn about_a_certificate(alert: Alert) -> Option<&'static str> {
+fn about_a_certificate(alert: Alert, raised_by: Side) -> Option<&'static str> {
     Some(match alert {
+        Alert::UnknownCA if raised_by == Side::Peer => {
+            "unknown_ca: not issued by an authority that the peer trusts, or an intermediate certificate is \
+             missing"
+        }
+        Alert::CertificateRequired if raised_by == Side::Peer => {
+            "certificate_required: none was shown (give this node an identity)"
+        }
         Alert::BadCertificate => "bad_certificate: malformed, or not valid for the name",
         Alert::UnsupportedCertificate => "unsupported_certificate: not made for this use",
         Alert::CertificateRevoked => "certificate_revoked: revoked",
@@ -227,7 +216,7 @@ mod tests {
 
     use quinn::{ApplicationClose, ConnectionClose};
     use quinn_proto::TransportError;
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::pki_types::CertificateDer;
 
     use super::*;
     use crate::{limits::ChainLimit, tls::Fingerprint};
@@ -247,7 +236,7 @@ mod tests {
     fn kind(error: &ConnectionError) -> ErrorKind {
         let classified = classify(error, None);
         let source = classified.source().and_then(|source| source.downcast_ref());
-        assert_eq!(source, Some(error), "the cause is lost");
+        assert!(matches!(source, Some(Cause::Connection(cause)) if cause == error), "the cause is lost");
         classified.kind().clone()
     }
 
@@ -261,7 +250,8 @@ mod tests {
             assert!(refused.is_authentication() && refused.explanation().is_some());
         }
         let missing = classify(&told_by_the_peer(TransportErrorCode::crypto(116)), None);
-        assert_eq!(missing.explanation(), Some("certificate_required: none was shown"));
+        let explanation = "certificate_required: none was shown (give this node an identity)";
+        assert_eq!(missing.explanation(), Some(explanation));
     }
 
     #[test]
@@ -402,22 +392,19 @@ mod tests {
         assert!(pin.explanation().unwrap().contains(&presented.to_string()));
         assert!(pin.source().is_some());
 
-        let (time, not_after) = (UnixTime::now(), UnixTime::now());
-        let expected = ServerName::try_from("gateway.example").unwrap();
-        for (error, explanation) in [
-            (CertificateError::ExpiredContext { time, not_after }, "expired"),
-            (CertificateError::NotValidYet, "not valid yet (or this node's clock is behind)"),
-            (CertificateError::UnknownIssuer, "not issued by a trusted authority"),
-            (
-                CertificateError::NotValidForNameContext { expected, presented: Vec::new() },
-                "not valid for `gateway.example`",
-            ),
-            (CertificateError::InvalidPurpose, "not made for servers"),
-        ] {
-            let certificate = classified(Refusal::Certificate(error.into()));
+        for error in [CertificateError::UnknownIssuer, CertificateError::NotValidYet] {
+            let refusal =
+                Refusal::ServerCertificate { error: error.clone().into(), words: "in words".into() };
+            let certificate = classified(refusal);
             assert_eq!(*certificate.kind(), ErrorKind::PeerCertificate);
-            assert_eq!(certificate.explanation(), Some(explanation));
+            assert_eq!(certificate.explanation(), Some("in words"));
+            assert_eq!(certificate.is_retryable(), error == CertificateError::NotValidYet);
+            let source = certificate.source().map(ToString::to_string);
+            assert_eq!(source.as_deref(), Some("TLS alert access_denied"));
         }
+        let client = classified(Refusal::ClientCertificate("in words".into()));
+        assert_eq!(*client.kind(), ErrorKind::PeerCertificate);
+        assert_eq!(client.explanation(), Some("in words"));
         let empty = classify(&found_here(TransportErrorCode::crypto(49)), Some(&HandshakeReport::default()));
         assert_eq!(*empty.kind(), ErrorKind::PeerCertificate, "without a refusal, the alert counts");
     }

@@ -9,6 +9,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
+use super::words::Cause;
 use crate::error::{Error, Result};
 
 /// SHA-256 of the crypto provider that is linked anyway, found while compiling.
@@ -155,8 +156,9 @@ impl Pin {
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the certificate cannot be parsed.
     pub fn of_public_key(certificate: &CertificateDer<'_>) -> Result<Self> {
-        let parsed = ParsedCertificate::try_from(certificate)
-            .map_err(|error| Error::invalid_config("the certificate cannot be parsed").caused_by(error))?;
+        let parsed = ParsedCertificate::try_from(certificate).map_err(|error| {
+            Error::invalid_config("the certificate cannot be parsed").caused_by(Cause::Tls(error))
+        })?;
         let key = parsed.subject_public_key_info();
         Ok(Self { pinned: Pinned::PublicKey, digest: Fingerprint::of(&CertificateDer::from_slice(&key)) })
     }

@@ -14,6 +14,7 @@ mod certificate;
 mod client;
 mod clock;
 mod crl;
+mod describe;
 mod failure;
 mod fingerprint;
 mod identity;
@@ -29,6 +30,8 @@ mod server;
 #[cfg(test)]
 #[cfg(feature = "cert")]
 mod tests;
+mod usable;
+mod words;
 
 pub(crate) use self::peer::not_after;
 use self::provider::provider;

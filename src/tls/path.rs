@@ -16,7 +16,13 @@ use rustls::{
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::{Facts, RevocationList, certificate::Details, provider};
+use super::{
+    Facts, RevocationList,
+    certificate::{Details, Version},
+    describe, provider,
+    usable::unverifiable,
+    words,
+};
 
 /// Looks for paths of servers, or of clients, to some authorities.
 #[derive(Clone, Debug)]
@@ -150,6 +156,111 @@ impl PathFinder {
             Err(_) => Err(objection.take().map_or(NoPath::Invalid, NoPath::Refused)),
         }
     }
+}
+
+/// How far the search for a missing issuer goes: webpki follows no longer path.
+const MAX_STEPS: usize = 8;
+
+impl PathFinder {
+    /// Why a peer that has shown these certificates was refused, with what they say about it.
+    pub(super) fn explain(
+        &self,
+        error: &CertificateError,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> String {
+        use CertificateError as E;
+        let because = words::certificate(error);
+        let of_culprit = |is_culprit: &dyn Fn(&CertificateDer<'_>) -> bool| {
+            let culprit = std::iter::once(end_entity).chain(intermediates).position(is_culprit);
+            let issuer = culprit.and_then(|position| intermediates.get(position.checked_sub(1)?));
+            match issuer {
+                Some(issuer) => format!("its issuer {}: {because}", describe::subject(issuer)),
+                None => because.clone(),
+            }
+        };
+        match error {
+            E::UnknownIssuer => format!("{because}: {}", self.end_of_path(end_entity, intermediates)),
+            // So rustls calls one that ends before it begins, too.
+            E::Expired => match Facts::of(end_entity) {
+                Some(Facts { not_before, not_after, .. }) => format!(
+                    "{because}: it is valid from {} until {}",
+                    describe::seconds(not_before),
+                    describe::seconds(not_after)
+                ),
+                None => because,
+            },
+            // *ring* does not tell keys that it does not take from signatures that are wrong.
+            E::BadSignature => {
+                match intermediates.iter().find_map(|issuer| Some((issuer, unverifiable(issuer)?))) {
+                    Some((issuer, fault)) => format!("its issuer {}: {fault}", describe::subject(issuer)),
+                    None => because,
+                }
+            }
+            E::Other(error) if is_of_version(&*error.0) => of_culprit(&|certificate| {
+                Details::read(certificate).is_ok_and(|details| details.version == Version::Old)
+            }),
+            E::Other(_) if Details::read(end_entity).is_ok_and(|details| details.is_self_issued()) => {
+                format!("it is self-signed: {because}")
+            }
+            E::ExpiredContext { not_after, .. } => of_culprit(&|certificate| {
+                Facts::of(certificate).is_some_and(|facts| facts.not_after == not_after.as_secs())
+            }),
+            E::NotValidYetContext { not_before, .. } => of_culprit(&|certificate| {
+                Facts::of(certificate).is_some_and(|facts| facts.not_before == not_before.as_secs())
+            }),
+            E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => {
+                of_culprit(&|certificate| {
+                    Details::read(certificate)
+                        .is_ok_and(|details| details.signature_algorithm == signature_algorithm_id)
+                })
+            }
+            _ => because,
+        }
+    }
+
+    /// Where the issuers of a certificate end that leads to no authority.
+    fn end_of_path(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> String {
+        let mut certificate = end_entity;
+        for _ in 0..MAX_STEPS {
+            let Some(Facts { issuer, subject, .. }) = Facts::of(certificate) else { break };
+            if issuer == subject {
+                return if certificate == end_entity {
+                    "it is self-signed".into()
+                } else {
+                    format!(
+                        "its path ends in {}, which is not trusted",
+                        describe::distinguished_name(subject)
+                    )
+                };
+            }
+            let is_issuer =
+                |other: &&CertificateDer<'_>| Facts::of(other).is_some_and(|facts| facts.subject == issuer);
+            match intermediates.iter().find(is_issuer) {
+                Some(found) => certificate = found,
+                None if self.roots.roots.iter().any(|root| *root.subject == *issuer) => break,
+                None => return missing(issuer, subject, certificate == end_entity),
+            }
+        }
+        "no path leads to one".into()
+    }
+}
+
+fn is_of_version(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion)
+}
+
+fn missing(issuer: &[u8], subject: &[u8], is_end_entity: bool) -> String {
+    let issued = if is_end_entity {
+        "its issuer".to_owned()
+    } else {
+        format!("the issuer of {},", describe::distinguished_name(subject))
+    };
+    format!(
+        "{issued} {} is neither trusted nor among the certificates that were sent (is an intermediate one \
+         missing?)",
+        describe::distinguished_name(issuer)
+    )
 }
 
 fn certificates<'a>(path: &'a VerifiedPath<'_>) -> Vec<CertificateDer<'a>> {

@@ -23,7 +23,7 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// `id-ce-subjectAltName` ([RFC 5280, section
 /// 4.2.1.6](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.6)).
-const ALTERNATIVE_NAMES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
+pub(super) const ALTERNATIVE_NAMES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 
 /// The certificates that the peer proved to hold the key of, checked against the trusted
 /// authorities, and the names in them.
@@ -43,11 +43,11 @@ struct Inner {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Names {
+pub(super) struct Names {
     common_name: Option<Box<str>>,
-    dns_names: Vec<Box<str>>,
+    pub(super) dns_names: Vec<Box<str>>,
     uris: Vec<Box<str>>,
-    ip_addresses: Vec<IpAddr>,
+    pub(super) ip_addresses: Vec<IpAddr>,
 }
 
 impl PeerIdentity {
@@ -112,7 +112,7 @@ pub(crate) fn not_after(path: &[CertificateDer<'_>]) -> Option<SystemTime> {
 }
 
 impl Names {
-    fn read(certificate: &[u8]) -> der::Result<Self> {
+    pub(super) fn read(certificate: &[u8]) -> der::Result<Self> {
         let Details { subject, extensions, .. } = Details::read(certificate)?;
         let mut names = Self { common_name: common_name(subject)?, ..Self::default() };
         let alternatives =
@@ -161,7 +161,7 @@ fn common_name(subject: &[u8]) -> der::Result<Option<Box<str>>> {
     Ok(last.and_then(text))
 }
 
-fn text(value: AnyRef<'_>) -> Option<Box<str>> {
+pub(super) fn text(value: AnyRef<'_>) -> Option<Box<str>> {
     let text = match value.tag() {
         Tag::Utf8String => value.decode_as::<Utf8StringRef<'_>>().ok()?.as_str(),
         Tag::PrintableString => value.decode_as::<PrintableStringRef<'_>>().ok()?.as_str(),

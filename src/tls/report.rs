@@ -11,7 +11,7 @@ use rustls::{
     time_provider::TimeProvider,
 };
 
-use super::{Fingerprint, WallClock, failure::about_certificate};
+use super::{Fingerprint, WallClock, failure::about_certificate, words};
 use crate::{
     error::{Error, Result},
     limits::{ChainLimit, Oversized},
@@ -36,7 +36,10 @@ struct Shared {
 pub(super) enum Refusal {
     /// The chain is valid, and its first certificate is this one instead of a pinned one.
     PinMismatch(Fingerprint),
-    Certificate(rustls::Error),
+    /// A server's, with what is wrong with it in plain words.
+    ServerCertificate { error: rustls::Error, words: String },
+    /// A client's, in plain words.
+    ClientCertificate(String),
     /// The chain is larger than this side takes.
     Oversized(Oversized),
     /// The wall clock has failed since the attempt began, which is nobody's fault but ours.
@@ -92,7 +95,7 @@ impl HandshakeReport {
 
     /// Why this side could not tell whether the peer's certificate is good. Such a peer must not be served.
     pub(crate) fn doubt(&self) -> Option<Error> {
-        self.0.doubt.get().map(about_certificate)
+        self.0.doubt.get().map(|doubt| about_certificate(doubt, words::certificate(doubt)))
     }
 
     /// The path that was found, for the first who asks.
@@ -124,8 +127,9 @@ impl HandshakeReport {
         }
     }
 
-    pub(super) fn noting<T>(&self, result: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
-        result.inspect_err(|error| self.record(Refusal::Certificate(error.clone())))
+    /// Remembers why a server was refused, in these words.
+    pub(super) fn refuse_server(&self, error: &rustls::Error, words: String) {
+        self.record(Refusal::ServerCertificate { error: error.clone(), words });
     }
 }
 
@@ -137,10 +141,11 @@ mod tests {
     #[test]
     fn a_report_belongs_to_one_attempt_and_keeps_the_first_refusal() {
         let report = HandshakeReport::default();
-        report.record(Refusal::Certificate(CertificateError::Expired.into()));
-        report.record(Refusal::Certificate(CertificateError::Revoked.into()));
-        let expired = rustls::Error::from(CertificateError::Expired);
-        assert!(matches!(report.refusal(), Some(Refusal::Certificate(error)) if *error == expired));
+        report.refuse_server(&CertificateError::Expired.into(), "expired".into());
+        report.refuse_server(&CertificateError::Revoked.into(), "revoked".into());
+        assert!(
+            matches!(report.refusal(), Some(Refusal::ServerCertificate { words, .. }) if words == "expired")
+        );
         assert!(HandshakeReport::default().refusal().is_none());
     }
 

@@ -26,7 +26,9 @@ use super::{
     bounded::Bounded,
     path::{NoPath, PathFinder, Purpose, Signed, Times},
     provider,
-    report::ReportingClock,
+    report::{Refusal, ReportingClock},
+    usable::unverifiable,
+    words::{self, Cause},
 };
 use crate::{
     error::{Error, Result},
@@ -268,7 +270,7 @@ impl fmt::Debug for ServerTls {
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::invalid_config("no TLS server configuration can be made").caused_by(error)
+    Error::invalid_config("no TLS server configuration can be made").caused_by(Cause::other(error))
 }
 
 /// Looks for a path on which nothing is revoked; or asks a verifier of the caller's own, and then the list.
@@ -282,22 +284,8 @@ struct ReportingVerifier {
     report: HandshakeReport,
 }
 
-impl ClientCertVerifier for ReportingVerifier {
-    fn offer_client_auth(&self) -> bool {
-        self.chains.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.chains.client_auth_mandatory()
-    }
-
-    /// None. The names of many authorities do not fit a handshake, and a node has one certificate to show at
-    /// most.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl ReportingVerifier {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -338,6 +326,40 @@ impl ClientCertVerifier for ReportingVerifier {
         self.report.record_verified(path);
         Ok(ClientCertVerified::assertion())
     }
+}
+
+impl ClientCertVerifier for ReportingVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.chains.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.chains.client_auth_mandatory()
+    }
+
+    /// None. The names of many authorities do not fit a handshake, and a node has one certificate to show at
+    /// most.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.verify(end_entity, intermediates, now);
+        verified.inspect_err(|error| {
+            let words = match (error, &self.paths) {
+                (rustls::Error::InvalidCertificate(error), Some(paths)) => {
+                    paths.explain(error, end_entity, intermediates)
+                }
+                (error, _) => words::tls(error),
+            };
+            self.report.record(Refusal::ClientCertificate(words));
+        })
+    }
 
     fn verify_tls12_signature(
         &self,
@@ -354,7 +376,11 @@ impl ClientCertVerifier for ReportingVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls13_signature(message, cert, dss)
+        let verified = self.chains.verify_tls13_signature(message, cert, dss);
+        verified.inspect_err(|error| {
+            let words = unverifiable(cert).unwrap_or_else(|| words::tls(error));
+            self.report.record(Refusal::ClientCertificate(words));
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

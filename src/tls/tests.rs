@@ -63,18 +63,25 @@ impl Outcome {
 fn handshake(client: &ClientTls, server: &ServerTls) -> Outcome {
     let report = HandshakeReport::default();
     let name = client.quic_config(&Surroundings::default(), &report).unwrap().1;
-    handshake_between(
-        client.config(&Surroundings::default(), &report).unwrap(),
-        &name,
-        &report,
-        server.config(&Surroundings::default(), &HandshakeReport::default()).unwrap(),
-    )
+    let server_report = HandshakeReport::default();
+    let client = client.config(&Surroundings::default(), &report).unwrap();
+    let server = server.config(&Surroundings::default(), &server_report).unwrap();
+    handshake_reporting(client, &name, [&report, &server_report], server)
 }
 
 fn handshake_between(
     client: ClientConfig,
     name: &str,
     report: &HandshakeReport,
+    server: ServerConfig,
+) -> Outcome {
+    handshake_reporting(client, name, [report, &HandshakeReport::default()], server)
+}
+
+fn handshake_reporting(
+    client: ClientConfig,
+    name: &str,
+    [report, server_report]: [&HandshakeReport; 2],
     server: ServerConfig,
 ) -> Outcome {
     let name = ServerName::try_from(name).unwrap().to_owned();
@@ -86,14 +93,14 @@ fn handshake_between(
         let to_server = written(&mut client);
         from_client.extend(to_server.concat());
         if let Err((here, there)) = read(&mut server, &to_server) {
-            break (Err(classify(&there, Some(report))), Err(classify(&here, None)));
+            break (Err(classify(&there, Some(report))), Err(classify(&here, Some(server_report))));
         }
         let to_client = written(&mut server);
         if !server.is_handshaking() {
             from_server_afterwards.extend(to_client.concat());
         }
         if let Err((here, there)) = read(&mut client, &to_client) {
-            break (Err(classify(&here, Some(report))), Err(classify(&there, None)));
+            break (Err(classify(&here, Some(report))), Err(classify(&there, Some(server_report))));
         }
         if to_server.concat().is_empty() && to_client.concat().is_empty() {
             break (Ok(()), Ok(()));
@@ -290,27 +297,35 @@ mod certificates {
         let ca = authority();
         let sensor = ca.issue_client("sensor").unwrap();
         let client = ClientTls::new(ca.trust()).identity(sensor.identity());
-        let untrusted = "not issued by a trusted authority";
         for (server, explanation) in [
             (expired(&ca).issue_server(&[]).unwrap().identity(), "expired"),
             (
                 not_yet_valid(&ca).issue_server(&[]).unwrap().identity(),
                 "not valid yet (or this node's clock is behind)",
             ),
-            (self_signed(), untrusted),
-            (CertificateAuthority::new("other").unwrap().issue_server(&[]).unwrap().identity(), untrusted),
+            (self_signed(), "not issued by a trusted authority: it is self-signed"),
+            (
+                CertificateAuthority::new("other").unwrap().issue_server(&[]).unwrap().identity(),
+                "not issued by a trusted authority: its issuer `CN=other` is neither trusted nor among the \
+                 certificates that were sent (is an intermediate one missing?)",
+            ),
             (
                 authority().issue_server(&[]).unwrap().identity(),
                 "a signature does not verify (another authority of the same name?)",
             ),
-            (ca.issue_client("not-a-server").unwrap().identity(), "not made for servers"),
-            (authority_as_a_node(&ca), "CaUsedAsEndEntity"),
+            (ca.issue_client("not-a-server").unwrap().identity(), "not made for servers, but for clients"),
+            (
+                authority_as_a_node(&ca),
+                "it is self-signed: it is the certificate of an authority: give the node one of its own, \
+                 with `basicConstraints=CA:FALSE`",
+            ),
         ] {
             let server = ServerTls::new(server).require_client_certificates(ca.trust());
             let outcome = handshake(&client, &server);
             outcome.assert_kinds(ErrorKind::PeerCertificate, ErrorKind::CertificateRefused, explanation);
             assert!(!outcome.client_showed(&sensor.chain()[0]), "{explanation}");
-            assert_eq!(outcome.client.unwrap_err().explanation(), Some(explanation));
+            let error = outcome.client.unwrap_err();
+            assert!(error.explanation().unwrap().starts_with(explanation), "{error}");
         }
         let server = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
         handshake(&client, &server.require_client_certificates(ca.trust())).assert_done();
@@ -328,7 +343,11 @@ mod certificates {
             let outcome = outcome(name);
             outcome.assert_kinds(ErrorKind::PeerCertificate, ErrorKind::CertificateRefused, name);
             let error = outcome.client.unwrap_err();
-            assert_eq!(error.explanation(), Some(format!("not valid for `{name}`").as_str()));
+            let names = "`a.example`, `localhost`, `192.0.2.1`, `127.0.0.1`, `::1`";
+            assert_eq!(
+                error.explanation(),
+                Some(format!("not valid for `{name}`, but for {names}").as_str())
+            );
         }
     }
 
@@ -338,20 +357,36 @@ mod certificates {
         let server = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
         let required = server.clone().require_client_certificates(ca.trust());
         let offered = server.offer_client_certificates(ca.trust());
-        for (client, case) in [
-            (expired(&ca).issue_client("a").unwrap().identity(), "certificate_expired"),
-            (self_signed(), "unknown_ca"),
-            (CertificateAuthority::new("other").unwrap().issue_client("a").unwrap().identity(), "unknown_ca"),
-            (authority().issue_client("a").unwrap().identity(), "decrypt_error"),
-            (ca.issue_server(&[]).unwrap().identity(), "unsupported_certificate"),
+        for (client, case, explanation) in [
+            (
+                expired(&ca).issue_client("a").unwrap().identity(),
+                "certificate_expired",
+                "expired: it was valid",
+            ),
+            (self_signed(), "unknown_ca", "it is self-signed"),
+            (
+                CertificateAuthority::new("other").unwrap().issue_client("a").unwrap().identity(),
+                "unknown_ca",
+                "its issuer `CN=other` is neither trusted",
+            ),
+            (
+                authority().issue_client("a").unwrap().identity(),
+                "decrypt_error",
+                "a signature does not verify",
+            ),
+            (
+                ca.issue_server(&[]).unwrap().identity(),
+                "unsupported_certificate",
+                "not made for clients, but for servers",
+            ),
         ] {
             let client = ClientTls::new(ca.trust()).identity(client);
             for server in [&required, &offered] {
                 let outcome = handshake(&client, server);
                 outcome.assert_kinds(ErrorKind::CertificateRefused, ErrorKind::PeerCertificate, case);
-                for error in [outcome.client.unwrap_err(), outcome.server.unwrap_err()] {
-                    assert!(error.explanation().unwrap().starts_with(case), "{error}");
-                }
+                let (there, here) = (outcome.client.unwrap_err(), outcome.server.unwrap_err());
+                assert!(there.explanation().unwrap().starts_with(case), "{there}");
+                assert!(here.explanation().unwrap().contains(explanation), "{here}");
             }
         }
         let client = ClientTls::new(ca.trust()).identity(ca.issue_client("a").unwrap().identity());
@@ -374,7 +409,8 @@ mod certificates {
         let outcome = handshake(&client, &server.require_client_certificates(ca.trust()));
         outcome.assert_kinds(ErrorKind::CertificateRefused, ErrorKind::PeerCertificate, "none");
         let explanation = "certificate_required: none was shown";
-        assert_eq!(outcome.client.unwrap_err().explanation(), Some(explanation));
+        let advice = format!("{explanation} (give this node an identity)");
+        assert_eq!(outcome.client.unwrap_err().explanation(), Some(&*advice));
         assert_eq!(outcome.server.unwrap_err().explanation(), Some(explanation));
     }
 
