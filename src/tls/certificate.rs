@@ -87,7 +87,25 @@ impl<'a> Details<'a> {
     pub(super) fn is_self_issued(&self) -> bool {
         self.issuer == self.subject
     }
+
+    /// What the extension with this identifier holds, if it is there once and can be read.
+    pub(super) fn extension(&self, id: ObjectIdentifier) -> Option<&'a [u8]> {
+        extension(self.extensions?, id).ok().flatten()
+    }
+
+    /// Whether it says of itself that it is an authority's ([RFC 5280, section
+    /// 4.2.1.9](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.9)).
+    pub(super) fn is_authority(&self) -> bool {
+        let claims = |constraints| {
+            let mut constraints = SliceReader::new(sole_element(constraints, Tag::Sequence)?)?;
+            bool::decode(&mut constraints)
+        };
+        self.extension(BASIC_CONSTRAINTS).is_some_and(|constraints| claims(constraints) == Ok(true))
+    }
 }
+
+/// `id-ce-basicConstraints`.
+pub(super) const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
 
 /// The version, and the algorithm of the signature.
 fn head<'a>(mut tbs: SliceReader<'a>) -> der::Result<(Version, &'a [u8])> {

@@ -13,7 +13,8 @@ use webpki::{BorrowedCertRevocationList, CertRevocationList};
 use super::{
     Trust,
     certificate::{canonical, element, extension, sole_element, unix_time},
-    provider,
+    describe::{self, Kind},
+    provider, words,
 };
 use crate::error::{Error, Result};
 
@@ -48,13 +49,13 @@ impl Crl {
     ) -> Result<Self> {
         // webpki checks the form, and takes neither delta nor indirect lists, nor those for certain reasons
         // only.
-        let list = BorrowedCertRevocationList::from_der(der)
-            .map_err(|error| refused("malformed, or of a kind that is not supported").caused_by(error))?;
+        let list =
+            BorrowedCertRevocationList::from_der(der).map_err(|error| refused(&unreadable(der, &error)))?;
         let serials = list
             .into_iter()
             .map(|entry| entry.map(|entry| canonical(entry.serial_number).into()))
             .collect::<Result<_, _>>()
-            .map_err(|error| refused("it has a malformed entry").caused_by(error))?;
+            .map_err(|error| refused(&format!("an entry is malformed: {}", words::webpki(&error))))?;
         if CertRevocationList::from(list).issuing_distribution_point().is_some() {
             return Err(refused("it is not complete: it has an issuing distribution point"));
         }
@@ -63,19 +64,30 @@ impl Crl {
         let mut authorities =
             roots.roots.iter().filter(|authority| *authority.subject == *parts.issuer).peekable();
         if authorities.peek().is_none() {
-            return Err(refused("none of the given authorities has issued it"));
+            return Err(refused(&format!(
+                "none of the given authorities has issued it: its issuer is {}",
+                describe::distinguished_name(parts.issuer)
+            )));
         }
         // An authority that was given a new key keeps its name.
         let signer = authorities.find(|authority| parts.are_signed_by(authority).unwrap_or(false));
-        let Some(signer) = signer else { return Err(refused("its signature does not verify")) };
+        let Some(signer) = signer else { return Err(refused(&parts.unverified())) };
         // RFC 5280, section 6.3.3, uses a list only when the time lies between `thisUpdate` and `nextUpdate`.
         // One from the future would keep out every right one until its time has come.
         if parts.this_update > now.as_secs().saturating_add(CLOCK_SKEW.as_secs()) {
-            return Err(refused("it is not valid yet (is this node's clock behind?)"));
+            return Err(refused(&format!(
+                "it is not valid yet (is this node's clock behind?): it begins at {}, and the clock says {}",
+                describe::seconds(parts.this_update),
+                describe::time(now)
+            )));
         }
         let next_update = UnixTime::since_unix_epoch(Duration::from_secs(parts.next_update));
         if now >= next_update {
-            return Err(refused("it has expired"));
+            return Err(refused(&format!(
+                "it has expired: the next one was due at {}, and the clock says {}",
+                describe::time(next_update),
+                describe::time(now)
+            )));
         }
         Ok(Self {
             issuer: parts.issuer.into(),
@@ -109,6 +121,23 @@ impl Crl {
         }
         Ok(())
     }
+}
+
+/// Why webpki does not take a list.
+fn unreadable(der: &[u8], error: &webpki::Error) -> String {
+    match describe::kind_of_der(der) {
+        Some(Kind::RevocationList) if has_no_version(der) == Ok(true) => words::OLD_LIST.into(),
+        Some(Kind::RevocationList) | None => words::webpki(error),
+        Some(kind) => format!("malformed: it is {}", kind.name()),
+    }
+}
+
+/// Lists of version 1 do not tell their version.
+fn has_no_version(der: &[u8]) -> der::Result<bool> {
+    let mut reader = SliceReader::new(der)?;
+    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+    let reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;
+    Ok(reader.peek_tag()? != Tag::Integer)
 }
 
 fn refused(reason: &str) -> Error {
@@ -151,6 +180,16 @@ impl<'a> Parts<'a> {
             }
         }
         Ok(Self { signed, issuer, this_update, next_update, number, algorithm, signature })
+    }
+
+    /// Why none of the authorities with its issuer's name has signed it.
+    fn unverified(&self) -> String {
+        let verified = provider().signature_verification_algorithms.all;
+        if verified.iter().any(|algorithm| *algorithm.signature_alg_id() == *self.algorithm) {
+            "its signature does not verify (another authority of the same name?)".into()
+        } else {
+            format!("it is {}", words::unsupported_signature(self.algorithm))
+        }
     }
 
     fn are_signed_by(&self, authority: &TrustAnchor<'_>) -> der::Result<bool> {

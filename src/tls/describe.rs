@@ -6,7 +6,7 @@ use der::{
     Decode, Reader, SliceReader, Tag, Tagged,
     asn1::{AnyRef, BitStringRef, ObjectIdentifier},
 };
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::{
     certificate::{Details, algorithm_of_key, canonical, element},
@@ -151,6 +151,58 @@ fn bits(integer: &[u8]) -> usize {
     (8 * integer.len()).saturating_sub(unused)
 }
 
+/// A private key, which is not shown.
+pub(super) fn private_key(key: &PrivateKeyDer<'_>) -> String {
+    match key {
+        PrivateKeyDer::Pkcs1(key) => {
+            format!("PKCS #1, {}", rsa_private_key(key.secret_pkcs1_der()))
+        }
+        PrivateKeyDer::Sec1(key) => {
+            let curve = curve_of_sec1(key.secret_sec1_der());
+            format!("SEC 1, {}", curve.map_or("an elliptic curve that is not named", curve_name))
+        }
+        PrivateKeyDer::Pkcs8(key) => match algorithm_of_pkcs8(key.secret_pkcs8_der()) {
+            Some((algorithm, key)) if is_rsa(algorithm) => format!("PKCS #8, {}", rsa_private_key(key)),
+            Some((algorithm, _)) => format!("PKCS #8, {}", key_of(algorithm)),
+            None => "PKCS #8, unreadable".to_owned(),
+        },
+        _ => "of a format that is not known here".to_owned(),
+    }
+}
+
+fn rsa_private_key(der: &[u8]) -> String {
+    let modulus = || {
+        let mut reader = SliceReader::new(der).ok()?;
+        let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence).ok()?).ok()?;
+        let _version = element(&mut reader, Tag::Integer).ok()?;
+        element(&mut reader, Tag::Integer).ok().map(canonical)
+    };
+    match modulus() {
+        Some(modulus) => format!("an RSA key of {} bits", bits(modulus)),
+        None => "an unreadable RSA key".to_owned(),
+    }
+}
+
+/// [RFC 5915, section 3](https://www.rfc-editor.org/rfc/rfc5915#section-3).
+fn curve_of_sec1(der: &[u8]) -> Option<ObjectIdentifier> {
+    let mut reader = SliceReader::new(der).ok()?;
+    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence).ok()?).ok()?;
+    let _version = element(&mut reader, Tag::Integer).ok()?;
+    let _key = element(&mut reader, Tag::OctetString).ok()?;
+    let parameters = AnyRef::decode(&mut reader).ok()?;
+    ObjectIdentifier::from_der(parameters.value()).ok()
+}
+
+/// [RFC 5958, section 2](https://www.rfc-editor.org/rfc/rfc5958#section-2): the algorithm without tag and
+/// length, and the key.
+fn algorithm_of_pkcs8(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = SliceReader::new(der).ok()?;
+    let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence).ok()?).ok()?;
+    let _version = element(&mut reader, Tag::Integer).ok()?;
+    let algorithm = element(&mut reader, Tag::Sequence).ok()?;
+    Some((algorithm, element(&mut reader, Tag::OctetString).ok()?))
+}
+
 /// The kind of key that an algorithm takes, which comes without tag and length.
 pub(super) fn key_of(algorithm: &[u8]) -> String {
     let Some(kind) = leading_oid(algorithm) else { return "an unreadable key".to_owned() };
@@ -254,10 +306,112 @@ fn leading_oid(algorithm: &[u8]) -> Option<ObjectIdentifier> {
     ObjectIdentifier::decode(&mut SliceReader::new(algorithm).ok()?).ok()
 }
 
+/// What a section of PEM, or some DER, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Certificate,
+    TrustedCertificate,
+    OldCertificate,
+    Request,
+    PrivateKey,
+    EncryptedKey,
+    SshKey,
+    DsaKey,
+    PublicKey,
+    Parameters,
+    RevocationList,
+    Pkcs7,
+    Pkcs12,
+    JavaKeystore,
+    Unknown,
+}
+
+impl Kind {
+    /// By the label of a section in PEM ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)).
+    pub(super) fn of_label(label: &[u8]) -> Self {
+        match label {
+            b"CERTIFICATE" => Self::Certificate,
+            b"TRUSTED CERTIFICATE" => Self::TrustedCertificate,
+            b"X509 CERTIFICATE" => Self::OldCertificate,
+            b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => Self::Request,
+            b"PRIVATE KEY" | b"RSA PRIVATE KEY" | b"EC PRIVATE KEY" => Self::PrivateKey,
+            b"ENCRYPTED PRIVATE KEY" => Self::EncryptedKey,
+            b"OPENSSH PRIVATE KEY" | b"SSH2 ENCRYPTED PRIVATE KEY" => Self::SshKey,
+            b"DSA PRIVATE KEY" => Self::DsaKey,
+            b"PUBLIC KEY" | b"RSA PUBLIC KEY" | b"SSH2 PUBLIC KEY" => Self::PublicKey,
+            b"EC PARAMETERS" | b"DH PARAMETERS" | b"DSA PARAMETERS" | b"X9.42 DH PARAMETERS" => {
+                Self::Parameters
+            }
+            b"X509 CRL" => Self::RevocationList,
+            b"PKCS7" | b"CMS" | b"PKCS #7 SIGNED DATA" => Self::Pkcs7,
+            _ => Self::Unknown,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "a certificate",
+            Self::TrustedCertificate => "one in a format of openssl's own (TRUSTED CERTIFICATE)",
+            Self::OldCertificate => "one with an old label (X509 CERTIFICATE)",
+            Self::Request => "a certificate request (CSR)",
+            Self::PrivateKey => "a private key",
+            Self::EncryptedKey => "an encrypted private key",
+            Self::SshKey => "a key in the format of ssh",
+            Self::DsaKey => "a DSA key",
+            Self::PublicKey => "a public key",
+            Self::Parameters => "parameters of keys alone",
+            Self::RevocationList => "a certificate revocation list (CRL)",
+            Self::Pkcs7 => "PKCS #7",
+            Self::Pkcs12 => "PKCS #12",
+            Self::JavaKeystore => "a Java keystore",
+            Self::Unknown => "a section of a kind that is not known here",
+        }
+    }
+}
+
+/// What some DER is, by its beginning.
+pub(super) fn kind_of_der(der: &[u8]) -> Option<Kind> {
+    if der.starts_with(&[0xfe, 0xed, 0xfe, 0xed]) {
+        return Some(Kind::JavaKeystore);
+    }
+    if Details::read(der).is_ok() {
+        return Some(Kind::Certificate);
+    }
+    let inside = |der| SliceReader::new(element(&mut SliceReader::new(der).ok()?, Tag::Sequence).ok()?).ok();
+    let mut fields = inside(der)?;
+    let first = AnyRef::decode(&mut fields).ok()?;
+    let second = AnyRef::decode(&mut fields).ok()?;
+    match (first.tag(), second.tag()) {
+        (Tag::Integer, Tag::Sequence) if first.value() == [3] => Some(Kind::Pkcs12),
+        (Tag::Integer, Tag::Sequence | Tag::Integer | Tag::OctetString) => Some(Kind::PrivateKey),
+        (Tag::ObjectIdentifier, _) => Some(Kind::Pkcs7),
+        (Tag::Sequence, Tag::OctetString) => Some(Kind::EncryptedKey),
+        (Tag::Sequence, Tag::BitString) => Some(Kind::PublicKey),
+        (Tag::Sequence, Tag::Sequence) => kind_of_signed(first.value()),
+        _ => None,
+    }
+}
+
+/// Requests and revocation lists are signed as certificates are.
+fn kind_of_signed(signed: &[u8]) -> Option<Kind> {
+    let mut reader = SliceReader::new(signed).ok()?;
+    let mut tags = Vec::new();
+    while !reader.is_finished() && tags.len() < 4 {
+        tags.push(AnyRef::decode(&mut reader).ok()?.tag());
+    }
+    let is_time = |tag: &Tag| matches!(tag, Tag::UtcTime | Tag::GeneralizedTime);
+    if tags.iter().any(is_time) {
+        return Some(Kind::RevocationList);
+    }
+    tags.starts_with(&[Tag::Integer, Tag::Sequence, Tag::Sequence]).then_some(Kind::Request)
+}
+
 #[cfg(test)]
 #[cfg(feature = "cert")]
 mod tests {
-    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, string::Ia5String};
+    use rcgen::{
+        CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, KeyPair, string::Ia5String,
+    };
 
     use super::*;
 
@@ -287,5 +441,33 @@ mod tests {
         let component = DnType::CustomDnType(vec![0, 9, 2342, 19_200_300, 100, 1, 25]);
         domain.push(component, DnValue::Ia5String(example));
         assert_eq!(subject(&certificate_of(domain)), "`DC=example`");
+    }
+
+    /// Nor do those that look for more than is there.
+    #[test]
+    fn no_cut_or_changed_certificate_makes_the_descriptions_panic() {
+        let mut params = CertificateParams::new(["a.example".to_owned()]).unwrap();
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 15], vec![3]));
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        let described = |der: &[u8]| {
+            let certificate = CertificateDer::from_slice(der);
+            drop((subject(der), names_of_server(&certificate), kind_of_der(der)));
+            let key = PrivateKeyDer::Pkcs8(rustls::pki_types::PrivatePkcs8KeyDer::from(der));
+            drop((private_key(&key), public_key(der), key_of(der), signature(der), distinguished_name(der)));
+        };
+        for at in 0..der.len() {
+            described(&der[..at]);
+            described(&der[at..]);
+            for flip in [0x01, 0x80, 0xff] {
+                let mut changed = der.clone();
+                changed[at] ^= flip;
+                described(&changed);
+            }
+        }
+        let key = key.serialize_der();
+        for at in 0..key.len() {
+            described(&key[..at]);
+        }
     }
 }

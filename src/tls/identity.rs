@@ -2,21 +2,22 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+use der::Tag;
 use quinn::EndpointConfig;
 use rustls::{
-    RootCertStore,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
+    InconsistentKeys, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
 use super::{
     Fingerprint,
-    certificate::Details,
-    provider::{check_built_in, provider},
+    certificate::{Details, sole_element},
+    describe, pem,
+    provider::provider,
     restart::RestartSecret,
+    usable::{self, Role},
+    words::{self, Cause},
 };
 use crate::{
     error::{Error, Result},
@@ -56,42 +57,44 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the chain is empty, the first
-    /// certificate or the key does not parse, the kind of key is not supported or takes a feature
-    /// that is switched off (`ecdsa`, `rsa`), or the key does not belong to the certificate.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why: if the chain is empty, the
+    /// first certificate is malformed or older than X.509 version 3, the key does not parse, its kind is
+    /// not supported (P-521, Ed448, RSA of less than 2048 or more than 4096 bits) or takes a feature that
+    /// is switched off (`ecdsa`, `rsa`), or the key does not belong to the certificate.
+    ///
+    /// A certificate that peers with this crate's verifiers refuse, because it is an authority's or signed
+    /// with SHA-1, is taken, with a warning in the log: others may accept it.
     pub fn from_der(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
         let Some(leaf) = chain.first() else {
             return Err(Error::invalid_config("the certificate chain is empty"));
         };
         let fingerprint = Fingerprint::of(leaf);
-        if let Ok(Details { public_key, .. }) = Details::read(leaf) {
-            check_built_in(public_key)?;
-        }
+        usable::check_own(leaf)?;
         let restart_secret = RestartSecret::of(&key);
-        let certified_key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
-            Error::invalid_config("certificate and private key cannot be used together").caused_by(error)
+        let described = describe::private_key(&key);
+        let key = provider().key_provider.load_private_key(key).map_err(|error| {
+            Error::invalid_config(format!(
+                "the private key is not usable ({described}): it is damaged or not supported; {}",
+                usable::SUPPORTED
+            ))
+            .caused_by(Cause::Tls(error))
         })?;
+        let certified_key = CertifiedKey::new(chain, key);
+        check_key(&certified_key)?;
         Ok(Self { certified_key: Arc::new(certified_key), fingerprint, restart_secret })
     }
 
     /// An identity from PEM; sections of other kinds are skipped, so both arguments may be the
-    /// same file. The first private key counts.
+    /// same file. The first private key counts; it must not be encrypted. Byte order marks are ignored.
     ///
     /// # Errors
     ///
     /// As for [`from_der`](Self::from_der), and
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for malformed PEM or PEM without a
-    /// certificate or key.
+    /// certificate or key: it says what was found instead, such as DER or an encrypted key, and how to
+    /// convert it.
     pub fn from_pem(cert_pem: &[u8], key_pem: &[u8]) -> Result<Self> {
-        let chain = certificates_from_pem(cert_pem)?;
-        // Without a source: the parser's errors quote their input, which may be a key.
-        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
-            Error::invalid_config(match error {
-                pem::Error::NoItemsFound => "no private key in the PEM",
-                _ => "the PEM of the private key is malformed",
-            })
-        })?;
-        Self::from_der(chain, key)
+        Self::from_der(pem::certificates(cert_pem)?, pem::private_key(key_pem)?)
     }
 
     /// The certificates, this node's own first. Never empty.
@@ -122,6 +125,37 @@ impl Identity {
     pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified_key)))
     }
+}
+
+/// Refuses a key that is not the one of the first certificate.
+fn check_key(certified_key: &CertifiedKey) -> Result<()> {
+    let error = match certified_key.keys_match() {
+        // What cannot be compared may be right.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => return Ok(()),
+        Err(error) => error,
+    };
+    let CertifiedKey { cert: chain, key, .. } = certified_key;
+    let is_of_key = |certificate: &CertificateDer<'_>| {
+        let Ok(Details { public_key, .. }) = Details::read(certificate) else { return false };
+        key.public_key().is_some_and(|key| sole_element(&key, Tag::Sequence) == Ok(public_key))
+    };
+    let own =
+        chain.iter().position(is_of_key).and_then(|position| Some((position + 1, chain.get(position)?)));
+    let first = chain.first().map_or_else(String::new, |first| describe::subject(first));
+    let mismatch = match (&error, own) {
+        (rustls::Error::InconsistentKeys(_), Some((number, own))) => format!(
+            "the private key belongs to certificate {number} of the chain, {}, and not to the first, \
+             {first}: put the node's own certificate first",
+            describe::subject(own)
+        ),
+        (rustls::Error::InconsistentKeys(_), None) => {
+            format!(
+                "the private key does not belong to the certificate {first}: which key was it issued for?"
+            )
+        }
+        _ => return Err(Error::invalid_config("the certificate is not usable").caused_by(Cause::Tls(error))),
+    };
+    Err(Error::invalid_config(mismatch))
 }
 
 impl fmt::Debug for Identity {
@@ -160,17 +194,32 @@ impl Trust {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if there is none, or if any does not
-    /// parse or has a key that takes a feature that is switched off (`ecdsa`, `rsa`): an authority
-    /// that is silently missing shows up much later, as a refused peer.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why: if there is none, or if any
+    /// does not parse, or has a key that no signature can be verified with (P-521, Ed448, RSA of less than
+    /// 2048 bits) or that takes a feature that is switched off (`ecdsa`, `rsa`). An authority that is
+    /// silently missing shows up much later, as a refused peer.
+    ///
+    /// The certificate of a node that an authority has issued cannot stand in for that authority. It is an
+    /// error where there are no others, and passed over otherwise, with a warning in the log. A self-signed
+    /// certificate can be trusted; a node may show it itself, unless it is an authority's.
     pub fn from_der<'a>(certificates: impl IntoIterator<Item = CertificateDer<'a>>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
+        let mut of_a_node = None;
         for certificate in certificates {
-            roots.add(certificate).map_err(|error| {
-                Error::invalid_config("not usable as a certificate authority").caused_by(error)
-            })?;
+            match usable::check_authority(&certificate)? {
+                Role::Authority => {
+                    let added = roots.add(certificate);
+                    added.map_err(|error| usable::no_authority(&words::tls(&error)))?;
+                }
+                Role::Node(why) => of_a_node = Some(why),
+            }
         }
-        roots.roots.iter().try_for_each(|root| check_built_in(&root.subject_public_key_info))?;
+        match of_a_node {
+            Some(why) if roots.is_empty() => return Err(usable::no_authority(&why)),
+            // A file with a whole chain in it is as good as one with its authorities.
+            Some(why) => tracing::warn!("passed over among the authorities to trust: {why}"),
+            None => {}
+        }
         if roots.is_empty() {
             return Err(Error::invalid_config("no certificate authority to trust"));
         }
@@ -184,7 +233,7 @@ impl Trust {
     /// As for [`from_der`](Self::from_der), and
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for malformed PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self> {
-        Self::from_der(certificates_from_pem(pem)?)
+        Self::from_der(pem::certificates(pem)?)
     }
 
     /// How many authorities are trusted; at least 1.
@@ -206,22 +255,12 @@ impl fmt::Debug for Trust {
     }
 }
 
-fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_quotes_its_input| Error::invalid_config("the PEM of the certificates is malformed"))?;
-    if certificates.is_empty() {
-        return Err(Error::invalid_config("no certificate in the PEM"));
-    }
-    Ok(certificates)
-}
-
 #[cfg(test)]
 #[cfg(feature = "cert")]
 mod tests {
     use std::error::Error as _;
 
-    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 
     use super::*;
     use crate::{cert::CertificateAuthority, error::ErrorKind};
@@ -229,7 +268,7 @@ mod tests {
     fn assert_invalid<T: fmt::Debug>(result: Result<T>, explanation: &str) {
         let error = result.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
-        assert_eq!(error.explanation(), Some(explanation));
+        assert!(error.explanation().unwrap().contains(explanation), "{error}");
     }
 
     #[test]
@@ -251,9 +290,14 @@ mod tests {
         let ca = CertificateAuthority::new("ca").unwrap();
         let (a, b) = (ca.issue_client("a").unwrap(), ca.issue_client("b").unwrap());
         let mixed = Identity::from_pem(a.cert_pem().as_bytes(), b.key_pem().as_bytes());
-        let source = mixed.as_ref().unwrap_err().source().unwrap().downcast_ref::<rustls::Error>();
-        assert!(matches!(source, Some(rustls::Error::InconsistentKeys(_))), "{source:?}");
-        assert_invalid(mixed, "certificate and private key cannot be used together");
+        assert_invalid(
+            mixed,
+            "the private key does not belong to the certificate `O=Palyra, CN=Palyra Device a`",
+        );
+
+        let key = PrivateKeyDer::from_pem_slice(b.key_pem().as_bytes()).unwrap();
+        let wrong_order = [a.chain()[0].clone(), b.chain()[0].clone()].to_vec();
+        assert_invalid(Identity::from_der(wrong_order, key), "put the node's own certificate first");
     }
 
     #[test]
@@ -269,11 +313,11 @@ mod tests {
         assert_invalid(Identity::from_pem(&torn(cert), key), "the PEM of the certificates is malformed");
         assert_invalid(Identity::from_pem(cert, cert), "no private key in the PEM");
         assert_invalid(Identity::from_pem(cert, &torn(key)), "the PEM of the private key is malformed");
-        let unusable = "certificate and private key cannot be used together";
         let garbage = vec![CertificateDer::from_slice(b"garbage").into_owned()];
-        assert_invalid(Identity::from_der(garbage, der_key()), unusable);
+        assert_invalid(Identity::from_der(garbage, der_key()), "malformed: it is no certificate");
         let garbage = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(b"garbage".to_vec()));
-        assert_invalid(Identity::from_der(issued.chain().to_vec(), garbage), unusable);
+        let identity = Identity::from_der(issued.chain().to_vec(), garbage);
+        assert_invalid(identity, "the private key is not usable (PKCS #8, unreadable)");
     }
 
     /// With the features that are on, whichever they are.

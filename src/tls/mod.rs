@@ -20,6 +20,7 @@ mod fingerprint;
 mod identity;
 mod path;
 mod peer;
+pub(crate) mod pem;
 mod provider;
 mod report;
 mod restart;
@@ -35,6 +36,8 @@ mod words;
 
 pub(crate) use self::peer::not_after;
 use self::provider::provider;
+#[cfg(feature = "cert")]
+pub(crate) use self::words::Cause;
 pub(crate) use self::{
     certificate::Facts,
     failure::{classify, no_time},

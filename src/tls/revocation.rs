@@ -9,10 +9,10 @@ use std::{
 use event_listener::{Event, EventListener};
 use rustls::{
     CertificateError,
-    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
 };
 
-use super::{Facts, Fingerprint, Revoked, Trust, WallClock, crl::Crl, path::Signed, revoked::By};
+use super::{Facts, Fingerprint, Revoked, Trust, WallClock, crl::Crl, path::Signed, pem, revoked::By};
 use crate::error::{Error, Result};
 
 /// Revoked certificates, one by one and by the lists of their authorities (CRLs), which may change while
@@ -141,13 +141,7 @@ impl RevocationList {
     /// As for [`replace_crls`](Self::replace_crls), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig)
     /// for malformed PEM or PEM without a CRL.
     pub fn replace_crls_pem(&self, issuers: &Trust, pem: &[u8]) -> Result<()> {
-        let crls: Vec<_> =
-            CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(
-                |_quotes_its_input| Error::invalid_config("the PEM of the revocation lists is malformed"),
-            )?;
-        if crls.is_empty() {
-            return Err(Error::invalid_config("no certificate revocation list in the PEM"));
-        }
+        let crls = pem::revocation_lists(pem)?;
         self.replace_crls(issuers, crls)
     }
 
