@@ -471,6 +471,9 @@ fn a_node_is_believed_for_its_authority_its_name_and_its_pin() {
     let (pin, wrong) = (pki.fingerprint("server.pem"), "ab".repeat(32));
     server.ask("health", &["--pin", &pin]).succeeded();
     server.ask("health", &["--pin", &wrong, "--pin", &pin.to_uppercase()]).succeeded();
+    let pairs = pin.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    let as_openssl_writes_it = pairs.collect::<Vec<_>>().join(":").to_uppercase();
+    server.ask("health", &["--pin", &as_openssl_writes_it]).succeeded();
     server.ask("health", &["--pin", &wrong]).failed("error: pin mismatch");
 
     let distrusted = run(["health", &server.address, "--pki", other.dir()]);

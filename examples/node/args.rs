@@ -102,8 +102,8 @@ pub(crate) struct Peer {
     /// The name or IP address that the node's certificate must be valid for.
     #[arg(long, value_name = "NAME", value_parser = server_name, default_value = "localhost")]
     pub(crate) server_name: String,
-    /// The SHA-256 fingerprint that the node's certificate must have, or with spki: in front its public key;
-    /// one of them, if there are several.
+    /// The SHA-256 fingerprint that the node's certificate must have, with or without colons as openssl
+    /// writes it, or with spki: in front its public key; one of them, if there are several.
     #[arg(long = "pin", value_name = "HEX")]
     pub(crate) pins: Vec<Pin>,
     /// The encoding to ask in; json is what nodes of the tokio implementation speak.

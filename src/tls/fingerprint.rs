@@ -22,7 +22,8 @@ static SHA256: &dyn Hash = match &TLS13_AES_128_GCM_SHA256 {
 
 /// SHA-256 of a certificate's DER encoding: its name in logs, allow lists and revocation lists.
 ///
-/// Shown as 64 lower-case hexadecimal digits; read in either case.
+/// Shown as 64 lower-case hexadecimal digits; read in either case, and also with colons between the bytes, as
+/// `openssl x509 -noout -fingerprint -sha256` writes it.
 ///
 /// ```
 /// use palyra_quic::Fingerprint;
@@ -31,6 +32,9 @@ static SHA256: &dyn Hash = match &TLS13_AES_128_GCM_SHA256 {
 /// let fingerprint: Fingerprint = text.to_uppercase().parse()?;
 /// assert_eq!(fingerprint.to_string(), text);
 /// assert_eq!(fingerprint.as_bytes()[..2], [0x00, 0xff]);
+///
+/// let with_colons = ["00:FF"; 16].join(":");
+/// assert_eq!(with_colons.parse::<Fingerprint>()?, fingerprint);
 /// # Ok::<(), palyra_quic::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,24 +71,46 @@ impl Fingerprint {
 impl FromStr for Fingerprint {
     type Err = Error;
 
-    /// Reads exactly 64 hexadecimal digits, without separators.
+    /// Reads exactly 64 hexadecimal digits in either case: without separators, or with a colon between any
+    /// two bytes.
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for anything else.
     fn from_str(text: &str) -> Result<Self> {
-        let malformed = || Error::invalid_config("a SHA-256 fingerprint is 64 hexadecimal digits");
-        let (pairs, rest) = text.as_bytes().split_at_checked(2 * Self::LEN).ok_or_else(malformed)?;
-        if !rest.is_empty() {
+        let malformed = || malformed(text);
+        let has_colons = text.len() == 3 * Self::LEN - 1;
+        if !has_colons && text.len() != 2 * Self::LEN {
             return Err(malformed());
         }
         let mut bytes = [0; Self::LEN];
-        for (byte, pair) in bytes.iter_mut().zip(pairs.chunks_exact(2)) {
-            let &[high, low] = pair else { return Err(malformed()) };
+        let mut rest = text.as_bytes();
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            if has_colons && place > 0 {
+                rest = rest.strip_prefix(b":").ok_or_else(malformed)?;
+            }
+            let (&[high, low], after) = rest.split_first_chunk().ok_or_else(malformed)?;
             *byte = nibble(high).zip(nibble(low)).map(|(high, low)| high << 4 | low).ok_or_else(malformed)?;
+            rest = after;
         }
         Ok(Self(bytes))
     }
+}
+
+/// Bytes of a SHA-1 digest, which is what openssl prints unless it is told otherwise.
+const SHA_1_LEN: usize = 20;
+
+fn malformed(text: &str) -> Error {
+    let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+    let advice = match (text.is_empty(), digits == 2 * SHA_1_LEN) {
+        (true, _) => ": this is empty",
+        (_, true) => ": this one is of SHA-1 (openssl takes `-sha256`)",
+        _ => "",
+    };
+    Error::invalid_config(format!(
+        "a SHA-256 fingerprint is 64 hexadecimal digits, without separators or with a colon after every \
+         second{advice}"
+    ))
 }
 
 const fn nibble(digit: u8) -> Option<u8> {
@@ -111,14 +137,17 @@ impl fmt::Debug for Fingerprint {
 /// What a server's own certificate must be, on top of a valid chain: one certificate, by its [`Fingerprint`],
 /// or any with one public key, which may be renewed without a word to its clients.
 ///
-/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with `spki:` in front for a
-/// public key, and with blanks around them ignored.
+/// Parsing is made for configuration files: 64 hexadecimal digits in either case, with or without colons
+/// between the bytes, with `spki:` in front for a public key, and with blanks around them ignored.
 ///
 /// ```
 /// use palyra_quic::{ErrorKind, Pin};
 ///
 /// let pin: Pin = format!("  {}\n", "AB".repeat(32)).parse()?;
 /// assert_eq!(pin.to_string(), "ab".repeat(32));
+///
+/// let as_openssl_writes_it: Pin = ["AB"; 32].join(":").parse()?;
+/// assert_eq!(as_openssl_writes_it, pin);
 ///
 /// let key: Pin = format!("spki:{pin}").parse()?;
 /// assert_ne!(key, pin);
@@ -180,7 +209,8 @@ impl From<Fingerprint> for Pin {
 impl FromStr for Pin {
     type Err = Error;
 
-    /// Reads 64 hexadecimal digits, with `spki:` in front for a public key, ignoring blanks around them.
+    /// Reads what a [`Fingerprint`] is read from, with `spki:` in front for a public key, ignoring blanks
+    /// around it.
     ///
     /// # Errors
     ///
@@ -262,9 +292,39 @@ mod tests {
         assert_eq!(Pin::of_public_key(certificate).unwrap().fingerprint(), expected);
     }
 
+    /// With a colon between any two bytes, as openssl writes it.
+    fn with_colons(digits: &str) -> String {
+        let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        pairs.collect::<Vec<_>>().join(":")
+    }
+
+    #[test]
+    fn colons_between_bytes_are_read_in_either_case() {
+        let plain: Fingerprint = ABC.parse().unwrap();
+        let mixed_case = format!("{}{}", ABC[..32].to_uppercase(), &ABC[32..]);
+        for digits in [ABC.to_owned(), ABC.to_uppercase(), mixed_case] {
+            let colons = with_colons(&digits);
+            assert_eq!(colons.len(), 95);
+            assert_eq!(colons.parse::<Fingerprint>().unwrap(), plain);
+            assert_eq!(colons.parse::<Pin>().unwrap(), Pin::from(plain));
+            let key: Pin = format!(" spki:{colons}\n").parse().unwrap();
+            assert_eq!(key.to_string(), format!("spki:{ABC}"));
+            // What is shown can be read again.
+            assert_eq!(key.to_string().parse::<Pin>().unwrap(), key);
+            assert_eq!(plain.to_string().parse::<Fingerprint>().unwrap(), plain);
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_of_sha_1_is_recognised() {
+        let error = with_colons(&ABC[..40]).parse::<Pin>().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.explanation().unwrap().contains("SHA-1"), "{error}");
+    }
+
     #[test]
     fn anything_but_64_digits_is_refused() {
-        let colons = ABC.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        let colons = with_colons(ABC);
         for text in [
             String::new(),
             " ".into(),
@@ -275,7 +335,18 @@ mod tests {
             format!("{}+", &ABC[1..]),
             format!("{}é", &ABC[2..]),
             format!("{} {}", &ABC[..32], &ABC[33..]),
-            colons.collect::<Vec<_>>().join(":"),
+            colons.replacen(':', "", 1),
+            colons.replacen(':', "-", 1),
+            colons.replacen(':', " ", 1),
+            colons.replace(':', "-"),
+            format!("{colons}:"),
+            format!(":{colons}"),
+            format!(":{}", &colons[..94]),
+            format!("{}::{}", &colons[..47], &colons[49..]),
+            format!("{}:{}", &ABC[..31], &ABC[32..]),
+            format!("{}:{}", with_colons(&ABC[..32]), &ABC[32..]),
+            format!("{}é{}", &colons[..1], &colons[3..]),
+            colons.replacen("ba", "bg", 1),
         ] {
             let error = text.parse::<Pin>().unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::InvalidConfig, "{text:?}");
