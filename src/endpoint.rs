@@ -636,6 +636,7 @@ impl EndpointBuilder {
         let health = Arc::clone(socket.health());
         let surroundings = Surroundings { wall_clock, chain_limit: limits.chain_limit(), key_log };
         let security = Security::new(Halves { server, client }, surroundings)?;
+        security.warn_of_own();
         let accepts = security.present().server.is_some();
         let server = accepts.then(|| server_config(&security, &limits)).transpose()?;
         let quinn =

@@ -62,8 +62,8 @@ impl Identity {
     /// not supported (P-521, Ed448, RSA of less than 2048 or more than 4096 bits) or takes a feature that
     /// is switched off (`ecdsa`, `rsa`), or the key does not belong to the certificate.
     ///
-    /// A certificate that peers with this crate's verifiers refuse, because it is an authority's or signed
-    /// with SHA-1, is taken, with a warning in the log: others may accept it.
+    /// A certificate that peers with this crate's verifiers refuse, because it is an authority's, signed with
+    /// SHA-1 or expired, is taken: others may accept it. An endpoint that shows it warns in the log.
     pub fn from_der(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self> {
         let Some(leaf) = chain.first() else {
             return Err(Error::invalid_config("the certificate chain is empty"));

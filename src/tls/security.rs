@@ -7,6 +7,7 @@ use quinn::crypto::ServerConfig;
 
 use super::{
     ClientAuth, ClientTls, Facts, HandshakeReport, Identity, ServerTls, Surroundings, Terms, WallClock,
+    usable::likely_refusal,
 };
 use crate::{
     error::{Error, Result},
@@ -67,6 +68,15 @@ impl Halves {
         let client = self.client.as_ref().and_then(ClientTls::own_identity);
         self.server.as_ref().map(ServerTls::own_identity).into_iter().chain(client)
     }
+
+    fn warn_of_own(&self, wall_clock: &WallClock) {
+        for identity in self.identities() {
+            let leaf = identity.chain().first();
+            if let Some(fault) = leaf.and_then(|leaf| likely_refusal(leaf, wall_clock.unix_time())) {
+                tracing::warn!("peers will refuse this node's own certificate {fault}");
+            }
+        }
+    }
 }
 
 /// Who dialled a connection.
@@ -89,6 +99,12 @@ impl Security {
     pub(crate) fn new(halves: Halves, surroundings: Surroundings) -> Result<Arc<Self>> {
         halves.identities().try_for_each(|own| own.check_size(surroundings.chain_limit))?;
         Ok(Arc::new(Self { present: Mutex::new(Arc::new(halves)), changed: Event::new(), surroundings }))
+    }
+
+    /// Tells the log if peers will refuse what this node is about to show.
+    pub(crate) fn warn_of_own(&self) {
+        let present = self.present();
+        present.warn_of_own(self.wall_clock());
     }
 
     /// For dialling with TLS that is not the endpoint's own.
@@ -155,6 +171,7 @@ impl Security {
             client.prepared()?;
             client.own_identity().map_or(Ok(()), |identity| self.check_identity(identity))?;
         }
+        Halves { server: server.clone(), client: client.clone() }.warn_of_own(self.wall_clock());
         {
             let mut present = lock(&self.present);
             let Halves { server: old_server, client: old_client } = Halves::clone(&present);

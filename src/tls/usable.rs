@@ -2,9 +2,10 @@
 //! not in handshakes.
 
 use der::asn1::ObjectIdentifier;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
+    Facts,
     certificate::{BASIC_CONSTRAINTS, Details, Version, algorithm_of_key, canonical, sole_element},
     describe,
     peer::ALTERNATIVE_NAMES,
@@ -43,16 +44,23 @@ pub(super) fn check_own(certificate: &CertificateDer<'_>) -> Result<()> {
         Version::Old => Some(words::OLD_CERTIFICATE.to_owned()),
         Version::Current => key_fault(details.public_key, MAX_RSA_BYTES_TO_SIGN),
     };
-    if let Some(fault) = fault {
-        return Err(refused(certificate, &fault));
-    }
-    // Not refused: a peer may have a verifier of its own.
-    if details.is_authority() {
-        warn(certificate, words::AUTHORITY_AS_NODE);
+    fault.map_or(Ok(()), |fault| Err(refused(certificate, &fault)))
+}
+
+/// Why peers with the verifiers of this crate will refuse a certificate that this node can show. Others may
+/// take it, so that this is no error.
+pub(super) fn likely_refusal(certificate: &CertificateDer<'_>, now: Option<UnixTime>) -> Option<String> {
+    let (details, facts) = (Details::read(certificate).ok()?, Facts::of(certificate)?);
+    let fault = if details.is_authority() {
+        words::AUTHORITY_AS_NODE.to_owned()
     } else if describe::is_broken(details.signature_algorithm) {
-        warn(certificate, &words::unsupported_signature(details.signature_algorithm));
-    }
-    Ok(())
+        words::unsupported_signature(details.signature_algorithm)
+    } else if now.is_some_and(|now| facts.not_after < now.as_secs()) {
+        format!("it has expired: it was valid until {}", describe::seconds(facts.not_after))
+    } else {
+        return None;
+    };
+    Some(format!("{}: {fault}", describe::distinguished_name(details.subject)))
 }
 
 fn refused(certificate: &CertificateDer<'_>, fault: &str) -> Error {
@@ -62,11 +70,6 @@ fn refused(certificate: &CertificateDer<'_>, fault: &str) -> Error {
         }
         Err(_) => format!("this node's own certificate is not usable: {fault}"),
     })
-}
-
-fn warn(certificate: &CertificateDer<'_>, fault: &str) {
-    let subject = describe::subject(certificate);
-    tracing::warn!(subject, "peers will refuse this node's own certificate: {fault}");
 }
 
 /// What a certificate is that is to be trusted.
