@@ -366,6 +366,12 @@ impl Link {
         self.explain(classify(error, None))
     }
 
+    /// Says which method failed, and at which peer.
+    #[cold]
+    pub(crate) fn name(&self, error: Error, method: &str) -> Error {
+        error.of_method(method).at(self.remote_address())
+    }
+
     /// Gives an error of the connection, or of one of its streams, the cause that its endpoint ended for.
     /// quinn knows only that this side closed the connection.
     pub(crate) fn explain(&self, error: Error) -> Error {

@@ -182,7 +182,7 @@ impl Endpoint {
             closure,
             until,
         };
-        let dialled = dial(dialler, security, address).await;
+        let dialled = dial(dialler, security, address).await.map_err(|error| error.at(address));
         let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
         // Counted before the look, so that a shutdown which is not seen here waits for the task.
         let task = node.drain().task();

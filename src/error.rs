@@ -1,10 +1,10 @@
 //! One error type, sorted by who is at fault.
 
-use std::{error::Error as StdError, fmt, io, time::Duration};
+use std::{error::Error as StdError, fmt, io, net::SocketAddr, time::Duration};
 
 use crate::{
     code::{Code, CodeClass},
-    message::WireError,
+    message::{WireError, printable},
 };
 
 /// A `Result` with this crate's [`Error`].
@@ -14,7 +14,9 @@ type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 /// What went wrong, with its cause in [`source`](StdError::source). One pointer in size.
 ///
-/// Match on [`kind`](Self::kind), or ask one of the predicates; never compare the text.
+/// Match on [`kind`](Self::kind), or ask one of the predicates; never compare the text. That is for people:
+/// in plain words, on one line, with the method and the address of the peer where they are known. The texts
+/// of its causes show no names out of other crates either; their [`Debug`] does.
 ///
 /// ```
 /// use palyra_quic::{ErrorKind, Pin};
@@ -33,6 +35,14 @@ struct Inner {
     /// The cause may be this side's own, and pass.
     temporary: bool,
     source: Option<Source>,
+    exchange: Exchange,
+}
+
+/// What failed, with whom, as far as that is known.
+#[derive(Debug, Default)]
+struct Exchange {
+    method: Option<Box<str>>,
+    peer: Option<SocketAddr>,
 }
 
 /// How far the request that failed had come, as far as this side knows.
@@ -120,7 +130,20 @@ impl Error {
             request: Progress::NotSent,
             temporary: false,
             source: None,
+            exchange: Exchange::default(),
         }))
+    }
+
+    /// Adds which method was called, unless it is known.
+    pub(crate) fn of_method(mut self, method: &str) -> Self {
+        self.0.exchange.method.get_or_insert_with(|| method.into());
+        self
+    }
+
+    /// Adds the peer, unless it is known.
+    pub(crate) fn at(mut self, peer: SocketAddr) -> Self {
+        self.0.exchange.peer.get_or_insert(peer);
+        self
     }
 
     /// Adds what happened, in the words of a person; never a secret.
@@ -174,7 +197,8 @@ impl Error {
 
     /// Takes the text and the cause of another error, and keeps what is known of the request.
     pub(crate) fn explained_by(mut self, other: Self) -> Self {
-        let Inner { kind: _, detail, retry_after: _, request: _, temporary: _, source } = *other.0;
+        let Inner { kind: _, detail, retry_after: _, request: _, temporary: _, source, exchange: _ } =
+            *other.0;
         self.0.detail = detail;
         self.0.source = source;
         self
@@ -198,6 +222,18 @@ impl Error {
     #[must_use]
     pub fn explanation(&self) -> Option<&str> {
         self.0.detail.as_deref()
+    }
+
+    /// The method that was called, or notified, when this failed.
+    #[must_use]
+    pub fn method(&self) -> Option<&str> {
+        self.0.exchange.method.as_deref()
+    }
+
+    /// The address of the peer that was called, or dialled, when this failed.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.0.exchange.peer
     }
 
     /// How long the peer asks to wait before the next attempt, where it says.
@@ -343,16 +379,32 @@ impl fmt::Display for ErrorKind {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0.kind, f)?;
-        match &self.0.detail {
-            Some(detail) => write!(f, ": {detail}"),
-            None => Ok(()),
+        if let Some(detail) = &self.0.detail {
+            write!(f, ": {detail}")?;
+        }
+        fmt::Display::fmt(&self.0.exchange, f)
+    }
+}
+
+/// Behind what failed, in brackets.
+impl fmt::Display for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = self.method.as_deref().map(|method| printable(method, MAX_SHOWN_CHARS));
+        match (method, self.peer) {
+            (Some(method), Some(peer)) => write!(f, " (`{method}` at {peer})"),
+            (Some(method), None) => write!(f, " (`{method}`)"),
+            (None, Some(peer)) => write!(f, " (at {peer})"),
+            (None, None) => Ok(()),
         }
     }
 }
 
+/// The longest name of a method that peers take.
+const MAX_SHOWN_CHARS: usize = 128;
+
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, request, temporary, source } = &*self.0;
+        let Inner { kind, detail, retry_after, request, temporary, source, exchange } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
@@ -360,6 +412,7 @@ impl fmt::Debug for Error {
             .field("request", request)
             .field("temporary", temporary)
             .field("source", source)
+            .field("exchange", exchange)
             .finish()
     }
 }
@@ -393,6 +446,34 @@ mod tests {
         assert_eq!(error.to_string(), "I/O error");
         let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
         assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn the_text_ends_with_what_failed_and_where() {
+        let (method, peer) = ("demo.add", SocketAddr::from(([192, 0, 2, 1], 7443)));
+        let error = || Error::new(ErrorKind::Truncated).detail("half");
+        for (error, text) in [
+            (error(), "truncated message: half"),
+            (error().of_method(method), "truncated message: half (`demo.add`)"),
+            (error().at(peer), "truncated message: half (at 192.0.2.1:7443)"),
+            (error().of_method(method).at(peer), "truncated message: half (`demo.add` at 192.0.2.1:7443)"),
+            (error().of_method("a\u{1b}b"), "truncated message: half (`a\u{fffd}b`)"),
+        ] {
+            assert_eq!(error.to_string(), text);
+            assert_eq!(error.explanation(), Some("half"));
+        }
+        // Who knew first knows best.
+        let error = error().at(peer).of_method(method);
+        let error = error.at(([192, 0, 2, 2], 1).into()).of_method("node.health");
+        assert_eq!((error.method(), error.peer_address()), (Some(method), Some(peer)));
+    }
+
+    #[test]
+    fn an_error_that_a_peer_does_not_name_has_a_word() {
+        for name in ["", " ", "\t\u{a0}"] {
+            let error = Error::new(ErrorKind::Remote(WireError::from(name)));
+            assert_eq!(error.to_string(), "unnamed error");
+        }
     }
 
     #[test]

@@ -208,9 +208,9 @@ fn no_control_character_reaches_a_terminal_raw() {
 
 #[test]
 fn an_error_without_a_name_is_given_a_word() {
-    for (name, expected) in [("", "error: unnamed error\n"), (" ", "error: unnamed error\n")] {
+    for name in ["", " "] {
         let refusal = json!({"protocol_version": 1, "kind": "error", "ok": false, "error": name});
-        assert_eq!(answered("health", &refusal.to_string()).stderr, expected);
+        answered("health", &refusal.to_string()).failed("error: unnamed error (`node.health` at 127.0.0.1:");
     }
 }
 

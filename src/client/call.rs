@@ -47,8 +47,9 @@ impl Connection {
         P: Encode<()> + ?Sized,
         T: for<'b> Decode<'b, ()>,
     {
-        let result = self.request(method).params(params)?.send().await?;
-        value::decode(&result).map_err(Error::after_request)
+        let request = self.request(method).params(params)?;
+        let result = request.send().await?;
+        value::decode(&result).map_err(|error| self.link().name(error.after_request(), method))
     }
 
     /// Calls a method with parameters and a result of plain bytes. Empty parameters are left out of the
@@ -87,8 +88,10 @@ impl Call {
     ///
     /// [`Codec`](ErrorKind::Codec) where they cannot be encoded.
     pub fn params<P: Encode<()> + ?Sized>(self, params: &P) -> Result<Self> {
-        let params = value::encode(params)?;
-        Ok(self.raw_params(params))
+        match value::encode(params) {
+            Ok(params) => Ok(self.raw_params(params)),
+            Err(error) => Err(self.name(error)),
+        }
     }
 
     /// The parameters as bytes, which the method may define as anything. Default: none.
@@ -144,8 +147,13 @@ impl Call {
     pub async fn send(mut self) -> Result<Bytes> {
         match self.run().await? {
             Response::Result { payload } => Ok(payload.unwrap_or_default()),
-            _ => Err(Error::protocol("the answer is not a result").after_request()),
+            _ => Err(self.name(Error::protocol("the answer is not a result").after_request())),
         }
+    }
+
+    /// Says which method failed, and where.
+    pub(super) fn name(&self, error: Error) -> Error {
+        self.connection.link().name(error, &self.request.method)
     }
 
     /// Sends the request, and gives the one response that comes back, of whatever kind but `error`.
@@ -165,7 +173,10 @@ impl Call {
         let exchange = pin!(self.exchange(&span));
         let outcome = exchange.instrument(span.clone()).await;
         record_end(&span, outcome.as_ref().err());
-        outcome
+        match outcome {
+            Err(error) => Err(self.name(error)),
+            answered => answered,
+        }
     }
 
     async fn exchange(&self, span: &Span) -> Result<Response> {
@@ -216,8 +227,12 @@ impl Call {
         let span = self.span();
         let opened = clock.timeout_at(deadline, self.open(&span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
-        let (writer, reader) = opened.inspect_err(|error| record_end(&span, Some(error)))?;
-        Ok(Responses::new(self.connection, writer, reader, deadline, span, outstanding))
+        let (writer, reader) = opened.map_err(|error| {
+            record_end(&span, Some(&error));
+            self.name(error)
+        })?;
+        let Self { connection, request: Request { method, .. }, .. } = self;
+        Ok(Responses::new(connection, method, writer, reader, deadline, span, outstanding))
     }
 
     fn tell_timeout(&mut self) {

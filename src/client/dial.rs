@@ -71,10 +71,10 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
         let error = Error::new(ErrorKind::HandshakeTimeout);
         match sending.take_error() {
             // In the text as well as in the source: it says whether to look at the peer or at this side.
-            Some(cause) => error
-                .detail(format!("no answer from {address}; the latest datagram was not sent: {cause}"))
-                .caused_by(cause),
-            None => error.detail(format!("no answer from {address}")),
+            Some(cause) => {
+                error.detail(format!("no answer; the latest datagram was not sent: {cause}")).caused_by(cause)
+            }
+            None => error.detail("no answer"),
         }
     };
     match clock.timeout_at(Some(deadline), handshake).await {

@@ -45,7 +45,7 @@ impl Call {
             Response::Health { ok, node_rpc_mtls_required, payload } => {
                 Ok(Health { ok, node_rpc_mtls_required, payload })
             }
-            _ => Err(Error::protocol("the answer is not about health").after_request()),
+            _ => Err(self.name(Error::protocol("the answer is not about health").after_request())),
         }
     }
 }

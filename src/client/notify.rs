@@ -29,7 +29,8 @@ impl Connection {
     /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be
     /// sent, or why the connection is gone.
     pub async fn notify<P: Encode<()> + ?Sized>(&self, method: &str, params: &P) -> Result<()> {
-        self.notify_raw(method, value::encode(params)?).await
+        let params = value::encode(params).map_err(|error| self.link().name(error, method))?;
+        self.notify_raw(method, params).await
     }
 
     /// Sends a notification with parameters of plain bytes. Empty ones are left out. See
@@ -40,7 +41,7 @@ impl Connection {
     /// As for [`notify`](Self::notify).
     pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
         let _sending = OutstandingGuard::new(self.link());
-        let mut notifier = self.notifier().await?;
+        let mut notifier = self.notifier().await.map_err(|error| error.of_method(method))?;
         notifier.send_raw(method, params).await?;
         let Notifier { mut writer, .. } = notifier;
         writer.finish();
@@ -55,7 +56,8 @@ impl Connection {
     /// Why the connection is gone.
     pub async fn notifier(&self) -> Result<Notifier> {
         let link = self.link();
-        let writer = FrameWriter::new(link.open_uni().await?, Code::CANCELLED);
+        let stream = link.open_uni().await.map_err(|error| error.at(link.remote_address()))?;
+        let writer = FrameWriter::new(stream, Code::CANCELLED);
         Ok(Notifier { connection: self.clone(), writer, codec: Codec::Cbor })
     }
 }
@@ -88,7 +90,8 @@ impl Notifier {
     ///
     /// If this is dropped half way, nothing more can be sent on the stream.
     pub async fn send<P: Encode<()> + ?Sized>(&mut self, method: &str, params: &P) -> Result<()> {
-        self.send_raw(method, value::encode(params)?).await
+        let params = value::encode(params).map_err(|error| self.connection.link().name(error, method))?;
+        self.send_raw(method, params).await
     }
 
     /// Sends a notification with parameters of plain bytes. See [`send`](Self::send).
@@ -101,9 +104,12 @@ impl Notifier {
         let mut notification = Notification::new(method);
         notification.params = (!params.is_empty()).then_some(params);
         let max = self.connection.link().limits().max_frame_len();
-        let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from))?;
-        self.writer.write(frame).await.map_err(|error| self.connection.link().explain(error))?;
-        self.connection.link().counters().notifications_sent.add();
+        let link = self.connection.link();
+        let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from));
+        let frame = frame.map_err(|error| link.name(error, method))?;
+        let sent = self.writer.write(frame).await;
+        sent.map_err(|error| link.name(link.explain(error), method))?;
+        link.counters().notifications_sent.add();
         Ok(())
     }
 
@@ -131,10 +137,12 @@ impl Notifier {
         }
         let stopped = writer.stopped();
         connection.link().outstanding().keep(writer);
-        match stopped.await.map_err(|error| connection.link().explain(error))? {
+        let link = connection.link();
+        let acknowledged = stopped.await.map_err(|error| link.explain(error)).and_then(|code| match code {
             None => Ok(()),
             Some(code) => Err(Error::new(ErrorKind::StreamReset(code))),
-        }
+        });
+        acknowledged.map_err(|error| error.at(link.remote_address()))
     }
 }
 

@@ -117,8 +117,9 @@ impl Client {
         P: Encode<()> + ?Sized,
         T: for<'b> Decode<'b, ()>,
     {
-        let result = self.call_raw(method, value::encode(params)?).await?;
-        value::decode(&result).map_err(Error::after_request)
+        let params = value::encode(params).map_err(|error| self.name(error, method))?;
+        let result = self.call_raw(method, params).await?;
+        value::decode(&result).map_err(|error| self.name(error.after_request(), method))
     }
 
     /// Calls a method with parameters and a result of plain bytes, as [`Connection::call_raw`] does.
@@ -132,7 +133,7 @@ impl Client {
         let _work = self.shared.endpoint.accept_work();
         let mut attempts = Attempts::new(self);
         loop {
-            let (connection, left) = attempts.next().await?;
+            let (connection, left) = attempts.next().await.map_err(|error| self.name(error, method))?;
             let call = connection.request(method).timeout(left);
             let call = if params.is_empty() { call } else { call.raw_params(params.clone()) };
             let outcome = call.send().await;
@@ -160,15 +161,25 @@ impl Client {
         let _work = self.shared.endpoint.accept_work();
         let mut attempts = Attempts::new(self);
         loop {
-            let (connection, left) = attempts.next().await?;
+            let (connection, left) = attempts.next().await.map_err(|error| self.name(error, method))?;
             let clock = self.clock();
             let sent =
                 clock.timeout_at(Some(clock.deadline(left)), connection.notify_raw(method, params.clone()));
-            let outcome =
-                sent.await.unwrap_or_else(|Elapsed| Err(clock.timed_out(ErrorKind::DeadlineExceeded)));
+            let outcome = sent.await.unwrap_or_else(|Elapsed| {
+                Err(connection.link().name(clock.timed_out(ErrorKind::DeadlineExceeded), method))
+            });
             if let Some(outcome) = attempts.conclude(&connection, outcome) {
                 return outcome;
             }
+        }
+    }
+
+    /// Says which method failed, and where, if there is but one address where it can have.
+    fn name(&self, error: Error, method: &str) -> Error {
+        let error = error.of_method(method);
+        match *self.shared.addresses {
+            [sole] => error.at(sole),
+            _ => error,
         }
     }
 
@@ -223,12 +234,13 @@ impl Client {
             let Some(reason) = connection.close_reason() else {
                 return Ok(connection.clone());
             };
+            let address = connection.remote_address();
             *current = None;
             // Whoever closed it, this side included: a caller that closes each connection it gets would dial
             // without a pause.
             self.postpone(&reason);
             if reason.is_terminal() {
-                return Err(reason);
+                return Err(reason.at(address));
             }
         }
         let not_before = shared.outlook().not_before;

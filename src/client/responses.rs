@@ -24,6 +24,8 @@ use crate::{
 #[must_use = "dropping it cancels the handler at the peer"]
 pub struct Responses {
     connection: Connection,
+    /// Named in errors.
+    method: Box<str>,
     reader: FrameReader,
     /// Resets the request's half, should it not have left whole.
     _writer: FrameWriter,
@@ -40,6 +42,7 @@ pub struct Responses {
 impl Responses {
     pub(super) fn new(
         connection: Connection,
+        method: Box<str>,
         writer: FrameWriter,
         reader: FrameReader,
         deadline: Deadline,
@@ -48,6 +51,7 @@ impl Responses {
     ) -> Self {
         Self {
             connection,
+            method,
             reader,
             _writer: writer,
             deadline,
@@ -83,7 +87,8 @@ impl Responses {
     /// As for [`next`](Self::next), and [`Codec`](ErrorKind::Codec) where the answer is no such value; then
     /// the one after it may still be read.
     pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
-        self.next().await?.map(|payload| value::decode(&payload).map_err(Error::after_request)).transpose()
+        let Some(payload) = self.next().await? else { return Ok(None) };
+        value::decode(&payload).map(Some).map_err(|error| self.name(error.after_request()))
     }
 
     /// The next response of any kind but `error`. See [`next`](Self::next).
@@ -158,7 +163,11 @@ impl Responses {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.end(Some(&error));
         let error = violated(&mut self.reader, error);
-        if self.answered { error.after_answer() } else { error.after_request() }
+        self.name(if self.answered { error.after_answer() } else { error.after_request() })
+    }
+
+    fn name(&self, error: Error) -> Error {
+        self.connection.link().name(error, &self.method)
     }
 }
 

@@ -213,6 +213,8 @@ impl Stream for Subscription {
     }
 }
 
+const METHOD: &str = "node.stream_events";
+
 impl Inner {
     /// An item whose frame is here already. Most of a replay goes this way, which allocates nothing.
     fn take_arrived(&mut self) -> Option<Result<SubscriptionItem>> {
@@ -274,6 +276,10 @@ impl Inner {
     /// The stream is over, one way or the other.
     fn broken(&mut self, error: Error) -> Result<SubscriptionItem> {
         let stream = self.stream.take();
+        let error = match &stream {
+            Some((connection, _)) => connection.link().name(error, METHOD),
+            None => error.of_method(METHOD),
+        };
         if error.is_terminal() {
             return Err(error);
         }
@@ -291,10 +297,10 @@ impl Inner {
         let connection = match self.client.connection().await {
             Ok(connection) => connection,
             // Not the connection's end, but the endpoint's.
-            Err(error) if *error.kind() == ErrorKind::Closed => return Err(error),
+            Err(error) if *error.kind() == ErrorKind::Closed => return Err(error.of_method(METHOD)),
             Err(error) => return self.broken(error),
         };
-        let mut call = connection.request("node.stream_events").follow();
+        let mut call = connection.request(METHOD).follow();
         if let Some(cursor) = self.follower.cursor() {
             call = call.resume_from(cursor.seq());
             if let Some(epoch) = cursor.epoch() {
@@ -317,7 +323,7 @@ impl Inner {
                 let error =
                     Error::new(ErrorKind::DeadlineExceeded).detail("the peer lets no stream be opened");
                 self.client.retire(&connection, &error);
-                self.broken(error)
+                self.broken(connection.link().name(error, METHOD))
             }
         }
     }

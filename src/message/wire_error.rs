@@ -75,10 +75,14 @@ impl From<&str> for WireError {
     }
 }
 
-/// For one line of a log, whoever chose the string: at most 64 characters, none of which controls anything.
+/// For one line of a log, whoever chose the string: at most 64 characters, none of which controls anything, and not
+/// without any.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(self.as_str(), MAX_SHOWN_CHARS))
+        match self.as_str() {
+            blank if blank.trim().is_empty() => f.write_str("unnamed error"),
+            name => f.write_str(&printable(name, MAX_SHOWN_CHARS)),
+        }
     }
 }
 
