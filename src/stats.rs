@@ -240,6 +240,7 @@ pub(crate) struct Counters {
     pub(crate) requests_failed: ErrorCounters,
     pub(crate) notifications: Counter,
     pub(crate) notifications_denied: Counter,
+    pub(crate) notifications_unhandled: Counter,
     pub(crate) streams_reset: ResetCounters,
     pub(crate) streams_reset_by_peers: Counter,
     pub(crate) events_sent: Counter,
@@ -282,6 +283,7 @@ impl Counters {
             requests_failed: self.requests_failed.read(),
             notifications: self.notifications.value(),
             notifications_denied: self.notifications_denied.value(),
+            notifications_unhandled: self.notifications_unhandled.value(),
             streams_reset: self.streams_reset.read(),
             streams_reset_by_peers: self.streams_reset_by_peers.value(),
             events_sent: self.events_sent.value(),
@@ -328,6 +330,8 @@ pub struct EndpointStats {
     pub notifications: u64,
     /// Those of them that their peer was not allowed to send.
     pub notifications_denied: u64,
+    /// Those of them whose method the router has no handler for, so that they were dropped.
+    pub notifications_unhandled: u64,
     /// Streams of peers that this side reset or stopped.
     pub streams_reset: StreamsReset,
     /// Streams that their peers reset before they were read, or stopped before they were answered.

@@ -10,7 +10,9 @@ use futures_lite::future::{or, poll_once};
 use palyra_quic::{Bytes, Code, Codec, Context, ErrorKind, Notification, Router, TransportLimits};
 use smol::channel::{Receiver, Sender, unbounded};
 
-use common::{DropGuard, RawPeer, Server, entry, frame, map, run, serve, serve_within, signal, stopped};
+use common::{
+    DropGuard, RawPeer, Server, counters, entry, frame, map, run, serve, serve_within, signal, stopped,
+};
 
 /// A node with a notification method that tells what it gets.
 fn node() -> (Server, Receiver<Bytes>) {
@@ -136,6 +138,9 @@ fn a_method_that_nobody_handles_harms_nothing() {
         assert_eq!(stopped(&mut stream).await, None);
         assert_eq!(notes.recv().await.unwrap(), "behind");
         assert_goes_on(&server, &peer, &notes).await;
+        let counters = counters(&server.connect().await).await;
+        let [all, unhandled] = ["notifications", "notifications_unhandled"].map(|name| counters[name]);
+        assert_eq!((all, unhandled), (4, 2), "two of them, one behind them, and one that goes on");
     });
 }
 

@@ -261,14 +261,24 @@ fn peers_cannot_raise_their_voice() {
     let name = "\n\u{1b}[2J".repeat(25);
     let collector = Collector::at(Level::DEBUG);
     let said = name.clone();
-    scenario(&collector, |_, connection| async move {
+    scenario(&collector, |pair, connection| async move {
         for _ in 0..100 {
             connection.call_raw(&said, "").await.unwrap_err();
             connection.call_raw("demo.secret", "").await.unwrap_err();
             connection.notify("demo.whisper", &7).await.unwrap();
+            connection.notify(&said, &7).await.unwrap();
         }
+        pair.sim.sleep(SECOND).await;
     });
     assert_eq!(collector.log().loud, Vec::<String>::new());
+    let log = collector.log();
+    let unhandled: Vec<_> =
+        log.events.iter().filter(|(_, line)| line.contains("no handler for a notification")).collect();
+    assert_eq!(unhandled.len(), 100);
+    // The collector escapes the backslashes once more.
+    let named = unhandled[0].1.contains("\"method\": \"\\\\n\\\\u{1b}[2J");
+    assert!(named && unhandled[0].1.len() < 400, "{}", unhandled[0].1);
+    drop(log);
     let exchanges = collector.spans("exchange");
     assert_eq!(exchanges.len(), 200);
     let shown = &exchanges[0].fields["method"];

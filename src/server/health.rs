@@ -34,6 +34,7 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         ("notifications", counters.notifications.value()),
         ("frame_bytes_held", u64::try_from(node.admission.frame_bytes()).unwrap_or(u64::MAX)),
         ("notifications_denied", counters.notifications_denied.value()),
+        ("notifications_unhandled", counters.notifications_unhandled.value()),
     ];
     if let Some(log) = node.router.event_log() {
         numbers.push(("events_published", log.last_seq()));

@@ -259,11 +259,21 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Re
     link.counters().notifications.add();
     if !node.router.allows(link.peer(), &notification.method) {
         node.counters.notifications_denied.add();
-        tracing::debug!(remote = %link.remote_address(), "a notification that the peer may not send");
+        tracing::debug!(
+            remote = %link.remote_address(),
+            method = %span::method(&notification.method),
+            "a notification that the peer may not send"
+        );
         return Err(Code::IDENTITY_REJECTED);
     }
     let Some(handler) = node.router.notification_handler(&notification.method) else {
-        tracing::debug!(remote = %link.remote_address(), "a notification that nobody handles");
+        node.counters.notifications_unhandled.add();
+        // At debug, since a peer may send as many as it likes.
+        tracing::debug!(
+            remote = %link.remote_address(),
+            method = %span::method(&notification.method),
+            "no handler for a notification"
+        );
         return Ok(());
     };
     let deadline = node.clock.deadline(node.limits.handler_timeout());
