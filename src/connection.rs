@@ -60,6 +60,8 @@ pub(crate) struct Link {
     /// Whether this side has closed the connection for what the peer is or did.
     turned_out: AtomicBool,
     turning_out: Event,
+    /// Whether the peer has shown that it speaks JSON alone.
+    json_only: AtomicBool,
     /// The end of the endpoint.
     closure: Arc<Closure>,
     span: Span,
@@ -146,6 +148,18 @@ impl Connection {
         self.link.counters.read(&self.link.quinn.stats())
     }
 
+    /// Whether the peer has shown, on this connection, that it is a node of the tokio implementation: it has
+    /// answered a request in CBOR with `invalid_request` in JSON (in builds without the feature `json`, with
+    /// anything in JSON). Nodes that can read CBOR answer in the encoding of the request.
+    ///
+    /// Such a node answers requests in [`Codec::Json`](crate::Codec) alone, and reads no notifications: from
+    /// then on they fail with [`Unsupported`](crate::ErrorKind::Unsupported). `false` as long as nothing
+    /// was asked in CBOR, since nodes of both kinds answer JSON in the same way.
+    #[must_use]
+    pub fn is_json_only(&self) -> bool {
+        self.link.is_json_only()
+    }
+
     /// Closes the connection immediately; the peer gets the code and the reason. Exchanges that are open fail
     /// on both sides, and what was not acknowledged yet may be lost.
     ///
@@ -213,6 +227,7 @@ impl Link {
             outstanding: Outstanding::new(Arc::clone(drain)),
             turned_out: AtomicBool::new(false),
             turning_out: Event::new(),
+            json_only: AtomicBool::new(false),
             closure,
             span,
         }
@@ -324,6 +339,16 @@ impl Link {
     /// any more.
     pub(crate) fn is_turned_out(&self) -> bool {
         self.turned_out.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_json_only(&self) -> bool {
+        // Nothing else hangs on it.
+        self.json_only.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that the peer speaks JSON alone.
+    pub(crate) fn note_json_only(&self) {
+        self.json_only.store(true, Ordering::Relaxed);
     }
 
     /// Resolves when the peer is turned out.

@@ -113,6 +113,9 @@ pub enum ErrorKind {
     StreamReset(Code),
     /// The peer answered with an error.
     Remote(WireError),
+    /// The peer is known to be a node that cannot do this: one of the tokio implementation reads no
+    /// notifications, see [`Connection::is_json_only`](crate::Connection::is_json_only).
+    Unsupported,
     /// A frame ended before its announced length, or an answer before its end.
     Truncated,
     /// The peer announced a frame larger than `max_frame_bytes`.
@@ -320,6 +323,7 @@ impl Error {
             | ErrorKind::CertificateRefused
             | ErrorKind::AlpnMismatch
             | ErrorKind::VersionMismatch
+            | ErrorKind::Unsupported
             | ErrorKind::FrameTooLarge
             | ErrorKind::Protocol => true,
         }
@@ -369,6 +373,7 @@ impl fmt::Display for ErrorKind {
             Self::ConnectionClosed(code) => return write!(f, "connection closed by the peer: {code}"),
             Self::StreamReset(code) => return write!(f, "stream reset by the peer: {code}"),
             Self::Remote(error) => return fmt::Display::fmt(error, f),
+            Self::Unsupported => "not supported by the peer",
             Self::Truncated => "truncated message",
             Self::FrameTooLarge => "frame too large",
             Self::Protocol => "protocol violation by the peer",
@@ -490,5 +495,7 @@ mod tests {
         assert!(!Error::new(ErrorKind::StreamReset(Code::FRAME_TOO_LARGE)).is_retryable());
         assert!(Error::new(ErrorKind::Remote(WireError::Unavailable)).is_retryable());
         assert!(!Error::new(ErrorKind::Remote(WireError::Internal)).is_retryable());
+        let unsupported = Error::new(ErrorKind::Unsupported);
+        assert!(unsupported.is_terminal() && !unsupported.is_retryable());
     }
 }

@@ -153,6 +153,7 @@ mod tests {
             | ErrorKind::ConnectionClosed(_)
             | ErrorKind::StreamReset(_)
             | ErrorKind::Remote(_)
+            | ErrorKind::Unsupported
             | ErrorKind::Truncated
             | ErrorKind::FrameTooLarge
             | ErrorKind::Protocol => None,
@@ -180,6 +181,7 @@ mod tests {
             ErrorKind::ConnectionClosed(Code::SHUTTING_DOWN),
             ErrorKind::StreamReset(Code::DEADLINE_EXCEEDED),
             ErrorKind::Remote(WireError::Unavailable),
+            ErrorKind::Unsupported,
             ErrorKind::Truncated,
             ErrorKind::FrameTooLarge,
             ErrorKind::Protocol,

@@ -6,12 +6,16 @@ mod common;
 
 use std::{future, time::Duration};
 
-use futures_lite::future::{or, poll_once};
-use palyra_quic::{Bytes, Code, Codec, Context, ErrorKind, Notification, Router, TransportLimits};
+use futures_lite::future::{or, poll_once, zip};
+use palyra_quic::{
+    Bytes, Client, Code, Codec, Context, Endpoint, ErrorKind, Notification, Response, Router,
+    TransportLimits, WireError,
+};
 use smol::channel::{Receiver, Sender, unbounded};
 
 use common::{
-    DropGuard, RawPeer, Server, counters, entry, frame, map, run, serve, serve_within, signal, stopped,
+    DropGuard, RawPeer, RawServer, RawStream, Server, counters, entry, frame, loopback, map, run, serve,
+    serve_within, signal, stopped,
 };
 
 /// A node with a notification method that tells what it gets.
@@ -481,5 +485,72 @@ fn a_sender_may_be_gone_before_its_notification_is_handled() {
         server.assert_serves_others().await;
         release.try_send(()).unwrap();
         notes.recv().await.unwrap();
+    });
+}
+
+/// Whether a node that answers a request in `codec` so is known to be one of the tokio implementation, and
+/// what a notification to it comes to.
+async fn is_json_only(codec: Codec, answer: &[u8]) -> bool {
+    let node = RawServer::new();
+    let (connection, peer) = node.connect().await;
+    let mut opened_before = connection.notifier().await.unwrap();
+    let answering = async {
+        let mut stream = RawStream::accept(&peer).await;
+        stream.send(&frame(answer)).await;
+        stream.finish();
+    };
+    let (outcome, ()) = zip(connection.request("demo.echo").codec(codec).send(), answering).await;
+    assert!(matches!(outcome.unwrap_err().kind(), ErrorKind::Remote(_)));
+
+    let known = connection.is_json_only();
+    for refused in [
+        connection.notify_raw("note", "1").await.err(),
+        connection.notifier().await.err(),
+        opened_before.send_raw("note", "2").await.err(),
+    ] {
+        assert_eq!(refused.map(|error| error.kind().clone()), known.then_some(ErrorKind::Unsupported));
+    }
+    assert_eq!(connection.stats().notifications_sent, if known { 0 } else { 2 });
+    known
+}
+
+#[test]
+fn notifications_are_refused_where_the_peer_is_known_to_speak_json_alone() {
+    let refusal = |error: &str| {
+        format!(r#"{{"protocol_version":1,"kind":"error","ok":false,"error":"{error}"}}"#).into_bytes()
+    };
+    let mut in_cbor = Vec::new();
+    let invalid_request =
+        Response::Error { error: WireError::InvalidRequest, detail: None, retry_after: None, not_run: false };
+    invalid_request.encode(Codec::Cbor, &mut in_cbor).unwrap();
+    run(async {
+        assert!(is_json_only(Codec::Cbor, &refusal("invalid_request")).await);
+        assert!(is_json_only(Codec::Cbor, &[b"\n ".to_vec(), refusal("invalid_request")].concat()).await);
+        // A node that reads both answers the same to JSON, and any other error is none of such a node's.
+        assert!(!is_json_only(Codec::Json, &refusal("invalid_request")).await);
+        assert!(!is_json_only(Codec::Cbor, &refusal("internal")).await);
+        assert!(!is_json_only(Codec::Cbor, &in_cbor).await);
+    });
+}
+
+#[test]
+fn a_client_does_not_try_again_to_notify_a_peer_that_reads_no_notifications() {
+    run(async {
+        let node = RawServer::new();
+        let endpoint = Endpoint::builder().client(node.pki.client_tls()).bind(loopback()).unwrap();
+        let client = Client::builder(endpoint).address(node.address()).build().unwrap();
+        let serving = async {
+            let connection = node.endpoint.accept().await.unwrap().await.unwrap();
+            let mut stream = RawStream::accept(&connection).await;
+            let refusal = br#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#;
+            stream.send(&frame(refusal)).await;
+            stream.finish();
+            connection
+        };
+        let (called, _connection) = zip(client.call_raw("demo.echo", ""), serving).await;
+        assert_eq!(called.unwrap_err().kind(), &ErrorKind::Remote(WireError::InvalidRequest));
+        let refused = client.notify_raw("note", "").await.unwrap_err();
+        assert_eq!(refused.kind(), &ErrorKind::Unsupported);
+        assert!(!refused.may_have_run() && !refused.is_retryable());
     });
 }

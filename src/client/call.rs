@@ -15,8 +15,8 @@ use crate::{
     code::Code,
     connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
-    frame,
-    message::{Codec, MessageError, Request, Response},
+    frame::{self, Body},
+    message::{Codec, MessageError, Request, Response, WireError, is_json},
     outstanding::OutstandingGuard,
     runtime::Clock,
     span::{self, record},
@@ -195,7 +195,7 @@ impl Call {
 
     /// The one answer, and the end of the stream.
     async fn answer(&self, reader: &mut FrameReader) -> Result<Response> {
-        let Some(response) = read(self.connection.link(), reader).await? else {
+        let Some(response) = read(self.connection.link(), self.codec, reader).await? else {
             return Err(Error::protocol("the stream ended without an answer"));
         };
         let response = response.map_err(|error| violated(reader, error.into()))?;
@@ -227,12 +227,12 @@ impl Call {
         let span = self.span();
         let opened = clock.timeout_at(deadline, self.open(&span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
-        let (writer, reader) = opened.map_err(|error| {
+        let streams = opened.map_err(|error| {
             record_end(&span, Some(&error));
             self.name(error)
         })?;
-        let Self { connection, request: Request { method, .. }, .. } = self;
-        Ok(Responses::new(connection, method, writer, reader, deadline, span, outstanding))
+        let Self { connection, codec, request: Request { method, .. }, .. } = self;
+        Ok(Responses::new(connection, method, codec, streams, deadline, span, outstanding))
     }
 
     fn tell_timeout(&mut self) {
@@ -312,12 +312,32 @@ pub(super) fn timed_out(clock: &Clock) -> Error {
 }
 
 /// The next response; a frame that was begun has to be complete as soon as a request would.
-pub(super) async fn read(link: &Link, reader: &mut FrameReader) -> Result<Option<Decoded>> {
+pub(super) async fn read(link: &Link, asked: Codec, reader: &mut FrameReader) -> Result<Option<Decoded>> {
     let limit = link.limits().request_read_timeout();
-    let next = reader.next_within(link.clock(), limit, Pace::Between, Response::read).await;
+    let decode = |body: Body<'_>| decode(link, asked, body);
+    let next = reader.next_within(link.clock(), limit, Pace::Between, decode).await;
     // Whoever gets the response counts it.
     reader.forget_last_body();
     next.map_err(|error| link.explain(violated(reader, error)))
+}
+
+/// Reads a response to a request in the codec `asked`, and remembers if it shows that the peer is a node of
+/// the tokio implementation: that alone answers CBOR in JSON, and always with this error.
+pub(super) fn decode(link: &Link, asked: Codec, body: Body<'_>) -> Decoded {
+    let other_codec = asked == Codec::Cbor && is_json(body.bytes());
+    let response = Response::read(body);
+    if other_codec && is_invalid_request(&response) {
+        link.note_json_only();
+    }
+    response
+}
+
+fn is_invalid_request(response: &Decoded) -> bool {
+    match response {
+        Ok(response) => matches!(response, Response::Error { error: WireError::InvalidRequest, .. }),
+        // What it says cannot be read.
+        Err(_) => cfg!(not(feature = "json")),
+    }
 }
 
 /// Tells a peer at once that nothing more will be read, and one that broke the protocol so.
@@ -334,4 +354,4 @@ pub(super) fn violated(reader: &mut FrameReader, error: Error) -> Error {
 pub(super) type Deadline = Option<Instant>;
 
 /// What was in a frame.
-type Decoded = std::result::Result<Response, MessageError>;
+pub(super) type Decoded = std::result::Result<Response, MessageError>;

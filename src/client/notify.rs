@@ -7,7 +7,7 @@ use minicbor::Encode;
 
 use crate::{
     code::Code,
-    connection::Connection,
+    connection::{Connection, Link},
     error::{Error, ErrorKind, Result},
     frame,
     message::{Codec, Notification},
@@ -27,7 +27,8 @@ impl Connection {
     /// # Errors
     ///
     /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be
-    /// sent, or why the connection is gone.
+    /// sent; [`Unsupported`](ErrorKind::Unsupported) where the peer is [known](Self::is_json_only) to be a
+    /// node of the tokio implementation, which reads no notifications; or why the connection is gone.
     pub async fn notify<P: Encode<()> + ?Sized>(&self, method: &str, params: &P) -> Result<()> {
         let params = value::encode(params).map_err(|error| self.link().name(error, method))?;
         self.notify_raw(method, params).await
@@ -53,13 +54,26 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Why the connection is gone.
+    /// [`Unsupported`](ErrorKind::Unsupported) as for [`notify`](Self::notify), or why the connection is
+    /// gone.
     pub async fn notifier(&self) -> Result<Notifier> {
         let link = self.link();
+        check_peer_reads(link)?;
         let stream = link.open_uni().await.map_err(|error| error.at(link.remote_address()))?;
         let writer = FrameWriter::new(stream, Code::CANCELLED);
         Ok(Notifier { connection: self.clone(), writer, codec: Codec::Cbor })
     }
+}
+
+/// A node of the tokio implementation acknowledges as many streams of notifications as it allows, and reads
+/// none of them.
+fn check_peer_reads(link: &Link) -> Result<()> {
+    if link.is_json_only() {
+        return Err(Error::new(ErrorKind::Unsupported)
+            .detail("a node of the tokio implementation reads no notifications")
+            .at(link.remote_address()));
+    }
+    Ok(())
 }
 
 /// A stream of notifications; see [`Connection::notifier`].
@@ -100,6 +114,7 @@ impl Notifier {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_raw(&mut self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+        check_peer_reads(self.connection.link())?;
         let params = params.into();
         let mut notification = Notification::new(method);
         notification.params = (!params.is_empty()).then_some(params);

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use minicbor::Decode;
 use tracing::Span;
 
-use super::call::{Deadline, read, record_end, timed_out, violated};
+use super::call::{Deadline, decode, read, record_end, timed_out, violated};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
-    message::{MessageError, Response, WireError, printable},
+    message::{Codec, MessageError, Response, WireError, printable},
     outstanding::OutstandingGuard,
     stream::{FrameReader, FrameWriter},
     value,
@@ -26,6 +26,8 @@ pub struct Responses {
     connection: Connection,
     /// Named in errors.
     method: Box<str>,
+    /// Of the request.
+    codec: Codec,
     reader: FrameReader,
     /// Resets the request's half, should it not have left whole.
     _writer: FrameWriter,
@@ -43,8 +45,8 @@ impl Responses {
     pub(super) fn new(
         connection: Connection,
         method: Box<str>,
-        writer: FrameWriter,
-        reader: FrameReader,
+        codec: Codec,
+        (writer, reader): (FrameWriter, FrameReader),
         deadline: Deadline,
         span: Span,
         outstanding: Option<OutstandingGuard>,
@@ -52,6 +54,7 @@ impl Responses {
         Self {
             connection,
             method,
+            codec,
             reader,
             _writer: writer,
             deadline,
@@ -104,7 +107,7 @@ impl Responses {
             return Ok(None);
         }
         let link = self.connection.link();
-        let read = link.clock().timeout_at(self.deadline, read(link, &mut self.reader)).await;
+        let read = link.clock().timeout_at(self.deadline, read(link, self.codec, &mut self.reader)).await;
         let response = match read.unwrap_or_else(|_elapsed| Err(timed_out(link.clock()))) {
             Ok(Some(response)) => response,
             Ok(None) => {
@@ -121,7 +124,8 @@ impl Responses {
         if self.ended {
             return None;
         }
-        Some(match self.reader.take_arrived(Response::read)? {
+        let (link, asked) = (self.connection.link(), self.codec);
+        Some(match self.reader.take_arrived(|body| decode(link, asked, body))? {
             Ok(response) => self.taken(response),
             Err(error) => Err(self.fail(error)),
         })

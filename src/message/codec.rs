@@ -36,9 +36,9 @@ impl Codec {
     /// every body, and one of JSON fails to decode.
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
-        match body.iter().find(|byte| !is_blank(**byte)) {
+        match body {
             #[cfg(feature = "json")]
-            Some(b'{') => Self::Json,
+            body if is_json(body) => Self::Json,
             _ => Self::Cbor,
         }
     }
@@ -55,6 +55,11 @@ impl Codec {
             }
         }
     }
+}
+
+/// Whether `body` is in JSON, if it is in any encoding, also where this build cannot read it.
+pub(crate) fn is_json(body: &[u8]) -> bool {
+    body.iter().find(|byte| !is_blank(**byte)) == Some(&b'{')
 }
 
 /// Whether JSON may have this byte in front of its object ([RFC 8259, section

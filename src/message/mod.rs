@@ -15,6 +15,7 @@ mod response;
 mod validate;
 mod wire_error;
 
+pub(crate) use self::codec::is_json;
 #[cfg(feature = "json")]
 pub use self::json::JsonError;
 pub(crate) use self::response::{encode_event, truncated, whole_millis};
