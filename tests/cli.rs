@@ -21,12 +21,14 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver},
     },
+    thread,
     time::{Duration, SystemTime},
 };
 
 use common::{RawServer, RawStream, frame};
 use palyra_quic::{
-    CertificateAuthority, Endpoint, EventLog, Identity, MethodError, Router, ServerTls, Trust,
+    CertificateAuthority, Codec, Endpoint, EventLog, Identity, MethodError, Response, Router, ServerTls,
+    TransportLimits, Trust,
 };
 use program::{binary, lines};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -269,6 +271,30 @@ fn a_command_whose_peer_never_allows_a_stream_ends_by_itself() {
     }
 }
 
+#[test]
+fn a_peer_that_is_slow_is_waited_for_as_long_as_asked() {
+    let node = RawServer::new();
+    let pki = Pki::of(&node.pki);
+    let address = node.address().to_string();
+    let _serving = smol::spawn(async move {
+        loop {
+            let connection = node.endpoint.accept().await.unwrap().await.unwrap();
+            let mut stream = RawStream::accept(&connection).await;
+            // Longer than the commands of the test before are given.
+            smol::Timer::after(Duration::from_millis(200)).await;
+            stream.send(&frame(br#"{"protocol_version":1,"kind":"health","ok":true}"#)).await;
+            stream.finish();
+            connection.closed().await;
+        }
+    });
+    for command in ["health", "call"] {
+        let method = if command == "call" { &["node.health"][..] } else { &[] };
+        let options = [method, &["--timeout-ms", "20000"]].concat();
+        let slow = Running::started(pki.command(command, &address, &options).spawn().unwrap()).ended();
+        assert_eq!(slow.succeeded(), [json!({"kind": "health", "ok": true})]);
+    }
+}
+
 fn gives_up(pki: &Pki, address: &str, command: &[&str]) {
     let options = [&command[1..], &["--timeout-ms", "50"]].concat();
     let silent = Running::started(pki.command(command[0], address, &options).spawn().unwrap()).ended();
@@ -497,12 +523,8 @@ fn a_follower_that_never_got_in_does_not_try_again() {
 #[test]
 fn where_nobody_listens_the_handshake_times_out() {
     let pki = Pki::new();
-    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = silent.local_addr().unwrap().to_string();
-    for command in [&["health"][..], &["events", "--follow"]] {
-        let nobody = run([command, &[&address, "--pki", pki.dir()]].concat());
-        nobody.failed("error: handshake timed out");
-    }
+    let (_silent, address) = nobody();
+    run(["health", &address, "--pki", pki.dir()]).failed("error: handshake timed out");
 }
 
 #[test]
@@ -555,6 +577,238 @@ fn a_command_that_ends_leaves_its_place_to_the_next() {
     ask("call", &["demo.nothing"]).failed("unsupported_method");
     ask("health", &["--pin", &"ab".repeat(32)]).failed("pin mismatch");
     ask("health", &[]).succeeded();
+}
+
+// Waiting for a node.
+
+/// An address at which nobody answers, for as long as the socket is held.
+fn nobody() -> (UdpSocket, String) {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    (silent, address)
+}
+
+#[test]
+fn a_follower_waits_for_a_node_that_is_not_up_yet_and_says_so_once() {
+    let pki = Pki::new();
+    for codec in ["cbor", "json"] {
+        let (silent, address) = nobody();
+        let options = ["--follow", "--count", "1", "--codec", codec];
+        let mut follower = Running::started(pki.command("events", &address, &options).spawn().unwrap());
+        let waiting = follower.complaint();
+        assert!(waiting.starts_with("waiting: handshake timed out"), "{waiting}");
+        drop(silent);
+        let server = pki.serve(&["--listen", &address]);
+        server.publish("there");
+        assert_eq!(follower.line()["payload"], "there", "{codec}");
+        follower.ended().succeeded();
+    }
+}
+
+#[test]
+fn a_follower_that_waits_ends_where_trying_again_cannot_help() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let pin = "ab".repeat(32);
+    for (node, options, reason) in [
+        (&pki, &["--pin", &*pin][..], "error: pin mismatch"),
+        (&pki, &["--server-name", "other.example"], "error: peer certificate not acceptable"),
+        (&other, &[], "error: peer certificate not acceptable"),
+    ] {
+        let (silent, address) = nobody();
+        let options = [&["--follow"], options].concat();
+        let mut follower = Running::started(pki.command("events", &address, &options).spawn().unwrap());
+        assert!(follower.complaint().starts_with("waiting: "));
+        drop(silent);
+        let _server = node.serve(&["--listen", &address]);
+        follower.ended().failed(reason);
+    }
+}
+
+#[test]
+fn a_follower_that_waits_ends_quietly_when_interrupted() {
+    let pki = Pki::new();
+    let (_silent, address) = nobody();
+    for signal in ["INT", "TERM"] {
+        let mut follower = Running::started(pki.command("events", &address, &["--follow"]).spawn().unwrap());
+        follower.complaint();
+        follower.signal(signal);
+        assert!(follower.ended().succeeded().is_empty());
+    }
+}
+
+#[test]
+fn a_follower_does_without_its_node_for_as_long_as_asked() {
+    let pki = Pki::new();
+    let (_silent, address) = nobody();
+    for codec in ["cbor", "json"] {
+        let options = ["--follow", "--timeout-ms", "100", "--codec", codec];
+        let waiting = Running::started(pki.command("events", &address, &options).spawn().unwrap()).ended();
+        waiting.failed("error: deadline_exceeded: the node is not there");
+    }
+
+    let mut server = pki.serve(&[]);
+    server.publish("before");
+    // A node that is there may be quiet for longer than that.
+    let mut follower = server.begin("events", &["--follow", "--timeout-ms", "1000"]);
+    follower.line();
+    smol::block_on(smol::Timer::after(Duration::from_millis(1_200)));
+    server.publish("after");
+    assert_eq!(follower.line()["payload"], "after");
+    server.running.signal("TERM");
+    server.running.ended().succeeded();
+    let lost = follower.ended();
+    assert_eq!(lost.code, Some(1), "{lost:?}");
+    let lines: Vec<_> = lost.stderr.lines().collect();
+    let [reconnecting, error] = lines[..] else { panic!("{lines:?}") };
+    assert!(reconnecting.starts_with("reconnecting: ") && reconnecting.contains("SHUTTING_DOWN"));
+    assert_eq!(error, "error: deadline_exceeded: the node is not there");
+}
+
+#[test]
+fn a_node_that_is_full_is_waited_for_by_followers_alone() {
+    let pki = Pki::new();
+    let log = EventLog::new();
+    log.publish("news").unwrap();
+    let limits = TransportLimits::builder().max_connections(1).build().unwrap();
+    let node = pki.serve_in_process_within(limits, Router::new().events(log));
+    let mut first = node.begin("events", &["--follow"]);
+    first.line();
+    node.ask("events", &[]).failed("error: connection refused by the peer");
+    let before = node.endpoint.stats().connections_refused.full;
+    let mut second = node.begin("events", &["--follow", "--count", "1"]);
+    while node.endpoint.stats().connections_refused.full < before + 3 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    first.signal("INT");
+    first.ended().succeeded();
+    let second = second.ended();
+    assert_eq!((second.code, payloads(&second.lines())), (Some(0), vec!["news"]));
+    let once = second.stderr.starts_with("waiting: connection refused by the peer");
+    assert!(once && second.stderr.lines().count() == 1, "{second:?}");
+}
+
+// What a peer says of its events.
+
+/// A frame that a peer sends on each stream of events.
+fn event(seq: u64, epoch: Option<u64>) -> Vec<u8> {
+    cbor(&Response::Event { seq, epoch, payload: Some("x".into()) })
+}
+
+fn cbor(response: &Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    response.encode(Codec::Cbor, &mut body).unwrap();
+    frame(&body)
+}
+
+/// What becomes of a stream when everything is said.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Fin,
+    Silence,
+}
+
+/// A command that is told something, and the files that it reads.
+struct Told {
+    running: Running,
+    _pki: Pki,
+}
+
+/// What a command makes of a peer that answers every stream with these bytes.
+fn told(command: &[&str], answer: Vec<u8>, then: Then) -> Told {
+    let node = RawServer::new();
+    let pki = Pki::of(&node.pki);
+    let address = node.address().to_string();
+    smol::spawn(async move {
+        loop {
+            let Some(incoming) = node.endpoint.accept().await else { return };
+            let Ok(connection) = incoming.await else { continue };
+            let answer = answer.clone();
+            smol::spawn(async move {
+                let mut open = Vec::new();
+                while let Ok((send, recv)) = connection.accept_bi().await {
+                    let mut stream = RawStream { send, recv };
+                    stream.send(&answer).await;
+                    if then == Then::Fin {
+                        stream.finish();
+                    }
+                    open.push(stream);
+                }
+            })
+            .detach();
+        }
+    })
+    .detach();
+    let running = Running::started(pki.command(command[0], &address, &command[1..]).spawn().unwrap());
+    Told { running, _pki: pki }
+}
+
+#[test]
+fn a_peer_that_contradicts_itself_about_events_ends_the_command_with_the_reason() {
+    let five = Some(5);
+    let gap = |first_seq, epoch| cbor(&Response::Gap { first_seq, epoch, missed: None });
+    let heartbeat = |seq, epoch| cbor(&Response::Heartbeat { seq, epoch });
+    let another_version = frame(&[0xa3, 0, 2, 1, 0x65, b'e', b'r', b'r', b'o', b'r', 2, 0xf4]);
+    let without_ok = frame(&[0xa3, 0, 1, 1, 0x65, b'e', b'v', b'e', b'n', b't', 3, 1]);
+    let changed = "without a gap";
+    for (options, answer, events, reason) in [
+        (&[][..], [event(1, five), event(2, Some(6))].concat(), 1, changed),
+        (&["--resume-from", "2", "--epoch", "4"], event(3, five), 0, changed),
+        (&[], [event(1, five), heartbeat(1, 6)].concat(), 1, ""),
+        (&[], [event(1, five), event(2, five), gap(1, 5), event(1, five)].concat(), 2, "gap"),
+        (&[], event(0, five), 0, "event numbers start at 1"),
+        (&[], [event(1, five), event(1, five)].concat(), 1, "event 1 came after event 1"),
+        (&[], another_version, 0, "protocol_mismatch"),
+        (&[], without_ok, 0, "field `ok` is missing"),
+    ] {
+        for follow in [&[][..], &["--follow"]] {
+            let command = [&["events"], options, follow].concat();
+            let mut told = told(&command, answer.clone(), Then::Fin);
+            let outcome = told.running.ended();
+            outcome.failed(reason);
+            assert_eq!(outcome.lines().len(), events, "{command:?} {reason}");
+        }
+    }
+    // The twin: nothing is wrong with these.
+    let good = [event(1, five), event(2, five), heartbeat(2, 5), gap(4, 5), event(4, five)].concat();
+    assert_eq!(told(&["events"], good.clone(), Then::Fin).running.ended().succeeded().len(), 4);
+    let mut follower = told(&["events", "--follow", "--count", "3"], good, Then::Silence);
+    assert_eq!(follower.running.ended().succeeded().len(), 4);
+}
+
+#[test]
+fn a_followed_stream_that_just_ends_never_looks_complete() {
+    let first = frame(br#"{"protocol_version":1,"kind":"event","ok":true,"seq":1}"#);
+    let mut plain = told(&["events", "--follow", "--codec", "json"], first.clone(), Then::Fin);
+    let plain = plain.running.ended();
+    plain.failed("error: truncated message: the peer ended a followed stream without a reason");
+    assert_eq!(plain.lines(), [json!({"kind": "event", "seq": 1, "payload": ""})]);
+    let mut reconnecting = told(&["events", "--follow"], event(1, Some(5)), Then::Fin);
+    reconnecting.running.line();
+    assert!(reconnecting.running.complaint().starts_with("reconnecting: truncated message"));
+}
+
+#[test]
+fn a_peer_that_falls_silent_after_an_event_is_left_after_the_time_limit() {
+    let mut silent = told(&["events", "--timeout-ms", "200"], event(1, Some(5)), Then::Silence);
+    let silent = silent.running.ended();
+    assert_eq!(payloads(&silent.lines()), ["x"]);
+    silent.failed("error: deadline_exceeded: no answer in time");
+}
+
+#[test]
+fn a_followed_peer_that_falls_silent_after_an_event_is_dialled_again() {
+    // Its transport answers, so that the connection lives; nothing comes on the stream for 20 s.
+    let mut silent = told(&["events", "--follow"], event(1, Some(5)), Then::Silence);
+    // In JSON, as with nodes of the tokio implementation, silence says nothing.
+    let first = frame(br#"{"protocol_version":1,"kind":"event","ok":true,"seq":1}"#);
+    let mut patient = told(&["events", "--follow", "--codec", "json"], first, Then::Silence);
+    silent.running.line();
+    patient.running.line();
+    let lost = silent.running.complaint();
+    assert_eq!(lost, "reconnecting: connection lost: no heartbeat came\n");
+    silent.running.signal("INT");
+    patient.running.signal("INT");
+    assert!(patient.running.ended().succeeded().is_empty());
 }
 
 // A node, from its first line to its end.
@@ -822,6 +1076,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params", "x"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params-hex", "00"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--timeout-ms", "soon"],
+        &["events", address, "--pki", pki.dir(), "--follow", "--timeout-ms", "-1"],
         &["notify", address, "--pki", pki.dir()],
         &["events", address, "--pki", pki.dir(), "--count", "0"],
         &["events", address, "--pki", pki.dir(), "--resume-from", "-1"],
@@ -1054,9 +1309,13 @@ impl Pki {
 
     /// Puts in a client of another authority.
     fn admit_stranger(&self, id: &str) {
-        let other = Self::new();
+        self.admit(&Self::new(), "client", id);
+    }
+
+    /// Puts in a client of another directory, under this name.
+    fn admit(&self, other: &Self, client: &str, id: &str) {
         for kind in ["pem", "key"] {
-            fs::copy(other.file(&format!("client.{kind}")), self.file(&format!("{id}.{kind}"))).unwrap();
+            fs::copy(other.file(&format!("{client}.{kind}")), self.file(&format!("{id}.{kind}"))).unwrap();
         }
     }
 
@@ -1083,10 +1342,14 @@ impl Pki {
 
     /// A node in this process, for methods that the program does not have.
     fn serve_in_process(&self, router: Router) -> Node<'_> {
+        self.serve_in_process_within(TransportLimits::default(), router)
+    }
+
+    fn serve_in_process_within(&self, limits: TransportLimits, router: Router) -> Node<'_> {
         let identity = Identity::from_pem(&self.read("server.pem"), &self.read("server.key")).unwrap();
         let trust = Trust::from_pem(&self.read("ca.pem")).unwrap();
         let tls = ServerTls::new(identity).require_client_certificates(trust);
-        let endpoint = Endpoint::builder().server(tls).router(router);
+        let endpoint = Endpoint::builder().server(tls).limits(limits).router(router);
         Node { pki: self, endpoint: endpoint.bind("127.0.0.1:0".parse().unwrap()).unwrap() }
     }
 
@@ -1144,7 +1407,11 @@ struct Node<'a> {
 
 impl Node<'_> {
     fn ask(&self, command: &str, options: &[&str]) -> Outcome {
+        self.begin(command, options).ended()
+    }
+
+    fn begin(&self, command: &str, options: &[&str]) -> Running {
         let address = self.endpoint.local_addr().unwrap().to_string();
-        Running::started(self.pki.command(command, &address, options).spawn().unwrap()).ended()
+        Running::started(self.pki.command(command, &address, options).spawn().unwrap())
     }
 }

@@ -168,16 +168,19 @@ pub(crate) struct Events {
     /// The epoch that the sequence number belongs to [default: the node's present one]
     #[arg(long, value_name = "N")]
     pub(crate) epoch: Option<u64>,
-    /// Stay for the events to come, until SIGINT or SIGTERM. In CBOR, reconnect when the node is lost.
+    /// Stay for the events to come, until SIGINT or SIGTERM, and wait for a node that is not up yet. In CBOR,
+    /// reconnect when it is lost, or sends nothing for 20 s, not even a heartbeat; in JSON, end when the
+    /// connection does.
     #[arg(long)]
     pub(crate) follow: bool,
     /// End after this many events; gaps do not count.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
-    /// How long the node may be silent before the next event, in milliseconds, once connected. Not with
-    /// --follow.
-    #[arg(long, value_name = "MS", default_value_t = 30_000)]
-    pub(crate) timeout_ms: u64,
+    /// How long the node may be silent before the next event, in milliseconds, once connected [default:
+    /// 30000]. With --follow: how long to do without the node, before it is up or when it is lost [default:
+    /// for ever]
+    #[arg(long, value_name = "MS")]
+    pub(crate) timeout_ms: Option<u64>,
 }
 
 impl Message {

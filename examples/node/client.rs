@@ -1,13 +1,14 @@
 //! The commands that ask another node.
 
 use std::{
+    io, mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use palyra_quic::{
-    Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, TransportLimits,
-    WireError,
+    Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventsRequest,
+    TransportLimits, WireError,
 };
 use smol::{Timer, channel, future};
 
@@ -22,7 +23,7 @@ use crate::{
 pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure> {
     with_connection(peer, async |connection| {
         let request = connection.request("node.health").codec(peer.codec.into());
-        let health = within(*timeout_ms, request.health()).await?;
+        let health = in_time(Duration::from_millis(*timeout_ms), request.health()).await?;
         let ok = health.ok;
         lines::print(&Answer::from_health(health))?;
         if ok { Ok(()) } else { Err(Failure::new("the node says that it is not well")) }
@@ -49,7 +50,7 @@ pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Fail
 pub(crate) fn notify(Notify { peer, message, timeout_ms }: &Notify) -> Result<(), Failure> {
     let params = message.params()?.unwrap_or_default();
     with_connection(peer, async |connection| {
-        within(*timeout_ms, async {
+        in_time(Duration::from_millis(*timeout_ms), async {
             let mut notifier = connection.notifier().await?.codec(peer.codec.into());
             notifier.send_raw(&message.method, params).await?;
             notifier.finish().await
@@ -59,34 +60,133 @@ pub(crate) fn notify(Notify { peer, message, timeout_ms }: &Notify) -> Result<()
 }
 
 pub(crate) fn events(args: &Events) -> Result<(), Failure> {
-    match (args.follow, Codec::from(args.peer.codec)) {
-        (false, _) => with_connection(&args.peer, async |connection| print_events(args, &connection).await),
-        // The tokio implementation has no epochs, without which a restart could not be told from a pause.
-        (true, Codec::Json) => with_connection(&args.peer, async |connection| {
-            until_interrupted(print_events(args, &connection)).await
-        }),
-        (true, _) => with_client(&args.peer, follower_limits()?, async |client| {
-            until_interrupted(follow_events(args, &client)).await
-        }),
+    if args.follow {
+        return follow(args);
+    }
+    let timeout = Duration::from_millis(args.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
+    with_connection(&args.peer, async |connection| {
+        let mut events = in_time(timeout, events_request(args, &connection).open()).await?;
+        let mut wanted = Wanted::of(args);
+        while wanted.more() {
+            let Some(item) = in_time(timeout, events.next()).await? else { break };
+            wanted.print(&Answer::from_item(item))?;
+        }
+        Ok(())
+    })
+}
+
+/// As that of the other commands.
+const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+
+fn follow(args: &Events) -> Result<(), Failure> {
+    let (tls, addresses) = (client_tls(&args.peer)?, args.peer.address.resolve()?);
+    let codec = Codec::from(args.peer.codec);
+    let limits = if codec == Codec::Cbor { follower_limits()? } else { TransportLimits::default() };
+    smol::block_on(async {
+        let mut termination = Termination::new()?;
+        let absence = Absence::new(args);
+        let dialled = async { absence.bounded(wait_for_node(&tls, &limits, &addresses)).await.map(Some) };
+        let Some(dialled) = until_asked(&mut termination, dialled).await? else { return Ok(()) };
+        dialled
+            .end_with(async |client| {
+                let following = async {
+                    match codec {
+                        Codec::Cbor => follow_events(args, absence, &client).await,
+                        // The tokio implementation has no epochs, without which a restart could not be told
+                        // from a pause.
+                        Codec::Json => follow_connection(args, absence, &client.connection().await?).await,
+                    }
+                    .map(Some)
+                };
+                until_asked(&mut termination, following).await.map(Option::unwrap_or_default)
+            })
+            .await
+    })
+}
+
+/// `None` where the program is asked to end first.
+async fn until_asked<T>(
+    termination: &mut Termination,
+    outcome: impl Future<Output = Result<Option<T>, Failure>>,
+) -> Result<Option<T>, Failure> {
+    let asked = async {
+        termination.asked().await;
+        Ok(None)
+    };
+    future::or(asked, outcome).await
+}
+
+/// How long a follower does without its node, at the beginning or after a loss.
+struct Absence {
+    longest: Option<Duration>,
+    /// `None` while the node is there, or where it may be away for ever.
+    until: Option<Instant>,
+}
+
+impl Absence {
+    fn new(args: &Events) -> Self {
+        let mut absence = Self { longest: args.timeout_ms.map(Duration::from_millis), until: None };
+        absence.begin();
+        absence
+    }
+
+    /// The node is gone; if it was before, that counts.
+    fn begin(&mut self) {
+        if self.until.is_none() {
+            self.until = self.longest.and_then(|longest| Instant::now().checked_add(longest));
+        }
+    }
+
+    fn end(&mut self) {
+        self.until = None;
+    }
+
+    /// Fails where the node has been away for too long.
+    async fn bounded<T, E: Into<Failure>>(
+        &self,
+        waiting: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        let waiting = async { waiting.await.map_err(Into::into) };
+        let Some(until) = self.until else { return waiting.await };
+        let too_long = async {
+            Timer::at(until).await;
+            Err(Failure::new(format_args!("{}: the node is not there", WireError::DeadlineExceeded)))
+        };
+        future::or(waiting, too_long).await
+    }
+}
+
+/// Dials until a node is there. Says once why it is not, however many attempts follow.
+async fn wait_for_node(
+    tls: &ClientTls,
+    limits: &TransportLimits,
+    addresses: &[SocketAddr],
+) -> Result<Dialled, Failure> {
+    let (mut told, mut pause) = (false, SHORTEST_PAUSE);
+    loop {
+        let error = match dial_any(tls, limits, addresses).await {
+            Err(error) if error.is_retryable() => error,
+            outcome => return Ok(outcome?),
+        };
+        let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        if !mem::replace(&mut told, true) {
+            Failure::from(error).report("waiting");
+        }
+        Timer::after(pause.max(asked)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 /// A peer may accept a connection and never allow a stream, or never answer.
-async fn within<T>(ms: u64, exchange: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+async fn in_time<T>(
+    timeout: Duration,
+    exchange: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failure> {
     let late = async {
-        Timer::after(Duration::from_millis(ms)).await;
+        Timer::after(timeout).await;
         Err(Failure::new(format_args!("{}: no answer in time", WireError::DeadlineExceeded)))
     };
     future::or(async { Ok(exchange.await?) }, late).await
-}
-
-async fn until_interrupted(printing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut termination = Termination::new()?;
-    let interrupted = async {
-        termination.asked().await;
-        Ok(())
-    };
-    future::or(interrupted, printing).await
 }
 
 /// A node that was killed says no farewell. Somebody watches, and wants to see the next one soon.
@@ -95,7 +195,7 @@ fn follower_limits() -> Result<TransportLimits, Error> {
     limits.idle_timeout(Duration::from_secs(3)).keep_alive_interval(Duration::from_secs(1)).build()
 }
 
-async fn follow_events(args: &Events, client: &Client) -> Result<(), Failure> {
+async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> Result<(), Failure> {
     let mut subscribe = client.subscribe();
     // An epoch alone says nothing of where the reader was.
     if let Some(seq) = args.resume_from {
@@ -105,12 +205,16 @@ async fn follow_events(args: &Events, client: &Client) -> Result<(), Failure> {
     let mut wanted = Wanted::of(args);
     let mut told = false;
     while wanted.more() {
-        match Answer::from_subscription(subscription.next().await?) {
+        match Answer::from_subscription(absence.bounded(subscription.next()).await?) {
             Ok(Some(answer)) => wanted.print(&answer)?,
-            Ok(None) => told = false,
+            Ok(None) => {
+                told = false;
+                absence.end();
+            }
             // Once for each loss, however many attempts follow.
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
+                absence.begin();
+                if !mem::replace(&mut told, true) {
                     Failure::from(error).report("reconnecting");
                 }
             }
@@ -119,7 +223,22 @@ async fn follow_events(args: &Events, client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn print_events(args: &Events, connection: &Connection) -> Result<(), Failure> {
+async fn follow_connection(
+    args: &Events,
+    mut absence: Absence,
+    connection: &Connection,
+) -> Result<(), Failure> {
+    let mut events = absence.bounded(events_request(args, connection).follow().open()).await?;
+    absence.end();
+    let mut wanted = Wanted::of(args);
+    while wanted.more() {
+        let Some(item) = events.next().await? else { break };
+        wanted.print(&Answer::from_item(item))?;
+    }
+    Ok(())
+}
+
+fn events_request(args: &Events, connection: &Connection) -> EventsRequest {
     let mut request = connection.events().codec(args.peer.codec.into());
     if let Some(seq) = args.resume_from {
         request = request.resume_from(seq);
@@ -127,19 +246,7 @@ async fn print_events(args: &Events, connection: &Connection) -> Result<(), Fail
     if let Some(epoch) = args.epoch {
         request = request.epoch(epoch);
     }
-    if args.follow {
-        request = request.follow();
-    }
-    let mut events =
-        if args.follow { request.open().await? } else { within(args.timeout_ms, request.open()).await? };
-    let mut wanted = Wanted::of(args);
-    while wanted.more() {
-        let next = events.next();
-        let item = if args.follow { next.await? } else { within(args.timeout_ms, next).await? };
-        let Some(item) = item else { break };
-        wanted.print(&Answer::from_item(item))?;
-    }
-    Ok(())
+    request
 }
 
 /// How many more events to print; `None` for all of them.
@@ -166,23 +273,10 @@ fn with_connection(
     peer: &Peer,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    with_client(peer, TransportLimits::default(), async |client| exchange(client.connection().await?).await)
-}
-
-/// Connects, and leaves in order whatever comes of it: the node should not take this side for alive until its
-/// idle timeout.
-fn with_client(
-    peer: &Peer,
-    limits: TransportLimits,
-    exchange: impl AsyncFnOnce(Client) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let tls = client_tls(peer)?;
-    let addresses = peer.address.resolve()?;
+    let (tls, addresses) = (client_tls(peer)?, peer.address.resolve()?);
     smol::block_on(async {
-        let Dialled { endpoint, client } = dial_any(&tls, &limits, addresses).await?;
-        let outcome = exchange(client).await;
-        endpoint.shutdown(Duration::ZERO).await;
-        outcome
+        let dialled = dial_any(&tls, &TransportLimits::default(), &addresses).await?;
+        dialled.end_with(async |client| exchange(client.connection().await?).await).await
     })
 }
 
@@ -205,8 +299,26 @@ struct Dialled {
     client: Client,
 }
 
+impl Dialled {
+    /// Does something with the client, and leaves in order whatever comes of it: the node should not take
+    /// this side for alive until its idle timeout.
+    async fn end_with(
+        self,
+        exchange: impl AsyncFnOnce(Client) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let Self { endpoint, client } = self;
+        let outcome = exchange(client).await;
+        endpoint.shutdown(Duration::ZERO).await;
+        outcome
+    }
+}
+
 /// How long an address has for itself before the next one is tried too (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
+/// Between two attempts to find a node that was never there: it doubles up to the longest one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// As the library's clients have it: a peer may ask for patience, and not for good-bye.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Between two attempts to get back to a node. As with the limits of followers, somebody watches.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -214,12 +326,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 async fn dial_any(
     tls: &ClientTls,
     limits: &TransportLimits,
-    addresses: Vec<SocketAddr>,
-) -> Result<Dialled, Failure> {
+    addresses: &[SocketAddr],
+) -> Result<Dialled, Error> {
     let (report, outcomes) = channel::unbounded();
     let mut attempts = Vec::new();
     let mut delay = Duration::ZERO;
-    for address in addresses {
+    for &address in addresses {
         let (report, tls, limits) = (report.clone(), tls.clone(), limits.clone());
         attempts.push(smol::spawn(async move {
             Timer::after(delay).await;
@@ -236,10 +348,10 @@ async fn dial_any(
                 nobody.get_or_insert(error);
             }
             // Whoever answers has the last word; a refusal is no reason to go elsewhere.
-            outcome => return Ok(outcome?),
+            outcome => return outcome,
         }
     }
-    Err(nobody.map_or_else(|| Failure::new("no address to connect to"), Failure::from))
+    Err(nobody.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable).into()))
 }
 
 async fn dial(tls: ClientTls, limits: TransportLimits, address: SocketAddr) -> Result<Dialled, Error> {

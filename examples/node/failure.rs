@@ -43,9 +43,8 @@ impl Failure {
 
     /// Says on standard error what does not end the command.
     pub(crate) fn report(&self, heading: &str) {
-        if let Self::Explained(reason) = self {
-            // With stderr closed, nobody is left to tell.
-            let _ = writeln!(io::stderr(), "{heading}: {reason}");
+        if let Self::Explained(Line(reason)) = self {
+            tell(heading, reason);
         }
     }
 }
@@ -75,10 +74,10 @@ impl From<Error> for Failure {
     }
 }
 
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Writes a line to standard error.
+fn tell(heading: &str, text: &str) {
+    // In one write, so that lines of several threads do not mix. With stderr closed, nobody is left to tell.
+    let _ = io::stderr().lock().write_all(format!("{heading}: {text}\n").as_bytes());
 }
 
 fn one_line(text: &str) -> String {

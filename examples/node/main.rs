@@ -18,7 +18,8 @@ use self::{
 };
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let Arguments { command } = Arguments::parse();
+    let outcome = match command {
         Command::Pki(args) => pki::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Health(args) => client::health(&args),
