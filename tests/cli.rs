@@ -579,6 +579,84 @@ fn a_command_that_ends_leaves_its_place_to_the_next() {
     ask("health", &[]).succeeded();
 }
 
+#[test]
+fn a_peer_that_asks_for_patience_is_quoted() {
+    let refusal = |error: &str| {
+        json!({"protocol_version": 1, "kind": "error", "ok": false,
+            "error": error, "retry_after_ms": 1500})
+    };
+    for (error, shown) in [
+        ("resource_exhausted", "resource_exhausted"),
+        ("unavailable", "unavailable"),
+        ("", "unnamed error"),
+        (&"x".repeat(100_000), &*"x".repeat(64)),
+    ] {
+        let refused = answered("health", &refusal(error).to_string());
+        assert_eq!(refused.stderr, format!("error: {shown} (retry_after_ms 1500)\n"));
+        assert_eq!(refused.code, Some(1));
+    }
+    let pki = Pki::new();
+    let node = pki.serve_in_process(Router::new().unary("busy", |_, _| async {
+        Err(MethodError::resource_exhausted("no room").retry_after(Duration::from_micros(2_001)))
+    }));
+    for codec in ["cbor", "json"] {
+        let busy = node.ask("call", &["busy", "--codec", codec]);
+        busy.failed("error: resource_exhausted: no room (retry_after_ms 3)");
+    }
+}
+
+/// A node of the tokio implementation, as far as this program notices: JSON alone, and notifications are
+/// left unread.
+fn json_only() -> (Pki, String, smol::Task<()>) {
+    let node = RawServer::new();
+    let (pki, address) = (Pki::of(&node.pki), node.address().to_string());
+    let serving = smol::spawn(async move {
+        loop {
+            let Ok(connection) = node.endpoint.accept().await.unwrap().await else { continue };
+            while let Ok((send, recv)) = connection.accept_bi().await {
+                let mut stream = RawStream { send, recv };
+                let asked = stream.next().await;
+                let answer = match serde_json::from_slice::<Value>(&asked) {
+                    Err(_) => r#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#,
+                    Ok(asked) if asked["method"] == "node.health" => {
+                        r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":true}"#
+                    }
+                    Ok(_) => r#"{"protocol_version":1,"kind":"event","ok":true,"seq":1}"#,
+                };
+                stream.send(&frame(answer.as_bytes())).await;
+                stream.finish();
+            }
+        }
+    });
+    (pki, address, serving)
+}
+
+#[test]
+fn a_peer_of_the_tokio_implementation_is_recognized_and_the_codec_named() {
+    let (pki, address, _serving) = json_only();
+    let ask = |command: &[&str]| run([&[command[0], &address, "--pki", pki.dir()], &command[1..]].concat());
+    let hint = "error: invalid_request (the peer is a node of the tokio implementation: try --codec json)\n";
+    for command in [&["health"][..], &["call", "demo.echo"], &["events"], &["events", "--follow"]] {
+        let refused = ask(command);
+        assert_eq!((refused.code, &*refused.stderr), (Some(1), hint), "{command:?}");
+    }
+    ask(&["health", "--codec", "json"]).succeeded();
+    assert_eq!(
+        ask(&["events", "--codec", "json"]).succeeded(),
+        [json!({"kind": "event", "seq": 1, "payload": ""})]
+    );
+
+    // A node that knows both answers CBOR in CBOR, and then the codec is not what is wrong.
+    let pki = Pki::new();
+    let node = pki.serve_in_process(
+        Router::new().unary("picky", |_, _| async { Err(MethodError::invalid_request("not so")) }),
+    );
+    for codec in ["cbor", "json"] {
+        let refused = node.ask("call", &["picky", "--codec", codec]);
+        assert_eq!(refused.stderr, "error: invalid_request: not so\n");
+    }
+}
+
 // Waiting for a node.
 
 /// An address at which nobody answers, for as long as the socket is held.

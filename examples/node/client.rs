@@ -307,10 +307,22 @@ impl Dialled {
         exchange: impl AsyncFnOnce(Client) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let Self { endpoint, client } = self;
-        let outcome = exchange(client).await;
+        let outcome = match exchange(client.clone()).await {
+            Err(failure) if is_json_only(&client).await => {
+                Err(failure.adding("the peer is a node of the tokio implementation: try --codec json"))
+            }
+            outcome => outcome,
+        };
         endpoint.shutdown(Duration::ZERO).await;
         outcome
     }
+}
+
+/// Whether the peer has shown that it does not speak CBOR.
+async fn is_json_only(client: &Client) -> bool {
+    // Ready immediately where the connection is still there.
+    let connection = future::poll_once(client.connection()).await;
+    connection.is_some_and(|connection| connection.is_ok_and(|connection| connection.is_json_only()))
 }
 
 /// How long an address has for itself before the next one is tried too (RFC 8305, section 5).

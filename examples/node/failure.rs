@@ -33,6 +33,14 @@ impl Failure {
         Self::Explained(Line(one_line(&reason)))
     }
 
+    /// Adds words of this program's own, which a peer's cannot crowd out.
+    pub(crate) fn adding(self, hint: &str) -> Self {
+        match self {
+            Self::ReaderGone => Self::ReaderGone,
+            Self::Explained(Line(reason)) => Self::Explained(Line(format!("{reason} ({hint})"))),
+        }
+    }
+
     /// Says what was being done.
     pub(crate) fn during(self, what: impl fmt::Display) -> Self {
         match self {
@@ -51,6 +59,19 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        let failure = Self::explaining(&error);
+        match error.retry_after() {
+            // The reason of a connection's end says it already.
+            Some(delay) if !matches!(error.kind(), ErrorKind::ConnectionClosed(_)) => {
+                failure.adding(&format!("retry_after_ms {}", delay.as_millis()))
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl Failure {
+    fn explaining(error: &Error) -> Self {
         match error.source() {
             // This side's own words, without which "I/O error" says little. Other sources may be a peer's.
             Some(source)
