@@ -657,6 +657,18 @@ fn a_peer_of_the_tokio_implementation_is_recognized_and_the_codec_named() {
     }
 }
 
+#[test]
+fn a_name_of_which_nothing_is_seen_is_given_a_word() {
+    for name in ["\u{200b}", "\u{feff}\u{2060}", "\u{202e}", "\u{3164}", "\u{e0041}", "\u{7f}\u{1}"] {
+        let refusal = json!({"protocol_version": 1, "kind": "error", "ok": false, "error": name});
+        let bare = answered("health", &refusal.to_string());
+        assert_eq!((bare.code, &*bare.stderr), (Some(1), "error: unnamed error\n"), "{name:?}");
+        let refusal =
+            json!({"protocol_version": 1, "kind": "error", "ok": false, "error": name, "detail": "why"});
+        assert_eq!(answered("health", &refusal.to_string()).stderr, "error: unnamed error: why\n");
+    }
+}
+
 // Waiting for a node.
 
 /// An address at which nobody answers, for as long as the socket is held.
