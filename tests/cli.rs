@@ -13,7 +13,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::UdpSocket,
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{self, Child, ChildStdout, Command, Stdio},
     sync::{
@@ -1176,6 +1176,40 @@ fn what_makes_no_sense_is_a_usage_error() {
         assert!(outcome.stdout.is_empty() && !outcome.stderr.is_empty(), "{command:?}: {outcome:?}");
     }
     assert!(file_names(&scratch.0).is_empty());
+}
+
+#[test]
+fn a_usage_error_quotes_no_control_character_raw() {
+    let pki = Pki::new();
+    for char in
+        ['\n', '\r', '\t', '\u{1b}', '\u{7f}', '\u{9b}', '\u{61c}', '\u{2028}', '\u{202e}', '\u{2069}']
+    {
+        let odd = format!("a{char}[31mb");
+        for (command, plain) in [
+            (vec![&*odd], vec!["ab"]),
+            (vec!["health", "127.0.0.1:1", &odd], vec!["health", "127.0.0.1:1", "ab"]),
+            (vec!["health", &odd, "--pki", pki.dir()], vec!["health", "ab", "--pki", pki.dir()]),
+            (
+                vec!["call", "127.0.0.1:1", "x", "--codec", &odd],
+                vec!["call", "127.0.0.1:1", "x", "--codec", "ab"],
+            ),
+            (vec!["pki", "--dir", "x", "--client", &odd], vec!["pki", "--dir", "x", "--client", "a/"]),
+        ] {
+            let (outcome, usual) = (run(&command), run(&plain));
+            assert_eq!((outcome.code, usual.code), (Some(2), Some(2)), "{command:?}");
+            assert!(outcome.stderr.contains("a\u{fffd}[31mb"), "{outcome:?}");
+            assert!(char == '\n' || !outcome.stderr.contains(char), "{outcome:?}");
+            assert_eq!(outcome.stderr.lines().count(), usual.stderr.lines().count(), "{command:?}");
+        }
+    }
+    let no_text = run([OsStr::new("health"), OsStr::from_bytes(b"a\xff\x1bb")]);
+    assert_eq!(no_text.code, Some(2));
+    assert!(!no_text.stderr.contains('\u{1b}') && no_text.stderr.lines().count() > 1, "{no_text:?}");
+    let long = run(["x".repeat(100_000)]);
+    assert!(long.code == Some(2) && long.stderr.len() < 2_000, "{}", long.stderr.len());
+    let (version, help) = (run(["--version"]), run(["--help"]));
+    assert_eq!((version.code, help.code), (Some(0), Some(0)));
+    assert!(version.stderr.is_empty() && help.stderr.is_empty() && help.stdout.lines().count() > 5);
 }
 
 #[test]

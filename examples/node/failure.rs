@@ -101,7 +101,7 @@ fn tell(heading: &str, text: &str) {
     let _ = io::stderr().lock().write_all(format!("{heading}: {text}\n").as_bytes());
 }
 
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars()
         .take(MAX_CHARS)
         .map(|char| if is_control(char) { char::REPLACEMENT_CHARACTER } else { char })
