@@ -901,6 +901,31 @@ fn a_followed_peer_that_falls_silent_after_an_event_is_dialled_again() {
     assert!(patient.running.ended().succeeded().is_empty());
 }
 
+// The log.
+
+#[test]
+fn the_log_tells_as_much_as_asked_on_lines_that_are_fit_for_a_terminal() {
+    let pki = Pki::new();
+    let name = "no\u{1b}[31m\nbody\u{202e}";
+    for (level, told) in [("off", false), ("error", false), ("warn", false), ("debug", true)] {
+        let mut server = pki.serve(&["--log", level]);
+        server.ask("notify", &[name]).succeeded();
+        server.ask("notify", &["demo.publish", "--params", "handled"]).succeeded();
+        assert_eq!(server.ask("events", &["--follow", "--count", "1"]).succeeded().len(), 1);
+        server.running.signal("TERM");
+        let Outcome { code, stdout: _, stderr } = server.running.ended();
+        assert_eq!(code, Some(0));
+        let named = "no handler for a notification remote=127.0.0.1:";
+        let line = stderr.lines().find(|line| line.contains(named));
+        assert_eq!(line.is_some(), told, "{level}: {stderr}");
+        assert_eq!(stderr.is_empty(), !told, "{level}: {stderr}");
+        if let Some(line) = line {
+            assert!(line.starts_with("DEBUG palyra_quic::server::notification: "), "{line}");
+            assert!(line.ends_with(r" method=no\u{1b}[31m\nbody\u{202e}"), "{line}");
+        }
+    }
+}
+
 // A node, from its first line to its end.
 
 #[test]
@@ -1166,6 +1191,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params", "x"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params-hex", "00"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--timeout-ms", "soon"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--log", "loud"],
         &["events", address, "--pki", pki.dir(), "--follow", "--timeout-ms", "-1"],
         &["notify", address, "--pki", pki.dir()],
         &["events", address, "--pki", pki.dir(), "--count", "0"],
@@ -1223,13 +1249,14 @@ fn the_version_is_that_of_the_package() {
 
 #[test]
 fn help_tells_of_every_option() {
-    let connection = ["ADDR", "--pki", "--as", "--server-name", "--pin", "--codec", "cbor", "json"];
+    let connection =
+        ["ADDR", "--pki", "--as", "--server-name", "--pin", "--codec", "cbor", "json", "--log", "debug"];
     let message = ["METHOD", "--params ", "--params-hex", "--params-file", "--timeout-ms"];
     for (command, options) in [
         (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
-        (&["serve"], &[&["--memory", "--durable", "--commit-interval"]]),
+        (&["serve"], &[&["--memory", "--durable", "--commit-interval", "--log"]]),
         (&["health"], &[&connection, &["--timeout-ms"]]),
         (&["call"], &[&connection, &message]),
         (&["notify"], &[&connection, &message]),

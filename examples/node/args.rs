@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use palyra_quic::{Codec, Pin, rustls::pki_types::ServerName};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, log::LogLevel};
 
 /// A Palyra node on the command line.
 ///
@@ -24,6 +24,9 @@ use crate::failure::Failure;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// What the library logs, from this level up, on standard error.
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t, global = true)]
+    pub(crate) log: LogLevel,
 }
 
 #[derive(Subcommand)]

@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod failure;
 mod lines;
+mod log;
 mod pki;
 mod serve;
 mod signals;
@@ -22,10 +23,11 @@ use self::{
 };
 
 fn main() -> ExitCode {
-    let Arguments { command } = match Arguments::try_parse() {
+    let Arguments { command, log } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return explain(error),
     };
+    log::start(log);
     let outcome = match command {
         Command::Pki(args) => pki::run(args),
         Command::Serve(args) => serve::run(&args),
