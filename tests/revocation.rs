@@ -229,6 +229,26 @@ fn a_list_out_of_date_keeps_everybody_out_until_there_is_a_newer_one() {
 }
 
 #[test]
+fn a_fork_has_the_same_contents_and_changes_alone() {
+    let gateway = Gateway::protected();
+    let [lost, stolen] = ["a", "b"].map(|id| gateway.authority.issue_client(id).unwrap());
+    let (list, trust) = (&gateway.list, gateway.authority.trust());
+    gateway.pair.sim.run(async {
+        list.replace_crls(&trust, [gateway.crl(2, &[&lost])]).unwrap();
+        let connection = gateway.connect(&stolen).await.unwrap();
+        let fork = list.fork();
+        assert_eq!(fork.len(), 1);
+        fork.replace_crls(&trust, [gateway.crl(1, &[])]).unwrap_err();
+        fork.replace_crls(&trust, [gateway.crl(3, &[&lost, &stolen])]).unwrap();
+        assert_eq!((list.len(), fork.len()), (1, 2));
+        assert_eq!(gateway.closed(&connection).await, None, "nobody consults the fork");
+        list.revoke(stolen.fingerprint());
+        assert!(gateway.closed(&connection).await.is_some());
+        assert!(!fork.contains(stolen.fingerprint()));
+    });
+}
+
+#[test]
 fn a_list_shows_how_long_it_is_and_no_more() {
     let list = RevocationList::new();
     assert!(list.is_empty() && !list.contains(Fingerprint::from_bytes([7; 32])));

@@ -71,7 +71,7 @@ type Crls = HashMap<Box<[u8]>, Vec<Crl>>;
 /// Serial numbers by the names of their issuers.
 type Serials = HashMap<Box<[u8]>, HashSet<Box<[u8]>>>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Contents {
     fingerprints: HashSet<Fingerprint>,
     serials: Serials,
@@ -91,6 +91,33 @@ impl RevocationList {
     #[must_use]
     pub fn with_clock(clock: WallClock) -> Self {
         Self { shared: Arc::new(Shared { clock, ..Shared::default() }) }
+    }
+
+    /// A separate list with the same contents and the same clock: a change of either leaves the other as it
+    /// is. A fork that is changed, and put in the place of this list by a [`Rotation`](super::Rotation),
+    /// takes effect in one step with the new identities and authorities, or, if the rotation fails, not at
+    /// all.
+    ///
+    /// ```
+    /// # #[cfg(feature = "cert")] {
+    /// use palyra_quic::{CertificateAuthority, RevocationList};
+    ///
+    /// let ca = CertificateAuthority::new("Example CA")?;
+    /// let (lost, stolen) = (ca.issue_client("sensor-6")?, ca.issue_client("sensor-7")?);
+    /// let list = RevocationList::new();
+    /// list.revoke(lost.fingerprint());
+    ///
+    /// let next = list.fork();
+    /// next.revoke(stolen.fingerprint());
+    /// assert_eq!((list.len(), next.len()), (1, 2));
+    /// # }
+    /// # Ok::<(), palyra_quic::Error>(())
+    /// ```
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let (contents, clock) = (self.contents().clone(), self.shared.clock.clone());
+        let shared = Shared { contents: RwLock::new(contents), changed: Event::new(), clock };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Adds one certificate.
