@@ -25,10 +25,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use base64::Engine;
 use common::{RawServer, RawStream, frame};
 use palyra_quic::{
-    CertificateAuthority, Codec, Endpoint, EventLog, Identity, MethodError, Response, Router, ServerTls,
-    TransportLimits, Trust,
+    CertificateAuthority, Codec, Endpoint, EventLog, Identity, Issued, MethodError, Response, Router,
+    ServerTls, TransportLimits, Trust,
 };
 use program::{binary, lines};
 use quinn::crypto::rustls::QuicServerConfig;
@@ -901,6 +902,122 @@ fn a_followed_peer_that_falls_silent_after_an_event_is_dialled_again() {
     assert!(patient.running.ended().succeeded().is_empty());
 }
 
+// Revocation.
+
+impl Pki {
+    fn authority(&self) -> CertificateAuthority {
+        CertificateAuthority::from_pem(&self.read("ca.pem"), &self.read("ca.key")).unwrap()
+    }
+
+    /// A client whose certificate the authority can revoke.
+    fn issue(&self, id: &str) -> Issued {
+        let issued = self.authority().issue_client(id).unwrap();
+        fs::write(self.file(&format!("{id}.pem")), issued.cert_pem()).unwrap();
+        fs::write(self.file(&format!("{id}.key")), issued.key_pem()).unwrap();
+        issued
+    }
+
+    /// The authority's list with this number, in DER.
+    fn write_crl(&self, number: u64, revoked: &[&Issued]) -> String {
+        let file = self.file("crl.der");
+        fs::write(&file, self.authority().crl(number, revoked.iter().copied()).unwrap()).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+}
+
+fn crl_pem(der: &[u8]) -> String {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN X509 CRL-----\n{}\n-----END X509 CRL-----\n", lines.join("\n"))
+}
+
+#[test]
+fn a_revoked_client_does_not_get_in() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let [valve, sensor] = ["valve", "sensor"].map(|id| pki.issue(id));
+    fs::write(pki.file("ca.pem"), [pki.read("ca.pem"), other.read("ca.pem")].concat()).unwrap();
+    let stranger = other.issue("stranger");
+    pki.admit(&other, "stranger", "stranger");
+    let own = pki.write_crl(1, &[&valve]);
+    let others = pki.file("other.pem");
+    fs::write(&others, crl_pem(&other.authority().crl(1, [&stranger]).unwrap())).unwrap();
+    let fingerprint = sensor.fingerprint().to_string();
+    let lists = ["--crl", &own, "--crl", others.to_str().unwrap()];
+
+    let revoked = |options: &[&str], ids: &[&str]| {
+        let server = pki.serve(options);
+        for id in ["client", "valve", "sensor", "stranger"] {
+            let health = server.ask("health", &["--as", id]);
+            if ids.contains(&id) {
+                health.failed("error: certificate refused by the peer: certificate_revoked");
+            } else {
+                health.succeeded();
+            }
+        }
+    };
+    revoked(&[], &[]);
+    revoked(&["--crl", &own], &["valve"]);
+    revoked(&lists, &["valve", "stranger"]);
+    let client = pki.fingerprint("client.pem");
+    revoked(&["--revoke", &fingerprint.to_uppercase(), "--revoke", &client], &["sensor", "client"]);
+    revoked(&[&lists[..], &["--revoke", &fingerprint]].concat(), &["valve", "stranger", "sensor"]);
+}
+
+#[test]
+fn a_revoked_node_is_not_believed() {
+    let pki = Pki::new();
+    let server_certificate = pki.authority().issue_server(&[]).unwrap();
+    fs::write(pki.file("server.pem"), server_certificate.cert_pem()).unwrap();
+    fs::write(pki.file("server.key"), server_certificate.key_pem()).unwrap();
+    let server = pki.serve(&[]);
+    let fingerprint = server_certificate.fingerprint().to_string();
+    let good = pki.file("good.der");
+    fs::write(&good, pki.authority().crl(1, []).unwrap()).unwrap();
+    let bad = pki.write_crl(1, &[&server_certificate]);
+    for command in [&["health"][..], &["call", "demo.echo"], &["notify", "demo.publish"], &["events"]] {
+        let with = |options: [&str; 2]| server.ask(command[0], &[&command[1..], &options].concat());
+        with(["--crl", good.to_str().unwrap()]).succeeded();
+        for revoked in [["--crl", &*bad], ["--revoke", &*fingerprint]] {
+            let outcome = with(revoked);
+            outcome.failed("error: peer certificate not acceptable");
+            assert!(outcome.stderr.to_lowercase().contains("revoked"), "{outcome:?}");
+        }
+    }
+    server.ask("events", &["--follow", "--crl", &bad]).failed("error: peer certificate not acceptable");
+}
+
+#[test]
+fn a_revocation_list_that_is_no_good_is_named() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let server = pki.serve(&[]);
+    let file = pki.file("list");
+    let path = file.to_str().unwrap();
+    let good = pki.authority().crl(1, []).unwrap();
+    let strange = other.authority().crl(1, []).unwrap();
+    for content in [
+        &b""[..],
+        b"no list",
+        b"-----BEGIN X509 CRL-----\nMII",
+        &pki.read("ca.pem"),
+        &good[..good.len() - 1],
+        &strange,
+        crl_pem(&strange).as_bytes(),
+    ] {
+        fs::write(&file, content).unwrap();
+        for outcome in [
+            server.ask("health", &["--crl", path]),
+            run(["serve", "--listen", "127.0.0.1:0", "--pki", pki.dir(), "--crl", path]),
+        ] {
+            outcome.failed(&format!("error: {path}: "));
+        }
+    }
+    fs::remove_file(&file).unwrap();
+    server.ask("health", &["--crl", path]).failed(&format!("error: cannot read {path}: "));
+    fs::write(&file, &good).unwrap();
+    server.ask("health", &["--crl", path]).succeeded();
+    server.ask("health", &["--crl", path, "--crl", path]).failed("two certificate revocation lists");
+}
+
 // The log.
 
 #[test]
@@ -924,6 +1041,14 @@ fn the_log_tells_as_much_as_asked_on_lines_that_are_fit_for_a_terminal() {
             assert!(line.ends_with(r" method=no\u{1b}[31m\nbody\u{202e}"), "{line}");
         }
     }
+    let crl = pki.file("list");
+    fs::write(&crl, Pki::new().authority().crl(1, []).unwrap()).unwrap();
+    let server = pki.serve(&[]);
+    let refused = server.ask("health", &["--log", "warn", "--crl", crl.to_str().unwrap()]);
+    let lines: Vec<_> = refused.stderr.lines().collect();
+    let [warning, error] = lines[..] else { panic!("{lines:?}") };
+    assert!(warning.starts_with("WARN palyra_quic::tls::revocation: "), "{warning}");
+    assert!(error.starts_with("error: "), "{error}");
 }
 
 // A node, from its first line to its end.
@@ -1156,7 +1281,7 @@ fn what_makes_no_sense_is_a_usage_error() {
     let pki = Pki::new();
     let server = pki.serve(&[]);
     let scratch = Scratch::new();
-    let address = &*server.address;
+    let (address, hex) = (&*server.address, "ab".repeat(32));
     for command in [
         &[][..],
         &["nothing"],
@@ -1192,6 +1317,10 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params-hex", "00"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--timeout-ms", "soon"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--log", "loud"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--no-client-auth", "--crl", "x"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--no-client-auth", "--revoke", &hex],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--revoke", "abc"],
+        &["health", address, "--pki", pki.dir(), "--revoke", ""],
         &["events", address, "--pki", pki.dir(), "--follow", "--timeout-ms", "-1"],
         &["notify", address, "--pki", pki.dir()],
         &["events", address, "--pki", pki.dir(), "--count", "0"],
@@ -1249,14 +1378,26 @@ fn the_version_is_that_of_the_package() {
 
 #[test]
 fn help_tells_of_every_option() {
-    let connection =
-        ["ADDR", "--pki", "--as", "--server-name", "--pin", "--codec", "cbor", "json", "--log", "debug"];
+    let connection = [
+        "ADDR",
+        "--pki",
+        "--as",
+        "--server-name",
+        "--pin",
+        "--codec",
+        "cbor",
+        "json",
+        "--crl",
+        "--revoke",
+        "--log",
+        "debug",
+    ];
     let message = ["METHOD", "--params ", "--params-hex", "--params-file", "--timeout-ms"];
     for (command, options) in [
         (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
-        (&["serve"], &[&["--memory", "--durable", "--commit-interval", "--log"]]),
+        (&["serve"], &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log"]]),
         (&["health"], &[&connection, &["--timeout-ms"]]),
         (&["call"], &[&connection, &message]),
         (&["notify"], &[&connection, &message]),

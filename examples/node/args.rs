@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use palyra_quic::{Codec, Pin, rustls::pki_types::ServerName};
+use palyra_quic::{Codec, Fingerprint, Pin, rustls::pki_types::ServerName};
 
 use crate::{failure::Failure, log::LogLevel};
 
@@ -68,8 +68,10 @@ pub(crate) struct Serve {
     /// The directory that `node pki` has filled.
     #[arg(long, value_name = "DIR")]
     pub(crate) pki: PathBuf,
+    #[command(flatten)]
+    pub(crate) revocations: Revocations,
     /// Ask clients for no certificate. Default: refuse them without one.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["crls", "revoked"])]
     pub(crate) no_client_auth: bool,
     /// How many connections may be open at a time [default: 256]
     #[arg(long, value_name = "N")]
@@ -88,6 +90,18 @@ pub(crate) struct Serve {
     /// The least time between two writes to that file, in milliseconds [default: 20]
     #[arg(long, value_name = "MS", requires = "durable")]
     pub(crate) commit_interval: Option<u64>,
+}
+
+/// Which certificates of the peer's are not believed, although an authority has signed them.
+#[derive(Args)]
+pub(crate) struct Revocations {
+    /// Certificate revocation lists of the authorities in the directory, in PEM or one in DER. Can be given
+    /// several times.
+    #[arg(long = "crl", value_name = "FILE")]
+    pub(crate) crls: Vec<PathBuf>,
+    /// The SHA-256 fingerprint of a certificate that is revoked. Can be given several times.
+    #[arg(long = "revoke", value_name = "FINGERPRINT")]
+    pub(crate) revoked: Vec<Fingerprint>,
 }
 
 /// Whom to connect to, and as whom.
@@ -109,6 +123,8 @@ pub(crate) struct Peer {
     /// writes it, or with spki: in front its public key; one of them, if there are several.
     #[arg(long = "pin", value_name = "HEX")]
     pub(crate) pins: Vec<Pin>,
+    #[command(flatten)]
+    pub(crate) revocations: Revocations,
     /// The encoding to ask in; json is what nodes of the tokio implementation speak.
     #[arg(long, value_enum, value_name = "CODEC", default_value_t)]
     pub(crate) codec: Encoding,

@@ -282,7 +282,11 @@ fn with_connection(
 
 fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
     let pki = Directory(&peer.pki);
-    let tls = ClientTls::new(pki.trust()?).server_name(&peer.server_name)?.pins(peer.pins.iter().copied());
+    let mut tls =
+        ClientTls::new(pki.trust()?).server_name(&peer.server_name)?.pins(peer.pins.iter().copied());
+    if let Some(list) = pki.revocations(&peer.revocations)? {
+        tls = tls.revocations(&list);
+    }
     let identity = match &peer.identity {
         Some(id) => Some(pki.identity(id.as_str())?),
         None => pki.default_client()?,

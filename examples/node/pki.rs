@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palyra_quic::{CertificateAuthority, Fingerprint, Identity, Issued, Trust};
+use palyra_quic::{
+    CertificateAuthority, Fingerprint, Identity, Issued, RevocationList, Trust,
+    rustls::pki_types::{CertificateRevocationListDer, pem::PemObject},
+};
 
 use crate::{
-    args::{Pki, ReservedName},
+    args::{Pki, ReservedName, Revocations},
     failure::Failure,
     lines::{self, Certificate, Fingerprinted},
 };
@@ -131,6 +134,30 @@ impl Directory<'_> {
         })
     }
 
+    /// What is revoked, by the files as they are now; `None` without `--crl` and `--revoke`.
+    pub(crate) fn revocations(self, args: &Revocations) -> Result<Option<RevocationList>, Failure> {
+        let Revocations { crls: files, revoked } = args;
+        if files.is_empty() && revoked.is_empty() {
+            return Ok(None);
+        }
+        let list = RevocationList::new();
+        list.replace(revoked.iter().copied());
+        if !files.is_empty() {
+            let authorities = self.trust()?;
+            let mut crls = Vec::new();
+            for file in files {
+                let of_file = read_crls(file)?;
+                // By themselves first, because only so it can be said which file is no good.
+                RevocationList::new()
+                    .replace_crls(&authorities, of_file.iter().cloned())
+                    .map_err(|error| Failure::from(error).during(file.display()))?;
+                crls.extend(of_file);
+            }
+            list.replace_crls(&authorities, crls)?;
+        }
+        Ok(Some(list))
+    }
+
     /// `None` where it has no certificate.
     pub(crate) fn default_client(self) -> Result<Option<Identity>, Failure> {
         let present = exists(&self.certificate(Self::DEFAULT_CLIENT))?;
@@ -196,6 +223,23 @@ fn exists(file: &Path) -> Result<bool, Failure> {
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(file).map_err(|error| unreadable(file, &error))
 }
+
+/// All lists of a PEM, or the one that is there in DER.
+fn read_crls(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Failure> {
+    let content = fs::read(file)
+        .map_err(|error| Failure::new(error).during(format_args!("cannot read {}", file.display())))?;
+    // In DER, a list is a SEQUENCE.
+    if content.first() == Some(&DER_SEQUENCE) {
+        return Ok(vec![content.into()]);
+    }
+    let no_good = |reason: &str| Failure::new(reason).during(file.display());
+    let crls: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&content)
+        .collect::<Result<_, _>>()
+        .map_err(|_quotes_its_input| no_good("the PEM of the revocation lists is malformed"))?;
+    if crls.is_empty() { Err(no_good("no certificate revocation list in it")) } else { Ok(crls) }
+}
+
+const DER_SEQUENCE: u8 = 0x30;
 
 fn unreadable(file: &Path, error: &io::Error) -> Failure {
     let hint = if error.kind() == ErrorKind::NotFound { " (`node pki` makes it)" } else { "" };

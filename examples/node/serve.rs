@@ -85,8 +85,14 @@ fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure
 
 fn server_tls(args: &Serve) -> Result<ServerTls, Failure> {
     let pki = Directory(&args.pki);
-    let tls = ServerTls::new(pki.server()?);
-    Ok(if args.no_client_auth { tls } else { tls.require_client_certificates(pki.trust()?) })
+    let mut tls = ServerTls::new(pki.server()?);
+    if !args.no_client_auth {
+        tls = tls.require_client_certificates(pki.trust()?);
+    }
+    if let Some(list) = pki.revocations(&args.revocations)? {
+        tls = tls.revocations(&list);
+    }
+    Ok(tls)
 }
 
 /// Listens on the first address that can be had.
