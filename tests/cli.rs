@@ -902,7 +902,7 @@ fn a_followed_peer_that_falls_silent_after_an_event_is_dialled_again() {
     assert!(patient.running.ended().succeeded().is_empty());
 }
 
-// Revocation.
+// Revocation, and a PKI that changes.
 
 impl Pki {
     fn authority(&self) -> CertificateAuthority {
@@ -1016,6 +1016,137 @@ fn a_revocation_list_that_is_no_good_is_named() {
     fs::write(&file, &good).unwrap();
     server.ask("health", &["--crl", path]).succeeded();
     server.ask("health", &["--crl", path, "--crl", path]).failed("two certificate revocation lists");
+}
+
+#[test]
+fn a_hangup_puts_the_files_of_the_pki_in_force() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let mut server = pki.serve(&[]);
+    server.publish("before");
+    let mut follower = server.begin("events", &["--follow"]);
+    follower.line();
+    let before = pki.fingerprint("server.pem");
+    run(["pki", "--dir", pki.dir(), "--name", "gateway.example"]).succeeded();
+    let after = pki.fingerprint("server.pem");
+    server.ask("health", &["--pin", &after]).failed("pin mismatch");
+
+    server.running.signal("HUP");
+    let rotated = server.running.complaint();
+    assert_eq!(rotated, format!("rotated: certificate {after}, authorities: 1\n"));
+    server.ask("health", &["--pin", &after, "--server-name", "gateway.example"]).succeeded();
+    server.ask("health", &["--pin", &before]).failed("pin mismatch");
+    server.publish("after");
+    assert_eq!(follower.line()["payload"], "after", "open connections go on");
+
+    // Authorities too, beside the old ones and then in their place.
+    let own = pki.read("ca.pem");
+    for (believed, authorities, old_gets_in) in
+        [([&own[..], &other.read("ca.pem")].concat(), 2, true), (other.read("ca.pem"), 1, false)]
+    {
+        fs::write(pki.file("ca.pem"), &believed).unwrap();
+        server.running.signal("HUP");
+        let rotated = server.running.complaint();
+        assert_eq!(rotated, format!("rotated: certificate {after}, authorities: {authorities}\n"));
+        fs::write(pki.file("ca.pem"), &own).unwrap();
+        pki.admit(&other, "client", "stranger");
+        server.ask("health", &["--as", "stranger"]).succeeded();
+        let old = server.ask("health", &[]);
+        if old_gets_in {
+            old.succeeded();
+        } else {
+            old.failed("error: certificate refused by the peer");
+        }
+    }
+    server.running.signal("TERM");
+    server.running.ended().succeeded();
+}
+
+#[test]
+fn a_hangup_changes_nothing_where_a_file_is_no_good() {
+    let pki = Pki::new();
+    let [valve, sensor] = ["valve", "sensor"].map(|id| pki.issue(id));
+    let crl = pki.write_crl(2, &[&valve]);
+    let mut server = pki.serve(&["--crl", &crl]);
+    let hang_up = |server: &mut Server<'_>| {
+        server.running.signal("HUP");
+        server.running.complaint()
+    };
+    let fingerprint = pki.fingerprint("server.pem");
+    let in_force = |server: &Server<'_>, revoked: &[&str]| {
+        for id in ["valve", "sensor", "client"] {
+            let health = server.ask("health", &["--as", id, "--pin", &fingerprint]);
+            if revoked.contains(&id) {
+                health.failed("certificate_revoked");
+            } else {
+                health.succeeded();
+            }
+        }
+    };
+    in_force(&server, &["valve"]);
+    // A list that revokes more, beside a file that is no good.
+    pki.write_crl(3, &[&valve, &sensor]);
+    for file in ["server.pem", "server.key", "ca.pem"] {
+        let whole = pki.read(file);
+        for content in ["", "no PEM"] {
+            fs::write(pki.file(file), content).unwrap();
+            let refused = hang_up(&mut server);
+            assert!(refused.starts_with("not rotated: ") && refused.contains(file), "{refused}");
+        }
+        fs::remove_file(pki.file(file)).unwrap();
+        let refused = hang_up(&mut server);
+        assert!(refused.starts_with("not rotated: ") && refused.contains(file), "{refused}");
+        fs::write(pki.file(file), whole).unwrap();
+        in_force(&server, &["valve"]);
+    }
+    // A certificate that has expired, which is found out when everything else is read.
+    let whole = ["server.pem", "server.key"].map(|file| (file, pki.read(file)));
+    let day = Duration::from_secs(24 * 60 * 60);
+    let past = pki.authority().valid(SystemTime::now() - 2 * day, SystemTime::now() - day).unwrap();
+    let expired = past.issue_server(&[]).unwrap();
+    fs::write(pki.file("server.pem"), expired.cert_pem()).unwrap();
+    fs::write(pki.file("server.key"), expired.key_pem()).unwrap();
+    let refused = hang_up(&mut server);
+    assert!(refused.starts_with("not rotated: ") && refused.contains("expired"), "{refused}");
+    for (file, whole) in whole {
+        fs::write(pki.file(file), whole).unwrap();
+    }
+    in_force(&server, &["valve"]);
+    // A key that is not the certificate's.
+    let key = pki.read("server.key");
+    fs::write(pki.file("server.key"), pki.read("client.key")).unwrap();
+    assert!(hang_up(&mut server).starts_with("not rotated: "));
+    fs::write(pki.file("server.key"), key).unwrap();
+    in_force(&server, &["valve"]);
+
+    let rotated = hang_up(&mut server);
+    let expected = format!("rotated: certificate {fingerprint}, authorities: 1, certificates revoked: 2\n");
+    assert_eq!(rotated, expected);
+    in_force(&server, &["valve", "sensor"]);
+    // The same again changes nothing; an older list would let somebody in again.
+    assert_eq!(hang_up(&mut server), expected);
+    pki.write_crl(1, &[]);
+    let refused = hang_up(&mut server);
+    assert!(refused.starts_with("not rotated: ") && refused.contains("older"), "{refused}");
+    in_force(&server, &["valve", "sensor"]);
+}
+
+#[test]
+fn a_hangup_closes_the_connections_of_those_who_are_revoked() {
+    let pki = Pki::new();
+    let valve = pki.issue("valve");
+    let crl = pki.write_crl(1, &[]);
+    let mut server = pki.serve(&["--crl", &crl]);
+    server.publish("news");
+    let mut good = server.begin("events", &["--follow"]);
+    let mut revoked = server.begin("events", &["--follow", "--as", "valve"]);
+    good.line();
+    revoked.line();
+    pki.write_crl(2, &[&valve]);
+    server.running.signal("HUP");
+    assert!(server.running.complaint().starts_with("rotated: "));
+    revoked.ended().failed("IDENTITY_REJECTED");
+    server.publish("more");
+    assert_eq!(good.line()["payload"], "more");
 }
 
 // The log.
@@ -1397,7 +1528,10 @@ fn help_tells_of_every_option() {
         (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
-        (&["serve"], &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log"]]),
+        (
+            &["serve"],
+            &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log", "SIGHUP"]],
+        ),
         (&["health"], &[&connection, &["--timeout-ms"]]),
         (&["call"], &[&connection, &message]),
         (&["notify"], &[&connection, &message]),

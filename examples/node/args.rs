@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Make an authority and certificates from it, to try things out.
     Pki(Pki),
-    /// Serve health, events, demo.echo and demo.publish until SIGINT or SIGTERM.
+    /// Serve health, events, demo.echo and demo.publish until SIGINT or SIGTERM. SIGHUP reads the PKI anew.
     Serve(Serve),
     /// Ask a node how it is; fails if it says that it is not well.
     Health(Health),

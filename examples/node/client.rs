@@ -284,7 +284,7 @@ fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
     let pki = Directory(&peer.pki);
     let mut tls =
         ClientTls::new(pki.trust()?).server_name(&peer.server_name)?.pins(peer.pins.iter().copied());
-    if let Some(list) = pki.revocations(&peer.revocations)? {
+    if let Some(list) = pki.revocations(&peer.revocations, None)? {
         tls = tls.revocations(&list);
     }
     let identity = match &peer.identity {

@@ -96,7 +96,7 @@ impl Failure {
 }
 
 /// Writes a line to standard error.
-fn tell(heading: &str, text: &str) {
+pub(crate) fn tell(heading: &str, text: &str) {
     // In one write, so that lines of several threads do not mix. With stderr closed, nobody is left to tell.
     let _ = io::stderr().lock().write_all(format!("{heading}: {text}\n").as_bytes());
 }

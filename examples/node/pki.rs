@@ -134,13 +134,18 @@ impl Directory<'_> {
         })
     }
 
-    /// What is revoked, by the files as they are now; `None` without `--crl` and `--revoke`.
-    pub(crate) fn revocations(self, args: &Revocations) -> Result<Option<RevocationList>, Failure> {
+    /// What is revoked, by the files as they are now, in the place of what `held` says; `None` without
+    /// `--crl` and `--revoke`. `held` stays as it is, and no list may be older than one in there.
+    pub(crate) fn revocations(
+        self,
+        args: &Revocations,
+        held: Option<&RevocationList>,
+    ) -> Result<Option<RevocationList>, Failure> {
         let Revocations { crls: files, revoked } = args;
         if files.is_empty() && revoked.is_empty() {
             return Ok(None);
         }
-        let list = RevocationList::new();
+        let list = held.map_or_else(RevocationList::new, RevocationList::fork);
         list.replace(revoked.iter().copied());
         if !files.is_empty() {
             let authorities = self.trust()?;

@@ -3,34 +3,36 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use palyra_quic::{
-    AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, Router, ServerTls,
-    TransportLimits,
+    AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, RevocationList,
+    Rotation, Router, ServerTls, TransportLimits,
 };
 use smol::future;
 
 use crate::{
     args::Serve,
-    failure::Failure,
+    failure::{Failure, tell},
     lines::{self, Listening},
     pki::Directory,
-    signals::Termination,
+    signals::{Hangup, Termination},
 };
 
 /// How long whoever is being served may still take when the node is asked to end.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
-    let tls = server_tls(args)?;
+    let pki = LoadedPki::read(args, None)?;
     let limits = limits(args)?;
     let log = event_log(args, &limits)?;
     smol::block_on(async {
         // Before anybody can know that the node runs, and ask it to end.
-        let mut termination = Termination::new()?;
-        let endpoint = bind(args, &tls, &limits, &log)?;
+        let (mut termination, mut hangup) = (Termination::new()?, Hangup::new()?);
+        let endpoint = bind(args, &pki.tls, &limits, &log)?;
         lines::print(&Listening { listening: endpoint.local_addr()? })?;
 
         let asked = async {
-            future::or(termination.asked(), tick(&log, args.publish_every)).await;
+            let working =
+                future::or(tick(&log, args.publish_every), reload(args, &endpoint, pki, &mut hangup));
+            future::or(termination.asked(), working).await;
             Ok(())
         };
         let failed = async { Err(Failure::from(endpoint.closed().await)) };
@@ -83,16 +85,52 @@ fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure
     Ok(log)
 }
 
-fn server_tls(args: &Serve) -> Result<ServerTls, Failure> {
-    let pki = Directory(&args.pki);
-    let mut tls = ServerTls::new(pki.server()?);
-    if !args.no_client_auth {
-        tls = tls.require_client_certificates(pki.trust()?);
+/// What the PKI directory and the revocation lists say at one time.
+struct LoadedPki {
+    tls: ServerTls,
+    revocations: Option<RevocationList>,
+    /// What was found, for people.
+    summary: String,
+}
+
+impl LoadedPki {
+    /// `before` is what is in force now; it is not changed.
+    fn read(args: &Serve, before: Option<&Self>) -> Result<Self, Failure> {
+        let pki = Directory(&args.pki);
+        let identity = pki.server()?;
+        let mut summary = format!("certificate {}", identity.fingerprint());
+        let mut tls = ServerTls::new(identity);
+        if !args.no_client_auth {
+            let trust = pki.trust()?;
+            summary += &format!(", authorities: {}", trust.len());
+            tls = tls.require_client_certificates(trust);
+        }
+        let held = before.and_then(|before| before.revocations.as_ref());
+        let revocations = pki.revocations(&args.revocations, held)?;
+        if let Some(list) = &revocations {
+            summary += &format!(", certificates revoked: {}", list.len());
+            tls = tls.revocations(list);
+        }
+        Ok(Self { tls, revocations, summary })
     }
-    if let Some(list) = pki.revocations(&args.revocations)? {
-        tls = tls.revocations(&list);
+}
+
+/// At each SIGHUP, puts what the files say then in the place of what is in force: all of it, or nothing.
+async fn reload(args: &Serve, endpoint: &Endpoint, mut loaded: LoadedPki, hangup: &mut Hangup) {
+    loop {
+        hangup.received().await;
+        let rotated = LoadedPki::read(args, Some(&loaded)).and_then(|next| {
+            endpoint.rotate(Rotation::new().server(next.tls.clone()))?;
+            Ok(next)
+        });
+        match rotated {
+            Ok(next) => {
+                tell("rotated", &next.summary);
+                loaded = next;
+            }
+            Err(failure) => failure.report("not rotated"),
+        }
     }
-    Ok(tls)
 }
 
 /// Listens on the first address that can be had.

@@ -1,7 +1,7 @@
-//! The signals that ask a program to end.
+//! The signals that ask a program to end, or to read its files anew.
 
 use async_signal::{Signal, Signals};
-use smol::stream::StreamExt;
+use smol::{future, stream::StreamExt};
 
 use crate::failure::Failure;
 
@@ -20,5 +20,29 @@ impl Termination {
     /// Resolves at the next signal.
     pub(crate) async fn asked(&mut self) {
         let _ = self.0.next().await;
+    }
+}
+
+/// As long as this exists, SIGHUP does not end the program. Windows has no such signal.
+pub(crate) struct Hangup(Option<Signals>);
+
+impl Hangup {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        if cfg!(not(unix)) {
+            return Ok(Self(None));
+        }
+        let signals = Signals::new([Signal::Hup]);
+        Ok(Self(Some(signals.map_err(|error| Failure::new(error).during("cannot listen for signals"))?)))
+    }
+
+    /// Resolves at the next signal. Several that come together may be one.
+    pub(crate) async fn received(&mut self) {
+        let next = match &mut self.0 {
+            Some(signals) => signals.next().await,
+            None => None,
+        };
+        if next.is_none() {
+            future::pending().await
+        }
     }
 }
