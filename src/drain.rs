@@ -132,6 +132,11 @@ impl Drain {
         self.others_idle().await;
     }
 
+    /// Resolves when a handler awaits the shutdown.
+    pub(crate) async fn awaited_in_a_handler(&self) {
+        wait_until(&self.changed, || !lock(&self.leaving).is_empty()).await;
+    }
+
     /// The exchange of this node whose handler is being polled on this thread, if one is.
     pub(crate) fn handling(&self) -> Option<Handling> {
         HANDLING.get().filter(|handling| handling.drain == std::ptr::from_ref(self).addr())

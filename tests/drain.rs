@@ -974,6 +974,39 @@ fn a_notification_may_await_the_shutdown() {
     }
 }
 
+/// The handlers that await the shutdown have all places, and the shutdown awaits what has none.
+#[test]
+fn notifications_that_wait_for_a_place_are_handled_while_others_await_the_shutdown() {
+    for (places, leave) in [(1, 1), (2, 1), (2, 2), (5, 5)] {
+        let pair = pair();
+        let (working, handled) = working(&pair.sim, 100 * MILLI);
+        let itself = Arc::new(OnceLock::<Endpoint>::new());
+        let (tell, told) = smol::channel::unbounded();
+        let (node, sim) = (itself.clone(), pair.sim.clone());
+        let router = working.notification("leave", move |_: Context, _| {
+            let (node, sim, tell) = (node.get().unwrap().clone(), sim.clone(), tell.clone());
+            async move {
+                sim.sleep(SECOND).await;
+                node.shutdown(LONG).await;
+                tell.try_send(()).unwrap();
+            }
+        });
+        let node = pair.serve(router, limits().max_concurrent_uni_streams(places).build().unwrap());
+        itself.set(node.clone()).unwrap();
+        let client = pair.dialler(TransportLimits::default());
+        pair.sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            for _ in 0..leave {
+                send_named(&connection, "leave").await;
+            }
+            send_named(&connection, "work").await;
+            node.closed().await;
+            assert_eq!((told.len(), handled.done()), (leave, 1), "{places} places");
+            assert!(pair.sim.elapsed() < 4 * SECOND, "{:?} with {places}", pair.sim.elapsed());
+        });
+    }
+}
+
 /// Of the answers that a peer has been given nobody asks any more once it has left.
 #[test]
 fn a_notification_may_await_the_shutdown_of_which_the_sender_was_answered_and_has_left() {

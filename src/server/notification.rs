@@ -44,9 +44,14 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     let mut begun = pin!(OwnWaker::new(node.drain.begun()));
     loop {
         let Ok(recv) = accept(link, &mut work, begun.as_mut()).await else { return };
-        // Not before: a handler that awaits the shutdown keeps its place, and must not keep this from looking
-        // what is left.
-        let place = places.acquire_arc().await;
+        // A handler that awaits the shutdown keeps its place until it returns, and the shutdown waits for
+        // what this has accepted: without a place, then.
+        let place = async { Some(places.acquire_arc().await) };
+        let place = future::or(place, async {
+            node.drain.awaited_in_a_handler().await;
+            None
+        })
+        .await;
         if link.is_turned_out() {
             return;
         }
