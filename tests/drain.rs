@@ -9,7 +9,7 @@ use std::{
     future::pending,
     pin::pin,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -1005,6 +1005,36 @@ fn notifications_that_wait_for_a_place_are_handled_while_others_await_the_shutdo
             assert!(pair.sim.elapsed() < 4 * SECOND, "{:?} with {places}", pair.sim.elapsed());
         });
     }
+}
+
+/// Its handler has returned, and somebody else is in the middle of a frame that nobody will take.
+#[test]
+fn a_sink_that_is_not_given_back_does_not_hold_the_shutdown_of_which_the_caller_has_left() {
+    let pair = pair();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&kept);
+    let router = Router::new().streaming("big", move |_: Context, _, mut sink| {
+        let keep = Arc::clone(&keep);
+        async move {
+            let mut sending = Box::pin(async move { while sink.send(vec![7; 500_000]).await.is_ok() {} });
+            assert!(poll_once(&mut sending).await.is_none());
+            keep.lock().unwrap().push(sending);
+            Ok(())
+        }
+    });
+    let limits = limits().handler_timeout(LONG).build().unwrap();
+    let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        let mut answers = connection.request("big").stream().await.unwrap();
+        or(async { _ = answers.next().await }, pair.sim.sleep(SECOND)).await;
+        connection.close(Code::CANCELLED, "");
+        pair.sim.sleep(SECOND).await;
+        assert_eq!(kept.lock().unwrap().len(), 1);
+        let began = pair.sim.elapsed();
+        node.shutdown(LONG).await;
+        assert!(pair.sim.elapsed() - began < 5 * SECOND, "{:?}", pair.sim.elapsed() - began);
+    });
 }
 
 /// Of the answers that a peer has been given nobody asks any more once it has left.

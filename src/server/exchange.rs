@@ -24,6 +24,7 @@ use crate::{
     admission::{Charge, TooMany},
     code::Code,
     connection::Link,
+    drain::Phase,
     error::{Error, ErrorKind, Result},
     frame::Body,
     message::{Codec, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
@@ -355,7 +356,16 @@ impl Exchange<'_> {
         let outcome = supervise(self.node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;
         // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
         let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
-        let Ok(mut left) = self.node.clock.timeout_at(Some(patience), lent.lock()).await else {
+        let given_back = async { Some(lent.lock().await) };
+        let nobody_waits = async {
+            let closed = async {
+                self.link.quinn().closed().await;
+            };
+            future::or(closed, self.node.drain.reached(Phase::Aborting)).await;
+            None
+        };
+        let given_back = future::or(given_back, nobody_waits);
+        let Ok(Some(mut left)) = self.node.clock.timeout_at(Some(patience), given_back).await else {
             over.store(true, Ordering::Relaxed);
             return None;
         };
