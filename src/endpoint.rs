@@ -268,6 +268,9 @@ impl Endpoint {
     /// # }
     /// ```
     ///
+    /// Not for handlers of this endpoint: a shutdown waits for them, and they would wait for it until its
+    /// grace is over.
+    ///
     /// # Cancellation
     ///
     /// Safe: it can be called again, and by any number of tasks.
@@ -365,7 +368,9 @@ impl Endpoint {
         let Inner { quinn, clock, node, .. } = &*self.inner;
         let drain = node.drain();
         let _unfinished = node.closure().shutdown();
-        let drained = clock.timeout_at(Some(deadline), drain.idle()).await.is_ok();
+        // Another shutdown may have less time.
+        let drained = future::or(drain.idle(), drain.reached(Phase::Closing));
+        let drained = clock.timeout_at(Some(deadline), drained).await.is_ok();
         tracing::debug!(drained, "closing all connections");
         drain.advance(Phase::Closing);
         node.closure().end(Cause::Shutdown);
@@ -375,8 +380,13 @@ impl Endpoint {
         let handled = async {
             drain.tasks_ended().await;
             flush(node).await;
+            true
         };
-        let handled = clock.timeout_at(Some(deadline), handled).await.is_ok();
+        let aborted = async {
+            drain.reached(Phase::Aborting).await;
+            false
+        };
+        let handled = clock.timeout_at(Some(deadline), future::or(handled, aborted)).await.unwrap_or(false);
         if !handled {
             tracing::debug!("dropping the handlers that are still running");
         }

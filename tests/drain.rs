@@ -1037,6 +1037,22 @@ fn a_sink_that_is_not_given_back_does_not_hold_the_shutdown_of_which_the_caller_
     });
 }
 
+/// Though work is left that nobody does.
+#[test]
+fn of_two_shutdowns_the_one_that_ends_first_decides() {
+    let pair = pair();
+    let _node = pair.serve(Router::new(), limits().build().unwrap());
+    let endpoint = pair.dialler(TransportLimits::default());
+    let client = Client::builder(endpoint.clone()).address(pair.gateway.address(PORT)).build().unwrap();
+    pair.sim.run(async {
+        let mut call = Box::pin(client.call_raw("nobody.has", "x"));
+        assert!(poll_once(&mut call).await.is_none());
+        let began = pair.sim.elapsed();
+        zip(endpoint.shutdown(LONG), endpoint.shutdown(SECOND)).await;
+        assert!(pair.sim.elapsed() - began <= 3 * SECOND, "{:?}", pair.sim.elapsed() - began);
+    });
+}
+
 /// Of the answers that a peer has been given nobody asks any more once it has left.
 #[test]
 fn a_notification_may_await_the_shutdown_of_which_the_sender_was_answered_and_has_left() {
