@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustls::pki_types::CertificateDer;
 
-/// What a connection may send of handshake messages beside certificates: EncryptedExtensions,
+/// Bytes of the other handshake messages that a side may send: EncryptedExtensions,
 /// CertificateRequest, CertificateVerify and Finished take less than 1 KiB with RSA keys of 4,096 bits, and a
 /// peer that is no node of this crate may staple an OCSP response or name some authorities.
 const OTHER_MESSAGES: u32 = 3 * 1024;

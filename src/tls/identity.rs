@@ -109,7 +109,7 @@ impl Identity {
         self.fingerprint
     }
 
-    /// Whether peers with the same limit would take this chain, and this side the like of it.
+    /// Whether peers with the same limit would take this chain.
     pub(super) fn check_size(&self, limit: ChainLimit) -> Result<()> {
         limit.check(self.chain()).map_err(|oversized| {
             let fingerprint = self.fingerprint;
