@@ -475,7 +475,9 @@ mod tests {
 
     #[test]
     fn an_error_that_a_peer_does_not_name_has_a_word() {
-        for name in ["", " ", "\t\u{a0}"] {
+        for name in
+            ["", " ", "\t\u{a0}", "\u{200b}", "\u{feff}\u{2060}", "\u{202e}", "\u{e0041}", "\u{7f}\u{1}"]
+        {
             let error = Error::new(ErrorKind::Remote(WireError::from(name)));
             assert_eq!(error.to_string(), "unnamed error");
         }

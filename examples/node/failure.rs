@@ -22,15 +22,7 @@ pub(crate) struct Line(String);
 
 impl Failure {
     pub(crate) fn new(reason: impl fmt::Display) -> Self {
-        let reason = reason.to_string();
-        // A peer may name its error with no characters, or with such as nobody sees.
-        let unnamed = reason.trim_start_matches(is_invisible);
-        let reason = if unnamed.is_empty() || unnamed.starts_with(':') {
-            format!("unnamed error{unnamed}")
-        } else {
-            reason
-        };
-        Self::Explained(Line(one_line(&reason)))
+        Self::Explained(Line(one_line(&reason.to_string())))
     }
 
     /// Adds words of this program's own, which a peer's cannot crowd out.
@@ -106,20 +98,6 @@ pub(crate) fn one_line(text: &str) -> String {
         .take(MAX_CHARS)
         .map(|char| if is_control(char) { char::REPLACEMENT_CHARACTER } else { char })
         .collect()
-}
-
-/// Characters of which nothing is seen: blanks, those of no width, and controls, also where the library has
-/// replaced them.
-fn is_invisible(char: char) -> bool {
-    char.is_whitespace()
-        || is_control(char)
-        || char == char::REPLACEMENT_CHARACTER
-        || matches!(
-            char,
-            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-                | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
-                | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}'
-        )
 }
 
 /// Characters that a terminal may obey instead of showing them: controls, line separators, and controls of

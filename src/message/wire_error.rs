@@ -80,7 +80,7 @@ impl From<&str> for WireError {
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {
-            blank if blank.trim().is_empty() => f.write_str("unnamed error"),
+            unseen if unseen.chars().all(is_unseen) => f.write_str("unnamed error"),
             name => f.write_str(&printable(name, MAX_SHOWN_CHARS)),
         }
     }
@@ -91,7 +91,7 @@ const MAX_SHOWN_CHARS: usize = 64;
 /// A peer's words, fit for one line of a log or of a terminal: without controls, line separators, and
 /// controls of the direction of text.
 pub(crate) fn printable(text: &str, max_chars: usize) -> Cow<'_, str> {
-    let fit = |char: char| !char.is_control() && !is_invisible(char);
+    let fit = |char: char| !char.is_control() && !is_format(char);
     if text.len() <= max_chars && text.chars().all(fit) {
         return Cow::Borrowed(text);
     }
@@ -100,11 +100,24 @@ pub(crate) fn printable(text: &str, max_chars: usize) -> Cow<'_, str> {
 }
 
 /// Separators of lines, and controls of the direction of text.
-const fn is_invisible(char: char) -> bool {
+const fn is_format(char: char) -> bool {
     matches!(
         char,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
     )
+}
+
+/// Characters of which nothing is seen: blanks, those of no width, and those that are not shown.
+fn is_unseen(char: char) -> bool {
+    char.is_whitespace()
+        || char.is_control()
+        || is_format(char)
+        || matches!(
+            char,
+            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 #[cfg(test)]
