@@ -212,7 +212,9 @@ limits! {
     /// `max_bytes`. Default: 1,048,576.
     event_log_bytes: u32,
     /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64
-    /// bits. Default: no cap of its own. Further ones are refused with CONNECTION_REFUSED. With a cap below
+    /// bits. A connection counts for the address that it was accepted from until it ends, also after it has
+    /// moved to another ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)): to move
+    /// frees no place, and takes none. Default: no cap of its own. Further ones are refused with CONNECTION_REFUSED. With a cap below
     /// `max_connections`, every client shows by a Retry that it is at its address, since otherwise anyone
     /// could use up another's share.
     max_connections_per_address: u32,
