@@ -111,10 +111,12 @@ impl Admission {
     }
 
     /// How many of them there may be before newcomers are refused: whoever comes and goes in order may use
-    /// the memory of connections that are not there.
+    /// the memory of connections that are not there, but for what the state of a handshake costs beyond that
+    /// of a connection, and a node that is full needs some room as well. So all
+    /// that quinn knows is bounded, however fast handshakes come and go.
     fn most_lingering(&self) -> usize {
         let slots = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
-        LINGERING.saturating_mul(self.handshakes.max()).saturating_add(slots.saturating_sub(self.taken()))
+        self.handshakes.max().max(slots.saturating_sub(self.taken() + self.handshakes.max()))
     }
 
     /// The same for those of one address: who leaves handshakes behind must not keep out those who do not.
@@ -216,11 +218,6 @@ impl Admission {
         self.budget.used()
     }
 }
-
-/// As many times `max_handshakes` connections may be closed and not forgotten yet, beside one for each that
-/// could be open and is not, before all newcomers are refused; once, before those are whose address left
-/// handshakes unfinished.
-pub(crate) const LINGERING: usize = 2;
 
 /// What the peer of one connection may take: memory for its frames, requests, and patience.
 #[derive(Debug)]
@@ -364,15 +361,15 @@ mod tests {
 
     #[test]
     fn connections_that_quinn_has_not_forgotten_yet_count() {
-        let admission = slots(10, 4);
+        let admission = slots(14, 4);
         let _open = admit(&admission, HERE).unwrap().complete().unwrap();
-        assert!(!admission.asks_for_address(9));
-        assert!(admission.asks_for_address(10), "nine are closed, half as many as may be");
-        // Two for each of the four handshakes, and one for each of the nine free slots.
-        assert!(admission.admit(Some(HERE), 17).is_ok());
-        assert_eq!(admission.admit(Some(HERE), 18).unwrap_err(), Full::Slots);
+        assert!(!admission.asks_for_address(5));
+        assert!(admission.asks_for_address(6), "five are closed, half as many as may be");
+        // One for each of the thirteen free slots, less the four for handshakes.
+        assert!(admission.admit(Some(HERE), 9).is_ok());
+        assert_eq!(admission.admit(Some(HERE), 10).unwrap_err(), Full::Slots);
         let dialled = admission.dialled(None, HERE);
-        assert!(admission.admit(Some(HERE), 18).is_ok(), "one of them this side dialled");
+        assert!(admission.admit(Some(HERE), 10).is_ok(), "one of them this side dialled");
         let unfinished = admit(&admission, THERE).unwrap();
         for _ in 0..2 {
             unfinished.was_left_unfinished(admission.clock.now());
@@ -380,6 +377,17 @@ mod tests {
         assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "others must have a chance");
         assert!(admission.admit(Some(HERE), 8).is_ok());
         drop(dialled);
+    }
+
+    #[test]
+    fn a_full_node_lets_some_linger_too() {
+        let admission = slots(2, 2);
+        let _first = admit(&admission, HERE).unwrap().complete().unwrap();
+        let second = admit(&admission, HERE).unwrap();
+        assert_eq!(admission.admit(Some(THERE), 4).unwrap_err(), Full::Slots);
+        drop(second);
+        assert!(admission.admit(Some(THERE), 2).is_ok(), "one of them lingers");
+        assert_eq!(admission.admit(Some(THERE), 3).unwrap_err(), Full::Slots);
     }
 
     #[test]

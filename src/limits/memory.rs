@@ -2,7 +2,7 @@
 
 use super::{INCOMING_BUFFER_BYTES, MAX_CERTIFICATE_CHAIN_BYTES, MAX_CONCURRENT_STREAMS, TransportLimits};
 use crate::{
-    admission::{LINGERING, RESERVE},
+    admission::RESERVE,
     error::{Error, Result},
 };
 
@@ -95,8 +95,8 @@ impl TransportLimits {
     /// twice `receive_window` (what has not been read, and what has been since); `send_window`; and the
     /// 8 KiB and one answer that are exempt from the budget. For all together: twice `frame_budget_bytes`,
     /// since what grows has room to grow and what is answered is copied; the frames of one connection that
-    /// may go beyond it; `event_log_bytes`; for each of `max_handshakes` 8 KiB and two connections that were
-    /// closed and are not forgotten yet, with their certificates; and the receive buffer without GRO.
+    /// may go beyond it; `event_log_bytes`; for each of `max_handshakes` 8 KiB and a connection that was
+    /// closed and is not forgotten yet, with its certificates; and the receive buffer without GRO.
     ///
     /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before
     /// that as much as its method answered at most of late; what handlers that run at the same time
@@ -116,8 +116,7 @@ impl TransportLimits {
             self.connection_bytes() + streams * STREAM_BYTES + answered + windows + reserve + answer;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
-        let lingering = u64::try_from(LINGERING).unwrap_or(u64::MAX) * self.connection_bytes();
-        let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + lingering);
+        let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + self.connection_bytes());
         let connections = u64::from(self.max_connections).saturating_mul(connection);
         connections.saturating_add(shared + handshakes + ENDPOINT_BYTES)
     }
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
         let itself = 40 + 3 * 16 + 1 + 3;
         let connection = (itself + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB;
-        let shared = (64 + 48 + 1) * MIB + 64 * (8 + 2 * itself) * KIB + 64 * KIB;
+        let shared = (64 + 48 + 1) * MIB + 64 * (8 + itself) * KIB + 64 * KIB;
         assert_eq!(TransportLimits::default().worst_case_bytes(), 256 * connection + shared);
     }
 
