@@ -294,7 +294,8 @@ fn fill(
     figures.memory(format_args!("{what}: growth of the node"), seen.growth, most);
     let peers = format!("{} of {PEERS} connections, {} streams", seen.open + 1, seen.streams);
     figures.tell(format_args!("{what}: open in the end"), peers);
-    figures.tell(format_args!("{what}: the node's processor time"), millis(seen.processor));
+    let cheap = seen.processor <= SECOND;
+    figures.add(format_args!("{what}: the node's processor time"), millis(seen.processor), "≤ 1 s", cheap);
     figures.newcomers(format_args!("{what}: newcomer let in"), &[seen.newcomer]);
     Ok(())
 }

@@ -335,6 +335,11 @@ impl Link {
         }
     }
 
+    /// Whether quinn keeps more pieces than this of streams that are not read.
+    pub(crate) fn has_more_pieces_than(&self, most: usize) -> bool {
+        self.allowance.pieces_exceed(most, self.quinn.stats().frame_rx.stream)
+    }
+
     /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled
     /// any more.
     pub(crate) fn is_turned_out(&self) -> bool {

@@ -659,7 +659,8 @@ impl EndpointBuilder {
         let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
         if let Some(server) = server {
             let recorder = recorder.clone();
-            node.spawn(accept_connections(Arc::clone(&node), quinn.clone(), server, recorder));
+            let (node_of_task, socket) = (Arc::clone(&node), Arc::clone(&health));
+            node.spawn(accept_connections(node_of_task, quinn.clone(), server, recorder, socket));
         }
         let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
             Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use event_listener::Event;
 use quinn::{
     AsyncTimer, AsyncUdpSocket, Runtime, UdpPoller,
     udp::{RecvMeta, Transmit},
@@ -30,7 +31,7 @@ use crate::{
     closure::duplicate,
     error::{Error, Result},
     stats::Counter,
-    sync::lock,
+    sync::{lock, wait_until},
 };
 
 /// Receive errors in a row after which a receiver pauses. An error that was only queued on the socket, as
@@ -49,6 +50,8 @@ const FATAL_AFTER: Duration = Duration::from_secs(10);
 /// Times in a row that one sender finds a socket full which was reported writable, though nobody has sent
 /// anything. A kernel that reports room has some; so this is not the usual contest between senders.
 const REFUSALS: u32 = 8;
+/// As often as so many datagrams have come, who waits for datagrams looks how many there are.
+const RECEIVED_AT_A_TIME: usize = 32;
 
 /// An endpoint's socket.
 #[derive(Debug)]
@@ -300,7 +303,11 @@ impl AsyncUdpSocket for EndpointSocket {
                 self.health.count_receive_error(error);
                 self.poll_recv_troubled(cx, bufs, meta)
             }
-            received => received,
+            Poll::Ready(Ok(count)) => {
+                self.health.count_received(meta.iter().take(count));
+                Poll::Ready(Ok(count))
+            }
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -368,6 +375,9 @@ impl fmt::Debug for WritePoller {
 pub(crate) struct SocketHealth {
     not_sent: Counter,
     receive_errors: Counter,
+    /// Datagrams received, which may wrap.
+    received: AtomicUsize,
+    received_some: Event,
     watches: Mutex<Watches>,
     on_failure: OnceLock<OnFailure>,
 }
@@ -402,6 +412,23 @@ impl SocketHealth {
 
     pub(crate) fn receive_errors(&self) -> u64 {
         self.receive_errors.value()
+    }
+
+    fn count_received<'a>(&self, metas: impl Iterator<Item = &'a RecvMeta>) {
+        let datagrams: usize = metas.map(|meta| meta.len.div_ceil(meta.stride.max(1))).sum();
+        let before = self.received.fetch_add(datagrams, Ordering::Relaxed);
+        if before / RECEIVED_AT_A_TIME != before.wrapping_add(datagrams) / RECEIVED_AT_A_TIME {
+            self.received_some.notify(1);
+        }
+    }
+
+    /// Resolves when at least `datagrams` were received since the count was `since`, or somewhat later, with
+    /// the count of the moment. For one who waits.
+    pub(crate) async fn received(&self, datagrams: usize, since: usize) -> usize {
+        let count = || self.received.load(Ordering::Relaxed);
+        let datagrams = datagrams.max(RECEIVED_AT_A_TIME);
+        wait_until(&self.received_some, || count().wrapping_sub(since) >= datagrams).await;
+        count()
     }
 
     /// Keeps the latest send error of this destination from now on.
@@ -439,7 +466,8 @@ impl SocketHealth {
 
 impl fmt::Debug for SocketHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { not_sent, receive_errors, watches: _, on_failure: _ } = self;
+        let Self { not_sent, receive_errors, received: _, received_some: _, watches: _, on_failure: _ } =
+            self;
         f.debug_struct("SocketHealth")
             .field("not_sent", not_sent)
             .field("receive_errors", receive_errors)

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
 use crate::{
-    admission::Charge,
+    admission::{Charge, OpenStream},
     code::Code,
     error::{Error, ErrorKind, Result},
     frame::{self, Body, FrameBuffer},
@@ -36,6 +36,9 @@ pub(crate) struct FrameReader {
     received: usize,
     /// Whether the last look found no room, rather than nothing to read.
     waits_for_room: bool,
+    /// In how many pieces the message has come so far that is being read.
+    pieces: usize,
+    _open: OpenStream,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,7 @@ enum ReadState {
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream, max_frame_len: usize, charge: Charge) -> Self {
+        let open = charge.open_stream();
         Self {
             stream,
             buffer: FrameBuffer::new(max_frame_len),
@@ -57,6 +61,8 @@ impl FrameReader {
             charge,
             received: 0,
             waits_for_room: false,
+            pieces: 0,
+            _open: open,
         }
     }
 
@@ -72,6 +78,7 @@ impl FrameReader {
         self.forget_last_body();
         loop {
             if let Some(read) = self.buffer.next_with(&mut read).map_err(Error::from)? {
+                self.pieces = 0;
                 return Ok(Some(read));
             }
             if !self.fill_where_there_is_room().await? {
@@ -97,6 +104,7 @@ impl FrameReader {
         let mut deadline = (pace == Pace::Opening).then(|| clock.deadline(limit));
         loop {
             if let Some(read) = self.buffer.next_with(&mut read).map_err(Error::from)? {
+                self.pieces = 0;
                 return Ok(Some(read));
             }
             if deadline.is_none() && !self.buffer.is_empty() {
@@ -119,6 +127,7 @@ impl FrameReader {
     /// they held.
     pub(crate) fn take_arrived<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Option<Result<T>> {
         let taken = self.buffer.next_with(read).map_err(Error::from).transpose();
+        self.pieces = 0;
         if self.buffer.is_empty() {
             self.charge.settle(0);
         }
@@ -180,7 +189,8 @@ impl FrameReader {
         match read {
             Ok(Some(count)) => {
                 for chunk in chunks.iter_mut().take(count) {
-                    self.charge.add(chunk.len());
+                    self.charge.add_piece(chunk.len(), self.pieces);
+                    self.pieces += 1;
                     self.received = self.received.wrapping_add(chunk.len());
                     self.buffer.push(std::mem::take(chunk));
                 }

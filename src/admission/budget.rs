@@ -20,6 +20,8 @@ use std::{
 
 use event_listener::{Event, EventListener};
 
+use super::pieces::Pieces;
+
 /// What a connection may hold whatever the others do: enough for small requests.
 pub(crate) const RESERVE: usize = 8 * 1024;
 
@@ -48,6 +50,7 @@ pub(crate) struct Share {
     /// The connection is gone, and whoever waits may find out.
     abandoned: AtomicBool,
     freed: Event,
+    pieces: Pieces,
 }
 
 /// Bytes that are held. Gives them back when it is dropped.
@@ -79,6 +82,7 @@ impl FrameBudget {
             used: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
             freed: Event::new(),
+            pieces: Pieces::default(),
         })
     }
 
@@ -109,6 +113,10 @@ impl FrameBudget {
 impl Share {
     pub(crate) fn charge(self: &Arc<Self>) -> Charge {
         Charge { share: Arc::clone(self), bytes: 0, outlasts: false }
+    }
+
+    pub(super) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     /// Lets go those who wait, since the connection is gone; not those of charges that
@@ -168,6 +176,17 @@ impl Charge {
     pub(crate) fn outlasting(mut self) -> Self {
         self.outlasts = true;
         self
+    }
+
+    /// Counts the stream that is read for this as open.
+    pub(crate) fn open_stream(&self) -> OpenStream {
+        OpenStream { period: self.share.pieces.open(), share: Arc::clone(&self.share) }
+    }
+
+    /// Counts a piece of a stream that was read, which so many of the same message came before.
+    pub(crate) fn add_piece(&mut self, bytes: usize, before: usize) {
+        self.share.pieces.read(bytes, before);
+        self.add(bytes);
     }
 
     fn has_room_for(&self, bytes: usize) -> bool {
@@ -261,6 +280,19 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.settle(0);
+    }
+}
+
+/// A stream that quinn may keep pieces of, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    share: Arc<Share>,
+    period: usize,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.share.pieces.close(self.period);
     }
 }
 

@@ -4,6 +4,7 @@
 mod accounts;
 mod budget;
 mod handshakes;
+mod pieces;
 mod rate;
 
 use std::{
@@ -22,8 +23,9 @@ use self::{
     rate::Bucket,
 };
 pub(crate) use self::{
-    budget::{Charge, RESERVE},
+    budget::{Charge, OpenStream, RESERVE},
     handshakes::Handshake,
+    pieces::most_pieces,
 };
 use crate::{
     limits::{AddressValidation, TransportLimits},
@@ -252,6 +254,11 @@ impl Allowance {
     /// Whether this connection's frames may take more memory.
     pub(crate) fn has_room(&self) -> bool {
         self.share.has_room()
+    }
+
+    /// Whether more than `most` unread pieces are kept, when so many STREAM frames have come in all.
+    pub(crate) fn pieces_exceed(&self, most: usize, stream_frames: u64) -> bool {
+        self.share.pieces().exceed(most, stream_frames)
     }
 
     /// Lets go whoever waits for memory, since the connection is gone.

@@ -2,7 +2,7 @@
 
 use super::{INCOMING_BUFFER_BYTES, MAX_CERTIFICATE_CHAIN_BYTES, MAX_CONCURRENT_STREAMS, TransportLimits};
 use crate::{
-    admission::RESERVE,
+    admission::{RESERVE, most_pieces},
     error::{Error, Result},
 };
 
@@ -13,6 +13,8 @@ const CONNECTION_BYTES: u64 = 40 * 1024;
 const STREAM_BYTES: u64 = 4 * 1024;
 /// What one costs whose answer waits to be acknowledged.
 const ANSWERED_STREAM_BYTES: u64 = 1024;
+/// What quinn keeps with a piece of a stream that cannot be read yet, and the packet that it came in.
+const PIECE_BYTES: u64 = 96;
 /// The receive buffer of an endpoint without GRO.
 const ENDPOINT_BYTES: u64 = 64 * 1024;
 
@@ -29,8 +31,8 @@ impl TransportLimits {
     /// |---|---|---|
     /// | 1 in 256 KiB | `max_connections`, at most 256 | 64 |
     /// | a quarter of those, 4 to 64 | `max_handshakes`, with 8 KiB of packets each | 16 |
-    /// | 1/16 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 16 KiB |
-    /// | half of that | `stream_receive_window` | 8 KiB |
+    /// | 5/128 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 10 KiB |
+    /// | half of that | `stream_receive_window` | 5 KiB |
     /// | 1/64 of that part | `max_certificate_chain_bytes`, up to 16 KiB | 4 KiB |
     /// | 5 and 2 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 5, 2 |
     /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
@@ -59,7 +61,7 @@ impl TransportLimits {
     pub fn within(bytes: u64) -> Result<Self> {
         let peers = (bytes / PEER_BYTES).clamp(1, MOST_PEERS);
         let part = bytes / peers;
-        let window = (part / 16).clamp(4 * KIB, 256 * KIB);
+        let window = (part / 128 * 5).clamp(4 * KIB, 256 * KIB);
         let streams = |each: u64| (each * part / PEER_BYTES).clamp(1, u64::from(MAX_CONCURRENT_STREAMS));
         let frame = (part / 8).min(bytes / 512).clamp(8 * KIB, 512 * KIB);
         let chain = (part / 64).clamp(KIB, u64::from(MAX_CERTIFICATE_CHAIN_BYTES));
@@ -92,18 +94,19 @@ impl TransportLimits {
     /// For each connection: 40 KiB for itself; 3 1/16 times `max_certificate_chain_bytes` and 3 KiB, for the
     /// peer's certificates twice and for handshake messages that wait for a packet that was lost; 4 KiB for
     /// each stream; 1 KiB for each of as many exchanges again whose answers the peer has not acknowledged;
-    /// twice `receive_window` (what has not been read, and what has been since); `send_window`; and the
-    /// 8 KiB and one answer that are exempt from the budget. For all together: twice `frame_budget_bytes`,
-    /// since what grows has room to grow and what is answered is copied; the frames of one connection that
-    /// may go beyond it; `event_log_bytes`; for each of `max_handshakes` 8 KiB and a connection that was
-    /// closed and is not forgotten yet, with its certificates; and the receive buffer without GRO.
+    /// twice `receive_window` (what has not been read, and what has been since); `send_window`; the 8 KiB and
+    /// one answer that are exempt from the budget; and 96 bytes for each of as many unread pieces of streams
+    /// as may be: one for every 32 bytes of `receive_window`, and 256 at least. A connection with more is
+    /// closed with EXCESSIVE_LOAD. For all together: twice `frame_budget_bytes`, since what grows has room to
+    /// grow and what is answered is copied; the frames of one connection that may go beyond it;
+    /// `event_log_bytes`; for each of `max_handshakes` 8 KiB and a connection that was closed and is not
+    /// forgotten yet, with its certificates; and the receive buffer without GRO.
     ///
     /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before
     /// that as much as its method answered at most of late; what handlers that run at the same time
-    /// answer beyond that is not in the sum. Nor is what quinn keeps for peers that send single bytes: 32
-    /// KiB for a stream or a handshake of them, and some 60 bytes for each that has a gap before it, until
-    /// `request_read_timeout` ends the stream. Connections that this side dials have a frame budget of their
-    /// own.
+    /// answer beyond that is not in the sum. Nor are the pieces beyond that of a peer that has twice as many
+    /// read as it leaves unread: their number is an estimate; nor what quinn keeps of a handshake that comes
+    /// in single bytes, 32 KiB. Connections that this side dials have a frame budget of their own.
     #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =
@@ -112,11 +115,12 @@ impl TransportLimits {
         let windows = 2 * u64::from(self.receive_window) + u64::from(self.send_window);
         let reserve = u64::try_from(RESERVE).unwrap_or(u64::MAX);
         let answer = u64::from(self.max_frame_bytes);
-        let connection =
-            self.connection_bytes() + streams * STREAM_BYTES + answered + windows + reserve + answer;
+        let pieces = u64::try_from(most_pieces(self.receive_window)).unwrap_or(u64::MAX) * PIECE_BYTES;
+        let itself = self.connection_bytes();
+        let connection = itself + streams * STREAM_BYTES + answered + windows + reserve + answer + pieces;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
-        let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + self.connection_bytes());
+        let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + itself);
         let connections = u64::from(self.max_connections).saturating_mul(connection);
         connections.saturating_add(shared + handshakes + ENDPOINT_BYTES)
     }
@@ -161,7 +165,7 @@ mod tests {
         let expected = (256 + 256 + (32 + 2 * 32) * 512) * KIB;
         assert_eq!(TransportLimits::default().worst_case_connection_bytes(), expected);
         let itself = 40 + 3 * 16 + 1 + 3;
-        let connection = (itself + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB;
+        let connection = (itself + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB + 8192 * 96;
         let shared = (64 + 48 + 1) * MIB + 64 * (8 + itself) * KIB + 64 * KIB;
         assert_eq!(TransportLimits::default().worst_case_bytes(), 256 * connection + shared);
     }
@@ -170,7 +174,7 @@ mod tests {
     fn sixteen_mebibytes_serve_sixty_four_peers() {
         let limits = TransportLimits::within(16 * MIB).unwrap();
         assert_eq!((limits.max_connections(), limits.max_handshakes()), (64, 16));
-        assert_eq!((limits.receive_window(), limits.stream_receive_window()), (16 * 1024, 8 * 1024));
+        assert_eq!((limits.receive_window(), limits.stream_receive_window()), (10 * 1024, 5 * 1024));
         assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (5, 2));
         assert_eq!((limits.max_frame_bytes(), limits.frame_budget_bytes()), (32 * 1024, 1024 * 1024));
         assert_eq!(limits.event_log_bytes(), 512 * 1024);

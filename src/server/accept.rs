@@ -11,7 +11,7 @@ use futures_lite::{FutureExt, future};
 use quinn::{Incoming, ServerConfig};
 use tracing::Instrument;
 
-use super::{Node, attend, authorize::authorized, serve_connection};
+use super::{Node, attend, authorize::authorized, pieces, serve_connection};
 use crate::{
     admission::{ConnectionSlot, Full, Handshake},
     code::Code,
@@ -22,6 +22,7 @@ use crate::{
     qlog::Recorder,
     router::ConnectionHandler,
     runtime::OwnWaker,
+    socket::SocketHealth,
     tls::{HandshakeReport, Side, classify},
 };
 
@@ -31,6 +32,18 @@ pub(crate) async fn accept_connections(
     endpoint: quinn::Endpoint,
     config: ServerConfig,
     recorder: Recorder,
+    socket: Arc<SocketHealth>,
+) {
+    let accepting = pin!(accept_each(&node, &endpoint, &config, &recorder));
+    let watching = pin!(OwnWaker::new(pieces::watch(&node, &socket)));
+    future::or(accepting, watching).await;
+}
+
+async fn accept_each(
+    node: &Arc<Node>,
+    endpoint: &quinn::Endpoint,
+    config: &ServerConfig,
+    recorder: &Recorder,
 ) {
     while let Some(incoming) = endpoint.accept().await {
         // Anyone can write any sender's address on a datagram; only who is there answers a Retry
@@ -55,7 +68,7 @@ pub(crate) async fn accept_connections(
                 if let Some(recorded) = recorder.attach(transport, remote, quinn::Side::Server, now) {
                     config.transport_config(recorded);
                 }
-                node.spawn(serve_incoming(Arc::clone(&node), incoming, config, handshake));
+                node.spawn(serve_incoming(Arc::clone(node), incoming, config, handshake));
             }
             Some(Err(full)) => {
                 node.counters.refused.count(full);
@@ -94,7 +107,11 @@ async fn let_in(
         tracing::debug!(%remote, %error, "handshake failed");
     };
     let link = match future::or(shake_hands(node, incoming, config), given_up).await {
-        Ok(link) => Arc::new(link),
+        Ok(link) => {
+            let link = Arc::new(link);
+            node.watched.add(&link);
+            link
+        }
         Err(error) => {
             if *error.kind() == ErrorKind::HandshakeTimeout {
                 handshake.was_left_unfinished(node.clock.now());

@@ -8,6 +8,7 @@ mod exchange;
 mod health;
 mod inline;
 mod notification;
+mod pieces;
 mod supervise;
 
 use std::{
@@ -20,7 +21,7 @@ use async_lock::{Semaphore, SemaphoreGuardArc};
 use futures_lite::future;
 
 pub(crate) use self::accept::accept_connections;
-use self::{drain::Undelivered, inline::Tempo};
+use self::{drain::Undelivered, inline::Tempo, pieces::Watched};
 use crate::{
     admission::{Admission, ConnectionSlot},
     closure::Closure,
@@ -54,6 +55,7 @@ pub(crate) struct Node {
     closure: Arc<Closure>,
     started: Instant,
     warned_of_doubt: Mutex<Option<Instant>>,
+    watched: Watched,
 }
 
 impl Node {
@@ -72,6 +74,7 @@ impl Node {
             closure: Arc::default(),
             started: clock.now(),
             warned_of_doubt: Mutex::default(),
+            watched: Watched::default(),
             limits,
             clock,
         }

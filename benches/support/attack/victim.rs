@@ -179,6 +179,7 @@ fn limits(text: &str) -> Result<TransportLimits> {
             "max_connections_per_address" => limits.max_connections_per_address(number),
             "max_connections_per_identity" => limits.max_connections_per_identity(number),
             "connection_rate" => limits.connection_rate(Rate::per_second(number)),
+            "receive_window" => limits.receive_window(number),
             "request_rate" => limits.request_rate(Rate::per_second(number)),
             _ => return Err(format!("no limit is called {name}").into()),
         };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use palyra_quic::{
-    Bytes,
+    Bytes, Code,
     quinn::{RecvStream, SendStream, TransportConfig, VarInt},
 };
 
@@ -17,8 +17,9 @@ use super::{
     weapon::{ROOM, Weapon, stream_byte},
 };
 
-/// quinn gives a connection up that has more pieces than this in one stream.
-const PIECES: u64 = 1024;
+/// So many for each of seven streams fit a window of 12 KiB; quinn gives a connection up that has more than
+/// 1,024 in one stream.
+const PIECES: u64 = 850;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filling {
@@ -48,6 +49,8 @@ pub(crate) struct Filled {
     pub(crate) processor: Duration,
     /// How many of the hostile connections are still there in the end.
     pub(crate) open: usize,
+    /// How many the node has closed with EXCESSIVE_LOAD.
+    pub(crate) excessive: usize,
     pub(crate) streams: usize,
     pub(crate) newcomer: Option<Duration>,
 }
@@ -106,7 +109,8 @@ pub(crate) async fn fill(stage: &Stage, victim: &Victim, filling: Filling, scale
     drop(probe);
     let newcomer = newcomer(stage, victim, "newcomer", Duration::from_secs(5)).await?;
     let open = peers.iter().filter(|peer| peer.connection.close_reason().is_none()).count();
-    Ok(Filled { growth: watch.growth(), processor, open, streams, newcomer })
+    let excessive = peers.iter().filter(|peer| peer.closed() == Some(Code::EXCESSIVE_LOAD)).count();
+    Ok(Filled { growth: watch.growth(), processor, open, excessive, streams, newcomer })
 }
 
 /// All streams that the node lets a peer open.
