@@ -57,7 +57,7 @@ impl TransportLimits {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where that is too little: below about 2.4 MiB.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where that is too little: below about 1.9 MiB.
     pub fn within(bytes: u64) -> Result<Self> {
         let peers = (bytes / PEER_BYTES).clamp(1, MOST_PEERS);
         let part = bytes / peers;
