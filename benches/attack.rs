@@ -277,7 +277,7 @@ fn filled(stage: &Stage, figures: &mut Figures) -> Result<()> {
 }
 
 fn gaps(stage: &Stage, figures: &mut Figures) -> Result<()> {
-    fill(stage, figures, "every other byte", WITHIN_16_MIB, Filling::Gaps, 16 * MIB)
+    fill(stage, figures, "every other byte", WITHIN_16_MIB, Filling::Gaps(windows::GAPS), 16 * MIB)
 }
 
 fn fill(

