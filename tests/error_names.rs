@@ -102,12 +102,13 @@ fn a_call_that_finds_nobody_names_the_address_that_it_tried() {
             let client = Client::builder(endpoint.clone()).address(peer).call_timeout(timeout);
             client.build().unwrap()
         };
-        let hopeless = client(Duration::from_millis(150));
-        let called = hopeless.call_raw("demo.echo", "").await.unwrap_err();
+        // Much more than an attempt takes. Each is new, and so begins without a pause.
+        let hopeless = || client(Duration::from_secs(1));
+        let called = hopeless().call_raw("demo.echo", "").await.unwrap_err();
         assert_names(&called, &ErrorKind::HandshakeTimeout, Some("demo.echo"), peer);
-        let notified = hopeless.notify_raw("demo.note", "").await.unwrap_err();
+        let notified = hopeless().notify_raw("demo.note", "").await.unwrap_err();
         assert_names(&notified, &ErrorKind::HandshakeTimeout, Some("demo.note"), peer);
-        let mut subscription = hopeless.subscribe().open();
+        let mut subscription = hopeless().subscribe().open();
         match subscription.next().await.unwrap() {
             SubscriptionItem::Disconnected { error } => {
                 assert_names(&error, &ErrorKind::HandshakeTimeout, Some("node.stream_events"), peer);
