@@ -1,0 +1,272 @@
+//! Who may stay once its handshake is over, as the application decides, in virtual time.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::simulation::{PORT, Pair, SECOND};
+use futures_lite::future::{or, pending, zip};
+use palyra_quic::{
+    Applicant, CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, EndpointBuilder, Error,
+    ErrorKind, Issued, Refusal, RevocationList, Router, ServerTls, TransportLimits, sim::Link,
+};
+use smol::channel::unbounded;
+
+/// A gateway that takes clients with certificates and without.
+struct Gateway {
+    pair: Pair,
+    authority: CertificateAuthority,
+    node: Endpoint,
+}
+
+/// What the node has heard of its peers.
+#[derive(Clone, Default)]
+struct Heard(Arc<AtomicUsize>);
+
+impl Heard {
+    fn hear(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Gateway {
+    fn new(router: Router) -> Self {
+        Self::with(router, |builder, tls| builder.server(tls))
+    }
+
+    fn with(router: Router, build: impl FnOnce(EndpointBuilder, ServerTls) -> EndpointBuilder) -> Self {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let authority = CertificateAuthority::new("Simulated CA").unwrap();
+        let identity = authority.issue_server(&["gateway.example"]).unwrap().identity();
+        let tls = ServerTls::new(identity).offer_client_certificates(authority.trust());
+        let router = router.unary("demo.echo", |_: Context, params| async move { Ok(params) });
+        let node = pair.gateway.bind(build(Endpoint::builder().router(router), tls), PORT).unwrap();
+        Self { pair, authority, node }
+    }
+
+    fn issue(&self, id: &str) -> Issued {
+        self.authority.issue_client(id).unwrap()
+    }
+
+    fn tls(&self) -> ClientTls {
+        ClientTls::new(self.authority.trust()).server_name("gateway.example").unwrap()
+    }
+
+    /// Connects, and calls something. A refusal shows in either, whichever it meets.
+    async fn attempt(&self, tls: &ClientTls) -> Result<Connection, Error> {
+        let endpoint = self.pair.sensor.bind(Endpoint::builder(), 0).unwrap();
+        let connection = endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await?;
+        connection.call_raw("demo.echo", "x").await?;
+        Ok(connection)
+    }
+
+    async fn attempt_as(&self, issued: &Issued) -> Result<Connection, Error> {
+        self.attempt(&self.tls().identity(issued.identity())).await
+    }
+
+    fn run(&self, test: impl Future<Output = ()>) {
+        self.pair.sim.run(test);
+    }
+}
+
+fn only(name: &'static str) -> Router {
+    Router::new().authorize(move |applicant: Applicant| async move {
+        assert_eq!(applicant.remote_address().ip().to_string(), "10.0.0.2");
+        match applicant.peer().and_then(|peer| peer.common_name()) {
+            Some(shown) if shown == name => Ok(()),
+            _ => Err(Refusal::rejected("not enrolled")),
+        }
+    })
+}
+
+fn closed_with(code: Code) -> ErrorKind {
+    ErrorKind::ConnectionClosed(code)
+}
+
+#[test]
+fn the_application_says_who_may_stay() {
+    let greeted = Heard::default();
+    let heard = greeted.clone();
+    let gateway = Gateway::new(only("Palyra Device 7").on_connection(move |_| {
+        heard.hear();
+        async {}
+    }));
+    gateway.run(async {
+        let welcome = gateway.attempt_as(&gateway.issue("7")).await.unwrap();
+        assert_eq!(greeted.count(), 1);
+        let error = gateway.attempt_as(&gateway.issue("8")).await.unwrap_err();
+        assert_eq!(*error.kind(), closed_with(Code::IDENTITY_REJECTED));
+        assert_eq!(error.explanation(), Some("not enrolled"));
+        assert!(error.is_authentication() && !error.is_retryable());
+        let anonymous = gateway.attempt(&gateway.tls()).await.unwrap_err();
+        assert_eq!(*anonymous.kind(), closed_with(Code::IDENTITY_REJECTED));
+        assert_eq!(greeted.count(), 1, "nobody greets a peer that may not stay");
+        assert_eq!(welcome.call_raw("demo.echo", "y").await.unwrap(), "y");
+    });
+}
+
+/// The twin: without the question all of them are in.
+#[test]
+fn without_the_question_everybody_stays() {
+    let gateway = Gateway::new(Router::new());
+    gateway.run(async {
+        gateway.attempt_as(&gateway.issue("8")).await.unwrap();
+        gateway.attempt(&gateway.tls()).await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_read_before_the_answer() {
+    let served = Heard::default();
+    let heard = served.clone();
+    let router = Router::new()
+        .notification("demo.tell", move |_: Context, _| {
+            heard.hear();
+            async {}
+        })
+        .authorize(|_| pending());
+    let gateway = Gateway::new(router);
+    gateway.run(async {
+        let endpoint = gateway.pair.sensor.bind(Endpoint::builder(), 0).unwrap();
+        let connection =
+            endpoint.connect_with(&gateway.tls(), gateway.pair.gateway.address(PORT)).await.unwrap();
+        connection.notify("demo.tell", &1).await.unwrap();
+        let call = async { panic!("{:?}", connection.call_raw("demo.echo", "x").await) };
+        or(call, gateway.pair.sim.sleep(9 * SECOND)).await;
+        assert_eq!(served.count(), 0);
+        assert_eq!(*connection.closed().await.kind(), closed_with(Code::DEADLINE_EXCEEDED));
+        assert_eq!(gateway.pair.sim.elapsed().as_secs(), 10);
+        assert_eq!(served.count(), 0);
+    });
+}
+
+#[test]
+fn a_question_that_panics_lets_nobody_in() {
+    let router = Router::new().authorize(|applicant| async move {
+        if applicant.peer().is_none() {
+            panic!("as a test wants it");
+        }
+        Ok(())
+    });
+    let gateway = Gateway::new(router);
+    gateway.run(async {
+        let error = gateway.attempt(&gateway.tls()).await.unwrap_err();
+        assert_eq!(*error.kind(), closed_with(Code::INTERNAL));
+        gateway.attempt_as(&gateway.issue("7")).await.unwrap();
+    });
+}
+
+#[test]
+fn a_refusal_may_say_when_to_come_back() {
+    let router = Router::new()
+        .authorize(|_| async { Err(Refusal::new(Code::CAPACITY, "").retry_after(Duration::from_secs(7))) });
+    let gateway = Gateway::new(router);
+    gateway.run(async {
+        let error = gateway.attempt(&gateway.tls()).await.unwrap_err();
+        assert_eq!(*error.kind(), closed_with(Code::CAPACITY));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        assert!(error.is_retryable() && !error.is_authentication());
+    });
+}
+
+/// Two peers that come while nobody answers questions, which somebody does after five seconds.
+fn two_wait_for_an_answer(max_connections: u32) -> [Result<Connection, Error>; 2] {
+    let (answer, answers) = unbounded();
+    let router = Router::new().authorize(move |_| {
+        let answers = answers.clone();
+        async move { answers.recv().await.unwrap() }
+    });
+    let limits = TransportLimits::builder().max_connections(max_connections).build().unwrap();
+    let gateway = Gateway::with(router, |builder, tls| builder.server(tls).limits(limits));
+    let (one, two) = (gateway.issue("7"), gateway.issue("8"));
+    let answering = async {
+        gateway.pair.sim.sleep(5 * SECOND).await;
+        answer.try_send(Ok(())).unwrap();
+        answer.try_send(Ok(())).unwrap();
+    };
+    let second = async {
+        gateway.pair.sim.sleep(SECOND).await;
+        gateway.attempt_as(&two).await
+    };
+    let both = zip(zip(gateway.attempt_as(&one), second), answering);
+    let ((first, second), ()) = gateway.pair.sim.run(both);
+    [first, second]
+}
+
+#[test]
+fn a_peer_holds_its_slot_before_it_is_let_in() {
+    let [first, second] = two_wait_for_an_answer(1);
+    first.unwrap();
+    assert_eq!(*second.unwrap_err().kind(), ErrorKind::Refused);
+}
+
+/// The twin: with room for two connections, both are asked about at once.
+#[test]
+fn with_room_for_both_two_wait_for_the_answer() {
+    let [first, second] = two_wait_for_an_answer(4);
+    assert!(first.is_ok() && second.is_ok());
+}
+
+#[test]
+fn a_question_ends_with_the_connection() {
+    let ended = Heard::default();
+    let (heard, list) = (ended.clone(), RevocationList::new());
+    let router = Router::new().authorize(move |_| {
+        let guard = Guard(heard.clone());
+        async move {
+            pending::<()>().await;
+            drop(guard);
+            Ok(())
+        }
+    });
+    let gateway = Gateway::with(router, |builder, tls| builder.server(tls.revocations(&list)));
+    let stolen = gateway.issue("7");
+    gateway.run(async {
+        let attempt = async { gateway.attempt_as(&stolen).await.unwrap_err() };
+        let revoking = async {
+            gateway.pair.sim.sleep(SECOND).await;
+            list.revoke(stolen.fingerprint());
+            pending().await
+        };
+        let error = or(attempt, revoking).await;
+        assert_eq!(*error.kind(), closed_with(Code::IDENTITY_REJECTED));
+        assert!(gateway.pair.sim.elapsed() < 2 * SECOND);
+        assert_eq!(ended.count(), 1, "the question is dropped");
+    });
+}
+
+struct Guard(Heard);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.hear();
+    }
+}
+
+#[test]
+fn peers_that_were_dialled_are_not_asked_about() {
+    let asked = Heard::default();
+    let heard = asked.clone();
+    let gateway = Gateway::new(Router::new());
+    let router = Router::new().authorize(move |_| {
+        heard.hear();
+        async { Err(Refusal::rejected("nobody")) }
+    });
+    gateway.run(async {
+        let builder = Endpoint::builder().client(gateway.tls()).router(router);
+        let endpoint = gateway.pair.sensor.bind(builder, 0).unwrap();
+        let connection = endpoint.connect(gateway.pair.gateway.address(PORT)).await.unwrap();
+        connection.call_raw("demo.echo", "x").await.unwrap();
+        assert_eq!(asked.count(), 0);
+        drop(gateway.node.clone());
+    });
+}

@@ -1,0 +1,402 @@
+//! Event logs and cursors in files: what survives, and what becomes of files that are damaged.
+
+use std::{
+    env, fs,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use futures_lite::future;
+use palyra_quic::{
+    CertificateAuthority, ClientTls, Cursor, CursorStore, Endpoint, ErrorKind, EventItem, EventLog,
+    EventLogBuilder, Router, ServerTls,
+};
+use smol::block_on;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A directory of this test's own, for as long as it lives.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("palyra-durable-{}-{count}", process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("events.redb")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Opens a log as soon as the task that wrote the one before has let go of it.
+fn open(builder: EventLogBuilder, path: &Path) -> EventLog {
+    loop {
+        match builder.clone().open(path) {
+            Ok(log) => return log,
+            Err(error) => {
+                let source = std::error::Error::source(&error).unwrap();
+                let busy = source.downcast_ref::<io::Error>().unwrap().kind() == io::ErrorKind::ResourceBusy;
+                assert!(busy, "{error:?}");
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn publish(log: &EventLog, count: u64) {
+    for _ in 0..count {
+        let seq = log.last_seq() + 1;
+        assert_eq!(block_on(log.publish_durable(format!("event {seq}"))).unwrap(), seq);
+    }
+}
+
+/// What a subscriber gets who asks for everything.
+fn replay(log: &EventLog) -> Vec<(u64, String)> {
+    block_on(async {
+        let authority = CertificateAuthority::new("Test CA").unwrap();
+        let router = Router::new().events(log.clone());
+        let node = Endpoint::builder()
+            .server(ServerTls::new(authority.issue_server(&[]).unwrap().identity()))
+            .router(router)
+            .bind(([127, 0, 0, 1], 0).into())
+            .unwrap();
+        let client = Endpoint::builder().client(ClientTls::new(authority.trust()));
+        let client = client.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        let mut events = connection.events().open().await.unwrap();
+        let mut replayed = Vec::new();
+        while let Some(item) = events.next().await.unwrap() {
+            let EventItem::Event { seq, epoch, payload } = item else { panic!("{item:?}") };
+            assert_eq!(epoch, Some(log.epoch()));
+            replayed.push((seq, String::from_utf8(payload.into()).unwrap()));
+        }
+        // Not shut down, which would write what is pending.
+        drop(node);
+        replayed
+    })
+}
+
+fn events(seqs: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
+    seqs.into_iter().map(|seq| (seq, format!("event {seq}"))).collect()
+}
+
+/// The events of the router's log are work that a node has accepted, whatever the log's own pace.
+#[test]
+fn a_shutdown_writes_what_was_published() {
+    for (count, grace) in [(1, HOUR), (5, HOUR), (500, HOUR), (5, Duration::ZERO)] {
+        let scratch = Scratch::new();
+        let builder = EventLog::builder();
+        let log = open(builder.clone(), &scratch.log());
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let tls = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
+        let node = Endpoint::builder().server(tls).router(Router::new().events(log.clone()));
+        let node = node.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        for n in 1..=count {
+            log.publish(n.to_string()).unwrap();
+        }
+        block_on(node.shutdown(grace));
+        // As it is on disk now, whatever is written later.
+        let copy = scratch.0.join("copy.redb");
+        fs::copy(scratch.log(), &copy).unwrap();
+        assert_eq!(open(builder, &copy).last_seq(), count);
+    }
+}
+
+#[test]
+fn a_history_goes_on_where_it_was() {
+    let scratch = Scratch::new();
+    let log = open(EventLog::builder(), &scratch.log());
+    assert_eq!((log.first_seq(), log.last_seq(), log.damaged()), (1, 0, None));
+    publish(&log, 5);
+    let epoch = log.epoch();
+    drop(log);
+
+    let log = open(EventLog::builder(), &scratch.log());
+    assert_eq!((log.epoch(), log.first_seq(), log.last_seq(), log.damaged()), (epoch, 1, 5, None));
+    publish(&log, 2);
+    assert_eq!(replay(&log), events(1..=7));
+}
+
+/// The twin: what is not on disk does not come back, and another file is another history.
+#[test]
+fn another_file_is_another_history() {
+    let (one, other) = (Scratch::new(), Scratch::new());
+    let [one, other] = [one.log(), other.log()].map(|path| open(EventLog::builder(), &path));
+    publish(&one, 1);
+    assert_ne!(one.epoch(), other.epoch());
+    assert!(other.is_empty());
+}
+
+/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to be
+/// on disk.
+#[test]
+fn a_drop_releases_the_file() {
+    let scratch = Scratch::new();
+    for round in 0..50 {
+        // By default, it was locked until the interval between commits was over.
+        let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+        assert_eq!(log.last_seq(), 3 * round);
+        block_on(async {
+            log.publish_durable("a").await.unwrap();
+            for payload in ["b", "c"] {
+                log.publish(payload).unwrap();
+            }
+            log.flush().await.unwrap();
+        });
+        let other = log.clone();
+        drop(log);
+        if round == 0 {
+            let locked = EventLog::builder().open(scratch.log()).unwrap_err();
+            assert_eq!(locked.kind(), &ErrorKind::Io, "the twin: a handle is left");
+        }
+        drop(other);
+    }
+}
+
+#[test]
+fn a_log_that_is_closed_releases_the_file_though_handles_are_left() {
+    let scratch = Scratch::new();
+    let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+    publish(&log, 1);
+    for seq in 2..=5 {
+        log.publish(format!("event {seq}")).unwrap();
+    }
+    assert_eq!((log.last_seq(), log.committed_seq()), (5, 1));
+    block_on(async {
+        // Before the interval is over, and for every caller.
+        let (one, other) = future::zip(log.close(), log.close()).await;
+        assert!(one.is_ok() && other.is_ok());
+    });
+    assert_eq!((log.last_seq(), log.committed_seq(), log.commits()), (5, 5, 2));
+    let reopened = EventLog::builder().open(scratch.log()).unwrap();
+    assert_eq!(reopened.last_seq(), 5);
+
+    assert_eq!(log.publish("late").unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!(block_on(log.publish_durable("late")).unwrap_err().kind(), &ErrorKind::Closed);
+    block_on(log.flush()).unwrap();
+    block_on(log.close()).unwrap();
+    assert_eq!(replay(&log), events(1..=5), "what is in memory is still served");
+    assert_eq!(reopened.last_seq(), 5);
+}
+
+/// A caller that gives up, and events that are being written when the log is closed.
+#[test]
+fn closing_can_be_given_up_and_called_again() {
+    let scratch = Scratch::new();
+    let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+    for seq in 1..=100 {
+        log.publish(format!("event {seq}")).unwrap();
+    }
+    block_on(async {
+        assert!(future::poll_once(log.close()).await.is_none());
+        assert_eq!(log.publish("late").unwrap_err().kind(), &ErrorKind::Closed);
+        log.close().await.unwrap();
+    });
+    assert_eq!(EventLog::builder().open(scratch.log()).unwrap().last_seq(), 100);
+}
+
+#[test]
+fn a_log_in_memory_can_be_closed_too() {
+    let log = EventLog::new();
+    log.publish("event 1").unwrap();
+    block_on(log.close()).unwrap();
+    assert_eq!(log.publish("event 2").unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!((log.last_seq(), log.committed_seq()), (1, 1));
+    assert_eq!(replay(&log), events(1..=1));
+}
+
+#[test]
+fn a_flush_does_not_wait_for_the_interval() {
+    let scratch = Scratch::new();
+    let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+    for round in 1..=3 {
+        for _ in 0..5 {
+            log.publish("x").unwrap();
+        }
+        block_on(log.flush()).unwrap();
+        assert_eq!((log.last_seq(), log.committed_seq()), (5 * round, 5 * round));
+    }
+    assert!(log.commits() <= 6, "{} commits", log.commits());
+}
+
+#[test]
+fn subscribers_see_what_is_on_disk_and_nothing_else() {
+    let scratch = Scratch::new();
+    let log = open(EventLog::builder().commit_interval(HOUR).commit_events(10), &scratch.log());
+    // The first is written at once, and the next ones wait for the hour or for each other.
+    publish(&log, 1);
+    for seq in 2..=10 {
+        assert_eq!(log.publish(format!("event {seq}")).unwrap(), seq);
+    }
+    assert_eq!((log.last_seq(), log.committed_seq(), log.commits()), (10, 1, 1));
+    assert_eq!(replay(&log), events(1..=1));
+
+    assert_eq!(block_on(log.publish_durable("event 11")).unwrap(), 11);
+    assert_eq!((log.committed_seq(), log.commits()), (11, 2), "ten events in one commit");
+    assert_eq!(replay(&log), events(1..=11));
+}
+
+#[test]
+fn events_that_nobody_waits_for_are_written_too() {
+    let scratch = Scratch::new();
+    let log = open(EventLog::builder(), &scratch.log());
+    for seq in 1..=100 {
+        log.publish(format!("event {seq}")).unwrap();
+    }
+    drop(log);
+    // Whoever opens it has to wait until everything is written, because the writing holds the file.
+    assert_eq!(open(EventLog::builder(), &scratch.log()).last_seq(), 100);
+}
+
+#[test]
+fn more_than_the_log_may_hold_does_not_wait_to_be_written() {
+    let scratch = Scratch::new();
+    let bounds = EventLog::builder().max_payload_bytes(100).max_bytes(10 * 164);
+    let log = open(bounds.commit_interval(HOUR).commit_events(1000), &scratch.log());
+    publish(&log, 1);
+    for _ in 0..10 {
+        log.publish([0; 100].to_vec()).unwrap();
+    }
+    assert_eq!(log.publish([0; 100].to_vec()).unwrap_err().kind(), &ErrorKind::Exhausted);
+    assert_eq!(log.committed_seq(), 1);
+}
+
+#[test]
+fn bounds_hold_on_disk_and_numbers_are_not_given_twice() {
+    let scratch = Scratch::new();
+    let bounded = EventLog::builder().max_events(4);
+    let log = open(bounded.clone(), &scratch.log());
+    publish(&log, 10);
+    drop(log);
+    let log = open(bounded.clone(), &scratch.log());
+    assert_eq!(replay(&log), events(7..=10));
+    drop(log);
+
+    // Fewer than before, then everything too old: the numbers go on.
+    let log = open(EventLog::builder().max_events(2), &scratch.log());
+    assert_eq!((log.first_seq(), log.last_seq()), (9, 10));
+    publish(&log, 1);
+    drop(log);
+    let log = open(bounded.max_age(Duration::ZERO), &scratch.log());
+    assert_eq!((log.first_seq(), log.last_seq(), log.len()), (12, 11, 0));
+    publish(&log, 1);
+    drop(log);
+    let log = open(EventLog::builder(), &scratch.log());
+    assert_eq!(log.last_seq(), 12);
+}
+
+#[test]
+fn a_log_belongs_to_one_process_at_a_time() {
+    let scratch = Scratch::new();
+    let _log = open(EventLog::builder(), &scratch.log());
+    let error = EventLog::builder().open(scratch.log()).unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Io);
+}
+
+#[test]
+fn what_cannot_be_opened_is_a_typed_error() {
+    let scratch = Scratch::new();
+    let missing = scratch.0.join("missing").join("events.redb");
+    assert_eq!(EventLog::builder().open(missing).unwrap_err().kind(), &ErrorKind::Io);
+    let contradictory = EventLog::builder().commit_events(0).open(scratch.log());
+    assert_eq!(contradictory.unwrap_err().kind(), &ErrorKind::InvalidConfig);
+    let contradictory = EventLog::builder().max_events(0).open(scratch.log());
+    assert_eq!(contradictory.unwrap_err().kind(), &ErrorKind::InvalidConfig);
+    assert!(!scratch.log().exists(), "nothing was made");
+}
+
+fn overwrite(path: &Path, at: u64, with: &[u8]) {
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(with).unwrap();
+}
+
+/// A log of a hundred events, closed.
+fn written(scratch: &Scratch) -> u64 {
+    let log = open(EventLog::builder(), &scratch.log());
+    for seq in 1..100 {
+        log.publish(format!("event {seq}")).unwrap();
+    }
+    block_on(log.publish_durable("event 100")).unwrap();
+    log.epoch()
+}
+
+#[test]
+fn a_damaged_file_is_kept_aside_and_a_new_epoch_begins() {
+    let damages: [&dyn Fn(&Path); 4] = [
+        &|path| fs::write(path, "this is no event log").unwrap(),
+        &|path| overwrite(path, 0, &[0; 64]),
+        &|path| {
+            let length = fs::metadata(path).unwrap().len();
+            fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length / 2).unwrap();
+        },
+        &|path| {
+            // A bit of a payload, wherever it is.
+            let mut content = Vec::new();
+            fs::File::open(path).unwrap().read_to_end(&mut content).unwrap();
+            let found = content.windows(8).enumerate().filter(|(_, window)| window == b"event 57");
+            let places: Vec<_> = found.map(|(place, _)| u64::try_from(place).unwrap()).collect();
+            assert!(!places.is_empty());
+            places.into_iter().for_each(|place| overwrite(path, place, b"Event"));
+        },
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let scratch = Scratch::new();
+        let epoch = written(&scratch);
+        // Nobody writes any more once it can be opened.
+        drop(open(EventLog::builder(), &scratch.log()));
+        damage(&scratch.log());
+        let damaged = fs::read(scratch.log()).unwrap();
+
+        let log = open(EventLog::builder(), &scratch.log());
+        assert_eq!(fs::read(log.damaged().expect("damage is found")).unwrap(), damaged, "damage {n}");
+        assert_ne!(log.epoch(), epoch);
+        assert!(log.is_empty());
+        publish(&log, 1);
+    }
+}
+
+/// The twin: a file that nobody touched is opened.
+#[test]
+fn a_file_that_is_whole_is_not_kept_aside() {
+    let scratch = Scratch::new();
+    let epoch = written(&scratch);
+    let log = open(EventLog::builder(), &scratch.log());
+    assert_eq!((log.epoch(), log.last_seq(), log.damaged()), (epoch, 100, None));
+}
+
+#[test]
+fn cursors_survive_under_their_names() {
+    let scratch = Scratch::new();
+    let (one, other) = (Cursor::new(Some(5), 41), Cursor::new(None, 7));
+    let store = CursorStore::open(scratch.log()).unwrap();
+    block_on(async {
+        store.save("one", Cursor::new(Some(5), 40)).await.unwrap();
+        store.save("other", other).await.unwrap();
+        store.save("one", one).await.unwrap();
+    });
+    drop(store);
+    let store = CursorStore::open(scratch.log()).unwrap();
+    assert_eq!(store.load("one").unwrap(), Some(one));
+    assert_eq!(store.load("other").unwrap(), Some(other));
+    assert_eq!(store.load("third").unwrap(), None);
+    drop(store);
+
+    fs::write(scratch.log(), "these are no cursors").unwrap();
+    let store = CursorStore::open(scratch.log()).unwrap();
+    assert!(store.damaged().unwrap().exists());
+    assert_eq!(store.load("one").unwrap(), None);
+}

@@ -1,0 +1,64 @@
+//! How nodes behave, over loopback sockets and the simulated network. One program, since each would be linked by
+//! itself; tests that change or measure their own process are programs of their own beside this folder.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(target_os = "linux")]
+#[path = "../common/faulty.rs"]
+mod faulty;
+#[cfg(unix)]
+#[path = "../common/program.rs"]
+mod program;
+#[path = "../common/simulation.rs"]
+mod simulation;
+
+mod addresses;
+mod admission;
+mod authorization;
+mod backoff;
+#[cfg(feature = "rsa")]
+mod certificates;
+mod chain_sizes;
+#[cfg(unix)]
+mod cli;
+mod client;
+mod clock;
+mod concurrency;
+mod config;
+#[cfg(unix)]
+mod crash;
+mod deadlines;
+mod drain;
+mod drain_seeds;
+#[cfg(unix)]
+mod dropped_runtime;
+mod durable;
+mod error_names;
+mod events;
+mod exchange;
+mod frames;
+mod identity;
+mod judging;
+mod key_log;
+mod links;
+mod may_have_run;
+mod notifications;
+mod paths;
+mod peers;
+mod permissions;
+mod requests;
+mod responses;
+mod resumption;
+mod revocation;
+mod rotation;
+mod runtime;
+#[cfg(unix)]
+mod runtime_poll;
+mod shutdown;
+#[cfg(target_os = "linux")]
+mod socket_errors;
+mod stats;
+mod subscribers;
+mod vectors;
