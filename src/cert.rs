@@ -283,7 +283,7 @@ impl CertificateAuthority {
         &self.cert_pem
     }
 
-    /// The authority's private key, as PEM (PKCS #8). Whoever reads it can issue certificates.
+    /// The authority's private key, as PEM (PKCS #8). It lets its holder issue certificates.
     #[must_use]
     pub fn key_pem(&self) -> &str {
         &self.key_pem

@@ -19,8 +19,8 @@ pub(crate) struct HandshakeWindow {
 }
 
 impl HandshakeWindow {
-    /// For handshakes in which a side sends up to so many bytes of messages: with the headers of packets, and
-    /// what is received twice, no more than twice that is acknowledged before the handshake is over.
+    /// For handshakes in which a side sends up to `flight_bytes` of messages: with the headers of packets,
+    /// and what is received twice, no more than twice that is acknowledged before the handshake is over.
     pub(crate) fn new(flight_bytes: u32) -> Self {
         Self { cubic: Arc::default(), handshake_bytes: 2 * u64::from(flight_bytes) }
     }
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// The window after heavy loss, with so many bytes still to be acknowledged.
+    /// The window after heavy loss, with `handshake_bytes` still to be acknowledged.
     fn shrunk(handshake_bytes: u64) -> (u64, u64) {
         let start = Instant::now();
         let factory = HandshakeWindow { cubic: Arc::default(), handshake_bytes };

@@ -431,7 +431,7 @@ impl Link {
     /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to
     /// come back.
     pub(crate) fn close_until(&self, code: Code, retry_after: Duration) {
-        // Rounded up: whoever comes back on time is not to be early.
+        // Rounded up: a peer that comes back on time is not to be early.
         let millis = retry_after.as_nanos().div_ceil(1_000_000);
         self.close(code, &format!("retry-after-ms={millis}"));
     }

@@ -214,7 +214,7 @@ impl Endpoint {
     /// of the half that accepts, of the half that dials, or of both. What the rotation leaves out stays.
     ///
     /// Every handshake that begins afterwards goes by the new TLS. Exchanges that are running go on, and so
-    /// do open connections; they are held against the new revocation lists at once, and from then on.
+    /// do open connections; they are held against the new revocation lists immediately, and from then on.
     /// Connections by [`connect_with`](Self::connect_with), and of a [`Client`](crate::Client) with TLS
     /// of its own, have nothing to do with it.
     ///
@@ -393,7 +393,7 @@ impl Endpoint {
         drain.advance(Phase::Aborting);
         let last_words = clock.deadline(LAST_WORDS);
         let ended = async {
-            // Whoever has not heard by then finds out by its idle timeout.
+            // A peer that has not heard by then finds out by its idle timeout.
             quinn.wait_idle().await;
             drain.tasks_ended().await;
         };
@@ -489,7 +489,7 @@ impl EndpointBuilder {
         Self { client: Some(tls), ..self }
     }
 
-    /// The time by which the certificates of peers are judged, whoever dialled. Default:
+    /// The time by which the certificates of peers are judged, whichever side dialled. Default:
     /// [`WallClock::system`].
     #[must_use]
     pub fn wall_clock(self, wall_clock: WallClock) -> Self {
@@ -507,10 +507,10 @@ impl EndpointBuilder {
         Self { restart_key: Some(restart_key), ..self }
     }
 
-    /// Tells this the secrets of every connection, whoever dialled, so that captured packets can be read, for
-    /// instance by Wireshark. Whoever has them can read and forge everything: for hunting errors alone.
-    /// Default: nobody is told, and no environment variable changes that; [`rustls::KeyLogFile`] is one
-    /// that asks for `SSLKEYLOGFILE`.
+    /// Tells this the secrets of every connection, whichever side dialled, so that captured packets can be
+    /// read, for instance by Wireshark. Whoever has them can read and forge everything: for hunting errors
+    /// alone. Default: nobody is told, and no environment variable changes that; [`rustls::KeyLogFile`] is
+    /// one that asks for `SSLKEYLOGFILE`.
     #[must_use]
     pub fn key_log(self, key_log: Arc<dyn KeyLog>) -> Self {
         Self { key_log: Some(KeyLogger(key_log)), ..self }

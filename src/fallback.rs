@@ -132,7 +132,7 @@ mod tests {
         Error::from(io::Error::from(kind))
     }
 
-    /// Without a wildcard arm: whoever adds a kind has to decide here.
+    /// Without a wildcard arm, so that a new kind has to be decided about here.
     fn expected(kind: &ErrorKind) -> Option<FallbackReason> {
         match kind {
             ErrorKind::HandshakeTimeout => Some(FallbackReason::TimedOut),

@@ -114,7 +114,7 @@ fn fill_prefix(buf: &mut [u8], start: usize, max: usize) -> Result<()> {
 #[doc(hidden)]
 pub struct FrameBuffer {
     max: usize,
-    /// Empty where there is none. Apart, since most streams bring one chunk in all, which then needs no
+    /// Empty if there is none. Apart, since most streams bring one chunk in all, which then needs no
     /// list.
     first: Bytes,
     later: VecDeque<Bytes>,

@@ -34,7 +34,7 @@ pub(crate) struct Outstanding {
 #[derive(Debug)]
 struct Streams {
     writers: VecDeque<FrameWriter>,
-    /// With so many, all are looked at.
+    /// With this many, all are looked at.
     examined_at: usize,
 }
 

@@ -50,7 +50,7 @@ const FATAL_AFTER: Duration = Duration::from_secs(10);
 /// Times in a row that one sender finds a socket full which was reported writable, though nobody has sent
 /// anything. A kernel that reports room has some; so this is not the usual contest between senders.
 const REFUSALS: u32 = 8;
-/// As often as so many datagrams have come, who waits for datagrams looks how many there are.
+/// After how many datagrams a task that waits for datagrams looks how many there are.
 const RECEIVED_AT_A_TIME: usize = 32;
 
 /// An endpoint's socket.

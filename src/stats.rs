@@ -10,7 +10,8 @@ use crate::{
     sync::AtomicU64,
 };
 
-/// A number that many tasks add to. It orders nothing: whoever reads several gets each as of about then.
+/// A number that many tasks add to. It orders nothing: a reader of several counters gets each as of about
+/// then.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -248,7 +249,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Counts a connection that was closed because its peer's certificate counts no more.
+    /// Counts a connection that was closed because its peer's certificate is no longer valid.
     pub(crate) fn closed_for(&self, code: Option<Code>) {
         match code {
             Some(Code::IDENTITY_REJECTED) => self.revoked.add(),
@@ -393,7 +394,7 @@ pub struct ConnectionStats {
     pub rtt: Duration,
     /// The shortest round-trip time seen on this path.
     pub min_rtt: Duration,
-    /// How many bytes may be under way, by the congestion controller.
+    /// How many bytes may be in flight, by the congestion controller.
     pub congestion_window: u64,
     /// The largest UDP payload that the path takes, in bytes, as far as is known.
     pub mtu: u64,

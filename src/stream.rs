@@ -1,4 +1,4 @@
-//! Whole frames on quinn's streams: read as they arrive, written at once, reset unless finished.
+//! Whole frames on quinn's streams: read as they arrive, written in one write each, reset unless finished.
 
 use std::{
     pin::Pin,
@@ -160,12 +160,12 @@ impl FrameReader {
         Err(Error::protocol("bytes after the last frame that may come"))
     }
 
-    /// What the last body held now counts for whoever has it, and not here.
+    /// What the last body held now counts for its new holder, and not here.
     pub(crate) fn forget_last_body(&mut self) {
         self.charge.settle(self.buffer.held());
     }
 
-    /// Gives the charge for what was read to whoever holds it from here on.
+    /// Gives the charge for what was read to its holder from here on.
     pub(crate) fn take_charge(&mut self) -> Charge {
         self.charge.take()
     }

@@ -16,7 +16,7 @@ use crate::{
     tls::{Fingerprint, PeerIdentity},
 };
 
-/// Who is meant: by certificate, or by address where there is none.
+/// Who is meant: by certificate, or by address if there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Payer {
     Identity(Fingerprint),
@@ -45,7 +45,7 @@ impl Payer {
 #[derive(Debug)]
 pub(crate) struct Account {
     open: AtomicU32,
-    /// Handshakes under way from a validated address.
+    /// Handshakes that are not over, from a validated address.
     pub(super) handshakes: AtomicU32,
     pub(super) connections: Bucket,
     pub(super) requests: Bucket,
@@ -64,7 +64,7 @@ impl Account {
         }
     }
 
-    /// Counts another connection, unless there are so many already.
+    /// Counts another connection, unless there are `max` already.
     pub(super) fn open(self: &Arc<Self>, max: u32) -> Option<Opened> {
         let below = |open: u32| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;

@@ -47,7 +47,7 @@ pub(crate) struct Share {
     budget: Arc<FrameBudget>,
     id: usize,
     used: AtomicUsize,
-    /// The connection is gone, and whoever waits may find out.
+    /// The connection is gone, and those who wait may find out.
     abandoned: AtomicBool,
     freed: Event,
     pieces: Pieces,
@@ -183,7 +183,7 @@ impl Charge {
         OpenStream { period: self.share.pieces.open(), share: Arc::clone(&self.share) }
     }
 
-    /// Counts a piece of a stream that was read, which so many of the same message came before.
+    /// Counts a piece of a stream that was read, after `before` others of the same message.
     pub(crate) fn add_piece(&mut self, bytes: usize, before: usize) {
         self.share.pieces.read(bytes, before);
         self.add(bytes);
@@ -267,7 +267,7 @@ impl Charge {
         Self { share: Arc::clone(share), bytes: std::mem::take(bytes), outlasts: *outlasts }
     }
 
-    /// Counts only so many from now on.
+    /// Counts only this many from now on.
     pub(crate) fn settle(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);
         if surplus > 0 {

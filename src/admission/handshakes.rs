@@ -1,7 +1,7 @@
-//! The handshakes under way, and which of them has to go when there are too many.
+//! The handshakes that are not over, and which of them has to go when there are too many.
 //!
 //! A peer that begins handshakes and does not go on with them must not keep others out. So a newcomer that
-//! finds no slot takes that of another handshake: of an address that has more of them under way, or left more
+//! finds no slot takes that of another handshake: of an address that has more of them, or left more
 //! of them unfinished, than the newcomer's own; or of one that has had its time. Among those it is a matter
 //! of chance, since the oldest is the one that is most likely to be done the next moment.
 

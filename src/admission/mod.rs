@@ -36,7 +36,7 @@ use crate::{
 /// The slots, accounts and budgets of an endpoint.
 ///
 /// Nobody waits for a slot: a peer that gets none is refused before its handshake costs anything, and knows
-/// at once that it should try elsewhere or later.
+/// immediately that it should try elsewhere or later.
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: Arc<TransportLimits>,
@@ -112,7 +112,7 @@ impl Admission {
         Arc::strong_count(&self.connections) - 1
     }
 
-    /// How many of them there may be before newcomers are refused: whoever comes and goes in order may use
+    /// How many of them there may be before newcomers are refused: peers that come and go in order may use
     /// the memory of connections that are not there, but for what the state of a handshake costs beyond that
     /// of a connection, and a node that is full needs some room as well. So all
     /// that quinn knows is bounded, however fast handshakes come and go.
@@ -256,12 +256,12 @@ impl Allowance {
         self.share.has_room()
     }
 
-    /// Whether more than `most` unread pieces are kept, when so many STREAM frames have come in all.
+    /// Whether more than `most` unread pieces are kept, when `stream_frames` have come in all.
     pub(crate) fn pieces_exceed(&self, most: usize, stream_frames: u64) -> bool {
         self.share.pieces().exceed(most, stream_frames)
     }
 
-    /// Lets go whoever waits for memory, since the connection is gone.
+    /// Lets go those who wait for memory, since the connection is gone.
     pub(crate) fn abandon(&self) {
         self.share.abandon();
     }

@@ -13,7 +13,7 @@ use std::sync::{
 
 use crate::sync::lock;
 
-/// A frame in the unit of account: for every so many bytes read, one that came twice is forgiven.
+/// A frame in the unit of account: for this many bytes read, one frame that came twice is forgiven.
 const FRAME: usize = 512;
 /// For each piece that is read, so much of one that came twice is forgiven: where packets overtake each
 /// other, a third of the frames may be sent again for nothing.
@@ -26,9 +26,9 @@ const JOINED: usize = FRAME / MEAN;
 const MEAN: usize = 32;
 /// The end of a stream may come in a frame of its own, and that twice.
 const END: usize = 2 * FRAME;
-/// So many pieces a message may come in, however small; beyond, they pay no more than what is joined.
+/// In how many pieces a message may come, however small; beyond, they pay no more than what is joined.
 const PIECES_OF_A_MESSAGE: usize = 512;
-/// So many a connection may have however small its window is.
+/// How many a connection may have however small its window is.
 const LEAST: usize = 256;
 
 /// The most unread pieces that a connection with this `receive_window` may have.
@@ -58,7 +58,7 @@ struct Balance {
 }
 
 impl Pieces {
-    /// A piece was read, which so many of the same message came before.
+    /// A piece was read, after `before` others of the same message.
     pub(super) fn read(&self, length: usize, before: usize) {
         let joined = length.saturating_mul(JOINED);
         let worth = if length > LONGEST_FRAME || before >= PIECES_OF_A_MESSAGE {
@@ -87,7 +87,7 @@ impl Pieces {
         if period.is_multiple_of(2) { even } else { odd }
     }
 
-    /// Whether more than `most` pieces are kept, when so many STREAM frames have come in all.
+    /// Whether more than `most` pieces are kept, when `frames` STREAM frames have come in all.
     pub(super) fn exceed(&self, most: usize, frames: u64) -> bool {
         let mut balance = lock(&self.balance);
         let paid = self.paid.swap(0, Relaxed);

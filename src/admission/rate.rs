@@ -8,7 +8,7 @@ use std::{
 
 use crate::sync::AtomicU64;
 
-/// How often something may happen: so often a second, and so many at once after a rest.
+/// How often something may happen: this often a second, and in a burst after a rest.
 ///
 /// This is a token bucket, which is full at the beginning.
 ///
@@ -32,7 +32,7 @@ impl Rate {
     /// As often as one likes.
     pub const UNLIMITED: Self = Self { every: Duration::ZERO, burst: u32::MAX };
 
-    /// This often a second, as many at once. At 0, never.
+    /// This often a second, with bursts as large. At 0, never.
     #[must_use]
     pub const fn per_second(times: u32) -> Self {
         match Duration::from_secs(1).checked_div(times) {
@@ -47,7 +47,7 @@ impl Rate {
         if period.is_zero() { Self::UNLIMITED } else { Self { every: period, burst: 1 } }
     }
 
-    /// How many at once after a rest.
+    /// How many in a burst after a rest.
     #[must_use]
     pub const fn burst(self, burst: u32) -> Self {
         Self { burst, ..self }
@@ -68,7 +68,7 @@ impl Rate {
         self.every
     }
 
-    /// At least so many at once.
+    /// Bursts of at least this many.
     pub(crate) fn at_least(self, burst: u32) -> Self {
         Self { burst: self.burst.max(burst), ..self }
     }
@@ -146,7 +146,7 @@ impl Bucket {
         Duration::from_nanos(self.full_at.load(Ordering::Relaxed).saturating_sub(now))
     }
 
-    /// Takes a token, or empties the bucket where there is none.
+    /// Takes a token, or empties the bucket if there is none.
     pub(crate) fn spend(&self, rate: Rate, now: Instant) {
         // Without a token the bucket is as empty as it gets.
         let _ = self.take(rate, now);

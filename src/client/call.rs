@@ -316,7 +316,7 @@ pub(super) async fn read(link: &Link, asked: Codec, reader: &mut FrameReader) ->
     let limit = link.limits().request_read_timeout();
     let decode = |body: Body<'_>| decode(link, asked, body);
     let next = reader.next_within(link.clock(), limit, Pace::Between, decode).await;
-    // Whoever gets the response counts it.
+    // The caller of this counts the response.
     reader.forget_last_body();
     next.map_err(|error| link.explain(violated(reader, error)))
 }
@@ -340,7 +340,7 @@ fn is_invalid_request(response: &Decoded) -> bool {
     }
 }
 
-/// Tells a peer at once that nothing more will be read, and one that broke the protocol so.
+/// Tells a peer immediately that nothing more will be read, and one that broke the protocol so.
 pub(super) fn violated(reader: &mut FrameReader, error: Error) -> Error {
     match error.kind() {
         ErrorKind::FrameTooLarge => reader.stop(Code::FRAME_TOO_LARGE),

@@ -99,7 +99,7 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     }
 }
 
-/// So many looks a round trip, and at least and at most so long between them.
+/// How many looks a round trip has, and the shortest and the longest time between them.
 const LOOKS_A_ROUND_TRIP: u32 = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);

@@ -206,9 +206,9 @@ impl Client {
         security.rotate(Rotation::new().client(tls))
     }
 
-    /// The connection, dialled where there is none: one attempt at each address, after the pause that is due.
-    /// A connection that was closed is a failure like any other, whoever closed it: pauses grow until a
-    /// call succeeds or a subscription holds.
+    /// The connection, dialled if there is none: one attempt at each address, after the pause that is due.
+    /// A connection that was closed is a failure like any other, whichever side closed it: pauses grow
+    /// until a call succeeds or a subscription holds.
     ///
     /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`] or, where every address
     /// asks for patience, an hour; and each attempt takes up to `handshake_timeout`.
@@ -236,7 +236,7 @@ impl Client {
             };
             let address = connection.remote_address();
             *current = None;
-            // Whoever closed it, this side included: a caller that closes each connection it gets would dial
+            // Whichever side closed it: a caller that closes each connection it gets would dial
             // without a pause.
             self.postpone(&reason);
             if reason.is_terminal() {
@@ -257,7 +257,7 @@ impl Client {
                 }
                 self.clock().sleep_until(asked_until).await;
             }
-            // Before, and not after: whoever has less time than a handshake may take is to get past an
+            // Before, and not after: a caller with less time than a handshake may take is to get past an
             // address, too.
             shared.outlook().turn = self.following(turn);
             match self.dial(turn).await {

@@ -262,7 +262,7 @@ impl Inner {
                 return Err(failed.unwrap_or_else(|| Error::new(ErrorKind::Protocol)));
             }
         };
-        // A peer that answers and leaves at once is not well, however often it does.
+        // A peer that answers and leaves immediately is not well, however often it does.
         if self.proven_at.is_some_and(|proven_at| self.client.clock().now() >= proven_at) {
             self.proven_at = None;
             self.client.encourage();

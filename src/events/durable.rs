@@ -51,7 +51,7 @@ impl EventLogBuilder {
     }
 
     /// The least time between two commits, unless [`commit_events`](Self::commit_events) wait. Default: 20
-    /// ms. An event that comes after a pause is written at once. For logs that are [opened](Self::open).
+    /// ms. An event that comes after a pause is written immediately. For logs that are [opened](Self::open).
     #[must_use]
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.knobs.commit_interval = interval;
@@ -319,7 +319,7 @@ impl Committer {
         // A panic of the file's library would take the whole executor along.
         let Ok((batch, written)) = written.catch_unwind().await else {
             tracing::warn!("writing events panicked");
-            // Dropping what panicked would panic again, in whoever drops the log. The file stays locked
+            // Dropping what panicked would panic again, where the log is dropped. The file stays locked
             // instead.
             std::mem::forget(kept);
             return (self.fail(), false);

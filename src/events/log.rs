@@ -117,7 +117,7 @@ impl EventLog {
     }
 
     /// As [`publish`](Self::publish), and resolves when the event survives the process and the machine: in a
-    /// durable log with the commit that writes it, in memory at once, since there nothing ever does.
+    /// durable log with the commit that writes it, in memory immediately, since there nothing ever does.
     ///
     /// # Errors
     ///

@@ -33,7 +33,7 @@ pub(super) struct Store {
 /// What a file holds.
 pub(super) struct Contents {
     pub(super) epoch: u64,
-    /// The number of the first event, or of the next one where there is none.
+    /// The number of the first event, or of the next one if there is none.
     pub(super) first: u64,
     pub(super) events: VecDeque<Held>,
 }
@@ -91,7 +91,7 @@ impl Store {
         };
         match number(FORMAT)? {
             THIS_FORMAT => {}
-            // Whoever made it can still read it.
+            // The version that made it can still read it.
             other => return Err(Fault::Io(io::Error::other(format!("the event log is of format {other}")))),
         }
         let (epoch, next) = (number(EPOCH)?, number(NEXT)?);
@@ -143,7 +143,7 @@ impl Store {
             let mut table = transaction.open_table(EVENTS)?;
             let mut next = *first;
             for Held { payload, published } in events {
-                // What would be forgotten at once need not be written.
+                // What would be forgotten immediately need not be written.
                 if next >= *oldest {
                     let published = u64::try_from(published.as_millis()).unwrap_or(u64::MAX);
                     table.insert(next, (published, &**payload))?;

@@ -25,7 +25,7 @@ const MOST_PEERS: u64 = 256;
 const KIB: u64 = 1024;
 
 impl TransportLimits {
-    /// Limits that keep an endpoint within so many bytes, whatever its peers do.
+    /// Limits that keep an endpoint within this many bytes, whatever its peers do.
     ///
     /// | of `bytes` | for | with 16 MiB |
     /// |---|---|---|

@@ -90,7 +90,7 @@ const FAULT_RATE: Rate = Rate::per_second(100).burst(1000);
 /// quinn's search begins at the end, with one probe in place of four, and is over there but on narrower
 /// paths.
 const MTU_STEP: u16 = 127;
-/// So many packets that a peer may receive before it has to acknowledge them, in place of one:
+/// How many packets a peer may receive before it has to acknowledge them, in place of one:
 /// acknowledgements were a sixth of all packets where calls are made one after another. For peers that know
 /// the [ACK frequency extension](https://datatracker.ietf.org/doc/html/draft-ietf-quic-ack-frequency-04),
 /// as quinn does.
@@ -166,7 +166,7 @@ limits! {
     handler_timeout: Duration,
     /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
     heartbeat_interval: Duration,
-    /// Exchanges that one peer may have under way at a time. Default: 32; at most 65,536. Further ones wait
+    /// Exchanges that one peer may have open at a time. Default: 32; at most 65,536. Further ones wait
     /// at the peer. One that is answered does not count, whether the answer has arrived or not.
     max_concurrent_bidi_streams: u32,
     /// Notification streams that one peer may have open at a time. Default: 32; at most 65,536. Further
@@ -182,7 +182,7 @@ limits! {
     /// clients first show by a Retry that they are at their address; and also while many connections are
     /// closed and not forgotten yet, from one for each of these on and one for every two that could be open
     /// and are not. A further one takes the place of one that has not got on for half a second, or whose
-    /// address has more under way or left more unfinished; where there is none such, it is refused with
+    /// address has more of them or left more unfinished; if there is no such handshake, it is refused with
     /// CONNECTION_REFUSED.
     max_handshakes: u32,
     /// Bytes of certificates that a peer may show, and that this side may: all that are sent, each as it is
@@ -214,9 +214,9 @@ limits! {
     /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64
     /// bits. A connection counts for the address that it was accepted from until it ends, also after it has
     /// moved to another ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)): to move
-    /// frees no place, and takes none. Default: no cap of its own. Further ones are refused with CONNECTION_REFUSED. With a cap below
-    /// `max_connections`, every client shows by a Retry that it is at its address, since otherwise anyone
-    /// could use up another's share.
+    /// frees no place, and takes none. Default: no cap of its own. Further ones are refused with
+    /// CONNECTION_REFUSED. With a cap below `max_connections`, every client shows by a Retry that it is at
+    /// its address, since otherwise anyone could use up another's share.
     max_connections_per_address: u32,
     /// Accepted connections that may be open at a time of peers with one certificate. Default: no cap of
     /// its own. Further ones are closed with CAPACITY after their handshake.
@@ -233,7 +233,8 @@ limits! {
     request_rate: Rate,
     /// How often a connection is forgiven what costs its peer nothing and this side work: streams that are
     /// reset before they said anything, or are empty, requests that are invalid, and calls that are given
-    /// up. Default: 100 a second, and 1,000 at once. Above it the connection is closed with EXCESSIVE_LOAD.
+    /// up. Default: 100 a second, in bursts of up to 1,000. Above it the connection is closed with
+    /// EXCESSIVE_LOAD.
     fault_rate: Rate,
     /// When clients have to show that they are at their address before they get a slot. Default: when half
     /// of `max_handshakes` are taken.

@@ -75,8 +75,8 @@ impl From<&str> for WireError {
     }
 }
 
-/// For one line of a log, whoever chose the string: at most 64 characters, none of which controls anything, and not
-/// without any.
+/// For one line of a log, whoever chose the string: at most 64 characters, none of which controls anything,
+/// and not without any.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {

@@ -36,11 +36,11 @@ use crate::{
 /// A handler is an async closure (or function) of a [`Context`] and the parameters. It is dropped when nobody
 /// waits for its answer any more, and may panic without harm to others.
 ///
-/// It is begun in the task that its connection is served by, and goes on in a task of its own when it has to
-/// wait for something; those of notifications run in one for each stream. So what computes for long without
-/// an `await` holds up the other requests on its connection, until that is noticed: after 100 µs in a row,
-/// the next 256 requests on the connection get tasks of their own at once. Such work belongs on other
-/// threads.
+/// It is begun in the task that its connection is served by, and goes on in a task of its own when it has
+/// to wait for something; those of notifications run in one for each stream. So what computes for long
+/// without an `await` holds up the other requests on its connection, until that is noticed: after 100 µs in
+/// a row, the next 256 requests on the connection get tasks of their own before they begin. Such work
+/// belongs on other threads.
 ///
 /// ```
 /// use palyra_quic::{Context, MethodError, Router};

@@ -130,7 +130,7 @@ impl Clock {
         self.sleep_until(self.deadline(duration))
     }
 
-    /// Awaits `future` until `deadline`; a future that is ready at once costs no timer.
+    /// Awaits `future` until `deadline`; a future that is ready immediately costs no timer.
     pub(crate) fn timeout_at<F: Future>(&self, deadline: Option<Instant>, future: F) -> Timeout<'_, F> {
         let limit = deadline.map_or(Limit::Never, Limit::Until);
         Timeout { clock: self, limit, sleep: None, future }
@@ -463,7 +463,7 @@ mod tests {
         resets: AtomicUsize,
         /// The next timer that is asked says that it has expired.
         hasty: AtomicBool,
-        /// So many times, a timer that is asked does nothing but ask to be asked again, as tokio's do while
+        /// How often a timer that is asked does nothing but ask to be asked again, as tokio's do while
         /// their task is to yield.
         coy: AtomicUsize,
         /// Is polled, if there is one, in the middle of a call of a timer, as another thread may do.

@@ -43,7 +43,7 @@ pub(super) struct Socket {
 /// Wakes the receiver for the reactor, and remembers that it did.
 ///
 /// What `Async::poll_readable` returns does not show it: while the socket stays readable, the reactor may
-/// wake the receiver at once each time that it asks, and each answer may still be `Pending`.
+/// wake the receiver each time that it asks, and each answer may still be `Pending`.
 #[derive(Debug, Default)]
 struct Reports {
     unread: AtomicBool,
@@ -137,7 +137,7 @@ impl Socket {
 /// pipe.
 ///
 /// It panics if it cannot, on its own thread, too, which then is gone for good. So the first to use it sees
-/// first whether so many can be had. One that runs already, since others use it, is not told from one that
+/// first whether that many can be had. One that runs already, since others use it, is not told from one that
 /// does not.
 const REACTOR_DESCRIPTORS: usize = 4;
 static REACTOR_RUNS: AtomicBool = AtomicBool::new(false);

@@ -31,7 +31,7 @@ pub(super) struct Core {
 
 /// What a look at the socket brought.
 pub(super) enum Received {
-    /// So many buffers are filled.
+    /// How many buffers are filled.
     Datagrams(usize),
     /// The kernel has nothing.
     Nothing,
@@ -72,7 +72,7 @@ impl Core {
         }
     }
 
-    /// Whether the kernel had nothing left after a look that filled `count` of so many buffers.
+    /// Whether the kernel had nothing left after a look that filled `count` of `room` buffers.
     #[cfg(unix)]
     pub(super) fn is_drained_by(&self, count: usize, room: usize) -> bool {
         // Elsewhere, a look takes one datagram at most.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The lengths of turns, of which each ends with sending.
 ///
 /// Where turns are short, packets are empty. So turns grow while they leave something for the next: who has
-/// no rest has many peers, of which each has little in a turn. Where all that is under way goes into one
+/// no rest has many peers, of which each has little in a turn. Where all that is open goes into one
 /// turn, each side of a connection may wait while the other works. Then, after a rest, a turn takes no more
 /// than a part of what ran since the rest before, so that the peer can work on one part while this side works
 /// on another. Parts cost packets, and gain nothing where the two sides share a processor, or where the way
@@ -89,7 +89,7 @@ impl Trial {
         Self { parts: 2, cost: 0, before: None, more: false, left: TRIAL, patience: TRIAL }
     }
 
-    /// So many tasks took so long, with the pause that came after them.
+    /// `tasks` took this long, with the pause that came after them.
     fn took(&mut self, time: Duration, tasks: usize) {
         let each = time / u32::try_from(tasks).unwrap_or(u32::MAX);
         let each = u32::try_from(each.as_nanos()).unwrap_or(u32::MAX);

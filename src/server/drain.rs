@@ -15,16 +15,16 @@ use crate::{
 /// written, or the node shuts down.
 ///
 /// Their exchanges are over, and for QUIC their streams are open ([RFC 9000, section
-/// 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)). A peer with as many calls under way as it may
+/// 3.1](https://www.rfc-editor.org/rfc/rfc9000#section-3.1)). A peer with as many calls open as it may
 /// have would wait for its own acknowledgements half of the time, so it is lent streams for those.
 #[derive(Debug)]
 pub(super) struct Undelivered {
     queue: Mutex<Queue>,
-    /// The exchanges that the peer may have under way, and so the most that it is lent.
+    /// The exchanges that the peer may have open, and so the most that it is lent.
     max: usize,
-    /// So many are kept without a look at any.
+    /// How many are kept without a look at any.
     unasked: usize,
-    /// So many more are lent at a time, while there are answers to come.
+    /// How many more are lent at a time, while there are answers to come.
     step: usize,
 }
 
@@ -34,7 +34,7 @@ const UNASKED: usize = 8;
 #[derive(Debug, Default)]
 struct Queue {
     writers: VecDeque<FrameWriter>,
-    /// For so many of them, the peer has been lent a stream.
+    /// For how many of them the peer has been lent a stream.
     lent: usize,
     /// Keeps a shutdown waiting.
     work: Option<WorkGuard>,
@@ -69,7 +69,7 @@ impl Queue {
 }
 
 impl Undelivered {
-    /// For a peer that may have so many exchanges under way.
+    /// For a peer that may have `max_exchanges` open.
     pub(super) fn new(max_exchanges: u32) -> Self {
         let max = usize::try_from(max_exchanges).unwrap_or(usize::MAX);
         Self { queue: Mutex::default(), max, unasked: UNASKED.min(max.div_ceil(4)), step: max / 8 + 1 }

@@ -91,7 +91,7 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
     }
 }
 
-/// Lets the peer open so many streams beside those that it may have anyway.
+/// Lets the peer open this many streams beside those that it may have anyway.
 ///
 /// They are lent once: as long as more are open than the peer may have, quinn gives it none for those that
 /// end.
@@ -354,7 +354,7 @@ impl Exchange<'_> {
             answers,
         );
         let outcome = supervise(self.node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;
-        // Whoever the handler left its sink to may be in the middle of a frame, but not for ever.
+        // A task that the handler left its sink to may be in the middle of a frame, but not for ever.
         let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
         let given_back = async { Some(lent.lock().await) };
         let nobody_waits = async {

@@ -1,4 +1,4 @@
-//! Exchanges that are over at once, without a task of their own.
+//! Exchanges that are over when they are first polled, without a task of their own.
 
 use std::{
     future::poll_fn,
@@ -24,7 +24,7 @@ use crate::{drain::TaskGuard, runtime::Turns, span};
 /// A handler that takes longer before it first waits, or between two waits, holds up the others on its
 /// connection.
 const QUICK: Duration = Duration::from_micros(100);
-/// So many exchanges get a task at once after one that was not quick.
+/// How many exchanges get a task before they begin, after one that was not quick.
 const TASKS_AFTER_A_SLOW_ONE: u32 = 256;
 /// After so much time with exchanges in a row, what they answered is sent, and other tasks run.
 const LONGEST_ROW: Duration = Duration::from_micros(250);
@@ -40,7 +40,8 @@ const LONGEST_ROW: Duration = Duration::from_micros(250);
 /// their order so as to be [lent](super::drain::Undelivered) too many. What it opens on those waits there.
 pub(super) async fn serve_each(served: &Arc<Served>) {
     let (clock, tempo) = (&served.node.clock, &served.tempo);
-    // Of the last exchange that was over at once: its place among those of the peer, and in memory.
+    // Of the last exchange that was over when it was first polled: its place among those of the peer, and in
+    // memory.
     let mut place: Option<Place> = None;
     let mut room: Option<Pin<Box<Exchange<_>>>> = None;
     let mut turns = Turns::new();

@@ -158,7 +158,7 @@ pub(super) struct Served {
     _slot: Option<ConnectionSlot>,
 }
 
-/// One exchange's, of those that the peer may have under way.
+/// One exchange's, of those that the peer may have open.
 type Place = SemaphoreGuardArc;
 
 /// What a node does about a connection beside its `work`, until that is over: turns the peer out when it is

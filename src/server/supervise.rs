@@ -41,7 +41,7 @@ pub(super) enum Holds {
 
 /// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
 ///
-/// The handler is polled first, so that one which is ready at once costs neither a timer nor a waker.
+/// The handler is polled first, so that one which is ready immediately costs neither a timer nor a waker.
 pub(super) async fn supervise<T, E>(
     node: &Node,
     holds: Holds,

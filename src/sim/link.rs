@@ -46,12 +46,12 @@ impl Link {
         Self { burst: 1, ..Self::default() }
     }
 
-    /// How long every datagram is under way. Default: no time.
+    /// How long every datagram is in flight. Default: no time.
     pub fn delay(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 
-    /// Up to how much longer a datagram is under way, by chance. Alone it reorders nothing. Default: none.
+    /// Up to how much longer a datagram is in flight, by chance. Alone it reorders nothing. Default: none.
     pub fn jitter(self, jitter: Duration) -> Self {
         Self { jitter, ..self }
     }

@@ -7,7 +7,7 @@
 //! do not, so that runs of one seed differ in the bytes of a packet, and in its length where signatures are
 //! ECDSA.
 //!
-//! Only sockets of hosts, timers of the runtime and [`Sim::sleep`] count as something that is under way.
+//! Only sockets of hosts, timers of the runtime and [`Sim::sleep`] count as something that will happen.
 //! Timers of the system, threads and disks do not, so that logs in files and a simulation do not go together.
 //!
 //! ```
@@ -227,7 +227,7 @@ impl Host {
         SocketAddr::new(self.ip, port)
     }
 
-    /// Takes all sockets from the host at once, as a loss of power does: nobody is told, and the ports are
+    /// Takes all sockets from the host, as a loss of power does: nobody is told, and the ports are
     /// free again.
     pub fn crash(&self) {
         let wakers = self.world.network().crash(self.ip);
@@ -251,7 +251,7 @@ impl World {
         self.agenda().now()
     }
 
-    /// Lets the next thing on the agenda happen; `false` where there is none.
+    /// Lets the next thing on the agenda happen; `false` if there is nothing.
     fn advance(&self) -> bool {
         let next = self.agenda().next();
         match next {

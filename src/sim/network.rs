@@ -59,7 +59,7 @@ pub(super) struct Network {
     stats: Stats,
 }
 
-/// A socket as its owner knows it: whoever binds the address later gets another number.
+/// A socket as its owner knows it: one that is bound to the address later gets another number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Binding {
     pub(super) address: SocketAddr,

@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 /// What lets a node that starts again tell the peers of its predecessor so, whatever its identity is by then;
 /// see [`EndpointBuilder::restart_key`](crate::EndpointBuilder::restart_key).
 ///
-/// A secret: whoever has it can end the node's connections, though neither read them nor take part. [`Debug`]
-/// does not show it.
+/// A secret: with it, anyone can end the node's connections, though neither read them nor take part.
+/// [`Debug`] does not show it.
 ///
 /// ```
 /// use palyra_quic::RestartKey;

@@ -1,4 +1,4 @@
-//! Certificates that are no longer believed, whoever signed them.
+//! Certificates that are no longer believed, whatever signed them.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -17,11 +17,11 @@ use crate::{
 /// What happens to an open connection when a certificate of the chain that the peer showed expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnExpiry {
-    /// It is closed with IDENTITY_EXPIRED, at once, as the endpoint's [`WallClock`] has it; where that clock
-    /// is set forward, within ten minutes.
+    /// It is closed with IDENTITY_EXPIRED, immediately, as the endpoint's [`WallClock`] has it; where that
+    /// clock is set forward, within ten minutes.
     #[default]
     Close,
-    /// It stays open. A connection can last for years: whoever chooses this has other means to end it.
+    /// It stays open. A connection can last for years: choose this if there are other means to end it.
     Stay,
 }
 
@@ -86,7 +86,7 @@ pub(crate) enum Side {
     Accepted,
 }
 
-/// The halves in use, which are replaced together. Whoever reads them gets those of one moment.
+/// The halves in use, which are replaced together. A reader gets those of one moment.
 #[derive(Debug)]
 pub(crate) struct Security {
     present: Mutex<Arc<Halves>>,

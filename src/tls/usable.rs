@@ -107,7 +107,7 @@ pub(super) fn no_authority(fault: &str) -> Error {
 /// Whether a certificate says of itself that it is no authority's, and was issued by another.
 ///
 /// A self-signed one is fine, whatever it says: a node that shows that same certificate is believed. So is
-/// one that says nothing, as those of version 1 do: webpki takes the word of whoever trusts it.
+/// one that says nothing, as those of version 1 do: webpki takes the word of the user who trusts it.
 fn is_of_a_node(details: &Details<'_>) -> bool {
     if details.is_self_issued() || details.is_authority() {
         return false;

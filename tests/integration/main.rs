@@ -1,5 +1,6 @@
-//! How nodes behave, over loopback sockets and the simulated network. One program, since each would be linked by
-//! itself; tests that change or measure their own process are programs of their own beside this folder.
+//! How nodes behave, over loopback sockets and the simulated network. One program, since each would be
+//! linked by itself; tests that change or measure their own process are programs of their own beside this
+//! folder.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -16,7 +16,7 @@ pub(super) struct Busy {
     puts_off: u32,
 }
 
-/// One wait of so many is tried where none is short enough.
+/// One wait in this many is tried where none is short enough.
 const RAREST: u32 = 64;
 
 impl Busy {
@@ -46,7 +46,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_micros(50);
 
-    /// How many waits of so many are tried.
+    /// How many waits in a round are tried.
     fn tries(busy: &mut Busy, waits: usize, in_time: bool) -> usize {
         let tried = |_: &usize| {
             let tried = !busy.begin().is_zero();

@@ -62,7 +62,7 @@ const PATIENCE: Duration = Duration::from_micros(50);
 /// awaited on any thread and any executor, as always; but they make progress only while `block_on` runs, and
 /// so do their time limits: the thread fires the timers itself. Never block it. While a task or the future of
 /// `block_on` does, or while nobody is in `block_on`, no call ends, not even one whose time has passed.
-/// Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it at once.
+/// Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it immediately.
 ///
 /// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are
 /// open, say, or for want of memory, the thread goes on at a slower pace: it looks at its sockets every 10
@@ -221,7 +221,7 @@ impl PollRuntime {
         None
     }
 
-    /// Runs tasks of a queue once, at most so many. Says how many that were, and whether they were all.
+    /// Runs at most this many tasks of a queue once. Says how many that were, and whether they were all.
     fn run(&mut self, queue: Queue, most: usize) -> (usize, bool) {
         // What a panic left of a batch comes first.
         let all = self.batch.is_empty() && lock(&self.shared.tasks).take(queue, most, &mut self.batch);

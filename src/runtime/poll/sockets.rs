@@ -145,8 +145,8 @@ impl AsyncUdpSocket for Socket {
         let received = if drained { Received::Nothing } else { core.try_recv(io, bufs, meta)? };
         match received {
             Received::Datagrams(count) => {
-                // Waiting reports at once what has come since, so that the look which would find nothing is
-                // spared.
+                // Waiting reports immediately what has come since, so that the look which would find
+                // nothing is spared.
                 let mut waiting = lock(waiting);
                 waiting.drained = core.is_drained_by(count, bufs.len());
                 waiting.false_reports.forget();

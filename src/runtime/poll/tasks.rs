@@ -48,7 +48,7 @@ pub(super) enum Queue {
 }
 
 impl Tasks {
-    /// Moves tasks that are ready into an empty queue, at most so many. Says whether they were all.
+    /// Moves at most this many ready tasks into an empty queue. Says whether they were all.
     pub(super) fn take(&mut self, queue: Queue, most: usize, into: &mut VecDeque<Runnable>) -> bool {
         let queue = match queue {
             Queue::NextTurn => {
@@ -120,7 +120,7 @@ impl Shared {
             tasks.live.iter().map(|(_, live)| live.waker.clone()).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
-        // Not in one statement with what follows: whoever is woken may ask a timer.
+        // Not in one statement with what follows: a task that is woken may ask a timer.
         let sleepers = lock(&self.timers).close();
         sleepers.into_iter().for_each(Waker::wake);
         // What a task leaves behind may wake others, which are in the queue already or gone.

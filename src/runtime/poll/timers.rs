@@ -18,8 +18,8 @@ use crate::sync::lock;
 /// All timers of a runtime, by when each is next looked at.
 ///
 /// quinn moves its deadline on almost every packet, nearly always further away. Only one that moves closer
-/// changes the queue at once; the others keep their place, and find their new one when the old is reached, or
-/// when it is the first and the thread is about to wait for it.
+/// changes the queue immediately; the others keep their place, and find their new one when the old is
+/// reached, or when it is the first and the thread is about to wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     entries: Slab<Entry>,
