@@ -164,7 +164,7 @@ reasons! {
 impl RefusedCounters {
     pub(crate) fn count(&self, full: Full) {
         let counter = match full {
-            Full::Slots => &self.full,
+            Full::Slots | Full::Draining => &self.full,
             Full::Address => &self.address,
             Full::Identity => &self.identity,
             Full::Rate(_) => &self.rate,

@@ -57,6 +57,8 @@ pub(crate) struct Admission {
 pub(crate) enum Full {
     /// There is neither a free slot, nor one of a handshake that should go.
     Slots,
+    /// There may be a slot in a moment: too many connections are closed and not forgotten yet.
+    Draining,
     Address,
     Identity,
     /// New connections come too often; after this long, another may.
@@ -101,9 +103,14 @@ impl Admission {
     /// Connections that quinn knows and that nobody has any more. It forgets them after three probe timeouts
     /// ([RFC 9000, section 10.2](https://www.rfc-editor.org/rfc/rfc9000#section-10.2)).
     fn lingering(&self, known_to_quinn: usize) -> usize {
-        // As with slots: each that was dialled holds this, which is held once here.
+        // As with slots: each that is or was dialled holds this, which is held once here.
         let dialled = Arc::strong_count(&self.dialled) - 1;
         known_to_quinn.saturating_sub(self.taken() + dialled)
+    }
+
+    /// Held by a connection that this side dials until it has an [`Allowance`].
+    pub(crate) fn dialling(&self) -> Arc<()> {
+        Arc::clone(&self.dialled)
     }
 
     /// Slots for connections that are taken.
@@ -138,7 +145,11 @@ impl Admission {
     pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
-        if self.lingering(known_to_quinn) >= self.most_lingering_for(account.as_deref(), now) {
+        let lingering = self.lingering(known_to_quinn);
+        if lingering >= self.most_lingering() {
+            return Err(Full::Draining);
+        }
+        if lingering >= self.most_lingering_for(account.as_deref(), now) {
             return Err(Full::Slots);
         }
         let counted = account.as_ref().filter(|_| self.counts_addresses());
@@ -374,7 +385,7 @@ mod tests {
         assert!(admission.asks_for_address(6), "five are closed, half as many as may be");
         // One for each of the thirteen free slots, less the four for handshakes.
         assert!(admission.admit(Some(HERE), 9).is_ok());
-        assert_eq!(admission.admit(Some(HERE), 10).unwrap_err(), Full::Slots);
+        assert_eq!(admission.admit(Some(HERE), 10).unwrap_err(), Full::Draining);
         let dialled = admission.dialled(None, HERE);
         assert!(admission.admit(Some(HERE), 10).is_ok(), "one of them this side dialled");
         let unfinished = admit(&admission, THERE).unwrap();
@@ -384,6 +395,9 @@ mod tests {
         assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "others must have a chance");
         assert!(admission.admit(Some(HERE), 8).is_ok());
         drop(dialled);
+        let dialling = admission.dialling();
+        assert!(admission.admit(Some(HERE), 10).is_ok(), "one of them this side dials");
+        drop(dialling);
     }
 
     #[test]
@@ -391,10 +405,10 @@ mod tests {
         let admission = slots(2, 2);
         let _first = admit(&admission, HERE).unwrap().complete().unwrap();
         let second = admit(&admission, HERE).unwrap();
-        assert_eq!(admission.admit(Some(THERE), 4).unwrap_err(), Full::Slots);
+        assert_eq!(admission.admit(Some(THERE), 4).unwrap_err(), Full::Draining);
         drop(second);
         assert!(admission.admit(Some(THERE), 2).is_ok(), "one of them lingers");
-        assert_eq!(admission.admit(Some(THERE), 3).unwrap_err(), Full::Slots);
+        assert_eq!(admission.admit(Some(THERE), 3).unwrap_err(), Full::Draining);
     }
 
     #[test]

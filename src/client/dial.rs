@@ -58,6 +58,7 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     let mut config = ClientConfig::new(crypto);
     config.transport_config(transport);
     let sending = socket.watch(address);
+    let _dialling = admission.dialling();
     let connecting = endpoint.connect_with(config, address, &server_name).map_err(connect_error)?;
     let handshake = async {
         let connection = connecting.await?;

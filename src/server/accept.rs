@@ -70,6 +70,8 @@ async fn accept_each(
                 }
                 node.spawn(serve_incoming(Arc::clone(node), incoming, config, handshake));
             }
+            // The client repeats itself, and gets in when some of those are forgotten.
+            Some(Err(Full::Draining)) => incoming.ignore(),
             Some(Err(full)) => {
                 node.counters.refused.count(full);
                 incoming.refuse();

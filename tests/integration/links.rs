@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::simulation::{PORT, Pair, SECOND, for_each_seed, patient};
+use crate::simulation::{PORT, Pair, SECOND, client_tls, for_each_seed, patient, server_tls};
 use futures_lite::future::zip;
 use palyra_quic::{
     Bytes, CertificateAuthority, Client, ClientTls, Code, Context, Endpoint, ErrorKind, RestartKey, Router,
@@ -356,4 +356,63 @@ fn futures_are_send() {
     drop(assert_send(client.notify_raw("demo.echo", "")));
     drop(assert_send(client.subscribe().open()));
     drop(assert_send(client.subscribe().open().next()));
+}
+
+/// A node within 16 MiB, for 64 connections.
+fn small_node(pair: &Pair) -> Endpoint {
+    pair.serve(echo(), TransportLimits::within(16 * 1024 * 1024).unwrap())
+}
+
+/// Connections that are closed and not forgotten yet take memory, for which those that come next may have to
+/// wait a moment; nobody is turned away while slots are free.
+#[test]
+fn short_connections_are_let_in_as_long_as_slots_are_free() {
+    for (stay, clients) in [(40_u8, 8_u8), (0, 15), (20, 15)] {
+        let pair = Pair::new(7, Link::new().delay(5 * MILLI));
+        let node = small_node(&pair);
+        let address = node.local_addr().unwrap();
+        let dialler = |ip: [u8; 4]| {
+            let builder = Endpoint::builder().client(client_tls());
+            pair.sim.host(ip).bind(builder, 0).unwrap()
+        };
+        pair.sim.run(async {
+            let mut kept = Vec::new();
+            for last in 0..stay {
+                kept.push(dialler([10, 0, 1, last]).connect(address).await.unwrap());
+            }
+            for last in 0..clients {
+                let client = dialler([10, 0, 2, last]);
+                pair.sim.spawn(async move {
+                    for _ in 0..20 {
+                        client.connect(address).await.unwrap();
+                    }
+                });
+            }
+            pair.sim.sleep(120 * SECOND).await;
+            let stats = node.stats();
+            let accepted = stats.connections_accepted - u64::from(stay);
+            assert_eq!((accepted, stats.connections_refused.full), (20 * u64::from(clients), 0), "{stay}");
+        });
+    }
+}
+
+#[test]
+fn a_node_that_dials_peers_which_are_down_lets_others_in() {
+    for dials in [16_u8, 48, 200] {
+        let pair = Pair::new(7, Link::new().delay(10 * MILLI));
+        let builder = Endpoint::builder().server(server_tls()).client(client_tls());
+        let limits = TransportLimits::within(16 * 1024 * 1024).unwrap();
+        let node = pair.gateway.bind(builder.limits(limits), PORT).unwrap();
+        let client = pair.dialler(TransportLimits::default());
+        pair.sim.run(async {
+            for last in 0..dials {
+                let (node, peer) = (node.clone(), std::net::SocketAddr::from(([10, 1, 0, last], PORT)));
+                pair.sim.spawn(async move { drop(node.connect(peer).await) });
+            }
+            pair.sim.sleep(SECOND).await;
+            let connected = pair.sim.elapsed();
+            client.connect(node.local_addr().unwrap()).await.unwrap();
+            assert!(pair.sim.elapsed() - connected < SECOND, "{dials}");
+        });
+    }
 }
