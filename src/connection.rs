@@ -335,9 +335,9 @@ impl Link {
         }
     }
 
-    /// Whether quinn keeps more pieces than this of streams that are not read.
-    pub(crate) fn has_more_pieces_than(&self, most: usize) -> bool {
-        self.allowance.pieces_exceed(most, self.quinn.stats().frame_rx.stream)
+    /// How many pieces of streams quinn keeps that are not read, about.
+    pub(crate) fn unread_pieces(&self) -> usize {
+        self.allowance.unread_pieces(self.quinn.stats().frame_rx.stream, self.clock.now())
     }
 
     /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled

@@ -1,8 +1,8 @@
 //! Whole frames on quinn's streams: read as they arrive, written in one write each, reset unless finished.
 
 use std::{
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -208,8 +208,22 @@ impl FrameReader {
     pub(crate) fn stop(&mut self, code: Code) {
         if self.state == ReadState::Open {
             self.state = ReadState::Closed;
+            self.discard_arrived();
             // The stream may be gone already, and then the sender has stopped.
             let _ = self.stream.stop(code.to_varint());
+        }
+    }
+
+    /// Reads what has arrived, as quinn would discard it, so that nothing of it counts as unread.
+    fn discard_arrived(&mut self) {
+        let mut chunks: [Bytes; CHUNKS] = Default::default();
+        loop {
+            let read =
+                pin!(self.stream.read_chunks(&mut chunks)).poll(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(Ok(Some(count))) = read else { return };
+            for chunk in chunks.iter_mut().take(count) {
+                self.charge.discard_piece(std::mem::take(chunk).len());
+            }
         }
     }
 }

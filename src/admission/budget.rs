@@ -189,6 +189,11 @@ impl Charge {
         self.add(bytes);
     }
 
+    /// The same for one of which nothing is held.
+    pub(crate) fn discard_piece(&self, bytes: usize) {
+        self.share.pieces.read(bytes, 0);
+    }
+
     fn has_room_for(&self, bytes: usize) -> bool {
         self.share.has_room_for(bytes, self.outlasts)
     }

@@ -267,9 +267,9 @@ impl Allowance {
         self.share.has_room()
     }
 
-    /// Whether more than `most` unread pieces are kept, when `stream_frames` have come in all.
-    pub(crate) fn pieces_exceed(&self, most: usize, stream_frames: u64) -> bool {
-        self.share.pieces().exceed(most, stream_frames)
+    /// How many unread pieces are kept, when `stream_frames` have come in all.
+    pub(crate) fn unread_pieces(&self, stream_frames: u64, now: Instant) -> usize {
+        self.share.pieces().unread(stream_frames, now)
     }
 
     /// Lets go those who wait for memory, since the connection is gone.

@@ -6,9 +6,12 @@
 //! not be held against a peer for ever: long pieces pay for more than themselves, the end of a stream pays
 //! too, and what came before the oldest open stream was opened is forgiven, since nothing of it is left.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use crate::sync::lock;
@@ -28,6 +31,8 @@ const MEAN: usize = 32;
 const END: usize = 2 * FRAME;
 /// In how many pieces a message may come, however small; beyond, they pay no more than what is joined.
 const PIECES_OF_A_MESSAGE: usize = 512;
+/// What a stream kept that ended before it was read is forgiven in time.
+const FORGIVEN_A_SECOND: usize = 1;
 /// How many a connection may have however small its window is.
 const LEAST: usize = 256;
 
@@ -50,6 +55,7 @@ pub(crate) struct Pieces {
 #[derive(Debug, Default)]
 struct Balance {
     debt: usize,
+    looked: Option<Instant>,
     /// STREAM frames at the last look.
     frames: u64,
     /// The same at the beginning of this period, and of the one before it: what has come of a stream may be
@@ -87,10 +93,16 @@ impl Pieces {
         if period.is_multiple_of(2) { even } else { odd }
     }
 
-    /// Whether more than `most` pieces are kept, when `frames` STREAM frames have come in all.
-    pub(super) fn exceed(&self, most: usize, frames: u64) -> bool {
+    /// How many pieces are kept, when `frames` STREAM frames have come in all.
+    pub(super) fn unread(&self, frames: u64, now: Instant) -> usize {
         let mut balance = lock(&self.balance);
-        let paid = self.paid.swap(0, Relaxed);
+        let since = balance.looked.map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
+        let forgiven = usize::try_from(since.as_millis()).unwrap_or(usize::MAX).saturating_mul(FRAME) / 1000;
+        // Looks that come often forgive nothing each, and together.
+        if forgiven > 0 || balance.looked.is_none() {
+            balance.looked = Some(now);
+        }
+        let paid = self.paid.swap(0, Relaxed).saturating_add(forgiven.saturating_mul(FORGIVEN_A_SECOND));
         let debt = balance.debt.saturating_add(units(frames.saturating_sub(balance.frames)));
         balance.debt = debt.saturating_sub(paid);
         balance.frames = frames;
@@ -102,7 +114,7 @@ impl Pieces {
             balance.frames_before = [frames, this];
             self.period.store(period.wrapping_add(1), Relaxed);
         }
-        balance.debt > most.saturating_mul(FRAME)
+        balance.debt / FRAME
     }
 }
 
@@ -112,16 +124,25 @@ fn units(frames: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     const MOST: usize = 100;
+
+    /// Whether more than [`MOST`] are unread, without any time in which to forgive.
+    fn exceed(pieces: &Pieces, frames: u64) -> bool {
+        pieces.unread(frames, *NOW) > MOST
+    }
+
+    static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     #[test]
     fn pieces_that_are_not_read_are_too_many_in_the_end() {
         let pieces = Pieces::default();
         let _stream = pieces.open();
-        assert!(!pieces.exceed(MOST, 100));
-        assert!(pieces.exceed(MOST, 101));
+        assert!(!exceed(&pieces, 100));
+        assert!(exceed(&pieces, 101));
     }
 
     #[test]
@@ -130,7 +151,7 @@ mod tests {
         let _stream = pieces.open();
         for frames in 1..10_000 {
             pieces.read(1, 0);
-            assert!(!pieces.exceed(MOST, frames));
+            assert!(!exceed(&pieces, frames));
         }
     }
 
@@ -140,7 +161,7 @@ mod tests {
         let _stream = pieces.open();
         let excessive = (0..10_000).find(|&before| {
             pieces.read(1, before);
-            pieces.exceed(MOST, u64::try_from(before).unwrap() + 1)
+            exceed(&pieces, u64::try_from(before).unwrap() + 1)
         });
         assert!(excessive.is_some_and(|pieces| pieces > PIECES_OF_A_MESSAGE), "{excessive:?}");
     }
@@ -152,7 +173,7 @@ mod tests {
         let _stalled = pieces.open();
         pieces.read(1000 * FRAME, 0);
         let (mut frames, mut kept) = (0, 0);
-        while !pieces.exceed(MOST, frames) {
+        while !exceed(&pieces, frames) {
             let beside = pieces.open();
             pieces.read(1, 0);
             pieces.close(beside);
@@ -175,7 +196,7 @@ mod tests {
             // An upload, twice.
             pieces.read(1150, 0);
             frames += 2;
-            assert!(!pieces.exceed(MOST, frames));
+            assert!(!exceed(&pieces, frames));
         }
     }
 
@@ -187,7 +208,7 @@ mod tests {
         for _ in 0..1000 {
             // A slow handler's notifications of 40 bytes.
             frames += 80;
-            assert!(!pieces.exceed(MOST, frames));
+            assert!(!exceed(&pieces, frames));
             pieces.read(80 * 40, 0);
         }
     }
@@ -201,7 +222,7 @@ mod tests {
             // A call that is refused while 20 frames of it are on their way.
             let call = pieces.open();
             frames += 20;
-            assert!(!pieces.exceed(MOST, frames));
+            assert!(!exceed(&pieces, frames));
             pieces.close(before);
             before = call;
         }
@@ -211,5 +232,19 @@ mod tests {
     fn a_window_may_be_full_of_small_pieces() {
         assert_eq!(most_pieces(256 * 1024), 8192);
         assert_eq!(most_pieces(2048), LEAST);
+    }
+
+    #[test]
+    fn what_ended_unread_is_forgiven_in_time() {
+        let pieces = Pieces::default();
+        let _long_lived = pieces.open();
+        let now = *NOW;
+        assert_eq!(pieces.unread(100, now), 100);
+        // Looks that come often forgive nothing each, and together as much as others.
+        for millis in 1..=10_000 {
+            pieces.unread(100, now + Duration::from_millis(millis));
+        }
+        let left = pieces.unread(100, now + Duration::from_secs(10));
+        assert!((85..=95).contains(&left), "{left}");
     }
 }

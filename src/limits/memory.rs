@@ -91,22 +91,25 @@ impl TransportLimits {
     /// The bytes that an endpoint with these limits may hold at worst, all connections hostile and as busy as
     /// they can be.
     ///
-    /// For each connection: 40 KiB for itself; 3 1/16 times `max_certificate_chain_bytes` and 3 KiB, for the
-    /// peer's certificates twice and for handshake messages that wait for a packet that was lost; 4 KiB for
-    /// each stream; 1 KiB for each of as many exchanges again whose answers the peer has not acknowledged;
-    /// twice `receive_window` (what has not been read, and what has been since); `send_window`; the 8 KiB and
-    /// one answer that are exempt from the budget; and 96 bytes for each of as many unread pieces of streams
-    /// as may be: one for every 32 bytes of `receive_window`, and 256 at least. A connection with more is
-    /// closed with EXCESSIVE_LOAD. For all together: twice `frame_budget_bytes`, since what grows has room to
-    /// grow and what is answered is copied; the frames of one connection that may go beyond it;
-    /// `event_log_bytes`; for each of `max_handshakes` 8 KiB and a connection that was closed and is not
-    /// forgotten yet, with its certificates; and the receive buffer without GRO.
+    /// For each connection: 40 KiB for itself; 3 1/16 times `max_certificate_chain_bytes` and 3 KiB, for
+    /// the peer's certificates twice and for handshake messages that wait for a packet that was lost; 4 KiB
+    /// for each stream; 1 KiB for each of as many exchanges again whose answers the peer has not
+    /// acknowledged; twice `receive_window` (what has not been read, and what has been since);
+    /// `send_window`; the 8 KiB and one answer that are exempt from the budget; and 96 bytes for each of as
+    /// many unread pieces of streams as are reckoned: one for every 32 bytes of `receive_window`, and 256
+    /// at least. When all connections together have more than an eighth of them may have, each with a
+    /// packet of its own, those with the most are closed with EXCESSIVE_LOAD. For all together: twice
+    /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied; the frames
+    /// of one connection that may go beyond it; `event_log_bytes`; for each of `max_handshakes` 8 KiB and a
+    /// connection that was closed and is not forgotten yet, with its certificates; and the receive buffer
+    /// without GRO.
     ///
     /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before
-    /// that as much as its method answered at most of late; what handlers that run at the same time
-    /// answer beyond that is not in the sum. Nor are the pieces beyond that of a peer that has twice as many
-    /// read as it leaves unread: their number is an estimate; nor what quinn keeps of a handshake that comes
-    /// in single bytes, 32 KiB. Connections that this side dials have a frame budget of their own.
+    /// that as much as its method answered at most of late; what handlers that run at the same time answer
+    /// beyond that is not in the sum. Nor are the pieces beyond that of a peer that has half as many read
+    /// as it leaves unread, or that takes many minutes: their number is an estimate; nor what quinn keeps
+    /// of a handshake that comes in single bytes, 32 KiB. Connections that this side dials have a frame
+    /// budget of their own.
     #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =

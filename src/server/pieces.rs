@@ -1,9 +1,16 @@
 //! Closing connections that make quinn keep more pieces of streams than their memory is reckoned for.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, Mutex, Weak},
+};
 
 use super::Node;
 use crate::{admission::most_pieces, code::Code, connection::Link, socket::SocketHealth, sync::lock};
+
+/// A piece may keep a whole packet, which takes as much memory as is reckoned for about 16 pieces; so fewer
+/// connections than all may have as many as each may.
+const PACKET_PER_PIECES: usize = 8;
 
 /// Accepted connections, to be looked at.
 #[derive(Debug, Default)]
@@ -23,24 +30,39 @@ impl Watched {
         lock(&self.0).len()
     }
 
-    fn those(&self, wanted: impl Fn(&Link) -> bool) -> Vec<Arc<Link>> {
-        lock(&self.0).iter().filter_map(Weak::upgrade).filter(|link| wanted(link)).collect()
+    /// Those that are open, with how many unread pieces of each are kept; the most first.
+    fn by_unread_pieces(&self) -> Vec<(usize, Arc<Link>)> {
+        let links =
+            lock(&self.0).iter().filter_map(Weak::upgrade).filter(|link| link.is_open()).collect::<Vec<_>>();
+        let mut links: Vec<_> = links.into_iter().map(|link| (link.unread_pieces(), link)).collect();
+        links.sort_unstable_by_key(|(unread, _)| Reverse(*unread));
+        links
     }
 }
 
 /// Looks at all connections as often as so many datagrams have come that it costs next to nothing for each:
 /// what an attacker can add in between is bounded by packets, and not by time.
+///
+/// Memory is reckoned for a number of pieces a connection. As long as all of them together keep what some
+/// may, a connection may have more than its part: the number is an estimate, and an honest sender of small
+/// messages that have to wait may fill its window with them. Beyond, those go that have the most.
 pub(super) async fn watch(node: &Node, socket: &SocketHealth) {
-    let most = most_pieces(node.limits.receive_window());
+    let each = most_pieces(node.limits.receive_window());
+    let connections = usize::try_from(node.limits.max_connections()).unwrap_or(usize::MAX);
+    let most = each.saturating_mul(connections.div_ceil(PACKET_PER_PIECES));
     let mut received = 0;
     loop {
         received = socket.received(node.watched.count() / 2, received).await;
-        for link in node.watched.those(|link| link.has_more_pieces_than(most)) {
-            if link.is_open() {
-                node.counters.excessive.add();
-                tracing::debug!(remote = %link.remote_address(), "too many pieces that cannot be read");
-                link.close(Code::EXCESSIVE_LOAD, "too many pieces that cannot be read");
+        let links = node.watched.by_unread_pieces();
+        let mut kept: usize = links.iter().map(|(unread, _)| unread).sum();
+        for (unread, link) in links {
+            if kept <= most || unread <= each {
+                break;
             }
+            kept -= unread;
+            node.counters.excessive.add();
+            tracing::debug!(remote = %link.remote_address(), "too many pieces that cannot be read");
+            link.close(Code::EXCESSIVE_LOAD, "too many pieces that cannot be read");
         }
     }
 }
@@ -50,6 +72,7 @@ pub(super) async fn watch(node: &Node, socket: &SocketHealth) {
 mod tests {
     use std::time::Duration;
 
+    use futures_lite::future::{or, pending};
     use quinn::SendStream;
 
     use crate::{
@@ -120,6 +143,93 @@ mod tests {
                 }
                 assert!(connection.close_reason().is_none());
                 assert_eq!(node.stats().connections_excessive, 0);
+            });
+        }
+    }
+
+    fn small() -> TransportLimits {
+        TransportLimits::within(16 * 1024 * 1024).unwrap()
+    }
+
+    /// The same with handlers that take their time, and one that never ends.
+    fn with_slow_node(limits: TransportLimits, link: Link, test: impl AsyncFn(&Sim, &Endpoint, &Connection)) {
+        let (sim, ca) = (Sim::new(7), CertificateAuthority::new("ca").unwrap());
+        sim.set_default_link(link);
+        let clock = || crate::runtime::Clock::new(sim.runtime());
+        let (slow, short) = (clock(), clock());
+        let router = Router::new()
+            .notification("t", |_, _| async {})
+            .notification("slow", move |_, _| slow.sleep(20_000 * MILLI))
+            .notification("short", move |_, _| short.sleep(250 * MILLI))
+            .notification("endless", |_, _| pending());
+        let builder = Endpoint::builder()
+            .server(ServerTls::new(ca.issue_server(&[]).unwrap().identity()))
+            .limits(limits)
+            .router(router);
+        let node = sim.host([10, 0, 0, 1]).bind(builder, 7443).unwrap();
+        let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
+        let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
+        sim.run(async {
+            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            test(&sim, &node, &connection).await;
+        });
+    }
+
+    /// Flow control alone holds the sender back.
+    #[test]
+    fn small_notifications_may_fill_the_window_behind_slow_handlers() {
+        let path = || Link::new().delay(20 * MILLI);
+        for limits in [small(), TransportLimits::default()] {
+            for (link, params) in
+                [(path(), 0), (path(), 18), (path().reordering(0.5, 30 * MILLI), 0), (path().loss(0.1), 30)]
+            {
+                with_slow_node(limits.clone(), link, async |sim, node, connection| {
+                    let mut notifiers = Vec::new();
+                    for _ in 0..2 {
+                        let mut notifier = connection.notifier().await.unwrap();
+                        notifier.send_raw("slow", "").await.unwrap();
+                        notifiers.push(notifier);
+                    }
+                    let sending = async {
+                        loop {
+                            for notifier in &mut notifiers {
+                                notifier.send_raw("t", vec![1; params]).await.unwrap();
+                                sim.sleep(MILLI).await;
+                            }
+                        }
+                    };
+                    or(sending, sim.sleep(19_000 * MILLI)).await;
+                    assert_eq!(node.stats().connections_excessive, 0, "{params}");
+                });
+            }
+        }
+    }
+
+    /// What they kept is gone with them.
+    #[test]
+    fn streams_may_end_unread_again_and_again_beside_one_that_stays() {
+        let rounds = 150;
+        for (limits, first) in
+            [(small(), "endless"), (small(), "short"), (TransportLimits::default(), "endless")]
+        {
+            let limits = limits.to_builder().handler_timeout(300 * MILLI).build().unwrap();
+            with_slow_node(limits, Link::new().delay(25 * MILLI), async |sim, node, connection| {
+                let mut stays = connection.notifier().await.unwrap();
+                stays.send_raw("t", "").await.unwrap();
+                for _ in 0..rounds {
+                    let mut notifier = connection.notifier().await.unwrap();
+                    notifier.send_raw(first, "").await.unwrap();
+                    for _ in 0..100 {
+                        if notifier.send_raw("t", vec![1; 40]).await.is_err() {
+                            break;
+                        }
+                        sim.sleep(2 * MILLI).await;
+                    }
+                    drop(notifier);
+                    sim.sleep(500 * MILLI).await;
+                }
+                assert_eq!(node.stats().connections_excessive, 0, "{first}");
+                drop(stays);
             });
         }
     }
