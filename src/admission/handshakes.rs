@@ -25,6 +25,8 @@ use crate::sync::lock;
 /// How long a handshake is safe from newcomers that are no better: some round trips, and the time of a slow
 /// core.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long after an unfinished handshake there may be more of them.
+const LATELY: Duration = Duration::from_secs(10);
 /// How long an unfinished handshake is held against an address, and how many are.
 const MEMORY: Rate = Rate::every(Duration::from_secs(30)).burst(100);
 
@@ -40,6 +42,8 @@ struct UnderWay {
     entries: Vec<Entry>,
     next_id: u64,
     chance: Rng,
+    /// When the latest of them was given up or left unfinished.
+    unfinished_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -65,12 +69,19 @@ pub(crate) struct Handshake {
 impl Handshakes {
     pub(super) fn new(max: usize) -> Arc<Self> {
         // Who has to go is nobody's secret: an attacker may evict its own.
-        let under_way = UnderWay { entries: Vec::new(), next_id: 0, chance: Rng::with_seed(0) };
+        let under_way =
+            UnderWay { entries: Vec::new(), next_id: 0, chance: Rng::with_seed(0), unfinished_at: None };
         Arc::new(Self { max, under_way: Mutex::new(under_way) })
     }
 
     pub(super) fn count(&self) -> usize {
         lock(&self.under_way).entries.len()
+    }
+
+    /// Whether handshakes are being left unfinished, as they are by attackers.
+    pub(super) fn are_left_unfinished(&self, now: Instant) -> bool {
+        let unfinished_at = lock(&self.under_way).unfinished_at;
+        unfinished_at.is_some_and(|at| now.saturating_duration_since(at) < LATELY)
     }
 
     pub(super) fn max(&self) -> usize {
@@ -131,6 +142,7 @@ impl UnderWay {
             }
             index
         };
+        self.unfinished_at = Some(now);
         let entry = self.take(index);
         entry.given_up.notify(usize::MAX);
         Some(entry.permit)
@@ -176,6 +188,7 @@ impl Handshake {
 
     /// Remembers that the client did not go on.
     pub(crate) fn was_left_unfinished(&self, now: Instant) {
+        lock(&self.handshakes.under_way).unfinished_at = Some(now);
         if let Some(account) = &self.account {
             account.unfinished.spend(MEMORY, now);
         }

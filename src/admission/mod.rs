@@ -146,11 +146,11 @@ impl Admission {
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
         let lingering = self.lingering(known_to_quinn);
-        if lingering >= self.most_lingering() {
-            return Err(Full::Draining);
-        }
         if lingering >= self.most_lingering_for(account.as_deref(), now) {
-            return Err(Full::Slots);
+            // Under attack there may be many like this one, and a client that is told can try again at its
+            // own pace. Otherwise it need not know.
+            let attacked = self.handshakes.are_left_unfinished(now);
+            return Err(if attacked { Full::Slots } else { Full::Draining });
         }
         let counted = account.as_ref().filter(|_| self.counts_addresses());
         let of_address = match counted {
@@ -394,6 +394,7 @@ mod tests {
         }
         assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "others must have a chance");
         assert!(admission.admit(Some(HERE), 8).is_ok());
+        assert_eq!(admission.admit(Some(HERE), 11).unwrap_err(), Full::Slots, "it may be an attack");
         drop(dialled);
         let dialling = admission.dialling();
         assert!(admission.admit(Some(HERE), 10).is_ok(), "one of them this side dials");

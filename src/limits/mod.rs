@@ -181,9 +181,10 @@ limits! {
     /// Accepted connections that may be in their handshake at a time. Default: 64. From half of them on,
     /// clients first show by a Retry that they are at their address; and also while many connections are
     /// closed and not forgotten yet, from half of the free `max_connections` on, less one for each of
-    /// these; at that number itself, clients are not answered until some are forgotten. A further one takes
-    /// the place of one that has not got on for half a second, or whose address has more of them or left
-    /// more unfinished; if there is no such handshake, it is refused with CONNECTION_REFUSED.
+    /// these; at that number itself, clients are not answered until some are forgotten, or refused if
+    /// handshakes were left unfinished of late. A further one takes the place of one that has not got on
+    /// for half a second, or whose address has more of them or left more unfinished; if there is no such
+    /// handshake, it is refused with CONNECTION_REFUSED.
     max_handshakes: u32,
     /// Bytes of certificates that a peer may show, and that this side may: all that are sent, each as it is
     /// in DER, whether or not the path to an authority needs it. Default: 16,384; at least 1,024 and at most
