@@ -114,13 +114,12 @@ impl CertificateAuthority {
     /// not belong together, or the certificate is not an authority's as [`new`](Self::new) makes
     /// them: other authorities have policies that would be lost here.
     pub fn from_pem(cert_pem: &[u8], key_pem: &[u8]) -> Result<Self> {
-        let Some(section) = first_certificate(cert_pem) else {
-            // There is none, or it is torn; which of them, this tells.
-            let unread = pem::certificates(cert_pem).err();
-            return Err(unread.unwrap_or_else(|| Error::invalid_config("no certificate in the PEM")));
+        let section = first_certificate(cert_pem);
+        // Where there is no whole section, this tells what there is.
+        let certificates = pem::certificates(section.map_or(cert_pem, str::as_bytes))?;
+        let (Some(section), Some(certificate)) = (section, certificates.into_iter().next()) else {
+            return Err(Error::invalid_config("no certificate in the PEM"));
         };
-        let certificate = pem::certificates(section.as_bytes())?.into_iter().next();
-        let certificate = certificate.ok_or_else(|| Error::invalid_config("no certificate in the PEM"))?;
         let key = pem::private_key(key_pem)?;
         let key = KeyPair::try_from(&key).map_err(unusable)?;
 
