@@ -330,8 +330,8 @@ impl Client {
         self.shared.outlook().retired == Some(connection.stable_id())
     }
 
-    /// Uses a connection no more, so that whoever asks next dials, after the pause that `error` is due. Who
-    /// uses it already may go on.
+    /// Hands out this connection no longer: the next caller dials, after the pause that `error` calls for.
+    /// Callers that use it already may go on.
     pub(super) fn retire(&self, connection: &Connection, error: &Error) {
         self.shared.outlook().retired = Some(connection.stable_id());
         self.postpone(error);

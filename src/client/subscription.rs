@@ -155,8 +155,8 @@ impl Subscription {
         poll_fn(|cx| self.poll_item(cx)).await
     }
 
-    /// Behind the last event or gap that was handed out; `None` before the first. To be kept by whoever wants
-    /// to [resume](Subscribe::resume) in another process.
+    /// Behind the last event or gap that was handed out; `None` before the first. Keep it to
+    /// [resume](Subscribe::resume) in another process.
     #[must_use]
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor

@@ -128,8 +128,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// A byte string of the body, which shares its memory, unless it is so small a part of it that whoever
-    /// keeps it would keep much else.
+    /// A byte string of the body, which shares the memory of the body, unless it is so small a part that to
+    /// keep it would keep much else.
     pub(super) fn keep(self, bytes: &'a [u8]) -> Bytes {
         match self {
             Self::Owned(body) if bytes.len() >= body.len() / 2 => body.slice_ref(bytes),

@@ -75,8 +75,8 @@ impl From<&str> for WireError {
     }
 }
 
-/// For one line of a log, whoever chose the string: at most 64 characters, none of which controls anything,
-/// and not without any.
+/// Fit for one line of a log, though a peer may have chosen the name: at most 64 characters, none of them a
+/// control character, and "unnamed error" if none of them can be seen.
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_str() {

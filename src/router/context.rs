@@ -94,7 +94,7 @@ impl Context {
 
     /// Resolves when the exchange is over and nobody waits for its result any more.
     pub async fn over(&self) {
-        // Before the look at what it is about, so that whoever ends the exchange sees one of the two.
+        // Before the look whether it is over, so that the task that ends the exchange sees one of the two.
         self.inner.is_awaited.store(true, Ordering::SeqCst);
         wait_until(&self.inner.ended, || self.is_over()).await;
     }

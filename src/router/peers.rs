@@ -113,7 +113,7 @@ impl Peers {
     }
 
     /// Whether a name is empty: one that came out of a configuration that lacks it, and would describe
-    /// whoever has a certificate without that name filled in.
+    /// every peer whose certificate has that name empty.
     pub(super) fn has_empty_name(&self) -> bool {
         let mut names = self.common_names.iter().chain(&self.dns_names).chain(&self.uris);
         names.any(|name| name.is_empty())

@@ -9,7 +9,8 @@ rsa() { key -algorithm RSA -pkeyopt "rsa_keygen_bits:$1"; }
 printf 'basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:localhost\n' > node
 printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n' > middle
 
-# A certificate of the last key, with that: NAME ISSUER [OPTION...]; the issuer is a file with certificate and key.
+# Makes a certificate for the latest key: NAME ISSUER [OPTION...]. The issuer is a file with certificate and
+# key.
 issue() {
     name=$1 issuer=$2
     shift 2

@@ -32,7 +32,7 @@ impl Bell {
     /// Wakes the thread that waits, if it does.
     ///
     /// To be called after the change that it is to see, and after the lock of what was changed has been let
-    /// go: whoever waits says so first and takes the same lock after that, so that either it sees the
+    /// go: the waiting thread says that it waits, and then takes the same lock, so that either it sees the
     /// change, or this sees that it waits.
     pub(super) fn ring(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
@@ -50,8 +50,8 @@ impl Bell {
         self.slept.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says that it looks again. Whoever rang may still have to reach the wire; then a later wait is a short
-    /// one.
+    /// Says that it looks again. A thread that rang may still have to write to the pipe; then a later wait is
+    /// a short one.
     pub(super) fn wake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
