@@ -165,6 +165,11 @@ impl fmt::Display for Unreachable {
     }
 }
 
+/// A socket for both families sees IPv4 peers in IPv6 clothes.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
 };
@@ -11,7 +11,9 @@ use std::{
 use event_listener::Event;
 
 use crate::{
+    code::Code,
     error::{Error, ErrorKind},
+    runtime::RuntimeWatch,
     sync::wait_until,
 };
 
@@ -25,6 +27,14 @@ pub(crate) struct Closure {
     ended: Event,
     shutdowns: AtomicUsize,
     complete: AtomicBool,
+}
+
+/// quinn's endpoint, which is closed when the last owner of this is dropped: handles of the endpoint, and
+/// those of connections that it dialled.
+pub(crate) struct OpenEndpoint {
+    quinn: quinn::Endpoint,
+    closure: Arc<Closure>,
+    _watch: RuntimeWatch,
 }
 
 /// What ended an endpoint.
@@ -94,6 +104,29 @@ impl Drop for Shutdown<'_> {
             closure.complete.store(true, SeqCst);
             closure.ended.notify(usize::MAX);
         }
+    }
+}
+
+impl OpenEndpoint {
+    pub(crate) fn new(quinn: quinn::Endpoint, closure: Arc<Closure>, watch: RuntimeWatch) -> Self {
+        Self { quinn, closure, _watch: watch }
+    }
+
+    pub(crate) fn quinn(&self) -> &quinn::Endpoint {
+        &self.quinn
+    }
+
+    /// Ends every connection for a reason of this side's. The peers may find another node, or this one when
+    /// it was started again.
+    pub(crate) fn fail(&self, cause: Cause) {
+        self.closure.end(cause);
+        self.quinn.close(Code::INTERNAL.to_varint(), b"the socket failed");
+    }
+}
+
+impl Drop for OpenEndpoint {
+    fn drop(&mut self) {
+        self.quinn.close(Code::NO_ERROR.to_varint(), b"");
     }
 }
 

@@ -1,35 +1,9 @@
 //! A connection to a peer, whichever side dialled.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, SystemTime},
-};
-
-use event_listener::Event;
-use futures_lite::future;
-use quinn::{RecvStream, SendStream};
-use rustls::pki_types::CertificateDer;
-use tracing::Span;
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    admission::Allowance,
-    closure::Closure,
-    code::Code,
-    drain::{Drain, Phase},
-    endpoint::Endpoint,
-    error::{Error, ErrorKind, Result},
-    limits::TransportLimits,
-    outstanding::Outstanding,
-    runtime::Clock,
-    span,
-    stats::{ConnectionStats, LinkCounters},
-    sync::wait_until,
-    tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify, not_after},
+    closure::OpenEndpoint, code::Code, error::Error, link::Link, stats::ConnectionStats, tls::PeerIdentity,
 };
 
 /// An open connection, for calls and notifications to the peer.
@@ -48,60 +22,41 @@ pub struct Connection {
     keep: Option<Arc<Keep>>,
 }
 
-/// What serving and calling share of a connection.
-pub(crate) struct Link {
-    quinn: quinn::Connection,
-    clock: Clock,
-    limits: Arc<TransportLimits>,
-    peer: Option<PeerIdentity>,
-    allowance: Allowance,
-    counters: LinkCounters,
-    outstanding: Outstanding,
-    /// Whether this side has closed the connection for what the peer is or did.
-    turned_out: AtomicBool,
-    turning_out: Event,
-    /// Whether the peer has shown that it speaks JSON alone.
-    json_only: AtomicBool,
-    /// The end of the endpoint.
-    closure: Arc<Closure>,
-    span: Span,
-}
-
-/// To close a connection with one of these says that the peer is not welcome, and neither is what it has
-/// sent.
-const TURNS_OUT: [Code; 4] =
-    [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED];
-
-/// A connection in a task of the endpoint's: closed when the runtime drops the task, since quinn's own task
-/// for it, which is dropped as well, tells nobody who waits.
-#[derive(Debug)]
-pub(crate) struct Driven(Arc<Link>);
-
-const SECOND: Duration = Duration::from_secs(1);
-/// Wall clocks are set while nodes run, and tell nobody.
-const LONGEST_LOOK_AWAY: Duration = Duration::from_secs(10 * 60);
-
 /// Closes a dialled connection with its last handle.
 struct Keep {
     link: Arc<Link>,
-    /// The endpoint, which must not close while a handle is left.
-    endpoint: Endpoint,
+    /// Its endpoint must not close while a handle is left.
+    endpoint: Arc<OpenEndpoint>,
 }
 
 impl Drop for Keep {
     fn drop(&mut self) {
+        let Self { link, endpoint } = self;
         // To close it takes back notifications that are not acknowledged yet.
-        if self.link.is_open() && self.link.outstanding().has_unacknowledged() {
-            self.endpoint.close_when_acknowledged(Arc::clone(&self.link));
+        if link.is_open() && link.outstanding().has_unacknowledged() {
+            close_when_acknowledged(Arc::clone(link), Arc::clone(endpoint));
         } else {
-            self.link.close(Code::NO_ERROR, "");
+            link.close(Code::NO_ERROR, "");
         }
     }
 }
 
+/// Closes the connection once the peer has what was sent on it, or has not taken it within the idle timeout.
+fn close_when_acknowledged(link: Arc<Link>, endpoint: Arc<OpenEndpoint>) {
+    let clock = link.clock().clone();
+    let drain = Arc::clone(link.outstanding().drain());
+    let closing = async move {
+        let limit = link.limits().idle_timeout();
+        let _ = link.clock().timeout(limit, link.outstanding().acknowledged()).await;
+        link.close(Code::NO_ERROR, "");
+        drop(endpoint);
+    };
+    clock.spawn(drain.track(closing));
+}
+
 impl Connection {
     /// A handle that keeps the connection open.
-    pub(crate) fn owned(link: Arc<Link>, endpoint: Endpoint) -> Self {
+    pub(crate) fn owned(link: Arc<Link>, endpoint: Arc<OpenEndpoint>) -> Self {
         let keep = Keep { link: Arc::clone(&link), endpoint };
         Self { link, keep: Some(Arc::new(keep)) }
     }
@@ -124,7 +79,7 @@ impl Connection {
 
     /// Tells connections of one endpoint apart, as long as they are open.
     pub(crate) fn stable_id(&self) -> usize {
-        self.link.quinn.stable_id()
+        self.link.quinn().stable_id()
     }
 
     /// Where the peer is at the moment; a connection may move ([RFC 9000, section
@@ -138,14 +93,14 @@ impl Connection {
     /// 5](https://www.rfc-editor.org/rfc/rfc9002#section-5)).
     #[must_use]
     pub fn rtt(&self) -> Duration {
-        self.link.quinn.rtt()
+        self.link.quinn().rtt()
     }
 
     /// What the connection has seen until now, in numbers: round-trip times, bytes, losses, and what was
     /// asked on it.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
-        self.link.counters.read(&self.link.quinn.stats())
+        self.link.counters().read(&self.link.quinn().stats())
     }
 
     /// Whether the peer has shown, on this connection, that it is a node of the tokio implementation: it has
@@ -171,286 +126,13 @@ impl Connection {
 
     /// Resolves when the connection is closed, with who closed it and why.
     pub async fn closed(&self) -> Error {
-        self.link.lost(&self.link.quinn.closed().await)
+        self.link.lost(&self.link.quinn().closed().await)
     }
 
     /// Why the connection is closed; `None` while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
-        self.link.quinn.close_reason().map(|reason| self.link.lost(&reason))
-    }
-}
-
-impl Driven {
-    pub(crate) fn new(link: &Arc<Link>) -> Self {
-        Self(Arc::clone(link))
-    }
-
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.0
-    }
-}
-
-impl Drop for Driven {
-    fn drop(&mut self) {
-        // A task that comes to its end finds the connection closed, and must not replace the reason.
-        if self.0.is_open() {
-            self.0.close(Code::NO_ERROR, "");
-        }
-        self.0.allowance.abandon();
-    }
-}
-
-impl Link {
-    pub(crate) fn new(
-        quinn: quinn::Connection,
-        drain: &Arc<Drain>,
-        clock: Clock,
-        limits: Arc<TransportLimits>,
-        closure: Arc<Closure>,
-        path: Option<Vec<CertificateDer<'static>>>,
-        allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
-    ) -> Self {
-        // Without a path no verifier has seen the peer's certificate, which is found out where the handshake
-        // is checked.
-        let chain = path.or_else(|| presented(&quinn));
-        let peer = chain.and_then(PeerIdentity::from_chain);
-        let allowance = allowance(peer.as_ref(), quinn.remote_address().ip());
-        let span = span::connection(&quinn, peer.as_ref());
-        Self {
-            quinn,
-            clock,
-            limits,
-            peer,
-            allowance,
-            counters: LinkCounters::default(),
-            outstanding: Outstanding::new(Arc::clone(drain)),
-            turned_out: AtomicBool::new(false),
-            turning_out: Event::new(),
-            json_only: AtomicBool::new(false),
-            closure,
-            span,
-        }
-    }
-
-    pub(crate) fn quinn(&self) -> &quinn::Connection {
-        &self.quinn
-    }
-
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    pub(crate) fn limits(&self) -> &TransportLimits {
-        &self.limits
-    }
-
-    /// What the events about this connection are in.
-    pub(crate) fn span(&self) -> &Span {
-        &self.span
-    }
-
-    pub(crate) fn counters(&self) -> &LinkCounters {
-        &self.counters
-    }
-
-    pub(crate) fn peer(&self) -> Option<&PeerIdentity> {
-        self.peer.as_ref()
-    }
-
-    /// What the peer may take.
-    pub(crate) fn allowance(&self) -> &Allowance {
-        &self.allowance
-    }
-
-    /// What this side has asked for or sent, and has no answer or acknowledgement for.
-    pub(crate) fn outstanding(&self) -> &Outstanding {
-        &self.outstanding
-    }
-
-    /// Resolves when the connection has ended, which the end of a shutdown's grace makes it do.
-    pub(crate) async fn ended(&self, drain: &Drain) {
-        let closed = async {
-            self.quinn.closed().await;
-        };
-        // quinn's endpoint tells its connections in its own time, and not at all when its driver has ended.
-        let closing = async {
-            drain.reached(Phase::Closing).await;
-            self.close(Code::SHUTTING_DOWN, "");
-        };
-        future::or(closed, closing).await;
-    }
-
-    /// Turns the peer out when its certificate is revoked or expires, by the terms of the side that this is,
-    /// which may change: also one that has left, for what it left behind. Resolves then, with the code if
-    /// the connection was closed for this.
-    pub(crate) async fn turned_out_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
-        let Some(peer) = &self.peer else { return future::pending().await };
-        // Where the path that was found in the handshake is no longer good, the peer may have shown another.
-        let mut another: Option<Vec<CertificateDer<'static>>> = None;
-        loop {
-            let rotated = security.changed();
-            let Terms { revocations, on_expiry, paths } = security.terms(side);
-            let path = another.as_deref().unwrap_or(peer.chain());
-            let revoked = async {
-                match &revocations {
-                    Some(list) => list.wait_for(path).await,
-                    None => future::pending().await,
-                }
-                Some((Code::IDENTITY_REJECTED, "revoked"))
-            };
-            let not_after = not_after(path);
-            let expired = async {
-                match on_expiry {
-                    OnExpiry::Close => self.expiry(not_after, security.wall_clock()).await,
-                    OnExpiry::Stay => future::pending().await,
-                }
-                Some((Code::IDENTITY_EXPIRED, "expired"))
-            };
-            let rotated = async {
-                rotated.await;
-                None
-            };
-            if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
-                // A connection that may stay after a certificate has expired is judged as if that were still
-                // good.
-                let now = security.wall_clock().now();
-                let at = match (on_expiry, not_after) {
-                    (OnExpiry::Stay, Some(last_second)) => now.map(|now| now.min(last_second)),
-                    _ => now,
-                };
-                let presented = presented(&self.quinn);
-                let found = paths.zip(at).and_then(|(paths, at)| {
-                    paths.find_again(presented.as_deref()?, revocations.as_ref(), at)
-                });
-                if found.is_some() {
-                    another = found;
-                    continue;
-                }
-                tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate is no longer valid");
-                let was_open = self.is_open();
-                self.close(code, reason);
-                return was_open.then_some(code);
-            }
-        }
-    }
-
-    /// How many pieces of streams quinn keeps that are not read, about.
-    pub(crate) fn unread_pieces(&self) -> usize {
-        self.allowance.unread_pieces(self.quinn.stats().frame_rx.stream, self.clock.now())
-    }
-
-    /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled
-    /// any more.
-    pub(crate) fn is_turned_out(&self) -> bool {
-        self.turned_out.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn is_json_only(&self) -> bool {
-        // Nothing else hangs on it.
-        self.json_only.load(Ordering::Relaxed)
-    }
-
-    /// Remembers that the peer speaks JSON alone.
-    pub(crate) fn note_json_only(&self) {
-        self.json_only.store(true, Ordering::Relaxed);
-    }
-
-    /// Resolves when the peer is turned out.
-    pub(crate) async fn turned_out(&self) {
-        wait_until(&self.turning_out, || self.is_turned_out()).await;
-    }
-
-    /// Resolves when the first of the certificates on the peer's path has expired, whose last second this is.
-    async fn expiry(&self, last_second: Option<SystemTime>, wall_clock: &WallClock) {
-        let Some(last_second) = last_second else { return future::pending().await };
-        loop {
-            // A clock that has failed lets nobody in, and is no reason to throw anybody out.
-            let left = match wall_clock.now() {
-                Some(now) => (last_second + SECOND).duration_since(now).unwrap_or_default(),
-                None => LONGEST_LOOK_AWAY,
-            };
-            if left.is_zero() {
-                return;
-            }
-            self.clock.sleep(left.min(LONGEST_LOOK_AWAY)).await;
-        }
-    }
-
-    pub(crate) fn remote_address(&self) -> SocketAddr {
-        canonical(self.quinn.remote_address())
-    }
-
-    /// Opens a stream for an exchange; waits while the peer's limit of streams is reached.
-    pub(crate) async fn open_bi(&self) -> Result<(SendStream, RecvStream)> {
-        self.quinn.open_bi().await.map_err(|error| self.lost(&error))
-    }
-
-    /// The same for notifications.
-    pub(crate) async fn open_uni(&self) -> Result<SendStream> {
-        self.quinn.open_uni().await.map_err(|error| self.lost(&error))
-    }
-
-    /// Why the connection is gone.
-    fn lost(&self, error: &quinn::ConnectionError) -> Error {
-        self.explain(classify(error, None))
-    }
-
-    /// Says which method failed, and at which peer.
-    #[cold]
-    pub(crate) fn name(&self, error: Error, method: &str) -> Error {
-        error.of_method(method).at(self.remote_address())
-    }
-
-    /// Gives an error of the connection, or of one of its streams, the cause that its endpoint ended for.
-    /// quinn knows only that this side closed the connection.
-    pub(crate) fn explain(&self, error: Error) -> Error {
-        match self.closure.failure() {
-            Some(failure) if *error.kind() == ErrorKind::Closed && !self.is_open() => {
-                error.explained_by(failure)
-            }
-            _ => error,
-        }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.quinn.close_reason().is_none()
-    }
-
-    pub(crate) fn close(&self, code: Code, reason: &str) {
-        if TURNS_OUT.contains(&code) {
-            self.turned_out.store(true, Ordering::SeqCst);
-            self.turning_out.notify(usize::MAX);
-        }
-        // What it was closed for first is what it was closed for.
-        if self.is_open() {
-            self.quinn.close(code.to_varint(), reason.as_bytes());
-        }
-    }
-
-    /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to
-    /// come back.
-    pub(crate) fn close_until(&self, code: Code, retry_after: Duration) {
-        // Rounded up: a peer that comes back on time is not to be early.
-        let millis = retry_after.as_nanos().div_ceil(1_000_000);
-        self.close(code, &format!("retry-after-ms={millis}"));
-    }
-}
-
-/// The certificates that the peer sent, whichever of them its path needs.
-fn presented(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
-    let presented = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    Some(*presented)
-}
-
-/// A socket for both families sees IPv4 peers in IPv6 clothes.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-impl fmt::Debug for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("remote_address", &self.remote_address()).finish_non_exhaustive()
+        self.link.quinn().close_reason().map(|reason| self.link.lost(&reason))
     }
 }
 
@@ -459,7 +141,7 @@ impl fmt::Debug for Connection {
         let Self { link, keep } = self;
         f.debug_struct("Connection")
             .field("remote_address", &link.remote_address())
-            .field("peer", &link.peer)
+            .field("peer", &link.peer())
             .field("dialled", &keep.is_some())
             .finish()
     }

@@ -17,15 +17,16 @@ use tracing::Instrument;
 use crate::{
     address::{Families, Reach},
     client::{Dialler, Handshake, dial},
-    closure::Cause,
+    closure::{Cause, OpenEndpoint},
     code::Code,
-    connection::{Connection, Driven, Link},
+    connection::Connection,
     drain::{Phase, WorkGuard},
     error::{Error, ErrorKind, Result},
     limits::{Serves, TransportLimits},
+    link::Driven,
     qlog::Recorder,
     router::Router,
-    runtime::{Clock, RuntimeWatch, default_runtime, runtime_is_gone},
+    runtime::{Clock, default_runtime, runtime_is_gone},
     server::{Node, accept_connections, attend, serve_connection},
     socket::{EndpointSocket, SocketHealth},
     stats::EndpointStats,
@@ -55,7 +56,7 @@ pub struct Endpoint {
 }
 
 struct Inner {
-    quinn: quinn::Endpoint,
+    open: Arc<OpenEndpoint>,
     clock: Clock,
     limits: Arc<TransportLimits>,
     security: Arc<Security>,
@@ -65,22 +66,6 @@ struct Inner {
     recorder: Recorder,
     rng: Mutex<Rng>,
     reach: Reach,
-    _watch: RuntimeWatch,
-}
-
-impl Inner {
-    /// Ends every connection for a reason of this side's. The peers may find another node, or this one when
-    /// it was started again.
-    fn fail(&self, cause: Cause) {
-        self.node.closure().end(cause);
-        self.quinn.close(Code::INTERNAL.to_varint(), b"the socket failed");
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.quinn.close(Code::NO_ERROR.to_varint(), b"");
-    }
 }
 
 impl Endpoint {
@@ -96,7 +81,7 @@ impl Endpoint {
     ///
     /// [`Io`](crate::ErrorKind::Io) where the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        Ok(self.inner.quinn.local_addr()?)
+        Ok(self.inner.open.quinn().local_addr()?)
     }
 
     /// Connects to a peer with the endpoint's own [`ClientTls`].
@@ -162,7 +147,7 @@ impl Endpoint {
         address: SocketAddr,
         until: Handshake,
     ) -> Result<Connection> {
-        let Inner { quinn, clock, limits, node, socket, serves_dialled, recorder, reach, .. } = &*self.inner;
+        let Inner { open, clock, limits, node, socket, serves_dialled, recorder, reach, .. } = &*self.inner;
         if let Some(ended) = node.closure().error() {
             return Err(ended);
         }
@@ -172,7 +157,7 @@ impl Endpoint {
         let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
         let transport = recorded.unwrap_or_else(transport);
         let dialler = Dialler {
-            endpoint: quinn,
+            endpoint: open.quinn(),
             clock,
             limits,
             transport,
@@ -207,7 +192,7 @@ impl Endpoint {
             drop((node, security, driven, task));
         };
         clock.spawn(attending.instrument(span));
-        Ok(Connection::owned(link, self.clone()))
+        Ok(Connection::owned(link, Arc::clone(open)))
     }
 
     /// Replaces the TLS of the running endpoint in one step: identity, authorities, pins and revocation lists
@@ -365,7 +350,8 @@ impl Endpoint {
 
     /// Closes all connections when no work is left, and waits for the rest.
     async fn finish(&self, deadline: Instant) {
-        let Inner { quinn, clock, node, .. } = &*self.inner;
+        let Inner { open, clock, node, .. } = &*self.inner;
+        let quinn = open.quinn();
         let drain = node.drain();
         let _unfinished = node.closure().shutdown();
         // Another shutdown may have less time.
@@ -404,18 +390,6 @@ impl Endpoint {
         };
         let _ = clock.timeout_at(Some(last_words), future::zip(ended, flushed)).await;
     }
-
-    /// Closes a connection of this endpoint once the peer has what was sent on it, or has not taken it within
-    /// the idle timeout.
-    pub(crate) fn close_when_acknowledged(&self, link: Arc<Link>) {
-        let endpoint = self.clone();
-        self.inner.node.spawn(async move {
-            let Inner { clock, limits, .. } = &*endpoint.inner;
-            let limit = limits.idle_timeout();
-            let _ = clock.timeout(limit, link.outstanding().acknowledged()).await;
-            link.close(Code::NO_ERROR, "");
-        });
-    }
 }
 
 /// Writes what was published. An error is the log's to report.
@@ -428,7 +402,7 @@ async fn flush(node: &Node) {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {
-            quinn,
+            open,
             clock: _,
             limits,
             security,
@@ -438,10 +412,9 @@ impl fmt::Debug for Endpoint {
             recorder: _,
             rng: _,
             reach: _,
-            _watch: _,
         } = &*self.inner;
         f.debug_struct("Endpoint")
-            .field("local_addr", &quinn.local_addr().ok())
+            .field("local_addr", &open.quinn().local_addr().ok())
             .field("limits", limits)
             .field("client", &security.present().client)
             .finish_non_exhaustive()
@@ -665,8 +638,10 @@ impl EndpointBuilder {
         let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
             Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
         }));
+        let open = Arc::new(OpenEndpoint::new(quinn, Arc::clone(node.closure()), watch));
+        let failing = Arc::downgrade(&open);
         let inner = Arc::new(Inner {
-            quinn,
+            open,
             clock,
             limits,
             security,
@@ -676,15 +651,13 @@ impl EndpointBuilder {
             recorder,
             rng,
             reach,
-            _watch: watch,
         });
-        let failing = Arc::downgrade(&inner);
         health.on_failure(move |error| {
             let failing = Weak::clone(&failing);
             // quinn holds its endpoint while it asks the socket.
             runtime.spawn(Box::pin(async move {
-                if let Some(inner) = failing.upgrade() {
-                    inner.fail(Cause::Socket(error));
+                if let Some(open) = failing.upgrade() {
+                    open.fail(Cause::Socket(error));
                 }
             }));
         });

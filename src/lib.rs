@@ -94,6 +94,7 @@ mod events;
 mod fallback;
 mod frame;
 mod limits;
+mod link;
 mod message;
 mod outstanding;
 mod qlog;

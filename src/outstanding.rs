@@ -13,7 +13,7 @@ use std::{
 
 use event_listener::Event;
 
-use crate::{connection::Link, drain::Drain, stream::FrameWriter, sync::lock};
+use crate::{drain::Drain, stream::FrameWriter, sync::lock};
 
 /// Keeps the node's shutdown waiting for calls and notification streams of a connection, until that ends.
 #[derive(Debug)]
@@ -45,11 +45,6 @@ const ENDED: usize = 1 << (usize::BITS - 1);
 /// As long as there are fewer streams than this, none is looked at.
 const UNEXAMINED: usize = 8;
 
-/// A call or stream that counts until this is dropped.
-pub(crate) struct OutstandingGuard {
-    link: Arc<Link>,
-}
-
 impl Outstanding {
     pub(crate) fn new(drain: Arc<Drain>) -> Self {
         Self {
@@ -60,16 +55,20 @@ impl Outstanding {
         }
     }
 
+    pub(crate) fn drain(&self) -> &Arc<Drain> {
+        &self.drain
+    }
+
     // In these three, work is added before the count that it belongs to and removed after, so that a shutdown
     // may see too much for a moment, and never too little.
-    fn enter(&self) {
+    pub(crate) fn enter(&self) {
         self.drain.add_work();
         if self.count.fetch_add(1, SeqCst) & ENDED != 0 {
             self.drain.remove_work(1);
         }
     }
 
-    fn exit(&self) {
+    pub(crate) fn exit(&self) {
         if self.count.fetch_sub(1, SeqCst) & ENDED == 0 {
             self.drain.remove_work(1);
         }
@@ -150,19 +149,6 @@ impl Outstanding {
 /// Whether the peer has acknowledged or stopped the stream, or the connection is gone.
 fn is_over(writer: &FrameWriter) -> bool {
     writer.is_delivered() || pin!(writer.stopped()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
-}
-
-impl OutstandingGuard {
-    pub(crate) fn new(link: &Arc<Link>) -> Self {
-        link.outstanding().enter();
-        Self { link: Arc::clone(link) }
-    }
-}
-
-impl Drop for OutstandingGuard {
-    fn drop(&mut self) {
-        self.link.outstanding().exit();
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::{
     fmt::{self, Display, Write as _},
+    net::SocketAddr,
     sync::atomic::Ordering,
 };
 
@@ -16,7 +17,7 @@ use tracing::{
 };
 
 use crate::{
-    connection::{Link, canonical},
+    address::canonical,
     message::Codec,
     sync::AtomicU64,
     tls::{Fingerprint, PeerIdentity},
@@ -53,11 +54,11 @@ pub(crate) fn connection(quinn: &quinn::Connection, peer: Option<&PeerIdentity>)
 }
 
 /// A request that is served.
-pub(crate) fn exchange(link: &Link, stream: StreamId) -> Span {
+pub(crate) fn exchange(connection: &Span, stream: StreamId) -> Span {
     where_wanted(|| {
         debug_span!(
             target: TARGET,
-            parent: link.span(),
+            parent: connection,
             "exchange",
             stream = u64::from(stream),
             method = Empty,
@@ -68,20 +69,25 @@ pub(crate) fn exchange(link: &Link, stream: StreamId) -> Span {
 }
 
 /// A stream of notifications that is served.
-pub(crate) fn notifications(link: &Link, stream: StreamId) -> Span {
+pub(crate) fn notifications(connection: &Span, stream: StreamId) -> Span {
     where_wanted(
-        || debug_span!(target: TARGET, parent: link.span(), "notifications", stream = u64::from(stream), outcome = Empty),
+        || debug_span!(target: TARGET, parent: connection, "notifications", stream = u64::from(stream), outcome = Empty),
     )
 }
 
 /// A request of this side, which belongs to what its caller is at, and not to the connection.
-pub(crate) fn call(link: &Link, name: &str, codec: Codec) -> Span {
+pub(crate) fn call(
+    remote: impl FnOnce() -> SocketAddr,
+    peer: Option<&PeerIdentity>,
+    name: &str,
+    codec: Codec,
+) -> Span {
     where_wanted(|| {
         debug_span!(
             target: TARGET,
             "call",
-            remote = %link.remote_address(),
-            peer = link.peer().map(PeerIdentity::fingerprint).map(display::<Fingerprint>),
+            remote = %remote(),
+            peer = peer.map(PeerIdentity::fingerprint).map(display::<Fingerprint>),
             stream = Empty,
             method = %method(name),
             codec = codec_name(codec),

@@ -13,11 +13,12 @@ use tracing::{Instrument, Span};
 use super::responses::{Responses, remote_error};
 use crate::{
     code::Code,
-    connection::{Connection, Link},
+    connection::Connection,
     error::{Error, ErrorKind, Result},
     frame::{self, Body},
+    link::Link,
+    link::OutstandingGuard,
     message::{Codec, MessageError, Request, Response, WireError, is_json},
-    outstanding::OutstandingGuard,
     runtime::Clock,
     span::{self, record},
     stream::{FrameReader, FrameWriter, Pace},
@@ -254,7 +255,8 @@ impl Call {
     }
 
     fn span(&self) -> Span {
-        span::call(self.connection.link(), &self.request.method, self.codec)
+        let link = self.connection.link();
+        span::call(|| link.remote_address(), link.peer(), &self.request.method, self.codec)
     }
 
     pub(super) fn request(&self) -> &Request {

@@ -7,11 +7,12 @@ use minicbor::Encode;
 
 use crate::{
     code::Code,
-    connection::{Connection, Link},
+    connection::Connection,
     error::{Error, ErrorKind, Result},
     frame,
+    link::Link,
+    link::OutstandingGuard,
     message::{Codec, Notification},
-    outstanding::OutstandingGuard,
     stream::FrameWriter,
     value,
 };

@@ -10,8 +10,8 @@ use super::call::{Deadline, decode, read, record_end, timed_out, violated};
 use crate::{
     connection::Connection,
     error::{Error, ErrorKind, Result},
+    link::OutstandingGuard,
     message::{Codec, MessageError, Response, WireError, printable},
-    outstanding::OutstandingGuard,
     stream::{FrameReader, FrameWriter},
     value,
 };

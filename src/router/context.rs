@@ -12,11 +12,7 @@ use std::{
 
 use event_listener::Event;
 
-use crate::{
-    connection::{Connection, Link},
-    sync::wait_until,
-    tls::PeerIdentity,
-};
+use crate::{connection::Connection, link::Link, sync::wait_until, tls::PeerIdentity};
 
 /// Who calls, and for how long it matters. Cloning is cheap.
 ///

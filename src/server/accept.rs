@@ -15,10 +15,11 @@ use super::{Node, attend, authorize::authorized, pieces, serve_connection};
 use crate::{
     admission::{ConnectionSlot, Full, Handshake},
     code::Code,
-    connection::{Connection, Driven, Link},
+    connection::Connection,
     drain::Handling,
     error::{Error, ErrorKind, Result},
     limits::Serves,
+    link::{Driven, Link},
     qlog::Recorder,
     router::ConnectionHandler,
     runtime::OwnWaker,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     code::Code,
-    connection::Link,
+    link::Link,
     router::{Applicant, Refusal},
     tls::Side,
 };

@@ -23,10 +23,10 @@ use super::{
 use crate::{
     admission::{Charge, TooMany},
     code::Code,
-    connection::Link,
     drain::Phase,
     error::{Error, ErrorKind, Result},
     frame::Body,
+    link::Link,
     message::{Codec, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     router::{
         Answers, Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS,

@@ -72,7 +72,7 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
         let Ok((send, recv)) = accepted.await else { return };
         let mut exchange = room.take().unwrap_or_else(|| Box::pin(Exchange::none()));
         let mut begun = exchange.as_mut().project();
-        *begun.span = span::exchange(&served.link, send.id());
+        *begun.span = span::exchange(served.link.span(), send.id());
         let span = begun.span.clone();
         // Made where it is polled: to move it would take longer than many a handler.
         begun.future.set(Some(exchange::serve(Arc::clone(served), send, recv, span)));

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     code::Code,
-    connection::Link,
     drain::{Phase, WorkGuard},
     error::Result,
+    link::Link,
     message::{Notification, PROTOCOL_VERSION, WireError},
     router::Context,
     runtime::OwnWaker,
@@ -55,7 +55,7 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
         if link.is_turned_out() {
             return;
         }
-        let span = span::notifications(link, recv.id());
+        let span = span::notifications(link.span(), recv.id());
         let (served, before) = (Arc::clone(served), work.for_stream(node));
         node.spawn(async move {
             serve(&served, recv, span.clone(), before).instrument(span).await;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Node;
-use crate::{admission::most_pieces, code::Code, connection::Link, socket::SocketHealth, sync::lock};
+use crate::{admission::most_pieces, code::Code, link::Link, socket::SocketHealth, sync::lock};
 
 /// A piece may keep a whole packet, which takes as much memory as is reckoned for about 16 pieces; so fewer
 /// connections than all may have as many as each may.
