@@ -121,12 +121,9 @@ pub use self::message::JsonError;
 pub use self::runtime::PollRuntime;
 pub use self::{
     admission::Rate,
-    client::{
-        Backoff, Call, Client, ClientBuilder, EventItem, Events, EventsRequest, Health, Notifier, Responses,
-        Subscribe, Subscription, SubscriptionItem,
-    },
+    client::{Backoff, Client, ClientBuilder, Subscribe, Subscription, SubscriptionItem},
     code::{Code, CodeClass},
-    connection::Connection,
+    connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder},
     error::{Error, ErrorKind, Result},
     events::{Cursor, EventLog, EventLogBuilder},

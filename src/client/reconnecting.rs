@@ -14,11 +14,10 @@ use minicbor::{Decode, Encode};
 use super::{
     Subscribe,
     backoff::{Backoff, Failures},
-    dial::Handshake,
 };
 use crate::{
     connection::Connection,
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Handshake},
     error::{Error, ErrorKind, Result},
     message::WireError,
     runtime::{Clock, Elapsed, runtime_is_gone},

@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use futures_lite::Stream;
 
-use super::{reconnecting::Client, responses::Responses};
+use super::reconnecting::Client;
 use crate::{
-    connection::Connection,
+    connection::{Connection, Responses},
     error::{Error, ErrorKind, Result},
     events::{Cursor, Follower, Received, ended_without_reason},
     message::Response,

@@ -4,9 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::{call::Call, responses::Responses};
+use super::{Connection, call::Call, responses::Responses};
 use crate::{
-    connection::Connection,
     error::Result,
     events::{Cursor, Follower, Received, ended_without_reason},
     message::Codec,

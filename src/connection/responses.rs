@@ -1,17 +1,19 @@
 //! The answers of a streaming method.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use bytes::Bytes;
 use minicbor::Decode;
 use tracing::Span;
 
-use super::call::{Deadline, decode, read, record_end, timed_out, violated};
+use super::{
+    Connection,
+    answer::{Deadline, decode, read, record_end, remote_error, timed_out, violated},
+};
 use crate::{
-    connection::Connection,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     link::OutstandingGuard,
-    message::{Codec, MessageError, Response, WireError, printable},
+    message::{Codec, MessageError, Response},
     stream::{FrameReader, FrameWriter},
     value,
 };
@@ -87,7 +89,7 @@ impl Responses {
     ///
     /// # Errors
     ///
-    /// As for [`next`](Self::next), and [`Codec`](ErrorKind::Codec) where the answer is no such value; then
+    /// As for [`next`](Self::next), and [`Codec`](crate::ErrorKind::Codec) where the answer is no such value; then
     /// the one after it may still be read.
     pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
         let Some(payload) = self.next().await? else { return Ok(None) };
@@ -120,7 +122,7 @@ impl Responses {
     }
 
     /// The next response whose frame is here already.
-    pub(super) fn take_arrived(&mut self) -> Option<Result<Response>> {
+    pub(crate) fn take_arrived(&mut self) -> Option<Result<Response>> {
         if self.ended {
             return None;
         }
@@ -164,7 +166,7 @@ impl Responses {
         record_end(&self.span, error);
     }
 
-    pub(super) fn fail(&mut self, error: Error) -> Error {
+    pub(crate) fn fail(&mut self, error: Error) -> Error {
         self.end(Some(&error));
         let error = violated(&mut self.reader, error);
         self.name(if self.answered { error.after_answer() } else { error.after_request() })
@@ -172,20 +174,6 @@ impl Responses {
 
     fn name(&self, error: Error) -> Error {
         self.connection.link().name(error, &self.method)
-    }
-}
-
-pub(super) fn remote_error(
-    error: WireError,
-    detail: Option<Box<str>>,
-    retry_after: Option<Duration>,
-    not_run: bool,
-) -> Error {
-    let remote = Error::new(ErrorKind::Remote(error)).after(retry_after);
-    let remote = if not_run { remote.not_run() } else { remote };
-    match detail {
-        Some(detail) => remote.detail(printable(&detail, detail.len())),
-        None => remote,
     }
 }
 

@@ -10,18 +10,19 @@ use bytes::Bytes;
 use minicbor::{Decode, Encode};
 use tracing::{Instrument, Span};
 
-use super::responses::{Responses, remote_error};
+use super::{
+    Connection,
+    answer::{Deadline, read, record_end, remote_error, timed_out, violated},
+    responses::Responses,
+};
 use crate::{
     code::Code,
-    connection::Connection,
     error::{Error, ErrorKind, Result},
-    frame::{self, Body},
-    link::Link,
+    frame,
     link::OutstandingGuard,
-    message::{Codec, MessageError, Request, Response, WireError, is_json},
-    runtime::Clock,
+    message::{Codec, Request, Response},
     span::{self, record},
-    stream::{FrameReader, FrameWriter, Pace},
+    stream::{FrameReader, FrameWriter},
     value,
 };
 
@@ -300,60 +301,3 @@ impl Call {
 fn whole_millis(timeout: Duration) -> u64 {
     u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
 }
-
-/// Tells how a call ended.
-pub(super) fn record_end(span: &Span, error: Option<&Error>) {
-    match error {
-        Some(error) => record(span, "outcome", error.kind()),
-        None => record(span, "outcome", "ok"),
-    }
-}
-
-pub(super) fn timed_out(clock: &Clock) -> Error {
-    clock.timed_out(ErrorKind::DeadlineExceeded)
-}
-
-/// The next response; a frame that was begun has to be complete as soon as a request would.
-pub(super) async fn read(link: &Link, asked: Codec, reader: &mut FrameReader) -> Result<Option<Decoded>> {
-    let limit = link.limits().request_read_timeout();
-    let decode = |body: Body<'_>| decode(link, asked, body);
-    let next = reader.next_within(link.clock(), limit, Pace::Between, decode).await;
-    // The caller of this counts the response.
-    reader.forget_last_body();
-    next.map_err(|error| link.explain(violated(reader, error)))
-}
-
-/// Reads a response to a request in the codec `asked`, and remembers if it shows that the peer is a node of
-/// the tokio implementation: that alone answers CBOR in JSON, and always with this error.
-pub(super) fn decode(link: &Link, asked: Codec, body: Body<'_>) -> Decoded {
-    let other_codec = asked == Codec::Cbor && is_json(body.bytes());
-    let response = Response::read(body);
-    if other_codec && is_invalid_request(&response) {
-        link.note_json_only();
-    }
-    response
-}
-
-fn is_invalid_request(response: &Decoded) -> bool {
-    match response {
-        Ok(response) => matches!(response, Response::Error { error: WireError::InvalidRequest, .. }),
-        // What it says cannot be read.
-        Err(_) => cfg!(not(feature = "json")),
-    }
-}
-
-/// Tells a peer immediately that nothing more will be read, and one that broke the protocol so.
-pub(super) fn violated(reader: &mut FrameReader, error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::FrameTooLarge => reader.stop(Code::FRAME_TOO_LARGE),
-        ErrorKind::Protocol | ErrorKind::Truncated => reader.stop(Code::PROTOCOL_VIOLATION),
-        ErrorKind::DeadlineExceeded => reader.stop(Code::CANCELLED),
-        _ => {}
-    }
-    error
-}
-
-pub(super) type Deadline = Option<Instant>;
-
-/// What was in a frame.
-pub(super) type Decoded = std::result::Result<Response, MessageError>;

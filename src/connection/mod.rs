@@ -1,7 +1,21 @@
 //! A connection to a peer, whichever side dialled.
 
+mod answer;
+mod call;
+mod events;
+mod health;
+mod notify;
+mod responses;
+
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+pub use self::{
+    call::Call,
+    events::{EventItem, Events, EventsRequest},
+    health::Health,
+    notify::Notifier,
+    responses::Responses,
+};
 use crate::{
     closure::OpenEndpoint, code::Code, error::Error, link::Link, stats::ConnectionStats, tls::PeerIdentity,
 };

@@ -2,9 +2,8 @@
 
 use bytes::Bytes;
 
-use super::call::Call;
+use super::{Connection, call::Call};
 use crate::{
-    connection::Connection,
     error::{Error, Result},
     message::Response,
 };

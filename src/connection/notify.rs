@@ -5,13 +5,12 @@ use std::fmt;
 use bytes::Bytes;
 use minicbor::Encode;
 
+use super::Connection;
 use crate::{
     code::Code,
-    connection::Connection,
     error::{Error, ErrorKind, Result},
     frame,
-    link::Link,
-    link::OutstandingGuard,
+    link::{Link, OutstandingGuard},
     message::{Codec, Notification},
     stream::FrameWriter,
     value,

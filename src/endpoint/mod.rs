@@ -1,0 +1,315 @@
+//! One UDP socket that dials, accepts, or both.
+
+mod builder;
+mod dial;
+mod shutdown;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Mutex},
+};
+
+use fastrand::Rng;
+use futures_lite::future;
+use tracing::Instrument;
+
+pub use self::builder::EndpointBuilder;
+pub(crate) use self::dial::Handshake;
+use self::dial::{Dialler, dial};
+use crate::{
+    address::Reach,
+    closure::OpenEndpoint,
+    code::Code,
+    connection::Connection,
+    drain::{Phase, WorkGuard},
+    error::{Error, ErrorKind, Result},
+    limits::{Serves, TransportLimits},
+    link::Driven,
+    qlog::Recorder,
+    runtime::{Clock, runtime_is_gone},
+    server::{Node, attend, serve_connection},
+    socket::SocketHealth,
+    stats::EndpointStats,
+    sync::lock,
+    tls::{ClientTls, Rotation, Security, Side},
+};
+
+/// A node's place on the network: one UDP socket that dials peers, accepts them, or both.
+///
+/// Cloning gives another handle. When the last handle is dropped, and with it the last handle of each dialled
+/// [`Connection`], everything is closed immediately; [`shutdown`](Self::shutdown) is the orderly way.
+///
+/// See the [crate's documentation](crate) for a running example.
+#[derive(Clone)]
+pub struct Endpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    open: Arc<OpenEndpoint>,
+    clock: Clock,
+    limits: Arc<TransportLimits>,
+    security: Arc<Security>,
+    node: Arc<Node>,
+    socket: Arc<SocketHealth>,
+    serves_dialled: Serves,
+    recorder: Recorder,
+    rng: Mutex<Rng>,
+    reach: Reach,
+}
+
+impl Endpoint {
+    /// The address of the socket, with the port that the system chose where 0 was asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) where the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        Ok(self.inner.open.quinn().local_addr()?)
+    }
+
+    /// Connects to a peer with the endpoint's own [`ClientTls`].
+    ///
+    /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
+    ///
+    /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may
+    /// come in its IPv6 form (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS, and, before
+    /// anything is sent, for an address from which no answer can come: port 0, an unspecified, multicast
+    /// or broadcast address, a link-local IPv6 address without its interface (scope), unless the socket
+    /// is bound to one, and an address of a family that the socket cannot send to;
+    /// [`Closed`](crate::ErrorKind::Closed) where the endpoint is closed, or its runtime was dropped;
+    /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a
+    /// peer that is full; [`PinMismatch`](crate::ErrorKind::PinMismatch),
+    /// [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
+    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused),
+    /// [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
+    /// [`VersionMismatch`](crate::ErrorKind::VersionMismatch) where the two do not belong together.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future gives up the attempt.
+    pub async fn connect(&self, address: SocketAddr) -> Result<Connection> {
+        self.connect_by(&self.inner.security, address, Handshake::Confirmed).await
+    }
+
+    /// Connects as [`connect`](Self::connect) does, and resolves a round trip sooner: the first call travels
+    /// with the end of the handshake.
+    ///
+    /// The peer is verified by then. Whether it accepts this side's certificate comes out later: where it
+    /// does not, calls fail with [`CertificateRefused`](crate::ErrorKind::CertificateRefused), and have
+    /// not [run](crate::Error::may_have_run).
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future gives up the attempt.
+    pub async fn connect_unconfirmed(&self, address: SocketAddr) -> Result<Connection> {
+        self.connect_by(&self.inner.security, address, Handshake::Complete).await
+    }
+
+    /// Connects to a peer with other client TLS than the endpoint's own: another name, identity or pin.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for an
+    /// identity whose chain is larger than `max_certificate_chain_bytes`.
+    pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
+        self.connect_by(&self.inner.security.beside(tls)?, address, Handshake::Confirmed).await
+    }
+
+    /// Connects with the client TLS that this is at the moment, and by whose terms the connection stays open.
+    pub(crate) async fn connect_by(
+        &self,
+        security: &Arc<Security>,
+        address: SocketAddr,
+        until: Handshake,
+    ) -> Result<Connection> {
+        let Inner { open, clock, limits, node, socket, serves_dialled, recorder, reach, .. } = &*self.inner;
+        if let Some(ended) = node.closure().error() {
+            return Err(ended);
+        }
+        let address = reach.destination(address)?;
+        let closure = node.closure();
+        let transport = || limits.transport_config(*serves_dialled);
+        let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
+        let transport = recorded.unwrap_or_else(transport);
+        let dialler = Dialler {
+            endpoint: open.quinn(),
+            clock,
+            limits,
+            transport,
+            admission: node.admission(),
+            drain: node.drain(),
+            socket,
+            closure,
+            until,
+        };
+        let dialled = dial(dialler, security, address).await.map_err(|error| error.at(address));
+        let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
+        // Counted before the look, so that a shutdown which is not seen here waits for the task.
+        let task = node.drain().task();
+        if node.drain().has_reached(Phase::Closing) {
+            link.close(Code::SHUTTING_DOWN, "");
+            return Err(Error::new(ErrorKind::Closed).detail("the endpoint is closed"));
+        }
+        node.counters().dialled.add();
+        let (node, security, driven) = (Arc::clone(node), Arc::clone(security), Driven::new(&link));
+        let serves = *serves_dialled == Serves::Requests;
+        let span = link.span().clone();
+        let attending = async move {
+            let link = driven.link();
+            let served = async {
+                if serves {
+                    serve_connection(&node, link, None).await;
+                } else {
+                    link.quinn().closed().await;
+                }
+            };
+            attend(&node, link, &security, Side::Dialled, pin!(served)).await;
+            drop((node, security, driven, task));
+        };
+        clock.spawn(attending.instrument(span));
+        Ok(Connection::owned(link, Arc::clone(open)))
+    }
+
+    /// Replaces the TLS of the running endpoint in one step: identity, authorities, pins and revocation lists
+    /// of the half that accepts, of the half that dials, or of both. What the rotation leaves out stays.
+    ///
+    /// Every handshake that begins afterwards goes by the new TLS. Exchanges that are running go on, and so
+    /// do open connections; they are held against the new revocation lists immediately, and from then on.
+    /// Connections by [`connect_with`](Self::connect_with), and of a [`Client`](crate::Client) with TLS
+    /// of its own, have nothing to do with it.
+    ///
+    /// So that no handshake fails in between, let the new authorities, pins and identities overlap with the
+    /// old: peers first trust both, then show the new, then trust the new alone.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig), which says why, for TLS that cannot work, for an
+    /// identity of this node that has expired or whose chain is larger than `max_certificate_chain_bytes`,
+    /// and for a half that the endpoint was built without. Then nothing is changed, in either half.
+    pub fn rotate(&self, rotation: Rotation) -> Result<()> {
+        self.inner.security.rotate(rotation)
+    }
+
+    pub(crate) fn security(&self) -> &Arc<Security> {
+        &self.inner.security
+    }
+
+    /// What the endpoint has seen since it was bound, in numbers. Cheap enough to be asked every second.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        let Inner { node, socket, .. } = &*self.inner;
+        EndpointStats {
+            datagrams_not_sent: socket.datagrams_not_sent(),
+            receive_errors: socket.receive_errors(),
+            ..node.counters().read()
+        }
+    }
+
+    /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), when a
+    /// [`shutdown`](Self::shutdown) has finished, because the runtime was dropped, or because the socket
+    /// failed. Of the latter, [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
+    ///
+    /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost,
+    /// and no more than that. Then all connections are closed, all calls end with the same cause, and
+    /// only [`bind`](EndpointBuilder::bind) helps.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use futures_lite::future;
+    /// use palyra_quic::{Endpoint, ErrorKind};
+    ///
+    /// # fn main() -> palyra_quic::Result<()> {
+    /// let endpoint = Endpoint::builder().bind(([127, 0, 0, 1], 0).into())?;
+    /// assert!(!endpoint.is_closed());
+    /// let (reason, ()) = smol::block_on(future::zip(endpoint.closed(), endpoint.shutdown(Duration::ZERO)));
+    /// assert_eq!(*reason.kind(), ErrorKind::Closed);
+    /// assert!(endpoint.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Not for handlers of this endpoint: a shutdown waits for them, and they would wait for it until its
+    /// grace is over.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: it can be called again, and by any number of tasks.
+    pub async fn closed(&self) -> Error {
+        self.unless_runtime_dropped(self.inner.node.closure().completed()).await
+    }
+
+    /// Resolves when nothing can be begun any more, with the reason, though a shutdown may not have finished.
+    pub(crate) async fn ended(&self) -> Error {
+        self.unless_runtime_dropped(self.inner.node.closure().ended()).await
+    }
+
+    async fn unless_runtime_dropped(&self, ended: impl Future<Output = Error>) -> Error {
+        let runtime_dropped = async {
+            self.inner.clock.runtime_dropped().await;
+            runtime_is_gone()
+        };
+        future::or(ended, runtime_dropped).await
+    }
+
+    /// Whether the endpoint has ended, so that [`closed`](Self::closed) is ready.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.node.closure().is_complete() || self.inner.clock.is_runtime_dropped()
+    }
+
+    /// Keeps a shutdown waiting, within its grace.
+    pub(crate) fn accept_work(&self) -> WorkGuard {
+        self.inner.node.drain().accept()
+    }
+
+    /// Where the socket can send to.
+    pub(crate) fn reach(&self) -> Reach {
+        self.inner.reach
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    pub(crate) fn limits(&self) -> &TransportLimits {
+        &self.inner.limits
+    }
+
+    /// For what may be left to chance.
+    pub(crate) fn fork_rng(&self) -> Rng {
+        lock(&self.inner.rng).fork()
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            open,
+            clock: _,
+            limits,
+            security,
+            node: _,
+            socket: _,
+            serves_dialled: _,
+            recorder: _,
+            rng: _,
+            reach: _,
+        } = &*self.inner;
+        f.debug_struct("Endpoint")
+            .field("local_addr", &open.quinn().local_addr().ok())
+            .field("limits", limits)
+            .field("client", &security.present().client)
+            .finish_non_exhaustive()
+    }
+}
