@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use super::Running;
+use super::handler::HandlerFuture;
 use crate::{
     code::{Code, CodeClass},
     message::{truncated, whole_millis},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What [`Router::authorize`](super::Router::authorize) is asked with.
-pub(crate) type Authorizer = Box<dyn Fn(Applicant) -> Running<Result<(), Refusal>> + Send + Sync>;
+pub(crate) type Authorizer = Box<dyn Fn(Applicant) -> HandlerFuture<Result<(), Refusal>> + Send + Sync>;
 
 /// A peer whose handshake is over, and who asks to stay. See [`Router::authorize`](super::Router::authorize).
 #[derive(Clone)]

@@ -3,24 +3,29 @@
 mod answers;
 mod authorize;
 mod context;
+mod handler;
 mod method_error;
 mod peers;
 mod sink;
 
-use std::{collections::BTreeMap, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
 pub(crate) use self::answers::Answers;
 use self::authorize::Authorizer;
-pub(crate) use self::context::ExchangeGuard;
+use self::handler::{Streaming, Unary};
 pub use self::{
     authorize::{Applicant, Refusal},
     context::Context,
     method_error::MethodError,
     peers::Peers,
     sink::ResponseSink,
+};
+pub(crate) use self::{
+    context::ExchangeGuard,
+    handler::{ConnectionHandler, Method, NotificationHandler, Registered},
 };
 use crate::{
     connection::Connection,
@@ -72,29 +77,6 @@ pub struct Router {
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
-}
-
-pub(crate) type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Unary = Box<dyn Fn(Context, Bytes) -> Running<Result<Bytes, MethodError>> + Send + Sync>;
-type Streaming = Box<dyn Fn(Context, Bytes, ResponseSink) -> Running<Result<(), MethodError>> + Send + Sync>;
-pub(crate) type NotificationHandler =
-    Box<dyn Fn(Context, Bytes) -> Running<Result<(), MethodError>> + Send + Sync>;
-pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> Running<()> + Send + Sync>;
-
-pub(crate) struct Registered {
-    pub(crate) method: Method,
-    pub(crate) answers: Arc<Answers>,
-}
-
-impl From<Method> for Registered {
-    fn from(method: Method) -> Self {
-        Self { method, answers: Arc::default() }
-    }
-}
-
-pub(crate) enum Method {
-    Unary(Unary),
-    Streaming(Streaming),
 }
 
 pub(crate) const HEALTH: &str = "node.health";

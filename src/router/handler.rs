@@ -1,0 +1,34 @@
+//! What a router keeps of a handler.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{answers::Answers, context::Context, method_error::MethodError, sink::ResponseSink};
+use crate::connection::Connection;
+
+/// The future of a handler.
+pub(crate) type HandlerFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type Unary =
+    Box<dyn Fn(Context, Bytes) -> HandlerFuture<Result<Bytes, MethodError>> + Send + Sync>;
+pub(crate) type Streaming =
+    Box<dyn Fn(Context, Bytes, ResponseSink) -> HandlerFuture<Result<(), MethodError>> + Send + Sync>;
+pub(crate) type NotificationHandler =
+    Box<dyn Fn(Context, Bytes) -> HandlerFuture<Result<(), MethodError>> + Send + Sync>;
+pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> + Send + Sync>;
+
+pub(crate) struct Registered {
+    pub(crate) method: Method,
+    pub(crate) answers: Arc<Answers>,
+}
+
+impl From<Method> for Registered {
+    fn from(method: Method) -> Self {
+        Self { method, answers: Arc::default() }
+    }
+}
+
+pub(crate) enum Method {
+    Unary(Unary),
+    Streaming(Streaming),
+}
