@@ -113,6 +113,13 @@ struct Inner {
     not_before: Option<Instant>,
 }
 
+impl Client {
+    /// Prepares a subscription to the peer's events that survives the connection.
+    pub fn subscribe(&self) -> Subscribe {
+        Subscribe::new(self.clone())
+    }
+}
+
 impl Subscribe {
     pub(super) fn new(client: Client) -> Self {
         let heartbeat_interval = client.heartbeat_interval();
@@ -265,7 +272,7 @@ impl Inner {
         // A peer that answers and leaves immediately is not well, however often it does.
         if self.proven_at.is_some_and(|proven_at| self.client.clock().now() >= proven_at) {
             self.proven_at = None;
-            self.client.encourage();
+            self.client.succeeded();
         }
         Ok(received.map(|received| match received {
             Received::Event { seq, epoch, payload } => SubscriptionItem::Event { seq, epoch, payload },
