@@ -19,7 +19,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Connection::call`] and [`Endpoint::connect`]. Failures that another attempt may mend are
+    /// As for [`Connection::call`] and [`Endpoint::connect`](crate::Endpoint::connect). Failures that another attempt may mend are
     /// reported when the time limit has passed, or immediately where the call [may have
     /// run](Error::may_have_run). What the peer answers is reported immediately, `resource_exhausted`
     /// included, save for `unavailable`, after which the client tries elsewhere.
@@ -64,7 +64,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Connection::notify`] and [`Endpoint::connect`];
+    /// As for [`Connection::notify`] and [`Endpoint::connect`](crate::Endpoint::connect);
     /// [`DeadlineExceeded`](ErrorKind::DeadlineExceeded).
     ///
     /// # Cancellation
