@@ -19,10 +19,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`Connection::call`] and [`Endpoint::connect`](crate::Endpoint::connect). Failures that another attempt may mend are
-    /// reported when the time limit has passed, or immediately where the call [may have
-    /// run](Error::may_have_run). What the peer answers is reported immediately, `resource_exhausted`
-    /// included, save for `unavailable`, after which the client tries elsewhere.
+    /// As for [`Connection::call`] and [`Endpoint::connect`](crate::Endpoint::connect). Failures that
+    /// another attempt may mend are reported when the time limit has passed, or immediately where the call
+    /// [may have run](Error::may_have_run). What the peer answers is reported immediately,
+    /// `resource_exhausted` included, save for `unavailable`, after which the client tries elsewhere.
     ///
     /// # Cancellation
     ///

@@ -51,16 +51,16 @@ impl ConnectPolicy {
     }
 
     /// The next attempt of the round: at the address whose turn it is, or the first after it that has not
-    /// asked to be left alone. Where all have, the one that asked for the shortest time, and only if the round
-    /// has dialled none. `None` when the round is over.
+    /// asked to be left alone. Where all have, the one that asked for the shortest time, and only if the
+    /// round has dialled none. `None` when the round is over.
     pub(super) fn next_attempt(&mut self, round: &mut Round, now: Instant) -> Option<Attempt> {
         let attempt = self.soonest(&round.dialled, now)?;
         if attempt.not_before.is_some() && round.failure.is_some() {
             return None;
         }
         round.dialled.push(attempt.address);
-        // Before the attempt, so that callers whose time limits end during each handshake do not dial the same
-        // address for ever.
+        // Before the attempt, so that callers whose time limits end during each handshake do not dial the
+        // same address for ever.
         self.current = self.following(attempt.address);
         Some(attempt)
     }

@@ -83,8 +83,9 @@ impl Client {
     /// A connection that was closed is a failure like any other, whichever side closed it: pauses grow
     /// until a call succeeds or a subscription holds.
     ///
-    /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`](super::Backoff::cap) or, where every address
-    /// asks for patience, an hour; and each attempt takes up to `handshake_timeout`.
+    /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`](super::Backoff::cap)
+    /// or, where every address asks for patience, an hour; and each attempt takes up to
+    /// `handshake_timeout`.
     ///
     /// # Errors
     ///

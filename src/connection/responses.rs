@@ -89,8 +89,8 @@ impl Responses {
     ///
     /// # Errors
     ///
-    /// As for [`next`](Self::next), and [`Codec`](crate::ErrorKind::Codec) where the answer is no such value; then
-    /// the one after it may still be read.
+    /// As for [`next`](Self::next), and [`Codec`](crate::ErrorKind::Codec) where the answer is no such
+    /// value; then the one after it may still be read.
     pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
         let Some(payload) = self.next().await? else { return Ok(None) };
         value::decode(&payload).map(Some).map_err(|error| self.name(error.after_request()))

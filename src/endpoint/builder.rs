@@ -100,8 +100,8 @@ impl EndpointBuilder {
 
     /// Tells this the secrets of every connection, whichever side dialled, so that captured packets can be
     /// read, for instance by Wireshark. With them, anyone can read and forge everything: use this to find
-    /// errors, and for nothing else. Default: nobody is told, and no environment variable changes that; [`rustls::KeyLogFile`] is
-    /// one that asks for `SSLKEYLOGFILE`.
+    /// errors, and for nothing else. Default: nobody is told, and no environment variable changes that;
+    /// [`rustls::KeyLogFile`] is one that asks for `SSLKEYLOGFILE`.
     #[must_use]
     pub fn key_log(self, key_log: Arc<dyn KeyLog>) -> Self {
         Self { key_log: Some(KeyLogger(key_log)), ..self }

@@ -136,8 +136,8 @@ impl Store {
     pub(super) fn commit(&self, batch: &Batch) -> std::result::Result<(), redb::Error> {
         let Batch { first, events, oldest } = batch;
         let mut transaction = self.database.begin_write()?;
-        // One phase trusts checksums, and who chooses the payloads could make them match a commit that was cut
-        // off.
+        // One phase trusts checksums, and who chooses the payloads could make them match a commit that was
+        // cut off.
         transaction.set_two_phase_commit(true);
         {
             let mut table = transaction.open_table(EVENTS)?;
