@@ -15,7 +15,7 @@ use quinn_proto::{
 };
 use rustls::AlertDescription as Alert;
 
-use super::HandshakeReport;
+use super::report::HandshakeReport;
 use crate::limits::{ChainLimit, Oversized};
 
 /// A configuration of rustls for one connection.

@@ -1,5 +1,7 @@
 //! What this crate needs to know of a certificate: to revoke it, to see it expire, and whose it is.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use der::{
     Decode, Reader, SliceReader, Tag, TagNumber, Tagged,
     asn1::{AnyRef, GeneralizedTime, ObjectIdentifier, OctetStringRef, UtcTime},
@@ -41,6 +43,12 @@ impl<'a> Facts<'a> {
         let subject = element(tbs, Tag::Sequence)?;
         Ok(Self { issuer, serial, not_before, not_after, subject })
     }
+}
+
+/// The last second in which all of these certificates are valid. `None` where none of them can be read.
+pub(crate) fn not_after(path: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    let seconds = path.iter().filter_map(|certificate| Some(Facts::of(certificate)?.not_after)).min()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// Names, key and algorithm of the signature, without tags and lengths.

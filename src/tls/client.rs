@@ -19,13 +19,18 @@ use rustls::{
 };
 
 use super::{
-    ALPN, Fingerprint, HandshakeReport, Identity, KeyLogger, OnExpiry, Pin, RevocationList, Surroundings,
-    Terms, Trust, VERSIONS,
     bounded::Bounded,
+    context::{KeyLogger, Surroundings},
     describe,
+    fingerprint::{Fingerprint, Pin},
+    handshake_failure::Refusal,
+    identity::{Identity, Trust},
     path::{NoPath, PathFinder, Purpose, Times},
-    provider,
-    report::{Refusal, ReportingClock},
+    protocol::{ALPN, VERSIONS},
+    provider::provider,
+    report::{HandshakeReport, ReportingClock},
+    revocation::RevocationList,
+    session_policy::{OnExpiry, Terms},
     usable::unverifiable,
     words::{self, Cause},
 };

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::{
     certificate::{Details, algorithm_of_key, canonical, element},
-    peer::{Names, text},
+    names::{Names, text},
 };
 use crate::message::printable;
 

@@ -11,9 +11,10 @@ use rustls::{
 };
 
 use super::{
-    Fingerprint,
     certificate::{Details, sole_element},
-    describe, pem,
+    describe,
+    fingerprint::Fingerprint,
+    pem,
     provider::provider,
     restart::RestartSecret,
     usable::{self, Role},

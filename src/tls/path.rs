@@ -17,9 +17,10 @@ use rustls::{
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
-    Facts, RevocationList,
-    certificate::{Details, Version},
-    describe, provider,
+    certificate::{Details, Facts, Version},
+    describe,
+    provider::provider,
+    revocation::{RevocationList, Signed},
     usable::unverifiable,
     words,
 };
@@ -63,21 +64,6 @@ impl Times {
     /// For a connection that is open: a list that is out of date is no reason to close it.
     pub(super) fn of_an_open_connection(certificates: UnixTime) -> Self {
         Self { certificates, lists: UnixTime::since_unix_epoch(Duration::ZERO) }
-    }
-}
-
-/// A certificate of a path, and the public key that has signed it, where that is known.
-#[derive(Clone, Copy)]
-pub(super) struct Signed<'a> {
-    pub(super) certificate: &'a CertificateDer<'a>,
-    /// Without its tag and length.
-    pub(super) issuer_key: Option<&'a [u8]>,
-}
-
-impl<'a> Signed<'a> {
-    /// A certificate whose issuer nobody has told.
-    pub(super) const fn by_somebody(certificate: &'a CertificateDer<'a>) -> Self {
-        Self { certificate, issuer_key: None }
     }
 }
 

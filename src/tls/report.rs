@@ -11,7 +11,11 @@ use rustls::{
     time_provider::TimeProvider,
 };
 
-use super::{Fingerprint, WallClock, failure::about_certificate, words};
+use super::{
+    clock::WallClock,
+    handshake_failure::{Refusal, about_certificate},
+    words,
+};
 use crate::{
     error::{Error, Result},
     limits::{ChainLimit, Oversized},
@@ -30,20 +34,6 @@ struct Shared {
     doubt: OnceLock<CertificateError>,
     refusal: OnceLock<Refusal>,
     chain_limit: OnceLock<ChainLimit>,
-}
-
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The chain is valid, and its first certificate is this one instead of a pinned one.
-    PinMismatch(Fingerprint),
-    /// A server's, with what is wrong with it in plain words.
-    ServerCertificate { error: rustls::Error, words: String },
-    /// A client's, in plain words.
-    ClientCertificate(String),
-    /// The chain is larger than this side takes.
-    Oversized(Oversized),
-    /// The wall clock has failed since the attempt began, which is nobody's fault but ours.
-    NoTime,
 }
 
 /// The wall clock, for one handshake.

@@ -18,7 +18,7 @@ use rustls::{
     pki_types::PrivateKeyDer,
 };
 
-use super::provider;
+use super::provider::provider;
 use crate::error::{Error, Result};
 
 /// What lets a node that starts again tell the peers of its predecessor so, whatever its identity is by then;

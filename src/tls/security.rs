@@ -6,78 +6,21 @@ use event_listener::{Event, EventListener};
 use quinn::crypto::ServerConfig;
 
 use super::{
-    ClientAuth, ClientTls, Facts, HandshakeReport, Identity, ServerTls, Surroundings, Terms, WallClock,
-    usable::likely_refusal,
+    certificate::Facts,
+    client::ClientTls,
+    clock::WallClock,
+    configs::Halves,
+    context::Surroundings,
+    identity::Identity,
+    report::HandshakeReport,
+    rotation::Rotation,
+    server::{ClientAuth, ServerTls},
+    session_policy::Terms,
 };
 use crate::{
     error::{Error, Result},
     sync::lock,
 };
-
-/// What happens to an open connection when a certificate of the chain that the peer showed expires.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum OnExpiry {
-    /// It is closed with IDENTITY_EXPIRED, immediately, as the endpoint's [`WallClock`] has it; where that
-    /// clock is set forward, within ten minutes.
-    #[default]
-    Close,
-    /// It stays open. A connection can last for years: choose this if there are other means to end it.
-    Stay,
-}
-
-/// New TLS for a running endpoint, all of it in one step; see [`Endpoint::rotate`](crate::Endpoint::rotate).
-#[derive(Clone, Debug, Default)]
-pub struct Rotation {
-    halves: Halves,
-}
-
-impl Rotation {
-    /// Changes nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Accepts with this from now on: identity, authorities and revocation list alike. Default: what is in
-    /// use stays.
-    #[must_use]
-    pub fn server(mut self, tls: ServerTls) -> Self {
-        self.halves.server = Some(tls);
-        self
-    }
-
-    /// Dials with this from now on: identity, authorities, pins and revocation list alike. Default: what is
-    /// in use stays.
-    #[must_use]
-    pub fn client(mut self, tls: ClientTls) -> Self {
-        self.halves.client = Some(tls);
-        self
-    }
-}
-
-/// Both halves of an endpoint's TLS.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Halves {
-    pub(crate) server: Option<ServerTls>,
-    pub(crate) client: Option<ClientTls>,
-}
-
-impl Halves {
-    /// What this node shows.
-    fn identities(&self) -> impl Iterator<Item = &Identity> {
-        let client = self.client.as_ref().and_then(ClientTls::own_identity);
-        self.server.as_ref().map(ServerTls::own_identity).into_iter().chain(client)
-    }
-
-    fn warn_of_own(&self, wall_clock: &WallClock) {
-        for identity in self.identities() {
-            let leaf = identity.chain().first();
-            if let Some(fault) = leaf.and_then(|leaf| likely_refusal(leaf, wall_clock.unix_time())) {
-                tracing::warn!("peers will refuse this node's own certificate {fault}");
-            }
-        }
-    }
-}
 
 /// Who dialled a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

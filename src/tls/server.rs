@@ -21,12 +21,16 @@ use rustls::{
 };
 
 use super::{
-    ALPN, HandshakeReport, Identity, KeyLogger, OnExpiry, RevocationList, Surroundings, Terms, Trust,
-    VERSIONS,
     bounded::Bounded,
-    path::{NoPath, PathFinder, Purpose, Signed, Times},
-    provider,
-    report::{Refusal, ReportingClock},
+    context::{KeyLogger, Surroundings},
+    handshake_failure::Refusal,
+    identity::{Identity, Trust},
+    path::{NoPath, PathFinder, Purpose, Times},
+    protocol::{ALPN, VERSIONS},
+    provider::provider,
+    report::{HandshakeReport, ReportingClock},
+    revocation::{RevocationList, Signed},
+    session_policy::{OnExpiry, Terms},
     usable::unverifiable,
     words::{self, Cause},
 };

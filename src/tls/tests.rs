@@ -20,7 +20,8 @@ use rustls::{
 };
 
 use super::{
-    ALPN, ClientTls, HandshakeReport, Identity, Pin, ServerTls, Surroundings, VERSIONS, classify, provider,
+    ALPN, ClientTls, HandshakeReport, Identity, Pin, ServerTls, Surroundings, classify, protocol::VERSIONS,
+    provider::provider,
 };
 use crate::{
     cert::{CertificateAuthority, Issued},

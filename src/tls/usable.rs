@@ -5,10 +5,9 @@ use der::asn1::ObjectIdentifier;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
-    Facts,
-    certificate::{BASIC_CONSTRAINTS, Details, Version, algorithm_of_key, canonical, sole_element},
+    certificate::{BASIC_CONSTRAINTS, Details, Facts, Version, algorithm_of_key, canonical, sole_element},
     describe,
-    peer::ALTERNATIVE_NAMES,
+    names::ALTERNATIVE_NAMES,
     provider::{check_built_in, provider},
     words,
 };

@@ -10,13 +10,16 @@ use der::{
 use rustls::pki_types::{CertificateRevocationListDer, TrustAnchor, UnixTime};
 use webpki::{BorrowedCertRevocationList, CertRevocationList};
 
-use super::{
-    Trust,
-    certificate::{canonical, element, extension, sole_element, unix_time},
-    describe::{self, Kind},
-    provider, words,
+use crate::{
+    error::{Error, Result},
+    tls::{
+        certificate::{canonical, element, extension, sole_element, unix_time},
+        describe::{self, Kind},
+        identity::Trust,
+        provider::provider,
+        words,
+    },
 };
-use crate::error::{Error, Result};
 
 /// `id-ce-cRLNumber` ([RFC 5280, section 5.2.3](https://www.rfc-editor.org/rfc/rfc5280#section-5.2.3)).
 const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
@@ -221,7 +224,11 @@ mod tests {
     use crate::{
         cert::CertificateAuthority,
         error::ErrorKind,
-        tls::{RevocationList, Revoked, path::Signed},
+        tls::{
+            RevocationList, Revoked,
+            certificate::{Details, Facts},
+            revocation::Signed,
+        },
     };
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -340,8 +347,7 @@ mod tests {
         let later = UnixTime::since_unix_epoch((now + 2 * DAY).duration_since(UNIX_EPOCH).unwrap());
         let judged = |by: Option<&CertificateAuthority>| {
             let issued = new.issue_client("a").unwrap();
-            let key =
-                by.map(|ca| crate::tls::certificate::Details::read(ca.certificate()).unwrap().public_key);
+            let key = by.map(|ca| Details::read(ca.certificate()).unwrap().public_key);
             let signed = Signed { certificate: &issued.chain()[0], issuer_key: key };
             list.judge(std::iter::once(signed), later)
         };
@@ -407,7 +413,7 @@ mod tests {
         let ca = authority();
         let issued = ca.issue_client("a").unwrap();
         let der = &issued.chain()[0];
-        let serial = crate::tls::Facts::of(der).unwrap().serial.to_vec();
+        let serial = Facts::of(der).unwrap().serial.to_vec();
         let padded = [&[0, 0][..], &serial].concat();
         let by_number = Revoked::issued_by(ca.certificate(), &padded).unwrap();
         assert_eq!(by_number, Revoked::certificate(der).unwrap());

@@ -1,18 +1,18 @@
 //! Why a connection failed, in the terms of this crate.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use quinn::{ConnectionError, TransportErrorCode};
-use rustls::{AlertDescription as Alert, CertificateError};
+use rustls::AlertDescription as Alert;
 
 use super::{
-    report::{HandshakeReport, Refusal},
+    handshake_failure::{Refusal, oversized_peer},
+    report::HandshakeReport,
     words::{self, Cause, alert_of},
 };
 use crate::{
     code::{Code, CodeClass},
     error::{Error, ErrorKind},
-    limits::Oversized,
 };
 
 /// The longest part of a peer's closing words that is kept, in characters: enough for a sentence,
@@ -28,7 +28,7 @@ pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>
     let refusal = report.and_then(HandshakeReport::refusal);
     // Whatever ended the attempt: a server that was not believed is the reason to tell.
     let classified = match (refusal, error) {
-        (Some(refusal), _) => refused_by_us(refusal),
+        (Some(refusal), _) => refusal.to_error(),
         (None, ConnectionError::TransportError(error)) => match report.and_then(HandshakeReport::overflow) {
             Some(overflow) if error.code == TransportErrorCode::CRYPTO_BUFFER_EXCEEDED => {
                 oversized_peer(overflow)
@@ -61,26 +61,6 @@ enum Side {
     Peer,
 }
 
-fn refused_by_us(refusal: &Refusal) -> Error {
-    match refusal {
-        Refusal::PinMismatch(presented) => Error::new(ErrorKind::PinMismatch).detail(format!(
-            "the server presented {presented}, which is not pinned: pin it, if this is the right server"
-        )),
-        Refusal::ServerCertificate { error: rustls::Error::InvalidCertificate(error), words } => {
-            about_certificate(error, words.clone())
-        }
-        Refusal::ServerCertificate { words, .. } | Refusal::ClientCertificate(words) => {
-            Error::new(ErrorKind::PeerCertificate).detail(words.clone())
-        }
-        Refusal::Oversized(oversized) => oversized_peer(*oversized),
-        Refusal::NoTime => no_time(),
-    }
-}
-
-fn oversized_peer(oversized: Oversized) -> Error {
-    Error::new(ErrorKind::PeerCertificate).detail(oversized.to_string())
-}
-
 /// A peer closes with this code over nothing but handshake messages, of which the certificate chain is the
 /// only one whose size varies much. A node of this crate says why.
 fn too_large_for_the_peer(reason: &[u8]) -> Error {
@@ -90,24 +70,6 @@ fn too_large_for_the_peer(reason: &[u8]) -> Error {
     };
     Error::new(ErrorKind::CertificateRefused)
         .detail(format!("this node's certificate chain is too large for the peer: {reason}"))
-}
-
-/// A certificate that was not acceptable, or that this side could not judge; in these words.
-pub(super) fn about_certificate(error: &CertificateError, words: String) -> Error {
-    use CertificateError as E;
-    let unacceptable = Error::new(ErrorKind::PeerCertificate).detail(words);
-    match error {
-        E::NotValidYet
-        | E::NotValidYetContext { .. }
-        | E::ExpiredRevocationList
-        | E::ExpiredRevocationListContext { .. } => unacceptable.temporary(),
-        _ => unacceptable,
-    }
-}
-
-/// Without a time, no certificate can be judged: the wall clock has failed.
-pub(crate) fn no_time() -> Error {
-    io::Error::other("the wall clock has failed, and certificates cannot be judged").into()
 }
 
 fn transport(code: TransportErrorCode, found_by: Side) -> Error {
@@ -216,10 +178,13 @@ mod tests {
 
     use quinn::{ApplicationClose, ConnectionClose};
     use quinn_proto::TransportError;
-    use rustls::pki_types::CertificateDer;
+    use rustls::{CertificateError, pki_types::CertificateDer};
 
     use super::*;
-    use crate::{limits::ChainLimit, tls::Fingerprint};
+    use crate::{
+        limits::{ChainLimit, Oversized},
+        tls::Fingerprint,
+    };
 
     fn found_here(code: TransportErrorCode) -> ConnectionError {
         TransportError { code, frame: None, reason: "for the source".into() }.into()

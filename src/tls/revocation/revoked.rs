@@ -5,11 +5,13 @@ use std::fmt;
 use der::Tag;
 use rustls::pki_types::CertificateDer;
 
-use super::{
-    Facts, Fingerprint,
-    certificate::{canonical, sole_element},
+use crate::{
+    error::{Error, Result},
+    tls::{
+        certificate::{Facts, canonical, sole_element},
+        fingerprint::Fingerprint,
+    },
 };
-use crate::error::{Error, Result};
 
 /// One certificate that is no longer believed: by its [`Fingerprint`], or by its issuer and serial number,
 /// which authorities know it by.

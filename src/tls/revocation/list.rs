@@ -12,14 +12,20 @@ use rustls::{
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
 };
 
-use super::{Facts, Fingerprint, Revoked, Trust, WallClock, crl::Crl, path::Signed, pem, revoked::By};
-use crate::error::{Error, Result};
+use super::{
+    crl::Crl,
+    revoked::{By, Revoked},
+};
+use crate::{
+    error::{Error, Result},
+    tls::{certificate::Facts, clock::WallClock, fingerprint::Fingerprint, identity::Trust, pem},
+};
 
 /// Revoked certificates, one by one and by the lists of their authorities (CRLs), which may change while
 /// endpoints run.
 ///
-/// Handed to [`ServerTls::revocations`](super::ServerTls::revocations) and
-/// [`ClientTls::revocations`](super::ClientTls::revocations), it is consulted in every handshake, about each
+/// Handed to [`ServerTls::revocations`](crate::ServerTls::revocations) and
+/// [`ClientTls::revocations`](crate::ClientTls::revocations), it is consulted in every handshake, about each
 /// certificate of the path to a trusted authority: where there are several, one on which nothing is revoked
 /// is enough. With a verifier of the caller's own, it is asked about the peer's own certificate alone. When
 /// it changes, open connections of peers that have no other path left are closed with IDENTITY_REJECTED.
@@ -94,7 +100,7 @@ impl RevocationList {
     }
 
     /// A separate list with the same contents and the same clock: a change of either leaves the other as it
-    /// is. A fork that is changed, and put in the place of this list by a [`Rotation`](super::Rotation),
+    /// is. A fork that is changed, and put in the place of this list by a [`Rotation`](crate::Rotation),
     /// takes effect in one step with the new identities and authorities, or, if the rotation fails, not at
     /// all.
     ///
@@ -241,7 +247,7 @@ impl RevocationList {
     }
 
     /// What the list says of these certificates.
-    pub(super) fn judge<'a>(
+    pub(in crate::tls) fn judge<'a>(
         &self,
         path: impl Iterator<Item = Signed<'a>>,
         now: UnixTime,
@@ -307,6 +313,21 @@ impl Contents {
             }
         }
         verdict
+    }
+}
+
+/// A certificate of a path, and the public key that has signed it, where that is known.
+#[derive(Clone, Copy)]
+pub(in crate::tls) struct Signed<'a> {
+    pub(in crate::tls) certificate: &'a CertificateDer<'a>,
+    /// Without its tag and length.
+    pub(in crate::tls) issuer_key: Option<&'a [u8]>,
+}
+
+impl<'a> Signed<'a> {
+    /// A certificate whose issuer nobody has told.
+    pub(in crate::tls) const fn by_somebody(certificate: &'a CertificateDer<'a>) -> Self {
+        Self { certificate, issuer_key: None }
     }
 }
 

@@ -1,0 +1,33 @@
+//! New TLS for a running endpoint.
+
+use super::{client::ClientTls, configs::Halves, server::ServerTls};
+
+/// New TLS for a running endpoint, all of it in one step; see [`Endpoint::rotate`](crate::Endpoint::rotate).
+#[derive(Clone, Debug, Default)]
+pub struct Rotation {
+    pub(super) halves: Halves,
+}
+
+impl Rotation {
+    /// Changes nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Accepts with this from now on: identity, authorities and revocation list alike. Default: what is in
+    /// use stays.
+    #[must_use]
+    pub fn server(mut self, tls: ServerTls) -> Self {
+        self.halves.server = Some(tls);
+        self
+    }
+
+    /// Dials with this from now on: identity, authorities, pins and revocation list alike. Default: what is
+    /// in use stays.
+    #[must_use]
+    pub fn client(mut self, tls: ClientTls) -> Self {
+        self.halves.client = Some(tls);
+        self
+    }
+}
