@@ -364,8 +364,7 @@ impl ServerCertVerifier for ReportingVerifier {
     }
 }
 
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests {
     use super::*;
     use crate::{cert::CertificateAuthority, error::ErrorKind};

@@ -406,8 +406,7 @@ fn kind_of_signed(signed: &[u8]) -> Option<Kind> {
     tags.starts_with(&[Tag::Integer, Tag::Sequence, Tag::Sequence]).then_some(Kind::Request)
 }
 
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests {
     use rcgen::{
         CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue, KeyPair, string::Ia5String,

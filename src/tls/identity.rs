@@ -256,8 +256,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests {
     use std::error::Error as _;
 

@@ -27,8 +27,7 @@ mod rotation;
 mod security;
 mod server;
 mod session_policy;
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests;
 mod usable;
 mod words;

@@ -90,8 +90,7 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     v4().or_else(|_| v6()).ok()
 }
 
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests {
     use super::*;
     use crate::cert::CertificateAuthority;

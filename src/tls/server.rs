@@ -392,8 +392,7 @@ impl ClientCertVerifier for ReportingVerifier {
     }
 }
 
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests {
     use super::*;
     use crate::cert::CertificateAuthority;

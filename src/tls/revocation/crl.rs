@@ -212,8 +212,7 @@ fn crl_number(extensions: &[u8]) -> der::Result<Option<&[u8]>> {
     value.map(|value| element(&mut SliceReader::new(value)?, Tag::Integer)).transpose()
 }
 
-#[cfg(test)]
-#[cfg(feature = "cert")]
+#[cfg(all(test, feature = "cert"))]
 mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
