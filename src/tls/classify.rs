@@ -6,9 +6,9 @@ use quinn::{ConnectionError, TransportErrorCode};
 use rustls::AlertDescription as Alert;
 
 use super::{
+    error_text::{self, Cause, alert_of},
     handshake_failure::{Refusal, oversized_peer},
     report::HandshakeReport,
-    words::{self, Cause, alert_of},
 };
 use crate::{
     code::{Code, CodeClass},
@@ -100,10 +100,10 @@ fn tls(alert: Alert, raised_by: Side) -> Error {
             Error::protocol("TLS alert handshake_failure raised by the peer (no algorithm in common?)")
         }
         (_, None, Side::Local) => {
-            Error::protocol(format!("TLS alert {} raised by this side", words::alert(alert)))
+            Error::protocol(format!("TLS alert {} raised by this side", error_text::alert_name(alert)))
         }
         (_, None, Side::Peer) => {
-            Error::protocol(format!("TLS alert {} raised by the peer", words::alert(alert)))
+            Error::protocol(format!("TLS alert {} raised by the peer", error_text::alert_name(alert)))
         }
     }
 }

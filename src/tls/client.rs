@@ -22,6 +22,7 @@ use super::{
     bounded::Bounded,
     context::{KeyLogger, Surroundings},
     describe,
+    error_text::{self, Cause},
     fingerprint::{Fingerprint, Pin},
     handshake_failure::Refusal,
     identity::{Identity, Trust},
@@ -32,7 +33,6 @@ use super::{
     revocation::RevocationList,
     session_policy::{OnExpiry, Terms},
     usable::unverifiable,
-    words::{self, Cause},
 };
 use crate::{
     error::{Error, Result},
@@ -279,7 +279,7 @@ impl ReportingVerifier {
         certificate: &CertificateDer<'_>,
     ) -> Result<T, rustls::Error> {
         result.inspect_err(|error| {
-            let words = unverifiable(certificate).unwrap_or_else(|| words::tls(error));
+            let words = unverifiable(certificate).unwrap_or_else(|| error_text::tls(error));
             self.report.refuse_server(error, words);
         })
     }
@@ -312,7 +312,7 @@ impl ServerCertVerifier for ReportingVerifier {
                 rustls::Error::InvalidCertificate(error) => {
                     self.paths.explain(error, end_entity, intermediates)
                 }
-                error => words::tls(error),
+                error => error_text::tls(error),
             };
             self.report.refuse_server(error, words);
         })?;
@@ -320,7 +320,7 @@ impl ServerCertVerifier for ReportingVerifier {
             .and_then(|certificate| verify_server_name(&certificate, server_name));
         named.inspect_err(|error| {
             let names = describe::names_of_server(end_entity);
-            self.report.refuse_server(error, words::not_valid_for(&server_name.to_str(), names));
+            self.report.refuse_server(error, error_text::not_valid_for(&server_name.to_str(), names));
         })?;
         let presented = Fingerprint::of(end_entity);
         let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));

@@ -9,7 +9,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::words::Cause;
+use super::error_text::Cause;
 use crate::error::{Error, Result};
 
 /// SHA-256 of the crypto provider that is linked anyway, found while compiling.

@@ -13,12 +13,12 @@ use rustls::{
 use super::{
     certificate::{Details, sole_element},
     describe,
+    error_text::{self, Cause},
     fingerprint::Fingerprint,
     pem,
     provider::provider,
     restart::RestartSecret,
     usable::{self, Role},
-    words::{self, Cause},
 };
 use crate::{
     error::{Error, Result},
@@ -210,7 +210,7 @@ impl Trust {
             match usable::check_authority(&certificate)? {
                 Role::Authority => {
                     let added = roots.add(certificate);
-                    added.map_err(|error| usable::no_authority(&words::tls(&error)))?;
+                    added.map_err(|error| usable::no_authority(&error_text::tls(&error)))?;
                 }
                 Role::Node(why) => of_a_node = Some(why),
             }

@@ -11,6 +11,7 @@ mod clock;
 mod configs;
 mod context;
 mod describe;
+mod error_text;
 mod fingerprint;
 mod handshake_failure;
 mod identity;
@@ -30,10 +31,9 @@ mod session_policy;
 #[cfg(all(test, feature = "cert"))]
 mod tests;
 mod usable;
-mod words;
 
 #[cfg(feature = "cert")]
-pub(crate) use self::words::Cause;
+pub(crate) use self::error_text::Cause;
 pub(crate) use self::{
     certificate::{Facts, not_after},
     classify::classify,

@@ -18,11 +18,10 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
     certificate::{Details, Facts, Version},
-    describe,
+    describe, error_text,
     provider::provider,
     revocation::{RevocationList, Signed},
     usable::unverifiable,
-    words,
 };
 
 /// Looks for paths of servers, or of clients, to some authorities.
@@ -156,7 +155,7 @@ impl PathFinder {
         intermediates: &[CertificateDer<'_>],
     ) -> String {
         use CertificateError as E;
-        let because = words::certificate(error);
+        let because = error_text::certificate(error);
         let of_culprit = |is_culprit: &dyn Fn(&CertificateDer<'_>) -> bool| {
             let culprit = std::iter::once(end_entity).chain(intermediates).position(is_culprit);
             let issuer = culprit.and_then(|position| intermediates.get(position.checked_sub(1)?));

@@ -13,8 +13,8 @@ use rustls::{
 
 use super::{
     clock::WallClock,
+    error_text,
     handshake_failure::{Refusal, about_certificate},
-    words,
 };
 use crate::{
     error::{Error, Result},
@@ -85,7 +85,7 @@ impl HandshakeReport {
 
     /// Why this side could not tell whether the peer's certificate is good. Such a peer must not be served.
     pub(crate) fn doubt(&self) -> Option<Error> {
-        self.0.doubt.get().map(|doubt| about_certificate(doubt, words::certificate(doubt)))
+        self.0.doubt.get().map(|doubt| about_certificate(doubt, error_text::certificate(doubt)))
     }
 
     /// The path that was found, for the first who asks.

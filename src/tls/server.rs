@@ -23,6 +23,7 @@ use rustls::{
 use super::{
     bounded::Bounded,
     context::{KeyLogger, Surroundings},
+    error_text::{self, Cause},
     handshake_failure::Refusal,
     identity::{Identity, Trust},
     path::{NoPath, PathFinder, Purpose, Times},
@@ -32,7 +33,6 @@ use super::{
     revocation::{RevocationList, Signed},
     session_policy::{OnExpiry, Terms},
     usable::unverifiable,
-    words::{self, Cause},
 };
 use crate::{
     error::{Error, Result},
@@ -359,7 +359,7 @@ impl ClientCertVerifier for ReportingVerifier {
                 (rustls::Error::InvalidCertificate(error), Some(paths)) => {
                     paths.explain(error, end_entity, intermediates)
                 }
-                (error, _) => words::tls(error),
+                (error, _) => error_text::tls(error),
             };
             self.report.record(Refusal::ClientCertificate(words));
         })
@@ -382,7 +382,7 @@ impl ClientCertVerifier for ReportingVerifier {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let verified = self.chains.verify_tls13_signature(message, cert, dss);
         verified.inspect_err(|error| {
-            let words = unverifiable(cert).unwrap_or_else(|| words::tls(error));
+            let words = unverifiable(cert).unwrap_or_else(|| error_text::tls(error));
             self.report.record(Refusal::ClientCertificate(words));
         })
     }

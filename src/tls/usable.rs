@@ -6,10 +6,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
     certificate::{BASIC_CONSTRAINTS, Details, Facts, Version, algorithm_of_key, canonical, sole_element},
-    describe,
+    describe, error_text,
     names::ALTERNATIVE_NAMES,
     provider::{check_built_in, provider},
-    words,
 };
 use crate::error::{Error, Result};
 
@@ -40,7 +39,7 @@ pub(super) fn check_own(certificate: &CertificateDer<'_>) -> Result<()> {
     };
     check_built_in(details.public_key)?;
     let fault = match details.version {
-        Version::Old => Some(words::OLD_CERTIFICATE.to_owned()),
+        Version::Old => Some(error_text::OLD_CERTIFICATE.to_owned()),
         Version::Current => key_fault(details.public_key, MAX_RSA_BYTES_TO_SIGN),
     };
     fault.map_or(Ok(()), |fault| Err(refused(certificate, &fault)))
@@ -51,9 +50,9 @@ pub(super) fn check_own(certificate: &CertificateDer<'_>) -> Result<()> {
 pub(super) fn likely_refusal(certificate: &CertificateDer<'_>, now: Option<UnixTime>) -> Option<String> {
     let (details, facts) = (Details::read(certificate).ok()?, Facts::of(certificate)?);
     let fault = if details.is_authority() {
-        words::AUTHORITY_AS_NODE.to_owned()
+        error_text::AUTHORITY_AS_NODE.to_owned()
     } else if describe::is_broken(details.signature_algorithm) {
-        words::unsupported_signature(details.signature_algorithm)
+        error_text::unsupported_signature(details.signature_algorithm)
     } else if now.is_some_and(|now| facts.not_after < now.as_secs()) {
         format!("it has expired: it was valid until {}", describe::seconds(facts.not_after))
     } else {

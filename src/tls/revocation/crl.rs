@@ -15,9 +15,9 @@ use crate::{
     tls::{
         certificate::{canonical, element, extension, sole_element, unix_time},
         describe::{self, Kind},
+        error_text,
         identity::Trust,
         provider::provider,
-        words,
     },
 };
 
@@ -58,7 +58,7 @@ impl Crl {
             .into_iter()
             .map(|entry| entry.map(|entry| canonical(entry.serial_number).into()))
             .collect::<Result<_, _>>()
-            .map_err(|error| refused(&format!("an entry is malformed: {}", words::webpki(&error))))?;
+            .map_err(|error| refused(&format!("an entry is malformed: {}", error_text::webpki(&error))))?;
         if CertRevocationList::from(list).issuing_distribution_point().is_some() {
             return Err(refused("it is not complete: it has an issuing distribution point"));
         }
@@ -129,8 +129,8 @@ impl Crl {
 /// Why webpki does not take a list.
 fn unreadable(der: &[u8], error: &webpki::Error) -> String {
     match describe::kind_of_der(der) {
-        Some(Kind::RevocationList) if has_no_version(der) == Ok(true) => words::OLD_LIST.into(),
-        Some(Kind::RevocationList) | None => words::webpki(error),
+        Some(Kind::RevocationList) if has_no_version(der) == Ok(true) => error_text::OLD_LIST.into(),
+        Some(Kind::RevocationList) | None => error_text::webpki(error),
         Some(kind) => format!("malformed: it is {}", kind.name()),
     }
 }
@@ -191,7 +191,7 @@ impl<'a> Parts<'a> {
         if verified.iter().any(|algorithm| *algorithm.signature_alg_id() == *self.algorithm) {
             "its signature does not verify (another authority of the same name?)".into()
         } else {
-            format!("it is {}", words::unsupported_signature(self.algorithm))
+            format!("it is {}", error_text::unsupported_signature(self.algorithm))
         }
     }
 

@@ -247,7 +247,7 @@ impl RevocationList {
     }
 
     /// What the list says of these certificates.
-    pub(in crate::tls) fn judge<'a>(
+    pub(crate) fn judge<'a>(
         &self,
         path: impl Iterator<Item = Signed<'a>>,
         now: UnixTime,
@@ -318,15 +318,15 @@ impl Contents {
 
 /// A certificate of a path, and the public key that has signed it, where that is known.
 #[derive(Clone, Copy)]
-pub(in crate::tls) struct Signed<'a> {
-    pub(in crate::tls) certificate: &'a CertificateDer<'a>,
+pub(crate) struct Signed<'a> {
+    pub(crate) certificate: &'a CertificateDer<'a>,
     /// Without its tag and length.
-    pub(in crate::tls) issuer_key: Option<&'a [u8]>,
+    pub(crate) issuer_key: Option<&'a [u8]>,
 }
 
 impl<'a> Signed<'a> {
     /// A certificate whose issuer nobody has told.
-    pub(in crate::tls) const fn by_somebody(certificate: &'a CertificateDer<'a>) -> Self {
+    pub(crate) const fn by_somebody(certificate: &'a CertificateDer<'a>) -> Self {
         Self { certificate, issuer_key: None }
     }
 }
