@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt, io, net::SocketAddr, time::Duration};
 
 use crate::{
     code::{Code, CodeClass},
-    message::{WireError, printable},
+    wire_error::{WireError, printable},
 };
 
 /// A `Result` with this crate's [`Error`].

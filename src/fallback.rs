@@ -123,7 +123,7 @@ impl StdError for FallbackRequired {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{code::Code, message::WireError};
+    use crate::{code::Code, wire_error::WireError};
 
     const POLICIES: [FallbackPolicy; 2] = [FallbackPolicy::Disabled, FallbackPolicy::AllowExplicit];
     const PATHS: [PathPrivilege; 2] = [PathPrivilege::Privileged, PathPrivilege::Unprivileged];

@@ -97,6 +97,7 @@ mod limits;
 mod link;
 mod message;
 mod outstanding;
+mod protocol;
 mod qlog;
 mod router;
 mod runtime;
@@ -110,6 +111,7 @@ mod stream;
 mod sync;
 mod tls;
 mod value;
+mod wire_error;
 
 #[cfg(feature = "cert")]
 pub use self::cert::{CertificateAuthority, Issued};
@@ -129,10 +131,8 @@ pub use self::{
     events::{Cursor, EventLog, EventLogBuilder},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, TransportLimits, TransportLimitsBuilder},
-    message::{
-        CborError, Codec, MAX_NESTING, MessageError, Notification, PROTOCOL_VERSION, Request, Response,
-        WireError,
-    },
+    message::{CborError, Codec, MAX_NESTING, MessageError, Notification, Request, Response},
+    protocol::PROTOCOL_VERSION,
     router::{Applicant, Context, MethodError, Peers, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,
     stats::{
@@ -142,6 +142,7 @@ pub use self::{
         ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RestartKey,
         RevocationList, Revoked, Rotation, ServerTls, Trust, WallClock,
     },
+    wire_error::WireError,
 };
 /// The vocabulary of others that this crate's interface speaks.
 pub use {bytes::Bytes, minicbor, quinn, rustls};

@@ -6,8 +6,8 @@ use crate::{
     admission::Full,
     code::Code,
     error::{Error, ErrorKind},
-    message::WireError,
     sync::AtomicU64,
+    wire_error::WireError,
 };
 
 /// A number that many tasks add to. It orders nothing: a reader of several counters gets each as of about

@@ -5,7 +5,7 @@ use bytes::Bytes;
 pub(super) use super::validate::Key;
 use super::{
     MessageError,
-    codec::FieldWriter,
+    fields::FieldWriter,
     validate::{Scalar, read_body, split_scalar},
 };
 use crate::frame::Body;

@@ -1,9 +1,13 @@
 //! Why a message could not be read or written.
 
+use super::CborError;
 #[cfg(feature = "json")]
 use super::JsonError;
-use super::{CborError, PROTOCOL_VERSION, WireError};
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    protocol::PROTOCOL_VERSION,
+    wire_error::WireError,
+};
 
 /// Why a body is not the message expected, or a message cannot become a body.
 ///

@@ -5,10 +5,13 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{
-    MessageError, PROTOCOL_VERSION,
+    MessageError,
     cbor::{self, Key},
-    codec::{self, Codec, FieldWriter, Message},
+    codec::Codec,
+    fields::{self, FieldWriter, Message},
+    head,
 };
+use crate::protocol::PROTOCOL_VERSION;
 
 /// What a node tells another without waiting for an answer.
 ///
@@ -54,7 +57,7 @@ impl Notification {
     ///
     /// [`MessageError::MethodLength`] for a method that is empty or too long; `out` is then untouched.
     pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
-        codec::check_method(&self.method)?;
+        head::check_method(&self.method)?;
         codec.write(self, out);
         Ok(())
     }
@@ -70,7 +73,7 @@ impl Notification {
             #[cfg(feature = "json")]
             Codec::Json => super::json::decode(body)?,
         };
-        let (protocol_version, method) = codec::required_head(protocol_version, method)?;
+        let (protocol_version, method) = head::required_head(protocol_version, method)?;
         Ok(Self { protocol_version, method, params })
     }
 }
@@ -86,7 +89,7 @@ impl Message for Notification {
 
 impl fmt::Debug for Notification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        codec::debug("Notification", self, f)
+        fields::debug("Notification", self, f)
     }
 }
 

@@ -5,11 +5,13 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{
-    MessageError, PROTOCOL_VERSION,
+    MessageError,
     cbor::{self, Key, Source, split_bytes, split_text, split_uint},
-    codec::{self, Codec, FieldWriter, Message},
+    codec::Codec,
+    fields::{self, FieldWriter, Message},
+    head,
 };
-use crate::frame::Body;
+use crate::{frame::Body, protocol::PROTOCOL_VERSION};
 
 /// What a caller asks of a node.
 ///
@@ -77,7 +79,7 @@ impl Request {
     ///
     /// [`MessageError::MethodLength`] for a method that is empty or too long; `out` is then untouched.
     pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
-        codec::check_method(&self.method)?;
+        head::check_method(&self.method)?;
         codec.write(self, out);
         Ok(())
     }
@@ -109,7 +111,7 @@ impl Request {
         let (&head, rest) = source.body().split_first()?;
         let mut fields_left = head.checked_sub(MAP_OF_2)?;
         let (method, mut rest) = split_text(rest.strip_prefix(METHOD)?)?;
-        codec::check_method(method).ok()?;
+        head::check_method(method).ok()?;
         let mut request = Self::new(method);
         if let Some(params) = rest.strip_prefix(&[3]) {
             let (params, behind) = split_bytes(params)?;
@@ -133,7 +135,7 @@ impl Request {
                 #[cfg(feature = "json")]
                 Codec::Json => super::json::decode(source.body())?,
             };
-        let (protocol_version, method) = codec::required_head(protocol_version, method)?;
+        let (protocol_version, method) = head::required_head(protocol_version, method)?;
         let follow = follow.unwrap_or(false);
         Ok(Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch })
     }
@@ -163,7 +165,7 @@ impl Message for Request {
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        codec::debug("Request", self, f)
+        fields::debug("Request", self, f)
     }
 }
 

@@ -5,11 +5,12 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    MessageError, PROTOCOL_VERSION, WireError,
+    MessageError,
     cbor::{self, Key, Source, split_bytes, split_uint},
-    codec::{self, Codec, FieldWriter, Message},
+    codec::Codec,
+    fields::{self, FieldWriter, Message},
 };
-use crate::frame::Body;
+use crate::{frame::Body, protocol::PROTOCOL_VERSION, wire_error::WireError};
 
 /// What a node answers: one of its kinds.
 ///
@@ -249,7 +250,7 @@ pub(crate) fn truncated(text: &str, max: usize) -> &str {
 
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        codec::debug("Response", self, f)
+        fields::debug("Response", self, f)
     }
 }
 
