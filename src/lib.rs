@@ -122,7 +122,6 @@ pub use self::message::JsonError;
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 pub use self::{
-    admission::Rate,
     client::{Backoff, Client, ClientBuilder, Subscribe, Subscription, SubscriptionItem},
     code::{Code, CodeClass},
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
@@ -130,7 +129,7 @@ pub use self::{
     error::{Error, ErrorKind, Result},
     events::{Cursor, EventLog, EventLogBuilder},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
-    limits::{AddressValidation, TransportLimits, TransportLimitsBuilder},
+    limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{CborError, Codec, MAX_NESTING, MessageError, Notification, Request, Response},
     protocol::PROTOCOL_VERSION,
     router::{Applicant, Context, MethodError, Peers, Refusal, ResponseSink, Router},

@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::rate::Bucket;
 use crate::{
+    limits::Bucket,
     sync::lock,
     tls::{Fingerprint, PeerIdentity},
 };
@@ -147,7 +147,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Rate;
+    use crate::limits::Rate;
 
     fn address(n: u32) -> Payer {
         Payer::at(IpAddr::from(n.to_be_bytes()))

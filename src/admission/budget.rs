@@ -21,9 +21,7 @@ use std::{
 use event_listener::{Event, EventListener};
 
 use super::pieces::Pieces;
-
-/// What a connection may hold whatever the others do: enough for small requests.
-pub(crate) const RESERVE: usize = 8 * 1024;
+use crate::limits::CONNECTION_RESERVE_BYTES as RESERVE;
 
 /// The budget of an endpoint.
 #[derive(Debug)]

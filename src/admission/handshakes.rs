@@ -15,12 +15,8 @@ use event_listener::{Event, EventListener};
 use async_lock::SemaphoreGuardArc;
 use fastrand::Rng;
 
-use super::{
-    ConnectionSlot,
-    accounts::{Account, Opened},
-    rate::Rate,
-};
-use crate::sync::lock;
+use super::accounts::{Account, Opened};
+use crate::{limits::Rate, sync::lock};
 
 /// How long a handshake is safe from newcomers that are no better: some round trips, and the time of a slow
 /// core.
@@ -64,6 +60,21 @@ pub(crate) struct Handshake {
     id: u64,
     account: Option<Arc<Account>>,
     given_up: EventListener,
+}
+
+/// Held by a connection for as long as it is open, or served.
+#[derive(Debug)]
+pub(crate) struct ConnectionSlot {
+    _permit: SemaphoreGuardArc,
+    _of_address: Option<Opened>,
+    of_identity: Option<Opened>,
+}
+
+impl ConnectionSlot {
+    /// Holds a connection counted for its peer's certificate, too.
+    pub(super) fn count_for_identity(&mut self, opened: Opened) {
+        self.of_identity = Some(opened);
+    }
 }
 
 impl Handshakes {

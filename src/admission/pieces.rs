@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sync::lock;
+use crate::{limits::MEAN_PIECE_BYTES, sync::lock};
 
 /// A frame in the unit of account: for this many bytes read, one frame that came twice is forgiven.
 const FRAME: usize = 512;
@@ -23,23 +23,14 @@ const FRAME: usize = 512;
 const TWICE: usize = FRAME / 2;
 /// More than a frame can hold on most paths, since it fits a packet: what is longer was joined by quinn.
 const LONGEST_FRAME: usize = 1500;
-/// What is joined pays for frames of 32 bytes on average, the least that [`MEAN`] lets fill a window.
-const JOINED: usize = FRAME / MEAN;
-/// The mean length of the pieces that may fill `receive_window`: smaller ones than an honest sender's.
-const MEAN: usize = 32;
+/// What is joined pays for frames of 32 bytes on average, the least that [`MEAN_PIECE_BYTES`] lets fill a window.
+const JOINED: usize = FRAME / MEAN_PIECE_BYTES;
 /// The end of a stream may come in a frame of its own, and that twice.
 const END: usize = 2 * FRAME;
 /// In how many pieces a message may come, however small; beyond, they pay no more than what is joined.
 const PIECES_OF_A_MESSAGE: usize = 512;
 /// What a stream kept that ended before it was read is forgiven in time.
 const FORGIVEN_A_SECOND: usize = 1;
-/// How many a connection may have however small its window is.
-const LEAST: usize = 256;
-
-/// The most unread pieces that a connection with this `receive_window` may have.
-pub(crate) fn most_pieces(receive_window: u32) -> usize {
-    (usize::try_from(receive_window).unwrap_or(usize::MAX) / MEAN).max(LEAST)
-}
 
 /// The count of a connection.
 #[derive(Debug, Default)]
@@ -226,12 +217,6 @@ mod tests {
             pieces.close(before);
             before = call;
         }
-    }
-
-    #[test]
-    fn a_window_may_be_full_of_small_pieces() {
-        assert_eq!(most_pieces(256 * 1024), 8192);
-        assert_eq!(most_pieces(2048), LEAST);
     }
 
     #[test]

@@ -1,10 +1,19 @@
 //! What limits cost in memory, and limits that cost no more than there is.
 
-use super::{INCOMING_BUFFER_BYTES, MAX_CERTIFICATE_CHAIN_BYTES, MAX_CONCURRENT_STREAMS, TransportLimits};
-use crate::{
-    admission::{RESERVE, most_pieces},
-    error::{Error, Result},
+use super::{
+    chain::MAX_CERTIFICATE_CHAIN_BYTES,
+    quinn_config::INCOMING_BUFFER_BYTES,
+    transport::{MAX_CONCURRENT_STREAMS, TransportLimits},
 };
+use crate::error::{Error, Result};
+
+/// What frames of a connection may hold whatever the others do: enough for small requests.
+pub(crate) const CONNECTION_RESERVE_BYTES: usize = 8 * 1024;
+/// The mean length of the pieces of unread streams that may fill `receive_window`: smaller ones than an
+/// honest sender's.
+pub(crate) const MEAN_PIECE_BYTES: usize = 32;
+/// How many unread pieces a connection may have however small its window is.
+const MIN_UNREAD_PIECES: usize = 256;
 
 /// What quinn, rustls and this crate keep for a connection beside its streams and windows, with what the
 /// allocator adds.
@@ -116,9 +125,9 @@ impl TransportLimits {
             u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
         let answered = u64::from(self.max_concurrent_bidi_streams) * ANSWERED_STREAM_BYTES;
         let windows = 2 * u64::from(self.receive_window) + u64::from(self.send_window);
-        let reserve = u64::try_from(RESERVE).unwrap_or(u64::MAX);
+        let reserve = u64::try_from(CONNECTION_RESERVE_BYTES).unwrap_or(u64::MAX);
         let answer = u64::from(self.max_frame_bytes);
-        let pieces = u64::try_from(most_pieces(self.receive_window)).unwrap_or(u64::MAX) * PIECE_BYTES;
+        let pieces = u64::try_from(max_unread_pieces(self.receive_window)).unwrap_or(u64::MAX) * PIECE_BYTES;
         let itself = self.connection_bytes();
         let connection = itself + streams * STREAM_BYTES + answered + windows + reserve + answer + pieces;
         let budget = 2 * u64::from(self.frame_budget_bytes);
@@ -154,6 +163,11 @@ impl TransportLimits {
             2 * u64::from(self.max_concurrent_bidi_streams) + u64::from(self.max_concurrent_uni_streams);
         frames.saturating_mul(u64::from(self.max_frame_bytes))
     }
+}
+
+/// The most unread pieces that a connection with this `receive_window` may have.
+pub(crate) fn max_unread_pieces(receive_window: u32) -> usize {
+    (usize::try_from(receive_window).unwrap_or(usize::MAX) / MEAN_PIECE_BYTES).max(MIN_UNREAD_PIECES)
 }
 
 #[cfg(test)]
@@ -204,5 +218,11 @@ mod tests {
         let limits =
             TransportLimits::within(16 * MIB).unwrap().to_builder().max_connections(8).build().unwrap();
         assert_eq!((limits.max_connections(), limits.max_frame_bytes()), (8, 32 * 1024));
+    }
+
+    #[test]
+    fn a_window_may_be_full_of_small_pieces() {
+        assert_eq!(max_unread_pieces(256 * 1024), 8192);
+        assert_eq!(max_unread_pieces(2048), MIN_UNREAD_PIECES);
     }
 }

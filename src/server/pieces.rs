@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Node;
-use crate::{admission::most_pieces, code::Code, link::Link, socket::SocketHealth, sync::lock};
+use crate::{code::Code, limits::max_unread_pieces, link::Link, socket::SocketHealth, sync::lock};
 
 /// A piece may keep a whole packet, which takes as much memory as is reckoned for about 16 pieces; so fewer
 /// connections than all may have as many as each may.
@@ -47,7 +47,7 @@ impl Watched {
 /// may, a connection may have more than its part: the number is an estimate, and an honest sender of small
 /// messages that have to wait may fill its window with them. Beyond, those go that have the most.
 pub(super) async fn watch(node: &Node, socket: &SocketHealth) {
-    let each = most_pieces(node.limits.receive_window());
+    let each = max_unread_pieces(node.limits.receive_window());
     let connections = usize::try_from(node.limits.max_connections()).unwrap_or(usize::MAX);
     let most = each.saturating_mul(connections.div_ceil(PACKET_PER_PIECES));
     let mut received = 0;
