@@ -87,6 +87,7 @@ mod closure;
 mod code;
 mod congestion;
 mod connection;
+mod counter;
 mod drain;
 mod endpoint;
 mod error;

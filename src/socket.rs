@@ -29,8 +29,8 @@ use quinn::{
 
 use crate::{
     closure::duplicate,
+    counter::Counter,
     error::{Error, Result},
-    stats::Counter,
     sync::{lock, wait_until},
 };
 

@@ -1,37 +1,14 @@
 //! What nodes and connections count, and how it is shown.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use crate::{
     admission::Full,
     code::Code,
+    counter::Counter,
     error::{Error, ErrorKind},
-    sync::AtomicU64,
     wire_error::WireError,
 };
-
-/// A number that many tasks add to. It orders nothing: a reader of several counters gets each as of about
-/// then.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self) {
-        self.add_many(1);
-    }
-
-    pub(crate) fn add_many(&self, count: usize) {
-        self.0.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    pub(crate) fn subtract(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Counters of one kind of event by its reasons, and the numbers that are shown of them. One line adds a
 /// reason.
