@@ -3,6 +3,8 @@
 mod builder;
 mod dial;
 mod shutdown;
+#[cfg(feature = "sim")]
+mod simulated;
 
 use std::{
     fmt,

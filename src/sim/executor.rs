@@ -1,15 +1,10 @@
 //! Tasks, run one at a time in an order that the seed chooses.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex},
-};
+use std::sync::Mutex;
 
 use async_task::Runnable;
 use fastrand::Rng;
 
-use super::World;
 use crate::sync::lock;
 
 /// The tasks that are ready.
@@ -25,7 +20,12 @@ impl Executor {
         Self(Mutex::new(Ready { runnables: Vec::new(), rng }))
     }
 
-    /// Polls one task that is ready, whichever chance picks; `false` where none is.
+    /// Lets a task run that was woken.
+    pub(super) fn schedule(&self, runnable: Runnable) {
+        lock(&self.0).runnables.push(runnable);
+    }
+
+    /// Polls one task that is ready, picked by chance; `false` where none is.
     pub(super) fn run_one(&self) -> bool {
         let picked = {
             let Ready { runnables, rng } = &mut *lock(&self.0);
@@ -43,19 +43,5 @@ impl Executor {
 
     pub(super) fn clear(&self) -> Vec<Runnable> {
         std::mem::take(&mut lock(&self.0).runnables)
-    }
-}
-
-impl World {
-    pub(super) fn spawn(self: &Arc<Self>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let world = Arc::downgrade(self);
-        let schedule = move |runnable| {
-            if let Some(world) = world.upgrade() {
-                lock(&world.executor.0).runnables.push(runnable);
-            }
-        };
-        let (runnable, task) = async_task::spawn(future, schedule);
-        task.detach();
-        runnable.schedule();
     }
 }

@@ -30,11 +30,13 @@
 //! # Ok::<(), palyra_quic::Error>(())
 //! ```
 
+mod agenda;
 mod executor;
 mod link;
 mod network;
+mod runtime;
 mod socket;
-mod time;
+mod world;
 
 use std::{
     fmt,
@@ -42,27 +44,20 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
-use fastrand::Rng;
 use quinn::{AsyncUdpSocket, Runtime};
 
-use self::{
-    executor::Executor,
-    network::Network,
-    socket::SimSocket,
-    time::{Agenda, SimRuntime, Sleep},
-};
 pub use self::{link::Link, network::Stats};
-use crate::{
-    endpoint::{Endpoint, EndpointBuilder},
-    error::Result,
-    sync::lock,
+use self::{
+    runtime::{SimRuntime, Sleep},
+    socket::SimSocket,
+    world::{End, World},
 };
 
 /// Virtual time, an executor, and a network of hosts. See the [module's documentation](self).
@@ -72,15 +67,6 @@ use crate::{
 pub struct Sim {
     world: Arc<World>,
     _end: Arc<End>,
-}
-
-/// What hosts, sockets, timers and tasks share.
-struct World {
-    seed: u64,
-    start: Instant,
-    executor: Executor,
-    agenda: Mutex<Agenda>,
-    network: Mutex<Network>,
 }
 
 /// A place in the network, with one address and any number of ports.
@@ -94,15 +80,7 @@ impl Sim {
     /// A network without hosts whose links are perfect: no delay, no loss, no end of bandwidth.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed);
-        let start = Instant::now();
-        let world = Arc::new(World {
-            seed,
-            start,
-            executor: Executor::new(rng.fork()),
-            agenda: Mutex::new(Agenda::new(start)),
-            network: Mutex::new(Network::new(start, rng.fork())),
-        });
+        let world = World::new(seed);
         Self { _end: Arc::new(End(Arc::clone(&world))), world }
     }
 
@@ -152,7 +130,7 @@ impl Sim {
             {
                 return output;
             }
-            let idle = !self.world.executor.run_one() && !woken.0.load(Ordering::Relaxed);
+            let idle = !self.world.run_one() && !woken.0.load(Ordering::Relaxed);
             assert!(
                 !idle || self.world.advance(),
                 "the simulation with seed {} is stuck: nothing is ready or under way",
@@ -199,18 +177,6 @@ impl Wake for Woken {
 }
 
 impl Host {
-    /// Binds an endpoint to a port of this host; 0 takes a free one. The simulation takes the place of the
-    /// builder's runtime.
-    ///
-    /// # Errors
-    ///
-    /// As for [`EndpointBuilder::bind`]; [`Io`](crate::ErrorKind::Io) where the port is taken.
-    pub fn bind(&self, builder: EndpointBuilder, port: u16) -> Result<Endpoint> {
-        let socket = self.socket(port)?;
-        let seed = self.world.network().endpoint_seed();
-        builder.runtime(Arc::new(SimRuntime::new(&self.world))).bind_seeded(socket, seed)
-    }
-
     /// A socket on a port of this host; 0 takes a free one. The port is free again when the socket is
     /// dropped.
     ///
@@ -244,51 +210,15 @@ impl Host {
     pub fn plug_in(&self) {
         self.world.network().plug_in(self.ip);
     }
-}
 
-impl World {
-    fn now(&self) -> Instant {
-        self.agenda().now()
+    /// The simulation's runtime, for an endpoint that is bound here.
+    pub(crate) fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::new(SimRuntime::new(&self.world))
     }
 
-    /// Lets the next thing on the agenda happen; `false` if there is nothing.
-    fn advance(&self) -> bool {
-        let next = self.agenda().next();
-        match next {
-            Some(time::Event::Wake(waker)) => waker.wake(),
-            Some(time::Event::Arrival(datagram)) => {
-                let waker = self.network().deliver(datagram);
-                waker.into_iter().for_each(Waker::wake);
-            }
-            None => return false,
-        }
-        true
-    }
-
-    fn agenda(&self) -> MutexGuard<'_, Agenda> {
-        lock(&self.agenda)
-    }
-
-    fn network(&self) -> MutexGuard<'_, Network> {
-        lock(&self.network)
-    }
-}
-
-/// Clears the world when the last handle of the simulation is gone: tasks hold the world by their endpoints,
-/// and the world holds tasks by their wakers.
-struct End(Arc<World>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        loop {
-            let events = self.0.agenda().clear();
-            let wakers = self.0.network().clear();
-            let runnables = self.0.executor.clear();
-            // What is dropped here may wake more.
-            if events.is_empty() && wakers.is_empty() && runnables.is_empty() {
-                return;
-            }
-        }
+    /// Makes the random choices of one endpoint follow from the simulation's seed.
+    pub(crate) fn endpoint_seed(&self) -> [u8; 32] {
+        self.world.network().endpoint_seed()
     }
 }
 

@@ -15,9 +15,9 @@ use quinn::{
 };
 
 use super::{
-    World,
+    agenda::Event,
     network::{Binding, Datagram},
-    time::Event,
+    world::World,
 };
 
 pub(super) struct SimSocket {

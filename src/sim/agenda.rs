@@ -1,0 +1,53 @@
+//! The virtual clock: what is to happen, in order.
+
+use std::{collections::BTreeMap, task::Waker, time::Instant};
+
+use super::network::Datagram;
+
+/// When something happens; the number tells those of one instant apart, and keeps them in their order.
+pub(super) type Slot = (Instant, u64);
+
+pub(super) enum Event {
+    Wake(Waker),
+    Arrival(Datagram),
+}
+
+/// What is to happen.
+pub(super) struct Agenda {
+    now: Instant,
+    events: BTreeMap<Slot, Event>,
+    next_id: u64,
+}
+
+impl Agenda {
+    pub(super) fn new(start: Instant) -> Self {
+        Self { now: start, events: BTreeMap::new(), next_id: 0 }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(super) fn add(&mut self, at: Instant, event: Event) -> Slot {
+        self.next_id += 1;
+        let slot = (at, self.next_id);
+        self.events.insert(slot, event);
+        slot
+    }
+
+    /// Takes an event off the agenda before its time; `None` where it has happened.
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Event> {
+        self.events.remove(&slot)
+    }
+
+    /// Takes the first event, and makes its time the present.
+    pub(super) fn next(&mut self) -> Option<Event> {
+        let ((at, _), event) = self.events.pop_first()?;
+        self.now = self.now.max(at);
+        Some(event)
+    }
+
+    pub(super) fn clear(&mut self) -> BTreeMap<Slot, Event> {
+        std::mem::take(&mut self.events)
+    }
+}
