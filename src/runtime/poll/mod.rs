@@ -33,7 +33,10 @@ use self::{
     tasks::{MainWaker, Queue, Sender, Tasks},
     timers::{Timer, Timers},
 };
-use super::{Offload, Turns, socket::doubled};
+use super::{
+    Turns,
+    socket_core::{Offload, doubled},
+};
 use crate::{error::Result, sync::lock};
 
 /// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.

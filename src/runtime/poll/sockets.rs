@@ -18,10 +18,7 @@ use rustix::event::PollFlags;
 
 use super::{Shared, timers::Timer};
 use crate::{
-    runtime::{
-        Offload,
-        socket::{Core, FalseReports, Received},
-    },
+    runtime::socket_core::{Core, FalseReports, Offload, Received},
     sync::lock,
 };
 

@@ -10,8 +10,6 @@ use std::{
 
 use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
-use super::Offload;
-
 /// Reports of a readable socket in a row after which nothing was there. One or two are ordinary: the system
 /// reports a datagram and discards it, because its checksum is wrong.
 const FALSE_REPORTS: u32 = 8;
@@ -106,6 +104,15 @@ impl Core {
     pub(super) fn may_fragment(&self) -> bool {
         self.state.may_fragment()
     }
+}
+
+/// Which segmentation offloads a socket may use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offload {
+    /// Several datagrams in one `sendmsg`.
+    pub(super) gso: bool,
+    /// Several datagrams in one buffer of `recvmsg`.
+    pub(super) gro: bool,
 }
 
 /// Counts the times in a row that the socket was reported readable and nothing was there.

@@ -20,11 +20,10 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-use super::{
-    Offload,
-    socket::{Core, FalseReports, Received},
+use crate::{
+    runtime::socket_core::{Core, FalseReports, Offload, Received},
+    sync::lock,
 };
-use crate::sync::lock;
 
 #[derive(Debug)]
 pub(super) struct Socket {
