@@ -1,5 +1,5 @@
-//! What every UDP socket does, whatever runtime waits for it: the system calls and offloads. What errors mean
-//! is for the endpoint to say.
+//! The part of a UDP socket that both runtimes share: system calls and offloads. The endpoint decides what
+//! errors mean.
 
 use std::{
     io::{self, IoSliceMut},
@@ -10,32 +10,24 @@ use std::{
 
 use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
-/// Reports of a readable socket in a row after which nothing was there. One or two are ordinary: the system
-/// reports a datagram and discards it, because its checksum is wrong.
-const FALSE_REPORTS: u32 = 8;
-/// How long the socket is left alone then, at first.
-const FIRST_REST: Duration = Duration::from_millis(1);
-/// The longest time that anybody can make datagrams wait in this way: 50 looks a second cost next to nothing.
-const LONGEST_REST: Duration = Duration::from_millis(20);
+/// False reports in a row after which the socket is left alone for a while. One or two are ordinary: the system
+/// reports a datagram and then discards it, because its checksum is wrong.
+const MAX_FALSE_REPORTS: u32 = 8;
+/// How long the socket is left alone at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// How long false reports can delay a datagram at most. 50 receives per second cost next to nothing.
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 
-/// The part of a socket that knows no reactor, and no trait of quinn's.
+/// A socket without a reactor and without quinn's socket trait, which the next version of quinn changes.
 #[derive(Debug)]
-pub(super) struct Core {
+pub(super) struct SocketCore {
     state: UdpSocketState,
     offload: Offload,
-    /// The last send would have blocked, and nobody has seen the socket writable since.
+    /// The last send would have blocked, and the socket has not been reported writable since.
     send_blocked: AtomicBool,
 }
 
-/// What a look at the socket brought.
-pub(super) enum Received {
-    /// How many buffers are filled.
-    Datagrams(usize),
-    /// The kernel has nothing.
-    Nothing,
-}
-
-impl Core {
+impl SocketCore {
     pub(super) fn new(socket: &UdpSocket, offload: Offload) -> io::Result<Self> {
         let state = UdpSocketState::new(socket.into())?;
         if !offload.gro {
@@ -54,27 +46,28 @@ impl Core {
         }
     }
 
+    /// Fills buffers, and returns how many; `None` if the kernel has nothing.
     pub(super) fn try_recv<'s, S>(
         &self,
         socket: &'s S,
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
-    ) -> io::Result<Received>
+    ) -> io::Result<Option<usize>>
     where
         UdpSockRef<'s>: From<&'s S>,
     {
         match self.state.recv(socket.into(), bufs, meta) {
-            Ok(count) => Ok(Received::Datagrams(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether the kernel had nothing left after a look that filled `count` of `room` buffers.
+    /// Whether the kernel had nothing left after a receive that filled `count` of `len` buffers.
     #[cfg(unix)]
-    pub(super) fn is_drained_by(&self, count: usize, room: usize) -> bool {
-        // Elsewhere, a look takes one datagram at most.
-        cfg!(target_os = "linux") && count < room
+    pub(super) fn is_drained_by(&self, count: usize, len: usize) -> bool {
+        // On other systems, each receive returns at most one datagram.
+        cfg!(target_os = "linux") && count < len
     }
 
     /// Whether a sender has to wait until the socket is writable again.
@@ -82,7 +75,7 @@ impl Core {
         self.send_blocked.load(Ordering::Relaxed)
     }
 
-    /// As a send does that finds no room.
+    /// Does what a send does that would block.
     #[cfg(test)]
     pub(super) fn block_send(&self) {
         self.send_blocked.store(true, Ordering::Relaxed);
@@ -115,38 +108,38 @@ pub(super) struct Offload {
     pub(super) gro: bool,
 }
 
-/// Counts the times in a row that the socket was reported readable and nothing was there.
+/// Counts how many times in a row the socket was reported readable when the kernel had nothing.
 ///
-/// A system that reports so again and again would have the receiver ask for ever, at full speed: an error
-/// queue that nobody reads keeps a socket readable, and so do faults.
+/// Without a pause, a system that goes on with false reports would make the receiver take a whole processor. An
+/// error queue that nobody reads keeps a socket readable, and so do faults of drivers.
 #[derive(Debug, Default)]
 pub(super) struct FalseReports(AtomicU32);
 
 impl FalseReports {
-    /// Something was there.
-    pub(super) fn forget(&self) {
-        // Only the one receiver counts, so that this need not be one step.
+    /// A datagram was received.
+    pub(super) fn reset(&self) {
+        // Only the one receiver changes the count, so that this need not be one atomic step.
         if self.0.load(Ordering::Relaxed) > 0 {
             self.0.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Counts one more; gives how long to leave the socket alone, where it is time for that.
+    /// Counts a false report. Returns how long to leave the socket alone, once there are too many.
     pub(super) fn record(&self) -> Option<Duration> {
         let count = self.0.load(Ordering::Relaxed).saturating_add(1);
         self.0.store(count, Ordering::Relaxed);
-        let rests = count.checked_sub(FALSE_REPORTS)?;
-        Some(doubled(FIRST_REST, rests, LONGEST_REST))
+        let pauses = count.checked_sub(MAX_FALSE_REPORTS)?;
+        Some(doubled(FIRST_PAUSE, pauses, MAX_PAUSE))
     }
 }
 
-/// The first duration, doubled as often as `times`, and `longest` at most.
-pub(super) fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
-    first.saturating_mul(2_u32.saturating_pow(times)).min(longest)
+/// The duration `first`, doubled as often as `times`, but at most `max`.
+pub(super) fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(max)
 }
 
-/// quinn-udp switches GRO on. Reporting single segments is not enough: the kernel would go on to join
-/// datagrams, and what does not fit the smaller buffer would be cut off.
+/// quinn-udp enables GRO. Reporting single segments is not enough: the kernel would still join datagrams, and
+/// truncate those that do not fit the smaller buffer.
 #[cfg(target_os = "linux")]
 fn disable_gro(socket: &UdpSocket) -> io::Result<()> {
     use nix::{
@@ -154,7 +147,7 @@ fn disable_gro(socket: &UdpSocket) -> io::Result<()> {
         sys::socket::{setsockopt, sockopt::UdpGroSegment},
     };
     match setsockopt(socket, UdpGroSegment, &false) {
-        // A kernel older than 5.0 has no GRO to switch off.
+        // Kernels before 5.0 have no GRO.
         Ok(()) | Err(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -173,14 +166,14 @@ mod tests {
     #[test]
     fn a_socket_is_left_alone_after_a_few_false_reports_and_for_longer_each_time() {
         let reports = FalseReports::default();
-        for _ in 1..FALSE_REPORTS {
+        for _ in 1..MAX_FALSE_REPORTS {
             assert_eq!(reports.record(), None);
         }
-        let rests: Vec<_> = (0..100).filter_map(|_| reports.record()).collect();
-        assert_eq!(rests.len(), 100);
-        assert_eq!((rests[0], rests[99]), (FIRST_REST, LONGEST_REST));
-        assert!(rests.is_sorted());
-        reports.forget();
+        let pauses: Vec<_> = (0..100).filter_map(|_| reports.record()).collect();
+        assert_eq!(pauses.len(), 100);
+        assert_eq!((pauses[0], pauses[99]), (FIRST_PAUSE, MAX_PAUSE));
+        assert!(pauses.is_sorted());
+        reports.reset();
         assert_eq!(reports.record(), None);
     }
 }

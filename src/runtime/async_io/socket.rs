@@ -21,41 +21,41 @@ use quinn::{
 };
 
 use crate::{
-    runtime::socket_core::{Core, FalseReports, Offload, Received},
+    runtime::socket_core::{FalseReports, Offload, SocketCore},
     sync::lock,
 };
 
 #[derive(Debug)]
 pub(super) struct Socket {
     io: Arc<Async<UdpSocket>>,
-    core: Core,
-    reports: Arc<Reports>,
-    /// Wakes the receiver through `reports`.
-    reported: Waker,
+    core: SocketCore,
+    readiness: Arc<Readiness>,
+    /// Wakes the receiver through `readiness`.
+    readiness_waker: Waker,
     false_reports: FalseReports,
-    /// `rest` is something.
-    rests: AtomicBool,
-    /// The receiver leaves the socket alone until then.
-    rest: Mutex<Option<Timer>>,
+    /// Whether `pause` is `Some`.
+    paused: AtomicBool,
+    /// The receiver leaves the socket alone until this fires.
+    pause: Mutex<Option<Timer>>,
 }
 
-/// Wakes the receiver for the reactor, and remembers that it did.
+/// Wakes the receiver for the reactor, and remembers that the reactor has reported the socket readable.
 ///
-/// What `Async::poll_readable` returns does not show it: while the socket stays readable, the reactor may
-/// wake the receiver each time that it asks, and each answer may still be `Pending`.
+/// The result of `Async::poll_readable` does not tell: while the socket stays readable, the reactor may wake the
+/// receiver after each poll, and each poll may still return `Pending`.
 #[derive(Debug, Default)]
-struct Reports {
-    unread: AtomicBool,
+struct Readiness {
+    reported: AtomicBool,
     receiver: Mutex<Option<Waker>>,
 }
 
-impl Wake for Reports {
+impl Wake for Readiness {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.unread.store(true, Ordering::Release);
+        self.reported.store(true, Ordering::Release);
         let receiver = lock(&self.receiver).take();
         if let Some(receiver) = receiver {
             receiver.wake();
@@ -63,10 +63,10 @@ impl Wake for Reports {
     }
 }
 
-impl Reports {
+impl Readiness {
     /// Whether the reactor has reported the socket as readable since the last call.
     fn take(&self) -> bool {
-        self.unread.load(Ordering::Relaxed) && self.unread.swap(false, Ordering::Acquire)
+        self.reported.load(Ordering::Relaxed) && self.reported.swap(false, Ordering::Acquire)
     }
 
     fn set_receiver(&self, cx: &Context<'_>) {
@@ -79,69 +79,69 @@ impl Reports {
 
 impl Socket {
     pub(super) fn new(socket: UdpSocket, offload: Offload) -> io::Result<Self> {
-        let core = Core::new(&socket, offload)?;
-        if !REACTOR_RUNS.load(Ordering::Relaxed) {
+        let core = SocketCore::new(&socket, offload)?;
+        if !REACTOR_STARTED.load(Ordering::Relaxed) {
             let spare =
                 (0..REACTOR_DESCRIPTORS).map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
             drop(spare);
         }
         let io = or_error("async-io's reactor", || Async::new_nonblocking(socket))??;
-        REACTOR_RUNS.store(true, Ordering::Relaxed);
-        let reports = Arc::<Reports>::default();
+        REACTOR_STARTED.store(true, Ordering::Relaxed);
+        let readiness = Arc::<Readiness>::default();
         Ok(Self {
             io: Arc::new(io),
             core,
-            reported: Arc::clone(&reports).into(),
-            reports,
+            readiness_waker: Arc::clone(&readiness).into(),
+            readiness,
             false_reports: FalseReports::default(),
-            rests: AtomicBool::new(false),
-            rest: Mutex::new(None),
+            paused: AtomicBool::new(false),
+            pause: Mutex::new(None),
         })
     }
 
-    /// Ready when the rest is over, or there is none.
-    fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.rests.load(Ordering::Relaxed) {
-            let mut rest = lock(&self.rest);
-            if let Some(timer) = &mut *rest {
+    /// Ready when no pause is left.
+    fn poll_pause(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.paused.load(Ordering::Relaxed) {
+            let mut pause = lock(&self.pause);
+            if let Some(timer) = &mut *pause {
                 ready!(Pin::new(timer).poll(cx));
             }
-            *rest = None;
-            self.rests.store(false, Ordering::Relaxed);
+            *pause = None;
+            self.paused.store(false, Ordering::Relaxed);
         }
         Poll::Ready(())
     }
 
-    /// Ready when something may have arrived since the last look.
+    /// Ready when something may have arrived since the last receive.
     fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        self.reports.set_receiver(cx);
-        let cx = &mut Context::from_waker(&self.reported);
-        // The first `Ready` may speak of an event from before the last look; asking again registers with the
+        self.readiness.set_receiver(cx);
+        let cx = &mut Context::from_waker(&self.readiness_waker);
+        // The first `Ready` may be of an event from before the last receive; polling again registers with the
         // kernel, which reports whatever has arrived since.
         ready!(self.io.poll_readable(cx))?;
         self.io.poll_readable(cx)
     }
 
-    /// The reactor has reported the socket as readable, and nothing was there. Says whether that is the
-    /// reason for a rest, and begins it.
-    fn distrust(&self) -> bool {
-        let Some(rest) = self.false_reports.record() else { return false };
-        *lock(&self.rest) = Some(Timer::after(rest));
-        self.rests.store(true, Ordering::Relaxed);
+    /// Records that the reactor has reported the socket readable when the kernel had nothing. Returns whether a
+    /// pause begins.
+    fn pause_after_false_report(&self) -> bool {
+        let Some(pause) = self.false_reports.record() else { return false };
+        *lock(&self.pause) = Some(Timer::after(pause));
+        self.paused.store(true, Ordering::Relaxed);
         true
     }
 }
 
-/// What async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or the two ends of a
-/// pipe.
+/// The descriptors that async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or the
+/// two ends of a pipe.
 ///
-/// It panics if it cannot, on its own thread, too, which then is gone for good. So the first to use it sees
-/// first whether that many can be had. One that runs already, since others use it, is not told from one that
-/// does not.
+/// The reactor panics if it cannot open them, also on its own thread, which then never runs again. So the first
+/// socket checks that this many descriptors are available. A reactor that already runs, because other code uses
+/// it, cannot be told from one that does not.
 const REACTOR_DESCRIPTORS: usize = 4;
-static REACTOR_RUNS: AtomicBool = AtomicBool::new(false);
+static REACTOR_STARTED: AtomicBool = AtomicBool::new(false);
 
-/// Runs what starts threads, and panics if it cannot.
+/// Runs `start`, which starts threads and panics if it cannot.
 pub(super) fn or_error<T>(what: &str, start: impl FnOnce() -> T) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(start)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -166,15 +166,15 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.poll_rest(cx));
-            let reported = self.reports.take();
+            ready!(self.poll_pause(cx));
+            let reported = self.readiness.take();
             match self.core.try_recv(&*self.io, bufs, meta)? {
-                Received::Datagrams(count) => {
-                    self.false_reports.forget();
+                Some(count) => {
+                    self.false_reports.reset();
                     return Poll::Ready(Ok(count));
                 }
-                Received::Nothing if reported && self.distrust() => {}
-                Received::Nothing => ready!(self.poll_readable(cx))?,
+                None if reported && self.pause_after_false_report() => {}
+                None => ready!(self.poll_readable(cx))?,
             }
         }
     }
@@ -303,11 +303,11 @@ mod tests {
         let transmit =
             Transmit { destination: nobody, ecn: None, contents: b"?", segment_size: None, src_ip: None };
         receiver.try_send(&transmit).unwrap();
-        let looks = |cx: &mut Context<'_>| {
+        let receive_all = |cx: &mut Context<'_>| {
             let mut meta = [RecvMeta::default()];
             while receiver.poll_recv(cx, &mut [IoSliceMut::new(&mut [0; 64])], &mut meta).is_ready() {}
         };
-        let took = time_of_polls(100, looks);
+        let took = time_of_polls(100, receive_all);
         assert!(took > Duration::from_millis(30), "100 polls in {took:?}");
 
         // It is left alone, and not forgotten.
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_started_is_an_error_with_its_reason() {
+    fn a_start_that_panics_is_an_error_with_its_reason() {
         assert_eq!(or_error("it", || 7).unwrap(), 7);
         let spawned = || io::Result::<()>::Err(io::ErrorKind::OutOfMemory.into());
         for (reason, expected) in [

@@ -10,7 +10,7 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Bell {
     asleep: AtomicBool,
-    wire: wire::Wire,
+    fd: wake_fd::WakeFd,
     #[cfg(test)]
     pub(super) rung: std::sync::atomic::AtomicUsize,
     #[cfg(test)]
@@ -21,7 +21,7 @@ impl Bell {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             asleep: AtomicBool::new(false),
-            wire: wire::Wire::new()?,
+            fd: wake_fd::WakeFd::new()?,
             #[cfg(test)]
             rung: std::sync::atomic::AtomicUsize::new(0),
             #[cfg(test)]
@@ -29,29 +29,29 @@ impl Bell {
         })
     }
 
-    /// Wakes the thread that waits, if it does.
+    /// Wakes the thread if it waits.
     ///
-    /// To be called after the change that it is to see, and after the lock of what was changed has been let
-    /// go: the waiting thread says that it waits, and then takes the same lock, so that either it sees the
-    /// change, or this sees that it waits.
+    /// To be called after the change that the thread is to see, and after the lock on what was changed has been
+    /// released. The thread calls [`sleep`](Self::sleep) and then takes the same lock; so either the thread
+    /// sees the change, or this call sees that it sleeps.
     pub(super) fn ring(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
-            // First, since the other thread is on its way as soon as the wire is pulled.
+            // Counted first, since the other thread may run as soon as the descriptor is signalled.
             #[cfg(test)]
             self.rung.fetch_add(1, Ordering::Relaxed);
-            self.wire.pull();
+            self.fd.signal();
         }
     }
 
-    /// Says that the thread is about to look at everything a last time, and then waits.
+    /// Says that the thread is about to check everything a last time, and then waits.
     pub(super) fn sleep(&self) {
         self.asleep.store(true, Ordering::Release);
         #[cfg(test)]
         self.slept.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says that it looks again. A thread that rang may still have to write to the pipe; then a later wait is
-    /// a short one.
+    /// Says that the thread is awake. Another thread that rang may still have to signal the descriptor; then a
+    /// later wait returns early.
     pub(super) fn wake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
@@ -61,19 +61,19 @@ impl Bell {
         self.asleep.load(Ordering::Relaxed)
     }
 
-    /// What becomes readable when somebody rings.
-    pub(super) fn wire(&self) -> BorrowedFd<'_> {
-        self.wire.as_fd()
+    /// The descriptor that becomes readable when the bell rings.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
-    /// Makes the wire silent again; `false` where that fails, so that it would be heard for ever.
-    pub(super) fn hush(&self) -> bool {
-        self.wire.hush()
+    /// Makes the descriptor unreadable again; `false` if that fails, so that no wait would block any more.
+    pub(super) fn clear(&self) -> bool {
+        self.fd.clear()
     }
 }
 
 #[cfg(target_os = "linux")]
-mod wire {
+mod wake_fd {
     use std::{
         io,
         os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -82,19 +82,19 @@ mod wire {
     use rustix::event::{EventfdFlags, eventfd};
 
     #[derive(Debug)]
-    pub(super) struct Wire(OwnedFd);
+    pub(super) struct WakeFd(OwnedFd);
 
-    impl Wire {
+    impl WakeFd {
         pub(super) fn new() -> io::Result<Self> {
             Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
         }
 
-        pub(super) fn pull(&self) {
+        pub(super) fn signal(&self) {
             // Fails only where the counter is full, and then it is readable.
             let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
         }
 
-        pub(super) fn hush(&self) -> bool {
+        pub(super) fn clear(&self) -> bool {
             rustix::io::read(&self.0, &mut [0; 8]).is_ok()
         }
 
@@ -105,7 +105,7 @@ mod wire {
 }
 
 #[cfg(not(target_os = "linux"))]
-mod wire {
+mod wake_fd {
     use std::{
         io::{self, Read, Write},
         os::{
@@ -115,12 +115,12 @@ mod wire {
     };
 
     #[derive(Debug)]
-    pub(super) struct Wire {
+    pub(super) struct WakeFd {
         near: UnixStream,
         far: UnixStream,
     }
 
-    impl Wire {
+    impl WakeFd {
         pub(super) fn new() -> io::Result<Self> {
             let (near, far) = UnixStream::pair()?;
             near.set_nonblocking(true)?;
@@ -128,12 +128,12 @@ mod wire {
             Ok(Self { near, far })
         }
 
-        pub(super) fn pull(&self) {
+        pub(super) fn signal(&self) {
             // Fails only where the buffer is full, and then it is readable.
             let _ = (&self.near).write(&[1]);
         }
 
-        pub(super) fn hush(&self) -> bool {
+        pub(super) fn clear(&self) -> bool {
             let mut any = false;
             loop {
                 match (&self.far).read(&mut [0; 64]) {
@@ -157,20 +157,20 @@ mod tests {
     use super::*;
 
     fn rings(bell: &Bell) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(bell.fd(), PollFlags::IN)];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
     }
 
     #[test]
-    fn a_bell_rings_once_and_only_for_who_sleeps() {
+    fn a_bell_rings_once_and_only_while_the_thread_sleeps() {
         let bell = Bell::new().unwrap();
         bell.ring();
-        assert!(!rings(&bell), "a system call for somebody who is awake");
+        assert!(!rings(&bell), "a system call though the thread is awake");
         bell.sleep();
         bell.ring();
         assert!(rings(&bell));
-        assert!(bell.hush());
-        assert!(!bell.hush(), "there is nothing left to silence");
+        assert!(bell.clear());
+        assert!(!bell.clear(), "the descriptor was cleared before");
         bell.ring();
         assert!(!rings(&bell), "a second system call for one wakeup");
     }

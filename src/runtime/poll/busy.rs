@@ -1,42 +1,43 @@
-//! When to look again and again instead of sleeping.
+//! When to poll busily instead of sleeping.
 
 use std::time::Duration;
 
-/// Decides before each wait, by how the last ones went.
+/// Decides before each wait whether to poll busily, from how long the last waits were.
 ///
-/// Waits alike come in a row: those of a call at a time are as long as the peer takes, those of a node at
-/// leisure are long. So after one that was too long, looking again is put off for a while, each time for
-/// twice as many waits.
+/// Consecutive waits are alike: they are short during sequential calls to a near peer, and long on an idle
+/// node. So after a wait that was longer than `limit`, the next attempts to poll busily are skipped: 1, 3, 7
+/// and so on up to 63 waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Busy {
-    patience: Duration,
-    /// Waits to sleep through before the next try.
-    put_off: u32,
-    /// The same, after the last try.
-    puts_off: u32,
+pub(super) struct BusyPoll {
+    /// How long to poll busily before sleeping.
+    limit: Duration,
+    /// Waits to sleep through before the next attempt.
+    skip: u32,
+    /// The value that `skip` was last set to.
+    last_skip: u32,
 }
 
-/// One wait in this many is tried where none is short enough.
-const RAREST: u32 = 64;
+/// An attempt is made in one of 64 waits if all of them are too long.
+const MAX_SKIP: u32 = 63;
 
-impl Busy {
-    pub(super) const fn new(patience: Duration) -> Self {
-        Self { patience, put_off: 0, puts_off: 0 }
+impl BusyPoll {
+    pub(super) const fn new(limit: Duration) -> Self {
+        Self { limit, skip: 0, last_skip: 0 }
     }
 
-    /// How long to look again and again in the wait that begins; zero where sleeping is better.
+    /// How long to poll busily in the wait that begins; zero means to sleep.
     pub(super) const fn begin(&mut self) -> Duration {
-        if self.put_off > 0 {
-            self.put_off -= 1;
+        if self.skip > 0 {
+            self.skip -= 1;
             return Duration::ZERO;
         }
-        self.patience
+        self.limit
     }
 
-    /// Whether there was something to do before patience ran out.
-    pub(super) fn end(&mut self, in_time: bool) {
-        self.puts_off = if in_time { 0 } else { (2 * self.puts_off + 1).min(RAREST - 1) };
-        self.put_off = self.puts_off;
+    /// Records whether there was something to do within the limit.
+    pub(super) fn record(&mut self, in_time: bool) {
+        self.last_skip = if in_time { 0 } else { (2 * self.last_skip + 1).min(MAX_SKIP) };
+        self.skip = self.last_skip;
     }
 }
 
@@ -44,35 +45,35 @@ impl Busy {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_micros(50);
+    const LIMIT: Duration = Duration::from_micros(50);
 
-    /// How many waits in a round are tried.
-    fn tries(busy: &mut Busy, waits: usize, in_time: bool) -> usize {
-        let tried = |_: &usize| {
-            let tried = !busy.begin().is_zero();
-            if tried {
-                busy.end(in_time);
+    /// In how many of the waits busy polling is attempted.
+    fn attempts(busy: &mut BusyPoll, waits: usize, in_time: bool) -> usize {
+        let attempted = |_: &usize| {
+            let attempted = !busy.begin().is_zero();
+            if attempted {
+                busy.record(in_time);
             }
-            tried
+            attempted
         };
-        (0..waits).filter(tried).count()
+        (0..waits).filter(attempted).count()
     }
 
     #[test]
-    fn short_waits_are_always_tried() {
-        assert_eq!(tries(&mut Busy::new(PATIENCE), 100, true), 100);
+    fn short_waits_are_always_polled() {
+        assert_eq!(attempts(&mut BusyPoll::new(LIMIT), 100, true), 100);
     }
 
     #[test]
-    fn long_waits_are_seldom_tried() {
-        let mut busy = Busy::new(PATIENCE);
-        assert_eq!(tries(&mut busy, 64, false), 6, "waits 0, 2, 6, 14, 30 and 62");
-        assert_eq!(tries(&mut busy, 6400, false), 100);
-        assert!(tries(&mut busy, 64 + 100, true) >= 100, "and found out when they are short again");
+    fn long_waits_are_seldom_polled() {
+        let mut busy = BusyPoll::new(LIMIT);
+        assert_eq!(attempts(&mut busy, 64, false), 6, "waits 0, 2, 6, 14, 30 and 62");
+        assert_eq!(attempts(&mut busy, 6400, false), 100);
+        assert!(attempts(&mut busy, 64 + 100, true) >= 100, "found out when they are short again");
     }
 
     #[test]
-    fn without_patience_nothing_is_tried() {
-        assert_eq!(tries(&mut Busy::new(Duration::ZERO), 100, true), 0);
+    fn a_limit_of_zero_never_polls_busily() {
+        assert_eq!(attempts(&mut BusyPoll::new(Duration::ZERO), 100, true), 0);
     }
 }

@@ -2,9 +2,13 @@
 
 mod bell;
 mod busy;
-mod sockets;
+mod poller;
+mod shared;
+mod socket;
+mod source;
 mod tasks;
-mod timers;
+mod timer;
+mod timer_queue;
 
 use std::{
     collections::VecDeque,
@@ -13,7 +17,7 @@ use std::{
     hint, io,
     net::UdpSocket,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
@@ -21,36 +25,23 @@ use std::{
 
 use async_task::Runnable;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
 
 use self::{
-    bell::Bell,
-    busy::Busy,
-    sockets::{Socket, Source, Sources},
-    tasks::{MainWaker, Queue, Sender, Tasks},
-    timers::{Timer, Timers},
+    busy::BusyPoll,
+    poller::Poller,
+    shared::{MainWaker, Shared},
+    socket::Socket,
+    tasks::Ready,
+    timer::Timer,
 };
-use super::{
-    Turns,
-    socket_core::{Offload, doubled},
-};
+use super::{Turns, socket_core::Offload};
 use crate::{error::Result, sync::lock};
 
-/// Tasks run in a row before sockets and deadlines are looked at, though there is still something to do.
-const TASKS_PER_LOOK: usize = 128;
+/// Tasks run in a row before sockets and deadlines are checked, though more tasks are ready.
+const TASKS_PER_CHECK: usize = 128;
 
-/// How long the thread sleeps instead of waiting, at first and at most, while the system refuses to wait.
-/// Nothing wakes it meanwhile, so that everything takes up to this much longer; shorter pauses would take the
-/// processor, and a refusal may last.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
-
-/// How long the thread looks again and again before it sleeps: as long as to be woken takes, or a little
-/// longer.
-const PATIENCE: Duration = Duration::from_micros(50);
+/// How long the thread polls busily before it sleeps, by default: a little longer than it takes to be woken.
+const BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// Runs nodes on one thread, without a reactor: everything happens within [`block_on`](Self::block_on).
 ///
@@ -94,29 +85,17 @@ pub struct PollRuntime {
     shared: Arc<Shared>,
     main: Waker,
     offload: Offload,
+    /// The tasks that run next. Empty unless a task has panicked.
     batch: VecDeque<Runnable>,
-    due: Vec<Waker>,
-    sources: Vec<(Arc<Source>, PollFlags)>,
     /// Empty; its memory is used again.
-    fds: Vec<PollFd<'static>>,
-    /// Tasks run since the last look at the sockets.
-    unseen: usize,
+    expired: Vec<Waker>,
+    poller: Poller,
+    /// Tasks run since the sockets were last checked.
+    unchecked: usize,
     turns: Turns,
-    busy: Busy,
-    /// When there was something to do again.
+    busy: BusyPoll,
+    /// When the last wait ended.
     woke: Instant,
-    /// Waits in a row that the system refused.
-    refused_waits: u32,
-}
-
-/// What handles, wakers, timers and sockets have of the runtime.
-#[derive(Debug)]
-struct Shared {
-    tasks: Mutex<Tasks>,
-    timers: Mutex<Timers>,
-    sources: Sources,
-    sender: Sender,
-    bell: Bell,
 }
 
 impl PollRuntime {
@@ -126,26 +105,18 @@ impl PollRuntime {
     ///
     /// [`Io`](crate::ErrorKind::Io) where the process has no more file descriptors.
     pub fn new() -> Result<Self> {
-        let shared = Arc::new(Shared {
-            tasks: Mutex::default(),
-            timers: Mutex::default(),
-            sources: Mutex::default(),
-            sender: Sender::default(),
-            bell: Bell::new()?,
-        });
+        let shared = Shared::new()?;
         Ok(Self {
             main: Waker::from(Arc::new(MainWaker(Arc::clone(&shared)))),
             shared,
             offload: Offload { gso: true, gro: true },
             batch: VecDeque::new(),
-            due: Vec::new(),
-            sources: Vec::new(),
-            fds: Vec::new(),
-            unseen: 0,
+            expired: Vec::new(),
+            poller: Poller::new(),
+            unchecked: 0,
             turns: Turns::new(),
-            busy: Busy::new(patience()),
+            busy: BusyPoll::new(default_busy_poll()),
             woke: Instant::now(),
-            refused_waits: 0,
         })
     }
 
@@ -165,16 +136,16 @@ impl PollRuntime {
         self
     }
 
-    /// Looks at its sockets again and again, for up to so long, before it lets the thread sleep. Zero is not
-    /// at all. Default: 50 µs; zero where the process has one processor alone.
+    /// Polls its sockets busily for up to `limit` before the thread sleeps; zero turns this off. Default:
+    /// 50 µs; zero if the process may use only one processor.
     ///
-    /// To be woken takes a thread tens of microseconds, most of all in virtual machines; that is half of what
-    /// a call at a time over a local link takes, and `docs/benchmarks` has the figures of both. In return
-    /// the thread takes the processor for that long where it would have slept. Where waits turn out to be
-    /// longer, as on slow links or when there is little to do, it tries one of 64.
+    /// Waking a thread takes tens of microseconds, most of all in virtual machines; that is half the duration
+    /// of one call over a local link, and `docs/benchmarks` has the figures of both. In return, the thread
+    /// uses the processor for that long when it would have slept. If waits turn out to be longer than `limit`,
+    /// as on slow links or on an idle node, it polls busily in one wait of 64.
     #[must_use]
-    pub fn busy_poll(mut self, patience: Duration) -> Self {
-        self.busy = Busy::new(patience);
+    pub fn busy_poll(mut self, limit: Duration) -> Self {
+        self.busy = BusyPoll::new(limit);
         self
     }
 
@@ -196,69 +167,60 @@ impl PollRuntime {
         let main = self.main.clone();
         main.wake_by_ref();
         loop {
-            if let Some(output) = self.run_ready(&main, future.as_mut()) {
+            if let Some(output) = self.run_batch(&main, future.as_mut()) {
                 return output;
             }
-            self.run(Queue::Senders, usize::MAX);
-            self.look();
+            self.run(Ready::Drivers, usize::MAX);
+            self.check();
         }
     }
 
-    /// Runs what is ready, for one turn.
-    fn run_ready<F: Future>(&mut self, main: &Waker, future: Pin<&mut F>) -> Option<F::Output> {
+    /// Runs one batch of the tasks that are ready. Returns the output of `future` if it has one.
+    fn run_batch<F: Future>(&mut self, main: &Waker, future: Pin<&mut F>) -> Option<F::Output> {
         if lock(&self.shared.tasks).take_main() {
-            self.unseen += 1;
+            self.unchecked += 1;
             if let Poll::Ready(output) = future.poll(&mut Context::from_waker(main)) {
                 return Some(output);
             }
         }
         let length = self.turns.length();
-        let (mut ran, mut all) = self.run(Queue::NextTurn, length);
-        // Those that are woken meanwhile belong to the turn, so that what all of them write leaves together.
+        let (mut ran, mut all) = self.run(Ready::NextBatch, length);
+        // Tasks that the batch wakes belong to it, so that what all of them write leaves together.
         let mut more = ran;
         while more > 0 && ran < length {
-            (more, all) = self.run(Queue::Ready, length - ran);
+            (more, all) = self.run(Ready::Woken, length - ran);
             ran += more;
         }
         self.turns.end(ran, all);
         None
     }
 
-    /// Runs at most this many tasks of a queue once. Says how many that were, and whether they were all.
-    fn run(&mut self, queue: Queue, most: usize) -> (usize, bool) {
-        // What a panic left of a batch comes first.
-        let all = self.batch.is_empty() && lock(&self.shared.tasks).take(queue, most, &mut self.batch);
+    /// Runs at most `max` ready tasks once. Returns how many, and whether they were all.
+    fn run(&mut self, which: Ready, max: usize) -> (usize, bool) {
+        // Tasks that a panic has left in the batch run first.
+        let all = self.batch.is_empty() && lock(&self.shared.tasks).take(which, max, &mut self.batch);
         let count = self.batch.len();
         while let Some(runnable) = self.batch.pop_front() {
-            self.unseen += 1;
+            self.unchecked += 1;
             runnable.run();
         }
         (count, all)
     }
 
-    /// Wakes those whose time has come; `false` where there are none.
-    fn expire(&mut self, now: Instant) -> bool {
-        lock(&self.shared.timers).expire(now, &mut self.due);
-        let any = !self.due.is_empty();
-        self.due.drain(..).for_each(Waker::wake);
-        any
-    }
-
-    /// Waits for sockets, deadlines and other threads where there is nothing else to do; glances at them now
-    /// and then where there is.
-    fn look(&mut self) {
+    /// Waits for sockets, timers and other threads if no task is ready; otherwise checks them now and then.
+    fn check(&mut self) {
         let mut idle = lock(&self.shared.tasks).is_idle();
-        if !idle && self.unseen < TASKS_PER_LOOK {
+        if !idle && self.unchecked < TASKS_PER_CHECK {
             return;
         }
-        self.unseen = 0;
+        self.unchecked = 0;
         let now = Instant::now();
-        idle &= !self.expire(now);
+        idle &= !self.fire_timers(now);
         if !idle {
             self.poll(Some(Duration::ZERO));
             return;
         }
-        if !self.stay_awake(now) {
+        if !self.poll_busily(now) {
             self.sleep();
         }
         let woke = Instant::now();
@@ -266,33 +228,41 @@ impl PollRuntime {
         self.woke = woke;
     }
 
-    /// Looks again and again while that may be worth it; `true` as soon as there is something to do.
-    fn stay_awake(&mut self, since: Instant) -> bool {
-        let patience = self.busy.begin();
-        // Where the system does not say whether there is something to do, there always may be.
-        if patience.is_zero() || self.refused_waits > 0 {
+    /// Fires the timers whose deadline has passed; `false` if there are none.
+    fn fire_timers(&mut self, now: Instant) -> bool {
+        lock(&self.shared.timers).expire(now, &mut self.expired);
+        let any = !self.expired.is_empty();
+        self.expired.drain(..).for_each(Waker::wake);
+        any
+    }
+
+    /// Polls again and again for as long as [`BusyPoll`] allows; `true` as soon as a task is ready.
+    fn poll_busily(&mut self, since: Instant) -> bool {
+        let limit = self.busy.begin();
+        // While the system refuses to wait, polling cannot tell whether there is something to do.
+        if limit.is_zero() || self.poller.is_refused() {
             return false;
         }
         let found = loop {
             self.poll(Some(Duration::ZERO));
             let now = Instant::now();
-            if self.expire(now) || !lock(&self.shared.tasks).is_idle() {
+            if self.fire_timers(now) || !lock(&self.shared.tasks).is_idle() {
                 break true;
             }
-            if now.saturating_duration_since(since) >= patience {
+            if now.saturating_duration_since(since) >= limit {
                 break false;
             }
             hint::spin_loop();
         };
-        self.busy.end(found);
+        self.busy.record(found);
         found
     }
 
-    /// Waits for sockets, deadlines and other threads.
+    /// Waits for sockets, timers and other threads.
     fn sleep(&mut self) {
         let Shared { tasks, timers, bell, .. } = &*self.shared;
         bell.sleep();
-        // Others may have been quick; from here on they ring.
+        // Another thread may have woken a task before; from here on it rings.
         let timeout = if lock(tasks).is_idle() {
             let next = lock(timers).next();
             next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -303,79 +273,17 @@ impl PollRuntime {
     }
 
     fn poll(&mut self, timeout: Option<Duration>) {
-        let Shared { sources, bell, .. } = &*self.shared;
-        // One that nobody waits for would report its errors again and again.
-        let awaited = |source: Arc<Source>| {
-            Some(source.interest()).filter(|interest| !interest.is_empty()).map(|interest| (source, interest))
-        };
-        self.sources.extend(lock(sources).iter().filter_map(Weak::upgrade).filter_map(awaited));
-        let mut fds = recycle(std::mem::take(&mut self.fds));
-        fds.push(PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN));
-        fds.extend(self.sources.iter().map(|(source, interest)| PollFd::new(&source.io, *interest)));
-        let limit = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let ready = poll(&mut fds, limit.as_ref());
-        let refused = match ready {
-            Ok(_) | Err(Errno::INTR) => None,
-            Err(errno) => Some(errno),
-        };
-        if let Some(errno) = refused {
-            pause(&mut self.refused_waits, timeout, errno);
-        }
-        // Before anything is woken, which would ring otherwise.
-        bell.wake();
-        if refused.is_some() {
-            self.sources.iter().for_each(|(source, _)| source.may_have_happened());
-        }
-        if ready.is_ok() {
-            let mut events = fds.iter().map(PollFd::revents);
-            let rung = events.next().is_some_and(|events| !events.is_empty());
-            for ((source, _), events) in self.sources.iter().zip(events) {
-                if !events.is_empty() {
-                    source.happened(events);
-                }
-            }
-            if rung && !bell.hush() {
-                // The next wait would end immediately, and so would every other.
-                pause(&mut self.refused_waits, timeout, Errno::IO);
-            } else if std::mem::take(&mut self.refused_waits) > 0 {
-                tracing::debug!("the system lets the thread wait for its sockets again");
-            }
-        }
-        self.fds = recycle(fds);
-        self.sources.clear();
+        self.poller.poll(&self.shared.sources, &self.shared.bell, timeout);
     }
 }
 
-/// Sleeps in place of a wait that the system refused, for no longer than that would have lasted.
-fn pause(refused_in_a_row: &mut u32, timeout: Option<Duration>, errno: Errno) {
-    let earlier = *refused_in_a_row;
-    *refused_in_a_row = earlier.saturating_add(1);
-    if earlier == 0 {
-        tracing::warn!(
-            error = %io::Error::from(errno),
-            "the system does not let the thread wait for its sockets; it looks at them every {LONGEST_PAUSE:?}"
-        );
-    }
-    let pause = doubled(FIRST_PAUSE, earlier, LONGEST_PAUSE);
-    let pause = timeout.map_or(pause, |timeout| timeout.min(pause));
-    if !pause.is_zero() {
-        thread::sleep(pause);
-    }
-}
-
-/// Nobody can answer while the only processor is taken.
-fn patience() -> Duration {
+/// Zero on a single processor, since nobody can answer while this thread uses it.
+fn default_busy_poll() -> Duration {
     if thread::available_parallelism().is_ok_and(|threads| threads.get() > 1) {
-        PATIENCE
+        BUSY_POLL
     } else {
         Duration::ZERO
     }
-}
-
-/// Empties a list for descriptors of another lifetime, and keeps its memory.
-fn recycle<'to>(mut fds: Vec<PollFd<'_>>) -> Vec<PollFd<'to>> {
-    fds.clear();
-    fds.into_iter().map_while(|_| None).collect()
 }
 
 impl Drop for PollRuntime {
@@ -392,20 +300,18 @@ impl fmt::Debug for PollRuntime {
             main: _,
             offload,
             batch: _,
-            due: _,
-            sources: _,
-            fds: _,
-            unseen: _,
+            expired: _,
+            poller: _,
+            unchecked: _,
             turns: _,
             busy,
             woke: _,
-            refused_waits: _,
         } = self;
         f.debug_struct("PollRuntime").field("offload", offload).field("busy", busy).finish_non_exhaustive()
     }
 }
 
-/// What quinn has of the runtime.
+/// The runtime as quinn knows it.
 struct Handle {
     shared: Arc<Shared>,
     offload: Offload,
@@ -486,9 +392,9 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_polls_busily_does_not_sleep_before_its_patience_ends() {
-        let slept = |patience| {
-            let mut runtime = PollRuntime::new().unwrap().busy_poll(patience);
+    fn a_thread_polls_busily_up_to_the_limit_before_it_sleeps() {
+        let slept = |limit| {
+            let mut runtime = PollRuntime::new().unwrap().busy_poll(limit);
             let handle = runtime.handle();
             runtime.block_on(async {
                 let mut timer = handle.new_timer(Instant::now() + Duration::from_millis(5));
@@ -504,8 +410,8 @@ mod tests {
     #[test]
     fn by_default_a_thread_polls_busily_where_another_can_answer() {
         let others = thread::available_parallelism().is_ok_and(|threads| threads.get() > 1);
-        let patience = PollRuntime::new().unwrap().busy.begin();
-        assert_eq!(patience, Duration::from_micros(if others { 50 } else { 0 }));
+        let limit = PollRuntime::new().unwrap().busy.begin();
+        assert_eq!(limit, Duration::from_micros(if others { 50 } else { 0 }));
     }
 
     #[cfg(target_os = "linux")]
@@ -538,15 +444,5 @@ mod tests {
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         sender.send_to(b"still there?", socket.local_addr().unwrap()).unwrap();
         runtime.block_on(receive(&socket));
-    }
-
-    #[test]
-    fn a_list_of_descriptors_keeps_its_memory() {
-        let bell = Bell::new().unwrap();
-        let mut fds = recycle(Vec::with_capacity(7));
-        let memory = fds.as_ptr();
-        fds.push(PollFd::from_borrowed_fd(bell.wire(), PollFlags::IN));
-        let fds = recycle(fds);
-        assert_eq!((fds.as_ptr(), fds.len(), fds.capacity()), (memory, 0, 7));
     }
 }

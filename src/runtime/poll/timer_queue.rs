@@ -1,19 +1,13 @@
-//! Timers that cost a system call only by how long the thread waits.
+//! Which timers a runtime has, by when the first of them fires.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
     time::Instant,
 };
 
-use quinn::AsyncTimer;
 use slab::Slab;
-
-use super::Shared;
-use crate::sync::lock;
 
 /// All timers of a runtime, by when each is next looked at.
 ///
@@ -21,7 +15,7 @@ use crate::sync::lock;
 /// changes the queue immediately; the others keep their place, and find their new one when the old is
 /// reached, or when it is the first and the thread is about to wait for it.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(super) struct TimerQueue {
     entries: Slab<Entry>,
     /// Places of timers, and places that timers have left for an earlier one, which are passed over.
     queue: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -41,19 +35,19 @@ struct Entry {
     waker: Option<Waker>,
 }
 
-impl Timers {
-    fn insert(&mut self, deadline: Instant) -> usize {
+impl TimerQueue {
+    pub(super) fn insert(&mut self, deadline: Instant) -> usize {
         self.entries.insert(Entry { deadline, queued: None, fired: false, waker: None })
     }
 
-    fn reset(&mut self, key: usize, deadline: Instant) {
+    pub(super) fn reset(&mut self, key: usize, deadline: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.deadline = deadline;
             entry.fired = false;
         }
     }
 
-    fn poll(&mut self, key: usize, waker: &Waker) -> Poll<()> {
+    pub(super) fn poll(&mut self, key: usize, waker: &Waker) -> Poll<()> {
         let Some(entry) = self.entries.get_mut(key) else { return Poll::Pending };
         if entry.fired {
             return Poll::Ready(());
@@ -73,7 +67,7 @@ impl Timers {
         Poll::Pending
     }
 
-    fn remove(&mut self, key: usize) -> Option<Waker> {
+    pub(super) fn remove(&mut self, key: usize) -> Option<Waker> {
         let entry = self.entries.try_remove(key)?;
         self.sweep();
         entry.waker
@@ -111,7 +105,7 @@ impl Timers {
         self.first().map(|(first, _)| first)
     }
 
-    /// The first deadline, and whose it is. Timers that it finds in their old place get their new one.
+    /// The first deadline, and whose it is. TimerQueue that it finds in their old place get their new one.
     fn first(&mut self) -> Option<(Instant, usize)> {
         let Self { entries, queue, closed: _ } = self;
         loop {
@@ -131,39 +125,6 @@ impl Timers {
     }
 }
 
-/// One timer, as quinn knows it.
-#[derive(Debug)]
-pub(super) struct Timer {
-    home: Arc<Shared>,
-    key: usize,
-}
-
-impl Timer {
-    pub(super) fn new(home: Arc<Shared>, deadline: Instant) -> Self {
-        let key = lock(&home.timers).insert(deadline);
-        Self { home, key }
-    }
-}
-
-impl AsyncTimer for Timer {
-    fn reset(self: Pin<&mut Self>, deadline: Instant) {
-        lock(&self.home.timers).reset(self.key, deadline);
-    }
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = lock(&self.home.timers).poll(self.key, cx.waker());
-        self.home.bell.ring();
-        polled
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        let waker = lock(&self.home.timers).remove(self.key);
-        drop(waker);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -172,7 +133,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn due(timers: &mut Timers, now: Instant) -> usize {
+    fn due(timers: &mut TimerQueue, now: Instant) -> usize {
         let mut due = Vec::new();
         timers.expire(now, &mut due);
         due.len()
@@ -180,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_moves_away_costs_nothing_until_its_place_is_reached() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start + SECOND);
         assert!(timers.poll(key, Waker::noop()).is_pending());
         for seconds in 2..10 {
@@ -197,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_does_so_for_the_deadline_and_not_for_its_old_place() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start + SECOND);
         assert!(timers.poll(key, Waker::noop()).is_pending());
         assert_eq!(timers.next(), Some(start + SECOND));
@@ -207,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_moves_closer_counts_at_once() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start + 5 * SECOND);
         assert!(timers.poll(key, Waker::noop()).is_pending());
         timers.reset(key, start + SECOND);
@@ -219,7 +180,7 @@ mod tests {
 
     #[test]
     fn places_that_timers_have_left_do_not_pile_up() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start);
         for _ in 0..1000 {
             // What a call does to the timer of its connection: closer for its answer, and away again.
@@ -234,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_runtime_that_ends_wakes_all_and_keeps_nobody_waiting_in_its_memory() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let keys = [1, 2, 3].map(|seconds| timers.insert(start + seconds * SECOND));
         for key in keys {
             assert!(timers.poll(key, Waker::noop()).is_pending());
@@ -250,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_timer_that_is_gone_wakes_nobody() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
+        let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start);
         assert!(timers.poll(key, Waker::noop()).is_pending());
         timers.remove(key);
