@@ -3,17 +3,13 @@
 use std::{
     cell::Cell,
     pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     task::{Context, Poll},
 };
 
-use event_listener::Event;
 use pin_project_lite::pin_project;
 
-use crate::sync::{lock, wait_until};
+use crate::sync::{AtomicU8, AtomicUsize, Event, Mutex, lock, thread_local, wait_until};
 
 /// Counts the work and the tasks of a node, so that a shutdown can wait for them.
 ///

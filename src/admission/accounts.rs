@@ -3,16 +3,13 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use crate::{
     limits::Bucket,
-    sync::lock,
+    sync::{AtomicU32, Mutex, lock},
     tls::{Fingerprint, PeerIdentity},
 };
 

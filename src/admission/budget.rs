@@ -11,17 +11,15 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     task::{Context, Poll, ready},
 };
 
-use event_listener::{Event, EventListener};
-
 use super::pieces::Pieces;
-use crate::limits::CONNECTION_RESERVE_BYTES as RESERVE;
+use crate::{
+    limits::CONNECTION_RESERVE_BYTES as RESERVE,
+    sync::{AtomicBool, AtomicUsize, Event, EventListener},
+};
 
 /// The budget of an endpoint.
 #[derive(Debug)]

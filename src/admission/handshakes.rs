@@ -6,17 +6,17 @@
 //! of chance, since the oldest is the one that is most likely to be done the next moment.
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use event_listener::{Event, EventListener};
-
-use async_lock::SemaphoreGuardArc;
 use fastrand::Rng;
 
 use super::accounts::{Account, Opened};
-use crate::{limits::Rate, sync::lock};
+use crate::{
+    limits::Rate,
+    sync::{Event, EventListener, Mutex, SemaphoreGuardArc, lock},
+};
 
 /// How long a handshake is safe from newcomers that are no better: some round trips, and the time of a slow
 /// core.
@@ -223,11 +223,11 @@ impl Drop for Handshake {
 
 #[cfg(test)]
 mod tests {
-    use async_lock::Semaphore;
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
     use crate::admission::accounts::{Accounts, Payer};
+    use crate::sync::Semaphore;
 
     /// Room for two handshakes, and for more connections.
     struct Node {

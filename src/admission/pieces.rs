@@ -7,14 +7,14 @@
 //! too, and what came before the oldest open stream was opened is forgiven, since nothing of it is left.
 
 use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
-use crate::{limits::MEAN_PIECE_BYTES, sync::lock};
+use crate::{
+    limits::MEAN_PIECE_BYTES,
+    sync::{AtomicUsize, Mutex, lock},
+};
 
 /// A frame in the unit of account: for this many bytes read, one frame that came twice is forgiven.
 const FRAME: usize = 512;

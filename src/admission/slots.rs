@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_lock::Semaphore;
-
 use super::{
     accounts::{Account, Accounts, Payer},
     allowance::Allowance,
@@ -17,6 +15,7 @@ use super::{
 use crate::{
     limits::{AddressValidation, TransportLimits},
     runtime::Clock,
+    sync::Semaphore,
     tls::PeerIdentity,
 };
 

@@ -3,15 +3,11 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use event_listener::{Event, EventListener};
 
 #[cfg(feature = "durable")]
 use super::durable::{Committer, Knobs};
@@ -19,7 +15,7 @@ use super::ring::{Bounds, Held, OVERHEAD, Ring};
 use crate::{
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
-    sync::lock,
+    sync::{AtomicBool, AtomicUsize, Event, EventListener, Mutex, MutexGuard, lock},
 };
 
 /// Events that peers subscribe to with `node.stream_events`, oldest first.

@@ -1,10 +1,8 @@
 //! How other threads wake the one that waits.
 
-use std::{
-    io,
-    os::fd::BorrowedFd,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{io, os::fd::BorrowedFd, sync::atomic::Ordering};
+
+use crate::sync::AtomicBool;
 
 /// A descriptor to wait for beside the sockets. Ringing costs a system call only while somebody waits.
 #[derive(Debug)]

@@ -1,13 +1,11 @@
 //! The tasks of a runtime on one thread, and the order in which they run.
 
-use std::{
-    collections::VecDeque,
-    sync::atomic::{AtomicBool, Ordering},
-    task::Waker,
-};
+use std::{collections::VecDeque, sync::atomic::Ordering, task::Waker};
 
 use async_task::{Runnable, ScheduleInfo};
 use slab::Slab;
+
+use crate::sync::AtomicBool;
 
 /// Which tasks there are, and which of them are ready.
 #[derive(Debug, Default)]
