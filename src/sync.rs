@@ -22,6 +22,7 @@ mod real {
         thread_local,
     };
 
+    pub(crate) use async_lock::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
     pub(crate) use async_lock::{Semaphore, SemaphoreGuardArc};
     pub(crate) use event_listener::{Event, EventListener};
     #[cfg(any(not(target_has_atomic = "64"), portable_atomic_u64))]

@@ -4,6 +4,7 @@ mod answers;
 mod authorize;
 mod context;
 mod handler;
+mod loan;
 mod method_error;
 mod peers;
 mod sink;
@@ -26,6 +27,7 @@ pub use self::{
 pub(crate) use self::{
     context::ExchangeGuard,
     handler::{ConnectionHandler, Method, NotificationHandler, Registered},
+    loan::Lender,
 };
 use crate::{
     connection::Connection,

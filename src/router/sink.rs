@@ -1,18 +1,11 @@
 //! Where a streaming handler puts its answers.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
-use async_lock::Mutex;
 use bytes::Bytes;
 use minicbor::Encode;
 
-use super::Answers;
+use super::{Answers, loan::Borrower};
 use crate::{
     admission::Charge,
     error::{Error, ErrorKind, Result},
@@ -25,8 +18,7 @@ use crate::{
 ///
 /// The stream is finished when the handler returns, and a sink that outlives it only fails.
 pub struct ResponseSink {
-    writer: Arc<Mutex<Option<FrameWriter>>>,
-    over: Arc<AtomicBool>,
+    writer: Borrower<FrameWriter>,
     codec: Codec,
     max_frame_len: usize,
     /// For the answer that is being sent.
@@ -35,16 +27,14 @@ pub struct ResponseSink {
 }
 
 impl ResponseSink {
-    /// A sink that is of no more use once `over` is set.
     pub(crate) fn new(
-        writer: Arc<Mutex<Option<FrameWriter>>>,
-        over: Arc<AtomicBool>,
+        writer: Borrower<FrameWriter>,
         codec: Codec,
         max_frame_len: usize,
         charge: Charge,
         answers: Arc<Answers>,
     ) -> Self {
-        Self { writer, over, codec, max_frame_len, charge, answers }
+        Self { writer, codec, max_frame_len, charge, answers }
     }
 
     /// Sends one answer. Waits for room where the caller reads slowly.
@@ -62,11 +52,7 @@ impl ResponseSink {
         self.charge.settle(0);
         self.charge.add(frame.len());
         self.answers.observe(frame.len());
-        let mut writer = self.writer.lock().await;
-        if self.over.load(Ordering::Relaxed) {
-            *writer = None;
-        }
-        let sent = match writer.as_mut() {
+        let sent = match self.writer.get().await.as_mut() {
             Some(writer) => writer.write(frame).await,
             None => Err(Error::new(ErrorKind::Closed).detail("the exchange is over")),
         };

@@ -2,14 +2,10 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_lock::Mutex;
 use bytes::Bytes;
 use futures_lite::future;
 use quinn::{RecvStream, SendStream, VarInt};
@@ -29,7 +25,8 @@ use crate::{
     link::Link,
     message::{Codec, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     router::{
-        Answers, Context, ExchangeGuard, HEALTH, Method, MethodError, Registered, ResponseSink, STREAM_EVENTS,
+        Answers, Context, ExchangeGuard, HEALTH, Lender, Method, MethodError, Registered, ResponseSink,
+        STREAM_EVENTS,
     },
     runtime::{Clock, Elapsed},
     span::{codec_name, method, record},
@@ -343,11 +340,9 @@ impl Exchange<'_> {
         guard: ExchangeGuard,
     ) -> Option<Ended> {
         let stopped = writer.as_ref()?.given_up();
-        let lent = Arc::new(Mutex::new(writer.take()));
-        let over = Arc::new(AtomicBool::new(false));
+        let (lender, borrower) = Lender::lend(writer.take()?);
         let sink = ResponseSink::new(
-            Arc::clone(&lent),
-            Arc::clone(&over),
+            borrower,
             self.codec,
             self.node.max_frame_len(),
             self.link.allowance().charge(),
@@ -356,7 +351,7 @@ impl Exchange<'_> {
         let outcome = supervise(self.node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;
         // A task that the handler left its sink to may be in the middle of a frame, but not for ever.
         let patience = self.node.clock.deadline(self.node.limits.handler_timeout());
-        let given_back = async { Some(lent.lock().await) };
+        let given_back = async { Some(lender.take_back().await) };
         let nobody_waits = async {
             let closed = async {
                 self.link.quinn().closed().await;
@@ -365,11 +360,11 @@ impl Exchange<'_> {
             None
         };
         let given_back = future::or(given_back, nobody_waits);
-        let Ok(Some(mut left)) = self.node.clock.timeout_at(Some(patience), given_back).await else {
-            over.store(true, Ordering::Relaxed);
+        let Ok(Some(left)) = self.node.clock.timeout_at(Some(patience), given_back).await else {
+            lender.abandon();
             return None;
         };
-        *writer = left.take();
+        *writer = left;
         Some(Ended { outcome: outcome.map(|()| None), guard: Some(guard) })
     }
 
