@@ -11,7 +11,12 @@ use futures_lite::{FutureExt, future};
 use quinn::{Incoming, ServerConfig};
 use tracing::Instrument;
 
-use super::{Node, attend, authorize::authorized, pieces, serve_connection};
+use super::{
+    authorize::authorized,
+    node::Node,
+    pieces,
+    serve::{attend, serve_connection},
+};
 use crate::{
     admission::{ConnectionSlot, Full, Handshake},
     code::Code,
@@ -36,7 +41,7 @@ pub(crate) async fn accept_connections(
     socket: Arc<SocketHealth>,
 ) {
     let accepting = pin!(accept_each(&node, &endpoint, &config, &recorder));
-    let watching = pin!(OwnWaker::new(pieces::watch(&node, &socket)));
+    let watching = pin!(OwnWaker::new(pieces::watch(&node.watched, &node.limits, &node.counters, &socket)));
     future::or(accepting, watching).await;
 }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use futures_lite::future;
 
 use super::{
-    Node,
+    node::Node,
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{

@@ -12,8 +12,10 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tracing::Span;
 
 use super::{
-    Node, Served, events,
+    connection_state::ConnectionState,
+    events,
     health::health,
+    node::Node,
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{
@@ -33,8 +35,8 @@ use crate::{
     stream::{FrameReader, FrameWriter, response_frame},
 };
 
-pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStream, span: Span) {
-    let Served { node, link, undelivered, .. } = &*served;
+pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: RecvStream, span: Span) {
+    let ConnectionState { node, link, undelivered, .. } = &*state;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let (Asked { codec, request }, mut charge) = {
         let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
@@ -50,7 +52,7 @@ pub(super) async fn serve(served: Arc<Served>, send: SendStream, recv: RecvStrea
                 record(&span, "outcome", code);
                 writer.reset(code);
                 if is_fault(&error, link) {
-                    node.count_fault(link);
+                    node.record_fault(link);
                 }
                 return;
             }
@@ -204,7 +206,7 @@ impl Exchange<'_> {
             Ok(request) => request,
             Err(refusal) => {
                 if *refusal.error() == WireError::InvalidRequest {
-                    self.node.count_fault(self.link);
+                    self.node.record_fault(self.link);
                 }
                 tracing::debug!(remote = %self.link.remote_address(), error = %refusal, "request refused");
                 return Some(Ended::with(refusal.not_run().into_response()));
@@ -454,7 +456,7 @@ impl Exchange<'_> {
     fn count_given_up(&self) {
         let age = self.node.clock.now().saturating_duration_since(self.began);
         if age < ABUSIVE_CANCEL && !self.expires_within_a_round_trip() {
-            self.node.count_fault(self.link);
+            self.node.record_fault(self.link);
         }
     }
 

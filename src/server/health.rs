@@ -2,7 +2,7 @@
 
 use minicbor::{Encoder, encode::Error as EncodeError};
 
-use super::Node;
+use super::node::Node;
 use crate::{message::Response, tls::ClientAuth};
 
 pub(super) fn health(node: &Node) -> Response {

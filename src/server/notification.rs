@@ -16,9 +16,9 @@ use quinn::RecvStream;
 use tracing::{Instrument, Span};
 
 use super::{
-    Node, Served,
+    connection_state::{ConnectionState, semaphore},
     exchange::{fault_code, is_fault},
-    semaphore,
+    node::Node,
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{
@@ -35,8 +35,8 @@ use crate::{
 
 /// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is
 /// left.
-pub(super) async fn serve_each(served: &Arc<Served>) {
-    let Served { node, link, .. } = &**served;
+pub(super) async fn serve_each(state: &Arc<ConnectionState>) {
+    let ConnectionState { node, link, .. } = &**state;
     let max = node.limits.max_concurrent_uni_streams();
     let places = semaphore(max);
     let mut work = AcceptedBefore::new(node, u64::from(max));
@@ -56,9 +56,9 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
             return;
         }
         let span = span::notifications(link.span(), recv.id());
-        let (served, before) = (Arc::clone(served), work.for_stream(node));
+        let (state, before) = (Arc::clone(state), work.for_stream(node));
         node.spawn(async move {
-            serve(&served, recv, span.clone(), before).instrument(span).await;
+            serve(&state, recv, span.clone(), before).instrument(span).await;
             drop(place);
         });
         work.taken(node, 1);
@@ -136,8 +136,8 @@ enum Next {
     GivenUp,
 }
 
-async fn serve(served: &Served, recv: RecvStream, span: Span, mut before: AcceptedBefore) {
-    let Served { node, link, .. } = served;
+async fn serve(state: &ConnectionState, recv: RecvStream, span: Span, mut before: AcceptedBefore) {
+    let ConnectionState { node, link, .. } = state;
     let charge = link.allowance().charge().outlasting();
     let mut reader = FrameReader::new(recv, node.max_frame_len(), charge);
     let mut pace = Pace::Opening;
@@ -151,14 +151,14 @@ async fn serve(served: &Served, recv: RecvStream, span: Span, mut before: Accept
             }
             Next::Read(Ok(None)) => {
                 if pace == Pace::Opening {
-                    node.count_fault(link);
+                    node.record_fault(link);
                 }
                 return record(&span, "outcome", "ok");
             }
             Next::Read(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
                 if is_fault(&error, link) {
-                    node.count_fault(link);
+                    node.record_fault(link);
                 }
                 let code = fault_code(&error);
                 node.counters.unread(&error, code);
@@ -305,7 +305,7 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Re
 }
 
 fn violation(node: &Node, link: &Link, fault: &dyn std::fmt::Display) -> Code {
-    node.count_fault(link);
+    node.record_fault(link);
     tracing::debug!(remote = %link.remote_address(), %fault, "notification refused");
     Code::PROTOCOL_VIOLATION
 }

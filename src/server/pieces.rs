@@ -5,8 +5,14 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use super::Node;
-use crate::{code::Code, limits::max_unread_pieces, link::Link, socket::SocketHealth, sync::lock};
+use crate::{
+    code::Code,
+    limits::{TransportLimits, max_unread_pieces},
+    link::Link,
+    socket::SocketHealth,
+    stats::Counters,
+    sync::lock,
+};
 
 /// A piece may keep a whole packet, which takes as much memory as is reckoned for about 16 pieces; so fewer
 /// connections than all may have as many as each may.
@@ -46,21 +52,26 @@ impl Watched {
 /// Memory is reckoned for a number of pieces a connection. As long as all of them together keep what some
 /// may, a connection may have more than its part: the number is an estimate, and an honest sender of small
 /// messages that have to wait may fill its window with them. Beyond, those go that have the most.
-pub(super) async fn watch(node: &Node, socket: &SocketHealth) {
-    let each = max_unread_pieces(node.limits.receive_window());
-    let connections = usize::try_from(node.limits.max_connections()).unwrap_or(usize::MAX);
+pub(super) async fn watch(
+    watched: &Watched,
+    limits: &TransportLimits,
+    counters: &Counters,
+    socket: &SocketHealth,
+) {
+    let each = max_unread_pieces(limits.receive_window());
+    let connections = usize::try_from(limits.max_connections()).unwrap_or(usize::MAX);
     let most = each.saturating_mul(connections.div_ceil(PACKET_PER_PIECES));
     let mut received = 0;
     loop {
-        received = socket.received(node.watched.count() / 2, received).await;
-        let links = node.watched.by_unread_pieces();
+        received = socket.received(watched.count() / 2, received).await;
+        let links = watched.by_unread_pieces();
         let mut kept: usize = links.iter().map(|(unread, _)| unread).sum();
         for (unread, link) in links {
             if kept <= most || unread <= each {
                 break;
             }
             kept -= unread;
-            node.counters.excessive.add();
+            counters.excessive.add();
             tracing::debug!(remote = %link.remote_address(), "too many pieces that cannot be read");
             link.close(Code::EXCESSIVE_LOAD, "too many pieces that cannot be read");
         }

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::Node;
+use super::node::Node;
 use crate::{code::Code, drain::Handling, router::MethodError};
 
 /// How a handler ended.

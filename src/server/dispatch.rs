@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use tracing::Span;
 
 use super::{
-    Place, Served,
+    connection_state::{ConnectionState, ExchangePermit},
     exchange::{self, lend},
 };
 use crate::{drain::TaskGuard, runtime::Turns, span};
@@ -37,12 +37,12 @@ const LONGEST_ROW: Duration = Duration::from_micros(250);
 /// after one that did, exchanges get their tasks before they begin, for a while.
 ///
 /// A peer has no more streams to begin exchanges on than it has places, unless it acknowledges answers out of
-/// their order so as to be [lent](super::drain::Undelivered) too many. What it opens on those waits there.
-pub(super) async fn serve_each(served: &Arc<Served>) {
-    let (clock, tempo) = (&served.node.clock, &served.tempo);
+/// their order so as to be [lent](super::stream_credit::Undelivered) too many. What it opens on those waits there.
+pub(super) async fn serve_each(state: &Arc<ConnectionState>) {
+    let (clock, tempo) = (&state.node.clock, &state.tempo);
     // Of the last exchange that was over when it was first polled: its place among those of the peer, and in
     // memory.
-    let mut place: Option<Place> = None;
+    let mut place: Option<ExchangePermit> = None;
     let mut room: Option<Pin<Box<Exchange<_>>>> = None;
     let mut turns = Turns::new();
     let mut ran = 0;
@@ -52,19 +52,19 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
     loop {
         let taken = match place.take() {
             Some(place) => place,
-            None => served.places.acquire_arc().await,
+            None => state.exchange_permits.acquire_arc().await,
         };
         let mut paused = false;
-        let mut accept = pin!(served.link.quinn().accept_bi());
+        let mut accept = pin!(state.link.quinn().accept_bi());
         let accepted = poll_fn(|cx| {
             let polled = accept.as_mut().poll(cx);
             if polled.is_pending() {
                 // An idle connection needs no room for an exchange.
                 room = None;
                 if !std::mem::replace(&mut paused, true)
-                    && let Some(streams) = served.undelivered.pause()
+                    && let Some(streams) = state.undelivered.pause()
                 {
-                    lend(&served.node, &served.link, streams);
+                    lend(&state.node, &state.link, streams);
                 }
             }
             polled
@@ -72,10 +72,10 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
         let Ok((send, recv)) = accepted.await else { return };
         let mut exchange = room.take().unwrap_or_else(|| Box::pin(Exchange::none()));
         let mut begun = exchange.as_mut().project();
-        *begun.span = span::exchange(served.link.span(), send.id());
+        *begun.span = span::exchange(state.link.span(), send.id());
         let span = begun.span.clone();
         // Made where it is polled: to move it would take longer than many a handler.
-        begun.future.set(Some(exchange::serve(Arc::clone(served), send, recv, span)));
+        begun.future.set(Some(exchange::serve(Arc::clone(state), send, recv, span)));
         if tempo.is_quick() {
             let begun = clock.now();
             if paused {
@@ -105,8 +105,8 @@ pub(super) async fn serve_each(served: &Arc<Served>) {
                 continue;
             }
         }
-        let task = served.node.drain.task();
-        *exchange.as_mut().project().of = Some((Arc::clone(served), taken, task));
+        let task = state.node.drain.task();
+        *exchange.as_mut().project().of = Some((Arc::clone(state), taken, task));
         clock.spawn_boxed(exchange);
     }
 }
@@ -162,7 +162,7 @@ pin_project! {
         span: Span,
         // Where it has a task: what it is judged for there, its place, and what counts the task, which is
         // dropped last.
-        of: Option<(Arc<Served>, Place, TaskGuard)>,
+        of: Option<(Arc<ConnectionState>, ExchangePermit, TaskGuard)>,
     }
 
     impl<F> PinnedDrop for Exchange<F> {
@@ -186,7 +186,7 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         let mut future = this.future;
-        let begun = this.of.as_ref().map(|(served, ..)| served.node.clock.now());
+        let begun = this.of.as_ref().map(|(state, ..)| state.node.clock.now());
         let polled = this.span.in_scope(|| {
             let polled = future.as_mut().as_pin_mut().map_or(Poll::Ready(()), |future| future.poll(cx));
             if polled.is_ready() {
@@ -194,8 +194,8 @@ impl<F: Future<Output = ()>> Future for Exchange<F> {
             }
             polled
         });
-        if let Some(((served, ..), begun)) = this.of.as_ref().zip(begun) {
-            served.tempo.judge(served.node.clock.now().saturating_duration_since(begun));
+        if let Some(((state, ..), begun)) = this.of.as_ref().zip(begun) {
+            state.tempo.judge(state.node.clock.now().saturating_duration_since(begun));
         }
         if polled.is_ready() {
             // It ends here, though its place may be kept for the next.
