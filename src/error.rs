@@ -4,7 +4,9 @@ use std::{error::Error as StdError, fmt, io, net::SocketAddr, time::Duration};
 
 use crate::{
     code::{Code, CodeClass},
-    wire_error::{WireError, printable},
+    protocol::MAX_METHOD_BYTES,
+    text::printable,
+    wire_error::WireError,
 };
 
 /// A `Result` with this crate's [`Error`].
@@ -394,7 +396,7 @@ impl fmt::Display for Error {
 /// Behind what failed, in brackets.
 impl fmt::Display for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = self.method.as_deref().map(|method| printable(method, MAX_SHOWN_CHARS));
+        let method = self.method.as_deref().map(|method| printable(method, MAX_METHOD_BYTES));
         match (method, self.peer) {
             (Some(method), Some(peer)) => write!(f, " (`{method}` at {peer})"),
             (Some(method), None) => write!(f, " (`{method}`)"),
@@ -403,9 +405,6 @@ impl fmt::Display for Exchange {
         }
     }
 }
-
-/// The longest name of a method that peers take.
-const MAX_SHOWN_CHARS: usize = 128;
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,6 +25,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     outstanding::Outstanding,
+    retry_after,
     runtime::Clock,
     span,
     stats::LinkCounters,
@@ -299,10 +300,8 @@ impl Link {
 
     /// Closes the connection with a code of the class [`Retry`](crate::CodeClass::Retry), and says when to
     /// come back.
-    pub(crate) fn close_until(&self, code: Code, retry_after: Duration) {
-        // Rounded up: a peer that comes back on time is not to be early.
-        let millis = retry_after.as_nanos().div_ceil(1_000_000);
-        self.close(code, &format!("retry-after-ms={millis}"));
+    pub(crate) fn close_until(&self, code: Code, delay: Duration) {
+        self.close(code, &retry_after::reason(delay));
     }
 }
 

@@ -19,15 +19,13 @@ use tracing::{
 use crate::{
     address::canonical,
     message::Codec,
+    protocol::MAX_METHOD_BYTES,
     sync::AtomicU64,
     tls::{Fingerprint, PeerIdentity},
 };
 
 /// One target for all spans, so that a filter finds them whatever module they are made in.
 const TARGET: &str = "palyra_quic";
-
-/// As much of a method's name as is shown, in bytes after escaping.
-const MAX_METHOD_BYTES: usize = 128;
 
 /// Tells connections apart in a log, which addresses do not: those are used again.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -117,7 +115,7 @@ pub(crate) fn codec_name(codec: Codec) -> &'static str {
     }
 }
 
-/// The name of a method as a peer may have chosen it: escaped, and cut off.
+/// The name of a method as a peer may have chosen it: escaped, and then cut to [`MAX_METHOD_BYTES`].
 pub(crate) fn method(name: &str) -> impl Display {
     Method(name)
 }

@@ -1,6 +1,8 @@
 //! The error strings of the protocol.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
+
+use crate::text::{is_format, printable};
 
 /// Why a peer did not do what it was asked, as the string on the wire says it.
 ///
@@ -87,25 +89,6 @@ impl fmt::Display for WireError {
 }
 
 const MAX_SHOWN_CHARS: usize = 64;
-
-/// A peer's words, fit for one line of a log or of a terminal: without controls, line separators, and
-/// controls of the direction of text.
-pub(crate) fn printable(text: &str, max_chars: usize) -> Cow<'_, str> {
-    let fit = |char: char| !char.is_control() && !is_format(char);
-    if text.len() <= max_chars && text.chars().all(fit) {
-        return Cow::Borrowed(text);
-    }
-    let shown = text.chars().take(max_chars);
-    shown.map(|char| if fit(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
-}
-
-/// Separators of lines, and controls of the direction of text.
-const fn is_format(char: char) -> bool {
-    matches!(
-        char,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    )
-}
 
 /// Characters of which nothing is seen: blanks, those of no width, and those that are not shown.
 fn is_unseen(char: char) -> bool {

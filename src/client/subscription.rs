@@ -18,6 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     events::{Cursor, Follower, Received, ended_without_reason},
     message::Response,
+    protocol::STREAM_EVENTS,
     runtime::Elapsed,
 };
 
@@ -220,8 +221,6 @@ impl Stream for Subscription {
     }
 }
 
-const METHOD: &str = "node.stream_events";
-
 impl Inner {
     /// An item whose frame is here already. Most of a replay goes this way, which allocates nothing.
     fn take_arrived(&mut self) -> Option<Result<SubscriptionItem>> {
@@ -284,8 +283,8 @@ impl Inner {
     fn broken(&mut self, error: Error) -> Result<SubscriptionItem> {
         let stream = self.stream.take();
         let error = match &stream {
-            Some((connection, _)) => connection.link().name(error, METHOD),
-            None => error.of_method(METHOD),
+            Some((connection, _)) => connection.link().name(error, STREAM_EVENTS),
+            None => error.of_method(STREAM_EVENTS),
         };
         if error.is_terminal() {
             return Err(error);
@@ -304,10 +303,10 @@ impl Inner {
         let connection = match self.client.connection().await {
             Ok(connection) => connection,
             // Not the connection's end, but the endpoint's.
-            Err(error) if *error.kind() == ErrorKind::Closed => return Err(error.of_method(METHOD)),
+            Err(error) if *error.kind() == ErrorKind::Closed => return Err(error.of_method(STREAM_EVENTS)),
             Err(error) => return self.broken(error),
         };
-        let mut call = connection.request(METHOD).follow();
+        let mut call = connection.request(STREAM_EVENTS).follow();
         if let Some(cursor) = self.follower.cursor() {
             call = call.resume_from(cursor.seq());
             if let Some(epoch) = cursor.epoch() {
@@ -330,7 +329,7 @@ impl Inner {
                 let error =
                     Error::new(ErrorKind::DeadlineExceeded).detail("the peer lets no stream be opened");
                 self.client.retire(&connection, &error);
-                self.broken(connection.link().name(error, METHOD))
+                self.broken(connection.link().name(error, STREAM_EVENTS))
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     events::{Cursor, Follower, Received, ended_without_reason},
     message::Codec,
+    protocol::STREAM_EVENTS,
 };
 
 impl Connection {
@@ -29,7 +30,7 @@ impl Connection {
     /// # }
     /// ```
     pub fn events(&self) -> EventsRequest {
-        EventsRequest(self.request("node.stream_events"))
+        EventsRequest(self.request(STREAM_EVENTS))
     }
 }
 

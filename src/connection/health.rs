@@ -6,6 +6,7 @@ use super::{Connection, call::Call};
 use crate::{
     error::{Error, Result},
     message::Response,
+    protocol::HEALTH,
 };
 
 /// What a peer says about itself.
@@ -28,7 +29,7 @@ impl Connection {
     ///
     /// As for [`call`](Self::call).
     pub async fn health(&self) -> Result<Health> {
-        self.request("node.health").health().await
+        self.request(HEALTH).health().await
     }
 }
 

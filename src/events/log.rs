@@ -15,6 +15,7 @@ use super::ring::{Bounds, Held, OVERHEAD, Ring};
 use crate::{
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
+    message::{EVENT_OVERHEAD, largest_event_payload},
     sync::{AtomicBool, AtomicUsize, Event, EventListener, Mutex, MutexGuard, lock},
 };
 
@@ -283,7 +284,7 @@ impl EventLog {
         for payload in ring.from(position.next) {
             batch.push((position.next, payload.clone()));
             position.next += 1;
-            bytes += payload.len() + FRAME_OVERHEAD;
+            bytes += payload.len() + EVENT_OVERHEAD;
             if bytes >= enough {
                 break;
             }
@@ -353,9 +354,6 @@ impl Drop for SubscriberSlot {
         self.log.shared.subscribers.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-/// About what a small event's frame has beside its payload.
-const FRAME_OVERHEAD: usize = 32;
 
 impl Default for EventLog {
     fn default() -> Self {
@@ -462,7 +460,7 @@ impl EventLogBuilder {
     #[must_use]
     pub fn within(self, limits: &TransportLimits) -> Self {
         let max_bytes = usize::try_from(limits.event_log_bytes()).unwrap_or(usize::MAX);
-        let largest = largest_payload(limits.max_frame_len()).min(max_bytes.saturating_sub(OVERHEAD));
+        let largest = largest_event_payload(limits.max_frame_len()).min(max_bytes.saturating_sub(OVERHEAD));
         Self { max_bytes, max_payload_bytes: largest, ..self }
     }
 
@@ -525,15 +523,6 @@ impl EventLogBuilder {
             }),
         }
     }
-}
-
-/// More than an event has beside its payload, in either codec.
-const EVENT_OVERHEAD: usize = 256;
-
-/// The largest payload that fits into a frame, in either codec.
-pub(crate) fn largest_payload(max_frame_len: usize) -> usize {
-    // Base64 writes four bytes for three.
-    max_frame_len.saturating_sub(EVENT_OVERHEAD) / 4 * 3
 }
 
 /// A number that two histories of a node will hardly share.

@@ -19,5 +19,5 @@ pub use self::{
 };
 pub(crate) use self::{
     follower::{Follower, Received, ended_without_reason},
-    log::{GapBefore, Position, largest_payload},
+    log::{GapBefore, Position},
 };

@@ -5,7 +5,7 @@ use super::CborError;
 use super::JsonError;
 use crate::{
     error::{Error, ErrorKind},
-    protocol::PROTOCOL_VERSION,
+    protocol::{MAX_METHOD_BYTES, PROTOCOL_VERSION},
     wire_error::WireError,
 };
 
@@ -54,7 +54,7 @@ pub enum MessageError {
 
     // In what this side was asked to send.
     /// A method has 1 to 128 bytes; this one has another number of them.
-    #[error("method of {0} bytes; it has to be 1 to 128")]
+    #[error("method of {0} bytes; it has to be 1 to {MAX_METHOD_BYTES}")]
     MethodLength(usize),
 }
 

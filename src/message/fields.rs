@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::protocol::PROTOCOL_VERSION;
+
 /// A message, as a list of fields.
 pub(super) trait Message {
     /// Writes the fields, in ascending order of their keys.
@@ -55,4 +57,11 @@ pub(super) fn debug(name: &str, message: &impl Message, f: &mut fmt::Formatter<'
     let mut fields = f.debug_struct(name);
     message.write(&mut fields);
     fields.finish()
+}
+
+/// The three fields that open each response.
+pub(super) fn write_response_head(fields: &mut impl FieldWriter, kind: &str, ok: bool) {
+    fields.uint(0, "protocol_version", u64::from(PROTOCOL_VERSION));
+    fields.text(1, "kind", kind);
+    fields.bool(2, "ok", ok);
 }

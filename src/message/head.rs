@@ -1,16 +1,10 @@
 //! The protocol version and the method, which open a message.
 
 use super::MessageError;
-
-/// The longest method, in bytes of UTF-8. No method is empty.
-const MAX_METHOD_LEN: usize = 128;
+use crate::protocol::is_method_len;
 
 pub(super) fn check_method(method: &str) -> Result<(), MessageError> {
-    if (1..=MAX_METHOD_LEN).contains(&method.len()) {
-        Ok(())
-    } else {
-        Err(MessageError::MethodLength(method.len()))
-    }
+    if is_method_len(method.len()) { Ok(()) } else { Err(MessageError::MethodLength(method.len())) }
 }
 
 /// The two fields that open requests and notifications alike, as a peer sent them.

@@ -7,6 +7,7 @@
 mod cbor;
 mod codec;
 mod error;
+mod event;
 mod fields;
 mod head;
 #[cfg(feature = "json")]
@@ -19,9 +20,9 @@ mod response;
 mod validate;
 
 pub(crate) use self::codec::is_json;
+pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
 #[cfg(feature = "json")]
 pub use self::json_error::JsonError;
-pub(crate) use self::response::{encode_event, truncated, whole_millis};
 pub use self::{
     codec::Codec,
     error::MessageError,
@@ -30,10 +31,7 @@ pub use self::{
     response::Response,
     validate::{CborError, MAX_NESTING, validate_body, validate_item},
 };
-pub(crate) use crate::{
-    protocol::PROTOCOL_VERSION,
-    wire_error::{WireError, printable},
-};
+pub(crate) use crate::{protocol::PROTOCOL_VERSION, text::printable, wire_error::WireError};
 
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,10 @@ use super::{
     MessageError,
     cbor::{self, Key, Source, split_bytes, split_uint},
     codec::Codec,
+    event::Event,
     fields::{self, FieldWriter, Message},
 };
-use crate::{frame::Body, protocol::PROTOCOL_VERSION, wire_error::WireError};
+use crate::{frame::Body, protocol::PROTOCOL_VERSION, retry_after, text::truncated, wire_error::WireError};
 
 /// What a node answers: one of its kinds.
 ///
@@ -163,63 +164,41 @@ const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
 /// The first fields of an event, up to the key of its sequence number.
 const EVENT: &[u8] = b"\x00\x01\x01\x65event\x02\xf5\x03";
 
-/// Writes a [`Response::Event`] from its parts, behind the bytes that `out` holds already. Allocates
-/// nothing but room in `out`: a replay goes through here for every event.
-pub(crate) fn encode_event(codec: Codec, seq: u64, epoch: Option<u64>, payload: &[u8], out: &mut Vec<u8>) {
-    codec.write(&Event { seq, epoch, payload: Some(payload) }, out);
-}
-
 /// How many bytes of UTF-8 a detail may have.
 const MAX_DETAIL_LEN: usize = 256;
-
-struct Event<'a> {
-    seq: u64,
-    epoch: Option<u64>,
-    payload: Option<&'a [u8]>,
-}
-
-impl Message for Event<'_> {
-    fn write(&self, fields: &mut impl FieldWriter) {
-        let &Self { seq, epoch, payload } = self;
-        write_head(fields, "event", true);
-        fields.uint(3, "seq", seq);
-        fields.optional_bytes(6, "payload", payload);
-        fields.optional_uint(7, "epoch", epoch);
-    }
-}
 
 impl Message for Response {
     fn write(&self, fields: &mut impl FieldWriter) {
         match self {
             Self::Health { ok, node_rpc_mtls_required, payload } => {
-                write_head(fields, "health", *ok);
+                fields::write_response_head(fields, "health", *ok);
                 if let Some(required) = *node_rpc_mtls_required {
                     fields.bool(4, "node_rpc_mtls_required", required);
                 }
                 fields.optional_bytes(6, "payload", payload.as_deref());
             }
             Self::Result { payload } => {
-                write_head(fields, "result", true);
+                fields::write_response_head(fields, "result", true);
                 fields.optional_bytes(6, "payload", payload.as_deref());
             }
             &Self::Event { seq, epoch, ref payload } => {
                 Event { seq, epoch, payload: payload.as_deref() }.write(fields);
             }
             Self::Gap { first_seq, epoch, missed } => {
-                write_head(fields, "gap", true);
+                fields::write_response_head(fields, "gap", true);
                 fields.uint(7, "epoch", *epoch);
                 fields.uint(8, "first_seq", *first_seq);
                 fields.optional_uint(9, "missed", *missed);
             }
             Self::Heartbeat { seq, epoch } => {
-                write_head(fields, "heartbeat", true);
+                fields::write_response_head(fields, "heartbeat", true);
                 fields.uint(3, "seq", *seq);
                 fields.uint(7, "epoch", *epoch);
             }
             Self::Error { error, detail, retry_after, not_run } => {
-                write_head(fields, "error", false);
+                fields::write_response_head(fields, "error", false);
                 fields.text(5, "error", error.as_str());
-                fields.optional_uint(10, "retry_after_ms", retry_after.map(whole_millis));
+                fields.optional_uint(10, "retry_after_ms", retry_after.map(retry_after::whole_millis));
                 if let Some(detail) = detail {
                     fields.text(11, "detail", truncated(detail, MAX_DETAIL_LEN));
                 }
@@ -229,23 +208,6 @@ impl Message for Response {
             }
         }
     }
-}
-
-fn write_head(fields: &mut impl FieldWriter, kind: &str, ok: bool) {
-    fields.uint(0, "protocol_version", u64::from(PROTOCOL_VERSION));
-    fields.text(1, "kind", kind);
-    fields.bool(2, "ok", ok);
-}
-
-/// Rounded up, so that nobody is asked to come back too early.
-pub(crate) fn whole_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
-/// As many whole characters as fit into `max` bytes.
-pub(crate) fn truncated(text: &str, max: usize) -> &str {
-    let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
-    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 impl fmt::Debug for Response {

@@ -5,7 +5,8 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::handler::HandlerFuture;
 use crate::{
     code::{Code, CodeClass},
-    message::{truncated, whole_millis},
+    retry_after,
+    text::truncated,
     tls::PeerIdentity,
 };
 
@@ -91,9 +92,7 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(self, delay: Duration) -> Self {
         match self.code.class() {
-            CodeClass::Retry => {
-                Self { reason: format!("retry-after-ms={}", whole_millis(delay)).into(), ..self }
-            }
+            CodeClass::Retry => Self { reason: retry_after::reason(delay).into(), ..self },
             _ => self,
         }
     }

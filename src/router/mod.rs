@@ -32,7 +32,9 @@ pub(crate) use self::{
 use crate::{
     connection::Connection,
     error::{Error, Result},
-    events::{EventLog, largest_payload},
+    events::EventLog,
+    message::largest_event_payload,
+    protocol::{HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
     tls::PeerIdentity,
     value,
 };
@@ -80,13 +82,6 @@ pub struct Router {
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
 }
-
-pub(crate) const HEALTH: &str = "node.health";
-pub(crate) const STREAM_EVENTS: &str = "node.stream_events";
-/// Names that start with this are the protocol's own.
-const RESERVED: &str = "node.";
-/// As long as a request can say.
-const MAX_NAME_BYTES: usize = 128;
 
 impl Router {
     /// A router with the built-in `node.health` alone.
@@ -311,19 +306,19 @@ impl Router {
     pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
         self.check_rules()?;
         for name in self.methods.keys().chain(self.notifications.keys()) {
-            if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            if !is_method_len(name.len()) {
                 return Err(Error::invalid_config(format!(
-                    "a method name has 1 to {MAX_NAME_BYTES} bytes: {name:?}"
+                    "a method name has 1 to {MAX_METHOD_BYTES} bytes: {name:?}"
                 )));
             }
-            if name.starts_with(RESERVED) {
+            if name.starts_with(RESERVED_PREFIX) {
                 return Err(Error::invalid_config(format!(
-                    "method names in {RESERVED} are reserved: {name:?}"
+                    "method names in {RESERVED_PREFIX} are reserved: {name:?}"
                 )));
             }
         }
         let Some(log) = &self.events else { return Ok(()) };
-        if log.max_payload_bytes() > largest_payload(max_frame_len) {
+        if log.max_payload_bytes() > largest_event_payload(max_frame_len) {
             return Err(Error::invalid_config(format!(
                 "max_payload_bytes of the event log is {}, which does not fit into frames of max_frame_bytes {max_frame_len}",
                 log.max_payload_bytes()

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     events::{EventLog, GapBefore, Position},
     frame,
-    message::{Request, Response, encode_event},
+    message::{EVENT_OVERHEAD, Request, Response, encode_event},
     router::{Context, MethodError},
     span::record,
     stream::FrameWriter,
@@ -162,7 +162,7 @@ impl Subscription<'_> {
             self.append(frames, &self.gap(gap))?;
         }
         self.exchange.node.counters.events_sent.add_many(batch.len());
-        frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_ROOM).sum());
+        frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_OVERHEAD).sum());
         let (codec, epoch, max) = (self.exchange.codec, self.log.epoch(), self.exchange.node.max_frame_len());
         for (seq, payload) in batch.drain(..) {
             frame::append(frames, max, |out| {
@@ -185,9 +185,6 @@ impl Subscription<'_> {
         })
     }
 }
-
-/// What a CBOR event takes beside its payload: prefix, keys, kind, sequence number and epoch, generously.
-const EVENT_ROOM: usize = 48;
 
 enum Wake {
     Published,

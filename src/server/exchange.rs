@@ -26,10 +26,8 @@ use crate::{
     frame::Body,
     link::Link,
     message::{Codec, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
-    router::{
-        Answers, Context, ExchangeGuard, HEALTH, Lender, Method, MethodError, Registered, ResponseSink,
-        STREAM_EVENTS,
-    },
+    protocol::{HEALTH, STREAM_EVENTS},
+    router::{Answers, Context, ExchangeGuard, Lender, Method, MethodError, Registered, ResponseSink},
     runtime::{Clock, Elapsed},
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter, response_frame},

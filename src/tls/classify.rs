@@ -1,7 +1,5 @@
 //! Why a connection failed, in the terms of this crate.
 
-use std::time::Duration;
-
 use quinn::{ConnectionError, TransportErrorCode};
 use rustls::AlertDescription as Alert;
 
@@ -13,6 +11,7 @@ use super::{
 use crate::{
     code::{Code, CodeClass},
     error::{Error, ErrorKind},
+    retry_after,
 };
 
 /// The longest part of a peer's closing words that is kept, in characters: enough for a sentence,
@@ -151,21 +150,11 @@ fn closed(close: &quinn::ApplicationClose) -> Error {
     match printable(&close.reason) {
         reason if reason.is_empty() => error,
         reason if code.class() == CodeClass::Retry => {
-            let delay = retry_after(&reason);
+            let delay = retry_after::parse(&reason);
             error.detail(reason).after(delay)
         }
         reason => error.detail(reason),
     }
-}
-
-/// With a code of the class [`Retry`](CodeClass::Retry), the reason may be `retry-after-ms=N`.
-fn retry_after(reason: &str) -> Option<Duration> {
-    let millis = reason.strip_prefix("retry-after-ms=")?;
-    // `parse` alone would take a sign.
-    if !millis.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    millis.parse().ok().map(Duration::from_millis)
 }
 
 fn printable(reason: &[u8]) -> String {
@@ -174,7 +163,7 @@ fn printable(reason: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error as _;
+    use std::{error::Error as _, time::Duration};
 
     use quinn::{ApplicationClose, ConnectionClose};
     use quinn_proto::TransportError;
@@ -327,12 +316,7 @@ mod tests {
         assert_eq!(after(Code::SHUTTING_DOWN, "retry-after-ms=2000"), two_seconds);
         assert_eq!(after(Code::from_u64(0x1fe), "retry-after-ms=2000"), two_seconds);
         assert_eq!(after(Code::IDENTITY_REJECTED, "retry-after-ms=2000"), None);
-        for reason in
-            ["", "later", "retry-after-ms=", "retry-after-ms=-1", "retry-after-ms=+1", "retry-after-ms=2 s"]
-        {
-            assert_eq!(after(Code::CAPACITY, reason), None, "{reason:?}");
-        }
-        assert_eq!(after(Code::CAPACITY, "retry-after-ms=99999999999999999999"), None);
+        assert_eq!(after(Code::CAPACITY, "later"), None);
     }
 
     #[test]

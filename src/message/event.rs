@@ -1,0 +1,71 @@
+//! The most frequent response: an event.
+
+use super::{
+    codec::Codec,
+    fields::{FieldWriter, Message, write_response_head},
+};
+use crate::frame::PREFIX_LEN;
+
+/// Writes a [`Response::Event`](super::Response::Event) from its parts, behind the bytes that `out` holds already. Allocates
+/// nothing but room in `out`: a replay goes through here for every event.
+pub(crate) fn encode_event(codec: Codec, seq: u64, epoch: Option<u64>, payload: &[u8], out: &mut Vec<u8>) {
+    codec.write(&Event { seq, epoch, payload: Some(payload) }, out);
+}
+
+/// At most how many bytes the frame of an event has beside its payload, in CBOR: the prefix, the map's head, six
+/// keys, the kind, `true`, two numbers of up to nine bytes, and the head of a payload shorter than 4 GiB.
+pub(crate) const EVENT_OVERHEAD: usize = PREFIX_LEN + 38;
+
+/// The largest payload of an event whose frame has a body of at most `max_frame_len`, in either codec.
+pub(crate) const fn largest_event_payload(max_frame_len: usize) -> usize {
+    // Base64 writes four bytes for three.
+    max_frame_len.saturating_sub(JSON_EVENT_OVERHEAD) / 4 * 3
+}
+
+/// The same as [`EVENT_OVERHEAD`] for JSON, with room for fields that later versions may add.
+const JSON_EVENT_OVERHEAD: usize = 256;
+
+/// A [`Response::Event`](super::Response::Event) whose payload is borrowed.
+pub(super) struct Event<'a> {
+    pub(super) seq: u64,
+    pub(super) epoch: Option<u64>,
+    pub(super) payload: Option<&'a [u8]>,
+}
+
+impl Message for Event<'_> {
+    fn write(&self, fields: &mut impl FieldWriter) {
+        let &Self { seq, epoch, payload } = self;
+        write_response_head(fields, "event", true);
+        fields.uint(3, "seq", seq);
+        fields.optional_bytes(6, "payload", payload);
+        fields.optional_uint(7, "epoch", epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body_len(codec: Codec, payload: &[u8]) -> usize {
+        let mut body = Vec::new();
+        encode_event(codec, u64::MAX, Some(u64::MAX), payload, &mut body);
+        body.len()
+    }
+
+    #[test]
+    fn the_overhead_of_an_event_is_reached_and_not_exceeded() {
+        let payload = vec![0; 70_000];
+        assert_eq!(PREFIX_LEN + body_len(Codec::Cbor, &payload) - payload.len(), EVENT_OVERHEAD);
+        assert_eq!(PREFIX_LEN + body_len(Codec::Cbor, &[]), EVENT_OVERHEAD - 4, "a head of one byte");
+    }
+
+    #[test]
+    #[cfg(feature = "json")]
+    fn the_largest_payload_fits_in_either_codec() {
+        for max in [1024, 8192, 524_288] {
+            let payload = vec![0xff; largest_event_payload(max)];
+            assert!(body_len(Codec::Json, &payload) <= max && body_len(Codec::Cbor, &payload) <= max);
+            assert!(body_len(Codec::Json, &payload) + JSON_EVENT_OVERHEAD > max, "not much room is left");
+        }
+    }
+}
