@@ -1,11 +1,11 @@
-//! A count that many tasks add to.
+//! Counters that any thread may change.
 
 use std::sync::atomic::Ordering;
 
 use crate::sync::AtomicU64;
 
-/// A number that many tasks add to. It orders nothing: a reader of several counters gets each as of about
-/// then.
+/// A number that many tasks add to. It synchronises nothing: a reader of several counters may see them as of
+/// slightly different times.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
