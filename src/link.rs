@@ -42,9 +42,9 @@ pub(crate) struct Link {
     allowance: Allowance,
     counters: LinkCounters,
     outstanding: Outstanding,
-    /// Whether this side has closed the connection for what the peer is or did.
-    turned_out: AtomicBool,
-    turning_out: Event,
+    /// Whether this side has closed the connection with one of [`REJECTING_CODES`].
+    rejected: AtomicBool,
+    rejection: Event,
     /// Whether the peer has shown that it speaks JSON alone.
     json_only: AtomicBool,
     /// The end of the endpoint.
@@ -52,19 +52,18 @@ pub(crate) struct Link {
     span: Span,
 }
 
-/// To close a connection with one of these says that the peer is not welcome, and neither is what it has
-/// sent.
-const TURNS_OUT: [Code; 4] =
+/// Closing a connection with one of these rejects the peer: what it has sent is not handled any more.
+const REJECTING_CODES: [Code; 4] =
     [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED];
 
-/// A connection in a task of the endpoint's: closed when the runtime drops the task, since quinn's own task
-/// for it, which is dropped as well, tells nobody who waits.
+/// Closes the connection when the task that holds this is dropped. A runtime that is dropped drops its tasks,
+/// quinn's own task for the connection included, which then wakes none of those who wait.
 #[derive(Debug)]
-pub(crate) struct Driven(Arc<Link>);
+pub(crate) struct CloseOnDrop(Arc<Link>);
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Wall clocks are set while nodes run, and tell nobody.
-const LONGEST_LOOK_AWAY: Duration = Duration::from_secs(10 * 60);
+/// A wall clock may be set at any time without notice, so it is read at least this often.
+const MAX_CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// A call or stream that counts until this is dropped.
 pub(crate) struct OutstandingGuard {
@@ -95,8 +94,8 @@ impl Link {
             allowance,
             counters: LinkCounters::default(),
             outstanding: Outstanding::new(Arc::clone(drain)),
-            turned_out: AtomicBool::new(false),
-            turning_out: Event::new(),
+            rejected: AtomicBool::new(false),
+            rejection: Event::new(),
             json_only: AtomicBool::new(false),
             closure,
             span,
@@ -210,10 +209,9 @@ impl Link {
         self.allowance.unread_pieces(self.quinn.stats().frame_rx.stream, self.clock.now())
     }
 
-    /// Whether this side has closed the connection for what the peer is or did: then nothing of it is handled
-    /// any more.
-    pub(crate) fn is_turned_out(&self) -> bool {
-        self.turned_out.load(Ordering::SeqCst)
+    /// Whether this side has rejected the peer, so that nothing it has sent is handled any more.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_json_only(&self) -> bool {
@@ -226,9 +224,9 @@ impl Link {
         self.json_only.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when the peer is turned out.
-    pub(crate) async fn turned_out(&self) {
-        wait_until(&self.turning_out, || self.is_turned_out()).await;
+    /// Resolves when the peer is rejected.
+    pub(crate) async fn rejected(&self) {
+        wait_until(&self.rejection, || self.is_rejected()).await;
     }
 
     /// Resolves when the first of the certificates on the peer's path has expired, whose last second this is.
@@ -238,12 +236,12 @@ impl Link {
             // A clock that has failed lets nobody in, and is no reason to throw anybody out.
             let left = match wall_clock.now() {
                 Some(now) => (last_second + SECOND).duration_since(now).unwrap_or_default(),
-                None => LONGEST_LOOK_AWAY,
+                None => MAX_CLOCK_CHECK_INTERVAL,
             };
             if left.is_zero() {
                 return;
             }
-            self.clock.sleep(left.min(LONGEST_LOOK_AWAY)).await;
+            self.clock.sleep(left.min(MAX_CLOCK_CHECK_INTERVAL)).await;
         }
     }
 
@@ -288,9 +286,9 @@ impl Link {
     }
 
     pub(crate) fn close(&self, code: Code, reason: &str) {
-        if TURNS_OUT.contains(&code) {
-            self.turned_out.store(true, Ordering::SeqCst);
-            self.turning_out.notify(usize::MAX);
+        if REJECTING_CODES.contains(&code) {
+            self.rejected.store(true, Ordering::SeqCst);
+            self.rejection.notify(usize::MAX);
         }
         // What it was closed for first is what it was closed for.
         if self.is_open() {
@@ -311,7 +309,7 @@ fn presented(connection: &quinn::Connection) -> Option<Vec<CertificateDer<'stati
     Some(*presented)
 }
 
-impl Driven {
+impl CloseOnDrop {
     pub(crate) fn new(link: &Arc<Link>) -> Self {
         Self(Arc::clone(link))
     }
@@ -321,7 +319,7 @@ impl Driven {
     }
 }
 
-impl Drop for Driven {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         // A task that comes to its end finds the connection closed, and must not replace the reason.
         if self.0.is_open() {

@@ -97,7 +97,7 @@ pub enum SubscriptionItem {
 enum State {
     Idle(Box<Inner>),
     Busy(Pin<Box<dyn Future<Output = Step> + Send>>),
-    Ended,
+    Closed,
 }
 
 /// Taken out to be worked with, and given back with what came of it.
@@ -106,7 +106,8 @@ type Step = (Box<Inner>, Result<SubscriptionItem>);
 struct Inner {
     client: Client,
     follower: Follower,
-    patience: Duration,
+    /// A connection that brings nothing for this long is given up.
+    silence_limit: Duration,
     stream: Option<(Connection, Responses)>,
     /// When a stream that still brings something has shown that the peer is well.
     proven_at: Option<Instant>,
@@ -142,8 +143,9 @@ impl Subscribe {
     pub fn open(self) -> Subscription {
         let Self { client, cursor, heartbeat_interval } = self;
         let follower = Follower::new(cursor);
-        let patience = heartbeat_interval.saturating_mul(2);
-        let inner = Inner { client, follower, patience, stream: None, proven_at: None, not_before: None };
+        let silence_limit = heartbeat_interval.saturating_mul(2);
+        let inner =
+            Inner { client, follower, silence_limit, stream: None, proven_at: None, not_before: None };
         Subscription { state: State::Idle(Box::new(inner)), cursor }
     }
 }
@@ -178,7 +180,7 @@ impl Subscription {
                         self.cursor = inner.follower.cursor();
                         return Poll::Ready(self.ends_with(item));
                     }
-                    let State::Idle(mut inner) = std::mem::replace(&mut self.state, State::Ended) else {
+                    let State::Idle(mut inner) = std::mem::replace(&mut self.state, State::Closed) else {
                         continue;
                     };
                     self.state = State::Busy(Box::pin(async move {
@@ -192,7 +194,7 @@ impl Subscription {
                     self.state = State::Idle(inner);
                     return Poll::Ready(self.ends_with(item));
                 }
-                State::Ended => {
+                State::Closed => {
                     return Poll::Ready(Err(
                         Error::new(ErrorKind::Closed).detail("the subscription has ended")
                     ));
@@ -203,7 +205,7 @@ impl Subscription {
 
     fn ends_with(&mut self, item: Result<SubscriptionItem>) -> Result<SubscriptionItem> {
         if item.is_err() {
-            self.state = State::Ended;
+            self.state = State::Closed;
         }
         item
     }
@@ -215,7 +217,7 @@ impl Stream for Subscription {
     /// Ends after an error.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.state {
-            State::Ended => Poll::Ready(None),
+            State::Closed => Poll::Ready(None),
             State::Idle(_) | State::Busy(_) => self.poll_item(cx).map(Some),
         }
     }
@@ -243,8 +245,8 @@ impl Inner {
                 return self.connect().await;
             };
             let clock = self.client.clock();
-            let patience = clock.deadline(self.patience);
-            let response = match clock.timeout_at(Some(patience), responses.next_response()).await {
+            let deadline = clock.deadline(self.silence_limit);
+            let response = match clock.timeout_at(Some(deadline), responses.next_response()).await {
                 Ok(Ok(Some(response))) => response,
                 Ok(Ok(None)) => return self.broken(ended_without_reason()),
                 Ok(Err(error)) => return self.broken(error),
@@ -315,13 +317,13 @@ impl Inner {
         }
         // A peer may let a stream wait to be opened for as long as it likes.
         let clock = self.client.clock();
-        let opened = clock.timeout_at(Some(clock.deadline(self.patience)), call.stream()).await;
+        let opened = clock.timeout_at(Some(clock.deadline(self.silence_limit)), call.stream()).await;
         match opened {
             Ok(Ok(responses)) => {
                 let address = connection.remote_address();
                 self.follower.begin();
                 self.stream = Some((connection, responses));
-                self.proven_at = Some(self.client.clock().deadline(self.patience / 2));
+                self.proven_at = Some(self.client.clock().deadline(self.silence_limit / 2));
                 Ok(SubscriptionItem::Connected { address })
             }
             Ok(Err(error)) => self.broken(error),
@@ -340,7 +342,7 @@ impl fmt::Debug for Subscription {
         let Self { state, cursor } = self;
         f.debug_struct("Subscription")
             .field("cursor", cursor)
-            .field("ended", &matches!(state, State::Ended))
+            .field("ended", &matches!(state, State::Closed))
             .finish_non_exhaustive()
     }
 }

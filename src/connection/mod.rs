@@ -132,7 +132,7 @@ impl Connection {
     /// Closes the connection immediately; the peer gets the code and the reason. Exchanges that are open fail
     /// on both sides, and what was not acknowledged yet may be lost.
     ///
-    /// Notifications that were received are still handled, unless the code says that the peer is turned out:
+    /// Notifications that were received are still handled, unless the code rejects the peer:
     /// IDENTITY_REJECTED, IDENTITY_EXPIRED, EXCESSIVE_LOAD or RATE_LIMITED.
     pub fn close(&self, code: Code, reason: &str) {
         self.link.close(code, reason);

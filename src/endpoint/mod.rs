@@ -28,7 +28,7 @@ use crate::{
     drain::{Phase, WorkGuard},
     error::{Error, ErrorKind, Result},
     limits::{Serves, TransportLimits},
-    link::Driven,
+    link::CloseOnDrop,
     qlog::Recorder,
     runtime::{Clock, runtime_is_gone},
     server::{Node, attend, serve_connection},
@@ -164,11 +164,11 @@ impl Endpoint {
             return Err(Error::new(ErrorKind::Closed).detail("the endpoint is closed"));
         }
         node.counters().dialled.add();
-        let (node, security, driven) = (Arc::clone(node), Arc::clone(security), Driven::new(&link));
+        let (node, security, held) = (Arc::clone(node), Arc::clone(security), CloseOnDrop::new(&link));
         let serves = *serves_dialled == Serves::Requests;
         let span = link.span().clone();
         let attending = async move {
-            let link = driven.link();
+            let link = held.link();
             let served = async {
                 if serves {
                     serve_connection(&node, link, None).await;
@@ -177,7 +177,7 @@ impl Endpoint {
                 }
             };
             attend(&node, link, &security, Side::Dialled, pin!(served)).await;
-            drop((node, security, driven, task));
+            drop((node, security, held, task));
         };
         clock.spawn(attending.instrument(span));
         Ok(Connection::owned(link, Arc::clone(open)))

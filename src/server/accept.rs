@@ -24,7 +24,7 @@ use crate::{
     drain::Handling,
     error::{Error, ErrorKind, Result},
     limits::Serves,
-    link::{Driven, Link},
+    link::{CloseOnDrop, Link},
     qlog::Recorder,
     router::ConnectionHandler,
     runtime::OwnWaker,
@@ -94,7 +94,7 @@ async fn accept_each(
 /// long as the connection.
 async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: Handshake) {
     if let Some((link, slot)) = let_in(&node, incoming, config, handshake).await {
-        let serving = serve_accepted(Arc::clone(&node), Driven::new(&link), slot);
+        let serving = serve_accepted(Arc::clone(&node), CloseOnDrop::new(&link), slot);
         node.spawn(serving);
     }
 }
@@ -148,8 +148,8 @@ async fn let_in(
     authorized.then_some((link, slot))
 }
 
-async fn serve_accepted(node: Arc<Node>, driven: Driven, slot: ConnectionSlot) {
-    let link = driven.link();
+async fn serve_accepted(node: Arc<Node>, held: CloseOnDrop, slot: ConnectionSlot) {
+    let link = held.link();
     let remote = link.remote_address();
     node.counters.accepted.add();
     let _open = Open::new(&node);

@@ -52,7 +52,7 @@ pub(super) async fn serve_each(state: &Arc<ConnectionState>) {
             None
         })
         .await;
-        if link.is_turned_out() {
+        if link.is_rejected() {
             return;
         }
         let span = span::notifications(link.span(), recv.id());
@@ -132,7 +132,7 @@ enum Next {
     Read(Result<Option<Bytes>>),
     /// While the node shuts down.
     Silence,
-    /// The peer is turned out, or the grace of the shutdown is over.
+    /// The peer is rejected, or the grace of the shutdown is over.
     GivenUp,
 }
 
@@ -184,7 +184,7 @@ async fn next(
     pace: Pace,
     before: &mut AcceptedBefore,
 ) -> Next {
-    if link.is_turned_out() {
+    if link.is_rejected() {
         return Next::GivenUp;
     }
     if !node.drain.has_begun() {
@@ -208,7 +208,7 @@ async fn next(
         }
         let next = async { Some(Next::Read(read(node, reader, pace).await)) };
         let given_up = async {
-            future::or(link.turned_out(), node.drain.reached(Phase::Aborting)).await;
+            future::or(link.rejected(), node.drain.reached(Phase::Aborting)).await;
             Some(Next::GivenUp)
         };
         let silence = async {
@@ -251,11 +251,11 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Re
         node.drain.begun().await;
         Ok(())
     };
-    let turned_out = async {
-        link.turned_out().await;
+    let rejected = async {
+        link.rejected().await;
         Err(Code::CANCELLED)
     };
-    future::or(future::or(its_turn, stopping), turned_out).await?;
+    future::or(future::or(its_turn, stopping), rejected).await?;
     let notification = Notification::decode(body).map_err(|error| violation(node, link, &error))?;
     if notification.protocol_version != PROTOCOL_VERSION {
         return Err(violation(node, link, &"another protocol version"));
