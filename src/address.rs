@@ -87,26 +87,35 @@ impl Reach {
         self.find(address).map_err(|reason| unreachable(address, reason))
     }
 
-    /// The addresses to dial, without those of a family that this socket cannot send to.
+    /// The candidates whose address can be dialled, without those of a family that this socket cannot send
+    /// to. A candidate without an address stays.
     ///
     /// # Errors
     ///
     /// `InvalidConfig` for an address that no socket can send to, and where none is left.
-    pub(crate) fn destinations(self, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>> {
+    pub(crate) fn retain<T>(
+        self,
+        candidates: Vec<T>,
+        address: impl Fn(&T) -> Option<SocketAddr>,
+    ) -> Result<Vec<T>> {
         let mut passed_over = None;
-        let mut destinations = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            match self.find(*address) {
-                Ok(destination) => destinations.push(destination),
+        let mut retained = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let Some(address) = address(&candidate) else {
+                retained.push(candidate);
+                continue;
+            };
+            match self.find(address) {
+                Ok(_) => retained.push(candidate),
                 Err(reason @ (Unreachable::NoIpv4 | Unreachable::NoIpv6)) => {
-                    passed_over.get_or_insert_with(|| unreachable(*address, reason));
+                    passed_over.get_or_insert_with(|| unreachable(address, reason));
                 }
-                Err(reason) => return Err(unreachable(*address, reason)),
+                Err(reason) => return Err(unreachable(address, reason)),
             }
         }
         match passed_over {
-            Some(error) if destinations.is_empty() => Err(error),
-            _ => Ok(destinations),
+            Some(error) if retained.is_empty() => Err(error),
+            _ => Ok(retained),
         }
     }
 
@@ -261,11 +270,17 @@ mod tests {
 
     #[test]
     fn of_several_addresses_those_of_the_other_family_are_passed_over() {
-        let both = [v6("2001:db8::1", 1, 1), v4("192.0.2.1")];
-        assert_eq!(any_v4().destinations(&both).unwrap(), [v4("192.0.2.1")]);
-        assert_eq!(v6_alone().destinations(&both).unwrap(), [v6("2001:db8::1", 0, 0)]);
-        assert_eq!(any_v6().destinations(&both).unwrap(), [v6("2001:db8::1", 0, 0), v4("192.0.2.1")]);
-        assert!(any_v4().destinations(&both[..1]).is_err());
-        assert!(any_v4().destinations(&[both[1], v4("0.0.0.0")]).is_err(), "no socket reaches the second");
+        let (ipv6, ipv4) = (v6("2001:db8::1", 1, 1), v4("192.0.2.1"));
+        let retain = |reach: Reach, addresses: &[SocketAddr]| {
+            reach.retain(addresses.to_vec(), |address| Some(*address)).map_err(|error| error.kind().clone())
+        };
+        assert_eq!(retain(any_v4(), &[ipv6, ipv4]), Ok(vec![ipv4]));
+        assert_eq!(retain(v6_alone(), &[ipv6, ipv4]), Ok(vec![ipv6]));
+        assert_eq!(retain(any_v6(), &[ipv6, ipv4]), Ok(vec![ipv6, ipv4]));
+        assert_eq!(retain(any_v4(), &[ipv6]), Err(ErrorKind::InvalidConfig));
+        let unreachable = retain(any_v4(), &[ipv4, v4("0.0.0.0")]);
+        assert_eq!(unreachable, Err(ErrorKind::InvalidConfig), "no socket reaches the second");
+        let named = any_v4().retain(vec![None, Some(ipv6)], |address| *address).unwrap();
+        assert_eq!(named, [None], "the addresses of a host are not known yet");
     }
 }

@@ -44,6 +44,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Exchange {
     method: Option<Box<str>>,
+    /// The name by which the peer was dialled.
+    host: Option<Box<str>>,
     peer: Option<SocketAddr>,
 }
 
@@ -66,9 +68,9 @@ pub enum ErrorKind {
     // On this side.
     /// The configuration contradicts itself or cannot be parsed: limits, pins, PEM, keys, names.
     InvalidConfig,
-    /// The operating system refused something; [`source`](StdError::source) is the [`io::Error`]. For
-    /// sockets: by [`bind`](crate::EndpointBuilder::bind) alone, since later errors of the socket are lost
-    /// datagrams, or [end the endpoint](crate::Endpoint::closed).
+    /// The operating system refused something, or cannot resolve a host name; [`source`](StdError::source)
+    /// is the [`io::Error`]. For sockets: by [`bind`](crate::EndpointBuilder::bind) alone, since later errors
+    /// of the socket are lost datagrams, or [end the endpoint](crate::Endpoint::closed).
     Io,
     /// A message that this side was asked to send is larger than `max_frame_bytes`.
     MessageTooLarge,
@@ -142,6 +144,12 @@ impl Error {
     /// Adds which method was called, unless it is known.
     pub(crate) fn of_method(mut self, method: &str) -> Self {
         self.0.exchange.method.get_or_insert_with(|| method.into());
+        self
+    }
+
+    /// Adds the name of the host that was dialled, unless it is known.
+    pub(crate) fn of_host(mut self, host: &str) -> Self {
+        self.0.exchange.host.get_or_insert_with(|| host.into());
         self
     }
 
@@ -397,12 +405,24 @@ impl fmt::Display for Error {
 impl fmt::Display for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = self.method.as_deref().map(|method| printable(method, MAX_METHOD_BYTES));
-        match (method, self.peer) {
-            (Some(method), Some(peer)) => write!(f, " (`{method}` at {peer})"),
-            (Some(method), None) => write!(f, " (`{method}`)"),
-            (None, Some(peer)) => write!(f, " (at {peer})"),
-            (None, None) => Ok(()),
+        let host = self.host.as_deref().map(|host| printable(host, MAX_METHOD_BYTES));
+        if method.is_none() && host.is_none() && self.peer.is_none() {
+            return Ok(());
         }
+        f.write_str(" (")?;
+        if let Some(method) = &method {
+            write!(f, "`{method}`")?;
+        }
+        if host.is_some() || self.peer.is_some() {
+            f.write_str(if method.is_some() { " at " } else { "at " })?;
+        }
+        match (host, self.peer) {
+            (Some(host), Some(peer)) => write!(f, "{host}, {peer}")?,
+            (Some(host), None) => write!(f, "{host}")?,
+            (None, Some(peer)) => write!(f, "{peer}")?,
+            (None, None) => {}
+        }
+        f.write_str(")")
     }
 }
 
@@ -462,6 +482,11 @@ mod tests {
             (error().at(peer), "truncated message: half (at 192.0.2.1:7443)"),
             (error().of_method(method).at(peer), "truncated message: half (`demo.add` at 192.0.2.1:7443)"),
             (error().of_method("a\u{1b}b"), "truncated message: half (`a\u{fffd}b`)"),
+            (error().of_host("node.example"), "truncated message: half (at node.example)"),
+            (
+                error().of_method(method).of_host("node.example").at(peer),
+                "truncated message: half (`demo.add` at node.example, 192.0.2.1:7443)",
+            ),
         ] {
             assert_eq!(error.to_string(), text);
             assert_eq!(error.explanation(), Some("half"));

@@ -40,7 +40,7 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | bind, connect, shut down | [`Endpoint`], [`TransportLimits`] |
+//! | bind, connect, shut down | [`Endpoint`], [`ServerAddress`], [`TransportLimits`] |
 //! | ration what peers may take | [`TransportLimits::within`], [`Rate`], [`AddressValidation`] |
 //! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`], [`WallClock`] |
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
@@ -68,7 +68,7 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
-//! | `smol` | yes | smol's global executor, where the caller brings none |
+//! | `smol` | yes | smol's global executor, where the caller brings none; host names are resolved on another thread (`durable` brings that too) |
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
 //! | `ecdsa` | yes | certificates with ECDSA keys, and key exchange, on P-256 and P-384; Ed25519 and X25519 are always there |
 //! | `rsa` | yes | certificates with RSA keys; brings `ecdsa` |
@@ -128,7 +128,7 @@ pub use self::{
     client::{Backoff, Client, ClientBuilder, Subscribe, Subscription, SubscriptionItem},
     code::{Code, CodeClass},
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
-    endpoint::{Endpoint, EndpointBuilder},
+    endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
     events::{Cursor, EventLog, EventLogBuilder},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},

@@ -430,7 +430,7 @@ mod tests {
         let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
         let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
         sim.run(async {
-            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            let connection = client.connect((node.local_addr().unwrap(), "localhost")).await.unwrap();
             let (stream, _answer) = connection.link().open_bi().await.unwrap();
             let mut writer = FrameWriter::new(stream, Code::CANCELLED);
             writer.write(vec![0, 0, 0, 1, 0xa0]).await.unwrap();

@@ -54,12 +54,10 @@ pub(crate) fn dispatch(exchange: Exchange, rounds: u32) -> Result<()> {
         .require_client_certificates(authority.trust());
     let node = Endpoint::builder().runtime(meter).server(tls).router(router());
     let node = node.bind_abstract_socket(sim.host([10, 0, 0, 1]).socket(7443)?)?;
-    let tls = ClientTls::new(authority.trust())
-        .identity(authority.issue_client("instructions")?.identity())
-        .server_name("node.example")?;
+    let tls = ClientTls::new(authority.trust()).identity(authority.issue_client("instructions")?.identity());
     let client = sim.host([10, 0, 0, 2]).bind(Endpoint::builder().client(tls), 0)?;
     sim.run(async {
-        let connection = client.connect(node.local_addr()?).await?;
+        let connection = client.connect((node.local_addr()?, "node.example")).await?;
         for round in 0..WARM_UP + rounds {
             shared.counts.store(round >= WARM_UP, Ordering::Relaxed);
             ask(exchange, &connection).await?;

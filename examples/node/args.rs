@@ -116,9 +116,10 @@ pub(crate) struct Peer {
     /// The certificate to show: ID.pem and ID.key [default: client; none if there is no client.pem]
     #[arg(long = "as", value_name = "ID")]
     pub(crate) identity: Option<ClientId>,
-    /// The name or IP address that the node's certificate must be valid for.
-    #[arg(long, value_name = "NAME", value_parser = server_name, default_value = "localhost")]
-    pub(crate) server_name: String,
+    /// The name or IP address that the node's certificate must be valid for; nodes of the tokio
+    /// implementation have one for localhost [default: the host of ADDR]
+    #[arg(long, value_name = "NAME", value_parser = server_name)]
+    server_name: Option<String>,
     /// The SHA-256 fingerprint that the node's certificate must have, with or without colons as openssl
     /// writes it, or with spki: in front its public key; one of them, if there are several.
     #[arg(long = "pin", value_name = "HEX")]
@@ -202,6 +203,13 @@ pub(crate) struct Events {
     pub(crate) timeout_ms: Option<u64>,
 }
 
+impl Peer {
+    /// What the node's certificate must be valid for.
+    pub(crate) fn server_name(&self) -> String {
+        self.server_name.clone().unwrap_or_else(|| self.address.host())
+    }
+}
+
 impl Message {
     pub(crate) fn params(&self) -> Result<Option<Vec<u8>>, Failure> {
         if let Some(file) = &self.params_file {
@@ -257,6 +265,15 @@ enum Host {
 }
 
 impl Address {
+    /// The name of the host, or its IP address.
+    fn host(&self) -> String {
+        match &self.host {
+            Host::Ip(address) => address.ip().to_string(),
+            Host::Behind(ip, _interface) => ip.to_string(),
+            Host::Name => self.text.rsplit_once(':').map_or(&*self.text, |(host, _port)| host).into(),
+        }
+    }
+
     /// What the system makes of it; at least one.
     pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         let cannot_find = |failure: Failure| failure.during(format_args!("cannot find {}", self.text));

@@ -79,13 +79,13 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 
 fn follow(args: &Events) -> Result<(), Failure> {
-    let (tls, addresses) = (client_tls(&args.peer)?, args.peer.address.resolve()?);
+    let target = Target::of(&args.peer)?;
     let codec = Codec::from(args.peer.codec);
     let limits = if codec == Codec::Cbor { follower_limits()? } else { TransportLimits::default() };
     smol::block_on(async {
         let mut termination = Termination::new()?;
         let absence = Absence::new(args);
-        let dialled = async { absence.bounded(wait_for_node(&tls, &limits, &addresses)).await.map(Some) };
+        let dialled = async { absence.bounded(wait_for_node(&target, &limits)).await.map(Some) };
         let Some(dialled) = until_asked(&mut termination, dialled).await? else { return Ok(()) };
         dialled
             .end_with(async |client| {
@@ -157,14 +157,10 @@ impl Absence {
 }
 
 /// Dials until a node is there. Says once why it is not, however many attempts follow.
-async fn wait_for_node(
-    tls: &ClientTls,
-    limits: &TransportLimits,
-    addresses: &[SocketAddr],
-) -> Result<Dialled, Failure> {
+async fn wait_for_node(target: &Target, limits: &TransportLimits) -> Result<Dialled, Failure> {
     let (mut told, mut pause) = (false, SHORTEST_PAUSE);
     loop {
-        let error = match dial_any(tls, limits, addresses).await {
+        let error = match dial_any(target, limits).await {
             Err(error) if error.is_retryable() => error,
             outcome => return Ok(outcome?),
         };
@@ -273,17 +269,30 @@ fn with_connection(
     peer: &Peer,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let (tls, addresses) = (client_tls(peer)?, peer.address.resolve()?);
+    let target = Target::of(peer)?;
     smol::block_on(async {
-        let dialled = dial_any(&tls, &TransportLimits::default(), &addresses).await?;
+        let dialled = dial_any(&target, &TransportLimits::default()).await?;
         dialled.end_with(async |client| exchange(client.connection().await?).await).await
     })
 }
 
+/// The node to connect to, by each of its addresses.
+struct Target {
+    tls: ClientTls,
+    addresses: Vec<SocketAddr>,
+    server_name: String,
+}
+
+impl Target {
+    fn of(peer: &Peer) -> Result<Self, Failure> {
+        let (tls, addresses) = (client_tls(peer)?, peer.address.resolve()?);
+        Ok(Self { tls, addresses, server_name: peer.server_name() })
+    }
+}
+
 fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
     let pki = Directory(&peer.pki);
-    let mut tls =
-        ClientTls::new(pki.trust()?).server_name(&peer.server_name)?.pins(peer.pins.iter().copied());
+    let mut tls = ClientTls::new(pki.trust()?).pins(peer.pins.iter().copied());
     if let Some(list) = pki.revocations(&peer.revocations, None)? {
         tls = tls.revocations(&list);
     }
@@ -339,19 +348,16 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// Connects to the first address where a node answers: `localhost` is often two, with nobody at one of them.
-async fn dial_any(
-    tls: &ClientTls,
-    limits: &TransportLimits,
-    addresses: &[SocketAddr],
-) -> Result<Dialled, Error> {
+async fn dial_any(target: &Target, limits: &TransportLimits) -> Result<Dialled, Error> {
     let (report, outcomes) = channel::unbounded();
     let mut attempts = Vec::new();
     let mut delay = Duration::ZERO;
-    for &address in addresses {
-        let (report, tls, limits) = (report.clone(), tls.clone(), limits.clone());
+    for &address in &target.addresses {
+        let (report, tls, limits) = (report.clone(), target.tls.clone(), limits.clone());
+        let server_name = target.server_name.clone();
         attempts.push(smol::spawn(async move {
             Timer::after(delay).await;
-            let _ = report.send(dial(tls, limits, address).await).await;
+            let _ = report.send(dial(tls, limits, address, server_name).await).await;
         }));
         delay += HEAD_START;
     }
@@ -370,13 +376,18 @@ async fn dial_any(
     Err(nobody.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable).into()))
 }
 
-async fn dial(tls: ClientTls, limits: TransportLimits, address: SocketAddr) -> Result<Dialled, Error> {
+async fn dial(
+    tls: ClientTls,
+    limits: TransportLimits,
+    address: SocketAddr,
+    server_name: String,
+) -> Result<Dialled, Error> {
     let any = match address {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
     let endpoint = Endpoint::builder().client(tls).limits(limits).bind(any)?;
-    let client = Client::builder(endpoint.clone()).address(address);
+    let client = Client::builder(endpoint.clone()).address((address, server_name));
     let client = client.backoff(Backoff::new().cap(LONGEST_PAUSE)).build()?;
     match client.connection().await {
         Ok(_) => Ok(Dialled { endpoint, client }),

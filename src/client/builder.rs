@@ -1,7 +1,6 @@
 //! Whom a client calls, and how.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use super::{
     reconnecting::{Client, Shared, State},
 };
 use crate::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, ServerAddress},
     error::{Error, Result},
     tls::ClientTls,
 };
@@ -38,19 +37,20 @@ impl Client {
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     endpoint: Endpoint,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<ServerAddress>,
     tls: Option<ClientTls>,
     backoff: Backoff,
     call_timeout: Duration,
 }
 
 impl ClientBuilder {
-    /// Adds an address of the peer. They are tried in turn, beginning with the first. Addresses of a family
-    /// that the socket of the endpoint cannot send to are passed over, if there is another; so the
-    /// addresses of a host can all be given.
+    /// Adds an address of the peer, with the name that its certificate must be valid for: see
+    /// [`ServerAddress`]. They are tried in turn, beginning with the first. Addresses of a family that the
+    /// socket of the endpoint cannot send to are passed over, if there is another; so the addresses of a host
+    /// can all be given. A host name is resolved anew for each attempt.
     #[must_use]
-    pub fn address(mut self, address: SocketAddr) -> Self {
-        self.addresses.push(address);
+    pub fn address(mut self, address: impl Into<ServerAddress>) -> Self {
+        self.addresses.push(address.into());
         self
     }
 
@@ -76,7 +76,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) without an address, with one that [no
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) without an address, with a
+    /// server name that is neither a DNS name nor an IP address, with an address that [no
     /// socket](Endpoint::connect) can reach, with none that this endpoint's socket can, with a time limit
     /// of zero, or with TLS that cannot work, by the size of its certificate chain for instance.
     pub fn build(self) -> Result<Client> {
@@ -87,7 +88,7 @@ impl ClientBuilder {
         if call_timeout.is_zero() {
             return Err(Error::invalid_config("call_timeout is zero"));
         }
-        let addresses = endpoint.reach().destinations(&addresses)?;
+        let addresses = endpoint.dialable(addresses)?;
         let security = match tls {
             Some(tls) => endpoint.security().beside(&tls)?,
             None => Arc::clone(endpoint.security()),

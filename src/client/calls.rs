@@ -92,8 +92,11 @@ impl Client {
     /// Says which method failed, and where, if there is but one address where it can have.
     fn name(&self, error: Error, method: &str) -> Error {
         let error = error.of_method(method);
-        match *self.shared.addresses {
-            [sole] => error.at(sole),
+        match &*self.shared.addresses {
+            [sole] => match sole.socket_addr() {
+                Some(address) => error.at(address),
+                None => error,
+            },
             _ => error,
         }
     }

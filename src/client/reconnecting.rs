@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -12,7 +11,7 @@ use futures_lite::future;
 use super::policy::{Attempt, ConnectPolicy, Round};
 use crate::{
     connection::Connection,
-    endpoint::{Endpoint, Handshake},
+    endpoint::{Endpoint, Handshake, ServerAddress},
     error::{Error, ErrorKind, Result},
     runtime::Clock,
     sync::lock,
@@ -30,8 +29,8 @@ use crate::{
 /// use palyra_quic::Client;
 ///
 /// let client = Client::builder(endpoint)
-///     .address(([192, 0, 2, 1], 7443).into())
-///     .address(([192, 0, 2, 2], 7443).into())
+///     .address(("gateway.example", 7443))
+///     .address(("standby.example", 7443))
 ///     .build()?;
 /// let sum: u64 = client.call("demo.add", &(40, 2)).await?;
 /// # Ok(())
@@ -44,7 +43,7 @@ pub struct Client {
 
 pub(super) struct Shared {
     pub(super) endpoint: Endpoint,
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<ServerAddress>,
     /// The endpoint's, or the client's own.
     pub(super) security: Arc<Security>,
     pub(super) call_timeout: Duration,
@@ -158,7 +157,7 @@ impl Client {
         let Some(address) = addresses.get(address) else {
             return Err(Error::invalid_config("the client has no address"));
         };
-        endpoint.connect_by(security, *address, Handshake::Confirmed).await
+        endpoint.connect_by(security, address, Handshake::Confirmed).await
     }
 
     fn is_retired(&self, connection: &Connection) -> bool {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_lite::future;
 use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
+use rustls::pki_types::ServerName;
 
 use crate::{
     admission::Admission,
@@ -44,7 +45,12 @@ pub(crate) enum Handshake {
 }
 
 /// Connects, and waits until the handshake has come as far as it is to.
-pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: SocketAddr) -> Result<Link> {
+pub(crate) async fn dial(
+    dialler: Dialler<'_>,
+    security: &Security,
+    address: SocketAddr,
+    server_name: &ServerName<'static>,
+) -> Result<Link> {
     let Dialler { endpoint, clock, limits, transport, admission, drain, socket, closure, until } = dialler;
     let report = HandshakeReport::default();
     let present = security.present();
@@ -54,12 +60,12 @@ pub(crate) async fn dial(dialler: Dialler<'_>, security: &Security, address: Soc
     if security.wall_clock().now().is_none() {
         return Err(no_time());
     }
-    let (crypto, server_name) = tls.quic_config(security.surroundings(), &report)?;
+    let crypto = tls.quic_config(security.surroundings(), &report)?;
     let mut config = ClientConfig::new(crypto);
     config.transport_config(transport);
     let sending = socket.watch(address);
     let _dialling = admission.dialling();
-    let connecting = endpoint.connect_with(config, address, &server_name).map_err(connect_error)?;
+    let connecting = endpoint.connect_with(config, address, &server_name.to_str()).map_err(connect_error)?;
     let handshake = async {
         let connection = connecting.await?;
         if until == Handshake::Confirmed {

@@ -1,7 +1,10 @@
 //! One UDP socket that dials, accepts, or both.
 
 mod builder;
+mod connect;
 mod dial;
+mod resolve;
+mod server_address;
 mod shutdown;
 #[cfg(feature = "sim")]
 mod simulated;
@@ -9,33 +12,27 @@ mod simulated;
 use std::{
     fmt,
     net::SocketAddr,
-    pin::pin,
     sync::{Arc, Mutex},
 };
 
 use fastrand::Rng;
 use futures_lite::future;
-use tracing::Instrument;
 
-pub use self::builder::EndpointBuilder;
 pub(crate) use self::dial::Handshake;
-use self::dial::{Dialler, dial};
+pub use self::{builder::EndpointBuilder, server_address::ServerAddress};
 use crate::{
     address::Reach,
     closure::OpenEndpoint,
-    code::Code,
-    connection::Connection,
-    drain::{Phase, WorkGuard},
-    error::{Error, ErrorKind, Result},
+    drain::WorkGuard,
+    error::{Error, Result},
     limits::{Serves, TransportLimits},
-    link::CloseOnDrop,
     qlog::Recorder,
     runtime::{Clock, runtime_is_gone},
-    server::{Node, attend, serve_connection},
+    server::Node,
     socket::SocketHealth,
     stats::EndpointStats,
     sync::lock,
-    tls::{ClientTls, Rotation, Security, Side},
+    tls::{Rotation, Security},
 };
 
 /// A node's place on the network: one UDP socket that dials peers, accepts them, or both.
@@ -70,117 +67,6 @@ impl Endpoint {
     /// [`Io`](crate::ErrorKind::Io) where the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
         Ok(self.inner.open.quinn().local_addr()?)
-    }
-
-    /// Connects to a peer with the endpoint's own [`ClientTls`].
-    ///
-    /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
-    ///
-    /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may
-    /// come in its IPv6 form (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS, and, before
-    /// anything is sent, for an address from which no answer can come: port 0, an unspecified, multicast
-    /// or broadcast address, a link-local IPv6 address without its interface (scope), unless the socket
-    /// is bound to one, and an address of a family that the socket cannot send to;
-    /// [`Closed`](crate::ErrorKind::Closed) where the endpoint is closed, or its runtime was dropped;
-    /// [`HandshakeTimeout`](crate::ErrorKind::HandshakeTimeout); [`Refused`](crate::ErrorKind::Refused) by a
-    /// peer that is full; [`PinMismatch`](crate::ErrorKind::PinMismatch),
-    /// [`PeerCertificate`](crate::ErrorKind::PeerCertificate),
-    /// [`CertificateRefused`](crate::ErrorKind::CertificateRefused),
-    /// [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
-    /// [`VersionMismatch`](crate::ErrorKind::VersionMismatch) where the two do not belong together.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future gives up the attempt.
-    pub async fn connect(&self, address: SocketAddr) -> Result<Connection> {
-        self.connect_by(&self.inner.security, address, Handshake::Confirmed).await
-    }
-
-    /// Connects as [`connect`](Self::connect) does, and resolves a round trip sooner: the first call travels
-    /// with the end of the handshake.
-    ///
-    /// The peer is verified by then. Whether it accepts this side's certificate comes out later: where it
-    /// does not, calls fail with [`CertificateRefused`](crate::ErrorKind::CertificateRefused), and have
-    /// not [run](crate::Error::may_have_run).
-    ///
-    /// # Errors
-    ///
-    /// As for [`connect`](Self::connect).
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future gives up the attempt.
-    pub async fn connect_unconfirmed(&self, address: SocketAddr) -> Result<Connection> {
-        self.connect_by(&self.inner.security, address, Handshake::Complete).await
-    }
-
-    /// Connects to a peer with other client TLS than the endpoint's own: another name, identity or pin.
-    ///
-    /// # Errors
-    ///
-    /// As for [`connect`](Self::connect), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for an
-    /// identity whose chain is larger than `max_certificate_chain_bytes`.
-    pub async fn connect_with(&self, tls: &ClientTls, address: SocketAddr) -> Result<Connection> {
-        self.connect_by(&self.inner.security.beside(tls)?, address, Handshake::Confirmed).await
-    }
-
-    /// Connects with the client TLS that this is at the moment, and by whose terms the connection stays open.
-    pub(crate) async fn connect_by(
-        &self,
-        security: &Arc<Security>,
-        address: SocketAddr,
-        until: Handshake,
-    ) -> Result<Connection> {
-        let Inner { open, clock, limits, node, socket, serves_dialled, recorder, reach, .. } = &*self.inner;
-        if let Some(ended) = node.closure().error() {
-            return Err(ended);
-        }
-        let address = reach.destination(address)?;
-        let closure = node.closure();
-        let transport = || limits.transport_config(*serves_dialled);
-        let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
-        let transport = recorded.unwrap_or_else(transport);
-        let dialler = Dialler {
-            endpoint: open.quinn(),
-            clock,
-            limits,
-            transport,
-            admission: node.admission(),
-            drain: node.drain(),
-            socket,
-            closure,
-            until,
-        };
-        let dialled = dial(dialler, security, address).await.map_err(|error| error.at(address));
-        let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
-        // Counted before the look, so that a shutdown which is not seen here waits for the task.
-        let task = node.drain().task();
-        if node.drain().has_reached(Phase::Closing) {
-            link.close(Code::SHUTTING_DOWN, "");
-            return Err(Error::new(ErrorKind::Closed).detail("the endpoint is closed"));
-        }
-        node.counters().dialled.add();
-        let (node, security, held) = (Arc::clone(node), Arc::clone(security), CloseOnDrop::new(&link));
-        let serves = *serves_dialled == Serves::Requests;
-        let span = link.span().clone();
-        let attending = async move {
-            let link = held.link();
-            let served = async {
-                if serves {
-                    serve_connection(&node, link, None).await;
-                } else {
-                    link.quinn().closed().await;
-                }
-            };
-            attend(&node, link, &security, Side::Dialled, pin!(served)).await;
-            drop((node, security, held, task));
-        };
-        clock.spawn(attending.instrument(span));
-        Ok(Connection::owned(link, Arc::clone(open)))
     }
 
     /// Replaces the TLS of the running endpoint in one step: identity, authorities, pins and revocation lists
@@ -273,11 +159,6 @@ impl Endpoint {
     /// Keeps a shutdown waiting, within its grace.
     pub(crate) fn accept_work(&self) -> WorkGuard {
         self.inner.node.drain().accept()
-    }
-
-    /// Where the socket can send to.
-    pub(crate) fn reach(&self) -> Reach {
-        self.inner.reach
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -115,7 +115,7 @@ mod tests {
         let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
         let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
         sim.run(async {
-            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            let connection = client.connect((node.local_addr().unwrap(), "localhost")).await.unwrap();
             test(&sim, &node, &connection).await;
         });
     }
@@ -181,7 +181,7 @@ mod tests {
         let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
         let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
         sim.run(async {
-            let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+            let connection = client.connect((node.local_addr().unwrap(), "localhost")).await.unwrap();
             test(&sim, &node, &connection).await;
         });
     }

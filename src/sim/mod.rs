@@ -21,10 +21,10 @@
 //! let ca = CertificateAuthority::new("Simulated CA")?;
 //! let tls = ServerTls::new(ca.issue_server(&["gateway.example"])?.identity());
 //! let node = gateway.bind(Endpoint::builder().server(tls).router(Router::new()), 7443)?;
-//! let tls = ClientTls::new(ca.trust()).server_name("gateway.example")?;
+//! let tls = ClientTls::new(ca.trust());
 //! let client = sensor.bind(Endpoint::builder().client(tls), 0)?;
 //!
-//! let health = sim.run(async { client.connect(node.local_addr()?).await?.health().await })?;
+//! let health = sim.run(async { client.connect((node.local_addr()?, "gateway.example")).await?.health().await })?;
 //! assert!(health.ok);
 //! assert!(sim.elapsed() > Duration::from_secs(3), "two round trips, none of them waited for");
 //! # Ok::<(), palyra_quic::Error>(())

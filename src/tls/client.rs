@@ -53,10 +53,8 @@ use crate::{
 /// let gateway = ca.issue_server(&["gateway.example"])?;
 ///
 /// let tls = ClientTls::new(ca.trust())
-///     .server_name("gateway.example")?
 ///     .identity(ca.issue_client("sensor")?.identity())
 ///     .pin(Pin::from(gateway.fingerprint()));
-/// assert!(ClientTls::new(ca.trust()).server_name("not a name").is_err());
 /// # drop(tls);
 /// # }
 /// # Ok::<(), palyra_quic::Error>(())
@@ -65,7 +63,6 @@ use crate::{
 pub struct ClientTls {
     trust: Trust,
     identity: Option<Identity>,
-    server_name: ServerName<'static>,
     pins: Arc<BTreeSet<Pin>>,
     revocations: Option<RevocationList>,
     on_expiry: OnExpiry,
@@ -80,15 +77,13 @@ pub(super) struct Prepared {
 }
 
 impl ClientTls {
-    /// Believes servers with a certificate from one of these authorities, for the name `localhost`;
-    /// shows no certificate.
+    /// Believes servers with a certificate from one of these authorities, for the name that comes with the
+    /// [address](crate::ServerAddress) dialled; shows no certificate.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        let server_name = ServerName::try_from("localhost").expect("`localhost` is a DNS name");
         Self {
             trust,
             identity: None,
-            server_name,
             pins: Arc::default(),
             revocations: None,
             on_expiry: OnExpiry::Close,
@@ -100,20 +95,6 @@ impl ClientTls {
     #[must_use]
     pub fn identity(self, identity: Identity) -> Self {
         Self { identity: Some(identity), prepared: OnceLock::new(), ..self }
-    }
-
-    /// The name that the server's certificate must be valid for: a DNS name or an IP address
-    /// (without brackets). Default: `localhost`.
-    ///
-    /// A DNS name is also sent to the server, in the clear
-    /// ([RFC 6066, section 3](https://www.rfc-editor.org/rfc/rfc6066#section-3)).
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if it is neither.
-    pub fn server_name(self, name: &str) -> Result<Self> {
-        let server_name = ServerName::try_from(name).map_err(|_says_no_more| no_server_name(name))?;
-        Ok(Self { server_name: server_name.to_owned(), ..self })
     }
 
     /// Adds a pin: the server's own certificate, or its public key, must match one of them, and its chain
@@ -160,15 +141,14 @@ impl ClientTls {
     }
 
     /// The configuration for one connection attempt, which leaves in `report` why the server was
-    /// not believed, and the server name to connect with.
+    /// not believed.
     pub(crate) fn quic_config(
         &self,
         surroundings: &Surroundings,
         report: &HandshakeReport,
-    ) -> Result<(Arc<dyn crypto::ClientConfig>, String)> {
+    ) -> Result<Arc<dyn crypto::ClientConfig>> {
         let config = QuicClientConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
-        let config = Bounded::new(config, surroundings.chain_limit, report);
-        Ok((config, self.server_name.to_str().into_owned()))
+        Ok(Bounded::new(config, surroundings.chain_limit, report))
     }
 
     pub(super) fn config(
@@ -225,34 +205,15 @@ impl ClientTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trust, identity, server_name, pins, revocations, on_expiry, prepared: _ } = self;
+        let Self { trust, identity, pins, revocations, on_expiry, prepared: _ } = self;
         f.debug_struct("ClientTls")
             .field("trust", trust)
             .field("identity", identity)
-            .field("server_name", &server_name.to_str())
             .field("pins", pins)
             .field("revocations", revocations)
             .field("on_expiry", on_expiry)
             .finish()
     }
-}
-
-fn no_server_name(name: &str) -> Error {
-    let bare = name.trim_start_matches('[').split_once(']').map_or(name, |(address, _port)| address);
-    let host = bare.rsplit_once(':').map_or(bare, |(host, _port)| host);
-    let advice = if name.is_empty() {
-        "it is empty"
-    } else if !name.is_ascii() {
-        "write an international name as in the certificate, with `xn--`"
-    } else if name != bare && ServerName::try_from(bare).is_ok() {
-        "write an IP address without brackets, and without the port"
-    } else if host != bare && ServerName::try_from(host).is_ok() {
-        "write it without the port"
-    } else {
-        "write it as in the certificate"
-    };
-    let name = describe::name(name);
-    Error::invalid_config(format!("the server name {name} is neither a DNS name nor an IP address: {advice}"))
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -367,7 +328,7 @@ impl ServerCertVerifier for ReportingVerifier {
 #[cfg(all(test, feature = "cert"))]
 mod tests {
     use super::*;
-    use crate::{cert::CertificateAuthority, error::ErrorKind};
+    use crate::cert::CertificateAuthority;
 
     #[test]
     fn nothing_can_be_resumed() {
@@ -378,22 +339,6 @@ mod tests {
         assert!(!config.enable_early_data);
         assert!(format!("{:?}", config.resumption).contains("NoClientSessionStorage"));
         assert!(tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).is_ok());
-    }
-
-    #[test]
-    fn the_server_name_is_a_dns_name_or_an_address() {
-        let ca = CertificateAuthority::new("ca").unwrap();
-        let name = |tls: ClientTls| {
-            tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).unwrap().1
-        };
-        assert_eq!(name(ClientTls::new(ca.trust())), "localhost");
-        for valid in ["gateway.example", "192.0.2.7", "2001:db8::7"] {
-            assert_eq!(name(ClientTls::new(ca.trust()).server_name(valid).unwrap()), valid);
-        }
-        for invalid in ["", "a b", "[::1]", "localhost:443", "bücher.example"] {
-            let error = ClientTls::new(ca.trust()).server_name(invalid).unwrap_err();
-            assert_eq!(*error.kind(), ErrorKind::InvalidConfig, "{invalid:?}");
-        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod revocation;
 mod rotation;
 mod security;
 mod server;
+mod server_name;
 mod session_policy;
 #[cfg(all(test, feature = "cert"))]
 mod tests;
@@ -42,6 +43,7 @@ pub(crate) use self::{
     handshake_failure::no_time,
     report::HandshakeReport,
     security::{Security, Side},
+    server_name::server_name,
     session_policy::Terms,
 };
 pub use self::{

@@ -14,7 +14,7 @@ use std::{
 use futures_lite::future;
 use palyra_quic::{
     Bytes, CertificateAuthority, ClientTls, Code, Codec, Connection, Endpoint, Identity, Issued, Request,
-    Response, Router, ServerTls, TransportLimits, WireError, minicbor,
+    Response, Router, ServerAddress, ServerTls, TransportLimits, WireError, minicbor,
     quinn::{
         self, EndpointConfig, ReadError, RecvStream, SendStream, SmolRuntime, StoppedError, TransportConfig,
         VarInt,
@@ -176,8 +176,11 @@ impl Server {
 }
 
 /// One attempt to connect, with a client of this crate on a socket of its own.
-pub(crate) async fn attempt(tls: &ClientTls, address: SocketAddr) -> palyra_quic::Result<Connection> {
-    Endpoint::builder().bind(loopback()).unwrap().connect_with(tls, address).await
+pub(crate) async fn attempt(
+    tls: &ClientTls,
+    server: impl Into<ServerAddress>,
+) -> palyra_quic::Result<Connection> {
+    Endpoint::builder().bind(loopback()).unwrap().connect_with(tls, server).await
 }
 
 fn raw_endpoint(server: Option<quinn::ServerConfig>) -> quinn::Endpoint {

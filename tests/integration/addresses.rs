@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
-use palyra_quic::{Client, Context, Endpoint, ErrorKind, Router};
+use palyra_quic::{
+    CertificateAuthority, Client, ClientTls, Context, Endpoint, ErrorKind, Router, ServerAddress, ServerTls,
+    sim::Sim,
+};
 
 use crate::common::{Pki, loopback, run};
 
@@ -179,5 +182,89 @@ fn a_client_passes_over_addresses_of_the_family_that_its_socket_lacks() {
         let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         let refused = Client::builder(dialler).address(address).address(unspecified).build().unwrap_err();
         assert_eq!(*refused.kind(), ErrorKind::InvalidConfig);
+    });
+}
+
+#[test]
+fn a_server_is_dialled_by_host_name() {
+    run(async {
+        let pki = Pki::new();
+        let (server, dialler) = (node(&pki, loopback()), node(&pki, loopback()));
+        let port = server.local_addr().unwrap().port();
+        // Where `localhost` has an IPv6 address too, the socket cannot send to it, and passes it over.
+        let connection = dialler.connect(("localhost", port)).await.unwrap();
+        assert_eq!(connection.call_raw("demo.echo", "hello").await.unwrap(), "hello");
+        let client = Client::builder(dialler.clone()).address(("localhost", port)).build().unwrap();
+        assert_eq!(client.call_raw("demo.echo", "hello").await.unwrap(), "hello");
+
+        let other_name = ServerAddress::from(("localhost", port)).server_name("other.example");
+        let error = dialler.connect(other_name).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::PeerCertificate);
+        assert!(error.to_string().ends_with(&format!("(at localhost, 127.0.0.1:{port})")), "{error}");
+        let error = dialler.connect(("localhost", 0)).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+    });
+}
+
+#[test]
+fn a_host_that_is_not_found_is_named() {
+    run(async {
+        let dialler = node(&Pki::new(), loopback());
+        // Without a question to any resolver.
+        let nowhere = ServerAddress::from(("no\0where", 7443)).server_name("localhost");
+        let error = dialler.connect(nowhere).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Io);
+        assert!(error.is_retryable() && error.to_string().contains("where"), "{error}");
+        let closing = dialler.clone();
+        closing.shutdown(std::time::Duration::ZERO).await;
+        let error = dialler.connect(("localhost", 7443)).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Closed, "a closed endpoint asks for no addresses");
+    });
+}
+
+#[test]
+fn each_address_of_a_client_has_a_name_of_its_own() {
+    run(async {
+        let pki = Pki::new();
+        let (server, dialler) = (node(&pki, loopback()), node(&pki, loopback()));
+        let address = server.local_addr().unwrap();
+        let builder = Client::builder(dialler).address((address, "other.example"));
+        let error = builder.clone().build().unwrap().connection().await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::PeerCertificate);
+        let client = builder.clone().address((address, "gateway.example")).build().unwrap();
+        client.connection().await.unwrap();
+        let error = builder.address((address, "no name")).build().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+    });
+}
+
+#[test]
+fn the_name_that_came_with_the_address_is_verified() {
+    let (sim, ca) = (Sim::new(1), CertificateAuthority::new("Test CA").unwrap());
+    let server = ServerTls::new(ca.issue_server(&["gateway.example", "10.0.0.2"]).unwrap().identity());
+    let hosts = [sim.host([10, 0, 0, 1]), sim.host([10, 0, 0, 2])];
+    let nodes = hosts.each_ref().map(|host| {
+        let builder = Endpoint::builder().server(server.clone()).client(ClientTls::new(ca.trust()));
+        host.bind(builder, 7443).unwrap()
+    });
+    let [first, second] = hosts.each_ref().map(|host| host.address(7443));
+    sim.run(async {
+        let dialler = sim.host([10, 0, 0, 3]);
+        let dialler = dialler.bind(Endpoint::builder().client(ClientTls::new(ca.trust())), 0).unwrap();
+        for right in [ServerAddress::from((first, "gateway.example")), second.into()] {
+            dialler.connect(right.clone()).await.unwrap();
+            dialler.connect_unconfirmed(right).await.unwrap();
+        }
+        let wrong =
+            [ServerAddress::from(first), (second, "10.0.0.1").into(), (first, "other.example").into()];
+        for wrong in wrong {
+            for error in [
+                dialler.connect(wrong.clone()).await.unwrap_err(),
+                dialler.connect_unconfirmed(wrong.clone()).await.unwrap_err(),
+            ] {
+                assert_eq!(*error.kind(), ErrorKind::PeerCertificate, "{wrong:?}: {error}");
+            }
+        }
+        drop(nodes);
     });
 }

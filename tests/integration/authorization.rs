@@ -46,7 +46,7 @@ impl Gateway {
     fn with(router: Router, build: impl FnOnce(EndpointBuilder, ServerTls) -> EndpointBuilder) -> Self {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let authority = CertificateAuthority::new("Simulated CA").unwrap();
-        let identity = authority.issue_server(&["gateway.example"]).unwrap().identity();
+        let identity = authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap().identity();
         let tls = ServerTls::new(identity).offer_client_certificates(authority.trust());
         let router = router.unary("demo.echo", |_: Context, params| async move { Ok(params) });
         let node = pair.gateway.bind(build(Endpoint::builder().router(router), tls), PORT).unwrap();
@@ -58,7 +58,7 @@ impl Gateway {
     }
 
     fn tls(&self) -> ClientTls {
-        ClientTls::new(self.authority.trust()).server_name("gateway.example").unwrap()
+        ClientTls::new(self.authority.trust())
     }
 
     /// Connects, and calls something. A refusal shows in either, whichever it meets.

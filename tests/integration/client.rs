@@ -305,8 +305,10 @@ fn failures_that_nothing_mends_end_a_subscription() {
         ends(closing(Code::IDENTITY_REJECTED), server_tls()),
         ErrorKind::ConnectionClosed(Code::IDENTITY_REJECTED)
     );
-    let impostor =
-        CertificateAuthority::new("Another CA").unwrap().issue_server(&["gateway.example"]).unwrap();
+    let impostor = CertificateAuthority::new("Another CA")
+        .unwrap()
+        .issue_server(&["gateway.example", "10.0.0.1"])
+        .unwrap();
     assert_eq!(ends(Router::new(), ServerTls::new(impostor.identity())), ErrorKind::PeerCertificate);
 }
 

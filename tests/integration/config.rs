@@ -13,7 +13,7 @@ use std::{
 use palyra_quic::{
     ALPN, AsyncIoRuntime, CertificateAuthority, ClientTls, Code, Context, Endpoint, Error, ErrorKind,
     EventLog, EventLogBuilder, FallbackPolicy, FallbackReason, Fingerprint, MAX_NESTING, PROTOCOL_VERSION,
-    PathPrivilege, Pin as ServerPin, Router, TransportLimits, TransportLimitsBuilder,
+    PathPrivilege, Pin as ServerPin, Router, ServerAddress, TransportLimits, TransportLimitsBuilder,
     quinn::{
         self, AsyncTimer, AsyncUdpSocket, EndpointConfig, Runtime, SmolRuntime,
         crypto::rustls::QuicServerConfig,
@@ -213,8 +213,8 @@ fn an_endpoint_without_client_tls_dials_only_with_what_it_is_given() {
 #[test]
 fn names_pins_and_authorities_are_checked_where_they_are_given() {
     let authority = CertificateAuthority::new("ca").unwrap();
-    for name in ["", "a b", "[::1]", "localhost:7443"] {
-        assert_invalid(ClientTls::new(authority.trust()).server_name(name));
+    for address in ["", "a b:7443", "[::1]", "localhost", "localhost:x"] {
+        assert_invalid(address.parse::<ServerAddress>());
     }
     let hex = "ab".repeat(32);
     for pin in ["", " ", "zz", &hex[1..], &format!("{hex}00")] {
@@ -225,7 +225,7 @@ fn names_pins_and_authorities_are_checked_where_they_are_given() {
     assert_invalid(authority.issue_client(""));
     assert_invalid(authority.issue_server(&["a b"]));
     assert!(hex.parse::<ServerPin>().is_ok());
-    assert!(ClientTls::new(authority.trust()).server_name("::1").is_ok());
+    assert!("[::1]:7443".parse::<ServerAddress>().is_ok());
 }
 
 /// What the error allows to whom: nothing, unless the caller allows it and the path grants nothing.

@@ -241,7 +241,8 @@ fn a_restart_is_noticed_at_once() {
         // The twin: nobody can say it of somebody else's connections.
         let stranger = || {
             let authority = CertificateAuthority::new("Another CA").unwrap();
-            let tls = ServerTls::new(authority.issue_server(&["gateway.example"]).unwrap().identity());
+            let tls =
+                ServerTls::new(authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap().identity());
             pair.gateway.bind(Endpoint::builder().server(tls), PORT).unwrap()
         };
         assert!(noticed(&stranger) > 20 * SECOND);
@@ -255,7 +256,8 @@ fn a_restart_with_another_identity_is_noticed_by_a_stored_key() {
     let client = pair.dialler(TransportLimits::default());
     let start = |key: Option<RestartKey>| {
         let authority = CertificateAuthority::new("Next CA").unwrap();
-        let tls = ServerTls::new(authority.issue_server(&["gateway.example"]).unwrap().identity());
+        let tls =
+            ServerTls::new(authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap().identity());
         let builder = Endpoint::builder().server(tls).limits(patient());
         let builder = key.into_iter().fold(builder, palyra_quic::EndpointBuilder::restart_key);
         (pair.gateway.bind(builder, PORT).unwrap(), ClientTls::new(authority.trust()))

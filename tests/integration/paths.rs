@@ -90,7 +90,7 @@ impl Authority {
         let (mut params, key) = (params("node", until), key());
         let serial = SerialNumber::from_slice(&key.public_key_raw()[..8]);
         params.serial_number = Some(serial.clone());
-        params.subject_alt_names = vec![rcgen::SanType::DnsName("node.example".try_into().unwrap())];
+        params.subject_alt_names = vec![rcgen::SanType::IpAddress([10, 0, 0, 1].into())];
         params.extended_key_usages = vec![purpose];
         let certificate = params.signed_by(&key, &self.issuer()).unwrap().der().clone();
         Leaf { certificate, key: key.serialize_der(), serial }
@@ -167,7 +167,6 @@ impl Pair {
                 ClientTls::new(others).identity(identity),
             ),
         };
-        let client = client.server_name("node.example").unwrap();
         let node = Endpoint::builder().server(server).router(Router::new()).wall_clock(self.wall_clock());
         let node = self.gateway.bind(node, 7443).unwrap();
         let dialler = Endpoint::builder().client(client).wall_clock(self.wall_clock());
@@ -376,7 +375,7 @@ impl Mesh {
     }
 
     fn client_that_shows(&self, identity: Identity, rotation: u64) -> ClientTls {
-        ClientTls::new(self.trust(rotation)).identity(identity).server_name("node.example").unwrap()
+        ClientTls::new(self.trust(rotation)).identity(identity)
     }
 
     /// Each rotation brings the CRL of the key that is in use, and nothing of the other.

@@ -28,7 +28,7 @@ impl Gateway {
     fn new(protect: impl FnOnce(Router, &CertificateAuthority) -> Router) -> Self {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let authority = CertificateAuthority::new("Simulated CA").unwrap();
-        let identity = authority.issue_server(&["gateway.example"]).unwrap().identity();
+        let identity = authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap().identity();
         let tls = ServerTls::new(identity).offer_client_certificates(authority.trust());
         let heard = Arc::new(AtomicUsize::new(0));
         let router = protect(methods(&heard), &authority);
@@ -45,7 +45,7 @@ impl Gateway {
     }
 
     fn tls(&self) -> ClientTls {
-        ClientTls::new(self.authority.trust()).server_name("gateway.example").unwrap()
+        ClientTls::new(self.authority.trust())
     }
 
     async fn connect(&self, tls: &ClientTls) -> Connection {
@@ -233,7 +233,7 @@ fn a_notification_of_another_peer_ends_its_stream() {
 fn called_back(rule: Option<Peers>) -> Result<u32, Error> {
     let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
     let authority = CertificateAuthority::new("Simulated CA").unwrap();
-    let server = authority.issue_server(&["gateway.example"]).unwrap();
+    let server = authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap();
     let (answered, answers) = unbounded();
     let router = Router::new().on_connection(move |peer| {
         let answered = answered.clone();
@@ -247,7 +247,7 @@ fn called_back(rule: Option<Peers>) -> Result<u32, Error> {
         Some(peers) => router.allow("demo.restart", peers),
         None => router,
     };
-    let tls = ClientTls::new(authority.trust()).server_name("gateway.example").unwrap();
+    let tls = ClientTls::new(authority.trust());
     let dialler = pair.sensor.bind(Endpoint::builder().client(tls).router(router), 0).unwrap();
     let answer = pair.sim.run(async {
         let _connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();

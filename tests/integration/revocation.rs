@@ -29,7 +29,7 @@ impl Gateway {
     fn new(protect: impl Fn(ServerTls, &RevocationList) -> ServerTls) -> Self {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let authority = CertificateAuthority::new("Simulated CA").unwrap();
-        let identity = authority.issue_server(&["gateway.example"]).unwrap();
+        let identity = authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap();
         let list = RevocationList::new();
         let tls = ServerTls::new(identity.identity()).require_client_certificates(authority.trust());
         let router = Router::new()
@@ -50,7 +50,7 @@ impl Gateway {
 
     fn tls(&self, identity: Identity) -> ClientTls {
         let tls = ClientTls::new(self.authority.trust()).identity(identity);
-        tls.server_name("gateway.example").unwrap()
+        tls
     }
 
     async fn connect_with(&self, tls: &ClientTls) -> Result<Connection, Error> {

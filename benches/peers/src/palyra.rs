@@ -71,7 +71,7 @@ mod client {
     use crate::{
         Result,
         link::{self, Measured},
-        setup::{Credentials, EVENT_BYTES, LOOPBACK, SMALL, Setup},
+        setup::{Credentials, EVENT_BYTES, LOOPBACK, SERVER_NAME, SMALL, Setup},
     };
 
     #[derive(Clone)]
@@ -115,7 +115,7 @@ mod client {
         }
 
         async fn connect(&self) -> Measured<Connection> {
-            Ok(self.endpoint.connect_unconfirmed(self.address).await?)
+            Ok(self.endpoint.connect_unconfirmed((self.address, SERVER_NAME)).await?)
         }
     }
 

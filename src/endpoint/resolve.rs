@@ -1,0 +1,97 @@
+//! From the name of a host to its addresses.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    runtime::{Clock, Elapsed, runtime_is_gone},
+};
+
+/// Asks the system for the addresses of a host, in the order that it prefers, on a thread of the crate
+/// `blocking`: that may take as long as a timeout of DNS.
+#[cfg(any(feature = "smol", feature = "durable"))]
+pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    use std::net::ToSocketAddrs;
+
+    let host = String::from(host);
+    let resolved = blocking::unblock(move || (host, port).to_socket_addrs().map(Vec::from_iter)).await;
+    not_empty(resolved)
+}
+
+#[cfg(not(any(feature = "smol", feature = "durable")))]
+pub(super) async fn resolve(_host: &str, _port: u16) -> Result<Vec<SocketAddr>> {
+    Err(Error::invalid_config(
+        "this build resolves no host names: it has neither feature `smol` nor `durable`",
+    ))
+}
+
+/// Ends a look-up that takes too long. What it has begun in another thread goes on there.
+pub(super) async fn within<T>(
+    clock: &Clock,
+    limit: Duration,
+    look_up: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match clock.timeout(limit, look_up).await {
+        Ok(looked_up) => looked_up,
+        Err(Elapsed) if clock.is_runtime_dropped() => Err(runtime_is_gone()),
+        Err(Elapsed) => Err(Error::new(ErrorKind::DeadlineExceeded)
+            .detail("the host name was not resolved within handshake_timeout")
+            .temporary()),
+    }
+}
+
+/// What the system says of a host may be different the next time.
+#[cfg(any(feature = "smol", feature = "durable"))]
+fn not_empty(resolved: std::io::Result<Vec<SocketAddr>>) -> Result<Vec<SocketAddr>> {
+    let failed =
+        |error: std::io::Error| Error::from(error).detail("the host name cannot be resolved").temporary();
+    let mut addresses = resolved.map_err(failed)?;
+    addresses.dedup();
+    if addresses.is_empty() { Err(failed(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
+}
+
+#[cfg(all(test, feature = "smol"))]
+mod tests {
+    use std::{error::Error as _, future::pending, io};
+
+    use futures_lite::future::block_on;
+
+    use super::*;
+    use crate::runtime::default_runtime;
+
+    #[test]
+    fn a_host_name_has_addresses() {
+        let addresses = block_on(resolve("localhost", 7443)).unwrap();
+        assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 7443));
+    }
+
+    #[test]
+    fn a_name_that_the_system_does_not_know_may_be_known_later() {
+        // RFC 6761, section 6.4; and not a name, so that no resolver is asked.
+        for error in [block_on(resolve("no\0name.invalid", 1)), not_empty(Ok(Vec::new()))] {
+            let error = error.unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Io);
+            assert!(error.is_retryable() && !error.is_terminal());
+            assert!(error.source().unwrap().is::<io::Error>());
+        }
+    }
+
+    #[test]
+    fn a_look_up_that_takes_too_long_ends() {
+        let clock = Clock::new(default_runtime().unwrap());
+        let look_up = |limit, address: Option<SocketAddr>| {
+            let looking_up = async {
+                match address {
+                    Some(address) => Ok(address),
+                    None => pending().await,
+                }
+            };
+            block_on(within(&clock, limit, looking_up))
+        };
+        let address = SocketAddr::from(([192, 0, 2, 1], 7443));
+        assert_eq!(look_up(Duration::from_secs(60), Some(address)).unwrap(), address);
+        let error = look_up(Duration::from_millis(1), None).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(error.is_timeout() && error.is_retryable());
+    }
+}
