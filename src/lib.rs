@@ -135,7 +135,7 @@ pub use self::{
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{CborError, Codec, MAX_NESTING, MessageError, Notification, Request, Response},
     protocol::PROTOCOL_VERSION,
-    router::{Applicant, Context, MethodError, Peers, Refusal, ResponseSink, Router},
+    router::{Context, MethodError, Peers, PendingPeer, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,
     stats::{
         ConnectionStats, ConnectionsRefused, EndpointStats, HandshakesFailed, RequestsFailed, StreamsReset,

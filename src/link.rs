@@ -1,10 +1,11 @@
 //! What serving and calling share of a connection.
 
 use std::{
+    any::Any,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -39,6 +40,8 @@ pub(crate) struct Link {
     clock: Clock,
     limits: Arc<TransportLimits>,
     peer: Option<PeerIdentity>,
+    /// Set when an accepted peer was let in.
+    peer_state: OnceLock<PeerState>,
     allowance: Allowance,
     counters: LinkCounters,
     outstanding: Outstanding,
@@ -51,6 +54,10 @@ pub(crate) struct Link {
     closure: Arc<Closure>,
     span: Span,
 }
+
+/// What the application knows of a peer that it let in: a value of its own type. Without one, `()`, which needs
+/// no memory.
+pub(crate) type PeerState = Box<dyn Any + Send + Sync>;
 
 /// Closing a connection with one of these rejects the peer: what it has sent is not handled any more.
 const REJECTING_CODES: [Code; 4] =
@@ -91,6 +98,7 @@ impl Link {
             clock,
             limits,
             peer,
+            peer_state: OnceLock::new(),
             allowance,
             counters: LinkCounters::default(),
             outstanding: Outstanding::new(Arc::clone(drain)),
@@ -125,6 +133,18 @@ impl Link {
 
     pub(crate) fn peer(&self) -> Option<&PeerIdentity> {
         self.peer.as_ref()
+    }
+
+    /// Lets an accepted peer in, with what the application knows of it.
+    pub(crate) fn let_in(&self, state: PeerState) {
+        // The application is asked once about each connection.
+        let _ = self.peer_state.set(state);
+    }
+
+    /// What the application knows of the peer; `None` before an accepted peer was let in, and for dialled
+    /// ones.
+    pub(crate) fn peer_state(&self) -> Option<&PeerState> {
+        self.peer_state.get()
     }
 
     /// What the peer may take.

@@ -151,8 +151,8 @@ fn scenario<F: Future<Output = ()>>(collector: &Collector, test: impl FnOnce(Pai
             .unary("demo.secret", |_: Context, params| async move { Ok(params) })
             .streaming("demo.none", |_: Context, _, _| async { Ok(()) })
             .notification("demo.whisper", |_: Context, _| async {})
-            .allow("demo.secret", Peers::none())
-            .allow("demo.whisper", Peers::none());
+            .allow("demo.secret", Peers::nobody())
+            .allow("demo.whisper", Peers::nobody());
         let _node = pair.serve(router, TransportLimits::default());
         let sim = pair.sim.clone();
         sim.run(async {

@@ -5,22 +5,24 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use super::handler::HandlerFuture;
 use crate::{
     code::{Code, CodeClass},
+    link::PeerState,
     retry_after,
     text::truncated,
     tls::PeerIdentity,
 };
 
 /// What [`Router::authorize`](super::Router::authorize) is asked with.
-pub(crate) type Authorizer = Box<dyn Fn(Applicant) -> HandlerFuture<Result<(), Refusal>> + Send + Sync>;
+pub(crate) type Authorizer =
+    Box<dyn Fn(PendingPeer) -> HandlerFuture<Result<PeerState, Refusal>> + Send + Sync>;
 
-/// A peer whose handshake is over, and who asks to stay. See [`Router::authorize`](super::Router::authorize).
+/// A peer whose handshake is over, and that nothing is read from yet. See [`Router::authorize`](super::Router::authorize).
 #[derive(Clone)]
-pub struct Applicant {
+pub struct PendingPeer {
     peer: Option<PeerIdentity>,
     remote_address: SocketAddr,
 }
 
-impl Applicant {
+impl PendingPeer {
     pub(crate) fn new(peer: Option<PeerIdentity>, remote_address: SocketAddr) -> Self {
         Self { peer, remote_address }
     }
@@ -39,10 +41,10 @@ impl Applicant {
     }
 }
 
-impl fmt::Debug for Applicant {
+impl fmt::Debug for PendingPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { peer, remote_address } = self;
-        f.debug_struct("Applicant").field("peer", peer).field("remote_address", remote_address).finish()
+        f.debug_struct("PendingPeer").field("peer", peer).field("remote_address", remote_address).finish()
     }
 }
 

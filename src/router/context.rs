@@ -1,6 +1,7 @@
 //! What a handler knows about the exchange that it serves.
 
 use std::{
+    any::Any,
     fmt,
     net::SocketAddr,
     sync::{
@@ -52,6 +53,15 @@ impl Context {
     #[must_use]
     pub fn peer(&self) -> Option<&PeerIdentity> {
         self.inner.link.peer()
+    }
+
+    /// What [`Router::authorize`](super::Router::authorize) returned for this connection, if it has this type.
+    /// It is dropped with the connection.
+    ///
+    /// `None` for another type, and for peers that this node dialled, about which `authorize` is not asked.
+    #[must_use]
+    pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.inner.link.peer_state()?.downcast_ref()
     }
 
     /// Where the peer is at the moment; a connection may move ([RFC 9000, section

@@ -9,7 +9,7 @@ mod method_error;
 mod peers;
 mod sink;
 
-use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
+use std::{any::Any, collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -18,7 +18,7 @@ pub(crate) use self::answers::Answers;
 use self::authorize::Authorizer;
 use self::handler::{Streaming, Unary};
 pub use self::{
-    authorize::{Applicant, Refusal},
+    authorize::{PendingPeer, Refusal},
     context::Context,
     method_error::MethodError,
     peers::Peers,
@@ -33,6 +33,7 @@ use crate::{
     connection::Connection,
     error::{Error, Result},
     events::EventLog,
+    link::PeerState,
     message::largest_event_payload,
     protocol::{HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
     tls::PeerIdentity,
@@ -226,7 +227,7 @@ impl Router {
     ///
     /// let router = Router::new()
     ///     .unary("demo.restart", |_: Context, params| async move { Ok(params) })
-    ///     .allow("demo.restart", Peers::none().common_name("Palyra Operator"))
+    ///     .allow("demo.restart", Peers::nobody().common_name("Palyra Operator"))
     ///     .allow("node.health", Peers::anybody())
     ///     .allow_by_default(Peers::identified());
     /// # drop(router);
@@ -246,7 +247,7 @@ impl Router {
     }
 
     /// Asks about each accepted connection once its handshake is over, and before anything that it sends is
-    /// read.
+    /// read. Handlers get what `hook` returns, which may have any type, with [`Context::state`].
     ///
     /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know:
     /// who is enrolled, who pays, who comes too often. A peer that is refused has its connection closed
@@ -261,26 +262,52 @@ impl Router {
     /// methods.
     ///
     /// ```
-    /// use palyra_quic::{Applicant, Refusal, Router};
+    /// use palyra_quic::{PendingPeer, Refusal, Router};
     ///
-    /// let router = Router::new().authorize(|applicant: Applicant| async move {
-    ///     match applicant.peer().and_then(|peer| peer.common_name()) {
+    /// let router = Router::new().authorize(|peer: PendingPeer| async move {
+    ///     match peer.peer().and_then(|peer| peer.common_name()) {
     ///         Some(name) if name.starts_with("Palyra Device ") => Ok(()),
     ///         _ => Err(Refusal::rejected("not enrolled")),
     ///     }
     /// });
     /// # drop(router);
     /// ```
+    ///
+    /// With state for the handlers, which can be looked up anywhere, since this may wait:
+    ///
+    /// ```
+    /// use palyra_quic::{Context, MethodError, PendingPeer, Refusal, Router};
+    ///
+    /// struct Account {
+    ///     name: String,
+    ///     may_publish: bool,
+    /// }
+    ///
+    /// async fn find_account(peer: PendingPeer) -> Result<Account, Refusal> {
+    ///     let name = peer.peer().and_then(|peer| peer.common_name());
+    ///     let name = name.ok_or_else(|| Refusal::rejected("no certificate"))?.to_owned();
+    ///     Ok(Account { may_publish: name == "Palyra Operator", name })
+    /// }
+    ///
+    /// async fn who_am_i(context: Context, _params: Option<()>) -> Result<String, MethodError> {
+    ///     let account = context.state::<Account>().ok_or_else(|| MethodError::internal("no account"))?;
+    ///     Ok(format!("{}, may publish: {}", account.name, account.may_publish))
+    /// }
+    ///
+    /// let router = Router::new().authorize(find_account).typed("demo.who_am_i", who_am_i);
+    /// # drop(router);
+    /// ```
     #[must_use]
-    pub fn authorize<F, R>(self, hook: F) -> Self
+    pub fn authorize<F, R, S>(self, hook: F) -> Self
     where
-        F: Fn(Applicant) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<(), Refusal>> + Send + 'static,
+        F: Fn(PendingPeer) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<S, Refusal>> + Send + 'static,
+        S: Any + Send + Sync,
     {
         let hook = Arc::new(hook);
-        let authorizer: Authorizer = Box::new(move |applicant| {
+        let authorizer: Authorizer = Box::new(move |peer| {
             let hook = Arc::clone(&hook);
-            Box::pin(async move { hook(applicant).await })
+            Box::pin(async move { hook(peer).await.map(|state| -> PeerState { Box::new(state) }) })
         });
         Self { authorizer: Some(authorizer), ..self }
     }
@@ -432,8 +459,8 @@ mod tests {
             let fault = fault(with("a").allow(name, anybody())).unwrap();
             assert!(fault.ends_with(&format!("{name:?}")), "{fault}");
         }
-        assert!(fault(with("a").allow("a", Peers::none().uri(""))).is_some());
-        assert!(fault(with("a").allow_by_default(Peers::none().dns_name(""))).is_some());
+        assert!(fault(with("a").allow("a", Peers::nobody().uri(""))).is_some());
+        assert!(fault(with("a").allow_by_default(Peers::nobody().dns_name(""))).is_some());
     }
 
     #[test]

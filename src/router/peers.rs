@@ -18,7 +18,7 @@ use crate::tls::{Fingerprint, PeerIdentity};
 /// ```
 /// use palyra_quic::Peers;
 ///
-/// let operators = Peers::none().common_name("Palyra Operator").uri("palyra:device:7f3a");
+/// let operators = Peers::nobody().common_name("Palyra Operator").uri("palyra:device:7f3a");
 /// # drop(operators);
 /// ```
 #[derive(Clone, Default)]
@@ -40,7 +40,7 @@ enum Everybody {
 impl Peers {
     /// Nobody, to begin a description with, or to close a method.
     #[must_use]
-    pub fn none() -> Self {
+    pub fn nobody() -> Self {
         Self::default()
     }
 
@@ -141,13 +141,13 @@ mod tests {
     fn without_a_certificate_only_anybody_is_enough() {
         assert!(Peers::anybody().contains(None));
         assert!(!Peers::identified().contains(None));
-        assert!(!Peers::none().common_name("").dns_name("").uri("").contains(None));
+        assert!(!Peers::nobody().common_name("").dns_name("").uri("").contains(None));
     }
 
     #[test]
     fn an_empty_name_is_found() {
-        assert!(Peers::none().uri("x").dns_name("").has_empty_name());
-        assert!(!Peers::none().uri("x").dns_name("y").common_name("z").has_empty_name());
+        assert!(Peers::nobody().uri("x").dns_name("").has_empty_name());
+        assert!(!Peers::nobody().uri("x").dns_name("y").common_name("z").has_empty_name());
     }
 
     #[cfg(feature = "cert")]
@@ -163,19 +163,19 @@ mod tests {
         let is = |peers: Peers, peer: &PeerIdentity| peers.contains(Some(peer));
 
         for name in ["A.EXAMPLE", "a.example", "*.wild.example"] {
-            assert!(is(Peers::none().dns_name("b").dns_name(name).dns_name("zz"), &server), "{name}");
-            assert!(!is(Peers::none().dns_name(name), &client), "{name}");
+            assert!(is(Peers::nobody().dns_name("b").dns_name(name).dns_name("zz"), &server), "{name}");
+            assert!(!is(Peers::nobody().dns_name(name), &client), "{name}");
         }
         for name in ["x.wild.example", "*.example", ".example", "example", "a.example.", "a.exampl", ""] {
-            assert!(!is(Peers::none().dns_name(name), &server), "{name}");
+            assert!(!is(Peers::nobody().dns_name(name), &server), "{name}");
         }
-        assert!(is(Peers::none().common_name("Palyra Device 7"), &client));
-        assert!(!is(Peers::none().common_name("palyra device 7").common_name("Palyra Device"), &client));
-        assert!(is(Peers::none().uri("palyra:device:7"), &client));
-        assert!(!is(Peers::none().uri("PALYRA:device:7").uri("palyra:device:"), &client));
-        assert!(!is(Peers::none().dns_name("palyra:device:7").common_name("palyra:device:7"), &client));
-        assert!(is(Peers::none().fingerprint(client.fingerprint()), &client));
-        assert!(!is(Peers::none().fingerprint(client.fingerprint()), &server));
-        assert!(is(Peers::identified(), &client) && !is(Peers::none(), &client));
+        assert!(is(Peers::nobody().common_name("Palyra Device 7"), &client));
+        assert!(!is(Peers::nobody().common_name("palyra device 7").common_name("Palyra Device"), &client));
+        assert!(is(Peers::nobody().uri("palyra:device:7"), &client));
+        assert!(!is(Peers::nobody().uri("PALYRA:device:7").uri("palyra:device:"), &client));
+        assert!(!is(Peers::nobody().dns_name("palyra:device:7").common_name("palyra:device:7"), &client));
+        assert!(is(Peers::nobody().fingerprint(client.fingerprint()), &client));
+        assert!(!is(Peers::nobody().fingerprint(client.fingerprint()), &server));
+        assert!(is(Peers::identified(), &client) && !is(Peers::nobody(), &client));
     }
 }

@@ -11,15 +11,18 @@ use super::{
 use crate::{
     code::Code,
     link::Link,
-    router::{Applicant, Refusal},
+    router::{PendingPeer, Refusal},
     tls::Side,
 };
 
-/// Whether the peer may stay. Where not, its connection is closed: by what the application said, or by what
+/// Lets the peer in, and says whether it did. Where not, its connection is closed: by what the application said, or by what
 /// became of asking it. Nothing but its word lets a peer in.
 pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
-    let Some(authorizer) = node.router.authorizer() else { return true };
-    let applicant = Applicant::new(link.peer().cloned(), link.remote_address());
+    let Some(authorizer) = node.router.authorizer() else {
+        link.let_in(Box::new(()));
+        return true;
+    };
+    let peer = PendingPeer::new(link.peer().cloned(), link.remote_address());
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     let unwelcome = async {
         node.counters.closed_for(link.turned_out_when_unwelcome(&node.security, Side::Accepted).await);
@@ -30,8 +33,11 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
         Code::CANCELLED
     };
     let gone = pin!(future::or(unwelcome, gone));
-    let refusal = match supervise(node, Holds::Nothing, Some(deadline), gone, authorizer(applicant)).await {
-        Outcome::Returned(Ok(())) => return true,
+    let refusal = match supervise(node, Holds::Nothing, Some(deadline), gone, authorizer(peer)).await {
+        Outcome::Returned(Ok(state)) => {
+            link.let_in(state);
+            return true;
+        }
         Outcome::Returned(Err(refusal)) => refusal,
         Outcome::TimedOut => {
             tracing::warn!(remote = %link.remote_address(), "an authorization took too long");

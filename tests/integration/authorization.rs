@@ -12,10 +12,10 @@ use std::{
 use crate::simulation::{PORT, Pair, SECOND};
 use futures_lite::future::{or, pending, zip};
 use palyra_quic::{
-    Applicant, CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, EndpointBuilder, Error,
-    ErrorKind, Issued, Refusal, RevocationList, Router, ServerTls, TransportLimits, sim::Link,
+    Bytes, CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, EndpointBuilder, Error,
+    ErrorKind, Issued, PendingPeer, Refusal, RevocationList, Router, ServerTls, TransportLimits, sim::Link,
 };
-use smol::channel::unbounded;
+use smol::channel::{Sender, unbounded};
 
 /// A gateway that takes clients with certificates and without.
 struct Gateway {
@@ -79,9 +79,9 @@ impl Gateway {
 }
 
 fn only(name: &'static str) -> Router {
-    Router::new().authorize(move |applicant: Applicant| async move {
-        assert_eq!(applicant.remote_address().ip().to_string(), "10.0.0.2");
-        match applicant.peer().and_then(|peer| peer.common_name()) {
+    Router::new().authorize(move |peer: PendingPeer| async move {
+        assert_eq!(peer.remote_address().ip().to_string(), "10.0.0.2");
+        match peer.peer().and_then(|peer| peer.common_name()) {
             Some(shown) if shown == name => Ok(()),
             _ => Err(Refusal::rejected("not enrolled")),
         }
@@ -124,6 +124,90 @@ fn without_the_question_everybody_stays() {
     });
 }
 
+/// What the node knows of a peer that it let in.
+struct Account {
+    name: String,
+}
+
+fn account_of(context: &Context) -> String {
+    context.state::<Account>().map_or_else(|| "no account".to_owned(), |account| account.name.clone())
+}
+
+/// Says in its answers, and to `told` for notifications, which account a peer has.
+fn accounts(told: Sender<String>) -> Router {
+    Router::new()
+        .typed("demo.account", |context: Context, _: Option<()>| async move { Ok(account_of(&context)) })
+        .typed("demo.types", |context: Context, _: Option<()>| async move {
+            let shared = context.state::<Arc<Account>>().is_some();
+            Ok((shared, context.state::<()>().is_some()))
+        })
+        .notification("demo.tell", move |context, _| {
+            told.try_send(account_of(&context)).unwrap();
+            async {}
+        })
+        .authorize(|peer: PendingPeer| async move {
+            let name = peer.peer().and_then(|peer| peer.common_name());
+            Ok(Account { name: name.unwrap_or("anonymous").to_owned() })
+        })
+}
+
+#[test]
+fn handlers_get_what_the_application_found_by_its_type() {
+    let (told, heard) = unbounded();
+    let gateway = Gateway::new(accounts(told));
+    gateway.run(async {
+        let seven = gateway.attempt_as(&gateway.issue("7")).await.unwrap();
+        let anonymous = gateway.attempt(&gateway.tls()).await.unwrap();
+        for (connection, account) in [(&seven, "Palyra Device 7"), (&anonymous, "anonymous")] {
+            for _ in 0..2 {
+                assert_eq!(connection.call::<_, String>("demo.account", &()).await.unwrap(), account);
+            }
+            connection.notify("demo.tell", &()).await.unwrap();
+            assert_eq!(heard.recv().await.unwrap(), account);
+            let other_types: (bool, bool) = connection.call("demo.types", &()).await.unwrap();
+            assert_eq!(other_types, (false, false));
+        }
+    });
+}
+
+/// Where the application only said that a peer may stay, or was not asked, there is nothing else to find.
+#[test]
+fn without_a_value_the_state_is_a_unit() {
+    for router in [Router::new(), Router::new().authorize(|_| async { Ok(()) })] {
+        let gateway = Gateway::new(router.unary("demo.state", |context: Context, _| async move {
+            assert!(context.state::<()>().is_some() && context.state::<Account>().is_none());
+            Ok(Bytes::new())
+        }));
+        gateway.run(async {
+            let connection = gateway.attempt(&gateway.tls()).await.unwrap();
+            connection.call_raw("demo.state", "").await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_the_node_dialled_has_no_state() {
+    let (told, heard) = unbounded();
+    let tell = told.clone();
+    let gateway = Gateway::new(accounts(told));
+    gateway.run(async {
+        let asking = Router::new().on_connection(move |gateway| {
+            let tell = tell.clone();
+            async move {
+                tell.try_send(gateway.call("demo.account", &()).await.unwrap()).unwrap();
+                gateway.notify("demo.tell", &()).await.unwrap();
+            }
+        });
+        let tls = ServerTls::new(gateway.authority.issue_server(&["10.0.0.2"]).unwrap().identity());
+        let _peer = gateway.pair.sensor.bind(Endpoint::builder().server(tls).router(asking), PORT).unwrap();
+        let address = gateway.pair.sensor.address(PORT);
+        let _connection = gateway.node.connect_with(&gateway.tls(), address).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(heard.recv().await.unwrap(), "no account");
+        }
+    });
+}
+
 #[test]
 fn nothing_is_read_before_the_answer() {
     let served = Heard::default();
@@ -133,7 +217,7 @@ fn nothing_is_read_before_the_answer() {
             heard.hear();
             async {}
         })
-        .authorize(|_| pending());
+        .authorize(|_| pending::<Result<(), Refusal>>());
     let gateway = Gateway::new(router);
     gateway.run(async {
         let endpoint = gateway.pair.sensor.bind(Endpoint::builder(), 0).unwrap();
@@ -151,8 +235,8 @@ fn nothing_is_read_before_the_answer() {
 
 #[test]
 fn a_question_that_panics_lets_nobody_in() {
-    let router = Router::new().authorize(|applicant| async move {
-        if applicant.peer().is_none() {
+    let router = Router::new().authorize(|peer| async move {
+        if peer.peer().is_none() {
             panic!("as a test wants it");
         }
         Ok(())
@@ -167,8 +251,9 @@ fn a_question_that_panics_lets_nobody_in() {
 
 #[test]
 fn a_refusal_may_say_when_to_come_back() {
-    let router = Router::new()
-        .authorize(|_| async { Err(Refusal::new(Code::CAPACITY, "").retry_after(Duration::from_secs(7))) });
+    let router = Router::new().authorize(|_| async {
+        Err::<(), _>(Refusal::new(Code::CAPACITY, "").retry_after(Duration::from_secs(7)))
+    });
     let gateway = Gateway::new(router);
     gateway.run(async {
         let error = gateway.attempt(&gateway.tls()).await.unwrap_err();
@@ -259,7 +344,7 @@ fn peers_that_were_dialled_are_not_asked_about() {
     let gateway = Gateway::new(Router::new());
     let router = Router::new().authorize(move |_| {
         heard.hear();
-        async { Err(Refusal::rejected("nobody")) }
+        async { Err::<(), _>(Refusal::rejected("nobody")) }
     });
     gateway.run(async {
         let builder = Endpoint::builder().client(gateway.tls()).router(router);

@@ -104,7 +104,7 @@ fn what_the_node_refuses_has_not_run() {
                 future::ready(Ok(Bytes::new()))
             })
             .events(log.clone())
-            .allow("forbidden", Peers::none());
+            .allow("forbidden", Peers::nobody());
         let server = serve(router);
         let connection = server.connect().await;
         let _subscriber = connection.events().follow().open().await.unwrap();

@@ -116,7 +116,7 @@ fn a_method_is_for_the_peers_that_its_rule_describes() {
     let (sender, receiver) = unbounded();
     let gateway = Gateway::new(|router, authority| {
         let issued = trusted(authority);
-        let peers = Peers::none()
+        let peers = Peers::nobody()
             .fingerprint(issued.fingerprint())
             .common_name("Palyra Device by-name")
             .uri("palyra:device:by-uri");
@@ -163,7 +163,7 @@ fn without_the_rule_the_same_calls_pass() {
 
 #[test]
 fn the_decision_comes_before_the_parameters() {
-    let protected = Gateway::new(|router, _| router.allow("demo.restart", Peers::none()));
+    let protected = Gateway::new(|router, _| router.allow("demo.restart", Peers::nobody()));
     let open = Gateway::open();
     let garbage = async |gateway: &Gateway, codec| {
         let connection = gateway.connect_as("7").await;
@@ -180,7 +180,7 @@ fn the_decision_comes_before_the_parameters() {
 #[test]
 fn built_in_methods_have_rules_too() {
     let gateway = Gateway::new(|router, _| {
-        let operator = || Peers::none().common_name("Palyra Device operator");
+        let operator = || Peers::nobody().common_name("Palyra Device operator");
         router.allow("node.health", operator()).allow("node.stream_events", operator())
     });
     gateway.pair.sim.run(async {
@@ -216,7 +216,7 @@ fn the_rule_by_default_covers_what_has_none_and_what_is_not_there() {
 #[test]
 fn a_notification_of_another_peer_ends_its_stream() {
     let gateway = Gateway::new(|router, _| {
-        router.allow("demo.tell", Peers::none().common_name("Palyra Device teller"))
+        router.allow("demo.tell", Peers::nobody().common_name("Palyra Device teller"))
     });
     gateway.pair.sim.run(async {
         let other = gateway.connect_as("7").await;
@@ -259,9 +259,9 @@ fn called_back(rule: Option<Peers>) -> Result<u32, Error> {
 
 #[test]
 fn a_server_that_was_dialled_is_under_the_rules_too() {
-    assert_denied(called_back(Some(Peers::none().dns_name("other.example"))));
-    assert_denied(called_back(Some(Peers::none())));
-    assert_eq!(called_back(Some(Peers::none().dns_name("GATEWAY.example"))).unwrap(), 7);
+    assert_denied(called_back(Some(Peers::nobody().dns_name("other.example"))));
+    assert_denied(called_back(Some(Peers::nobody())));
+    assert_eq!(called_back(Some(Peers::nobody().dns_name("GATEWAY.example"))).unwrap(), 7);
     assert_eq!(called_back(Some(Peers::identified())).unwrap(), 7);
     assert_eq!(called_back(None).unwrap(), 7, "the twin");
 }

@@ -35,8 +35,8 @@ fn methods(log: &EventLog) -> Router {
         .typed_notification("demo.tell", |_: Context, _: u32| async {})
         .notification("demo.stuck", |_: Context, _| pending())
         .notification("demo.whisper", |_: Context, _| async {})
-        .allow("demo.secret", Peers::none())
-        .allow("demo.whisper", Peers::none())
+        .allow("demo.secret", Peers::nobody())
+        .allow("demo.whisper", Peers::nobody())
         .events(log.clone())
 }
 
@@ -134,8 +134,9 @@ fn connections_that_come_too_late_are_counted() {
 
 #[test]
 fn connections_that_are_not_authorized_are_counted() {
-    let bench =
-        Bench::with(limits(), |router| router.authorize(|_| async { Err(Refusal::rejected("nobody")) }));
+    let bench = Bench::with(limits(), |router| {
+        router.authorize(|_| async { Err::<(), _>(Refusal::rejected("nobody")) })
+    });
     bench.run(async {
         let _ = bench.dial(&client_tls()).await;
         bench.moved(|stats| stats.connections_refused.not_authorized += 1).await;
