@@ -100,6 +100,7 @@ mod message;
 mod outstanding;
 mod protocol;
 mod qlog;
+mod quinn_compat;
 mod retry_after;
 mod router;
 mod runtime;

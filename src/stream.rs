@@ -16,6 +16,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     frame::{self, Body, FrameBuffer},
     message::{Codec, Response},
+    quinn_compat,
     runtime::Clock,
     tls::classify,
 };
@@ -313,8 +314,7 @@ impl FrameWriter {
 
     /// Whether the peer has everything that was written, complete with the end, or never will.
     pub(crate) fn is_delivered(&self) -> bool {
-        // quinn forgets a stream as soon as all of it is acknowledged, and then knows no priority of it.
-        self.is_finished() && self.stream.priority().is_err()
+        self.is_finished() && quinn_compat::is_delivered(&self.stream)
     }
 
     /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the

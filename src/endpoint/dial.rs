@@ -1,8 +1,7 @@
 //! From an address to a connection that both sides agree on.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use futures_lite::future;
 use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
 use rustls::pki_types::ServerName;
 
@@ -14,6 +13,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     limits::TransportLimits,
     link::Link,
+    quinn_compat::handshake_confirmed,
     runtime::{Clock, Elapsed, runtime_is_gone},
     socket::SocketHealth,
     tls::{HandshakeReport, Security, classify, no_time},
@@ -69,7 +69,7 @@ pub(crate) async fn dial(
     let handshake = async {
         let connection = connecting.await?;
         if until == Handshake::Confirmed {
-            confirmed(&connection, clock).await?;
+            handshake_confirmed(&connection, clock).await?;
         }
         Ok(connection)
     };
@@ -104,27 +104,6 @@ pub(crate) async fn dial(
         Err(Elapsed) if clock.is_runtime_dropped() => Err(runtime_is_gone()),
         Err(Elapsed) => Err(timed_out()),
     }
-}
-
-/// How many looks a round trip has, and the shortest and the longest time between them.
-const LOOKS_A_ROUND_TRIP: u32 = 8;
-const SHORTEST_PAUSE: Duration = Duration::from_micros(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-
-/// Resolves when the server's HANDSHAKE_DONE is there ([RFC 9001, section
-/// 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)).
-///
-/// quinn counts that frame and tells nobody, so this looks, now and then; the server's refusal it does tell.
-async fn confirmed(connection: &quinn::Connection, clock: &Clock) -> Result<(), ConnectionError> {
-    let pause = (connection.rtt() / LOOKS_A_ROUND_TRIP).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-    let arrival = async {
-        while connection.stats().frame_rx.handshake_done == 0 {
-            clock.sleep(pause).await;
-        }
-        Ok(())
-    };
-    let refusal = async { Err(connection.closed().await) };
-    future::or(refusal, arrival).await
 }
 
 fn connect_error(error: ConnectError) -> Error {

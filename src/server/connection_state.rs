@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
 
-use super::{dispatch::Tempo, node::Node, stream_credit::Undelivered};
+use super::{dispatch::Tempo, node::Node, stream_credit::UnackedResponses};
 use crate::{admission::ConnectionSlot, link::Link};
 
 /// What the tasks that serve one connection share.
@@ -12,7 +12,7 @@ pub(super) struct ConnectionState {
     pub(super) node: Arc<Node>,
     pub(super) link: Arc<Link>,
     pub(super) exchange_permits: Arc<Semaphore>,
-    pub(super) undelivered: Undelivered,
+    pub(super) unacked: UnackedResponses,
     pub(super) tempo: Tempo,
     /// The slot of an accepted connection. It is free again when the last of the tasks has ended.
     _slot: Option<ConnectionSlot>,
@@ -28,7 +28,7 @@ impl ConnectionState {
             node: Arc::clone(node),
             link: Arc::clone(link),
             exchange_permits: semaphore(max_exchanges),
-            undelivered: Undelivered::new(max_exchanges),
+            unacked: UnackedResponses::new(max_exchanges),
             tempo: Tempo::default(),
             _slot: slot,
         }

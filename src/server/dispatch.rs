@@ -17,7 +17,7 @@ use tracing::Span;
 
 use super::{
     connection_state::{ConnectionState, ExchangePermit},
-    exchange::{self, lend},
+    exchange,
 };
 use crate::{drain::TaskGuard, runtime::Turns, span};
 
@@ -37,7 +37,7 @@ const LONGEST_ROW: Duration = Duration::from_micros(250);
 /// after one that did, exchanges get their tasks before they begin, for a while.
 ///
 /// A peer has no more streams to begin exchanges on than it has places, unless it acknowledges answers out of
-/// their order so as to be [lent](super::stream_credit::Undelivered) too many. What it opens on those waits there.
+/// their order so as to be [granted](super::stream_credit::UnackedResponses) too many. What it opens on those waits there.
 pub(super) async fn serve_each(state: &Arc<ConnectionState>) {
     let (clock, tempo) = (&state.node.clock, &state.tempo);
     // Of the last exchange that was over when it was first polled: its place among those of the peer, and in
@@ -61,10 +61,8 @@ pub(super) async fn serve_each(state: &Arc<ConnectionState>) {
             if polled.is_pending() {
                 // An idle connection needs no room for an exchange.
                 room = None;
-                if !std::mem::replace(&mut paused, true)
-                    && let Some(streams) = state.undelivered.pause()
-                {
-                    lend(&state.node, &state.link, streams);
+                if !std::mem::replace(&mut paused, true) {
+                    state.unacked.grant_while_idle(&state.link);
                 }
             }
             polled

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_lite::future;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
 use super::{
@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: RecvStream, span: Span) {
-    let ConnectionState { node, link, undelivered, .. } = &*state;
+    let ConnectionState { node, link, unacked, .. } = &*state;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
     let (Asked { codec, request }, mut charge) = {
         let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
@@ -78,26 +78,9 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
     if !writer.is_finished() {
         return;
     }
-    match undelivered.keep(writer, work, &node.drain) {
-        Ok(Some(streams)) => lend(node, link, streams),
-        Ok(None) => {}
-        Err((writer, _work)) => {
-            // Closing the connection would take the answer back, and that is what comes next.
-            let _ = writer.stopped().await;
-        }
-    }
-}
-
-/// Lets the peer open this many streams beside those that it may have anyway.
-///
-/// They are lent once: as long as more are open than the peer may have, quinn gives it none for those that
-/// end.
-pub(super) fn lend(node: &Node, link: &Link, streams: usize) {
-    let max = node.limits.max_concurrent_bidi_streams();
-    let more = max.saturating_add(u32::try_from(streams).unwrap_or(u32::MAX));
-    // quinn tells the peer of an eighth or more of its limit; so it has none for a moment.
-    for limit in [more, 0, max] {
-        link.quinn().set_max_concurrent_bi_streams(VarInt::from_u32(limit));
+    if let Err((writer, _work)) = unacked.keep(writer, work, &node.drain, link) {
+        // Closing the connection would take the answer back, and that is what comes next.
+        let _ = writer.stopped().await;
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
         link.quinn().closed().await;
     };
     let delivering = async {
-        state.undelivered.delivered(&node.drain).await;
+        state.unacked.delivered(&node.drain).await;
         future::pending().await
     };
     let beside = pin!(OwnWaker::new(future::or(ended, delivering)));
@@ -70,7 +70,7 @@ pub(crate) async fn serve_connection(node: &Arc<Node>, link: &Arc<Link>, slot: O
     let exchanges = pin!(dispatch::serve_each(&state));
     let exchanges = async {
         future::or(exchanges, beside).await;
-        state.undelivered.end();
+        state.unacked.end();
     };
     let notifications = pin!(notification::serve_each(&state));
     future::zip(exchanges, notifications).await;
