@@ -73,9 +73,10 @@ mod tests {
     use crate::{
         cert::CertificateAuthority,
         code::Code,
-        connection::{Connection as Handle, Link},
+        connection::Connection as Handle,
         endpoint::Endpoint,
         limits::TransportLimits,
+        link::Link,
         router::Router,
         sim::{Link as Path, Sim},
         tls::{ClientTls, ServerTls},

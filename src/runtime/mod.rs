@@ -2,19 +2,19 @@
 //! on.
 
 mod async_io;
+mod batch_sizer;
 mod clock;
 mod own_waker;
 #[cfg(unix)]
 mod poll;
 mod socket_core;
-mod turn;
 
 pub use self::async_io::AsyncIoRuntime;
 #[cfg(unix)]
 pub use self::poll::PollRuntime;
 pub(crate) use self::{
     async_io::default_runtime,
+    batch_sizer::BatchSizer,
     clock::{Clock, Elapsed, RuntimeWatch, runtime_is_gone},
     own_waker::OwnWaker,
-    turn::Turns,
 };

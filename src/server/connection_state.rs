@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_lock::{Semaphore, SemaphoreGuardArc};
 
-use super::{dispatch::Tempo, node::Node, stream_credit::UnackedResponses};
+use super::{inline_policy::InlinePolicy, node::Node, stream_credit::UnackedResponses};
 use crate::{admission::ConnectionSlot, link::Link};
 
 /// What the tasks that serve one connection share.
@@ -13,7 +13,7 @@ pub(super) struct ConnectionState {
     pub(super) link: Arc<Link>,
     pub(super) exchange_permits: Arc<Semaphore>,
     pub(super) unacked: UnackedResponses,
-    pub(super) tempo: Tempo,
+    pub(super) inline_policy: InlinePolicy,
     /// The slot of an accepted connection. It is free again when the last of the tasks has ended.
     _slot: Option<ConnectionSlot>,
 }
@@ -29,7 +29,7 @@ impl ConnectionState {
             link: Arc::clone(link),
             exchange_permits: semaphore(max_exchanges),
             unacked: UnackedResponses::new(max_exchanges),
-            tempo: Tempo::default(),
+            inline_policy: InlinePolicy::default(),
             _slot: slot,
         }
     }

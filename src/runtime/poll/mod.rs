@@ -34,7 +34,7 @@ use self::{
     tasks::Ready,
     timer::Timer,
 };
-use super::{Turns, socket_core::Offload};
+use super::{BatchSizer, socket_core::Offload};
 use crate::{error::Result, sync::lock};
 
 /// Tasks run in a row before sockets and deadlines are checked, though more tasks are ready.
@@ -92,7 +92,7 @@ pub struct PollRuntime {
     poller: Poller,
     /// Tasks run since the sockets were last checked.
     unchecked: usize,
-    turns: Turns,
+    batch_sizer: BatchSizer,
     busy: BusyPoll,
     /// When the last wait ended.
     woke: Instant,
@@ -114,7 +114,7 @@ impl PollRuntime {
             expired: Vec::new(),
             poller: Poller::new(),
             unchecked: 0,
-            turns: Turns::new(),
+            batch_sizer: BatchSizer::new(),
             busy: BusyPoll::new(default_busy_poll()),
             woke: Instant::now(),
         })
@@ -183,7 +183,7 @@ impl PollRuntime {
                 return Some(output);
             }
         }
-        let length = self.turns.length();
+        let length = self.batch_sizer.size();
         let (mut ran, mut all) = self.run(Ready::NextBatch, length);
         // Tasks that the batch wakes belong to it, so that what all of them write leaves together.
         let mut more = ran;
@@ -191,7 +191,7 @@ impl PollRuntime {
             (more, all) = self.run(Ready::Woken, length - ran);
             ran += more;
         }
-        self.turns.end(ran, all);
+        self.batch_sizer.end_batch(ran, all);
         None
     }
 
@@ -224,7 +224,8 @@ impl PollRuntime {
             self.sleep();
         }
         let woke = Instant::now();
-        self.turns.pause(woke.saturating_duration_since(now), now.saturating_duration_since(self.woke));
+        self.batch_sizer
+            .record_idle(woke.saturating_duration_since(now), now.saturating_duration_since(self.woke));
         self.woke = woke;
     }
 
@@ -303,7 +304,7 @@ impl fmt::Debug for PollRuntime {
             expired: _,
             poller: _,
             unchecked: _,
-            turns: _,
+            batch_sizer: _,
             busy,
             woke: _,
         } = self;
