@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_lite::future;
 
 use super::{
-    exchange::{Ended, Exchange},
+    exchange_state::{ExchangeResult, ExchangeState},
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{
@@ -30,15 +30,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves a subscription.
 pub(super) async fn stream(
-    exchange: &Exchange<'_>,
+    exchange: &ExchangeState<'_>,
     log: &EventLog,
     request: &Request,
-    writer: &mut Option<FrameWriter>,
-) -> Option<Ended> {
-    let writer = writer.as_mut()?;
+    mut writer: FrameWriter,
+) -> ExchangeResult {
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
-        return Some(Ended::with(full.retry_after(RETRY_AFTER).not_run().into_response()));
+        return ExchangeResult::respond(full.retry_after(RETRY_AFTER).not_run().into_response(), writer);
     };
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
@@ -49,7 +48,7 @@ pub(super) async fn stream(
     let mut ended = End::Replayed;
     let outcome = {
         let charge = exchange.link.allowance().charge();
-        let subscription = Subscription { exchange, log, writer: &mut *writer, charge };
+        let subscription = Subscription { exchange, log, writer: &mut writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
             served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
@@ -60,16 +59,16 @@ pub(super) async fn stream(
         // A follower comes back to another node, or later, from where it was.
         Outcome::Returned(Ok(())) if ended == End::ShuttingDown => {
             record(&exchange.span, "outcome", Code::SHUTTING_DOWN);
-            exchange.node.reset(writer, Code::SHUTTING_DOWN);
-            None
+            exchange.node.reset(&mut writer, Code::SHUTTING_DOWN);
+            ExchangeResult::Reset
         }
         // The stream broke under the events.
         Outcome::Returned(Err(_)) => {
             record(&exchange.span, "outcome", Code::INTERNAL);
-            exchange.node.reset(writer, Code::INTERNAL);
-            None
+            exchange.node.reset(&mut writer, Code::INTERNAL);
+            ExchangeResult::Reset
         }
-        outcome => Some(Ended { outcome: outcome.map(|()| None), guard: Some(guard) }),
+        outcome => ExchangeResult::Respond { outcome: outcome.map(|()| None), writer, guard: Some(guard) },
     }
 }
 
@@ -80,7 +79,7 @@ enum End {
 }
 
 struct Subscription<'a> {
-    exchange: &'a Exchange<'a>,
+    exchange: &'a ExchangeState<'a>,
     log: &'a EventLog,
     writer: &'a mut FrameWriter,
     /// For the frames that are being written.

@@ -5,16 +5,20 @@
 
 mod accept;
 mod authorize;
+mod call;
 mod connection_state;
 mod dispatch;
 mod events;
 mod exchange;
+mod exchange_state;
+mod final_frame;
 mod future_slot;
 mod health;
 mod inline_policy;
 mod node;
 mod notification;
 mod pieces;
+mod request;
 mod serve;
 mod stream_credit;
 mod supervise;

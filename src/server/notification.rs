@@ -17,8 +17,8 @@ use tracing::{Instrument, Span};
 
 use super::{
     connection_state::{ConnectionState, semaphore},
-    exchange::{fault_code, is_fault},
     node::Node,
+    request::{fault_code, is_fault},
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{

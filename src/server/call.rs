@@ -1,0 +1,131 @@
+//! Calls of the application's methods.
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_lite::future;
+
+use super::{
+    exchange_state::{ExchangeResult, ExchangeState},
+    supervise::{Holds, Outcome, supervise},
+};
+use crate::{
+    admission::Charge,
+    drain::Phase,
+    message::{Response, WireError},
+    router::{Answers, Context, ExchangeGuard, Lender, Method, MethodError, Registered, ResponseSink},
+    runtime::{Clock, Elapsed},
+    stream::FrameWriter,
+};
+
+/// Runs the handler of a method.
+pub(super) async fn call(
+    exchange: &ExchangeState<'_>,
+    registered: &Registered,
+    params: Bytes,
+    timeout_ms: Option<u64>,
+    writer: FrameWriter,
+) -> ExchangeResult {
+    let Registered { method, answers } = registered;
+    let ExchangeState { node, link, .. } = exchange;
+    let limit = node.limits.handler_timeout();
+    let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
+    let deadline = Clock::after(exchange.began, limit);
+    // No response can reach the caller in time. So a handler does not start: a peer that cancels calls which
+    // it gave next to no time is not to blame, and makes this node do no more than respond.
+    if exchange.expires_within_a_round_trip() {
+        return ExchangeResult::respond(expired(), writer);
+    }
+    // If responses are large and memory is short, handlers wait for their turn.
+    let mut room = link.allowance().charge();
+    if !room.try_reserve(answers.expected()) {
+        let turn = wait_for_room(exchange, &mut room, answers.expected(), deadline, &writer);
+        if let Err(outcome) = Box::pin(turn).await {
+            return ExchangeResult::Respond { outcome, writer, guard: None };
+        }
+    }
+    let context = Context::new(Arc::clone(link), Some(deadline));
+    let guard = context.guard();
+    match method {
+        Method::Unary(handler) => {
+            let outcome = {
+                let stopped = pin!(writer.given_up());
+                supervise(node, Holds::Work, Some(deadline), stopped, handler(context, params)).await
+            };
+            if let Outcome::Returned(Ok(payload)) = &outcome {
+                answers.observe(payload.len());
+            }
+            drop(room);
+            let outcome = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
+            ExchangeResult::Respond { outcome, writer, guard: Some(guard) }
+        }
+        Method::Streaming(handler) => {
+            let handle = |sink| handler(context, params, sink);
+            Box::pin(stream(exchange, handle, Arc::clone(answers), deadline, writer, guard)).await
+        }
+    }
+}
+
+/// Waits for room for a response, unless the deadline comes first or the caller leaves.
+async fn wait_for_room(
+    exchange: &ExchangeState<'_>,
+    room: &mut Charge,
+    bytes: usize,
+    deadline: Instant,
+    writer: &FrameWriter,
+) -> Result<(), Outcome<Option<Response>>> {
+    let reserved = async {
+        room.reserve(bytes).await;
+        Ok(())
+    };
+    let given_up = async { Err(Outcome::GivenUp(writer.given_up().await)) };
+    let reserved = exchange.node.clock.timeout_at(Some(deadline), future::or(reserved, given_up)).await;
+    reserved.unwrap_or_else(|Elapsed| Err(Outcome::Returned(Ok(Some(expired())))))
+}
+
+/// The response to a request whose time has passed before a handler started.
+fn expired() -> Response {
+    MethodError::new(WireError::DeadlineExceeded).not_run().into_response()
+}
+
+/// Runs a streaming handler, which gets the writer in its sink.
+async fn stream(
+    exchange: &ExchangeState<'_>,
+    handle: impl FnOnce(ResponseSink) -> Pin<Box<dyn Future<Output = Result<(), MethodError>> + Send>>,
+    answers: Arc<Answers>,
+    deadline: Instant,
+    writer: FrameWriter,
+    guard: ExchangeGuard,
+) -> ExchangeResult {
+    let ExchangeState { node, link, .. } = exchange;
+    let stopped = writer.given_up();
+    let (lender, borrower) = Lender::lend(writer);
+    let sink =
+        ResponseSink::new(borrower, exchange.codec, node.max_frame_len(), link.allowance().charge(), answers);
+    let outcome = supervise(node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;
+    // A task that the handler left its sink to may be in the middle of a frame, but not for ever.
+    let latest = node.clock.deadline(node.limits.handler_timeout());
+    let returned = async { Some(lender.take_back().await) };
+    let nobody_waits = async {
+        let closed = async {
+            link.quinn().closed().await;
+        };
+        future::or(closed, node.drain.reached(Phase::Aborting)).await;
+        None
+    };
+    let returned = node.clock.timeout_at(Some(latest), future::or(returned, nobody_waits)).await;
+    let Ok(Some(returned)) = returned else {
+        lender.abandon();
+        return ExchangeResult::WriterNotReturned;
+    };
+    match returned {
+        Some(writer) => {
+            ExchangeResult::Respond { outcome: outcome.map(|()| None), writer, guard: Some(guard) }
+        }
+        None => ExchangeResult::WriterNotReturned,
+    }
+}

@@ -1,0 +1,68 @@
+//! Reads the request of an exchange, and classifies what may go wrong with that.
+
+use super::node::Node;
+use crate::{
+    code::Code,
+    error::{Error, ErrorKind, Result},
+    frame::Body,
+    link::Link,
+    message::{Codec, MessageError, Request},
+    runtime::Elapsed,
+    stream::FrameReader,
+};
+
+/// What came in the frame of a request.
+pub(super) struct DecodedRequest {
+    /// Of the request, and so of the responses.
+    pub(super) codec: Codec,
+    pub(super) request: Result<Request, MessageError>,
+}
+
+impl DecodedRequest {
+    fn decode(body: Body<'_>) -> Self {
+        Self { codec: Codec::of(body.bytes()), request: Request::read(body) }
+    }
+}
+
+/// Reads one frame and FIN within the time for it; or FIN alone, which leaves `decoded` as it is.
+///
+/// The request goes where it stays, because results are moved from one future to the next.
+pub(super) async fn read_request(
+    node: &Node,
+    reader: &mut FrameReader,
+    decoded: &mut Option<DecodedRequest>,
+) -> Result<()> {
+    let read = async {
+        match reader.next(|body| *decoded = Some(DecodedRequest::decode(body))).await? {
+            Some(()) => reader.end().await,
+            None => Ok(()),
+        }
+    };
+    let read = node.clock.timeout(node.limits.request_read_timeout(), read).await;
+    read.unwrap_or_else(|Elapsed| {
+        Err(Error::new(ErrorKind::DeadlineExceeded).detail("the request did not arrive in time"))
+    })
+}
+
+/// The code for a stream whose frames could not be read.
+pub(super) fn fault_code(error: &Error) -> Code {
+    match error.kind() {
+        ErrorKind::FrameTooLarge => Code::FRAME_TOO_LARGE,
+        ErrorKind::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
+        ErrorKind::Protocol | ErrorKind::Truncated => Code::PROTOCOL_VIOLATION,
+        // The peer reset its half, or the connection is gone.
+        _ => Code::CANCELLED,
+    }
+}
+
+/// Whether a stream was not read because of something that the peer did, and that cost it nothing.
+pub(super) fn is_fault(error: &Error, link: &Link) -> bool {
+    match error.kind() {
+        ErrorKind::StreamReset(_) | ErrorKind::Protocol | ErrorKind::Truncated | ErrorKind::FrameTooLarge => {
+            true
+        }
+        // If memory is short, the peer may have had to wait.
+        ErrorKind::DeadlineExceeded => link.allowance().has_room(),
+        _ => false,
+    }
+}
