@@ -43,6 +43,7 @@ mod frames;
 mod identity;
 mod judging;
 mod key_log;
+mod layers;
 mod links;
 mod may_have_run;
 mod notifications;
