@@ -106,7 +106,8 @@ mod tests {
         let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
         let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
         sim.run(async {
-            let connection = client.connect_unconfirmed(node.local_addr().unwrap()).await.unwrap();
+            let connection =
+                client.connect_unconfirmed((node.local_addr().unwrap(), "localhost")).await.unwrap();
             let unconfirmed = connection.link().quinn().stats().frame_rx.handshake_done;
             assert_eq!(unconfirmed, 0);
             let link = accepted.recv().await.unwrap();
