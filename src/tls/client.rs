@@ -8,36 +8,25 @@ use std::{
 
 use quinn::crypto::{self, rustls::QuicClientConfig};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    client::{
-        Resumption, WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_name,
-    },
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::ParsedCertificate,
+    ClientConfig,
+    client::{Resumption, WebPkiServerVerifier},
 };
 
 use super::{
     bounded::Bounded,
     context::{KeyLogger, Surroundings},
-    describe,
-    error_text::{self, Cause},
-    fingerprint::{Fingerprint, Pin},
-    handshake_failure::Refusal,
+    error_text::Cause,
+    fingerprint::Pin,
     identity::{Identity, Trust},
-    path::{NoPath, PathFinder, Purpose, Times},
+    path::{PathFinder, Purpose},
     protocol::{ALPN, VERSIONS},
     provider::provider,
     report::{HandshakeReport, ReportingClock},
     revocation::RevocationList,
     session_policy::{OnExpiry, Terms},
-    usable::unverifiable,
+    verify_server::ServerVerifier,
 };
-use crate::{
-    error::{Error, Result},
-    limits::ChainLimit,
-};
+use crate::error::{Error, Result};
 
 /// Which servers a client believes, and what it shows to them.
 ///
@@ -164,7 +153,7 @@ impl ClientTls {
         if let Some(KeyLogger(key_log)) = key_log {
             config.key_log = Arc::clone(key_log);
         }
-        config.dangerous().set_certificate_verifier(Arc::new(ReportingVerifier {
+        config.dangerous().set_certificate_verifier(Arc::new(ServerVerifier {
             chain: Arc::clone(chain),
             paths: self.paths(),
             pins: Arc::clone(&self.pins),
@@ -218,111 +207,6 @@ impl fmt::Debug for ClientTls {
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS client configuration can be made").caused_by(Cause::other(error))
-}
-
-/// Looks for a path on which nothing is revoked, then checks the name and the pins. All of them happen here,
-/// and not after the handshake, because rustls sends the client's certificate only once this has passed.
-#[derive(Debug)]
-struct ReportingVerifier {
-    /// Says why there is no path, and checks signatures.
-    chain: Arc<WebPkiServerVerifier>,
-    paths: PathFinder,
-    pins: Arc<BTreeSet<Pin>>,
-    revocations: Option<RevocationList>,
-    chain_limit: ChainLimit,
-    report: HandshakeReport,
-}
-
-impl ReportingVerifier {
-    fn noting<T>(
-        &self,
-        result: Result<T, rustls::Error>,
-        certificate: &CertificateDer<'_>,
-    ) -> Result<T, rustls::Error> {
-        result.inspect_err(|error| {
-            let words = unverifiable(certificate).unwrap_or_else(|| error_text::tls(error));
-            self.report.refuse_server(error, words);
-        })
-    }
-}
-
-impl ServerCertVerifier for ReportingVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        // First, since what it takes to look for a path grows with the chain.
-        self.chain_limit
-            .check(std::iter::once(end_entity).chain(intermediates))
-            .map_err(|oversized| self.report.record_oversized(oversized))?;
-        let revocations = self.revocations.as_ref();
-        let path = match self.paths.find(end_entity, intermediates, revocations, Times::now(now)) {
-            Ok(path) => Ok(path),
-            Err(NoPath::Refused(error)) => Err(error.into()),
-            Err(NoPath::Invalid) => self
-                .chain
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-                .and(Err(CertificateError::UnknownIssuer.into())),
-        };
-        let path = path.inspect_err(|error| {
-            let words = match error {
-                rustls::Error::InvalidCertificate(error) => {
-                    self.paths.explain(error, end_entity, intermediates)
-                }
-                error => error_text::tls(error),
-            };
-            self.report.refuse_server(error, words);
-        })?;
-        let named = ParsedCertificate::try_from(end_entity)
-            .and_then(|certificate| verify_server_name(&certificate, server_name));
-        named.inspect_err(|error| {
-            let names = describe::names_of_server(end_entity);
-            self.report.refuse_server(error, error_text::not_valid_for(&server_name.to_str(), names));
-        })?;
-        let presented = Fingerprint::of(end_entity);
-        let key_is_pinned = || Pin::of_public_key(end_entity).is_ok_and(|pin| self.pins.contains(&pin));
-        if self.pins.is_empty() || self.pins.contains(&Pin::from(presented)) || key_is_pinned() {
-            self.report.record_verified(path);
-            return Ok(ServerCertVerified::assertion());
-        }
-        self.report.record(Refusal::PinMismatch(presented));
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.noting(self.chain.verify_tls12_signature(message, cert, dss), cert)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.noting(self.chain.verify_tls13_signature(message, cert, dss), cert)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        self.chain.requires_raw_public_keys()
-    }
-
-    /// None: the names of many authorities do not fit a handshake, and a node has one certificate to show.
-    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
-        None
-    }
 }
 
 #[cfg(all(test, feature = "cert"))]

@@ -32,6 +32,8 @@ mod session_policy;
 #[cfg(all(test, feature = "cert"))]
 mod tests;
 mod usable;
+mod verify_client;
+mod verify_server;
 
 #[cfg(feature = "cert")]
 pub(crate) use self::error_text::Cause;

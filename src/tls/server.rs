@@ -11,28 +11,22 @@ use quinn::{
     crypto::{self, rustls::QuicServerConfig},
 };
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime},
-    server::{
-        NoServerSessionStorage, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    ServerConfig,
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 use super::{
     bounded::Bounded,
     context::{KeyLogger, Surroundings},
-    error_text::{self, Cause},
-    handshake_failure::Refusal,
+    error_text::Cause,
     identity::{Identity, Trust},
-    path::{NoPath, PathFinder, Purpose, Times},
+    path::{PathFinder, Purpose},
     protocol::{ALPN, VERSIONS},
     provider::provider,
     report::{HandshakeReport, ReportingClock},
-    revocation::{RevocationList, Signed},
+    revocation::RevocationList,
     session_policy::{OnExpiry, Terms},
-    usable::unverifiable,
+    verify_client::ClientVerifier,
 };
 use crate::{
     error::{Error, Result},
@@ -218,7 +212,7 @@ impl ServerTls {
         chain_limit: ChainLimit,
         report: &HandshakeReport,
     ) -> Result<Arc<dyn ClientCertVerifier>> {
-        Ok(Arc::new(ReportingVerifier {
+        Ok(Arc::new(ClientVerifier {
             chains: Arc::clone(self.chains()?),
             paths: self.paths(),
             revocations: self.revocations.clone(),
@@ -275,121 +269,6 @@ impl fmt::Debug for ServerTls {
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS server configuration can be made").caused_by(Cause::other(error))
-}
-
-/// Looks for a path on which nothing is revoked; or asks a verifier of the caller's own, and then the list.
-#[derive(Debug)]
-struct ReportingVerifier {
-    /// The caller's own, or one that says why there is no path.
-    chains: Arc<dyn ClientCertVerifier>,
-    paths: Option<PathFinder>,
-    revocations: Option<RevocationList>,
-    chain_limit: ChainLimit,
-    report: HandshakeReport,
-}
-
-impl ReportingVerifier {
-    fn verify(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        // First, since what it takes to look for a path grows with the chain.
-        self.chain_limit
-            .check(std::iter::once(end_entity).chain(intermediates))
-            .map_err(|oversized| self.report.record_oversized(oversized))?;
-        let revocations = self.revocations.as_ref();
-        let path = match &self.paths {
-            Some(paths) => match paths.find(end_entity, intermediates, revocations, Times::now(now)) {
-                Ok(path) => path,
-                // The fault may be this side's own. Its alert would be taken for a verdict on the
-                // certificate, so that the handshake is completed, and the connection closed
-                // with a code that says so.
-                Err(NoPath::Refused(error @ CertificateError::ExpiredRevocationListContext { .. })) => {
-                    self.report.record_doubt(error);
-                    return Ok(ClientCertVerified::assertion());
-                }
-                Err(NoPath::Invalid) if paths.will_be_found(end_entity, intermediates, revocations, now) => {
-                    self.report.record_doubt(CertificateError::NotValidYet);
-                    return Ok(ClientCertVerified::assertion());
-                }
-                Err(NoPath::Refused(error)) => return Err(error.into()),
-                Err(NoPath::Invalid) => {
-                    self.chains.verify_client_cert(end_entity, intermediates, now)?;
-                    return Err(CertificateError::UnknownIssuer.into());
-                }
-            },
-            None => {
-                self.chains.verify_client_cert(end_entity, intermediates, now)?;
-                let leaf = std::iter::once(Signed::by_somebody(end_entity));
-                revocations.map_or(Ok(()), |list| list.judge(leaf, now))?;
-                vec![end_entity.clone().into_owned()]
-            }
-        };
-        self.report.record_verified(path);
-        Ok(ClientCertVerified::assertion())
-    }
-}
-
-impl ClientCertVerifier for ReportingVerifier {
-    fn offer_client_auth(&self) -> bool {
-        self.chains.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.chains.client_auth_mandatory()
-    }
-
-    /// None. The names of many authorities do not fit a handshake, and a node has one certificate to show at
-    /// most.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.verify(end_entity, intermediates, now);
-        verified.inspect_err(|error| {
-            let words = match (error, &self.paths) {
-                (rustls::Error::InvalidCertificate(error), Some(paths)) => {
-                    paths.explain(error, end_entity, intermediates)
-                }
-                (error, _) => error_text::tls(error),
-            };
-            self.report.record(Refusal::ClientCertificate(words));
-        })
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let verified = self.chains.verify_tls13_signature(message, cert, dss);
-        verified.inspect_err(|error| {
-            let words = unverifiable(cert).unwrap_or_else(|| error_text::tls(error));
-            self.report.record(Refusal::ClientCertificate(words));
-        })
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
-    }
 }
 
 #[cfg(all(test, feature = "cert"))]
