@@ -1,23 +1,27 @@
 //! The node's event log, and both ends of a subscription to it. No socket in here.
 
+mod backing;
+mod builder;
+#[cfg(feature = "durable")]
+mod committer;
 mod cursor;
 #[cfg(feature = "durable")]
-mod cursors;
-#[cfg(feature = "durable")]
-mod durable;
+mod cursor_store;
 mod follower;
+mod history;
 mod log;
+#[cfg(feature = "durable")]
+mod open;
+#[cfg(feature = "durable")]
+mod progress;
 mod ring;
 #[cfg(feature = "durable")]
 mod store;
 
 #[cfg(feature = "durable")]
-pub use self::cursors::CursorStore;
-pub use self::{
-    cursor::Cursor,
-    log::{EventLog, EventLogBuilder},
-};
+pub use self::cursor_store::CursorStore;
+pub use self::{builder::EventLogBuilder, cursor::Cursor, log::EventLog};
 pub(crate) use self::{
     follower::{Follower, Received, ended_without_reason},
-    log::{GapBefore, Position},
+    history::{GapBefore, Position},
 };

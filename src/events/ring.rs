@@ -4,10 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-/// Events in the order of their sequence numbers, up to a number, a size and an age.
+/// Events in the order of their sequence numbers, bounded by number, size and age.
 pub(super) struct Ring {
-    events: VecDeque<Held>,
-    /// The sequence number of the oldest event held, or of the next one where none is.
+    events: VecDeque<StoredEvent>,
+    /// The sequence number of the oldest event held, or of the next event if none is held.
     first: u64,
     /// What the events held count for: their payloads and `OVERHEAD` each.
     bytes: usize,
@@ -23,13 +23,13 @@ pub(super) struct Bounds {
 }
 
 #[derive(Clone)]
-pub(super) struct Held {
+pub(super) struct StoredEvent {
     pub(super) payload: Bytes,
-    /// When it was published, since 1970: it has to make sense to the next process, too.
+    /// When it was published, since 1970, so that the time is valid in the next process, too.
     pub(super) published: Duration,
 }
 
-/// What holding an event costs beside its payload: its place in the ring and the allocation's own.
+/// The memory that an event takes beside its payload: its entry in the ring and the overhead of its allocation.
 pub(super) const OVERHEAD: usize = 64;
 
 impl Ring {
@@ -38,46 +38,46 @@ impl Ring {
         Self { events: VecDeque::new(), first, bytes: 0, bounds }
     }
 
-    /// Appends an event, and lets go of those that are too many for it.
-    pub(super) fn push(&mut self, held: Held) {
-        self.bytes += cost(&held.payload);
-        self.events.push_back(held);
+    /// Appends an event, and evicts the oldest ones beyond the bounds.
+    pub(super) fn push(&mut self, event: StoredEvent) {
+        self.bytes += cost(&event.payload);
+        self.events.push_back(event);
         while self.events.len() > self.bounds.events || self.bytes > self.bounds.bytes {
-            self.forget_oldest();
+            self.evict_oldest();
         }
     }
 
-    /// Lets go of the events that are too old at `now`.
+    /// Evicts the events that are too old at `now`.
     pub(super) fn expire(&mut self, now: Duration) {
         let Some(age) = self.bounds.age else { return };
-        while self.events.front().is_some_and(|held| now.saturating_sub(held.published) > age) {
-            self.forget_oldest();
+        while self.events.front().is_some_and(|event| now.saturating_sub(event.published) > age) {
+            self.evict_oldest();
         }
     }
 
-    /// What `first` will be when these are pushed.
+    /// What `first` will be when these events are pushed.
     #[cfg(feature = "durable")]
-    pub(super) fn first_after(&self, coming: &[Held]) -> u64 {
+    pub(super) fn first_after(&self, coming: &[StoredEvent]) -> u64 {
         let mut events = self.events.len() + coming.len();
-        let mut bytes = self.bytes + coming.iter().map(|held| cost(&held.payload)).sum::<usize>();
+        let mut bytes = self.bytes + coming.iter().map(|event| cost(&event.payload)).sum::<usize>();
         let mut first = self.first;
-        for held in self.events.iter().chain(coming) {
+        for event in self.events.iter().chain(coming) {
             if events <= self.bounds.events && bytes <= self.bounds.bytes {
                 break;
             }
             events -= 1;
-            bytes -= cost(&held.payload);
+            bytes -= cost(&event.payload);
             first += 1;
         }
         first
     }
 
-    /// Lets go of everything up to the last event that is larger.
+    /// Evicts everything up to the last event that is larger.
     #[cfg(feature = "durable")]
-    pub(super) fn forget_larger_than(&mut self, max_payload_bytes: usize) {
-        let last = self.events.iter().rposition(|held| held.payload.len() > max_payload_bytes);
+    pub(super) fn evict_larger_than(&mut self, max_payload_bytes: usize) {
+        let last = self.events.iter().rposition(|event| event.payload.len() > max_payload_bytes);
         for _ in 0..last.map_or(0, |last| last + 1) {
-            self.forget_oldest();
+            self.evict_oldest();
         }
     }
 
@@ -86,7 +86,7 @@ impl Ring {
     }
 
     pub(super) fn last(&self) -> u64 {
-        // As many events as a `u64` counts are never published.
+        // No log publishes 2^64 events.
         self.first + u64::try_from(self.events.len()).unwrap_or(u64::MAX) - 1
     }
 
@@ -97,13 +97,13 @@ impl Ring {
     /// The payloads from number `seq` on, which is not below `first`.
     pub(super) fn from(&self, seq: u64) -> impl Iterator<Item = &Bytes> {
         let skipped = usize::try_from(seq - self.first).unwrap_or(usize::MAX);
-        self.events.range(skipped.min(self.events.len())..).map(|held| &held.payload)
+        self.events.range(skipped.min(self.events.len())..).map(|event| &event.payload)
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some(held) = self.events.pop_front() {
+    fn evict_oldest(&mut self) {
+        if let Some(event) = self.events.pop_front() {
             self.first += 1;
-            self.bytes -= cost(&held.payload);
+            self.bytes -= cost(&event.payload);
         }
     }
 }

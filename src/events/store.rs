@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
-use super::ring::Held;
+use super::ring::StoredEvent;
 use crate::error::{Error, Result};
 
 /// By sequence number: milliseconds since 1970, and the payload.
@@ -18,12 +18,12 @@ const EVENTS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("eve
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const FORMAT: &str = "format";
 const EPOCH: &str = "epoch";
-/// Kept apart from the events, so that the numbers of those that were forgotten are not given again.
+/// Kept apart from the events, so that the numbers of evicted events are not used again.
 const NEXT: &str = "next";
-const THIS_FORMAT: u64 = 1;
-/// No log lives to publish as many, and numbers up to here can be counted on from without care.
-const MOST_EVENTS: u64 = 1 << 53;
-/// redb would take a gigabyte.
+const CURRENT_FORMAT: u64 = 1;
+/// No log publishes this many events, and arithmetic with numbers up to here cannot overflow.
+const MAX_EVENTS: u64 = 1 << 53;
+/// The default of redb is one gigabyte.
 const CACHE_BYTES: usize = 1024 * 1024;
 
 pub(super) struct Store {
@@ -33,66 +33,70 @@ pub(super) struct Store {
 /// What a file holds.
 pub(super) struct Contents {
     pub(super) epoch: u64,
-    /// The number of the first event, or of the next one if there is none.
+    /// The number of the first event, or of the next event if there is none.
     pub(super) first: u64,
-    pub(super) events: VecDeque<Held>,
+    pub(super) events: VecDeque<StoredEvent>,
 }
 
 /// What one commit writes.
 pub(super) struct Batch {
     pub(super) first: u64,
-    pub(super) events: Vec<Held>,
-    /// Events below this are forgotten.
+    pub(super) events: Vec<StoredEvent>,
+    /// Events below this number are removed.
     pub(super) oldest: u64,
 }
 
-pub(super) enum Fault {
-    /// What is in the file makes no sense.
+pub(super) enum StoreError {
+    /// The content of the file is not valid.
     Damaged(String),
     Io(io::Error),
 }
 
-pub(super) type Outcome<T> = std::result::Result<T, Fault>;
+pub(super) type StoreResult<T> = std::result::Result<T, StoreError>;
 
 impl Store {
-    /// Opens the file, or makes it; one that is damaged is kept aside, and its new name given.
+    /// Opens the file, or creates it. A damaged file is moved aside, and its new path returned.
     pub(super) fn open(
         path: &Path,
         new_epoch: impl Fn() -> u64,
     ) -> Result<(Self, Contents, Option<PathBuf>)> {
-        let ((store, contents), damaged) = open_or_begin(path, || Self::try_open(path, &new_epoch))?;
+        let ((store, contents), damaged) = open_or_move_aside(path, || Self::try_open(path, &new_epoch))?;
         Ok((store, contents, damaged))
     }
 
-    fn try_open(path: &Path, new_epoch: &impl Fn() -> u64) -> Outcome<(Self, Contents)> {
-        Self::on(database(path)?, new_epoch)
+    fn try_open(path: &Path, new_epoch: &impl Fn() -> u64) -> StoreResult<(Self, Contents)> {
+        Self::on(open_database(path)?, new_epoch)
     }
 
-    /// What is in the database, or the beginning of a history in one that is empty.
-    pub(super) fn on(database: Database, new_epoch: &impl Fn() -> u64) -> Outcome<(Self, Contents)> {
+    /// Reads the database, or begins a history in an empty one.
+    pub(super) fn on(database: Database, new_epoch: &impl Fn() -> u64) -> StoreResult<(Self, Contents)> {
         let store = Self { database };
         let contents = match store.read()? {
             Some(contents) => contents,
-            None => store.begin(new_epoch())?,
+            None => store.create(new_epoch())?,
         };
         Ok((store, contents))
     }
 
-    /// `None` where nothing was ever written.
-    fn read(&self) -> Outcome<Option<Contents>> {
+    /// `None` if nothing was ever written.
+    fn read(&self) -> StoreResult<Option<Contents>> {
         let transaction = self.database.begin_read().map_err(redb::Error::from)?;
         let numbers = match transaction.open_table(NUMBERS) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(None),
             numbers => numbers.map_err(redb::Error::from)?,
         };
-        let number = |name: &str| -> Outcome<u64> {
+        let number = |name: &str| -> StoreResult<u64> {
             let number = numbers.get(name).map_err(redb::Error::from)?;
-            number.map(|number| number.value()).ok_or_else(|| Fault::Damaged(format!("it has no {name}")))
+            number
+                .map(|number| number.value())
+                .ok_or_else(|| StoreError::Damaged(format!("it has no {name}")))
         };
         match number(FORMAT)? {
-            THIS_FORMAT => {}
-            // The version that made it can still read it.
-            other => return Err(Fault::Io(io::Error::other(format!("the event log is of format {other}")))),
+            CURRENT_FORMAT => {}
+            // Not damaged: the version that wrote it can still read it.
+            other => {
+                return Err(StoreError::Io(io::Error::other(format!("the event log is of format {other}"))));
+            }
         }
         let (epoch, next) = (number(EPOCH)?, number(NEXT)?);
         let table = transaction.open_table(EVENTS).map_err(redb::Error::from)?;
@@ -102,28 +106,28 @@ impl Store {
             let (seq, event) = entry.map_err(redb::Error::from)?;
             let seq = seq.value();
             if expected.is_some_and(|expected| expected != seq) {
-                return Err(Fault::Damaged(format!("event {seq} does not follow the one before it")));
+                return Err(StoreError::Damaged(format!("event {seq} does not follow the one before it")));
             }
             expected = seq.checked_add(1);
             let (published, payload) = event.value();
             let published = Duration::from_millis(published);
-            events.push_back(Held { payload: Bytes::copy_from_slice(payload), published });
+            events.push_back(StoredEvent { payload: Bytes::copy_from_slice(payload), published });
         }
-        if expected.is_some_and(|expected| expected != next) || !(1..MOST_EVENTS).contains(&next) {
-            return Err(Fault::Damaged("its numbers contradict each other".into()));
+        if expected.is_some_and(|expected| expected != next) || !(1..MAX_EVENTS).contains(&next) {
+            return Err(StoreError::Damaged("its numbers contradict each other".into()));
         }
         let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
         match next.checked_sub(count).filter(|first| *first > 0) {
             Some(first) => Ok(Some(Contents { epoch, first, events })),
-            None => Err(Fault::Damaged("it has more events than were published".into())),
+            None => Err(StoreError::Damaged("it has more events than were published".into())),
         }
     }
 
-    fn begin(&self, epoch: u64) -> Outcome<Contents> {
+    fn create(&self, epoch: u64) -> StoreResult<Contents> {
         let transaction = self.database.begin_write().map_err(redb::Error::from)?;
         {
             let mut numbers = transaction.open_table(NUMBERS).map_err(redb::Error::from)?;
-            for (name, number) in [(FORMAT, THIS_FORMAT), (EPOCH, epoch), (NEXT, 1)] {
+            for (name, number) in [(FORMAT, CURRENT_FORMAT), (EPOCH, epoch), (NEXT, 1)] {
                 numbers.insert(name, number).map_err(redb::Error::from)?;
             }
             transaction.open_table(EVENTS).map_err(redb::Error::from)?;
@@ -132,18 +136,18 @@ impl Store {
         Ok(Contents { epoch, first: 1, events: VecDeque::new() })
     }
 
-    /// Writes all of it or nothing; on disk when this returns.
+    /// Writes the whole batch or nothing. It is on disk when this returns.
     pub(super) fn commit(&self, batch: &Batch) -> std::result::Result<(), redb::Error> {
         let Batch { first, events, oldest } = batch;
         let mut transaction = self.database.begin_write()?;
-        // One phase trusts checksums, and who chooses the payloads could make them match a commit that was
-        // cut off.
+        // A one-phase commit relies on checksums, and a peer that chooses the payloads could make them match
+        // after a commit that was cut off.
         transaction.set_two_phase_commit(true);
         {
             let mut table = transaction.open_table(EVENTS)?;
             let mut next = *first;
-            for Held { payload, published } in events {
-                // What would be forgotten immediately need not be written.
+            for StoredEvent { payload, published } in events {
+                // Events that would be removed immediately need not be written.
                 if next >= *oldest {
                     let published = u64::try_from(published.as_millis()).unwrap_or(u64::MAX);
                     table.insert(next, (published, &**payload))?;
@@ -158,16 +162,16 @@ impl Store {
     }
 }
 
-/// Opens a file that is made where it is missing, and checks all of it.
-pub(super) fn database(path: &Path) -> Outcome<Database> {
+/// Opens the file, or creates it if it does not exist, and checks all of it.
+pub(super) fn open_database(path: &Path) -> StoreResult<Database> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    if !path.try_exists().map_err(Fault::Io)? {
-        // Elsewhere first: a file that a kill left half made would look damaged.
-        let begun = with_suffix(path, ".new");
-        remove_if_there(&begun).map_err(Fault::Io)?;
-        drop(builder.create(&begun).map_err(redb::Error::from)?);
-        fs::rename(&begun, path).map_err(Fault::Io)?;
+    if !path.try_exists().map_err(StoreError::Io)? {
+        // Under another name first: a file that is incomplete because the process was killed would look damaged.
+        let new = with_suffix(path, ".new");
+        remove_if_exists(&new).map_err(StoreError::Io)?;
+        drop(builder.create(&new).map_err(redb::Error::from)?);
+        fs::rename(&new, path).map_err(StoreError::Io)?;
     }
     Ok(builder.create(path).map_err(redb::Error::from)?)
 }
@@ -178,31 +182,34 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Opens by `open`; where the file is damaged, keeps it aside and opens again. Gives the name it then has.
-pub(super) fn open_or_begin<T>(path: &Path, open: impl Fn() -> Outcome<T>) -> Result<(T, Option<PathBuf>)> {
+/// Calls `open`. If the file is damaged, moves it aside and calls `open` again. Returns the path of a damaged file.
+pub(super) fn open_or_move_aside<T>(
+    path: &Path,
+    open: impl Fn() -> StoreResult<T>,
+) -> Result<(T, Option<PathBuf>)> {
     let damage = match open() {
         Ok(opened) => return Ok((opened, None)),
-        Err(Fault::Io(error)) => return Err(error.into()),
-        Err(Fault::Damaged(damage)) => damage,
+        Err(StoreError::Io(error)) => return Err(error.into()),
+        Err(StoreError::Damaged(damage)) => damage,
     };
-    let aside = keep_aside(path)?;
-    tracing::warn!(%damage, path = %path.display(), aside = %aside.display(), "the file is damaged and kept aside");
+    let aside = move_aside(path)?;
+    tracing::warn!(%damage, path = %path.display(), aside = %aside.display(), "the file is damaged and was moved aside");
     match open() {
         Ok(opened) => Ok((opened, Some(aside))),
-        Err(Fault::Io(error)) => Err(error.into()),
-        Err(Fault::Damaged(damage)) => Err(Error::from(io::Error::other(damage))),
+        Err(StoreError::Io(error)) => Err(error.into()),
+        Err(StoreError::Damaged(damage)) => Err(Error::from(io::Error::other(damage))),
     }
 }
 
-/// Renames the file to a name that is free.
-fn keep_aside(path: &Path) -> Result<PathBuf> {
+/// Renames the file to a free name.
+fn move_aside(path: &Path) -> Result<PathBuf> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     for n in 0_u32.. {
         let count = if n == 0 { String::new() } else { format!("-{n}") };
@@ -215,11 +222,11 @@ fn keep_aside(path: &Path) -> Result<PathBuf> {
     Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
 }
 
-impl From<redb::Error> for Fault {
+impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
         use redb::Error as E;
         match error {
-            // What redb says of a file that is none of its own, or that ends too early.
+            // The error of redb for a file of another format, or one that ends too early.
             E::Io(error)
                 if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
             {

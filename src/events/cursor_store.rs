@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 
 use super::{
     Cursor,
-    store::{Fault, Outcome, database, open_or_begin},
+    store::{StoreError, StoreResult, open_database, open_or_move_aside},
 };
 use crate::error::{Error, Result};
 
@@ -49,7 +49,7 @@ impl CursorStore {
     /// [`Io`](crate::ErrorKind::Io) where the file cannot be opened, or another process has it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (database, damaged) = open_or_begin(path, || database(path))?;
+        let (database, damaged) = open_or_move_aside(path, || open_database(path))?;
         Ok(Self { database: Arc::new(database), damaged })
     }
 
@@ -68,8 +68,8 @@ impl CursorStore {
     pub fn load(&self, name: &str) -> Result<Option<Cursor>> {
         match self.read(name) {
             Ok(bytes) => bytes.map(|bytes| Cursor::from_bytes(&bytes)).transpose(),
-            Err(Fault::Io(error)) => Err(error.into()),
-            Err(Fault::Damaged(damage)) => Err(Error::from(std::io::Error::other(damage))),
+            Err(StoreError::Io(error)) => Err(error.into()),
+            Err(StoreError::Damaged(damage)) => Err(Error::from(std::io::Error::other(damage))),
         }
     }
 
@@ -89,7 +89,7 @@ impl CursorStore {
         saved.map_err(|error| Error::from(std::io::Error::other(error)))
     }
 
-    fn read(&self, name: &str) -> Outcome<Option<Vec<u8>>> {
+    fn read(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
         let transaction = self.database.begin_read().map_err(redb::Error::from)?;
         let cursors = match transaction.open_table(CURSORS) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(None),
