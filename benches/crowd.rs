@@ -86,7 +86,7 @@ fn node() -> Result<()> {
     let runner = Runner::new(kind_of_this_process()?)?;
     let router = Router::new().unary(ECHO, |_: Context, params| async move { Ok(params) });
     let tls = ServerTls::new(identity).require_client_certificates(trust);
-    let builder = Endpoint::builder().runtime(runner.handle()).limits(limits()?);
+    let builder = Endpoint::builder().shared_runtime(runner.handle()).limits(limits()?);
     let endpoint = builder.server(tls).router(router).bind(LOOPBACK)?;
     say(endpoint.local_addr()?)?;
     runner.run_until_input_ends();
@@ -97,7 +97,7 @@ fn client() -> Result<()> {
     let (identity, trust) = credentials()?;
     let runner = Runner::new(kind_of_this_process()?)?;
     let runtime = runner.handle();
-    let builder = Endpoint::builder().runtime(Arc::clone(&runtime)).limits(limits()?);
+    let builder = Endpoint::builder().shared_runtime(Arc::clone(&runtime)).limits(limits()?);
     let endpoint = builder.client(ClientTls::new(trust).identity(identity)).bind(LOOPBACK)?;
     let address = address()?;
     let (in_flight, calls): (u32, u32) = (setting("CROWD_IN_FLIGHT", 4), setting("CROWD_CALLS", 50));

@@ -42,6 +42,8 @@ pub(crate) struct OpenEndpoint {
 pub(crate) enum Cause {
     /// [`Endpoint::shutdown`](crate::Endpoint::shutdown).
     Shutdown,
+    /// [`Endpoint::close`](crate::Endpoint::close).
+    Closed,
     /// Its socket failed, and did not recover.
     Socket(io::Error),
 }
@@ -74,7 +76,10 @@ impl Closure {
 
     /// Why the endpoint has ended, if that was not on request.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.cause.get().filter(|cause| !matches!(cause, Cause::Shutdown)).map(Cause::to_error)
+        self.cause
+            .get()
+            .filter(|cause| !matches!(cause, Cause::Shutdown | Cause::Closed))
+            .map(Cause::to_error)
     }
 
     /// Resolves when the endpoint has ended, with the reason.
@@ -135,6 +140,7 @@ impl Cause {
         let closed = Error::new(ErrorKind::Closed);
         match self {
             Self::Shutdown => closed.detail("the endpoint was shut down"),
+            Self::Closed => closed.detail("the endpoint was closed"),
             Self::Socket(error) => {
                 closed.detail("the endpoint's socket has failed").caused_by(duplicate(error))
             }

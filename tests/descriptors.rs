@@ -37,7 +37,7 @@ fn take_all_but(spare: usize) -> Vec<File> {
 fn bind(pki: &Pki, runtime: Arc<dyn Runtime>) -> Result<Endpoint> {
     let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) });
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
-    builder.router(router).runtime(runtime).bind(loopback())
+    builder.router(router).shared_runtime(runtime).bind(loopback())
 }
 
 fn assert_echoes(endpoint: &Endpoint) -> impl Future<Output = ()> {

@@ -51,7 +51,7 @@ fn a_thread_whose_waits_are_refused_goes_on_at_a_slower_pace_and_recovers() {
     let mut runtime = PollRuntime::new().unwrap();
     let handle = runtime.handle();
     let server = Endpoint::builder()
-        .runtime(Arc::clone(&handle))
+        .shared_runtime(Arc::clone(&handle))
         .server(pki.server_tls())
         .router(Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) }))
         .bind(loopback())
@@ -59,7 +59,7 @@ fn a_thread_whose_waits_are_refused_goes_on_at_a_slower_pace_and_recovers() {
     let socket = handle.wrap_udp_socket(UdpSocket::bind(loopback()).unwrap()).unwrap();
     let (socket, faults) = Faulty::around(socket);
     let tls: ClientTls = pki.client_tls();
-    let client = Endpoint::builder().runtime(handle).client(tls).bind_abstract_socket(socket).unwrap();
+    let client = Endpoint::builder().shared_runtime(handle).client(tls).bind_abstract_socket(socket).unwrap();
     let connection = runtime.block_on(client.connect(server.local_addr().unwrap())).unwrap();
     assert_answers(&mut runtime, &connection);
     assert!(looks(&mut runtime, &faults) < 10, "a silent socket is not looked at");

@@ -73,7 +73,7 @@ async fn use_everything(runtime: Arc<dyn Runtime>, check: impl Fn(&str)) {
     };
     let node = || {
         let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
-        builder.router(router()).runtime(Arc::clone(&runtime)).bind(loopback()).unwrap()
+        builder.router(router()).shared_runtime(Arc::clone(&runtime)).bind(loopback()).unwrap()
     };
     let (server, client) = (node(), node());
     check("bind");

@@ -52,7 +52,7 @@ pub(crate) fn dispatch(exchange: Exchange, rounds: u32) -> Result<()> {
     let authority = CertificateAuthority::new("Instructions CA")?;
     let tls = ServerTls::new(authority.issue_server(&["node.example"])?.identity())
         .require_client_certificates(authority.trust());
-    let node = Endpoint::builder().runtime(meter).server(tls).router(router());
+    let node = Endpoint::builder().shared_runtime(meter).server(tls).router(router());
     let node = node.bind_abstract_socket(sim.host([10, 0, 0, 1]).socket(7443)?)?;
     let tls = ClientTls::new(authority.trust()).identity(authority.issue_client("instructions")?.identity());
     let client = sim.host([10, 0, 0, 2]).bind(Endpoint::builder().client(tls), 0)?;

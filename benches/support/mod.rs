@@ -26,12 +26,15 @@ pub(crate) fn serve(
 ) -> Result<Endpoint> {
     let router = router.unary(ECHO, |_: Context, params| async move { Ok(params) });
     let tls = ServerTls::new(identity).require_client_certificates(trust);
-    Endpoint::builder().runtime(runtime).server(tls).router(router).bind(LOOPBACK)
+    Endpoint::builder().shared_runtime(runtime).server(tls).router(router).bind(LOOPBACK)
 }
 
 /// Dials with mutual TLS.
 pub(crate) fn dialler(runtime: Arc<dyn Runtime>, identity: Identity, trust: Trust) -> Result<Endpoint> {
-    Endpoint::builder().runtime(runtime).client(ClientTls::new(trust).identity(identity)).bind(LOOPBACK)
+    Endpoint::builder()
+        .shared_runtime(runtime)
+        .client(ClientTls::new(trust).identity(identity))
+        .bind(LOOPBACK)
 }
 
 /// A log with this many events of 32 bytes, in memory of its own each.

@@ -1,6 +1,6 @@
 //! `node serve`: health, events and two methods to play with.
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{num::NonZeroU64, time::Duration};
 
 use palyra_quic::{
     AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, RevocationList,
@@ -146,7 +146,7 @@ fn bind(
         let endpoint = Endpoint::builder().server(tls.clone()).limits(limits.clone()).router(methods(log));
         let endpoint = match args.memory {
             // With GRO, the receive buffer alone has 2.9 MiB.
-            Some(_) => endpoint.runtime(Arc::new(AsyncIoRuntime::global().without_gro())),
+            Some(_) => endpoint.runtime(AsyncIoRuntime::global().without_gro()),
             None => endpoint,
         };
         match endpoint.bind(address) {

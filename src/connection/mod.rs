@@ -7,7 +7,12 @@ mod health;
 mod notify;
 mod responses;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 pub use self::{
     call::Call,
@@ -34,6 +39,22 @@ use crate::{
 pub struct Connection {
     link: Arc<Link>,
     keep: Option<Arc<Keep>>,
+}
+
+/// Finds the handles of a dialled connection, and is none.
+#[derive(Debug)]
+pub(crate) struct WeakConnection(Weak<Keep>);
+
+impl WeakConnection {
+    /// Another handle, unless the last one was dropped.
+    pub(crate) fn upgrade(&self) -> Option<Connection> {
+        let keep = self.0.upgrade()?;
+        Some(Connection { link: Arc::clone(&keep.link), keep: Some(keep) })
+    }
+
+    pub(crate) fn has_handles(&self) -> bool {
+        self.0.strong_count() > 0
+    }
 }
 
 /// Closes a dialled connection with its last handle.
@@ -73,6 +94,11 @@ impl Connection {
     pub(crate) fn owned(link: Arc<Link>, endpoint: Arc<OpenEndpoint>) -> Self {
         let keep = Keep { link: Arc::clone(&link), endpoint };
         Self { link, keep: Some(Arc::new(keep)) }
+    }
+
+    /// For finding the handles of a dialled connection later; `None` for an accepted one.
+    pub(crate) fn downgrade(&self) -> Option<WeakConnection> {
+        Some(WeakConnection(Arc::downgrade(self.keep.as_ref()?)))
     }
 
     /// A handle to a connection that others keep open.

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
 use rustls::KeyLog;
 
-use super::{Endpoint, Inner};
+use super::{Endpoint, Inner, dialled::Dialled};
 use crate::{
     address::{Families, Reach},
     closure::{Cause, OpenEndpoint},
@@ -56,8 +56,29 @@ pub struct EndpointBuilder {
 impl EndpointBuilder {
     /// What runs the endpoint: an [`AsyncIoRuntime`](crate::AsyncIoRuntime), or any other of quinn's
     /// runtimes. Default: smol's global executor with feature `smol`; required without.
+    ///
+    /// ```
+    /// # #[cfg(feature = "smol")]
+    /// # fn main() -> palyra_quic::Result<()> {
+    /// use palyra_quic::{AsyncIoRuntime, Endpoint};
+    ///
+    /// let runtime = AsyncIoRuntime::global().without_gro();
+    /// let endpoint = Endpoint::builder().runtime(runtime).bind(([127, 0, 0, 1], 0).into())?;
+    /// # drop(endpoint);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "smol"))]
+    /// # fn main() {}
+    /// ```
     #[must_use]
-    pub fn runtime(self, runtime: Arc<dyn Runtime>) -> Self {
+    pub fn runtime(self, runtime: impl Runtime) -> Self {
+        self.shared_runtime(Arc::new(runtime))
+    }
+
+    /// What runs the endpoint, as [`runtime`](Self::runtime), for one that has other owners too: several
+    /// endpoints on it, or a `PollRuntime` by its `handle`.
+    #[must_use]
+    pub fn shared_runtime(self, runtime: Arc<dyn Runtime>) -> Self {
         Self { runtime: Some(runtime), ..self }
     }
 
@@ -269,6 +290,7 @@ impl EndpointBuilder {
             recorder,
             rng,
             reach,
+            dialled: Dialled::default(),
         });
         health.on_failure(move |error| {
             let failing = Weak::clone(&failing);

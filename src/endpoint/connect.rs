@@ -197,7 +197,8 @@ impl Endpoint {
         name: &ServerName<'static>,
         until: Handshake,
     ) -> Result<Connection> {
-        let Inner { open, clock, limits, node, socket, serves_dialled, recorder, reach, .. } = &*self.inner;
+        let Inner { open, clock, limits, node, socket, serves_dialled, recorder, reach, dialled, .. } =
+            &*self.inner;
         self.check_open()?;
         let address = reach.destination(address)?;
         let transport = || limits.transport_config(*serves_dialled);
@@ -214,8 +215,8 @@ impl Endpoint {
             closure: node.closure(),
             until,
         };
-        let dialled = dial(dialler, security, address, name).await.map_err(|error| error.at(address));
-        let link = Arc::new(dialled.inspect_err(|error| node.counters().dials_failed.count(error))?);
+        let link = dial(dialler, security, address, name).await.map_err(|error| error.at(address));
+        let link = Arc::new(link.inspect_err(|error| node.counters().dials_failed.count(error))?);
         // Counted before the look, so that a shutdown which is not seen here waits for the task.
         let task = node.drain().task();
         if node.drain().has_reached(Phase::Closing) {
@@ -224,7 +225,9 @@ impl Endpoint {
         }
         node.counters().dialled.add();
         self.attend_dialled(&link, security, task);
-        Ok(Connection::owned(link, Arc::clone(open)))
+        let connection = Connection::owned(link, Arc::clone(open));
+        dialled.add(&connection);
+        Ok(connection)
     }
 
     /// Spawns the task that serves the peer and watches over its certificate until the connection ends.

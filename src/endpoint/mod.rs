@@ -2,7 +2,9 @@
 
 mod builder;
 mod connect;
+mod connections;
 mod dial;
+mod dialled;
 mod resolve;
 mod server_address;
 mod shutdown;
@@ -19,6 +21,7 @@ use fastrand::Rng;
 use futures_lite::future;
 
 pub(crate) use self::dial::Handshake;
+use self::dialled::Dialled;
 pub use self::{builder::EndpointBuilder, server_address::ServerAddress};
 use crate::{
     address::Reach,
@@ -57,6 +60,7 @@ struct Inner {
     recorder: Recorder,
     rng: Mutex<Rng>,
     reach: Reach,
+    dialled: Dialled,
 }
 
 impl Endpoint {
@@ -105,7 +109,7 @@ impl Endpoint {
     }
 
     /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), when a
-    /// [`shutdown`](Self::shutdown) has finished, because the runtime was dropped, or because the socket
+    /// [`shutdown`](Self::shutdown) has finished, because it was [closed](Self::close), because the runtime was dropped, or because the socket
     /// failed. Of the latter, [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
     ///
     /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost,
@@ -188,6 +192,7 @@ impl fmt::Debug for Endpoint {
             recorder: _,
             rng: _,
             reach: _,
+            dialled: _,
         } = &*self.inner;
         f.debug_struct("Endpoint")
             .field("local_addr", &open.quinn().local_addr().ok())

@@ -12,6 +12,6 @@ impl Host {
     /// As for [`EndpointBuilder::bind`]; [`Io`](crate::ErrorKind::Io) where the port is taken.
     pub fn bind(&self, builder: EndpointBuilder, port: u16) -> Result<Endpoint> {
         let socket = self.socket(port)?;
-        builder.runtime(self.runtime()).bind_seeded(socket, self.endpoint_seed())
+        builder.shared_runtime(self.runtime()).bind_seeded(socket, self.endpoint_seed())
     }
 }

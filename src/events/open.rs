@@ -27,7 +27,14 @@ impl EventLogBuilder {
     /// [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime). For logs that are
     /// [opened](Self::open).
     #[must_use]
-    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+    pub fn runtime(self, runtime: impl Runtime) -> Self {
+        self.shared_runtime(Arc::new(runtime))
+    }
+
+    /// What runs the log, as [`runtime`](Self::runtime), for one that has other owners too: that of an endpoint,
+    /// for instance.
+    #[must_use]
+    pub fn shared_runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.commits.runtime = Some(runtime);
         self
     }

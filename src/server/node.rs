@@ -66,6 +66,11 @@ impl Node {
         &self.admission
     }
 
+    /// The accepted connections that are open, those included that are not let in yet.
+    pub(crate) fn accepted(&self) -> Vec<Arc<Link>> {
+        self.watched.open()
+    }
+
     /// The end of the endpoint.
     pub(crate) fn closure(&self) -> &Arc<Closure> {
         &self.closure

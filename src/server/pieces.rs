@@ -36,11 +36,14 @@ impl Watched {
         lock(&self.0).len()
     }
 
+    /// Those that are open.
+    pub(super) fn open(&self) -> Vec<Arc<Link>> {
+        lock(&self.0).iter().filter_map(Weak::upgrade).filter(|link| link.is_open()).collect()
+    }
+
     /// Those that are open, with how many unread pieces of each are kept; the most first.
     fn by_unread_pieces(&self) -> Vec<(usize, Arc<Link>)> {
-        let links =
-            lock(&self.0).iter().filter_map(Weak::upgrade).filter(|link| link.is_open()).collect::<Vec<_>>();
-        let mut links: Vec<_> = links.into_iter().map(|link| (link.unread_pieces(), link)).collect();
+        let mut links: Vec<_> = self.open().into_iter().map(|link| (link.unread_pieces(), link)).collect();
         links.sort_unstable_by_key(|(unread, _)| Reverse(*unread));
         links
     }

@@ -50,7 +50,8 @@ fn pki() -> &'static Pki {
     PKI.get_or_init(|| {
         let authority = CertificateAuthority::new("Simulated CA").unwrap();
         // Of each host that serves in some test, so that it can be dialled by its address alone.
-        let server = authority.issue_server(&["gateway.example", "10.0.0.1", "10.0.0.3"]).unwrap();
+        let server =
+            authority.issue_server(&["gateway.example", "10.0.0.1", "10.0.0.2", "10.0.0.3"]).unwrap();
         let client = authority.issue_client("sensor-7").unwrap();
         Pki { authority, server, client }
     })

@@ -257,8 +257,7 @@ fn silence_and_blocked_udp_allow_another_transport() {
         let unreachable = client.connect(nobody).await.unwrap_err();
         assert_fallback(&unreachable, Some(FallbackReason::TimedOut));
 
-        let sandboxed =
-            |kind| Endpoint::builder().runtime(Arc::new(Sandbox(kind))).bind(loopback()).unwrap_err();
+        let sandboxed = |kind| Endpoint::builder().runtime(Sandbox(kind)).bind(loopback()).unwrap_err();
         let blocked = sandboxed(io::ErrorKind::PermissionDenied);
         assert_eq!(*blocked.kind(), ErrorKind::Io);
         assert_fallback(&blocked, Some(FallbackReason::UdpBlocked));

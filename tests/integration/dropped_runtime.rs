@@ -72,7 +72,7 @@ fn node(pki: &Pki, limits: TransportLimits, runtime: Arc<dyn Runtime>) -> Endpoi
         .notification("demo.note", |_, _| async {})
         .unary("demo.slow", |_, _| future::pending());
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
-    builder.limits(limits).router(router).runtime(runtime).bind(loopback()).unwrap()
+    builder.limits(limits).router(router).shared_runtime(runtime).bind(loopback()).unwrap()
 }
 
 /// Something that is waited for, and what it ended with.
@@ -152,7 +152,7 @@ fn whatever_is_awaited_on_another_thread_ends_with_the_runtime() {
         let (_nobody, silent) = nobody();
         let endpoint = Endpoint::builder()
             .limits(limits())
-            .runtime(runtime.handle())
+            .shared_runtime(runtime.handle())
             .client(pki.client_tls())
             .bind(loopback());
         let endpoint = endpoint.unwrap();
@@ -273,8 +273,11 @@ fn a_pause_between_attempts_ends_with_the_runtime() {
         let limits = TransportLimits::builder().max_connections(1).build().unwrap();
         let server = node(&pki, limits, Arc::new(AsyncIoRuntime::global()));
         let address = server.local_addr().unwrap();
-        let endpoint =
-            Endpoint::builder().runtime(runtime.handle()).client(pki.client_tls()).bind(loopback()).unwrap();
+        let endpoint = Endpoint::builder()
+            .shared_runtime(runtime.handle())
+            .client(pki.client_tls())
+            .bind(loopback())
+            .unwrap();
         let _only = runtime.run(endpoint.connect(address)).unwrap();
 
         let mut waiters: Vec<(&'static str, Waiter)> = Vec::new();
@@ -310,7 +313,7 @@ fn what_a_handler_has_handed_out_ends_with_the_runtime() {
             }
         });
         let server = Endpoint::builder().server(pki.server_tls()).router(router).limits(limits());
-        let server = server.runtime(runtime.handle()).bind(loopback()).unwrap();
+        let server = server.shared_runtime(runtime.handle()).bind(loopback()).unwrap();
         let dialler = slow_node(&pki);
         let address = server.local_addr().unwrap();
         let asking = smol::spawn(async move {
@@ -374,7 +377,7 @@ fn an_endpoint_cannot_be_bound_to_a_runtime_that_is_gone() {
             Endpoint::builder().server(pki.server_tls()),
             Endpoint::builder().server(pki.server_tls()).client(pki.client_tls()),
         ] {
-            let refused = builder.runtime(Arc::clone(&handle)).bind(loopback()).unwrap_err();
+            let refused = builder.shared_runtime(Arc::clone(&handle)).bind(loopback()).unwrap_err();
             assert_eq!(*refused.kind(), ErrorKind::Closed, "{name}: {refused}");
         }
     }
@@ -430,9 +433,9 @@ fn time_limits_fire_while_the_executor_is_not_driven() {
     let address = server.local_addr().unwrap();
     let brief = TransportLimits::builder().handshake_timeout(LIMIT).build().unwrap();
     let dialler = Endpoint::builder().limits(limits()).client(pki.client_tls());
-    let dialler = dialler.runtime(runtime.handle()).bind(loopback()).unwrap();
+    let dialler = dialler.shared_runtime(runtime.handle()).bind(loopback()).unwrap();
     let hasty = Endpoint::builder().limits(brief).client(pki.client_tls());
-    let hasty = hasty.runtime(runtime.handle()).bind(loopback()).unwrap();
+    let hasty = hasty.shared_runtime(runtime.handle()).bind(loopback()).unwrap();
     let connection = runtime.run(dialler.connect(address)).unwrap();
     let mut responses = runtime.run(connection.request("demo.slow").timeout(LIMIT).stream()).unwrap();
     let client = Client::builder(dialler.clone()).address(address).call_timeout(LIMIT).build().unwrap();
@@ -480,8 +483,7 @@ fn time_limits_fire_while_the_executor_is_blocked() {
     let pki = Pki::new();
     let server = slow_node(&pki);
     let endpoint = Endpoint::builder().limits(limits()).client(pki.client_tls());
-    let endpoint =
-        endpoint.runtime(Arc::new(AsyncIoRuntime::on(Arc::clone(&executor)))).bind(loopback()).unwrap();
+    let endpoint = endpoint.runtime(AsyncIoRuntime::on(Arc::clone(&executor))).bind(loopback()).unwrap();
     let (stop, stopped) = smol::channel::bounded::<()>(1);
     let driven = Arc::clone(&executor);
     let driver = thread::spawn(move || future::block_on(driven.run(async { stopped.recv().await.is_err() })));

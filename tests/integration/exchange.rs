@@ -118,7 +118,7 @@ fn after_a_handler_that_took_its_time_others_run_on_threads_of_their_own() {
             });
         let pki = Pki::new();
         let runtime = Arc::new(AsyncIoRuntime::on(executor));
-        let server = Endpoint::builder().server(pki.server_tls()).router(router).runtime(runtime);
+        let server = Endpoint::builder().server(pki.server_tls()).router(router).shared_runtime(runtime);
         let server = server.bind(loopback()).unwrap();
         let client = Endpoint::builder().client(pki.client_tls()).bind(loopback()).unwrap();
         let connection = client.connect(server.local_addr().unwrap()).await.unwrap();
@@ -262,7 +262,7 @@ fn a_peer_that_falls_silent_stops_its_handlers() {
         let connection = executor
             .run(async {
                 let runtime = Arc::new(AsyncIoRuntime::on(Arc::clone(&executor)));
-                let client = Endpoint::builder().runtime(runtime).client(server.pki.client_tls());
+                let client = Endpoint::builder().shared_runtime(runtime).client(server.pki.client_tls());
                 let connection = client.bind(loopback()).unwrap().connect(server.address()).await.unwrap();
                 let calling = connection.clone();
                 executor.spawn(async move { calling.call_raw("hang", "").await }).detach();

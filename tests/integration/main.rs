@@ -26,6 +26,7 @@ mod chain_sizes;
 mod cli;
 mod client;
 mod clock;
+mod closing;
 mod concurrency;
 mod config;
 #[cfg(unix)]

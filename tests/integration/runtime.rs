@@ -37,7 +37,7 @@ fn echo() -> Router {
 /// A node that accepts and dials on this runtime.
 fn node_at(pki: &Pki, runtime: Arc<dyn Runtime>, address: SocketAddr) -> palyra_quic::Result<Endpoint> {
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
-    builder.router(echo()).runtime(runtime).bind(address)
+    builder.router(echo()).shared_runtime(runtime).bind(address)
 }
 
 fn node(pki: &Pki, runtime: Arc<dyn Runtime>) -> Endpoint {

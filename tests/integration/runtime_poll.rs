@@ -24,7 +24,7 @@ fn echo() -> Router {
 
 fn node_with(pki: &Pki, runtime: Arc<dyn Runtime>, router: Router) -> Endpoint {
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
-    builder.router(router).runtime(runtime).bind(loopback()).unwrap()
+    builder.router(router).shared_runtime(runtime).bind(loopback()).unwrap()
 }
 
 fn node(pki: &Pki, runtime: Arc<dyn Runtime>) -> Endpoint {

@@ -68,7 +68,7 @@ impl Setup {
     fn new(runtime: Arc<dyn Runtime>) -> Self {
         let pki = Pki::new();
         let server = Endpoint::builder()
-            .runtime(Arc::clone(&runtime))
+            .shared_runtime(Arc::clone(&runtime))
             .limits(limits(Duration::from_secs(30)))
             .server(ServerTls::new(pki.server.identity()))
             .router(router())
@@ -89,7 +89,8 @@ impl Setup {
     fn faulty(&self, builder: EndpointBuilder) -> (Endpoint, Arc<Faults>) {
         let socket = self.runtime.wrap_udp_socket(UdpSocket::bind(loopback()).unwrap()).unwrap();
         let (socket, faults) = Faulty::around(socket);
-        let endpoint = builder.runtime(Arc::clone(&self.runtime)).bind_abstract_socket(socket).unwrap();
+        let endpoint =
+            builder.shared_runtime(Arc::clone(&self.runtime)).bind_abstract_socket(socket).unwrap();
         (endpoint, faults)
     }
 
@@ -299,7 +300,7 @@ fn a_subscription_survives_errors_of_sends_as_it_survives_a_network_that_is_away
     run(side_by_side([ENETUNREACH, ENODEV, ENOKEY, EDESTADDRREQ].into_iter().map(|code| async move {
         let log = EventLog::new();
         let builder = Endpoint::builder()
-            .runtime(Arc::clone(&setup.runtime))
+            .shared_runtime(Arc::clone(&setup.runtime))
             .limits(limits(Duration::from_secs(2)))
             .server(ServerTls::new(setup.pki.server.identity()))
             .router(Router::new().events(log.clone()));
@@ -387,7 +388,7 @@ fn datagrams_that_a_socket_holds_when_it_is_bound_are_not_lost() {
         let socket = UdpSocket::bind(loopback()).unwrap();
         let address = socket.local_addr().unwrap();
         let client = Endpoint::builder()
-            .runtime(Arc::new(AsyncIoRuntime::global()))
+            .runtime(AsyncIoRuntime::global())
             .client(ClientTls::new(pki.authority.trust()))
             .bind(loopback())
             .unwrap();
@@ -399,7 +400,7 @@ fn datagrams_that_a_socket_holds_when_it_is_bound_are_not_lost() {
                     Timer::after(Duration::from_millis(1)).await;
                 }
                 Endpoint::builder()
-                    .runtime(runtime)
+                    .shared_runtime(runtime)
                     .server(ServerTls::new(pki.server.identity()))
                     .router(router())
                     .bind_socket(socket)
@@ -423,7 +424,7 @@ fn an_error_that_is_only_queued_on_a_socket_does_not_fail_its_binding() {
         let nobody = UdpSocket::bind(loopback()).unwrap().local_addr().unwrap();
         socket.connect(nobody).unwrap();
         socket.send(b"anyone there?").unwrap();
-        let builder = Endpoint::builder().runtime(Arc::new(runtime));
+        let builder = Endpoint::builder().runtime(runtime);
         builder.server(ServerTls::new(pki.server.identity())).bind_socket(socket).unwrap();
     }
 }
@@ -435,7 +436,7 @@ fn a_socket_that_cannot_receive_fails_to_bind_with_the_cause() {
         let socket = runtime.wrap_udp_socket(UdpSocket::bind(loopback()).unwrap()).unwrap();
         let (socket, faults) = Faulty::around(socket);
         faults.receive.forever(code);
-        let builder = Endpoint::builder().runtime(Arc::clone(&runtime));
+        let builder = Endpoint::builder().shared_runtime(Arc::clone(&runtime));
         let error = builder.bind_abstract_socket(socket).unwrap_err();
         assert_eq!((error.kind(), errno(&error)), (&ErrorKind::Io, Some(code)));
         assert!(faults.receive.count() < 100);
@@ -443,7 +444,7 @@ fn a_socket_that_cannot_receive_fails_to_bind_with_the_cause() {
         let socket = runtime.wrap_udp_socket(UdpSocket::bind(loopback()).unwrap()).unwrap();
         let (socket, faults) = Faulty::around(socket);
         faults.receive.times(if code == EPERM { ECONNREFUSED } else { code }, 3);
-        let builder = Endpoint::builder().runtime(Arc::clone(&runtime));
+        let builder = Endpoint::builder().shared_runtime(Arc::clone(&runtime));
         builder.bind_abstract_socket(socket).unwrap();
     }
 }
@@ -481,7 +482,7 @@ fn simulated(sim: &Sim) -> (Endpoint, Endpoint, Arc<Faults>) {
         crate::simulation::PORT,
     );
     let (socket, faults) = Faulty::around(sim.host([10, 0, 0, 2]).socket(0).unwrap());
-    let builder = Endpoint::builder().runtime(sim.runtime()).client(crate::simulation::client_tls());
+    let builder = Endpoint::builder().shared_runtime(sim.runtime()).client(crate::simulation::client_tls());
     (server.unwrap(), builder.bind_abstract_socket(socket).unwrap(), faults)
 }
 

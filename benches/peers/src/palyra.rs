@@ -23,7 +23,7 @@ pub fn serve<const SLEEPS: bool>(setup: &Setup) -> Result<()> {
     let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(&authority)?);
     let limits = TransportLimits::builder().max_connections(setup.connections).build()?;
     let endpoint = Endpoint::builder()
-        .runtime(runtime.handle())
+        .shared_runtime(runtime.handle())
         .server(tls)
         .limits(limits)
         .router(router(setup)?)
@@ -92,7 +92,7 @@ mod client {
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);
             let handle = runtime.handle();
-            let endpoint = Endpoint::builder().runtime(Arc::clone(&handle)).client(tls).bind(LOOPBACK)?;
+            let endpoint = Endpoint::builder().shared_runtime(Arc::clone(&handle)).client(tls).bind(LOOPBACK)?;
             let runtime = Arc::new(Mutex::new(runtime));
             Ok(Self { runtime, handle, endpoint, address: address.parse()? })
         }

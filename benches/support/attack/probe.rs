@@ -60,7 +60,7 @@ impl Probe {
         let driving = Arc::clone(&executor);
         thread::spawn(move || async_io::block_on(driving.run(pending::<()>())));
         let endpoint = Endpoint::builder()
-            .runtime(Arc::new(AsyncIoRuntime::on(Arc::clone(&executor))))
+            .runtime(AsyncIoRuntime::on(Arc::clone(&executor)))
             .client(stage.client_tls("honest")?)
             .bind(HONEST)?;
         let connection = endpoint.connect(victim.address).await?;

@@ -139,7 +139,7 @@ pub(crate) fn serve() -> Result<()> {
     let driving = Arc::clone(&executor);
     thread::spawn(move || async_io::block_on(driving.run(pending::<()>())));
     let endpoint = Endpoint::builder()
-        .runtime(Arc::new(AsyncIoRuntime::on(executor).without_gro()))
+        .runtime(AsyncIoRuntime::on(executor).without_gro())
         .server(tls.revocations(&list))
         .limits(limits)
         .router(router)

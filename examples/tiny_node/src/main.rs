@@ -64,7 +64,7 @@ fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) 
         .require_client_certificates(Trust::from_pem(authority)?);
 
     let endpoint = Endpoint::builder()
-        .runtime(Arc::clone(&handle))
+        .shared_runtime(Arc::clone(&handle))
         .server(tls)
         .limits(limits)
         .router(router)
@@ -86,7 +86,7 @@ fn open(log: EventLogBuilder, _: &Arc<dyn quinn::Runtime>) -> Result<EventLog> {
 
 #[cfg(feature = "durable")]
 fn open(log: EventLogBuilder, runtime: &Arc<dyn quinn::Runtime>) -> Result<EventLog> {
-    log.runtime(Arc::clone(runtime)).open("tiny-node.redb")
+    log.shared_runtime(Arc::clone(runtime)).open("tiny-node.redb")
 }
 
 async fn sleep(runtime: &dyn quinn::Runtime, time: Duration) {

@@ -41,7 +41,7 @@ use super::socket_core::Offload;
 /// let executor = Arc::new(smol::Executor::new());
 /// let runtime = AsyncIoRuntime::on(Arc::clone(&executor)).without_gro();
 /// smol::block_on(executor.run(async {
-///     // Endpoints are bound and used here, with `EndpointBuilder::runtime(Arc::new(runtime))`.
+///     // Endpoints are bound and used here, with `EndpointBuilder::runtime(runtime)`.
 /// # drop(runtime);
 /// }));
 /// ```

@@ -74,7 +74,7 @@ const BUSY_POLL: Duration = Duration::from_micros(50);
 /// use palyra_quic::{Endpoint, PollRuntime};
 ///
 /// let mut runtime = PollRuntime::new()?;
-/// let endpoint = Endpoint::builder().runtime(runtime.handle()).bind(([127, 0, 0, 1], 0).into())?;
+/// let endpoint = Endpoint::builder().shared_runtime(runtime.handle()).bind(([127, 0, 0, 1], 0).into())?;
 /// runtime.block_on(async {
 ///     // Calls are made here, and peers served for as long as this lasts.
 /// # endpoint.shutdown(std::time::Duration::ZERO).await;
