@@ -193,8 +193,9 @@ fn closing_drops_handlers_and_fails_calls_immediately() {
         assert_eq!(*responses.next().await.unwrap_err().kind(), ErrorKind::ConnectionClosed(CODE));
         assert_eq!(*from_node.kind(), ErrorKind::Closed);
         assert_eq!(handled.counts(), (3, 3), "the notification is not handled to its end either");
-        assert_eq!(at_peer.counts(), (1, 1));
         assert!(pair.sim.elapsed() - since < Duration::from_millis(100));
+        pair.sim.sleep(Duration::from_millis(100)).await;
+        assert_eq!(at_peer.counts(), (1, 1));
 
         for error in [
             node.connect(pair.gateway.address(PORT)).await.unwrap_err(),
