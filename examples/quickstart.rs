@@ -1,4 +1,4 @@
-//! Two nodes and a stranger in one process, told step by step: `cargo run --release --example quickstart`.
+//! Two nodes and an unknown peer in one process, step by step: `cargo run --release --example quickstart`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -94,7 +94,7 @@ fn methods(log: &EventLog) -> Router {
         .events(log.clone())
 }
 
-/// Follows the events, is cut off in the middle, and goes on where it was.
+/// Follows the events, loses the connection in the middle, and resumes from the last event.
 async fn events_survive_a_cut(
     connection: &Connection,
     sensor: &Endpoint,
@@ -139,7 +139,7 @@ fn show(item: Option<EventItem>) -> Option<(u64, Option<u64>)> {
     }
 }
 
-/// Neither without a certificate nor with another authority's does anyone get in.
+/// The gateway refuses a client without a certificate, and one with a certificate of another authority.
 async fn strangers_stay_outside(authority: &CertificateAuthority, address: SocketAddr) -> Result<()> {
     let impostor = CertificateAuthority::new("Another CA")?.issue_client("sensor-7")?;
     let stranger = Endpoint::builder().bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;

@@ -1,4 +1,4 @@
-//! What the command line says, parsed once.
+//! The arguments of the command line, parsed once.
 
 use std::{
     fmt,
@@ -17,25 +17,26 @@ use crate::{failure::Failure, log::LogLevel};
 
 /// A Palyra node on the command line.
 ///
-/// Answers are lines of JSON on standard output, errors are one line on standard error. Exits with 0 if all
-/// went well, 1 if something failed, and 2 if the command line makes no sense.
+/// Answers are lines of JSON on standard output; an error is one line on standard error. The exit code is 0
+/// for success, 1 for a failure, and 2 for an error in the command line.
 #[derive(Parser)]
 #[command(name = "node", version)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What the library logs, from this level up, on standard error.
+    /// Write log messages of the library to standard error, from this level up.
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t, global = true)]
     pub(crate) log: LogLevel,
 }
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Make an authority and certificates from it, to try things out.
+    /// Make an authority and certificates from it, for tests.
     Pki(Pki),
-    /// Serve health, events, demo.echo and demo.publish until SIGINT or SIGTERM. SIGHUP reads the PKI anew.
+    /// Serve health, events, demo.echo and demo.publish until SIGINT or SIGTERM. SIGHUP reads the PKI
+    /// again.
     Serve(Serve),
-    /// Ask a node how it is; fails if it says that it is not well.
+    /// Ask a node for its health; fails if the node reports that it is not well.
     Health(Health),
     /// Call a method, and print each answer.
     Call(Call),
@@ -47,15 +48,15 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct Pki {
-    /// The directory to fill. An authority that is there already is kept, and issues what is missing or
-    /// named.
+    /// The directory for the files. If it contains an authority already, that authority issues the
+    /// certificates that are missing or named.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// A name or IP address of the server, beside localhost, 127.0.0.1 and ::1. Makes a new server
     /// certificate.
     #[arg(long = "name", value_name = "NAME", value_parser = server_name)]
     pub(crate) names: Vec<String>,
-    /// A client to make a new certificate for: ID.pem and ID.key [default: client, unless it is there]
+    /// A client to make a new certificate for: ID.pem and ID.key [default: client, unless it exists]
     #[arg(long = "client", value_name = "ID")]
     pub(crate) clients: Vec<ClientId>,
 }
@@ -70,7 +71,7 @@ pub(crate) struct Serve {
     pub(crate) pki: PathBuf,
     #[command(flatten)]
     pub(crate) revocations: Revocations,
-    /// Ask clients for no certificate. Default: refuse them without one.
+    /// Accept clients without a certificate. Default: refuse them.
     #[arg(long, conflicts_with_all = ["crls", "revoked"])]
     pub(crate) no_client_auth: bool,
     /// How many connections may be open at a time [default: 256]
@@ -80,19 +81,19 @@ pub(crate) struct Serve {
     /// the protocol.
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
-    /// Publish a tick event every so many milliseconds.
+    /// Publish a tick event at this interval, in milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,
-    /// Keep the events in this file, so that they survive the node: the newest 65,536 or 16 MiB. Default: in
-    /// memory.
+    /// Store the events in this file, so that they survive a restart: the newest 65,536 or 16 MiB. Default:
+    /// in memory.
     #[arg(long, value_name = "FILE")]
     pub(crate) durable: Option<PathBuf>,
-    /// The least time between two writes to that file, in milliseconds [default: 20]
+    /// The shortest time between two writes to that file, in milliseconds [default: 20]
     #[arg(long, value_name = "MS", requires = "durable")]
     pub(crate) commit_interval: Option<u64>,
 }
 
-/// Which certificates of the peer's are not believed, although an authority has signed them.
+/// Certificates of peers that are refused although an authority has signed them.
 #[derive(Args)]
 pub(crate) struct Revocations {
     /// Certificate revocation lists of the authorities in the directory, in PEM or one in DER. Can be given
@@ -104,7 +105,7 @@ pub(crate) struct Revocations {
     pub(crate) revoked: Vec<Fingerprint>,
 }
 
-/// Whom to connect to, and as whom.
+/// The node to connect to, and the certificate to present.
 #[derive(Args)]
 pub(crate) struct Peer {
     /// The node: IP:PORT, [IPV6%INTERFACE]:PORT or HOST:PORT.
@@ -113,7 +114,7 @@ pub(crate) struct Peer {
     /// The directory that `node pki` has filled.
     #[arg(long, value_name = "DIR")]
     pub(crate) pki: PathBuf,
-    /// The certificate to show: ID.pem and ID.key [default: client; none if there is no client.pem]
+    /// The certificate to present: ID.pem and ID.key [default: client; none if there is no client.pem]
     #[arg(long = "as", value_name = "ID")]
     pub(crate) identity: Option<ClientId>,
     /// The name or IP address that the node's certificate must be valid for; nodes of the tokio
@@ -121,12 +122,13 @@ pub(crate) struct Peer {
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     server_name: Option<String>,
     /// The SHA-256 fingerprint that the node's certificate must have, with or without colons as openssl
-    /// writes it, or with spki: in front its public key; one of them, if there are several.
+    /// writes it. With spki: in front, the fingerprint of its public key. If there are several, one must
+    /// match.
     #[arg(long = "pin", value_name = "HEX")]
     pub(crate) pins: Vec<Pin>,
     #[command(flatten)]
     pub(crate) revocations: Revocations,
-    /// The encoding to ask in; json is what nodes of the tokio implementation speak.
+    /// The encoding of requests; nodes of the tokio implementation need json.
     #[arg(long, value_enum, value_name = "CODEC", default_value_t)]
     pub(crate) codec: Encoding,
 }
@@ -146,7 +148,8 @@ pub(crate) struct Call {
     pub(crate) peer: Peer,
     #[command(flatten)]
     pub(crate) message: Message,
-    /// How long to wait for all answers, in milliseconds, once connected; the node is told, except in JSON.
+    /// How long to wait for all answers, in milliseconds, once connected. Requests
+    /// contain this limit, except in JSON.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -182,23 +185,22 @@ pub(crate) struct Message {
 pub(crate) struct Events {
     #[command(flatten)]
     pub(crate) peer: Peer,
-    /// Only what comes after this sequence number, the last one processed [default: all that is held]
+    /// Print only events after this sequence number, the last one processed [default: all stored events]
     #[arg(long, value_name = "N")]
     pub(crate) resume_from: Option<u64>,
     /// The epoch that the sequence number belongs to [default: the node's present one]
     #[arg(long, value_name = "N")]
     pub(crate) epoch: Option<u64>,
-    /// Stay for the events to come, until SIGINT or SIGTERM, and wait for a node that is not up yet. In CBOR,
-    /// reconnect when it is lost, or sends nothing for 20 s, not even a heartbeat; in JSON, end when the
-    /// connection does.
+    /// Wait for new events until SIGINT or SIGTERM, also for a node that is not running yet. In CBOR,
+    /// reconnect when the node is lost, or sends nothing for 20 s, not even a heartbeat. In JSON, end with
+    /// the connection.
     #[arg(long)]
     pub(crate) follow: bool,
-    /// End after this many events; gaps do not count.
+    /// End after this number of events; gaps do not count.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
-    /// How long the node may be silent before the next event, in milliseconds, once connected [default:
-    /// 30000]. With --follow: how long to do without the node, before it is up or when it is lost [default:
-    /// for ever]
+    /// How long to wait for the next event, in milliseconds, once connected [default: 30000]. With
+    /// --follow: how long to wait for the node, at the start or after it is lost [default: without limit]
     #[arg(long, value_name = "MS")]
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -231,7 +233,7 @@ fn read_params(file: &Path) -> Result<Vec<u8>, Failure> {
     Ok(params)
 }
 
-/// [`Codec`], as clap wants it.
+/// [`Codec`], with the trait that clap needs.
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub(crate) enum Encoding {
     #[default]
@@ -248,7 +250,7 @@ impl From<Encoding> for Codec {
     }
 }
 
-/// A host and a port, not resolved yet: that may fail without anybody having mistyped.
+/// A host and a port, not resolved yet: a name without a typing error may still be impossible to resolve.
 #[derive(Clone)]
 pub(crate) struct Address {
     text: String,
@@ -259,7 +261,7 @@ pub(crate) struct Address {
 #[derive(Clone)]
 enum Host {
     Ip(SocketAddr),
-    /// An IPv6 address, and the name of the interface behind which it is.
+    /// An IPv6 address, and the name of the interface that leads to it.
     Behind(Ipv6Addr, String),
     Name,
 }
@@ -274,7 +276,7 @@ impl Address {
         }
     }
 
-    /// What the system makes of it; at least one.
+    /// Asks the system for the addresses. Returns at least one.
     pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         let cannot_find = |failure: Failure| failure.during(format_args!("cannot find {}", self.text));
         let unresolved = |error: io::Error| cannot_find(Failure::new(error));
@@ -330,8 +332,8 @@ impl FromStr for Address {
     }
 }
 
-/// The number of an interface with this name. The system knows it as part of a link-local address, whichever
-/// that is.
+/// The number of the interface with this name. The system resolves the name as part of any link-local
+/// address.
 fn interface(name: &str) -> Option<u32> {
     (format!("fe80::1%{name}"), 0).to_socket_addrs().ok()?.find_map(|address| match address {
         SocketAddr::V6(address) => Some(address.scope_id()).filter(|scope_id| *scope_id != 0),
@@ -339,7 +341,7 @@ fn interface(name: &str) -> Option<u32> {
     })
 }
 
-/// Whether the interface of a link-local address is there, as far as the system says.
+/// Whether the interface of a link-local address exists. `true` if the system cannot list its interfaces.
 fn is_interface(address: &SocketAddrV6) -> bool {
     if !address.ip().is_unicast_link_local() || address.scope_id() == 0 {
         return true;
@@ -364,7 +366,7 @@ fn server_name(text: &str) -> Result<String, &'static str> {
     Ok(text.into())
 }
 
-/// As long as a request can say.
+/// A name within the limit of the protocol.
 fn method_name(text: &str) -> Result<String, &'static str> {
     if (1..=128).contains(&text.len()) { Ok(text.into()) } else { Err("not 1 to 128 bytes") }
 }
@@ -389,8 +391,8 @@ impl FromStr for Hex {
     }
 }
 
-/// A client's name in the PKI directory. Of what a certificate's device id takes, so it makes a harmless file
-/// name.
+/// A client's name in the PKI directory. It consists of the characters of a device id in a certificate, so
+/// it is a safe file name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClientId(String);
 
@@ -414,7 +416,7 @@ impl FromStr for ClientId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         match text {
-            // File systems that ignore case would take one for the other.
+            // A file system that ignores case would use the same file for both.
             _ if [ReservedName::CA, ReservedName::SERVER]
                 .iter()
                 .any(|name| text.eq_ignore_ascii_case(name)) =>

@@ -1,4 +1,4 @@
-//! The commands that ask another node.
+//! The commands that connect to another node.
 
 use std::{
     io, mem,
@@ -75,7 +75,7 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
     })
 }
 
-/// As that of the other commands.
+/// The same default as that of the other commands.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 
 fn follow(args: &Events) -> Result<(), Failure> {
@@ -92,8 +92,8 @@ fn follow(args: &Events) -> Result<(), Failure> {
                 let following = async {
                     match codec {
                         Codec::Cbor => follow_events(args, absence, &client).await,
-                        // The tokio implementation has no epochs, without which a restart could not be told
-                        // from a pause.
+                        // The tokio implementation has no epochs. Without them, a follower cannot know
+                        // whether the node was restarted.
                         Codec::Json => follow_connection(args, absence, &client.connection().await?).await,
                     }
                     .map(Some)
@@ -104,7 +104,7 @@ fn follow(args: &Events) -> Result<(), Failure> {
     })
 }
 
-/// `None` where the program is asked to end first.
+/// `None` if a signal asks the program to end first.
 async fn until_asked<T>(
     termination: &mut Termination,
     outcome: impl Future<Output = Result<Option<T>, Failure>>,
@@ -116,10 +116,10 @@ async fn until_asked<T>(
     future::or(asked, outcome).await
 }
 
-/// How long a follower does without its node, at the beginning or after a loss.
+/// The time for which a follower waits for its node, at the start or after a loss.
 struct Absence {
     longest: Option<Duration>,
-    /// `None` while the node is there, or where it may be away for ever.
+    /// `None` while the node is connected, or if the follower waits without limit.
     until: Option<Instant>,
 }
 
@@ -130,7 +130,7 @@ impl Absence {
         absence
     }
 
-    /// The node is gone; if it was before, that counts.
+    /// Starts the time limit, unless the node was gone before.
     fn begin(&mut self) {
         if self.until.is_none() {
             self.until = self.longest.and_then(|longest| Instant::now().checked_add(longest));
@@ -141,7 +141,7 @@ impl Absence {
         self.until = None;
     }
 
-    /// Fails where the node has been away for too long.
+    /// Fails when the time limit has passed.
     async fn bounded<T, E: Into<Failure>>(
         &self,
         waiting: impl Future<Output = Result<T, E>>,
@@ -156,7 +156,7 @@ impl Absence {
     }
 }
 
-/// Dials until a node is there. Says once why it is not, however many attempts follow.
+/// Dials until a node answers. Reports only the first of the errors.
 async fn wait_for_node(target: &Target, limits: &TransportLimits) -> Result<Dialled, Failure> {
     let (mut told, mut pause) = (false, SHORTEST_PAUSE);
     loop {
@@ -173,7 +173,8 @@ async fn wait_for_node(target: &Target, limits: &TransportLimits) -> Result<Dial
     }
 }
 
-/// A peer may accept a connection and never allow a stream, or never answer.
+/// Limits the time of an exchange: a peer may accept a connection, but never allow a stream or never
+/// answer.
 async fn in_time<T>(
     timeout: Duration,
     exchange: impl Future<Output = Result<T, Error>>,
@@ -185,7 +186,7 @@ async fn in_time<T>(
     future::or(async { Ok(exchange.await?) }, late).await
 }
 
-/// A node that was killed says no farewell. Somebody watches, and wants to see the next one soon.
+/// Short timeouts: a node that was killed closes no connection, and the user waits for its successor.
 fn follower_limits() -> Result<TransportLimits, Error> {
     let limits = TransportLimits::builder();
     limits.idle_timeout(Duration::from_secs(3)).keep_alive_interval(Duration::from_secs(1)).build()
@@ -193,7 +194,7 @@ fn follower_limits() -> Result<TransportLimits, Error> {
 
 async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> Result<(), Failure> {
     let mut subscribe = client.subscribe();
-    // An epoch alone says nothing of where the reader was.
+    // An epoch without a sequence number is no cursor.
     if let Some(seq) = args.resume_from {
         subscribe = subscribe.resume(Cursor::new(args.epoch, seq));
     }
@@ -207,7 +208,7 @@ async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> 
                 told = false;
                 absence.end();
             }
-            // Once for each loss, however many attempts follow.
+            // Report only the first error after each loss.
             Err(error) => {
                 absence.begin();
                 if !mem::replace(&mut told, true) {
@@ -245,7 +246,7 @@ fn events_request(args: &Events, connection: &Connection) -> EventsRequest {
     request
 }
 
-/// How many more events to print; `None` for all of them.
+/// The number of events that are still to be printed; `None` for all events.
 struct Wanted(Option<u64>);
 
 impl Wanted {
@@ -306,15 +307,15 @@ fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
     })
 }
 
-/// A client that has a connection, and the endpoint that it is of.
+/// A connected client and its endpoint.
 struct Dialled {
     endpoint: Endpoint,
     client: Client,
 }
 
 impl Dialled {
-    /// Does something with the client, and leaves in order whatever comes of it: the node should not take
-    /// this side for alive until its idle timeout.
+    /// Runs `exchange` with the client, and then shuts down the endpoint, even after an error. Otherwise
+    /// the node would keep the connection until its idle timeout.
     async fn end_with(
         self,
         exchange: impl AsyncFnOnce(Client) -> Result<(), Failure>,
@@ -333,21 +334,22 @@ impl Dialled {
 
 /// Whether the peer has shown that it does not speak CBOR.
 async fn is_json_only(client: &Client) -> bool {
-    // Ready immediately where the connection is still there.
+    // Ready immediately if the connection is still open.
     let connection = future::poll_once(client.connection()).await;
     connection.is_some_and(|connection| connection.is_ok_and(|connection| connection.is_json_only()))
 }
 
-/// How long an address has for itself before the next one is tried too (RFC 8305, section 5).
+/// The time after which the next address is tried in parallel (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// Between two attempts to find a node that was never there: it doubles up to the longest one.
+/// The first pause between two attempts to reach a node. It doubles up to `LONGEST_PAUSE`.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-/// As the library's clients have it: a peer may ask for patience, and not for good-bye.
+/// The same limit as in the library: a peer may ask for a delay, but not for an endless one.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
-/// Between two attempts to get back to a node. As with the limits of followers, somebody watches.
+/// The longest pause before a follower reconnects. It is short because the user waits.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-/// Connects to the first address where a node answers: `localhost` is often two, with nobody at one of them.
+/// Connects to the first address at which a node answers. `localhost` often has two addresses, and the node
+/// listens at only one.
 async fn dial_any(target: &Target, limits: &TransportLimits) -> Result<Dialled, Error> {
     let (report, outcomes) = channel::unbounded();
     let mut attempts = Vec::new();
@@ -369,7 +371,8 @@ async fn dial_any(target: &Target, limits: &TransportLimits) -> Result<Dialled, 
             Err(error) if matches!(error.kind(), ErrorKind::HandshakeTimeout | ErrorKind::Io) => {
                 nobody.get_or_insert(error);
             }
-            // Whoever answers has the last word; a refusal is no reason to go elsewhere.
+            // A node that answers is the right one. If it refuses the connection, do not try another
+            // address.
             outcome => return outcome,
         }
     }

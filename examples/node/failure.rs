@@ -8,16 +8,16 @@ use std::{
 
 use palyra_quic::{Error, ErrorKind, MessageError, WireError};
 
-/// The longest line that an error makes, in characters: a peer chooses some of its words.
+/// The longest line of an error, in characters. It is limited because a peer chooses a part of the text.
 const MAX_CHARS: usize = 500;
 
 pub(crate) enum Failure {
-    /// Nobody reads standard output any more.
+    /// The reader of standard output has closed it.
     ReaderGone,
     Explained(Line),
 }
 
-/// Text for one line of a terminal, whoever wrote it.
+/// Text without control characters, safe to print as one line.
 pub(crate) struct Line(String);
 
 impl Failure {
@@ -25,7 +25,7 @@ impl Failure {
         Self::Explained(Line(one_line(&reason.to_string())))
     }
 
-    /// Adds words of this program's own, which a peer's cannot crowd out.
+    /// Appends a hint after the reason, so that a long text of a peer cannot push it out of the line.
     pub(crate) fn adding(self, hint: &str) -> Self {
         match self {
             Self::ReaderGone => Self::ReaderGone,
@@ -33,7 +33,7 @@ impl Failure {
         }
     }
 
-    /// Says what was being done.
+    /// Puts the failed action in front of the reason.
     pub(crate) fn during(self, what: impl fmt::Display) -> Self {
         match self {
             Self::ReaderGone => Self::ReaderGone,
@@ -41,7 +41,7 @@ impl Failure {
         }
     }
 
-    /// Says on standard error what does not end the command.
+    /// Writes the reason to standard error, without ending the command.
     pub(crate) fn report(&self, heading: &str) {
         if let Self::Explained(Line(reason)) = self {
             tell(heading, reason);
@@ -53,7 +53,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = Self::explaining(&error);
         match error.retry_after() {
-            // The reason of a connection's end says it already.
+            // The text of this kind contains the delay already.
             Some(delay) if !matches!(error.kind(), ErrorKind::ConnectionClosed(_)) => {
                 failure.adding(&format!("retry_after_ms {}", delay.as_millis()))
             }
@@ -65,20 +65,21 @@ impl From<Error> for Failure {
 impl Failure {
     fn explaining(error: &Error) -> Self {
         match error.source() {
-            // This side's own words, without which "I/O error" says little. Other sources may be a peer's.
+            // "I/O error" alone says little, and this side wrote these sources. A peer may have written
+            // others.
             Some(source)
                 if matches!(error.kind(), ErrorKind::Io | ErrorKind::InvalidConfig | ErrorKind::Codec)
-                    // A socket that has failed; the other sources of this kind repeat that this side closed.
+                    // The socket has failed. Other sources of this kind only repeat that this side closed.
                     || *error.kind() == ErrorKind::Closed && source.is::<io::Error>() =>
             {
                 Self::new(format_args!("{error}: {source}"))
             }
-            // Which field was wrong, in this side's own words too.
+            // This side also wrote this source, which names the wrong field.
             Some(source) if source.is::<MessageError>() => {
                 let cause = source.source().map_or_else(String::new, |cause| format!(": {cause}"));
                 Self::new(format_args!("{error}: {source}{cause}"))
             }
-            // One word to look for, whichever side noticed first.
+            // Scripts can look for one word, whichever side notices the deadline first.
             _ if *error.kind() == ErrorKind::DeadlineExceeded => {
                 Self::new(format_args!("{}: no answer in time", WireError::DeadlineExceeded))
             }
@@ -89,7 +90,7 @@ impl Failure {
 
 /// Writes a line to standard error.
 pub(crate) fn tell(heading: &str, text: &str) {
-    // In one write, so that lines of several threads do not mix. With stderr closed, nobody is left to tell.
+    // One write, so that lines of several threads do not mix. An error means that stderr is closed.
     let _ = io::stderr().lock().write_all(format!("{heading}: {text}\n").as_bytes());
 }
 

@@ -1,4 +1,4 @@
-//! Lines of JSON on standard output, in the wire's field names.
+//! Lines of JSON on standard output, with the field names of the protocol.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::failure::{Failure, is_control};
 
-/// Prints one line, which whoever reads a pipe gets at once.
+/// Prints one line and flushes it, so that the reader of a pipe receives it immediately.
 pub(crate) fn print(line: &impl Serialize) -> Result<(), Failure> {
     let mut text = escape_controls(&serde_json::to_string(line).map_err(Failure::new)?);
     text.push('\n');
@@ -26,8 +26,8 @@ pub(crate) fn print(line: &impl Serialize) -> Result<(), Failure> {
     })
 }
 
-/// JSON lets most controls stand in strings as they are, and a terminal would obey them. They occur in
-/// strings alone.
+/// Escapes control characters. JSON allows most of them in strings, but a terminal would obey them. They
+/// only occur in strings.
 fn escape_controls(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for char in json.chars() {
@@ -132,7 +132,7 @@ impl Answer {
         }
     }
 
-    /// An error says why the subscription is without a connection; `None` that it has one.
+    /// An error is the reason why the subscription has no connection; `None` means that it has one.
     pub(crate) fn from_subscription(item: SubscriptionItem) -> Result<Option<Self>, Error> {
         match item {
             SubscriptionItem::Event { seq, epoch, payload } => {
@@ -170,7 +170,7 @@ impl From<Option<Bytes>> for Payload {
     }
 }
 
-/// One CBOR map with text keys, which a health payload should be.
+/// Parses a health payload: one CBOR map with text keys.
 fn cbor_map(payload: &[u8]) -> Option<Map<String, Value>> {
     let mut decoder = Decoder::new(payload);
     match json(&mut decoder, MAX_NESTING)? {
@@ -179,7 +179,7 @@ fn cbor_map(payload: &[u8]) -> Option<Map<String, Value>> {
     }
 }
 
-/// The next item, as JSON says it: bytes in base64, and `null` for what it has no word for.
+/// The next item as JSON: bytes in base64, and `null` for types that JSON does not have.
 fn json(decoder: &mut Decoder<'_>, levels: usize) -> Option<Value> {
     let levels = levels.checked_sub(1)?;
     Some(match decoder.datatype().ok()? {

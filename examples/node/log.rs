@@ -1,4 +1,4 @@
-//! What the library tells `tracing`, as lines on standard error.
+//! Log messages of the library, as lines on standard error.
 
 use std::{
     fmt::{self, Write as _},
@@ -41,10 +41,10 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Shows events from now on. Without a subscriber, the library does not even look at their fields.
+/// Shows events from now on. Without this subscriber, the library does not evaluate their fields.
 pub(crate) fn start(level: LogLevel) {
     if level != LogLevel::Off {
-        // There is no other one that could be in its place.
+        // The program sets no other subscriber, so this cannot fail.
         let _ = subscriber::set_global_default(Stderr { level: level.into() });
     }
 }
@@ -68,13 +68,12 @@ impl Subscriber for Stderr {
         let mut text = Text { message: String::new(), fields: String::new() };
         event.record(&mut text);
         let line = one_line(&format!("{level} {target}: {}{}", text.message, text.fields));
-        // In one write, so that lines of several threads do not mix. With stderr closed, nobody is left to
-        // tell.
+        // One write, so that lines of several threads do not mix. An error means that stderr is closed.
         let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
-        // Never asked for, since no span is enabled.
+        // Never called, because no span is enabled.
         Id::from_u64(1)
     }
 

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Command::Events(args) => client::events(&args),
     };
     match outcome {
-        // Whoever reads no further, as `head` does, has what it wanted.
+        // A program that stops reading, as `head` does, has read what it needs.
         Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report("error");
@@ -46,17 +46,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what clap says of the command line, help included, and gives the exit code that goes with it.
+/// Prints clap's message about the command line, or its help, and returns the exit code for it.
 fn explain(error: clap::Error) -> ExitCode {
-    // It quotes arguments, which may have been composed from anywhere. From arguments that are fit for a
-    // line it makes the same complaint.
+    // The message quotes arguments, which may contain control characters. So clap parses them again without
+    // these characters, and reports the same error.
     let fit = env::args_os().map(|argument| one_line(&argument.to_string_lossy()));
     let same = |other: &clap::Error| other.kind() == error.kind();
     let text = match Arguments::try_parse_from(fit).err().filter(same) {
         Some(error) => error.to_string(),
         None => error.to_string().lines().flat_map(|line| [one_line(line), "\n".into()]).collect(),
     };
-    // Nobody reads a stream that is closed.
+    // If the stream is closed, there is no place left for this message.
     let _ = if error.use_stderr() {
         io::stderr().write_all(text.as_bytes())
     } else {

@@ -1,4 +1,4 @@
-//! `node pki`: an authority and what it issues, as files.
+//! `node pki`: an authority and its certificates, as files.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -79,7 +79,7 @@ pub(crate) fn run(args: Pki) -> Result<(), Failure> {
     for stem in to_keep {
         kept.push((dir.certificate(stem), dir.identity(stem)?.fingerprint()));
     }
-    // All of it before the first line: whoever reads the lines may stop.
+    // All files before the first line: the reader of the lines may close the pipe.
     for issuance in &to_write {
         dir.write(issuance)?;
     }
@@ -134,8 +134,8 @@ impl Directory<'_> {
         })
     }
 
-    /// What is revoked, by the files as they are now, in the place of what `held` says; `None` without
-    /// `--crl` and `--revoke`. `held` stays as it is, and no list may be older than one in there.
+    /// Reads the revocations again; `None` without `--crl` and `--revoke`. The result replaces `held`,
+    /// which is not changed. No list may be older than the same list in `held`.
     pub(crate) fn revocations(
         self,
         args: &Revocations,
@@ -152,7 +152,7 @@ impl Directory<'_> {
             let mut crls = Vec::new();
             for file in files {
                 let of_file = read_crls(file)?;
-                // By themselves first, because only so it can be said which file is no good.
+                // Each file alone first, so that the error can name the invalid file.
                 RevocationList::new()
                     .replace_crls(&authorities, of_file.iter().cloned())
                     .map_err(|error| Failure::from(error).during(file.display()))?;
@@ -169,7 +169,7 @@ impl Directory<'_> {
         present.then(|| self.identity(Self::DEFAULT_CLIENT)).transpose()
     }
 
-    /// Whether both files of a certificate are there; one alone is a mistake.
+    /// Whether both files of a certificate exist; one alone is an error.
     fn holds(self, stem: &str) -> Result<bool, Failure> {
         let (certificate, key) = (self.certificate(stem), self.key(stem));
         match (exists(&certificate)?, exists(&key)?) {
@@ -229,7 +229,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(file).map_err(|error| unreadable(file, &error))
 }
 
-/// All lists of a PEM, or the one that is there in DER.
+/// All lists of a PEM file, or the one list of a DER file.
 fn read_crls(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Failure> {
     let content = fs::read(file)
         .map_err(|error| Failure::new(error).during(format_args!("cannot read {}", file.display())))?;
@@ -257,8 +257,7 @@ enum Access {
     Everybody,
 }
 
-/// Puts a new file in the place of whatever had its name, all at once, and never readable by more than it
-/// should be.
+/// Replaces a file atomically. The new file never has more permissions than it should.
 fn replace(file: &Path, content: &[u8], access: Access) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");

@@ -1,4 +1,4 @@
-//! `node serve`: health, events and two methods to play with.
+//! `node serve`: health, events and two methods for tests.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     signals::{Hangup, Termination},
 };
 
-/// How long whoever is being served may still take when the node is asked to end.
+/// The time that requests have to finish when the node shuts down.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let limits = limits(args)?;
     let log = event_log(args, &limits)?;
     smol::block_on(async {
-        // Before anybody can know that the node runs, and ask it to end.
+        // Before the node prints its address: a signal may arrive from then on.
         let (mut termination, mut hangup) = (Termination::new()?, Hangup::new()?);
         let endpoint = bind(args, &pki.tls, &limits, &log)?;
         lines::print(&Listening { listening: endpoint.local_addr()? })?;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
         let failed = async { Err(Failure::from(endpoint.closed().await)) };
         let outcome = future::or(asked, failed).await;
         if outcome.is_ok() {
-            // A second signal means that it is to end without delay.
+            // A second signal ends the node without delay.
             future::or(endpoint.shutdown(GRACE), termination.asked()).await;
         }
         log.flush().await?;
@@ -57,8 +57,8 @@ fn limits(args: &Serve) -> Result<TransportLimits, Error> {
     }
 }
 
-/// A follower that was away for the night should find what it missed: as many small events as fit some
-/// megabytes.
+/// A follower that was offline for a night should receive the events that it missed. So the log stores as
+/// many small events as fit into some megabytes.
 const DURABLE_EVENTS: usize = 65_536;
 const DURABLE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -85,16 +85,16 @@ fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure
     Ok(log)
 }
 
-/// What the PKI directory and the revocation lists say at one time.
+/// The contents of the PKI directory and of the revocation lists at one time.
 struct LoadedPki {
     tls: ServerTls,
     revocations: Option<RevocationList>,
-    /// What was found, for people.
+    /// A summary for people.
     summary: String,
 }
 
 impl LoadedPki {
-    /// `before` is what is in force now; it is not changed.
+    /// `before` is the present configuration; it is not changed.
     fn read(args: &Serve, before: Option<&Self>) -> Result<Self, Failure> {
         let pki = Directory(&args.pki);
         let identity = pki.server()?;
@@ -115,7 +115,7 @@ impl LoadedPki {
     }
 }
 
-/// At each SIGHUP, puts what the files say then in the place of what is in force: all of it, or nothing.
+/// At each SIGHUP, reads the files and replaces the present configuration with them: all of it, or nothing.
 async fn reload(args: &Serve, endpoint: &Endpoint, mut loaded: LoadedPki, hangup: &mut Hangup) {
     loop {
         hangup.received().await;
@@ -133,7 +133,7 @@ async fn reload(args: &Serve, endpoint: &Endpoint, mut loaded: LoadedPki, hangup
     }
 }
 
-/// Listens on the first address that can be had.
+/// Listens on the first address that can be bound.
 fn bind(
     args: &Serve,
     tls: &ServerTls,
@@ -145,7 +145,7 @@ fn bind(
         let Some(address) = addresses.next() else { return Err(Failure::new("no address to listen on")) };
         let endpoint = Endpoint::builder().server(tls.clone()).limits(limits.clone()).router(methods(log));
         let endpoint = match args.memory {
-            // With GRO, the receive buffer alone has 2.9 MiB.
+            // With GRO, the receive buffer alone takes 2.9 MiB.
             Some(_) => endpoint.runtime(AsyncIoRuntime::global().without_gro()),
             None => endpoint,
         };
@@ -173,7 +173,7 @@ fn methods(log: &EventLog) -> Router {
         .notification("demo.publish", move |_, payload| {
             let log = notified.clone();
             async move {
-                // Nobody waits for this but a shutdown, which must not cut it off.
+                // No caller waits for this task. Only a shutdown does, and it must not interrupt the task.
                 if let Err(error) = log.publish_durable(payload).await {
                     not_published(error);
                 }
@@ -191,12 +191,12 @@ fn refusal(error: &Error) -> MethodError {
     }
 }
 
-/// Whoever published hears nothing of it, so this side does.
+/// The sender of a notification gets no answer, so this node reports the error.
 fn not_published(error: Error) {
     Failure::from(error).during("not published").report("error");
 }
 
-/// Publishes for ever, if that was asked for.
+/// Publishes a tick at each interval, if the command line asks for it.
 async fn tick(log: &EventLog, every_ms: Option<NonZeroU64>) {
     let Some(every_ms) = every_ms else { return future::pending().await };
     let mut timer = smol::Timer::interval(Duration::from_millis(every_ms.get()));

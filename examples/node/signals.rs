@@ -1,14 +1,14 @@
-//! The signals that ask a program to end, or to read its files anew.
+//! The signals that ask a program to end, or to read its files again.
 
 use async_signal::{Signal, Signals};
 use smol::{future, stream::StreamExt};
 
 use crate::failure::Failure;
 
-/// Windows has one of them.
+/// Windows only has SIGINT.
 const TERMINATION: &[Signal] = if cfg!(unix) { &[Signal::Int, Signal::Term] } else { &[Signal::Int] };
 
-/// From when it is made, SIGINT and SIGTERM end the program no more.
+/// While this value exists, SIGINT and SIGTERM do not end the program.
 pub(crate) struct Termination(Signals);
 
 impl Termination {
@@ -23,7 +23,7 @@ impl Termination {
     }
 }
 
-/// As long as this exists, SIGHUP does not end the program. Windows has no such signal.
+/// While this value exists, SIGHUP does not end the program. Windows has no such signal.
 pub(crate) struct Hangup(Option<Signals>);
 
 impl Hangup {
@@ -35,7 +35,7 @@ impl Hangup {
         Ok(Self(Some(signals.map_err(|error| Failure::new(error).during("cannot listen for signals"))?)))
     }
 
-    /// Resolves at the next signal. Several that come together may be one.
+    /// Resolves at the next signal. Several signals in quick succession may count as one.
     pub(crate) async fn received(&mut self) {
         let next = match &mut self.0 {
             Some(signals) => signals.next().await,

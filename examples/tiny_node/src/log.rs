@@ -1,4 +1,4 @@
-//! Everything that the crates say to `tracing`, on stderr.
+//! A subscriber of `tracing` that writes everything to stderr.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use tracing::{
 };
 
 pub(crate) fn start() {
-    // The only one there is.
+    // The program sets no other subscriber, so this cannot fail.
     let _ = tracing::subscriber::set_global_default(Stderr);
 }
 

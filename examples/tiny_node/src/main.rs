@@ -1,11 +1,11 @@
-//! The smallest node: mutual TLS, `node.health`, one method and an event now and then, on one thread.
+//! The smallest node: mutual TLS, `node.health`, one method and an event per second, on one thread.
 //!
 //! `tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem` prints the address that it listens on, and
-//! serves for ever. docs/small.md tells how it is built, and what each of its parts costs.
+//! serves until it is killed. docs/small.md says how to build it, and how large each of its parts is.
 
+#[cfg(feature = "log")]
+mod log;
 mod runtime;
-#[cfg(feature = "told")]
-mod told;
 
 use std::{
     env, fs,
@@ -23,13 +23,13 @@ use palyra_quic::{
 use self::runtime::Runtime;
 
 const USAGE: &str = "usage: tiny-node ADDRESS AUTHORITY.pem CERTIFICATE.pem KEY.pem";
-/// What all peers together may cost, whatever they do.
+/// The limit for the memory that all peers together can use.
 const MEMORY: u64 = 16 * 1024 * 1024;
 const BETWEEN_EVENTS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    #[cfg(feature = "told")]
-    told::start();
+    #[cfg(feature = "log")]
+    log::start();
     let Some((address, [authority, certificate, key])) = arguments() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The address, and what is in the three files.
+/// The address and the contents of the three files.
 fn arguments() -> Option<(SocketAddr, [Vec<u8>; 3])> {
     let mut arguments = env::args().skip(1);
     let address = arguments.next()?.parse().ok()?;

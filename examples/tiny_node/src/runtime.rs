@@ -1,4 +1,4 @@
-//! What runs the node: `PollRuntime`, or one of the others to see what it costs.
+//! The runtime of the node: `PollRuntime`, or another one to measure its size.
 
 use std::{future::Future, sync::Arc};
 
