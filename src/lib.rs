@@ -121,8 +121,6 @@ mod wire_error;
 pub use self::cert::{CertificateAuthority, Issued};
 #[cfg(feature = "durable")]
 pub use self::events::CursorStore;
-#[cfg(feature = "json")]
-pub use self::message::JsonError;
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 pub use self::{
@@ -134,7 +132,7 @@ pub use self::{
     events::{Cursor, EventLog, EventLogBuilder},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
-    message::{CborError, Codec, MAX_NESTING, MessageError, Notification, Request, Response},
+    message::{CborError, Codec, JsonError, MAX_NESTING, MessageError, Notification, Request, Response},
     protocol::PROTOCOL_VERSION,
     router::{Context, MethodError, Peers, PendingPeer, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,

@@ -110,7 +110,6 @@ pub(crate) fn record(span: &Span, field: &'static str, value: impl Display) {
 pub(crate) fn codec_name(codec: Codec) -> &'static str {
     match codec {
         Codec::Cbor => "cbor",
-        #[cfg(feature = "json")]
         Codec::Json => "json",
     }
 }

@@ -91,10 +91,10 @@ fn follow(args: &Events) -> Result<(), Failure> {
             .end_with(async |client| {
                 let following = async {
                     match codec {
-                        Codec::Cbor => follow_events(args, absence, &client).await,
                         // The tokio implementation has no epochs. Without them, a follower cannot know
                         // whether the node was restarted.
                         Codec::Json => follow_connection(args, absence, &client.connection().await?).await,
+                        _ => follow_events(args, absence, &client).await,
                     }
                     .map(Some)
                 };

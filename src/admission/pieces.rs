@@ -23,7 +23,8 @@ const FRAME: usize = 512;
 const TWICE: usize = FRAME / 2;
 /// More than a frame can hold on most paths, since it fits a packet: what is longer was joined by quinn.
 const LONGEST_FRAME: usize = 1500;
-/// What is joined pays for frames of 32 bytes on average, the least that [`MEAN_PIECE_BYTES`] lets fill a window.
+/// What is joined pays for frames of 32 bytes on average, the least that [`MEAN_PIECE_BYTES`] lets fill a
+/// window.
 const JOINED: usize = FRAME / MEAN_PIECE_BYTES;
 /// The end of a stream may come in a frame of its own, and that twice.
 const END: usize = 2 * FRAME;

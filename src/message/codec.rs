@@ -1,8 +1,14 @@
 //! The two encodings of messages.
 
+#[cfg(not(feature = "json"))]
+use super::JsonError;
 #[cfg(feature = "json")]
 use super::json;
-use super::{cbor, fields::Message};
+use super::{
+    MessageError,
+    cbor::{self, Source},
+    fields::Message,
+};
 
 /// How the body of a message is encoded.
 ///
@@ -19,13 +25,15 @@ use super::{cbor, fields::Message};
 /// assert_eq!(Codec::of(b"\n {\"protocol_version\":1}"), Codec::Json);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Codec {
     /// CBOR ([RFC 8949](https://www.rfc-editor.org/rfc/rfc8949)), in its shortest form.
     #[default]
     Cbor,
     /// JSON ([RFC 8259](https://www.rfc-editor.org/rfc/rfc8259)), as nodes of the tokio implementation
-    /// speak it.
-    #[cfg(feature = "json")]
+    /// speak it. In builds without the feature `json`, no message can be written in it:
+    /// [`JsonError::Disabled`](crate::JsonError::Disabled), as a crate [`Error`](crate::Error) of kind
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig).
     Json,
 }
 
@@ -42,7 +50,7 @@ impl Codec {
     }
 
     /// Writes `message` behind the bytes that `out` holds already.
-    pub(super) fn write(self, message: &impl Message, out: &mut Vec<u8>) {
+    pub(super) fn write(self, message: &impl Message, out: &mut Vec<u8>) -> Result<(), MessageError> {
         match self {
             Self::Cbor => message.write(&mut cbor::MapWriter::new(out)),
             #[cfg(feature = "json")]
@@ -51,7 +59,29 @@ impl Codec {
                 message.write(&mut object);
                 object.finish();
             }
+            #[cfg(not(feature = "json"))]
+            Self::Json => return Err(JsonError::Disabled.into()),
         }
+        Ok(())
+    }
+}
+
+/// The fields of a message that every codec of this build can read.
+#[cfg(feature = "json")]
+pub(super) trait Fields: cbor::Fields + serde::de::DeserializeOwned {}
+#[cfg(feature = "json")]
+impl<F: cbor::Fields + serde::de::DeserializeOwned> Fields for F {}
+#[cfg(not(feature = "json"))]
+pub(super) use super::cbor::Fields;
+
+/// Reads the fields of a body of either encoding.
+pub(super) fn decode<F: Fields>(source: Source<'_>) -> Result<F, MessageError> {
+    match Codec::of(source.body()) {
+        Codec::Cbor => cbor::decode(source),
+        #[cfg(feature = "json")]
+        Codec::Json => json::decode(source.body()),
+        #[cfg(not(feature = "json"))]
+        Codec::Json => Err(JsonError::Disabled.into()),
     }
 }
 

@@ -1,8 +1,6 @@
 //! Why a message could not be read or written.
 
-use super::CborError;
-#[cfg(feature = "json")]
-use super::JsonError;
+use super::{CborError, JsonError};
 use crate::{
     error::{Error, ErrorKind},
     protocol::{MAX_METHOD_BYTES, PROTOCOL_VERSION},
@@ -11,9 +9,10 @@ use crate::{
 
 /// Why a body is not the message expected, or a message cannot become a body.
 ///
-/// As a crate [`Error`] it is one of kind [`Protocol`](ErrorKind::Protocol): the peer sent it. Two are not:
-/// [`Version`](Self::Version) is [`Remote`](ErrorKind::Remote) with `protocol_mismatch`, and
-/// [`MethodLength`](Self::MethodLength), which is this side's, [`Codec`](ErrorKind::Codec).
+/// As a crate [`Error`] it is one of kind [`Protocol`](ErrorKind::Protocol): the peer sent it. Three are not:
+/// [`Version`](Self::Version) is [`Remote`](ErrorKind::Remote) with `protocol_mismatch`, and of this side's,
+/// [`MethodLength`](Self::MethodLength) is [`Codec`](ErrorKind::Codec) and [`JsonError::Disabled`]
+/// [`InvalidConfig`](ErrorKind::InvalidConfig).
 ///
 /// ```
 /// use palyra_quic::{CborError, Error, ErrorKind, MessageError, Request};
@@ -33,7 +32,6 @@ pub enum MessageError {
     #[error("unacceptable CBOR")]
     Cbor(#[from] CborError),
     /// The body is not JSON that this protocol accepts.
-    #[cfg(feature = "json")]
     #[error("unacceptable JSON")]
     Json(#[from] JsonError),
     /// A field that the message needs is not there.
@@ -62,6 +60,7 @@ impl From<MessageError> for Error {
     fn from(error: MessageError) -> Self {
         let kind = match error {
             MessageError::MethodLength(_) => ErrorKind::Codec,
+            MessageError::Json(JsonError::Disabled) => ErrorKind::InvalidConfig,
             // As if the peer had said so, which it does where it gets a request of another version.
             MessageError::Version(_) => ErrorKind::Remote(WireError::ProtocolMismatch),
             _ => ErrorKind::Protocol,
@@ -83,6 +82,8 @@ mod tests {
             (MessageError::Version(2), ErrorKind::Remote(WireError::ProtocolMismatch)),
             (MessageError::InvalidField("method"), ErrorKind::Protocol),
             (MessageError::MethodLength(0), ErrorKind::Codec),
+            (MessageError::Json(JsonError::Utf8), ErrorKind::Protocol),
+            (MessageError::Json(JsonError::Disabled), ErrorKind::InvalidConfig),
         ] {
             let converted = Error::from(error.clone());
             assert_eq!(converted.kind(), &kind);

@@ -1,19 +1,26 @@
 //! The most frequent response: an event.
 
 use super::{
+    MessageError,
     codec::Codec,
     fields::{FieldWriter, Message, write_response_head},
 };
 use crate::frame::PREFIX_LEN;
 
-/// Writes a [`Response::Event`](super::Response::Event) from its parts, behind the bytes that `out` holds already. Allocates
-/// nothing but room in `out`: a replay goes through here for every event.
-pub(crate) fn encode_event(codec: Codec, seq: u64, epoch: Option<u64>, payload: &[u8], out: &mut Vec<u8>) {
-    codec.write(&Event { seq, epoch, payload: Some(payload) }, out);
+/// Writes a [`Response::Event`](super::Response::Event) from its parts, behind the bytes that `out` holds
+/// already. Allocates nothing but room in `out`: a replay goes through here for every event.
+pub(crate) fn encode_event(
+    codec: Codec,
+    seq: u64,
+    epoch: Option<u64>,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), MessageError> {
+    codec.write(&Event { seq, epoch, payload: Some(payload) }, out)
 }
 
-/// At most how many bytes the frame of an event has beside its payload, in CBOR: the prefix, the map's head, six
-/// keys, the kind, `true`, two numbers of up to nine bytes, and the head of a payload shorter than 4 GiB.
+/// At most how many bytes the frame of an event has beside its payload, in CBOR: the prefix, the map's head,
+/// six keys, the kind, `true`, two numbers of up to nine bytes, and the head of a payload below 4 GiB.
 pub(crate) const EVENT_OVERHEAD: usize = PREFIX_LEN + 38;
 
 /// The largest payload of an event whose frame has a body of at most `max_frame_len`, in either codec.
@@ -48,7 +55,7 @@ mod tests {
 
     fn body_len(codec: Codec, payload: &[u8]) -> usize {
         let mut body = Vec::new();
-        encode_event(codec, u64::MAX, Some(u64::MAX), payload, &mut body);
+        encode_event(codec, u64::MAX, Some(u64::MAX), payload, &mut body).unwrap();
         body.len()
     }
 

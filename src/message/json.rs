@@ -8,8 +8,20 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::error::Category;
 
 use super::{JsonError, MAX_NESTING, MessageError, fields::FieldWriter};
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        let (line, column) = (error.line(), error.column());
+        match error.classify() {
+            Category::Eof => Self::Truncated,
+            Category::Data => Self::Field { line, column },
+            Category::Syntax | Category::Io => Self::Malformed { line, column },
+        }
+    }
+}
 
 /// Reads the fields of a body.
 pub(super) fn decode<F: DeserializeOwned>(body: &[u8]) -> Result<F, MessageError> {

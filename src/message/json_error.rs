@@ -1,7 +1,5 @@
 //! Why a JSON body could not be read.
 
-use serde_json::error::Category;
-
 use super::MAX_NESTING;
 
 /// Why a JSON body is not one that this protocol accepts.
@@ -10,6 +8,9 @@ use super::MAX_NESTING;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
+    /// This build reads and writes no JSON, since the feature `json` is off.
+    #[error("the feature `json` of this build is off")]
+    Disabled,
     /// The body ends within the object.
     #[error("JSON ends within the object")]
     Truncated,
@@ -35,15 +36,4 @@ pub enum JsonError {
         /// The byte in the line, from 1.
         column: usize,
     },
-}
-
-impl From<serde_json::Error> for JsonError {
-    fn from(error: serde_json::Error) -> Self {
-        let (line, column) = (error.line(), error.column());
-        match error.classify() {
-            Category::Eof => Self::Truncated,
-            Category::Data => Self::Field { line, column },
-            Category::Syntax | Category::Io => Self::Malformed { line, column },
-        }
-    }
 }

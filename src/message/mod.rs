@@ -12,7 +12,6 @@ mod fields;
 mod head;
 #[cfg(feature = "json")]
 mod json;
-#[cfg(feature = "json")]
 mod json_error;
 mod notification;
 mod request;
@@ -21,11 +20,10 @@ mod validate;
 
 pub(crate) use self::codec::is_json;
 pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
-#[cfg(feature = "json")]
-pub use self::json_error::JsonError;
 pub use self::{
     codec::Codec,
     error::MessageError,
+    json_error::JsonError,
     notification::Notification,
     request::Request,
     response::Response,

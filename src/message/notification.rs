@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{self, Key},
-    codec::Codec,
+    cbor::{self, Key, Source},
+    codec::{self, Codec},
     fields::{self, FieldWriter, Message},
     head,
 };
@@ -55,11 +55,12 @@ impl Notification {
     ///
     /// # Errors
     ///
-    /// [`MessageError::MethodLength`] for a method that is empty or too long; `out` is then untouched.
+    /// [`MessageError::MethodLength`] for a method that is empty or too long;
+    /// [`JsonError::Disabled`](super::JsonError::Disabled) for JSON where this build has none; `out` is then
+    /// untouched.
     pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
         head::check_method(&self.method)?;
-        codec.write(self, out);
-        Ok(())
+        codec.write(self, out)
     }
 
     /// Reads a body of either encoding. With CBOR, `params` share the memory of `body`.
@@ -68,11 +69,7 @@ impl Notification {
     ///
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        let NotificationFields { protocol_version, method, params } = match Codec::of(body) {
-            Codec::Cbor => cbor::decode(cbor::Source::Owned(body))?,
-            #[cfg(feature = "json")]
-            Codec::Json => super::json::decode(body)?,
-        };
+        let NotificationFields { protocol_version, method, params } = codec::decode(Source::Owned(body))?;
         let (protocol_version, method) = head::required_head(protocol_version, method)?;
         Ok(Self { protocol_version, method, params })
     }

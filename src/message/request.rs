@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     MessageError,
     cbor::{self, Key, Source, split_bytes, split_text, split_uint},
-    codec::Codec,
+    codec::{self, Codec},
     fields::{self, FieldWriter, Message},
     head,
 };
@@ -77,11 +77,12 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`MessageError::MethodLength`] for a method that is empty or too long; `out` is then untouched.
+    /// [`MessageError::MethodLength`] for a method that is empty or too long;
+    /// [`JsonError::Disabled`](super::JsonError::Disabled) for JSON where this build has none; `out` is then
+    /// untouched.
     pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
         head::check_method(&self.method)?;
-        codec.write(self, out);
-        Ok(())
+        codec.write(self, out)
     }
 
     /// Reads a body of either encoding. With CBOR, `params` share the memory of `body`.
@@ -130,11 +131,7 @@ impl Request {
 
     fn decode_any(source: Source<'_>) -> Result<Self, MessageError> {
         let RequestFields { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } =
-            match Codec::of(source.body()) {
-                Codec::Cbor => cbor::decode(source)?,
-                #[cfg(feature = "json")]
-                Codec::Json => super::json::decode(source.body())?,
-            };
+            codec::decode(source)?;
         let (protocol_version, method) = head::required_head(protocol_version, method)?;
         let follow = follow.unwrap_or(false);
         Ok(Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch })

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     MessageError,
     cbor::{self, Key, Source, split_bytes, split_uint},
-    codec::Codec,
+    codec::{self, Codec},
     event::Event,
     fields::{self, FieldWriter, Message},
 };
@@ -94,10 +94,10 @@ impl Response {
     ///
     /// # Errors
     ///
-    /// None in this version.
+    /// [`JsonError::Disabled`](super::JsonError::Disabled) for JSON where this build has none; `out` is then
+    /// untouched.
     pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
-        codec.write(self, out);
-        Ok(())
+        codec.write(self, out)
     }
 
     /// Reads a body of either encoding. With CBOR, payloads share the memory of `body`.
@@ -147,11 +147,7 @@ impl Response {
     }
 
     fn decode_any(source: Source<'_>) -> Result<Self, MessageError> {
-        let fields: ResponseFields = match Codec::of(source.body()) {
-            Codec::Cbor => cbor::decode(source)?,
-            #[cfg(feature = "json")]
-            Codec::Json => super::json::decode(source.body())?,
-        };
+        let fields: ResponseFields = codec::decode(source)?;
         fields.try_into()
     }
 }

@@ -163,7 +163,7 @@ proptest! {
     ) {
         for &codec in CODECS {
             let mut out = Vec::new();
-            encode_event(codec, seq, epoch, &payload, &mut out);
+            encode_event(codec, seq, epoch, &payload, &mut out).unwrap();
             let payload = Some(Bytes::copy_from_slice(&payload));
             prop_assert_eq!(out, AnyMessage::encode(&Response::Event { seq, epoch, payload }, codec));
         }

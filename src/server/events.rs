@@ -165,8 +165,7 @@ impl Subscription<'_> {
         let (codec, epoch, max) = (self.exchange.codec, self.log.epoch(), self.exchange.node.max_frame_len());
         for (seq, payload) in batch.drain(..) {
             frame::append(frames, max, |out| {
-                encode_event(codec, seq, Some(epoch), &payload, out);
-                Ok(())
+                encode_event(codec, seq, Some(epoch), &payload, out).map_err(Error::from)
             })?;
         }
         Ok(())
