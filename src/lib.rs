@@ -12,6 +12,22 @@
 //! A call without a time limit waits.
 //!
 //! ```
+//! use palyra_quic::{Result, Router, connected_pair};
+//!
+//! # fn main() -> Result<()> {
+//! smol::block_on(async {
+//!     let router = Router::new().typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(a + b) });
+//!     let pair = connected_pair(router).await?; // Two nodes on loopback, with certificates made for them.
+//!     let sum: u32 = pair.connection.call("demo.add", &(40, 2)).await?;
+//!     assert_eq!(sum, 42);
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! The same step by step, as two programs do it:
+//!
+//! ```
 //! use std::time::Duration;
 //! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Result, Router, ServerTls};
 //!
@@ -19,7 +35,7 @@
 //! smol::block_on(async {
 //!     let ca = CertificateAuthority::new("Example CA")?; // Yours, from PEM or DER, in real life.
 //!
-//!     let router = Router::new().typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(u64::from(a) + u64::from(b)) });
+//!     let router = Router::new().typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(a + b) });
 //!     let tls = ServerTls::new(ca.issue_server(&[])?.identity()).require_client_certificates(ca.trust());
 //!     let server = Endpoint::builder().server(tls).router(router).bind(([127, 0, 0, 1], 0).into())?;
 //!
@@ -27,7 +43,7 @@
 //!     let client = Endpoint::builder().client(tls).bind(([127, 0, 0, 1], 0).into())?;
 //!     let connection = client.connect(server.local_addr()?).await?;
 //!
-//!     let sum: u64 = connection.call("demo.add", &(40, 2)).await?;
+//!     let sum: u32 = connection.call("demo.add", &(40, 2)).await?;
 //!     assert_eq!(sum, 42);
 //!
 //!     server.shutdown(Duration::from_secs(1)).await;
@@ -49,10 +65,10 @@
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
-//! | watch a node | [`Endpoint::stats`], [`Connection::stats`] |
+//! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
 //! | choose the executor | [`AsyncIoRuntime`], `PollRuntime` on one thread, or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
-//! | make certificates to try things out | `CertificateAuthority`, with feature `cert` |
+//! | try things out, make certificates for that | `connected_pair`, `CertificateAuthority`, with feature `cert` |
 //! | test on bad links, in virtual time | `sim`, with feature `sim` |
 //! | read or write single messages | [`Request`], [`Response`], [`Notification`] |
 //!
@@ -73,7 +89,7 @@
 //! | `ecdsa` | yes | certificates with ECDSA keys, and key exchange, on P-256 and P-384; Ed25519 and X25519 are always there |
 //! | `rsa` | yes | certificates with RSA keys; brings `ecdsa` |
 //! | `chacha20poly1305` | yes | the cipher suite for machines without instructions for AES, whose two suites are always there |
-//! | `cert` | no | a small certificate authority for development and tests |
+//! | `cert` | no | a small certificate authority for development and tests, and two endpoints that it connects |
 //! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
@@ -118,7 +134,7 @@ mod value;
 mod wire_error;
 
 #[cfg(feature = "cert")]
-pub use self::cert::{CertificateAuthority, Issued};
+pub use self::cert::{CertificateAuthority, ConnectedPair, Issued, connected_pair};
 #[cfg(feature = "durable")]
 pub use self::events::CursorStore;
 #[cfg(unix)]

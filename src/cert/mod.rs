@@ -1,6 +1,8 @@
-//! A small certificate authority for development, tests and trying things out.
+//! A small certificate authority, and two endpoints that it connects, for development, tests and trying things
+//! out.
 
 mod authority;
+mod connected_pair;
 mod issued;
 mod params;
 mod stored;
@@ -8,4 +10,8 @@ mod stored;
 mod tests;
 mod window;
 
-pub use self::{authority::CertificateAuthority, issued::Issued};
+pub use self::{
+    authority::CertificateAuthority,
+    connected_pair::{ConnectedPair, connected_pair},
+    issued::Issued,
+};
