@@ -105,8 +105,8 @@ impl Allowance {
         }
     }
 
-    /// Counts something cheap to do and useless; `false` once the peer has done it too often.
-    pub(crate) fn forgives(&self, now: Instant) -> bool {
+    /// Counts something useless that costs its peer nothing; `false` once it exceeds `fault_rate`.
+    pub(crate) fn try_consume_fault(&self, now: Instant) -> bool {
         self.faults.take(self.fault_rate, now).is_ok()
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Admission {
 pub(crate) enum Full {
     /// There is neither a free slot, nor one of a handshake that should go.
     Slots,
-    /// There may be a slot in a moment: too many connections are closed and not forgotten yet.
+    /// There may be a slot in a moment: too many connections are draining.
     Draining,
     Address,
     Identity,
@@ -68,19 +68,19 @@ impl Admission {
     }
 
     /// Whether a client has to show that it is at its address before it gets a slot: where it was chosen so,
-    /// where half of the slots for handshakes are taken, or half as many connections are closed and not
-    /// forgotten yet as may be, and where addresses are counted, since anyone could spend another's
+    /// where half of the slots for handshakes are taken, or half as many connections are draining as
+    /// may be, and where addresses are counted, since anyone could spend another's
     /// share.
     pub(crate) fn asks_for_address(&self, known_to_quinn: usize) -> bool {
         self.handshakes.count() >= self.handshakes.max().div_ceil(2)
-            || self.lingering(known_to_quinn) >= self.most_lingering().div_ceil(2)
+            || self.draining(known_to_quinn) >= self.max_draining().div_ceil(2)
             || self.limits.address_validation() == AddressValidation::Always
             || self.counts_addresses()
     }
 
-    /// Connections that quinn knows and that nobody has any more. It forgets them after three probe timeouts
-    /// ([RFC 9000, section 10.2](https://www.rfc-editor.org/rfc/rfc9000#section-10.2)).
-    fn lingering(&self, known_to_quinn: usize) -> usize {
+    /// Connections that are closed and that quinn still knows, which it does for three probe timeouts ([RFC
+    /// 9000, section 10.2](https://www.rfc-editor.org/rfc/rfc9000#section-10.2)).
+    fn draining(&self, known_to_quinn: usize) -> usize {
         // As with slots: each that is or was dialled holds this, which is held once here.
         let dialled = Arc::strong_count(&self.dialled) - 1;
         known_to_quinn.saturating_sub(self.taken() + dialled)
@@ -97,20 +97,20 @@ impl Admission {
         Arc::strong_count(&self.connections) - 1
     }
 
-    /// How many of them there may be before newcomers are refused: peers that come and go in order may use
-    /// the memory of connections that are not there, but for what the state of a handshake costs beyond that
-    /// of a connection, and a node that is full needs some room as well. So all
-    /// that quinn knows is bounded, however fast handshakes come and go.
-    fn most_lingering(&self) -> usize {
+    /// How many connections may be draining before newcomers are refused: as many as there are free slots,
+    /// less those for handshakes, and at least as many as `max_handshakes`, so that a full node has room for
+    /// some. So the sum of what quinn knows is bounded, however fast handshakes come and go.
+    fn max_draining(&self) -> usize {
         let slots = usize::try_from(self.limits.max_connections()).unwrap_or(usize::MAX);
         self.handshakes.max().max(slots.saturating_sub(self.taken() + self.handshakes.max()))
     }
 
-    /// The same for those of one address: who leaves handshakes behind must not keep out those who do not.
-    fn most_lingering_for(&self, newcomer: Option<&Account>, now: Instant) -> usize {
+    /// The same for a client at one address: clients that leave handshakes unfinished must not keep out the
+    /// others.
+    fn max_draining_for(&self, newcomer: Option<&Account>, now: Instant) -> usize {
         match newcomer {
             Some(account) if !leaves_none_behind(account, now) => self.handshakes.max(),
-            _ => self.most_lingering(),
+            _ => self.max_draining(),
         }
     }
 
@@ -123,8 +123,8 @@ impl Admission {
     pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
-        let lingering = self.lingering(known_to_quinn);
-        if lingering >= self.most_lingering_for(account.as_deref(), now) {
+        let draining = self.draining(known_to_quinn);
+        if draining >= self.max_draining_for(account.as_deref(), now) {
             // Under attack there may be many like this one, and a client that is told can try again at its
             // own pace. Otherwise it need not know.
             let attacked = self.handshakes.are_left_unfinished(now);
@@ -297,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn a_full_node_lets_some_linger_too() {
+    fn a_full_node_has_room_for_draining_connections() {
         let admission = slots(2, 2);
         let _first = admit(&admission, HERE).unwrap().complete().unwrap();
         let second = admit(&admission, HERE).unwrap();
         assert_eq!(admission.admit(Some(THERE), 4).unwrap_err(), Full::Draining);
         drop(second);
-        assert!(admission.admit(Some(THERE), 2).is_ok(), "one of them lingers");
+        assert!(admission.admit(Some(THERE), 2).is_ok(), "one of them is draining");
         assert_eq!(admission.admit(Some(THERE), 3).unwrap_err(), Full::Draining);
     }
 

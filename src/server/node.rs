@@ -91,7 +91,7 @@ impl Node {
 
     /// Counts a stream that a peer opened to no purpose, and closes the connection if there were too many.
     pub(super) fn record_fault(&self, link: &Link) {
-        if !link.allowance().forgives(self.clock.now()) && link.is_open() {
+        if !link.allowance().try_consume_fault(self.clock.now()) && link.is_open() {
             self.counters.excessive.add();
             tracing::debug!(remote = %link.remote_address(), "too many streams to no purpose");
             link.close(Code::EXCESSIVE_LOAD, "too many streams to no purpose");
