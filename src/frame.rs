@@ -3,6 +3,11 @@
 //! The reader's contract: no input makes it panic, a length is judged before a byte of its body is
 //! kept, and what is kept grows with the bytes that arrived, whatever length was announced.
 
+#![cfg_attr(
+    not(any(fuzzing, feature = "__internals")),
+    allow(unreachable_pub, reason = "public for `fuzzing`")
+)]
+
 use std::{collections::VecDeque, fmt};
 
 use bytes::{Buf, Bytes};
@@ -109,7 +114,7 @@ fn fill_prefix(buf: &mut [u8], start: usize, max: usize) -> Result<()> {
 
 /// Cuts the bytes of a stream into frame bodies, in whatever pieces they arrive.
 ///
-/// Push each chunk, then take bodies with [`next`](Self::next) until there are none; at the end of
+/// Push each chunk, then take bodies with `next` until there are none; at the end of
 /// the stream ask [`finish`](Self::finish). An error is final: the stream cannot be read on.
 #[doc(hidden)]
 pub struct FrameBuffer {
@@ -167,16 +172,17 @@ impl FrameBuffer {
     ///
     /// [`FrameError::Empty`] or [`FrameError::TooLarge`] as soon as a prefix says so; from then on
     /// the same again.
+    #[cfg(any(test, fuzzing, feature = "__internals"))]
     #[allow(clippy::should_implement_trait, reason = "an iterator would be over for good after its `None`")]
     pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
         self.next_with(|body| body.into_bytes())
     }
 
-    /// As [`next`](Self::next), of a body that `read` sees where it lies.
+    /// The next complete body, as `read` sees it where it lies, or `None` until more is pushed.
     ///
     /// # Errors
     ///
-    /// As for [`next`](Self::next).
+    /// As for `next`.
     pub(crate) fn next_with<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Result<Option<T>, FrameError> {
         let next = self.advance(read);
         if let Err(error) = next {
@@ -187,12 +193,12 @@ impl FrameBuffer {
         next
     }
 
-    /// Checks that the stream may end here. To be asked once [`next`](Self::next) gave `None`.
+    /// Checks that the stream may end here. To be asked once `next` gave `None`.
     ///
     /// # Errors
     ///
     /// [`FrameError::Truncated`] if a frame was begun, be it only its prefix, or the error that
-    /// [`next`](Self::next) failed with.
+    /// `next` failed with.
     pub fn finish(&self) -> Result<(), FrameError> {
         match self.state {
             State::Failed(error) => Err(error),

@@ -20,6 +20,12 @@ mod validate;
 
 pub(crate) use self::codec::is_json;
 pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
+#[cfg(any(fuzzing, feature = "__internals"))]
+pub use self::validate::validate_body;
+#[cfg(not(any(fuzzing, feature = "__internals")))]
+pub(crate) use self::validate::validate_item;
+#[cfg(any(fuzzing, feature = "__internals"))]
+pub use self::validate::validate_item;
 pub use self::{
     codec::Codec,
     error::MessageError,
@@ -27,7 +33,7 @@ pub use self::{
     notification::Notification,
     request::Request,
     response::Response,
-    validate::{CborError, MAX_NESTING, validate_body, validate_item},
+    validate::{CborError, MAX_NESTING},
 };
 pub(crate) use crate::{protocol::PROTOCOL_VERSION, text::printable, wire_error::WireError};
 

@@ -3,6 +3,11 @@
 //! One pass, no allocation, no recursion: the time is bounded by the number of bytes, and the memory
 //! by [`MAX_NESTING`]. No input makes it panic.
 
+#![cfg_attr(
+    not(any(fuzzing, feature = "__internals")),
+    allow(unreachable_pub, reason = "public for `fuzzing`")
+)]
+
 /// How many levels of arrays, maps and tags an item may have, its outermost one included.
 ///
 /// RFC 8949, section 10: a decoder "needs to be prepared" for deep nesting. Messages use two levels;
@@ -60,11 +65,12 @@ pub enum CborError {
 /// # Errors
 ///
 /// The first fault found; see [`CborError`].
+#[cfg(any(test, fuzzing, feature = "__internals"))]
 pub fn validate_body(body: &[u8]) -> Result<(), CborError> {
     read_body(body, |_, _| ())
 }
 
-/// As [`validate_body`], and shows each entry to `visit` on the way; what it was shown counts only where no
+/// As `validate_body`, and shows each entry to `visit` on the way; what it was shown counts only where no
 /// fault is found.
 pub(super) fn read_body<'a>(body: &'a [u8], mut visit: impl FnMut(Key, Scalar<'a>)) -> Result<(), CborError> {
     let mut reader = Reader { rest: body };
@@ -93,7 +99,7 @@ pub(super) fn split_scalar(bytes: &[u8]) -> Option<(Scalar<'_>, &[u8])> {
     }
 }
 
-/// Checks that `bytes` are one item of any type, by the rules of [`validate_body`] but for those about
+/// Checks that `bytes` are one item of any type, by the rules of `validate_body` but for those about
 /// the map and its keys. For parameters and payloads, before they are decoded as the type expected.
 ///
 /// # Errors
