@@ -93,6 +93,13 @@
 //! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
+//!
+//! # Crates that the interface speaks
+//!
+//! [`quinn`] 0.11, [`rustls`] 0.23, [`minicbor`] 2 and [`Bytes`] of bytes 1 are part of the interface, and
+//! exported again: taken from here, their types are always those that this crate means. A new major version
+//! of one of them, which for quinn and rustls is a new number behind `0.`, is a breaking change of this
+//! crate: it comes with a new major version of it, and before 1.0 with a new minor one.
 
 mod address;
 mod admission;
