@@ -64,19 +64,15 @@ fn frames(c: &mut Criterion) {
 }
 
 fn request() -> Request {
-    Request {
-        params: Some(Bytes::from_static(&[7; 64])),
-        timeout_ms: Some(5000),
-        ..Request::new("demo.echo")
-    }
+    Request::new("demo.echo").with_params(Bytes::from_static(&[7; 64])).with_timeout_ms(5000)
 }
 
 fn result() -> Response {
-    Response::Result { payload: Some(Bytes::from_static(&[7; 64])) }
+    Response::result(Some(Bytes::from_static(&[7; 64])))
 }
 
 fn event() -> Response {
-    Response::Event { seq: 123_456, epoch: Some(1 << 52), payload: Some(Bytes::from_static(&[7; 32])) }
+    Response::event(123_456, Some(1 << 52), Some(Bytes::from_static(&[7; 32])))
 }
 
 fn messages(c: &mut Criterion) {

@@ -27,7 +27,7 @@ fn resident() -> usize {
 /// Has one subscriber read fifty megabytes while eight others, each on a connection of its own, do not read;
 /// gives how much the process has grown by it.
 async fn publish_past_the_stalled(server: &Server, log: &EventLog) -> usize {
-    let follow = Request { follow: true, ..Request::new("node.stream_events") };
+    let follow = Request::new("node.stream_events").with_follow();
     let mut stalled = Vec::new();
     for _ in 0..8 {
         let peer = server.raw().await;

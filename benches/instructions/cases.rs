@@ -128,14 +128,14 @@ type Write = Box<dyn Fn(&mut Vec<u8>)>;
 fn writer(message: Message, codec: Codec) -> Write {
     let response = match message {
         Message::Request => {
-            let params = Some(Bytes::from_static(&[7; 64]));
-            let request = Request { params, timeout_ms: Some(5000), ..Request::new("demo.echo") };
+            let params = Bytes::from_static(&[7; 64]);
+            let request = Request::new("demo.echo").with_params(params).with_timeout_ms(5000);
             return Box::new(move |out| request.encode(codec, out).expect("a method of fair length"));
         }
-        Message::Result => Response::Result { payload: Some(Bytes::from_static(&[7; 64])) },
+        Message::Result => Response::result(Some(Bytes::from_static(&[7; 64]))),
         Message::Event => {
             let payload = Some(Bytes::from_static(&[7; 32]));
-            Response::Event { seq: 123_456, epoch: Some(1 << 52), payload }
+            Response::event(123_456, Some(1 << 52), payload)
         }
     };
     Box::new(move |out| response.encode(codec, out).expect("no error in this version"))

@@ -112,13 +112,15 @@ impl Answer {
     /// `None` for kinds that this version does not know.
     pub(crate) fn from_response(response: Response) -> Option<Self> {
         Some(match response {
-            Response::Health { ok, node_rpc_mtls_required, payload } => {
+            Response::Health { ok, node_rpc_mtls_required, payload, .. } => {
                 Self::about_health(ok, node_rpc_mtls_required, payload)
             }
-            Response::Result { payload } => Self::Result { payload: payload.into() },
-            Response::Event { seq, epoch, payload } => Self::Event { seq, epoch, payload: payload.into() },
-            Response::Gap { first_seq, epoch, missed } => Self::Gap { first_seq, missed, epoch },
-            Response::Heartbeat { seq, epoch } => Self::Heartbeat { seq, epoch },
+            Response::Result { payload, .. } => Self::Result { payload: payload.into() },
+            Response::Event { seq, epoch, payload, .. } => {
+                Self::Event { seq, epoch, payload: payload.into() }
+            }
+            Response::Gap { first_seq, epoch, missed, .. } => Self::Gap { first_seq, missed, epoch },
+            Response::Heartbeat { seq, epoch, .. } => Self::Heartbeat { seq, epoch },
             _ => return None,
         })
     }

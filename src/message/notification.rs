@@ -21,7 +21,7 @@ use crate::protocol::PROTOCOL_VERSION;
 /// use palyra_quic::{Codec, Notification};
 ///
 /// # fn main() -> Result<(), palyra_quic::MessageError> {
-/// let note = Notification { params: Some(vec![0xf6].into()), ..Notification::new("demo.note") };
+/// let note = Notification::new("demo.note").with_params(vec![0xf6]);
 /// let mut body = Vec::new();
 /// note.encode(Codec::Cbor, &mut body)?;
 /// assert_eq!(Notification::decode(&body.into())?, note);
@@ -29,6 +29,7 @@ use crate::protocol::PROTOCOL_VERSION;
 /// # }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Notification {
     /// The version of the protocol that the sender speaks. Any is decoded.
     pub protocol_version: u16,
@@ -49,6 +50,13 @@ impl Notification {
     #[must_use]
     pub fn new(method: impl Into<Box<str>>) -> Self {
         Self { protocol_version: PROTOCOL_VERSION, method: method.into(), params: None }
+    }
+
+    /// Sets `params`.
+    #[must_use]
+    pub fn with_params(mut self, params: impl Into<Bytes>) -> Self {
+        self.params = Some(params.into());
+        self
     }
 
     /// Writes the body behind the bytes that `out` holds already.

@@ -21,7 +21,7 @@ use crate::{frame::Body, protocol::PROTOCOL_VERSION};
 /// use palyra_quic::{Codec, Request};
 ///
 /// # fn main() -> Result<(), palyra_quic::MessageError> {
-/// let request = Request { resume_from: Some(41), follow: true, ..Request::new("node.stream_events") };
+/// let request = Request::new("node.stream_events").with_resume_from(41).with_follow();
 /// let mut body = Vec::new();
 /// request.encode(Codec::Cbor, &mut body)?;
 /// assert_eq!(Request::decode(&body.into())?, request);
@@ -29,6 +29,7 @@ use crate::{frame::Body, protocol::PROTOCOL_VERSION};
 /// # }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Request {
     /// The version of the protocol that the caller speaks. Any is decoded, so that a node can answer
     /// one that it does not speak with [`ProtocolMismatch`](super::WireError::ProtocolMismatch).
@@ -68,6 +69,41 @@ impl Request {
             follow: false,
             epoch: None,
         }
+    }
+
+    /// Sets `resume_from`.
+    #[must_use]
+    pub fn with_resume_from(mut self, seq: u64) -> Self {
+        self.resume_from = Some(seq);
+        self
+    }
+
+    /// Sets `params`.
+    #[must_use]
+    pub fn with_params(mut self, params: impl Into<Bytes>) -> Self {
+        self.params = Some(params.into());
+        self
+    }
+
+    /// Sets `timeout_ms`.
+    #[must_use]
+    pub fn with_timeout_ms(mut self, timeout_ms: u64) -> Self {
+        self.timeout_ms = Some(timeout_ms);
+        self
+    }
+
+    /// Sets `follow`.
+    #[must_use]
+    pub fn with_follow(mut self) -> Self {
+        self.follow = true;
+        self
+    }
+
+    /// Sets `epoch`.
+    #[must_use]
+    pub fn with_epoch(mut self, epoch: u64) -> Self {
+        self.epoch = Some(epoch);
+        self
     }
 
     /// Writes the body behind the bytes that `out` holds already.

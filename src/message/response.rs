@@ -22,8 +22,10 @@ use crate::{frame::Body, protocol::PROTOCOL_VERSION, retry_after, text::truncate
 /// use palyra_quic::{Codec, Response, WireError};
 ///
 /// # fn main() -> Result<(), palyra_quic::MessageError> {
-/// let refusal =
-///     Response::Error { error: WireError::PermissionDenied, detail: None, retry_after: None, not_run: true };
+/// let mut refusal = Response::error(WireError::PermissionDenied);
+/// if let Response::Error { not_run, .. } = &mut refusal {
+///     *not_run = true;
+/// }
 /// let mut body = Vec::new();
 /// refusal.encode(Codec::Cbor, &mut body)?;
 /// assert_eq!(Response::decode(&body.into())?, refusal);
@@ -34,6 +36,7 @@ use crate::{frame::Body, protocol::PROTOCOL_VERSION, retry_after, text::truncate
 #[non_exhaustive]
 pub enum Response {
     /// How the node is.
+    #[non_exhaustive]
     Health {
         /// Whether it is well.
         ok: bool,
@@ -43,11 +46,13 @@ pub enum Response {
         payload: Option<Bytes>,
     },
     /// What an application method gave, or one piece of it.
+    #[non_exhaustive]
     Result {
         /// In a form that the method defines.
         payload: Option<Bytes>,
     },
     /// An event of the node's log.
+    #[non_exhaustive]
     Event {
         /// Its sequence number, from 1 and without holes within an epoch.
         seq: u64,
@@ -57,6 +62,7 @@ pub enum Response {
         payload: Option<Bytes>,
     },
     /// Events that the caller missed are gone from the log.
+    #[non_exhaustive]
     Gap {
         /// The sequence number of the oldest event still held, or of the next one.
         first_seq: u64,
@@ -66,6 +72,7 @@ pub enum Response {
         missed: Option<u64>,
     },
     /// Nothing happened for a while; the stream is alive.
+    #[non_exhaustive]
     Heartbeat {
         /// The sequence number of the newest event; 0 before the first.
         seq: u64,
@@ -73,6 +80,7 @@ pub enum Response {
         epoch: u64,
     },
     /// The node did not do what it was asked.
+    #[non_exhaustive]
     Error {
         /// Why.
         error: WireError,
@@ -87,6 +95,42 @@ pub enum Response {
 }
 
 impl Response {
+    /// A [`Health`](Self::Health) of a node that is well, without anything else.
+    #[must_use]
+    pub const fn health() -> Self {
+        Self::Health { ok: true, node_rpc_mtls_required: None, payload: None }
+    }
+
+    /// A [`Result`](Self::Result).
+    #[must_use]
+    pub const fn result(payload: Option<Bytes>) -> Self {
+        Self::Result { payload }
+    }
+
+    /// An [`Event`](Self::Event).
+    #[must_use]
+    pub const fn event(seq: u64, epoch: Option<u64>, payload: Option<Bytes>) -> Self {
+        Self::Event { seq, epoch, payload }
+    }
+
+    /// A [`Gap`](Self::Gap).
+    #[must_use]
+    pub const fn gap(first_seq: u64, epoch: u64, missed: Option<u64>) -> Self {
+        Self::Gap { first_seq, epoch, missed }
+    }
+
+    /// A [`Heartbeat`](Self::Heartbeat).
+    #[must_use]
+    pub const fn heartbeat(seq: u64, epoch: u64) -> Self {
+        Self::Heartbeat { seq, epoch }
+    }
+
+    /// An [`Error`](Self::Error) without anything else: the request may have run.
+    #[must_use]
+    pub const fn error(error: WireError) -> Self {
+        Self::Error { error, detail: None, retry_after: None, not_run: false }
+    }
+
     /// Writes the body behind the bytes that `out` holds already.
     ///
     /// A `detail` of more than 256 bytes is cut to as many whole characters as fit, and a `retry_after`

@@ -429,7 +429,7 @@ impl Answer {
 
 pub(crate) fn result(response: Response) -> Bytes {
     match response {
-        Response::Result { payload } => payload.unwrap_or_default(),
+        Response::Result { payload, .. } => payload.unwrap_or_default(),
         other => panic!("{other:?} instead of a result"),
     }
 }

@@ -776,7 +776,7 @@ fn a_node_that_is_full_is_waited_for_by_followers_alone() {
 
 /// A frame that a peer sends on each stream of events.
 fn event(seq: u64, epoch: Option<u64>) -> Vec<u8> {
-    cbor(&Response::Event { seq, epoch, payload: Some("x".into()) })
+    cbor(&Response::event(seq, epoch, Some("x".into())))
 }
 
 fn cbor(response: &Response) -> Vec<u8> {
@@ -830,8 +830,8 @@ fn told(command: &[&str], answer: Vec<u8>, then: Then) -> Told {
 #[test]
 fn a_peer_that_contradicts_itself_about_events_ends_the_command_with_the_reason() {
     let five = Some(5);
-    let gap = |first_seq, epoch| cbor(&Response::Gap { first_seq, epoch, missed: None });
-    let heartbeat = |seq, epoch| cbor(&Response::Heartbeat { seq, epoch });
+    let gap = |first_seq, epoch| cbor(&Response::gap(first_seq, epoch, None));
+    let heartbeat = |seq, epoch| cbor(&Response::heartbeat(seq, epoch));
     let another_version = frame(&[0xa3, 0, 2, 1, 0x65, b'e', b'r', b'r', b'o', b'r', 2, 0xf4]);
     let without_ok = frame(&[0xa3, 0, 1, 1, 0x65, b'e', b'v', b'e', b'n', b't', 3, 1]);
     let changed = "without a gap";

@@ -36,15 +36,17 @@ fn payload(seq: u64) -> String {
 }
 
 fn event(log: &EventLog, seq: u64) -> Response {
-    Response::Event { seq, epoch: Some(log.epoch()), payload: Some(payload(seq).into()) }
+    Response::event(seq, Some(log.epoch()), Some(payload(seq).into()))
 }
 
 fn gap(log: &EventLog, first_seq: u64, missed: impl Into<Option<u64>>) -> Response {
-    Response::Gap { first_seq, epoch: log.epoch(), missed: missed.into() }
+    Response::gap(first_seq, log.epoch(), missed.into())
 }
 
 fn subscribe(resume_from: Option<u64>, epoch: Option<u64>) -> Request {
-    Request { resume_from, epoch, ..Request::new(STREAM_EVENTS) }
+    let mut request = Request::new(STREAM_EVENTS);
+    (request.resume_from, request.epoch) = (resume_from, epoch);
+    request
 }
 
 /// The answers to a request in either codec, which must be the same.
@@ -214,7 +216,7 @@ fn an_idle_stream_brings_heartbeats() {
     run(async {
         let (server, log) = node_within(often(), 0, 10);
         let connection = server.connect().await;
-        let heartbeat = |seq| Some(Response::Heartbeat { seq, epoch: log.epoch() });
+        let heartbeat = |seq| Some(Response::heartbeat(seq, log.epoch()));
         for codec in [Codec::Cbor, Codec::Json] {
             let begun = log.last_seq();
             let call = connection.request(STREAM_EVENTS).resume_from(begun).follow().codec(codec);
@@ -263,7 +265,7 @@ fn a_subscriber_that_is_too_slow_gets_a_gap_and_goes_on() {
         let mut transport = TransportConfig::default();
         transport.stream_receive_window(VarInt::from_u32(4096));
         let peer = server.raw_with(transport).await;
-        let request = Request { follow: true, ..subscribe(None, None) };
+        let request = subscribe(None, None).with_follow();
         let mut stream = peer.send(&frame(&encode(&request, Codec::Cbor))).await;
         stream.finish();
         // It has begun, and reads no more.
@@ -281,7 +283,7 @@ fn a_subscriber_that_is_too_slow_gets_a_gap_and_goes_on() {
                     assert_eq!(seq, seen + 1, "neither holes nor repetitions");
                     seen = seq;
                 }
-                Response::Gap { first_seq, missed: count, epoch } => {
+                Response::Gap { first_seq, missed: count, epoch, .. } => {
                     assert_eq!(epoch, log.epoch());
                     assert_eq!(first_seq, seen + 1 + count.unwrap(), "the count is right");
                     missed += count.unwrap();
@@ -420,7 +422,7 @@ fn a_subscriber_may_set_a_time_limit() {
     run(async {
         let (server, log) = node(1, 1);
         let peer = server.raw().await;
-        let request = Request { follow: true, timeout_ms: Some(50), ..subscribe(None, None) };
+        let request = subscribe(None, None).with_follow().with_timeout_ms(50);
         let frames = peer.request(&encode(&request, Codec::Cbor)).await.frames();
         let [first, last] = &*frames else { panic!("{} frames", frames.len()) };
         assert_eq!(decode(first), event(&log, 1));

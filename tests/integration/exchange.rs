@@ -579,7 +579,7 @@ const MAX: usize = 524_288;
 
 /// How many bytes of parameters fill a request for `count` to this many bytes.
 fn params_for(body: usize) -> usize {
-    let request = |params| Request { params: Some(vec![0; params].into()), ..Request::new("count") };
+    let request = |params| Request::new("count").with_params(vec![0; params]);
     let params = body - (crate::common::encode(&request(body), Codec::Cbor).len() - body);
     assert_eq!(crate::common::encode(&request(params), Codec::Cbor).len(), body);
     params
@@ -630,7 +630,7 @@ fn an_answer_that_does_not_fit_a_frame_is_an_error_and_not_half_an_answer() {
         let server = serve(router);
         let connection = server.connect().await;
         let mut body = Vec::new();
-        Response::Result { payload: Some(vec![0; 400_000].into()) }.encode(Codec::Cbor, &mut body).unwrap();
+        Response::result(Some(vec![0; 400_000].into())).encode(Codec::Cbor, &mut body).unwrap();
         let most = MAX - (body.len() - 400_000);
         assert_eq!(connection.call_raw("fill", most.to_string()).await.unwrap().len(), most);
         let error = connection.call_raw("fill", (most + 1).to_string()).await.unwrap_err();

@@ -81,7 +81,7 @@ fn a_frame_over_the_limit_is_refused_with_its_body_behind_it() {
 
 /// A body for `demo.run` of just this length.
 fn body_of(length: usize) -> Vec<u8> {
-    let with = |params: usize| Request { params: Some(vec![7; params].into()), ..Request::new("demo.run") };
+    let with = |params: usize| Request::new("demo.run").with_params(vec![7; params]);
     let around = encode(&with(length), Codec::Cbor).len() - length;
     let body = encode(&with(length - around), Codec::Cbor);
     assert_eq!(body.len(), length);

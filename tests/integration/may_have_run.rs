@@ -129,7 +129,7 @@ fn what_the_node_refuses_has_not_run() {
 
         // What no caller of this crate sends.
         let raw = server.raw().await;
-        let late = Request { timeout_ms: Some(0), ..Request::new("forbidden") };
+        let late = Request::new("forbidden").with_timeout_ms(0);
         for (body, expected) in [
             (map(&[&entry(0, 2), &entry(1, "typed")]), WireError::ProtocolMismatch),
             (map(&[&entry(0, 1)]), WireError::InvalidRequest),
@@ -207,12 +207,10 @@ impl Scripted {
 }
 
 fn error(error: &str, not_run: Option<bool>, codec: Codec) -> Vec<u8> {
-    let refusal = Response::Error {
-        error: WireError::from(error),
-        detail: None,
-        retry_after: None,
-        not_run: not_run == Some(true),
-    };
+    let mut refusal = Response::error(WireError::from(error));
+    if let Response::Error { not_run: field, .. } = &mut refusal {
+        *field = not_run == Some(true);
+    }
     let mut body = Vec::new();
     refusal.encode(codec, &mut body).unwrap();
     if not_run == Some(false) {
@@ -225,7 +223,7 @@ fn error(error: &str, not_run: Option<bool>, codec: Codec) -> Vec<u8> {
 
 fn result() -> Vec<u8> {
     let mut body = Vec::new();
-    Response::Result { payload: None }.encode(Codec::Cbor, &mut body).unwrap();
+    Response::result(None).encode(Codec::Cbor, &mut body).unwrap();
     frame(&body)
 }
 

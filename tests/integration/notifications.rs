@@ -32,8 +32,7 @@ fn noting(router: Router, told: Sender<Bytes>) -> Router {
 }
 
 fn note_in(codec: Codec, params: &str) -> Vec<u8> {
-    let note =
-        Notification { params: Some(Bytes::copy_from_slice(params.as_bytes())), ..Notification::new("note") };
+    let note = Notification::new("note").with_params(params.to_owned());
     let mut body = Vec::new();
     note.encode(codec, &mut body).unwrap();
     frame(&body)
@@ -516,8 +515,7 @@ fn notifications_are_refused_where_the_peer_is_known_to_speak_json_alone() {
         format!(r#"{{"protocol_version":1,"kind":"error","ok":false,"error":"{error}"}}"#).into_bytes()
     };
     let mut in_cbor = Vec::new();
-    let invalid_request =
-        Response::Error { error: WireError::InvalidRequest, detail: None, retry_after: None, not_run: false };
+    let invalid_request = Response::error(WireError::InvalidRequest);
     invalid_request.encode(Codec::Cbor, &mut in_cbor).unwrap();
     run(async {
         assert!(is_json_only(Codec::Cbor, &refusal("invalid_request")).await);

@@ -123,7 +123,7 @@ fn params_have_levels_of_their_own() {
     let opaque = [vec![0x81; 1000], b"not CBOR \xff".to_vec()].concat();
     run(async {
         let (server, runs) = node();
-        let request = Request { params: Some(opaque.clone().into()), ..Request::new("m") };
+        let request = Request::new("m").with_params(opaque.clone());
         for codec in [Codec::Cbor, Codec::Json] {
             let answer = server.raw().await.request(&encode(&request, codec)).await;
             assert_eq!(crate::common::result(answer.only_in(codec)), opaque);
@@ -414,7 +414,7 @@ const LONG: Duration = Duration::from_secs(1000);
 const SHORT: Duration = Duration::from_millis(50);
 
 fn timed(method: &str, timeout_ms: u64) -> Vec<u8> {
-    encode(&Request { timeout_ms: Some(timeout_ms), ..Request::new(method) }, Codec::Cbor)
+    encode(&Request::new(method).with_timeout_ms(timeout_ms), Codec::Cbor)
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Link {
     async fn assert_goes_on(&self) {
         for via in BOTH {
             let outcome = self.answered(via, &frame(&result()), End::Fin).await;
-            assert_eq!(outcome.answers, [Response::Result { payload: Some(Bytes::from_static(b"x")) }]);
+            assert_eq!(outcome.answers, [Response::result(Some(Bytes::from_static(b"x")))]);
             assert!(outcome.error.is_none());
         }
     }
@@ -323,7 +323,7 @@ fn a_response_that_has_all_it_needs_is_taken() {
         let link = Link::new().await;
         let bare = map(&[VERSION, &entry(1, "result"), OK]);
         let outcome = link.answered(Via::Call, &frame(&bare), End::Fin).await;
-        assert_eq!(outcome.answers, [Response::Result { payload: None }]);
+        assert_eq!(outcome.answers, [Response::result(None)]);
         let detail = "x".repeat(256);
         let detailed =
             map(&[VERSION, &entry(1, "error"), FAILED, &entry(5, "internal"), &entry(11, &*detail)]);
@@ -418,7 +418,7 @@ fn unknown_keys_are_ignored() {
             let unknown = entry(key, [1, 2]);
             let (right, wrong) = (with(&[0x41, b'x'], &unknown), with(&[0xf6], &unknown));
             let outcome = link.answered(Via::Call, &frame(&right), End::Fin).await;
-            assert_eq!(outcome.answers, [Response::Result { payload: Some(Bytes::from_static(b"x")) }]);
+            assert_eq!(outcome.answers, [Response::result(Some(Bytes::from_static(b"x")))]);
             let outcome = link.answered(Via::Call, &frame(&wrong), End::Fin).await;
             assert_eq!(outcome.kind(), &ErrorKind::Protocol, "known keys are not");
         }
@@ -432,7 +432,7 @@ fn an_answer_may_be_in_the_other_codec() {
         let json =
             frame(br#"{"protocol_version":1,"kind":"result","ok":true,"payload":"eA==","novelty":[1]}"#);
         let mixed = [frame(&result()), json.clone()].concat();
-        let payload = Response::Result { payload: Some(Bytes::from_static(b"x")) };
+        let payload = Response::result(Some(Bytes::from_static(b"x")));
         for (via, bytes, count) in [(Via::Call, &json, 1), (Via::Stream, &mixed, 2)] {
             let outcome = link.answered(via, bytes, End::Fin).await;
             assert!(outcome.error.is_none());

@@ -39,15 +39,15 @@ fn event(seq: u64) -> Response {
 }
 
 fn event_of(seq: u64, epoch: Option<u64>) -> Response {
-    Response::Event { seq, epoch, payload: Some(Bytes::from_static(b"x")) }
+    Response::event(seq, epoch, Some(Bytes::from_static(b"x")))
 }
 
 fn gap(first_seq: u64, epoch: u64) -> Response {
-    Response::Gap { first_seq, epoch, missed: None }
+    Response::gap(first_seq, epoch, None)
 }
 
 fn heartbeat(seq: u64, epoch: u64) -> Response {
-    Response::Heartbeat { seq, epoch }
+    Response::heartbeat(seq, epoch)
 }
 
 fn behind(epoch: impl Into<Option<u64>>, seq: u64) -> Option<Cursor> {
@@ -110,7 +110,7 @@ fn cases() -> Vec<Case> {
         case("a gap to nowhere", None, &[event(1), gap(2, 5)], &[Event(1)], Violation),
         case("two gaps back", behind(5, 90), &[gap(40, 5), gap(4, 5)], &[Gap(39)], Violation),
         case("a gap back behind a heartbeat", behind(5, 9), &[heartbeat(9, 5), gap(4, 5)], &[], Violation),
-        case("no event", None, &[event(1), Response::Result { payload: None }], &[Event(1)], Violation),
+        case("no event", None, &[event(1), Response::result(None)], &[Event(1)], Violation),
     ]
 }
 

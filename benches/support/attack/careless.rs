@@ -105,7 +105,7 @@ async fn accept(endpoint: Endpoint, handshakes: usize) {
 async fn answer(mut send: SendStream, mut recv: RecvStream) -> Result<()> {
     let request = Request::decode(&Bytes::from(read(&mut recv).await?))?;
     let mut body = Vec::new();
-    Response::Result { payload: request.params }.encode(Codec::Cbor, &mut body)?;
+    Response::result(request.params).encode(Codec::Cbor, &mut body)?;
     send.write_all(&u32::try_from(body.len())?.to_be_bytes()).await?;
     send.write_all(&body).await?;
     send.finish()?;

@@ -122,7 +122,7 @@ pub(super) fn varint(code: Code) -> quinn::VarInt {
 
 /// A request as a frame.
 pub(super) fn request(method: &str, params: Vec<u8>) -> Result<Vec<u8>> {
-    let request = Request { params: Some(params.into()), ..Request::new(method) };
+    let request = Request::new(method).with_params(params);
     let mut body = Vec::new();
     request.encode(Codec::Cbor, &mut body)?;
     frame(&body)
