@@ -1,6 +1,9 @@
 //! One error type, sorted by who is at fault.
 
-use std::{error::Error as StdError, fmt, io, net::SocketAddr, time::Duration};
+mod io;
+mod kind;
+
+use std::{error::Error as StdError, fmt, net::SocketAddr, time::Duration};
 
 use crate::{
     code::{Code, CodeClass},
@@ -8,6 +11,8 @@ use crate::{
     text::printable,
     wire_error::WireError,
 };
+
+pub use self::kind::ErrorKind;
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,12 +42,12 @@ struct Inner {
     /// The cause may be this side's own, and pass.
     temporary: bool,
     source: Option<Source>,
-    exchange: Exchange,
+    context: Context,
 }
 
-/// What failed, with whom, as far as that is known.
+/// Which method failed, and with which peer, as far as that is known.
 #[derive(Debug, Default)]
-struct Exchange {
+struct Context {
     method: Option<Box<str>>,
     /// The name by which the peer was dialled.
     host: Option<Box<str>>,
@@ -61,73 +66,6 @@ enum Progress {
     Answered,
 }
 
-/// The kinds of failure, sorted by who is at fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    // On this side.
-    /// The configuration contradicts itself or cannot be parsed: limits, pins, PEM, keys, names.
-    InvalidConfig,
-    /// The operating system refused something, or cannot resolve a host name; [`source`](StdError::source)
-    /// is the [`io::Error`]. For sockets: by [`bind`](crate::EndpointBuilder::bind) alone, since later errors
-    /// of the socket are lost datagrams, or [end the endpoint](crate::Endpoint::closed).
-    Io,
-    /// A message that this side was asked to send is larger than `max_frame_bytes`.
-    MessageTooLarge,
-    /// A value could not be encoded, or a reply did not decode as the type asked for.
-    Codec,
-    /// The endpoint or connection was closed by this side: on request, or because the endpoint's socket has
-    /// failed, which [`source`](StdError::source) says with an [`io::Error`].
-    Closed,
-    /// This side's time limit passed; [`may_have_run`](Error::may_have_run) says whether the request had
-    /// left.
-    DeadlineExceeded,
-    /// A bound of this side is reached; there may be room again later.
-    Exhausted,
-
-    // On the way.
-    /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked. Where the system did not
-    /// take a datagram to the peer meanwhile, [`source`](StdError::source) is the latest such [`io::Error`].
-    HandshakeTimeout,
-    /// The connection fell silent for longer than `idle_timeout`, or the peer lost its state.
-    ConnectionLost,
-
-    // The peer's identity, or what it thinks of ours.
-    /// The peer's certificate is not one of the pinned ones.
-    PinMismatch,
-    /// The peer's certificate was not acceptable: expired, unknown issuer, wrong name, wrong use, or a chain
-    /// that is larger than `max_certificate_chain_bytes`. Where the cause may be this side's own, a
-    /// revocation list that is out of date or a clock that is behind, the failure [may
-    /// pass](Error::is_retryable).
-    PeerCertificate,
-    /// The peer refused this side's certificate, or its chain for its size, or asked for one that was not
-    /// there.
-    CertificateRefused,
-    /// The peer does not speak `palyra-quic-v1`.
-    AlpnMismatch,
-    /// The peer speaks no QUIC or TLS version that this side does.
-    VersionMismatch,
-
-    // At the peer.
-    /// The peer refused the connection before the handshake: it is full, or shutting down.
-    Refused,
-    /// The peer closed the connection with this code.
-    ConnectionClosed(Code),
-    /// The peer reset or stopped the stream with this code.
-    StreamReset(Code),
-    /// The peer answered with an error.
-    Remote(WireError),
-    /// The peer is known to be a node that cannot do this: one of the tokio implementation reads no
-    /// notifications, see [`Connection::is_json_only`](crate::Connection::is_json_only).
-    Unsupported,
-    /// A frame ended before its announced length, or an answer before its end.
-    Truncated,
-    /// The peer announced a frame larger than `max_frame_bytes`.
-    FrameTooLarge,
-    /// The peer broke the protocol.
-    Protocol,
-}
-
 impl Error {
     pub(crate) fn new(kind: ErrorKind) -> Self {
         Self(Box::new(Inner {
@@ -137,25 +75,25 @@ impl Error {
             request: Progress::NotSent,
             temporary: false,
             source: None,
-            exchange: Exchange::default(),
+            context: Context::default(),
         }))
     }
 
     /// Adds which method was called, unless it is known.
     pub(crate) fn of_method(mut self, method: &str) -> Self {
-        self.0.exchange.method.get_or_insert_with(|| method.into());
+        self.0.context.method.get_or_insert_with(|| method.into());
         self
     }
 
     /// Adds the name of the host that was dialled, unless it is known.
     pub(crate) fn of_host(mut self, host: &str) -> Self {
-        self.0.exchange.host.get_or_insert_with(|| host.into());
+        self.0.context.host.get_or_insert_with(|| host.into());
         self
     }
 
     /// Adds the peer, unless it is known.
     pub(crate) fn at(mut self, peer: SocketAddr) -> Self {
-        self.0.exchange.peer.get_or_insert(peer);
+        self.0.context.peer.get_or_insert(peer);
         self
     }
 
@@ -210,7 +148,7 @@ impl Error {
 
     /// Takes the text and the cause of another error, and keeps what is known of the request.
     pub(crate) fn explained_by(mut self, other: Self) -> Self {
-        let Inner { kind: _, detail, retry_after: _, request: _, temporary: _, source, exchange: _ } =
+        let Inner { kind: _, detail, retry_after: _, request: _, temporary: _, source, context: _ } =
             *other.0;
         self.0.detail = detail;
         self.0.source = source;
@@ -240,13 +178,13 @@ impl Error {
     /// The method that was called, or notified, when this failed.
     #[must_use]
     pub fn method(&self) -> Option<&str> {
-        self.0.exchange.method.as_deref()
+        self.0.context.method.as_deref()
     }
 
     /// The address of the peer that was called, or dialled, when this failed.
     #[must_use]
     pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.0.exchange.peer
+        self.0.context.peer
     }
 
     /// How long the peer asks to wait before the next attempt, where it says.
@@ -362,47 +300,18 @@ impl Error {
     }
 }
 
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InvalidConfig => "invalid configuration",
-            Self::Io => "I/O error",
-            Self::MessageTooLarge => "message too large to send",
-            Self::Codec => "encoding failed",
-            Self::Closed => "closed by this side",
-            Self::DeadlineExceeded => "deadline exceeded",
-            Self::Exhausted => "no room",
-            Self::HandshakeTimeout => "handshake timed out",
-            Self::ConnectionLost => "connection lost",
-            Self::PinMismatch => "pin mismatch",
-            Self::PeerCertificate => "peer certificate not acceptable",
-            Self::CertificateRefused => "certificate refused by the peer",
-            Self::AlpnMismatch => "ALPN mismatch",
-            Self::VersionMismatch => "version mismatch",
-            Self::Refused => "connection refused by the peer",
-            Self::ConnectionClosed(code) => return write!(f, "connection closed by the peer: {code}"),
-            Self::StreamReset(code) => return write!(f, "stream reset by the peer: {code}"),
-            Self::Remote(error) => return fmt::Display::fmt(error, f),
-            Self::Unsupported => "not supported by the peer",
-            Self::Truncated => "truncated message",
-            Self::FrameTooLarge => "frame too large",
-            Self::Protocol => "protocol violation by the peer",
-        })
-    }
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0.kind, f)?;
         if let Some(detail) = &self.0.detail {
             write!(f, ": {detail}")?;
         }
-        fmt::Display::fmt(&self.0.exchange, f)
+        fmt::Display::fmt(&self.0.context, f)
     }
 }
 
 /// Behind what failed, in brackets.
-impl fmt::Display for Exchange {
+impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = self.method.as_deref().map(|method| printable(method, MAX_METHOD_BYTES));
         let host = self.host.as_deref().map(|host| printable(host, MAX_METHOD_BYTES));
@@ -428,7 +337,7 @@ impl fmt::Display for Exchange {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, request, temporary, source, exchange } = &*self.0;
+        let Inner { kind, detail, retry_after, request, temporary, source, context } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
@@ -436,7 +345,7 @@ impl fmt::Debug for Error {
             .field("request", request)
             .field("temporary", temporary)
             .field("source", source)
-            .field("exchange", exchange)
+            .field("context", context)
             .finish()
     }
 }
@@ -448,67 +357,16 @@ impl StdError for Error {
     }
 }
 
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
         Self::new(ErrorKind::Io).caused_by(error)
-    }
-}
-
-/// For interfaces that speak [`io::Error`]. The error itself is its inner one, and the kind the nearest that the
-/// standard library has.
-///
-/// ```
-/// use std::io;
-/// use palyra_quic::{Error, ErrorKind};
-///
-/// let error = io::Error::from("not hexadecimal".parse::<palyra_quic::Pin>().unwrap_err());
-/// assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-/// let error = error.downcast::<Error>().unwrap();
-/// assert_eq!(error.kind(), &ErrorKind::InvalidConfig);
-/// ```
-impl From<Error> for io::Error {
-    fn from(error: Error) -> Self {
-        Self::new(io_kind(&error), error)
-    }
-}
-
-fn io_kind(error: &Error) -> io::ErrorKind {
-    use io::ErrorKind as Io;
-    if error.is_timeout() {
-        return Io::TimedOut;
-    }
-    match error.kind() {
-        // As the operating system has it, which may be one of many.
-        ErrorKind::Io => {
-            let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-            source.map_or(Io::Other, io::Error::kind)
-        }
-        ErrorKind::InvalidConfig | ErrorKind::MessageTooLarge | ErrorKind::Codec => Io::InvalidInput,
-        ErrorKind::Closed => Io::NotConnected,
-        ErrorKind::DeadlineExceeded | ErrorKind::HandshakeTimeout => Io::TimedOut,
-        ErrorKind::Exhausted => Io::WouldBlock,
-        ErrorKind::ConnectionLost => Io::ConnectionAborted,
-        ErrorKind::PinMismatch | ErrorKind::PeerCertificate | ErrorKind::CertificateRefused => {
-            Io::PermissionDenied
-        }
-        ErrorKind::Refused => Io::ConnectionRefused,
-        ErrorKind::ConnectionClosed(_) | ErrorKind::StreamReset(_) if error.is_authentication() => {
-            Io::PermissionDenied
-        }
-        ErrorKind::ConnectionClosed(_) | ErrorKind::StreamReset(_) => Io::ConnectionReset,
-        ErrorKind::Remote(WireError::PermissionDenied) => Io::PermissionDenied,
-        ErrorKind::Remote(WireError::UnsupportedMethod)
-        | ErrorKind::AlpnMismatch
-        | ErrorKind::VersionMismatch
-        | ErrorKind::Unsupported => Io::Unsupported,
-        ErrorKind::Remote(_) => Io::Other,
-        ErrorKind::Truncated => Io::UnexpectedEof,
-        ErrorKind::FrameTooLarge | ErrorKind::Protocol => Io::InvalidData,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -557,32 +415,6 @@ mod tests {
         {
             let error = Error::new(ErrorKind::Remote(WireError::from(name)));
             assert_eq!(error.to_string(), "unnamed error");
-        }
-    }
-
-    #[test]
-    fn an_io_error_has_the_nearest_kind_and_keeps_the_error() {
-        use io::ErrorKind as Io;
-        let os = Error::from(io::Error::from(Io::AddrInUse));
-        for (error, expected) in [
-            (os, Io::AddrInUse),
-            (Error::new(ErrorKind::Io), Io::Other),
-            (Error::invalid_config("x"), Io::InvalidInput),
-            (Error::new(ErrorKind::HandshakeTimeout), Io::TimedOut),
-            (Error::new(ErrorKind::StreamReset(Code::DEADLINE_EXCEEDED)), Io::TimedOut),
-            (Error::new(ErrorKind::StreamReset(Code::CANCELLED)), Io::ConnectionReset),
-            (Error::new(ErrorKind::ConnectionClosed(Code::IDENTITY_REJECTED)), Io::PermissionDenied),
-            (Error::new(ErrorKind::Remote(WireError::DeadlineExceeded)), Io::TimedOut),
-            (Error::new(ErrorKind::Remote(WireError::UnsupportedMethod)), Io::Unsupported),
-            (Error::new(ErrorKind::Remote(WireError::Internal)), Io::Other),
-            (Error::new(ErrorKind::Refused), Io::ConnectionRefused),
-            (Error::new(ErrorKind::Truncated), Io::UnexpectedEof),
-            (Error::new(ErrorKind::FrameTooLarge), Io::InvalidData),
-        ] {
-            let kind = error.kind().clone();
-            let converted = io::Error::from(error);
-            assert_eq!(converted.kind(), expected, "{kind:?}");
-            assert_eq!(converted.downcast::<Error>().unwrap().kind(), &kind);
         }
     }
 
