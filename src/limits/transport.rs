@@ -253,7 +253,7 @@ pub enum AddressValidation {
 }
 
 /// Collects limits and checks them together; see [`TransportLimits::builder`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportLimitsBuilder(pub(super) TransportLimits);
 
 #[cfg(test)]
