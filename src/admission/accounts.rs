@@ -13,7 +13,7 @@ use crate::{
     tls::{Fingerprint, PeerIdentity},
 };
 
-/// Who is meant: by certificate, or by address if there is none.
+/// Whose account it is: by certificate, or by address for a peer without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Payer {
     Identity(Fingerprint),
@@ -38,7 +38,7 @@ impl Payer {
     }
 }
 
-/// What a peer has had of what is rationed.
+/// What a peer has used of its limits.
 #[derive(Debug)]
 pub(crate) struct Account {
     open: AtomicU32,
@@ -105,16 +105,16 @@ struct Table {
     tidy_at: usize,
 }
 
-/// How many peers who are not there are remembered, before the table is tidied up. An account has about 150
-/// bytes.
-const MOST_ABSENT: usize = 1024;
+/// At most this many accounts of peers without a connection are kept when the table is tidied up. An account
+/// has about 150 bytes.
+const MAX_ABSENT: usize = 1024;
 
 impl Accounts {
     pub(crate) fn new() -> Self {
-        Self { table: Mutex::new(Table { accounts: HashMap::new(), tidy_at: MOST_ABSENT }) }
+        Self { table: Mutex::new(Table { accounts: HashMap::new(), tidy_at: MAX_ABSENT }) }
     }
 
-    /// The account of this peer. It outlasts its connections for as long as it makes a difference: who comes
+    /// The account of this peer. It outlasts its connections until its buckets are full: a peer that comes
     /// back finds its rates as it left them.
     pub(crate) fn of(&self, payer: Payer, now: Instant) -> Arc<Account> {
         let mut table = lock(&self.table);
@@ -131,13 +131,12 @@ impl Table {
         self.accounts.retain(|_, account| is_present(account) || !account.is_forgettable(now));
         let absent = self.accounts.values().filter(|account| !is_present(account));
         let mut remembered: Vec<Duration> = absent.map(|account| account.forgettable_after(now)).collect();
-        // Peers who come in such numbers cannot all be remembered. Those go who have the least to be
-        // remembered for.
-        if let Some(surplus) = remembered.len().checked_sub(MOST_ABSENT) {
+        // Above the limit, the accounts whose buckets are full soonest are dropped first.
+        if let Some(surplus) = remembered.len().checked_sub(MAX_ABSENT) {
             let (_, &mut last, _) = remembered.select_nth_unstable(surplus);
             self.accounts.retain(|_, account| is_present(account) || account.forgettable_after(now) > last);
         }
-        self.tidy_at = self.accounts.len() + MOST_ABSENT;
+        self.tidy_at = self.accounts.len() + MAX_ABSENT;
     }
 }
 
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_back_finds_its_rates_as_it_left_them() {
+    fn a_peer_that_comes_back_finds_its_rates_as_it_left_them() {
         let (accounts, now, rate) = (Accounts::new(), Instant::now(), Rate::per_second(1));
         assert!(accounts.of(address(1), now).requests.take(rate, now).is_ok());
         assert!(accounts.of(address(1), now).requests.take(rate, now).is_err());
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_most_to_be_remembered_for_is_forgotten_last() {
+    fn the_account_that_takes_longest_to_refill_is_forgotten_last() {
         let (accounts, now) = (Accounts::new(), Instant::now());
         let hourly = Rate::every(Duration::from_secs(3600));
         accounts.of(address(0), now).requests.take(hourly, now).unwrap();
@@ -194,10 +193,10 @@ mod tests {
         for n in 1..10_000 {
             let account = accounts.of(address(n), now);
             account.requests.take(rate, now).unwrap();
-            assert!(lock(&accounts.table).accounts.len() <= 2 * MOST_ABSENT + 1);
+            assert!(lock(&accounts.table).accounts.len() <= 2 * MAX_ABSENT + 1);
         }
         assert!(Arc::ptr_eq(&present, &accounts.of(address(0), now)));
         lock(&accounts.table).tidy(now + Duration::from_secs(2));
-        assert_eq!(lock(&accounts.table).accounts.len(), 1, "the others have nothing to be remembered for");
+        assert_eq!(lock(&accounts.table).accounts.len(), 1, "the buckets of the others are full");
     }
 }

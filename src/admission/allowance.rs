@@ -14,7 +14,7 @@ use crate::{
     runtime::Clock,
 };
 
-/// What the peer of one connection may take: memory for its frames, requests, and patience.
+/// What the peer of one connection may take: memory for its frames, requests, and faults.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     share: Arc<Share>,
@@ -25,7 +25,7 @@ pub(crate) struct Allowance {
     refusal_rate: Rate,
     faults: Bucket,
     fault_rate: Rate,
-    patience: Duration,
+    max_notification_wait: Duration,
     _dialled: Option<Arc<()>>,
 }
 
@@ -55,7 +55,7 @@ impl Allowance {
             refusal_rate: request_rate.at_least(limits.max_concurrent_bidi_streams()),
             faults: Bucket::new(now),
             fault_rate: limits.fault_rate(),
-            patience: limits.request_read_timeout(),
+            max_notification_wait: limits.request_read_timeout(),
             _dialled: dialled,
         }
     }
@@ -95,7 +95,7 @@ impl Allowance {
     /// Waits until a notification may be handled, which counts as a request; `false` where that is too long.
     pub(crate) async fn notification(&self, clock: &Clock) -> bool {
         let Some(account) = &self.account else { return true };
-        match account.requests.take_later(self.request_rate, clock.now(), self.patience) {
+        match account.requests.take_later(self.request_rate, clock.now(), self.max_notification_wait) {
             Some(Duration::ZERO) => true,
             Some(wait) => {
                 clock.sleep(wait).await;

@@ -18,26 +18,26 @@ use crate::{
     sync::{Event, EventListener, Mutex, SemaphoreGuardArc, lock},
 };
 
-/// How long a handshake is safe from newcomers that are no better: some round trips, and the time of a slow
-/// core.
-const GRACE: Duration = Duration::from_millis(500);
-/// How long after an unfinished handshake there may be more of them.
-const LATELY: Duration = Duration::from_secs(10);
+/// How long a handshake may take before a newcomer with an equal claim may evict it: some round trips, and
+/// the time of a slow core.
+const MIN_TIME: Duration = Duration::from_millis(500);
+/// For how long after an unfinished handshake more of them are expected.
+const RECENT: Duration = Duration::from_secs(10);
 /// How long an unfinished handshake is held against an address, and how many are.
-const MEMORY: Rate = Rate::every(Duration::from_secs(30)).burst(100);
+const UNFINISHED_RATE: Rate = Rate::every(Duration::from_secs(30)).burst(100);
 
 #[derive(Debug)]
 pub(super) struct Handshakes {
     max: usize,
-    under_way: Mutex<UnderWay>,
+    pending: Mutex<PendingHandshakes>,
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct PendingHandshakes {
     /// Oldest first.
     entries: Vec<Entry>,
     next_id: u64,
-    chance: Rng,
+    rng: Rng,
     /// When the latest of them was given up or left unfinished.
     unfinished_at: Option<Instant>,
 }
@@ -46,11 +46,11 @@ struct UnderWay {
 struct Entry {
     id: u64,
     since: Instant,
-    /// The address, where the client is known to be there.
+    /// The address, where the client's address is validated.
     account: Option<Arc<Account>>,
     permit: SemaphoreGuardArc,
     of_address: Option<Opened>,
-    given_up: Event,
+    evicted: Event,
 }
 
 /// A connection in its handshake. Its slots are free again when this is dropped.
@@ -59,7 +59,7 @@ pub(crate) struct Handshake {
     handshakes: Arc<Handshakes>,
     id: u64,
     account: Option<Arc<Account>>,
-    given_up: EventListener,
+    evicted: EventListener,
 }
 
 /// Held by a connection for as long as it is open, or served.
@@ -80,19 +80,23 @@ impl ConnectionSlot {
 impl Handshakes {
     pub(super) fn new(max: usize) -> Arc<Self> {
         // Who has to go is nobody's secret: an attacker may evict its own.
-        let under_way =
-            UnderWay { entries: Vec::new(), next_id: 0, chance: Rng::with_seed(0), unfinished_at: None };
-        Arc::new(Self { max, under_way: Mutex::new(under_way) })
+        let pending = PendingHandshakes {
+            entries: Vec::new(),
+            next_id: 0,
+            rng: Rng::with_seed(0),
+            unfinished_at: None,
+        };
+        Arc::new(Self { max, pending: Mutex::new(pending) })
     }
 
     pub(super) fn count(&self) -> usize {
-        lock(&self.under_way).entries.len()
+        lock(&self.pending).entries.len()
     }
 
     /// Whether handshakes are being left unfinished, as they are by attackers.
     pub(super) fn are_left_unfinished(&self, now: Instant) -> bool {
-        let unfinished_at = lock(&self.under_way).unfinished_at;
-        unfinished_at.is_some_and(|at| now.saturating_duration_since(at) < LATELY)
+        let unfinished_at = lock(&self.pending).unfinished_at;
+        unfinished_at.is_some_and(|at| now.saturating_duration_since(at) < RECENT)
     }
 
     pub(super) fn max(&self) -> usize {
@@ -109,53 +113,46 @@ impl Handshakes {
         of_address: Option<Opened>,
         now: Instant,
     ) -> Option<Handshake> {
-        let mut under_way = lock(&self.under_way);
+        let mut pending = lock(&self.pending);
         let permit = match permit {
-            Some(permit) if under_way.entries.len() < self.max => permit,
-            _ => under_way.evict(account.as_deref(), now)?,
+            Some(permit) if pending.entries.len() < self.max => permit,
+            _ => pending.evict(account.as_deref(), now)?,
         };
-        let id = under_way.next_id;
-        under_way.next_id += 1;
-        let given_up = Event::new();
-        let listener = given_up.listen();
+        let id = pending.next_id;
+        pending.next_id += 1;
+        let evicted = Event::new();
+        let listener = evicted.listen();
         if let Some(account) = &account {
             account.handshakes.fetch_add(1, Ordering::Relaxed);
         }
-        under_way.entries.push(Entry {
-            id,
-            since: now,
-            account: account.clone(),
-            permit,
-            of_address,
-            given_up,
-        });
-        Some(Handshake { handshakes: Arc::clone(self), id, account, given_up: listener })
+        pending.entries.push(Entry { id, since: now, account: account.clone(), permit, of_address, evicted });
+        Some(Handshake { handshakes: Arc::clone(self), id, account, evicted: listener })
     }
 }
 
-impl UnderWay {
+impl PendingHandshakes {
     /// Gives up the handshake that a newcomer may replace, and frees its place.
     fn evict(&mut self, newcomer: Option<&Account>, now: Instant) -> Option<SemaphoreGuardArc> {
-        let burdens = self.entries.iter().map(|entry| burden(entry.account.as_deref(), now)).enumerate();
+        let weights = self.entries.iter().map(|entry| weight(entry.account.as_deref(), now)).enumerate();
         // The last of equals wins, which is the oldest of them, from the end.
-        let (heaviest, most) = burdens.rev().max_by_key(|&(_, burden)| burden)?;
-        let index = if most > burden(newcomer, now) + 1 {
+        let (heaviest, most) = weights.rev().max_by_key(|&(_, weight)| weight)?;
+        let index = if most > weight(newcomer, now) + 1 {
             heaviest
         } else {
             let had_their_time =
-                self.entries.partition_point(|entry| now.saturating_duration_since(entry.since) >= GRACE);
+                self.entries.partition_point(|entry| now.saturating_duration_since(entry.since) >= MIN_TIME);
             if had_their_time == 0 {
                 return None;
             }
-            let index = self.chance.usize(..had_their_time);
+            let index = self.rng.usize(..had_their_time);
             if let Some(account) = self.entries.get(index).and_then(|entry| entry.account.as_ref()) {
-                account.unfinished.spend(MEMORY, now);
+                account.unfinished.spend(UNFINISHED_RATE, now);
             }
             index
         };
         self.unfinished_at = Some(now);
         let entry = self.take(index);
-        entry.given_up.notify(usize::MAX);
+        entry.evicted.notify(usize::MAX);
         Some(entry.permit)
     }
 
@@ -173,41 +170,42 @@ impl UnderWay {
     }
 }
 
-/// Whether an address finishes what it begins, as far as anyone does.
-pub(super) fn leaves_none_behind(account: &Account, now: Instant) -> bool {
-    left_behind(account, now) == 0
+/// Whether an address finishes the handshakes that it begins, apart from one.
+pub(super) fn finishes_handshakes(account: &Account, now: Instant) -> bool {
+    unfinished_count(account, now) == 0
 }
 
-/// What an address asks for, and has done with it before. Each client that only claims an address is for
-/// itself.
-fn burden(account: Option<&Account>, now: Instant) -> u64 {
+/// How many handshakes of an address are not over, and how many it left unfinished. Each client whose address
+/// is not validated counts as an address of its own.
+fn weight(account: Option<&Account>, now: Instant) -> u64 {
     account.map_or(1, |account| {
-        u64::from(account.handshakes.load(Ordering::Relaxed)) + left_behind(account, now)
+        u64::from(account.handshakes.load(Ordering::Relaxed)) + unfinished_count(account, now)
     })
 }
 
-/// To leave one handshake unfinished may happen to anyone.
-fn left_behind(account: &Account, now: Instant) -> u64 {
-    account.unfinished.missing(MEMORY, now) / 2
+/// Half of the unfinished handshakes that are remembered, rounded down: the first does not count, since it may
+/// happen to any client.
+fn unfinished_count(account: &Account, now: Instant) -> u64 {
+    account.unfinished.missing(UNFINISHED_RATE, now) / 2
 }
 
 impl Handshake {
     /// Resolves when the handshake has to make room for another.
-    pub(crate) async fn given_up(&mut self) {
-        (&mut self.given_up).await;
+    pub(crate) async fn evicted(&mut self) {
+        (&mut self.evicted).await;
     }
 
     /// Remembers that the client did not go on.
     pub(crate) fn was_left_unfinished(&self, now: Instant) {
-        lock(&self.handshakes.under_way).unfinished_at = Some(now);
+        lock(&self.handshakes.pending).unfinished_at = Some(now);
         if let Some(account) = &self.account {
-            account.unfinished.spend(MEMORY, now);
+            account.unfinished.spend(UNFINISHED_RATE, now);
         }
     }
 
     /// Ends the handshake and keeps the connection's slot, unless it was given to another in the last moment.
     pub(crate) fn complete(self) -> Option<ConnectionSlot> {
-        let entry = lock(&self.handshakes.under_way).remove(self.id);
+        let entry = lock(&self.handshakes.pending).remove(self.id);
         let Entry { permit, of_address, .. } = entry?;
         Some(ConnectionSlot { _permit: permit, _of_address: of_address, of_identity: None })
     }
@@ -215,7 +213,7 @@ impl Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let entry = lock(&self.handshakes.under_way).remove(self.id);
+        let entry = lock(&self.handshakes.pending).remove(self.id);
         // Not under the lock: slots have drops of their own.
         drop(entry);
     }
@@ -260,37 +258,37 @@ mod tests {
         }
     }
 
-    fn was_given_up(handshake: &mut Handshake) -> bool {
-        block_on(poll_once(handshake.given_up())).is_some()
+    fn was_evicted(handshake: &mut Handshake) -> bool {
+        block_on(poll_once(handshake.evicted())).is_some()
     }
 
     const NOW: Duration = Duration::ZERO;
 
     #[test]
-    fn who_has_more_under_way_gives_way_to_another() {
+    fn an_address_with_more_handshakes_gives_way_to_another() {
         let node = Node::new(9);
         let mut of_one = [node.begin(1, NOW).unwrap(), node.begin(1, NOW).unwrap()];
         assert!(node.begin(1, NOW).is_none(), "its own are no better");
         let mut other = node.begin(2, NOW).unwrap();
-        assert!(was_given_up(&mut of_one[0]), "the oldest goes");
-        assert!(!was_given_up(&mut of_one[1]) && !was_given_up(&mut other));
+        assert!(was_evicted(&mut of_one[0]), "the oldest goes");
+        assert!(!was_evicted(&mut of_one[1]) && !was_evicted(&mut other));
         let [gone, stays] = of_one;
         assert!(gone.complete().is_none());
         assert!(stays.complete().is_some() && other.complete().is_some());
     }
 
     #[test]
-    fn equals_are_safe_for_a_while() {
+    fn equals_are_not_evicted_before_their_minimum_time() {
         let node = Node::new(9);
         let mut first = node.begin(1, NOW).unwrap();
-        let _second = node.begin(2, GRACE / 2).unwrap();
-        assert!(node.begin(3, GRACE / 2).is_none());
-        assert!(node.begin(3, GRACE).is_some());
-        assert!(was_given_up(&mut first));
+        let _second = node.begin(2, MIN_TIME / 2).unwrap();
+        assert!(node.begin(3, MIN_TIME / 2).is_none());
+        assert!(node.begin(3, MIN_TIME).is_some());
+        assert!(was_evicted(&mut first));
     }
 
     #[test]
-    fn what_was_left_unfinished_is_held_against_an_address_that_is_known() {
+    fn unfinished_handshakes_count_against_a_validated_address() {
         for (known, gives_way) in [(true, true), (false, false)] {
             let node = Node::new(9);
             let mut bad = node.begin_as(known.then(|| node.account(1)), NOW).unwrap();
@@ -299,7 +297,7 @@ mod tests {
             }
             let _good = node.begin(2, NOW).unwrap();
             assert_eq!(node.begin(3, NOW).is_some(), gives_way, "known: {known}");
-            assert_eq!(was_given_up(&mut bad), gives_way, "known: {known}");
+            assert_eq!(was_evicted(&mut bad), gives_way, "known: {known}");
         }
     }
 
@@ -309,18 +307,18 @@ mod tests {
     fn a_crowd_of_slow_clients_does_not_keep_itself_out() {
         let node = Node { handshakes: Handshakes::new(64), ..Node::new(1000) };
         let needs = Duration::from_millis(650);
-        let (mut under_way, mut done) = (std::collections::VecDeque::new(), 0);
+        let (mut pending, mut done) = (std::collections::VecDeque::new(), 0);
         for n in 0..2000_u32 {
             let now = Duration::from_millis(10) * n;
-            while let Some((began, _)) = under_way.front()
+            while let Some((began, _)) = pending.front()
                 && now - *began >= needs
             {
-                let (_, handshake): (_, Handshake) = under_way.pop_front().unwrap();
+                let (_, handshake): (_, Handshake) = pending.pop_front().unwrap();
                 done += u32::from(handshake.complete().is_some());
             }
             let [_, _, high, low] = n.to_be_bytes();
             let account = node.accounts.of(Payer::at([10, 0, high, low].into()), node.start);
-            under_way.extend(node.begin_as(Some(account), now).map(|handshake| (now, handshake)));
+            pending.extend(node.begin_as(Some(account), now).map(|handshake| (now, handshake)));
         }
         assert!(done > 1500, "{done} of 2000");
     }
@@ -330,12 +328,12 @@ mod tests {
         let node = Node::new(1);
         let mut first = node.begin(1, NOW).unwrap();
         assert!(node.begin(2, NOW).is_none());
-        let second = node.begin(2, GRACE).unwrap();
-        assert!(was_given_up(&mut first));
+        let second = node.begin(2, MIN_TIME).unwrap();
+        assert!(was_evicted(&mut first));
         drop(first);
         let slot = second.complete().unwrap();
-        assert!(node.begin(3, 2 * GRACE).is_none(), "an open connection gives way to nobody");
+        assert!(node.begin(3, 2 * MIN_TIME).is_none(), "an open connection gives way to nobody");
         drop(slot);
-        assert!(node.begin(3, 2 * GRACE).is_some());
+        assert!(node.begin(3, 2 * MIN_TIME).is_some());
     }
 }

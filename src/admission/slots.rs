@@ -10,7 +10,7 @@ use super::{
     accounts::{Account, Accounts, Payer},
     allowance::Allowance,
     budget::FrameBudget,
-    handshakes::{ConnectionSlot, Handshake, Handshakes, leaves_none_behind},
+    handshakes::{ConnectionSlot, Handshake, Handshakes, finishes_handshakes},
 };
 use crate::{
     limits::{AddressValidation, TransportLimits},
@@ -109,7 +109,7 @@ impl Admission {
     /// others.
     fn max_draining_for(&self, newcomer: Option<&Account>, now: Instant) -> usize {
         match newcomer {
-            Some(account) if !leaves_none_behind(account, now) => self.handshakes.max(),
+            Some(account) if !finishes_handshakes(account, now) => self.handshakes.max(),
             _ => self.max_draining(),
         }
     }

@@ -107,7 +107,7 @@ async fn let_in(
 ) -> Option<(Arc<Link>, ConnectionSlot)> {
     let remote = incoming.remote_address();
     let given_up = async {
-        handshake.given_up().await;
+        handshake.evicted().await;
         Err(Error::new(ErrorKind::Exhausted).detail("another handshake needed its place"))
     };
     let failed = |error: Error| {
