@@ -301,8 +301,7 @@ mod tests {
         }
     }
 
-    /// Where more come than can be served, and all of them in good faith, most of those who are served must
-    /// not be in vain.
+    /// Of more honest clients than there are slots for, most of those that get a slot must be able to finish.
     #[test]
     fn a_crowd_of_slow_clients_does_not_keep_itself_out() {
         let node = Node { handshakes: Handshakes::new(64), ..Node::new(1000) };

@@ -206,7 +206,7 @@ limits! {
     /// `retry_after_ms`; a peer that goes on sending more than twice as many is closed with RATE_LIMITED.
     /// Notifications count too, and wait for their turn instead.
     request_rate: Rate,
-    /// How often a connection is forgiven what costs its peer nothing and this side work: streams that are
+    /// How often a peer may do what costs it nothing and this side work: streams that are
     /// reset before they said anything, or are empty, requests that are invalid, and calls that are given
     /// up. Default: 100 a second, in bursts of up to 1,000. Above it the connection is closed with
     /// EXCESSIVE_LOAD.

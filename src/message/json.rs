@@ -31,7 +31,8 @@ pub(super) fn decode<F: DeserializeOwned>(body: &[u8]) -> Result<F, MessageError
     Ok(serde_json::from_str(text).map_err(JsonError::from)?)
 }
 
-/// Counts the levels that are open. Where the body is not JSON the count may be wrong, and no matter.
+/// Counts the levels that are open. The count may be wrong in a body that is not JSON, which is refused
+/// anyway.
 fn check_nesting(body: &[u8]) -> Result<(), JsonError> {
     let (mut levels, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in body {

@@ -190,14 +190,14 @@ fn a_slot_is_free_once_nothing_runs_for_its_connection() {
 #[test]
 fn a_client_that_falls_silent_in_the_handshake_loses_both_slots() {
     run(async {
-        let patience = Duration::from_millis(300);
-        let limits = TransportLimits::builder().handshake_timeout(patience);
+        let timeout = Duration::from_millis(300);
+        let limits = TransportLimits::builder().handshake_timeout(timeout);
         let server = node(limits.max_handshakes(1).max_connections(2));
         let watcher = server.connect().await;
         let start = Instant::now();
         let _half_open = HalfOpen::with(&server).await;
         let _let_in = let_in(&server).await;
-        assert!(start.elapsed() >= patience, "let in beside a handshake that should hold the slot");
+        assert!(start.elapsed() >= timeout, "let in beside a handshake that should hold the slot");
         let counted = counters(&watcher).await;
         assert_eq!((counted["handshakes_failed"], counted["connections_accepted"]), (1, 2));
     });
@@ -206,8 +206,8 @@ fn a_client_that_falls_silent_in_the_handshake_loses_both_slots() {
 #[test]
 fn a_server_that_never_answers_is_given_up_at_the_handshake_timeout() {
     run(async {
-        let patience = Duration::from_secs(1);
-        let limits = TransportLimits::builder().handshake_timeout(patience).build().unwrap();
+        let timeout = Duration::from_secs(1);
+        let limits = TransportLimits::builder().handshake_timeout(timeout).build().unwrap();
         let server = node(TransportLimits::builder());
         let tls = server.pki.client_tls();
         let client = Endpoint::builder().client(tls).limits(limits).bind(loopback()).unwrap();
@@ -216,7 +216,7 @@ fn a_server_that_never_answers_is_given_up_at_the_handshake_timeout() {
         let start = Instant::now();
         let error = client.connect(mute.local_addr().unwrap()).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::HandshakeTimeout);
-        assert!(start.elapsed() >= patience && error.is_timeout() && error.is_retryable());
+        assert!(start.elapsed() >= timeout && error.is_timeout() && error.is_retryable());
         client.connect(server.address()).await.unwrap();
     });
 }

@@ -1,4 +1,4 @@
-//! How many exchanges a peer may have under way, and what does not count, in virtual time.
+//! How many exchanges a peer may have open at a time, and what does not count, in virtual time.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ fn exchanges(max: u32) -> TransportLimits {
     TransportLimits::builder().max_concurrent_bidi_streams(max).build().unwrap()
 }
 
-/// So many callers, each of which makes so many calls, one after another.
+/// `callers` tasks, each of which makes `calls` calls, one after another.
 async fn call_side_by_side(connection: &Connection, callers: usize, calls: usize, method: &str) {
     let caller = async || {
         for _ in 0..calls {
@@ -44,7 +44,7 @@ async fn call_side_by_side(connection: &Connection, callers: usize, calls: usize
     .await;
 }
 
-/// How long 20 calls in a row take each of so many callers.
+/// How long each of `callers` tasks takes for 20 calls in a row.
 fn twenty_calls(callers: usize) -> Duration {
     let pair = pair();
     let (node, client) = (pair.serve(echo(), exchanges(32)), pair.dialler(TransportLimits::default()));
@@ -100,10 +100,10 @@ fn a_peer_that_was_lent_streams_has_no_more_exchanges_under_way_at_a_time() {
     assert_eq!(most.load(Ordering::SeqCst), MAX);
 }
 
-/// Where answers are lost, those behind them are acknowledged first, and more streams may be lent than there
-/// are answers under way.
+/// When answers are lost, later ones are acknowledged first, and more streams may be granted than there are
+/// unacknowledged answers.
 #[test]
-fn under_loss_no_more_exchanges_are_under_way_than_may_be() {
+fn under_loss_no_more_exchanges_are_open_than_the_limit_allows() {
     const MAX: u32 = 4;
     for_each_seed(|seed| {
         let pair = Pair::new(seed, Link::new().delay(MILLI));

@@ -384,7 +384,7 @@ fn the_reference_gets_json_for_its_json() {
         let text =
             r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unsupported_method","not_run":true}"#;
         assert_eq!(answer.frames(), [text.as_bytes()]);
-        // And whoever speaks CBOR gets CBOR, on the same connection.
+        // A request in CBOR is answered in CBOR, on the same connection.
         assert!(matches!(peer.request(&request("node.health")).await.only(), Response::Health { .. }));
     });
 }

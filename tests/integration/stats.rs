@@ -64,7 +64,7 @@ impl Bench {
         connection
     }
 
-    /// Until all that is under way has arrived.
+    /// Waits until all datagrams in flight have arrived.
     async fn settle(&self) {
         self.pair.sim.sleep(SECOND).await;
     }

@@ -351,7 +351,7 @@ fn check_invalid(vector: &Value, bytes: &[u8]) -> Checked {
         ("json", "truncated", _) => error == M::Json(J::Truncated),
         ("json", "trailing", _) => matches!(error, M::Json(J::Malformed { .. })),
         ("json", "bad_utf8", _) => error == M::Json(J::Utf8),
-        // The length of a method is no matter of JSON.
+        // The length of a method is not checked by the JSON decoder.
         ("json", "out_of_range", name) if name.contains("method") => error == M::InvalidField("method"),
         ("json", "unknown_key" | "duplicate_key" | "wrong_type" | "out_of_range" | "bad_base64", _) => {
             matches!(error, M::Json(J::Field { .. }))
