@@ -1,4 +1,4 @@
-//! Which addresses a socket can send to, and in what form, so that their answers are recognised.
+//! Which addresses a socket can send to, and in which form, so that quinn recognises the answers.
 
 use std::{
     fmt,
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 
 /// Where an endpoint's socket can send to.
 ///
-/// quinn takes a datagram for an answer if its sender is, bit for bit, the address that was dialled. The
-/// kernel reports senders without flow label, and with a scope only where they are link-local; so
-/// destinations are brought into that form here.
+/// quinn takes a datagram for an answer only if its sender equals the dialled address in every bit. The
+/// kernel reports senders without a flow label, and with a scope only if they are link-local; so
+/// destinations are converted into that form here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
     ipv4: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Reach {
 /// Which families a socket takes whose address is IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Families {
-    /// IPv4 too, as far as is known.
+    /// IPv6 and IPv4, unless the system says otherwise.
     Both,
     /// Its option IPV6_V6ONLY is set.
     Ipv6Alone,
@@ -37,9 +37,9 @@ enum Unreachable {
     Multicast,
     Broadcast,
     NoScope,
-    /// By this socket.
+    /// The socket cannot send to IPv4 addresses.
     NoIpv4,
-    /// By this socket.
+    /// The socket cannot send to IPv6 addresses.
     NoIpv6,
 }
 
@@ -49,7 +49,7 @@ impl Families {
     }
 }
 
-/// Where the system does not say, datagrams show it.
+/// `false` if the system does not say; then sending shows it.
 #[cfg(target_os = "linux")]
 fn is_ipv6_only(socket: &UdpSocket) -> bool {
     use nix::sys::socket::{getsockopt, sockopt::Ipv6V6Only};
@@ -98,7 +98,7 @@ impl Reach {
         candidates: Vec<T>,
         address: impl Fn(&T) -> Option<SocketAddr>,
     ) -> Result<Vec<T>> {
-        let mut passed_over = None;
+        let mut skipped = None;
         let mut retained = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             let Some(address) = address(&candidate) else {
@@ -108,12 +108,12 @@ impl Reach {
             match self.find(address) {
                 Ok(_) => retained.push(candidate),
                 Err(reason @ (Unreachable::NoIpv4 | Unreachable::NoIpv6)) => {
-                    passed_over.get_or_insert_with(|| unreachable(address, reason));
+                    skipped.get_or_insert_with(|| unreachable(address, reason));
                 }
                 Err(reason) => return Err(unreachable(address, reason)),
             }
         }
-        match passed_over {
+        match skipped {
             Some(error) if retained.is_empty() => Err(error),
             _ => Ok(retained),
         }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_addresses_those_of_the_other_family_are_passed_over() {
+    fn of_several_addresses_those_of_the_other_family_are_skipped() {
         let (ipv6, ipv4) = (v6("2001:db8::1", 1, 1), v4("192.0.2.1"));
         let retain = |reach: Reach, addresses: &[SocketAddr]| {
             reach.retain(addresses.to_vec(), |address| Some(*address)).map_err(|error| error.kind().clone())

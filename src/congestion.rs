@@ -1,4 +1,4 @@
-//! Congestion control as quinn has it by default, with a window that does not keep a handshake from ending.
+//! quinn's default congestion control, with a window that lets a handshake complete.
 
 use std::{any::Any, fmt, sync::Arc, time::Instant};
 
@@ -29,17 +29,17 @@ impl HandshakeWindow {
 impl ControllerFactory for HandshakeWindow {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let cubic = Arc::clone(&self.cubic).build(now, current_mtu);
-        Box::new(Floored { cubic, left: self.handshake_bytes })
+        Box::new(FlooredCubic { cubic, left: self.handshake_bytes })
     }
 }
 
-struct Floored {
+struct FlooredCubic {
     cubic: Box<dyn Controller>,
     /// Bytes still to be acknowledged before the floor goes.
     left: u64,
 }
 
-impl Controller for Floored {
+impl Controller for FlooredCubic {
     fn window(&self) -> u64 {
         let floor = if self.left > 0 { self.cubic.initial_window() } else { 0 };
         self.cubic.window().max(floor)
@@ -85,10 +85,10 @@ impl Controller for Floored {
     }
 }
 
-impl fmt::Debug for Floored {
+impl fmt::Debug for FlooredCubic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cubic: _, left } = self;
-        f.debug_struct("Floored").field("window", &self.window()).field("left", left).finish()
+        f.debug_struct("FlooredCubic").field("window", &self.window()).field("left", left).finish()
     }
 }
 

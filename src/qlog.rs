@@ -8,12 +8,9 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
 use quinn::{Side, TransportConfig};
 
 #[cfg(feature = "qlog")]
-pub(crate) use self::writer::{Record, open};
+pub(crate) use self::writer::{OpenRecord, open};
 
-#[cfg(feature = "qlog")]
-pub(crate) type OpenRecord = dyn Fn(SocketAddr, Side) -> Option<Record> + Send + Sync;
-
-/// Says where the record of a connection goes, if there is to be one.
+/// Opens the record of a connection, if the application wants one.
 #[derive(Clone, Default)]
 pub(crate) struct Recorder {
     #[cfg(feature = "qlog")]
@@ -21,8 +18,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// This configuration, for one connection that may be recorded. `None` where that is nothing else than it
-    /// was.
+    /// A transport configuration with a record, for one connection; `None` if it is not recorded.
     #[cfg(feature = "qlog")]
     pub(crate) fn attach(
         &self,
@@ -33,7 +29,7 @@ impl Recorder {
     ) -> Option<Arc<TransportConfig>> {
         let stream = open(self.open.as_deref()?, remote, side, now)?;
         let mut transport = transport();
-        // Nobody else has it yet.
+        // The one handle.
         Arc::get_mut(&mut transport)?.qlog_stream(Some(stream));
         Some(transport)
     }

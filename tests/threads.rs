@@ -19,10 +19,10 @@ use smol::Executor;
 
 use common::{Pki, in_time, loopback};
 
-/// async-io's own: one for the process, whoever uses its reactor.
+/// The thread of async-io's reactor: one for the process.
 const REACTOR: &str = "async-io";
-/// smol's global executor: as many as `SMOL_THREADS` says, one by default; and none before something is
-/// spawned there.
+/// The threads of smol's global executor: as many as `SMOL_THREADS` says, one by default; none before a
+/// task is spawned there.
 const GLOBAL_EXECUTOR: &str = "smol-1";
 
 /// The threads of this process, by number, with the first 15 bytes of their names.

@@ -118,7 +118,7 @@ impl EventLogBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where `max_events` or `max_subscribers` is zero, or a
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if `max_events` or `max_subscribers` is zero, or a
     /// single event of `max_payload_bytes` would not fit into `max_bytes`.
     pub fn build(self) -> Result<EventLog> {
         self.check()?;

@@ -40,8 +40,8 @@ impl Default for CommitSettings {
     }
 }
 
-/// Collects events, and has a task write them while there are any. When the last handle is dropped, the file is
-/// closed.
+/// Collects events, and has a task write them while there are any. When the last handle is dropped, the
+/// file is closed.
 pub(super) struct Committer {
     /// `None` once the log is closed.
     store: async_lock::Mutex<Option<Arc<Store>>>,
@@ -160,8 +160,8 @@ impl Committer {
         if self.progress.reached(seq).await { Ok(()) } else { Err(write_failed()) }
     }
 
-    /// Writes the pending events without waiting for the interval between commits to end. Resolves when they are
-    /// on disk.
+    /// Writes the pending events without waiting for the interval between commits to end. Resolves when
+    /// they are on disk.
     pub(super) async fn flush(&self) -> Result<()> {
         let last = {
             let mut pending = self.pending();
@@ -187,8 +187,8 @@ impl Committer {
         flushed
     }
 
-    /// Writes the pending events in one commit. Returns the state after it, and whether other events are pending
-    /// by then.
+    /// Writes the pending events in one commit. Returns the state after it, and whether other events are
+    /// pending by then.
     async fn commit(&self) -> (CommitState, bool) {
         self.wait_until_due().await;
         let Some(store) = self.store.lock().await.clone() else {
@@ -210,7 +210,8 @@ impl Committer {
         // A panic in the database would end the whole executor.
         let Ok((batch, written)) = written.catch_unwind().await else {
             tracing::warn!("writing events panicked");
-            // Dropping the database would panic again, when the log is dropped. The file stays locked instead.
+            // Dropping the database would panic again, when the log is dropped. The file stays locked
+            // instead.
             std::mem::forget(kept);
             return (self.fail(), false);
         };
@@ -243,8 +244,8 @@ impl Committer {
         CommitState { committed, failed: true }
     }
 
-    /// Resolves when the interval since the latest commit is over, enough events are pending, or a caller waits
-    /// for them.
+    /// Resolves when the interval since the latest commit is over, enough events are pending, or a caller
+    /// waits for them.
     async fn wait_until_due(&self) {
         let Some(latest) = self.pending().latest_commit else { return };
         let Some(end) = latest.checked_add(self.commit_interval) else { return };
@@ -270,7 +271,8 @@ impl Committer {
     }
 }
 
-/// The task that commits. An executor may drop it at any time: then the log fails, and no caller waits for ever.
+/// The task that commits. An executor may drop it at any time: then the log fails, and no caller waits for
+/// ever.
 struct CommitTask(Option<Arc<Committer>>);
 
 impl CommitTask {

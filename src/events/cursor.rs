@@ -1,4 +1,4 @@
-//! Where a subscriber stands, in a form that survives it.
+//! The position of a subscriber, in a form that can be stored.
 
 use std::{fmt, str::FromStr};
 
@@ -41,7 +41,7 @@ impl Cursor {
         self.seq
     }
 
-    /// The history that `seq` belongs to, where it is known.
+    /// The history that `seq` belongs to, if it is known.
     #[must_use]
     pub fn epoch(self) -> Option<u64> {
         self.epoch
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cursor_is_refused() {
+    fn text_and_bytes_that_are_no_cursor_are_refused() {
         for text in ["", ":", "1:", ":1", "1:2:3", "+1", "-1", "1:0x2", "18446744073709551616"] {
             assert_eq!(text.parse::<Cursor>().unwrap_err().kind(), &ErrorKind::Codec, "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! Where subscribers stand, in a file.
+//! The cursors of subscribers, in a file.
 
 use std::{
     fmt,
@@ -18,9 +18,9 @@ const CURSORS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cursors"
 
 /// Keeps the cursors of subscriptions across restarts, each under a name.
 ///
-/// A cursor should be saved after what it stands for was processed: a process that is killed in between gets
-/// those events again, and misses none. Each save writes to disk, so that a busy subscriber should save from
-/// time to time, and not after every event.
+/// A cursor should be saved after its events were processed: a process that is killed in between gets those
+/// events again, and misses none. Each save writes to disk, so that a busy subscriber should save from time
+/// to time, and not after every event.
 ///
 /// ```
 /// use palyra_quic::{Cursor, CursorStore};
@@ -41,30 +41,31 @@ pub struct CursorStore {
 }
 
 impl CursorStore {
-    /// Opens the file, or makes it. Blocks while it is read and checked. A file that is damaged is kept
-    /// aside, and the store is empty then.
+    /// Opens the file, or creates it. Blocks while the file is read and checked. A damaged file is moved
+    /// aside, and the store is then empty.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the file cannot be opened, or another process has it.
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be opened, or another process has it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (database, damaged) = open_or_move_aside(path, || open_database(path))?;
         Ok(Self { database: Arc::new(database), damaged })
     }
 
-    /// Where the file is that was found damaged when this store was opened; `None` where all was well.
+    /// The path to which a damaged file was moved when this store was opened; `None` if the file was sound.
     #[must_use]
     pub fn damaged(&self) -> Option<&Path> {
         self.damaged.as_deref()
     }
 
-    /// The cursor that was saved last under this name. Reads the file's pages, and so may block for a moment.
+    /// The cursor that was saved last under this name. Reads the file's pages, and so may block for a
+    /// moment.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the file cannot be read; [`Codec`](crate::ErrorKind::Codec) where
-    /// it holds something else.
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be read; [`Codec`](crate::ErrorKind::Codec) if its
+    /// entry is not a cursor.
     pub fn load(&self, name: &str) -> Result<Option<Cursor>> {
         match self.read(name) {
             Ok(bytes) => bytes.map(|bytes| Cursor::from_bytes(&bytes)).transpose(),
@@ -78,7 +79,7 @@ impl CursorStore {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) where the file cannot be written.
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be written.
     ///
     /// # Cancellation
     ///

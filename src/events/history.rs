@@ -74,8 +74,8 @@ impl History {
         self.ring().first_after(events)
     }
 
-    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, and what it
-    /// cannot get.
+    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, and what
+    /// it cannot get.
     pub(super) fn subscribe(
         &self,
         resume_from: Option<u64>,
@@ -88,8 +88,8 @@ impl History {
         let gap = |missed| Some(GapBefore { first_seq: first, missed });
         match resume_from {
             None => (Position { next: first }, None),
-            // A cursor of another history says nothing about this one, and a cursor ahead of the log belongs to
-            // another history.
+            // A cursor of another history says nothing about this one, and a cursor ahead of the log
+            // belongs to another history.
             Some(_) if epoch.is_some_and(|epoch| epoch != self.epoch) => {
                 (Position { next: first }, gap(None))
             }
@@ -99,9 +99,9 @@ impl History {
         }
     }
 
-    /// Puts the events from `position` on into `batch`, until their payloads together reach `enough` bytes, and
-    /// moves `position` behind them. If the next event is no longer held, returns what was missed, and goes on
-    /// after the gap.
+    /// Puts the events from `position` on into `batch`, until their payloads together reach `enough` bytes,
+    /// and moves `position` behind them. If the next event is no longer held, returns what was missed, and
+    /// goes on after the gap.
     pub(super) fn read(
         &self,
         position: &mut Position,

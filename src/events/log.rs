@@ -47,19 +47,19 @@ struct Shared {
 impl EventLog {
     /// Appends an event and wakes the subscribers; gives its sequence number.
     ///
-    /// The log counts what it is given: a payload that is a slice of something larger keeps all of that in
-    /// memory. Parameters of methods and notifications never do.
+    /// The log counts only the payload itself: a payload that is a slice of a larger buffer keeps that
+    /// whole buffer in memory. Parameters of methods and notifications are never such slices.
     ///
-    /// Never waits, neither for subscribers nor for a disk. The oldest events make room where a bound is
-    /// reached. In a durable log the event is written, and subscribers get it, with the next commit;
-    /// until then it does not survive the process.
+    /// Never waits, neither for subscribers nor for a disk. If a bound is reached, the oldest events are
+    /// dropped. In a durable log the event is written, and subscribers get it, with the next commit; until
+    /// then it does not survive the process.
     ///
     /// # Errors
     ///
-    /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) where the payload is above
+    /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) if the payload is larger than
     /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once the log
     /// is [closed](Self::close). Of a durable log,
-    /// [`Exhausted`](ErrorKind::Exhausted) where more waits to be written than the log may hold, and
+    /// [`Exhausted`](ErrorKind::Exhausted) if more events wait to be written than the log may hold, and
     /// [`Io`](ErrorKind::Io) once writing has failed.
     pub fn publish(&self, payload: impl Into<Bytes>) -> Result<u64> {
         let payload = payload.into();
@@ -74,11 +74,11 @@ impl EventLog {
     }
 
     /// As [`publish`](Self::publish), and resolves when the event survives the process and the machine: in a
-    /// durable log with the commit that writes it, in memory immediately, since there nothing ever does.
+    /// durable log with the commit that writes it; in memory immediately, since no event there ever does.
     ///
     /// # Errors
     ///
-    /// As for [`publish`](Self::publish); [`Io`](ErrorKind::Io) where writing failed.
+    /// As for [`publish`](Self::publish); [`Io`](ErrorKind::Io) if writing failed.
     ///
     /// # Cancellation
     ///
@@ -89,13 +89,13 @@ impl EventLog {
         Ok(seq)
     }
 
-    /// Resolves when everything published so far survives the process; see
-    /// [`publish_durable`](Self::publish_durable). What waits is written now, and not when the interval
-    /// between commits is over.
+    /// Resolves when every event published so far survives the process; see
+    /// [`publish_durable`](Self::publish_durable). Pending events are written now, and not when the
+    /// interval between commits is over.
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) where writing failed.
+    /// [`Io`](ErrorKind::Io) if writing failed.
     ///
     /// # Cancellation
     ///
@@ -104,22 +104,22 @@ impl EventLog {
         self.shared.backing.flush().await
     }
 
-    /// Publishes nothing more: writes what is pending, and releases the file of a durable log, though other
-    /// handles are left. Subscribers go on to get what is held in memory. Closing twice is closing once,
-    /// and every caller waits until the file is released.
+    /// Refuses further events, writes those that are pending, and releases the file of a durable log even
+    /// if other handles are left. Subscribers still get the events that are held in memory. Further calls
+    /// have no other effect, and each waits until the file is released.
     ///
-    /// Dropping the last handle releases the file, too: immediately where nothing is pending, and otherwise
-    /// once it is written. A log that an [`Endpoint`](crate::Endpoint) serves has a handle there, until
+    /// Dropping the last handle releases the file, too: immediately if no event is pending, and otherwise
+    /// once they are written. A log that an [`Endpoint`](crate::Endpoint) serves has a handle there, until
     /// the endpoint is dropped.
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) where writing failed, now or earlier. The file is released all the same.
+    /// [`Io`](ErrorKind::Io) if writing failed, now or earlier. The file is released all the same.
     ///
     /// # Cancellation
     ///
-    /// Nothing more is published, and what is pending is written. The file is released by the next call, or
-    /// with the last handle.
+    /// No more events are published, and those that are pending are written. The file is released by the
+    /// next call, or with the last handle.
     pub async fn close(&self) -> Result<()> {
         self.shared.backing.close().await
     }
@@ -172,8 +172,8 @@ impl EventLog {
         self.shared.max_payload_bytes
     }
 
-    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, and what it
-    /// cannot get.
+    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, and what
+    /// it cannot get.
     pub(crate) fn subscribe(
         &self,
         resume_from: Option<u64>,
@@ -182,9 +182,9 @@ impl EventLog {
         self.shared.history.subscribe(resume_from, epoch)
     }
 
-    /// Puts the events from `position` on into `batch`, until their payloads together reach `enough` bytes, and
-    /// moves `position` behind them. If the next event is no longer held, returns what was missed, and goes on
-    /// after the gap.
+    /// Puts the events from `position` on into `batch`, until their payloads together reach `enough` bytes,
+    /// and moves `position` behind them. If the next event is no longer held, returns what was missed, and
+    /// goes on after the gap.
     pub(crate) fn read(
         &self,
         position: &mut Position,

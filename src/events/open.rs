@@ -47,8 +47,8 @@ impl EventLogBuilder {
         self
     }
 
-    /// This many waiting events are written without waiting for the interval to end. Default: 1,024. For logs
-    /// that are [opened](Self::open).
+    /// This many waiting events are written without waiting for the interval to end. Default: 1,024. For
+    /// logs that are [opened](Self::open).
     #[must_use]
     pub fn commit_events(mut self, events: usize) -> Self {
         self.commits.commit_events = events;
@@ -63,13 +63,14 @@ impl EventLogBuilder {
     /// is written, so that none ever gets one that is then forgotten. A damaged file is moved
     /// aside, to the path that [`EventLog::damaged`] returns, and a new epoch begins.
     ///
-    /// This blocks while the file is read and checked, all of it. Writing goes through the thread pool of the
-    /// `blocking` crate, as smol's own file operations do.
+    /// This blocks while the file is read and checked, all of it. Writing goes through the thread pool of
+    /// the `blocking` crate, as smol's own file operations do.
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a runtime;
-    /// [`Io`](crate::ErrorKind::Io) where the file cannot be opened, or another process has it.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a
+    /// runtime;
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be opened, or another process has it.
     pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
         self.check()?;
         let CommitSettings { runtime, commit_events, .. } = self.commits.clone();

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::sync::{Event, Mutex, lock};
 
-/// Apart from the committer: the committing task reports its progress only after it has released the committer.
-/// Callers that learn that their event is on disk may drop their handles, and expect that to release the file.
+/// Apart from the committer: the committing task reports its progress only after it has released the
+/// committer. Callers that learn that their event is on disk may drop their handles, and expect that to
+/// release the file.
 #[derive(Default)]
 pub(super) struct Progress {
     state: Mutex<CommitState>,
@@ -35,7 +36,8 @@ impl Progress {
         self.changed.notify(usize::MAX);
     }
 
-    /// Resolves when the event with this number is on disk, to `true`; or when a commit has failed, to `false`.
+    /// Resolves when the event with this number is on disk, to `true`; or when a commit has failed, to
+    /// `false`.
     pub(super) async fn reached(&self, seq: u64) -> bool {
         loop {
             let changed = self.changed.listen();

@@ -29,7 +29,8 @@ pub(super) struct StoredEvent {
     pub(super) published: Duration,
 }
 
-/// The memory that an event takes beside its payload: its entry in the ring and the overhead of its allocation.
+/// The memory that an event takes beside its payload: its entry in the ring and the overhead of its
+/// allocation.
 pub(super) const OVERHEAD: usize = 64;
 
 impl Ring {

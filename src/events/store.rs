@@ -167,7 +167,8 @@ pub(super) fn open_database(path: &Path) -> StoreResult<Database> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     if !path.try_exists().map_err(StoreError::Io)? {
-        // Under another name first: a file that is incomplete because the process was killed would look damaged.
+        // Under another name first: a file that is incomplete because the process was killed would look
+        // damaged.
         let new = with_suffix(path, ".new");
         remove_if_exists(&new).map_err(StoreError::Io)?;
         drop(builder.create(&new).map_err(redb::Error::from)?);
@@ -189,7 +190,8 @@ fn remove_if_exists(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Calls `open`. If the file is damaged, moves it aside and calls `open` again. Returns the path of a damaged file.
+/// Calls `open`. If the file is damaged, moves it aside and calls `open` again. Returns the path of a
+/// damaged file.
 pub(super) fn open_or_move_aside<T>(
     path: &Path,
     open: impl Fn() -> StoreResult<T>,
@@ -200,7 +202,12 @@ pub(super) fn open_or_move_aside<T>(
         Err(StoreError::Damaged(damage)) => damage,
     };
     let aside = move_aside(path)?;
-    tracing::warn!(%damage, path = %path.display(), aside = %aside.display(), "the file is damaged and was moved aside");
+    tracing::warn!(
+        %damage,
+        path = %path.display(),
+        aside = %aside.display(),
+        "the file is damaged and was moved aside"
+    );
     match open() {
         Ok(opened) => Ok((opened, Some(aside))),
         Err(StoreError::Io(error)) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! What stands between quinn and the application's writers.
+//! Passes quinn's records on to the application's writers.
 
 use std::{
     io::{self, Write},
@@ -9,11 +9,11 @@ use std::{
 
 use quinn::{QlogConfig, QlogStream, Side};
 
-use super::OpenRecord;
-
 pub(crate) type Record = Box<dyn Write + Send + Sync>;
 
-/// The stream of one connection's record, if there is to be one. What goes wrong costs the record, and not
+pub(crate) type OpenRecord = dyn Fn(SocketAddr, Side) -> Option<Record> + Send + Sync;
+
+/// The stream of one connection's record, if the application wants one. A failure ends the record, and not
 /// the connection.
 pub(crate) fn open(open: &OpenRecord, remote: SocketAddr, side: Side, now: Instant) -> Option<QlogStream> {
     let opened = catch_unwind(AssertUnwindSafe(|| open(remote, side)));
@@ -22,18 +22,18 @@ pub(crate) fn open(open: &OpenRecord, remote: SocketAddr, side: Side, now: Insta
         return None;
     };
     let mut config = QlogConfig::default();
-    config.writer(Box::new(Patient { record: Some(record?), remote })).start_time(now);
+    config.writer(Box::new(RecordWriter { record: Some(record?), remote })).start_time(now);
     config.into_stream()
 }
 
-/// Writes until it fails, and says so once. quinn would say so for every packet, and has the connection
-/// locked meanwhile, so that a panic would be the end of more than this.
-struct Patient {
+/// Writes until it fails, and logs that once. quinn would log it for every packet; and it writes while it
+/// holds the lock on the connection, so that a panic would end the connection, too.
+struct RecordWriter {
     record: Option<Record>,
     remote: SocketAddr,
 }
 
-impl Patient {
+impl RecordWriter {
     fn attempt(&mut self, write: impl FnOnce(&mut Record) -> io::Result<()>) {
         let Some(record) = &mut self.record else { return };
         let failure = match catch_unwind(AssertUnwindSafe(|| write(record))) {
@@ -48,7 +48,7 @@ impl Patient {
     }
 }
 
-impl Write for Patient {
+impl Write for RecordWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.attempt(|record| record.write_all(bytes));
         Ok(bytes.len())

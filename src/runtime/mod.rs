@@ -1,5 +1,5 @@
-//! Our [`quinn::Runtime`]s, on async-io and without a reactor, and the deadlines that everything else sleeps
-//! on.
+//! The implementations of [`quinn::Runtime`], on async-io and on one thread of the caller, and the clock
+//! for the deadlines of everything else.
 
 mod async_io;
 mod batch_sizer;

@@ -1,4 +1,4 @@
-//! Futures that need no look whenever the task that they are in is polled.
+//! Futures that are not polled each time that their task is polled.
 
 use std::{
     future::Future,
@@ -15,15 +15,15 @@ use pin_project_lite::pin_project;
 use crate::sync::lock;
 
 pin_project! {
-    /// Polls a future only when that was woken itself. For what seldom happens, in a task that is often
-    /// polled for other things: to ask the connection and listeners of events each time would take longer
-    /// than what the task is for.
+    /// Polls a future only when it was woken itself. For rare events in a task that is often polled for
+    /// other reasons: polling the connection and event listeners each time would take longer than the
+    /// task's own work.
     pub(crate) struct OwnWaker<F> {
         #[pin]
         future: F,
         signal: Arc<Signal>,
         waker: Waker,
-        // What the signal has, too.
+        // The same as in the signal.
         task: Option<Waker>,
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_polled_when_it_was_woken_and_wakes_the_task_that_polled_it_last() {
+    fn a_future_is_polled_only_if_woken_and_wakes_the_task_that_polled_it_last() {
         let (polls, inner) = (AtomicUsize::new(0), Mutex::new(None::<Waker>));
         let future = poll_fn(|cx| {
             *lock(&inner) = Some(cx.waker().clone());

@@ -10,8 +10,8 @@ use std::{
 
 use quinn::udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 
-/// False reports in a row after which the socket is left alone for a while. One or two are ordinary: the system
-/// reports a datagram and then discards it, because its checksum is wrong.
+/// False reports in a row after which the socket is left alone for a while. One or two are ordinary: the
+/// system reports a datagram and then discards it, because its checksum is wrong.
 const MAX_FALSE_REPORTS: u32 = 8;
 /// How long the socket is left alone at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -110,8 +110,8 @@ pub(super) struct Offload {
 
 /// Counts how many times in a row the socket was reported readable when the kernel had nothing.
 ///
-/// Without a pause, a system that goes on with false reports would make the receiver take a whole processor. An
-/// error queue that nobody reads keeps a socket readable, and so do faults of drivers.
+/// Without a pause, a system that goes on with false reports would make the receiver take a whole
+/// processor. An error queue that nobody reads keeps a socket readable, and so do faults of drivers.
 #[derive(Debug, Default)]
 pub(super) struct FalseReports(AtomicU32);
 
@@ -138,8 +138,8 @@ pub(super) fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(times)).min(max)
 }
 
-/// quinn-udp enables GRO. Reporting single segments is not enough: the kernel would still join datagrams, and
-/// truncate those that do not fit the smaller buffer.
+/// quinn-udp enables GRO. Reporting single segments is not enough: the kernel would still join datagrams,
+/// and truncate those that do not fit the smaller buffer.
 #[cfg(target_os = "linux")]
 fn disable_gro(socket: &UdpSocket) -> io::Result<()> {
     use nix::{

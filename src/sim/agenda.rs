@@ -1,10 +1,10 @@
-//! The virtual clock: what is to happen, in order.
+//! The virtual clock and its future events, in order.
 
 use std::{collections::BTreeMap, task::Waker, time::Instant};
 
 use super::network::Datagram;
 
-/// When something happens; the number tells those of one instant apart, and keeps them in their order.
+/// The time of an event, and a number that keeps events of the same instant in order.
 pub(super) type Slot = (Instant, u64);
 
 pub(super) enum Event {
@@ -12,7 +12,7 @@ pub(super) enum Event {
     Arrival(Datagram),
 }
 
-/// What is to happen.
+/// The virtual present, and the events after it.
 pub(super) struct Agenda {
     now: Instant,
     events: BTreeMap<Slot, Event>,

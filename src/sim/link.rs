@@ -1,4 +1,4 @@
-//! One direction between two hosts, and what it does to datagrams.
+//! One direction between two hosts: delay, loss and other effects on datagrams.
 
 use std::time::{Duration, Instant};
 
@@ -56,13 +56,13 @@ impl Link {
         Self { jitter, ..self }
     }
 
-    /// Bits per second; what comes faster queues. Default: no limit.
+    /// Bits per second. Datagrams beyond this rate queue. Default: no limit.
     pub fn rate(self, bits_per_second: u64) -> Self {
         Self { rate: Some(bits_per_second.max(1)), ..self }
     }
 
-    /// How many bytes may queue for a link with a [`rate`](Self::rate); what does not fit is lost. Default:
-    /// no limit.
+    /// How many bytes may queue for a link with a [`rate`](Self::rate). Datagrams that do not fit are lost.
+    /// Default: no limit.
     pub fn queue(self, bytes: usize) -> Self {
         Self { queue: Some(bytes), ..self }
     }
@@ -82,7 +82,7 @@ impl Link {
         Self { loss: probability, burst: length.max(1), ..self }
     }
 
-    /// Lets a datagram pass after this many that were lost in a row. Default: no such mercy.
+    /// Lets a datagram pass after this many that were lost in a row. Default: no limit.
     pub fn most_lost_in_a_row(self, count: u32) -> Self {
         Self { most_lost_in_a_row: Some(count), ..self }
     }

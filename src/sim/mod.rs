@@ -8,7 +8,8 @@
 //! ECDSA.
 //!
 //! Only sockets of hosts, timers of the runtime and [`Sim::sleep`] count as something that will happen.
-//! Timers of the system, threads and disks do not, so that logs in files and a simulation do not go together.
+//! Timers of the system, threads and disks do not, so that logs in files and a simulation do not go
+//! together.
 //!
 //! ```
 //! use std::time::Duration;
@@ -96,18 +97,18 @@ impl Sim {
         Host { world: Arc::clone(&self.world), ip: ip.into() }
     }
 
-    /// The link of every pair of hosts that has none of its own. Applies to what is sent from now on.
+    /// Sets the link of every pair of hosts that has none of its own. Applies to datagrams sent from now on.
     pub fn set_default_link(&self, link: Link) {
         self.world.network().set_default_link(link);
     }
 
-    /// The link from one host to another; the way back is a link of its own. Applies to what is sent from now
-    /// on.
+    /// Sets the link from one host to another; the way back is another link. Applies to datagrams sent from
+    /// now on.
     pub fn set_link(&self, from: &Host, to: &Host, link: Link) {
         self.world.network().set_link(from.ip, to.ip, link);
     }
 
-    /// What has become of the datagrams so far.
+    /// Counts of the datagrams so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.world.network().stats()
@@ -117,8 +118,8 @@ impl Sim {
     ///
     /// # Panics
     ///
-    /// Where nothing can ever happen again, since no task is ready and neither a timer nor a datagram is
-    /// under way; and where a task panics.
+    /// If nothing can ever happen again, because no task is ready, no timer is set and no datagram is in
+    /// flight; and if a task panics.
     pub fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let woken = Arc::new(Woken(AtomicBool::new(true)));
@@ -133,13 +134,13 @@ impl Sim {
             let idle = !self.world.run_one() && !woken.0.load(Ordering::Relaxed);
             assert!(
                 !idle || self.world.advance(),
-                "the simulation with seed {} is stuck: nothing is ready or under way",
+                "the simulation with seed {} is stuck: no task, timer or datagram is left",
                 self.world.seed
             );
         }
     }
 
-    /// Runs `future` beside everything else, for as long as somebody calls [`run`](Self::run).
+    /// Runs `future` beside everything else, while a thread is in [`run`](Self::run).
     pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.world.spawn(Box::pin(future));
     }
@@ -149,7 +150,7 @@ impl Sim {
         Sleep::new(&self.world, self.world.now() + duration)
     }
 
-    /// The virtual now.
+    /// The virtual present.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.world.now()
@@ -193,15 +194,14 @@ impl Host {
         SocketAddr::new(self.ip, port)
     }
 
-    /// Takes all sockets from the host, as a loss of power does: nobody is told, and the ports are
+    /// Closes all sockets of the host without a packet to any peer, as a loss of power does. The ports are
     /// free again.
     pub fn crash(&self) {
         let wakers = self.world.network().crash(self.ip);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes the host off the network: what it sends and what is sent to it is lost, without a word to
-    /// anyone.
+    /// Takes the host off the network: datagrams from and to it are lost.
     pub fn unplug(&self) {
         self.world.network().unplug(self.ip);
     }

@@ -26,7 +26,7 @@ pub(super) struct Datagram {
     pub(super) ecn: Option<EcnCodepoint>,
 }
 
-/// What has become of datagrams.
+/// Counts the fates of datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -59,14 +59,14 @@ pub(super) struct Network {
     stats: Stats,
 }
 
-/// A socket as its owner knows it: one that is bound to the address later gets another number.
+/// Identifies a socket: another socket that is bound to the address later gets another number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Binding {
     pub(super) address: SocketAddr,
     id: u64,
 }
 
-/// What has arrived at a socket, and who waits for it.
+/// The datagrams that have arrived at a socket, and the waker of the task that waits for them.
 #[derive(Default)]
 struct Inbox {
     id: u64,
@@ -128,7 +128,8 @@ impl Network {
         Ok(Binding { address, id })
     }
 
-    /// Counts up rather than taking the lowest, so that a new socket is not taken for the one before it.
+    /// Counts up instead of taking the lowest free port, so that a new socket is not confused with an
+    /// earlier one.
     fn free_port(&mut self, ip: IpAddr) -> io::Result<SocketAddr> {
         for _ in FIRST_EPHEMERAL_PORT..=u16::MAX {
             let address = SocketAddr::new(ip, self.next_port);
@@ -146,7 +147,7 @@ impl Network {
         self.sockets.remove(&binding.address)?.waker
     }
 
-    /// Takes all sockets from a host, and gives who waits for them.
+    /// Closes all sockets of a host, and returns the wakers of the tasks that wait for them.
     #[must_use]
     pub(super) fn crash(&mut self, host: IpAddr) -> Vec<Waker> {
         let crashed = self.sockets.extract_if(|address, _| address.ip() == host);
@@ -157,7 +158,7 @@ impl Network {
         self.sockets.get_mut(&binding.address).filter(|inbox| inbox.id == binding.id)
     }
 
-    /// Sends a datagram at `now`, and gives what arrives of it, and when.
+    /// Sends a datagram at `now`, and returns when copies of it arrive.
     pub(super) fn send(
         &mut self,
         from: Binding,
@@ -198,7 +199,7 @@ impl Network {
         }
     }
 
-    /// Puts a datagram that has arrived into its inbox, and gives who waits for it.
+    /// Puts a datagram that has arrived into its inbox, and returns the waker of the task that waits for it.
     pub(super) fn deliver(&mut self, datagram: Datagram) -> Option<Waker> {
         if self.unplugged.contains(&datagram.to.ip()) {
             self.stats.lost += 1;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::sync::lock;
 
-/// What hosts, sockets, timers and tasks share.
+/// The state that hosts, sockets, timers and tasks share.
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) start: Instant,
@@ -60,7 +60,7 @@ impl World {
         self.executor.run_one()
     }
 
-    /// Lets the next thing on the agenda happen; `false` if there is nothing.
+    /// Moves time to the next event and lets it happen; `false` if there is none.
     pub(super) fn advance(&self) -> bool {
         let next = self.agenda().next();
         match next {

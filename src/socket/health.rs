@@ -51,8 +51,8 @@ fn destination(address: SocketAddr) -> Destination {
 }
 
 impl SocketHealth {
-    /// Has `callback` called once, when the socket has failed for good. quinn's endpoint is locked during the
-    /// call.
+    /// Has `callback` called once, when the socket has failed for good. quinn's endpoint is locked during
+    /// the call.
     pub(crate) fn on_failure(&self, callback: impl Fn(io::Error) + Send + Sync + 'static) {
         // There is one endpoint, which calls this once.
         let _ = self.on_failure.set(Box::new(callback));

@@ -1,9 +1,9 @@
-//! The socket that an endpoint puts between quinn and the runtime's socket, so that no error of the system ends a
-//! driver of quinn's.
+//! The socket that an endpoint puts between quinn and the runtime's socket, so that no error of the system
+//! ends a driver of quinn's.
 //!
-//! quinn's drivers end with the first error, and tasks that wait for them then wait for ever. But to QUIC, a
-//! datagram that could not be sent is one that was lost, and a socket that cannot receive may recover: the USB
-//! modem is plugged in again, the VPN has its key, the kernel has memory.
+//! quinn's drivers end with the first error, and tasks that wait for them then wait for ever. But to QUIC,
+//! a datagram that could not be sent is one that was lost, and a socket that cannot receive may recover:
+//! the USB modem is plugged in again, the VPN has its key, the kernel has memory.
 //!
 //! An interrupted system call (EINTR) does not come this far, since quinn-udp repeats it.
 
@@ -41,8 +41,8 @@ pub(crate) struct EndpointSocket {
 }
 
 impl EndpointSocket {
-    /// Tries to receive once, so that a socket that can never receive fails now. What this attempt receives is
-    /// returned by the first [`poll_recv`](AsyncUdpSocket::poll_recv).
+    /// Tries to receive once, so that a socket that can never receive fails now. What this attempt receives
+    /// is returned by the first [`poll_recv`](AsyncUdpSocket::poll_recv).
     ///
     /// # Errors
     ///

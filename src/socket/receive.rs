@@ -19,18 +19,19 @@ use crate::{
     sync::lock,
 };
 
-/// Receive errors in a row after which the receiver pauses. An error that was only queued on the socket, as ICMP
-/// causes it, is cleared by the attempt that reports it, and the next attempt receives what has arrived.
+/// Receive errors in a row after which the receiver pauses. An error that was only queued on the socket, as
+/// ICMP causes it, is cleared by the attempt that reports it, and the next attempt receives what has
+/// arrived.
 const ATTEMPTS: usize = 32;
-/// The first pause is short, because an error that stays for 32 attempts is mostly a lack of kernel memory, which
-/// is over soon.
+/// The first pause is short, because an error that stays for 32 attempts is mostly a lack of kernel memory,
+/// which is over soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// With this, a link that recovers is used again within a second, at the cost of 32 system calls per second.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// An error that is over sooner is not worth a warning.
 const WARN_AFTER: Duration = Duration::from_millis(100);
-/// Connections with the default `idle_timeout` of 30 s outlive an interface that comes back within this time. A
-/// process that is not allowed to receive at all learns of it before its peers have given up.
+/// Connections with the default `idle_timeout` of 30 s outlive an interface that comes back within this
+/// time. A process that is not allowed to receive at all learns of it before its peers have given up.
 const FATAL_AFTER: Duration = Duration::from_secs(10);
 
 /// Receives for quinn, and retries after errors.
@@ -73,8 +74,8 @@ struct Datagrams {
 }
 
 impl Receiver {
-    /// Tries to receive once, so that a socket that can never receive fails now. What this attempt receives is
-    /// returned by the first [`poll_recv_interrupted`](Self::poll_recv_interrupted).
+    /// Tries to receive once, so that a socket that can never receive fails now. What this attempt receives
+    /// is returned by the first [`poll_recv_interrupted`](Self::poll_recv_interrupted).
     ///
     /// # Errors
     ///
@@ -171,7 +172,10 @@ impl Receiver {
             *state = ReceiverState::Failed;
             // The endpoint that is told may call the socket.
             drop(inner);
-            tracing::error!(%error, "the endpoint ends, because its socket has not received for {FATAL_AFTER:?}");
+            tracing::error!(
+                %error,
+                "the endpoint ends, because its socket has not received for {FATAL_AFTER:?}"
+            );
             health.fail(error);
             return;
         }
@@ -184,7 +188,10 @@ impl Receiver {
         let ReceiverState::Retrying { pause, warned, .. } = state else { return };
         if lasted >= WARN_AFTER && !*warned {
             *warned = true;
-            tracing::warn!(%error, "the socket does not receive; the endpoint ends if this lasts for {FATAL_AFTER:?}");
+            tracing::warn!(
+                %error,
+                "the socket does not receive; the endpoint ends if this lasts for {FATAL_AFTER:?}"
+            );
         }
         pause.as_mut().reset(until);
         if pause.as_mut().poll(cx).is_ready() {

@@ -12,9 +12,9 @@ use std::{
 
 use quinn::UdpPoller;
 
-/// Times in a row that one sender finds a socket full which was reported writable, though no sender has sent
-/// anything, before the socket counts as stuck. A kernel that reports room has some; so this is not the usual
-/// contest between senders.
+/// Times in a row that one sender finds a socket full which was reported writable, though no sender has
+/// sent anything, before the socket counts as stuck. A kernel that reports room has some; so this is not
+/// the usual contest between senders.
 const MAX_FALSE_REPORTS: u32 = 8;
 
 /// Whether the socket takes datagrams.
@@ -45,8 +45,8 @@ impl SendState {
     }
 }
 
-/// Lets one connection wait until the socket takes datagrams again, and detects a socket that is falsely reported
-/// writable.
+/// Lets one connection wait until the socket takes datagrams again, and detects a socket that is falsely
+/// reported writable.
 pub(super) struct WritePoller {
     state: Arc<SendState>,
     inner: Pin<Box<dyn UdpPoller>>,

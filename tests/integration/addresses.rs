@@ -1,5 +1,5 @@
-//! Addresses in all their forms: what can be reached is reached, and what cannot is refused immediately, with
-//! the reason.
+//! Addresses in all their forms: what can be reached is reached, and what cannot is refused immediately,
+//! with the reason.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
@@ -42,7 +42,7 @@ async fn assert_reached(dialler: &Endpoint, address: SocketAddr, canonical: IpAd
 }
 
 #[test]
-fn scopes_and_flow_labels_that_answers_do_not_bear_do_no_harm() {
+fn scopes_and_flow_labels_that_answers_lack_do_not_matter() {
     if !has_ipv6() {
         return;
     }
@@ -100,7 +100,7 @@ async fn assert_refused(dialler: &Endpoint, address: SocketAddr, reason: &str) {
 }
 
 #[test]
-fn what_cannot_answer_is_refused_immediately_with_the_reason() {
+fn an_address_that_cannot_answer_is_refused_with_the_reason() {
     run(async {
         let pki = Pki::new();
         let mut diallers = vec![node(&pki, (Ipv4Addr::UNSPECIFIED, 0).into())];
@@ -166,7 +166,7 @@ fn a_socket_for_ipv6_alone_refuses_ipv4() {
 }
 
 #[test]
-fn a_client_passes_over_addresses_of_the_family_that_its_socket_lacks() {
+fn a_client_skips_addresses_of_a_family_that_its_socket_lacks() {
     run(async {
         let pki = Pki::new();
         let server = node(&pki, loopback());

@@ -74,12 +74,12 @@ impl Nodes {
         endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await
     }
 
-    /// Why the connection is closed, and after what time; `None` where it is not within `patience`.
-    async fn closed(&self, connection: &Connection, patience: Duration) -> Option<(ErrorKind, Duration)> {
+    /// Why the connection is closed, and after what time; `None` if it is not closed within `limit`.
+    async fn closed(&self, connection: &Connection, limit: Duration) -> Option<(ErrorKind, Duration)> {
         let since = self.pair.sim.elapsed();
         let closed = async { Some(connection.closed().await.kind().clone()) };
         let waiting = async {
-            self.pair.sim.sleep(patience).await;
+            self.pair.sim.sleep(limit).await;
             None
         };
         let kind = or(closed, waiting).await?;
@@ -173,9 +173,9 @@ fn a_server_whose_certificate_expires_is_left() {
     });
 }
 
-/// The twin of both: it is this that closes.
+/// The twin of both tests above, which shows that the policy is what closes.
 #[test]
-fn whoever_is_allowed_to_stay_does() {
+fn with_on_expiry_stay_an_expired_peer_stays() {
     let nodes = Nodes::new();
     let tls = nodes.server_tls(built() + HOUR).on_expiry(OnExpiry::Stay);
     let _node = nodes.serve(tls, nodes.wall_clock());

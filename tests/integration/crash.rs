@@ -1,5 +1,5 @@
-//! The program `examples/node`, killed without warning and started again: what was acknowledged is there,
-//! once, for whoever follows.
+//! The program `examples/node`, killed without warning and started again: a follower gets every acknowledged
+//! event, once.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -30,7 +30,7 @@ use crate::program::{binary, lines};
 
 /// `PALYRA_CRASHES` asks for another number, and `PALYRA_CRASH_SEED` for the choices of a run that failed.
 const CRASHES: u64 = 20;
-/// Calls that are under way at a time, so that commits have more than one event.
+/// Concurrent calls, so that commits have more than one event.
 const LANES: u64 = 4;
 
 #[test]
@@ -64,7 +64,7 @@ fn no_acknowledged_event_is_lost_or_changed_by_kill_9() {
                 pass_by_chance(&mut rng, 60);
                 newborn.kill();
             }
-            // With calls under way and hardly a pause between commits, whether the follower has found it or
+            // With open calls and hardly a pause between commits, whether the follower has found it or
             // not.
             1 | 2 => {
                 let server = node.serve(&address, &["--commit-interval", "0"]);
@@ -146,7 +146,7 @@ fn publish_on(lane: u64, client: &Client, ledger: &Arc<Ledger>, mut rng: Rng) ->
 // The end that was asked for.
 
 #[test]
-fn a_follower_rides_through_orderly_restarts() {
+fn a_follower_survives_orderly_restarts() {
     let node = Node::new();
     let ticking = ["--publish-every", "3"];
     let mut server = node.serve("127.0.0.1:0", &ticking);
@@ -172,7 +172,7 @@ fn a_follower_rides_through_orderly_restarts() {
 }
 
 #[test]
-fn a_damaged_file_is_kept_aside_and_followers_hear_of_the_new_epoch() {
+fn a_damaged_file_is_moved_aside_and_followers_learn_of_the_new_epoch() {
     for damage in [Damage::Overwritten, Damage::Truncated] {
         let node = Node::new();
         let server = node.serve("127.0.0.1:0", &[]);
@@ -187,7 +187,7 @@ fn a_damaged_file_is_kept_aside_and_followers_hear_of_the_new_epoch() {
         damage.inflict(&node.events);
 
         let server = node.serve(&address, &[]);
-        let complaint = server.program.stderr.recv_timeout(PATIENCE).unwrap();
+        let complaint = server.program.stderr.recv_timeout(TIMEOUT).unwrap();
         let aside = complaint.split("kept aside as ").nth(1).and_then(|rest| rest.split(';').next());
         let aside = aside.unwrap_or_else(|| panic!("{damage:?}: {complaint}"));
         let kept = fs::read(aside).unwrap();
@@ -275,10 +275,10 @@ impl Ledger {
     fn await_acknowledged(&self, count: usize) {
         let acknowledged = self.acknowledged.lock().unwrap();
         let (_held, waited) =
-            self.progress.wait_timeout_while(acknowledged, PATIENCE, |list| list.len() < count).unwrap();
+            self.progress.wait_timeout_while(acknowledged, TIMEOUT, |list| list.len() < count).unwrap();
         assert!(
             !waited.timed_out(),
-            "no call succeeded for {PATIENCE:?}: {:?}",
+            "no call succeeded for {TIMEOUT:?}: {:?}",
             self.failures.lock().unwrap()
         );
     }
@@ -472,7 +472,7 @@ fn sound() -> (Account, Vec<Line>, Vec<Line>) {
 }
 
 #[test]
-fn the_checks_pass_what_is_sound() {
+fn the_checks_pass_correct_output() {
     let (account, printed, replayed) = sound();
     let figures = account.check(&printed, &replayed).unwrap();
     assert_eq!((figures.acknowledged, figures.in_doubt, figures.in_doubt_published), (4, 2, 1));
@@ -550,7 +550,7 @@ fn the_checks_notice_every_planted_fault() {
 // The programs.
 
 /// What takes this long hangs.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A node's directory, which is gone with its handle.
 struct Node {
@@ -586,13 +586,13 @@ impl Node {
         Program::start(&command)
     }
 
-    /// A server that listens. The port of one that is gone may be in use for a moment: the system gives it to
-    /// whoever asks for any.
+    /// A server that listens. The port of a server that has ended may be in use for a moment: the system
+    /// may have given it to a socket that was bound to port 0.
     fn serve(&self, address: &str, options: &[&str]) -> Server {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let mut program = self.spawn_server(address, options);
-            match program.stdout.recv_timeout(PATIENCE) {
+            match program.stdout.recv_timeout(TIMEOUT) {
                 Ok(line) => {
                     let listening: Value = serde_json::from_str(&line).unwrap();
                     let address = listening["listening"].as_str().unwrap().to_owned();
@@ -600,7 +600,7 @@ impl Node {
                 }
                 Err(_) => {
                     let (_, complaint) = program.ended();
-                    assert!(complaint.contains("in use") && Instant::now() < patience, "{complaint}");
+                    assert!(complaint.contains("in use") && Instant::now() < deadline, "{complaint}");
                 }
             }
         }
@@ -673,7 +673,7 @@ struct Follower {
 
 impl Follower {
     fn read(&mut self) {
-        let line = self.program.stdout.recv_timeout(PATIENCE).expect("another line");
+        let line = self.program.stdout.recv_timeout(TIMEOUT).expect("another line");
         self.printed.push(Line::parse(&line));
     }
 
@@ -735,7 +735,7 @@ impl Program {
     fn ended(&mut self) -> (Option<i32>, String) {
         let mut complaints = String::new();
         loop {
-            match self.stderr.recv_timeout(PATIENCE) {
+            match self.stderr.recv_timeout(TIMEOUT) {
                 Ok(line) => complaints.push_str(&line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running; so far: {complaints}"),

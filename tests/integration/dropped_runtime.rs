@@ -20,7 +20,7 @@ use crate::common::{Pki, loopback};
 /// No time limit of these tests passes before the test fails.
 const NEVER: Duration = Duration::from_secs(3600);
 /// What takes this long hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A runtime that its owner drives, and may drop.
 enum Owned {
@@ -45,8 +45,8 @@ impl Owned {
 
     fn run<T>(&mut self, future: impl Future<Output = T>) -> T {
         let hung = async {
-            smol::Timer::after(PATIENCE).await;
-            panic!("still not done after {PATIENCE:?}")
+            smol::Timer::after(TIMEOUT).await;
+            panic!("still not done after {TIMEOUT:?}")
         };
         let future = future::or(future, hung);
         match self {
@@ -100,7 +100,7 @@ impl Waiting {
 
     fn assert_all_closed(mut self, runtime: &str) {
         while !self.left.is_empty() {
-            let Ok((name, outcome)) = self.outcomes.recv_timeout(PATIENCE) else {
+            let Ok((name, outcome)) = self.outcomes.recv_timeout(TIMEOUT) else {
                 panic!("on {runtime}, {:?} still wait", self.left);
             };
             let kind = outcome.as_ref().map_err(Error::kind);
@@ -117,7 +117,7 @@ where
 {
     let (outcome, outcomes) = mpsc::channel();
     thread::spawn(move || _ = outcome.send(future::block_on(future)));
-    let outcome = outcomes.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} still waits"));
+    let outcome = outcomes.recv_timeout(TIMEOUT).unwrap_or_else(|_| panic!("{what} still waits"));
     assert_eq!(outcome.as_ref().map_err(Error::kind).err(), Some(&ErrorKind::Closed), "{what}: {outcome:?}");
 }
 
@@ -144,7 +144,7 @@ fn client(endpoint: &Endpoint, address: std::net::SocketAddr) -> Client {
 }
 
 #[test]
-fn whatever_is_awaited_on_another_thread_ends_with_the_runtime() {
+fn every_future_awaited_on_another_thread_ends_with_the_runtime() {
     for (name, mut runtime) in Owned::all() {
         let pki = Pki::new();
         let server = slow_node(&pki);
@@ -301,7 +301,7 @@ fn a_pause_between_attempts_ends_with_the_runtime() {
 }
 
 #[test]
-fn what_a_handler_has_handed_out_ends_with_the_runtime() {
+fn a_context_that_a_handler_gave_away_ends_with_the_runtime() {
     for (name, mut runtime) in Owned::all() {
         let pki = Pki::new();
         let (hand, handed) = smol::channel::unbounded::<Context>();
@@ -471,7 +471,7 @@ fn time_limits_fire_while_the_executor_is_not_driven() {
     for (name, waiter, expected) in waiters {
         let (outcome, outcomes) = mpsc::channel();
         thread::spawn(move || _ = outcome.send(future::block_on(waiter)));
-        let outcome = outcomes.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{name} still waits"));
+        let outcome = outcomes.recv_timeout(TIMEOUT).unwrap_or_else(|_| panic!("{name} still waits"));
         assert_eq!(*outcome.unwrap_err().kind(), expected, "{name}");
     }
 }
@@ -492,12 +492,12 @@ fn time_limits_fire_while_the_executor_is_blocked() {
     let (unblock, blocked) = mpsc::channel::<()>();
     let (block, is_blocked) = mpsc::channel();
     executor.spawn(async move { (block.send(()).unwrap(), blocked.recv().is_ok()) }).detach();
-    is_blocked.recv_timeout(PATIENCE).unwrap();
+    is_blocked.recv_timeout(TIMEOUT).unwrap();
     for limit in [1, 20, 100].map(Duration::from_millis) {
         let call = connection.request("demo.slow").timeout(limit);
         let (outcome, outcomes) = mpsc::channel();
         thread::spawn(move || _ = outcome.send(smol::block_on(call.send())));
-        let outcome = outcomes.recv_timeout(PATIENCE).expect("the call still waits");
+        let outcome = outcomes.recv_timeout(TIMEOUT).expect("the call still waits");
         assert_eq!(*outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }
     unblock.send(()).unwrap();

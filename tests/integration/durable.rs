@@ -1,4 +1,4 @@
-//! Event logs and cursors in files: what survives, and what becomes of files that are damaged.
+//! Event logs and cursors in files: what survives, and what happens to damaged files.
 
 use std::{
     env, fs,
@@ -41,7 +41,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Opens a log as soon as the task that wrote the one before has let go of it.
+/// Opens a log as soon as the task that wrote it before has released the file.
 fn open(builder: EventLogBuilder, path: &Path) -> EventLog {
     loop {
         match builder.clone().open(path) {
@@ -63,7 +63,7 @@ fn publish(log: &EventLog, count: u64) {
     }
 }
 
-/// What a subscriber gets who asks for everything.
+/// Every event that a subscriber without a cursor gets.
 fn replay(log: &EventLog) -> Vec<(u64, String)> {
     block_on(async {
         let authority = CertificateAuthority::new("Test CA").unwrap();
@@ -116,7 +116,7 @@ fn a_shutdown_writes_what_was_published() {
 }
 
 #[test]
-fn a_history_goes_on_where_it_was() {
+fn a_history_goes_on_after_it_is_opened_again() {
     let scratch = Scratch::new();
     let log = open(EventLog::builder(), &scratch.log());
     assert_eq!((log.first_seq(), log.last_seq(), log.damaged()), (1, 0, None));
@@ -140,8 +140,8 @@ fn another_file_is_another_history() {
     assert!(other.is_empty());
 }
 
-/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to be
-/// on disk.
+/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to
+/// be on disk.
 #[test]
 fn a_drop_releases_the_file() {
     let scratch = Scratch::new();
@@ -194,7 +194,7 @@ fn a_log_that_is_closed_releases_the_file_though_handles_are_left() {
 
 /// A caller that gives up, and events that are being written when the log is closed.
 #[test]
-fn closing_can_be_given_up_and_called_again() {
+fn a_cancelled_close_can_be_called_again() {
     let scratch = Scratch::new();
     let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
     for seq in 1..=100 {
@@ -236,7 +236,7 @@ fn a_flush_does_not_wait_for_the_interval() {
 fn subscribers_see_what_is_on_disk_and_nothing_else() {
     let scratch = Scratch::new();
     let log = open(EventLog::builder().commit_interval(HOUR).commit_events(10), &scratch.log());
-    // The first is written at once, and the next ones wait for the hour or for each other.
+    // The first event is written immediately; the next ones wait for the interval to end, or for ten events.
     publish(&log, 1);
     for seq in 2..=10 {
         assert_eq!(log.publish(format!("event {seq}")).unwrap(), seq);
@@ -257,12 +257,12 @@ fn events_that_nobody_waits_for_are_written_too() {
         log.publish(format!("event {seq}")).unwrap();
     }
     drop(log);
-    // Whoever opens it has to wait until everything is written, because the writing holds the file.
+    // The file cannot be opened before everything is written, because the writing task holds it.
     assert_eq!(open(EventLog::builder(), &scratch.log()).last_seq(), 100);
 }
 
 #[test]
-fn more_than_the_log_may_hold_does_not_wait_to_be_written() {
+fn no_more_than_the_log_may_hold_waits_to_be_written() {
     let scratch = Scratch::new();
     let bounds = EventLog::builder().max_payload_bytes(100).max_bytes(10 * 164);
     let log = open(bounds.commit_interval(HOUR).commit_events(1000), &scratch.log());
@@ -275,7 +275,7 @@ fn more_than_the_log_may_hold_does_not_wait_to_be_written() {
 }
 
 #[test]
-fn bounds_hold_on_disk_and_numbers_are_not_given_twice() {
+fn bounds_hold_on_disk_and_numbers_are_not_reused() {
     let scratch = Scratch::new();
     let bounded = EventLog::builder().max_events(4);
     let log = open(bounded.clone(), &scratch.log());
@@ -307,7 +307,7 @@ fn a_log_belongs_to_one_process_at_a_time() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_a_typed_error() {
+fn a_path_that_cannot_be_opened_is_a_typed_error() {
     let scratch = Scratch::new();
     let missing = scratch.0.join("missing").join("events.redb");
     assert_eq!(EventLog::builder().open(missing).unwrap_err().kind(), &ErrorKind::Io);
@@ -335,7 +335,7 @@ fn written(scratch: &Scratch) -> u64 {
 }
 
 #[test]
-fn a_damaged_file_is_kept_aside_and_a_new_epoch_begins() {
+fn a_damaged_file_is_moved_aside_and_a_new_epoch_begins() {
     let damages: [&dyn Fn(&Path); 4] = [
         &|path| fs::write(path, "this is no event log").unwrap(),
         &|path| overwrite(path, 0, &[0; 64]),
@@ -371,7 +371,7 @@ fn a_damaged_file_is_kept_aside_and_a_new_epoch_begins() {
 
 /// The twin: a file that nobody touched is opened.
 #[test]
-fn a_file_that_is_whole_is_not_kept_aside() {
+fn a_sound_file_is_not_moved_aside() {
     let scratch = Scratch::new();
     let epoch = written(&scratch);
     let log = open(EventLog::builder(), &scratch.log());

@@ -190,7 +190,7 @@ fn each_subscriber_gets_everything() {
             subscribers.push(connection.events().follow().open().await.unwrap());
         }
         publish(&log, 500);
-        // All at once: they share the connection's window, and one that does not read would hold up the
+        // In parallel: they share the connection's window, and one that does not read would block the
         // others.
         let reading = subscribers.into_iter().map(|mut events| {
             smol::spawn(async move {

@@ -116,8 +116,8 @@ fn a_first_call_that_does_not_wait_for_confirmation_is_a_round_trip_sooner() {
     assert!(answered(true) >= 6 * one_way);
 }
 
-/// What the client finds out about a path that takes UDP payloads of so many bytes, and how many of its
-/// datagrams are too large.
+/// The path MTU that the client discovers on a path that takes UDP payloads of `mtu` bytes, and how many of
+/// its datagrams were too large.
 fn discovered(mtu: usize) -> (u64, u64) {
     let pair = Pair::new(0, Link::new().delay(15 * MILLI).mtu(mtu));
     let (node, client) = (pair.serve(echo(), patient()), pair.dialler(patient()));
@@ -160,7 +160,7 @@ fn transfers_survive_a_blackhole() {
 }
 
 #[test]
-fn a_satellite_is_far_away_and_works() {
+fn a_satellite_link_works() {
     for_each_seed(|seed| {
         let pair = Pair::new(seed, Link::new().delay(750 * MILLI).rate(10_000_000));
         transfer(&pair, 200_000);
@@ -215,10 +215,10 @@ fn an_unplugged_peer_is_lost_after_the_idle_timeout() {
     });
 }
 
-/// A node that was killed and started again does not know its peers, and says so: they need not wait for the
+/// A node that was killed and started again sends stateless resets, so that its peers need not wait for the
 /// idle timeout.
 #[test]
-fn a_restart_is_noticed_at_once() {
+fn a_restart_is_noticed_before_the_idle_timeout() {
     for_each_seed(|seed| {
         let pair = Pair::new(seed, Link::new().delay(15 * MILLI));
         let client = pair.dialler(TransportLimits::default());
@@ -238,7 +238,7 @@ fn a_restart_is_noticed_at_once() {
         };
         let again = || pair.serve(echo(), patient());
         assert!(noticed(&again) < SECOND);
-        // The twin: nobody can say it of somebody else's connections.
+        // The twin: a node with another key cannot reset the connections of this one.
         let stranger = || {
             let authority = CertificateAuthority::new("Another CA").unwrap();
             let tls =
@@ -249,7 +249,7 @@ fn a_restart_is_noticed_at_once() {
     });
 }
 
-/// Where the identity has changed meanwhile, a key that was stored does the same.
+/// With a stored restart key, the same holds after the identity has changed.
 #[test]
 fn a_restart_with_another_identity_is_noticed_by_a_stored_key() {
     let pair = Pair::new(1, Link::new().delay(15 * MILLI));
@@ -280,7 +280,8 @@ fn a_restart_with_another_identity_is_noticed_by_a_stored_key() {
     assert!(noticed(None) > 20 * SECOND);
 }
 
-/// Calls whose answers are lost, and then a shutdown of the node with so much grace, which the link outlasts.
+/// Calls whose answers are lost, and then a shutdown of the node with so much grace, which the link
+/// outlasts.
 fn answers_lost_before_a_shutdown(count: usize, grace: Duration) -> Vec<palyra_quic::Result<Bytes>> {
     let pair = Pair::new(1, Link::new().delay(15 * MILLI));
     let (node, client) = (pair.serve(echo(), patient()), pair.dialler(patient()));
@@ -322,14 +323,14 @@ fn a_shutdown_waits_for_answers_that_were_given_before_it() {
     }
 }
 
-/// The twin of all of these: the payload is compared, and a link that swallows everything fails.
+/// The twin of all of these: a link that loses everything fails.
 #[test]
 #[should_panic(expected = "HandshakeTimeout")]
-fn a_transfer_through_nothing_fails() {
+fn a_transfer_over_a_link_that_loses_everything_fails() {
     transfer(&Pair::new(1, Link::new().loss(1.0)), 1);
 }
 
-/// What chance decides follows from the seed, and other seeds decide otherwise.
+/// Random choices follow from the seed, and other seeds lead to other choices.
 #[test]
 fn a_seed_repeats_itself() {
     let outcome = |seed| {

@@ -144,8 +144,8 @@ impl Pair {
         WallClock::from_fn(move || Some(began + sim.elapsed()))
     }
 
-    /// A connection whose side `shows` has this identity, judged by `trusts` and `list`; and the other side's
-    /// end of it.
+    /// A connection whose side `shows` has this identity, judged by `trusts` and `list`; and the other
+    /// side's end of it.
     async fn connect(
         &self,
         shows: Shows,
@@ -322,8 +322,8 @@ fn any_number_of_authorities_may_be_trusted() {
     }
 }
 
-/// A mesh that has moved to a new authority, which the old one has certified until the middle of the run, and
-/// which then gets a new key under its old name.
+/// A mesh that has moved to a new authority, which the old one has certified until the middle of the run,
+/// and which then gets a new key under its old name.
 struct Mesh {
     began: SystemTime,
     old: Authority,

@@ -324,10 +324,10 @@ fn stopped() -> (Arc<Executor<'static>>, Endpoint, Connection, SocketAddr) {
 }
 
 #[test]
-fn an_endpoint_that_is_dropped_before_its_executor_lets_go_of_the_socket() {
+fn an_endpoint_that_is_dropped_before_its_executor_closes_the_socket() {
     run(async {
         let (executor, endpoint, connection, address) = stopped();
-        assert!(UdpSocket::bind(address).is_err(), "the socket was let go of too early");
+        assert!(UdpSocket::bind(address).is_err(), "the socket was closed too early");
         drop((connection, endpoint));
         executor
             .run(async {

@@ -293,7 +293,7 @@ fn a_runtime_that_is_dropped_takes_its_tasks_and_sockets_along() {
 fn an_endpoint_that_is_dropped_lets_go_of_its_socket() {
     let (mut runtime, endpoint, connection) = linked();
     let address = endpoint.local_addr().unwrap();
-    assert!(UdpSocket::bind(address).is_err(), "the socket was let go of too early");
+    assert!(UdpSocket::bind(address).is_err(), "the socket was closed too early");
     // On another thread, while this one waits.
     let dropping = thread::spawn(move || drop((connection, endpoint)));
     runtime.block_on(in_time(async {

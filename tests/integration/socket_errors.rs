@@ -215,8 +215,8 @@ async fn side_by_side(futures: impl Iterator<Item = impl Future<Output = ()>>) {
 
 /// Each errno from sends and from receives, side by side.
 async fn sweep(setup: &Setup) {
-    // One thread may run all of them, and the receive buffer of the server does not hold the first flights of
-    // all.
+    // One thread may run all of them, and the receive buffer of the server does not hold the first flights
+    // of all.
     let dialling = Semaphore::new(16);
     future::zip(
         side_by_side(ERRNOS.map(|code| sends_fail(setup, &dialling, code))),
@@ -241,7 +241,7 @@ fn no_errno_leaves_a_call_pending_on_one_thread() {
 
 /// The twin of the sweep: a socket that nothing is wrong with, as its counters show.
 #[test]
-fn a_socket_that_is_well_is_asked_seldom_and_has_no_errors() {
+fn a_working_socket_is_rarely_polled_and_has_no_errors() {
     let setup = Setup::new(Arc::new(AsyncIoRuntime::global().without_gro()));
     run(async {
         let (endpoint, faults) = setup.faulty_client(Duration::from_secs(30));
@@ -254,7 +254,7 @@ fn a_socket_that_is_well_is_asked_seldom_and_has_no_errors() {
 }
 
 #[test]
-fn what_a_server_cannot_send_for_a_while_arrives_afterwards() {
+fn an_answer_that_cannot_be_sent_for_a_while_arrives_afterwards() {
     let setup = Setup::new(Arc::new(AsyncIoRuntime::global().without_gro()));
     let (setup, codes) = (&setup, [EPERM, EBADF, EAGAIN, ENODEV, EDESTADDRREQ, ENETUNREACH, ENOKEY]);
     run(side_by_side(codes.into_iter().map(|code| async move {
@@ -281,7 +281,7 @@ fn what_a_server_cannot_send_for_a_while_arrives_afterwards() {
 }
 
 #[test]
-fn a_socket_that_does_not_say_whether_it_is_writable_is_simply_tried() {
+fn a_socket_that_cannot_be_polled_for_writing_is_tried() {
     let setup = Setup::new(Arc::new(AsyncIoRuntime::global().without_gro()));
     run(async {
         for code in [EBADF, EAGAIN, ENODEV] {
@@ -294,7 +294,7 @@ fn a_socket_that_does_not_say_whether_it_is_writable_is_simply_tried() {
 }
 
 #[test]
-fn a_subscription_survives_errors_of_sends_as_it_survives_a_network_that_is_away() {
+fn a_subscription_survives_send_errors_like_a_lost_network() {
     let setup = Setup::new(Arc::new(AsyncIoRuntime::global().without_gro()));
     let setup = &setup;
     run(side_by_side([ENETUNREACH, ENODEV, ENOKEY, EDESTADDRREQ].into_iter().map(|code| async move {
@@ -340,7 +340,7 @@ fn a_subscription_survives_errors_of_sends_as_it_survives_a_network_that_is_away
 }
 
 #[test]
-fn a_handshake_that_timed_out_says_what_kept_its_datagrams_here() {
+fn a_handshake_timeout_names_the_send_error() {
     let setup = Setup::new(Arc::new(AsyncIoRuntime::global().without_gro()));
     let setup = &setup;
     let (short, long) = (Duration::from_millis(300), Duration::from_secs(20));
@@ -379,7 +379,7 @@ fn a_handshake_that_timed_out_says_what_kept_its_datagrams_here() {
 }
 
 #[test]
-fn datagrams_that_a_socket_holds_when_it_is_bound_are_not_lost() {
+fn datagrams_that_arrived_before_bind_are_not_lost() {
     let pki = Pki::new();
     let mut poll = PollRuntime::new().unwrap();
     let runtimes: [Arc<dyn Runtime>; 3] =
@@ -417,7 +417,7 @@ fn datagrams_that_a_socket_holds_when_it_is_bound_are_not_lost() {
 }
 
 #[test]
-fn an_error_that_is_only_queued_on_a_socket_does_not_fail_its_binding() {
+fn an_error_queued_on_a_socket_does_not_fail_bind() {
     let pki = Pki::new();
     for runtime in [AsyncIoRuntime::global(), AsyncIoRuntime::global().without_gro()] {
         let socket = UdpSocket::bind(loopback()).unwrap();
@@ -530,7 +530,7 @@ fn a_receiver_that_fails_for_nine_seconds_recovers_and_one_that_fails_for_longer
 }
 
 #[test]
-fn whatever_waits_for_an_endpoint_that_ends_is_told_why() {
+fn every_future_of_an_endpoint_that_ends_resolves_with_the_reason() {
     let sim = Sim::new(1);
     let (_server, endpoint, faults) = simulated(&sim);
     const HOUR: Duration = Duration::from_secs(3600);

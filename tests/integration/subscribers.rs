@@ -194,7 +194,7 @@ async fn by_client(case: &Case) -> (Vec<Item>, Option<ErrorKind>) {
 }
 
 #[test]
-fn the_rules_are_the_same_for_every_way_to_subscribe() {
+fn both_ways_to_subscribe_follow_the_same_rules() {
     for case in cases() {
         run(async {
             let Case { name, items, end, .. } = &case;

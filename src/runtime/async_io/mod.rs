@@ -23,13 +23,13 @@ use super::socket_core::Offload;
 
 /// Runs quinn on async-io's reactor and on an executor of the caller's choice.
 ///
-/// It receives before it asks the reactor to wait, sends until the kernel says no, and leaves an armed timer
-/// alone unless the deadline moves closer; so that a busy connection makes few system calls beside `recvmmsg`
-/// and `sendmsg`.
+/// It receives before it registers with the reactor, sends until the kernel would block, and rearms a timer
+/// only if the deadline moves closer; so a busy connection makes few system calls besides `recvmmsg` and
+/// `sendmsg`.
 ///
-/// As quinn's other runtimes do, it hands errors of the socket on. An [`Endpoint`](crate::Endpoint) outlives
-/// those that pass, by itself, and says by [`closed`](crate::Endpoint::closed) when one does not. A socket
-/// that is reported readable again and again and has nothing is left alone for up to 20 ms at a time.
+/// Like quinn's other runtimes, it passes errors of the socket on. An [`Endpoint`](crate::Endpoint)
+/// survives temporary errors by itself, and reports a permanent one by [`closed`](crate::Endpoint::closed).
+/// A socket that is falsely reported readable again and again is left alone for up to 20 ms at a time.
 ///
 /// It starts no thread. async-io runs one reactor thread for the whole process while nothing else drives its
 /// reactor, and smol's global executor runs as many as `SMOL_THREADS` says (one by default).
@@ -55,7 +55,7 @@ pub struct AsyncIoRuntime {
 enum Spawner {
     #[cfg(feature = "smol")]
     Global,
-    /// Its tasks hold this, and must not hold the executor by it: it could never be dropped.
+    /// Weak, because the tasks hold this: otherwise the executor could never be dropped.
     Executor(Weak<Executor<'static>>),
 }
 
@@ -69,10 +69,10 @@ impl AsyncIoRuntime {
 
     /// Spawns on `executor`, which the caller drives, from one thread or many, and keeps.
     ///
-    /// When the last other handle to it is dropped, the endpoints on it end without a word to their peers.
-    /// Whatever is awaited of them elsewhere ends with [`Closed`](crate::ErrorKind::Closed): calls,
-    /// streams, events, dials, [`Connection::closed`] and [`Endpoint::shutdown`]. So does what is begun
-    /// later, and binding another endpoint.
+    /// When the last other handle to it is dropped, the endpoints on it end without closing their
+    /// connections. Every future of them that is awaited elsewhere ends with
+    /// [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials, [`Connection::closed`] and
+    /// [`Endpoint::shutdown`]. So do later calls, and binding another endpoint.
     ///
     /// An executor that is not driven, or whose threads are blocked, is not reported. Time limits pass
     /// nevertheless: the future that waits is woken by the thread that drives async-io's reactor. So
@@ -91,7 +91,8 @@ impl AsyncIoRuntime {
         Self { spawner, offload: Offload { gso: true, gro: true } }
     }
 
-    /// Sends every datagram with a system call of its own. For network cards and tunnels whose GSO is broken.
+    /// Sends every datagram with a system call of its own. For network cards and tunnels whose GSO is
+    /// broken.
     #[must_use]
     pub fn without_gso(mut self) -> Self {
         self.offload.gso = false;
@@ -107,7 +108,7 @@ impl AsyncIoRuntime {
     }
 }
 
-/// What runs an endpoint that was not told.
+/// The runtime of an endpoint for which none was chosen.
 #[cfg(feature = "smol")]
 pub(crate) fn default_runtime() -> Option<Arc<dyn Runtime>> {
     Some(Arc::new(AsyncIoRuntime::global()))

@@ -41,8 +41,8 @@ pub(super) struct Socket {
 
 /// Wakes the receiver for the reactor, and remembers that the reactor has reported the socket readable.
 ///
-/// The result of `Async::poll_readable` does not tell: while the socket stays readable, the reactor may wake the
-/// receiver after each poll, and each poll may still return `Pending`.
+/// The result of `Async::poll_readable` does not tell: while the socket stays readable, the reactor may
+/// wake the receiver after each poll, and each poll may still return `Pending`.
 #[derive(Debug, Default)]
 struct Readiness {
     reported: AtomicBool,
@@ -116,14 +116,14 @@ impl Socket {
     fn poll_readable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         self.readiness.set_receiver(cx);
         let cx = &mut Context::from_waker(&self.readiness_waker);
-        // The first `Ready` may be of an event from before the last receive; polling again registers with the
-        // kernel, which reports whatever has arrived since.
+        // The first `Ready` may be of an event from before the last receive; polling again registers with
+        // the kernel, which reports whatever has arrived since.
         ready!(self.io.poll_readable(cx))?;
         self.io.poll_readable(cx)
     }
 
-    /// Records that the reactor has reported the socket readable when the kernel had nothing. Returns whether a
-    /// pause begins.
+    /// Records that the reactor has reported the socket readable when the kernel had nothing. Returns
+    /// whether a pause begins.
     fn pause_after_false_report(&self) -> bool {
         let Some(pause) = self.false_reports.record() else { return false };
         *lock(&self.pause) = Some(Timer::after(pause));
@@ -132,12 +132,12 @@ impl Socket {
     }
 }
 
-/// The descriptors that async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or the
-/// two ends of a pipe.
+/// The descriptors that async-io's reactor opens when it is first used: epoll, a timerfd, and an eventfd or
+/// the two ends of a pipe.
 ///
-/// The reactor panics if it cannot open them, also on its own thread, which then never runs again. So the first
-/// socket checks that this many descriptors are available. A reactor that already runs, because other code uses
-/// it, cannot be told from one that does not.
+/// The reactor panics if it cannot open them, also on its own thread, which then never runs again. So the
+/// first socket checks that this many descriptors are available. A reactor that already runs, because other
+/// code uses it, cannot be told from one that does not.
 const REACTOR_DESCRIPTORS: usize = 4;
 static REACTOR_STARTED: AtomicBool = AtomicBool::new(false);
 

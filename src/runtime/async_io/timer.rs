@@ -10,9 +10,9 @@ use async_io::Timer;
 use futures_lite::FutureExt;
 use quinn::AsyncTimer;
 
-/// quinn moves its deadline on almost every packet, nearly always further away. Arming the reactor each time
-/// costs a lock and a wake-up of its thread; so an armed timer stays, and a shot that comes too early only
-/// arms the next one.
+/// quinn moves its deadline on almost every packet, nearly always further away. Arming the reactor each
+/// time costs a lock and a wake-up of its thread; so an armed timer stays, and if it fires too early, it is
+/// armed again for the new deadline.
 #[derive(Debug)]
 pub(super) struct LazyTimer {
     deadline: Instant,
@@ -35,7 +35,7 @@ impl AsyncTimer for LazyTimer {
         let this = &mut *self;
         loop {
             if this.armed.is_none_or(|armed| this.deadline < armed) {
-                // Spares the reactor a deadline that has passed already.
+                // A deadline that has already passed is not worth arming the reactor.
                 if this.deadline <= Instant::now() {
                     return Poll::Ready(());
                 }
@@ -43,8 +43,8 @@ impl AsyncTimer for LazyTimer {
                 this.armed = Some(this.deadline);
             }
             ready!(this.timer.poll(cx));
-            let shot = this.armed.take();
-            if shot.is_some_and(|shot| this.deadline <= shot) {
+            let fired = this.armed.take();
+            if fired.is_some_and(|fired| this.deadline <= fired) {
                 return Poll::Ready(());
             }
         }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_postponed_timer_keeps_its_shot_and_still_fires_late_enough() {
+    fn a_postponed_timer_stays_armed_and_does_not_fire_too_early() {
         block_on(async {
             let start = Instant::now();
             let mut timer = LazyTimer::new(start + Duration::from_millis(5));

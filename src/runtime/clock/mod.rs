@@ -1,5 +1,5 @@
-//! Deadlines of calls and handlers, any number of them on one timer of the runtime; and whether the runtime is
-//! still there.
+//! Deadlines of calls and handlers, any number of them on one timer of the runtime; and whether the runtime
+//! is still there.
 
 mod liveness;
 mod shared;
@@ -28,9 +28,9 @@ use crate::error::{Error, ErrorKind};
 
 /// The runtime, and one timer for all deadlines of an endpoint.
 ///
-/// With a timer of its own, each call would register with the reactor and wake its thread. Nearly all deadlines
-/// are cancelled before they pass, and later ones are usually set later; so the clock keeps them in order, and
-/// arms its one timer only for the first.
+/// With a timer of its own, each call would register with the reactor and wake its thread. Nearly all
+/// deadlines are cancelled before they pass, and later ones are usually set later; so the clock keeps them
+/// in order, and arms its one timer only for the first.
 #[derive(Clone)]
 pub(crate) struct Clock {
     shared: Arc<Shared>,
@@ -77,13 +77,14 @@ impl Clock {
         Timeout::new(&self.shared, limit, future)
     }
 
-    /// Awaits `future` for as long as `limit`, from the first time that it is pending. A future that is ready
-    /// immediately does not even read the clock.
+    /// Awaits `future` for as long as `limit`, from the first time that it is pending. A future that is
+    /// ready immediately does not even read the clock.
     pub(crate) fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<'_, F> {
         Timeout::new(&self.shared, Limit::For(limit), future)
     }
 
-    /// The error of a call whose time limit has [elapsed](Elapsed): of this kind, unless the runtime was dropped.
+    /// The error of a call whose time limit has [elapsed](Elapsed): of this kind, unless the runtime was
+    /// dropped.
     pub(crate) fn timed_out(&self, kind: ErrorKind) -> Error {
         if self.is_runtime_dropped() { runtime_is_gone() } else { Error::new(kind) }
     }

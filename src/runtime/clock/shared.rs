@@ -15,9 +15,9 @@ use crate::sync::lock;
 
 /// The state of a clock.
 ///
-/// No task drives the timer: its waker itself wakes the sleepers and arms the timer again, on the thread that
-/// fires it. So a time limit fires while the executor of the endpoint is blocked, or is not driven, as long as
-/// something fires the timer.
+/// No task drives the timer: its waker itself wakes the sleepers and arms the timer again, on the thread
+/// that fires it. So a time limit fires while the executor of the endpoint is blocked, or is not driven, as
+/// long as something fires the timer.
 pub(super) struct Shared {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) liveness: Liveness,
@@ -47,9 +47,9 @@ struct Alarm {
     armed: Option<Instant>,
 }
 
-/// Each round handles a waker that was called, or a timer that fired, while the timer was being armed. More than
-/// a few in a row mean that the timer cannot be armed at the moment: tokio's timers require their task to yield
-/// first.
+/// Each round handles a waker that was called, or a timer that fired, while the timer was being armed. More
+/// than a few in a row mean that the timer cannot be armed at the moment: tokio's timers require their task
+/// to yield first.
 pub(super) const MAX_ROUNDS: usize = 8;
 
 impl Shared {
@@ -95,16 +95,16 @@ impl Shared {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Arms the timer. If that fails, wakes every sleeper, so that each tries again when it is polled: all of
-    /// them, since others may have left arming to this thread.
+    /// Arms the timer. If that fails, wakes every sleeper, so that each tries again when it is polled: all
+    /// of them, since others may have left arming to this thread.
     fn arm_or_wake(&self) {
         if !self.arm() {
             self.wake_all();
         }
     }
 
-    /// Wakes the sleepers whose deadline has passed, and arms the timer for the first of the others. `false` if
-    /// the timer cannot be armed here.
+    /// Wakes the sleepers whose deadline has passed, and arms the timer for the first of the others.
+    /// `false` if the timer cannot be armed here.
     fn arm(&self) -> bool {
         {
             let mut sleepers = lock(&self.sleepers);
@@ -137,7 +137,8 @@ impl Shared {
         armed
     }
 
-    /// Takes the wakers of the sleepers whose deadline has passed, and returns the first deadline of the others.
+    /// Takes the wakers of the sleepers whose deadline has passed, and returns the first deadline of the
+    /// others.
     fn take_due(&self, due: &mut Vec<Waker>) -> Option<Instant> {
         let now = self.runtime.now();
         let mut sleepers = lock(&self.sleepers);
@@ -173,16 +174,16 @@ impl Shared {
     }
 }
 
-/// Held while the timer is being armed. Dropped before it [finishes](Self::finish), it leaves the timer unarmed,
-/// for the next sleeper.
+/// Held while the timer is being armed. Dropped before it [finishes](Self::finish), it leaves the timer
+/// unarmed, for the next sleeper.
 struct Arming<'a> {
     shared: &'a Shared,
     finished: bool,
 }
 
 impl Arming<'_> {
-    /// Lets others arm the timer; `false` if one has tried to meanwhile, so that all deadlines must be checked
-    /// again.
+    /// Lets others arm the timer; `false` if one has tried to meanwhile, so that all deadlines must be
+    /// checked again.
     fn finish(&mut self) -> bool {
         let mut sleepers = lock(&self.shared.sleepers);
         self.finished = !sleepers.rearm;

@@ -31,8 +31,8 @@ struct Virtual {
     resets: AtomicUsize,
     /// The next timer that is polled fires early.
     fires_early: AtomicBool,
-    /// How many times a timer that is polled only asks to be polled again, as tokio's timers do when their task
-    /// must yield.
+    /// How many times a timer that is polled only asks to be polled again, as tokio's timers do when their
+    /// task must yield.
     wants_repoll: AtomicUsize,
     /// A sleep that is polled while a timer is polled, as by another thread.
     during_poll: Mutex<Option<Polled<Sleep>>>,

@@ -29,9 +29,9 @@ impl Bell {
 
     /// Wakes the thread if it waits.
     ///
-    /// To be called after the change that the thread is to see, and after the lock on what was changed has been
-    /// released. The thread calls [`sleep`](Self::sleep) and then takes the same lock; so either the thread
-    /// sees the change, or this call sees that it sleeps.
+    /// To be called after the change that the thread is to see, and after the lock on what was changed has
+    /// been released. The thread calls [`sleep`](Self::sleep) and then takes the same lock; so either the
+    /// thread sees the change, or this call sees that it sleeps.
     pub(super) fn ring(&self) {
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             // Counted first, since the other thread may run as soon as the descriptor is signalled.
@@ -48,8 +48,8 @@ impl Bell {
         self.slept.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says that the thread is awake. Another thread that rang may still have to signal the descriptor; then a
-    /// later wait returns early.
+    /// Says that the thread is awake. Another thread that rang may still have to signal the descriptor;
+    /// then a later wait returns early.
     pub(super) fn wake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }

@@ -45,26 +45,26 @@ const BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// Runs nodes on one thread, without a reactor: everything happens within [`block_on`](Self::block_on).
 ///
-/// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next deadline;
-/// so a request at a time costs three system calls on each side, where an
-/// [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine and the help of a second thread. What several
-/// tasks in a row write leaves in common packets, and then come the next, where it turns out to be quicker
-/// that the peer works on the first while this side works on the last. Where waits are short, it does not
-/// sleep in them: [`busy_poll`](Self::busy_poll).
+/// The thread that calls it waits for its UDP sockets by one `ppoll`, whose time limit is the next
+/// deadline. So each of several sequential requests costs three system calls on each side, whereas an
+/// [`AsyncIoRuntime`](crate::AsyncIoRuntime) needs about nine and a second thread. Tasks run in batches,
+/// and what a batch writes leaves in common packets. In short waits, the thread does not sleep:
+/// [`busy_poll`](Self::busy_poll).
 ///
 /// Endpoints are bound with [`handle`](Self::handle), before or within `block_on`. Their futures can be
-/// awaited on any thread and any executor, as always; but they make progress only while `block_on` runs, and
-/// so do their time limits: the thread fires the timers itself. Never block it. While a task or the future of
-/// `block_on` does, or while nobody is in `block_on`, no call ends, not even one whose time has passed.
-/// Futures of other reactors can be awaited within it, since whatever wakes the thread wakes it immediately.
+/// awaited on any thread and any executor, as always; but they make progress only while `block_on` runs,
+/// and so do their time limits: the thread fires the timers itself. Never block it. While a task or the
+/// future of `block_on` blocks, or while no thread is in `block_on`, no call ends, not even one whose time
+/// limit has passed. Futures of other reactors can be awaited within it, since every waker wakes the thread
+/// immediately.
 ///
-/// Where the system refuses to wait, since the limit of file descriptors was lowered below those that are
-/// open, say, or for want of memory, the thread goes on at a slower pace: it looks at its sockets every 10
-/// ms, says so once at warn, and waits again as soon as it may.
+/// If the system refuses to wait, because the limit of file descriptors was lowered below those that are
+/// open, for example, or because memory is short, the thread goes on at a slower pace: it checks its
+/// sockets every 10 ms, logs this once at `warn`, and waits again as soon as the system allows it.
 ///
-/// Dropping it drops all that runs here: connections are lost without a word, and whatever is awaited of its
-/// endpoints, on whichever thread, ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events,
-/// dials, [`Connection::closed`] and [`Endpoint::shutdown`]. Timers that were taken from the
+/// Dropping it drops all of its tasks: connections are lost without a close, and every future of its
+/// endpoints, on any thread, ends with [`Closed`](crate::ErrorKind::Closed): calls, streams, events, dials,
+/// [`Connection::closed`] and [`Endpoint::shutdown`]. Timers that were taken from the
 /// [`handle`](Self::handle) itself never fire then. [`Endpoint::shutdown`] comes first, within `block_on`.
 ///
 /// [`Connection::closed`]: crate::Connection::closed
@@ -139,10 +139,10 @@ impl PollRuntime {
     /// Polls its sockets busily for up to `limit` before the thread sleeps; zero turns this off. Default:
     /// 50 µs; zero if the process may use only one processor.
     ///
-    /// Waking a thread takes tens of microseconds, most of all in virtual machines; that is half the duration
-    /// of one call over a local link, and `docs/benchmarks` has the figures of both. In return, the thread
-    /// uses the processor for that long when it would have slept. If waits turn out to be longer than `limit`,
-    /// as on slow links or on an idle node, it polls busily in one wait of 64.
+    /// Waking a thread takes tens of microseconds, most of all in virtual machines; that is half the
+    /// duration of one call over a local link, and `docs/benchmarks` has the figures of both. In return,
+    /// the thread uses the processor for that long when it would have slept. If waits turn out to be longer
+    /// than `limit`, as on slow links or on an idle node, it polls busily in one wait of 64.
     #[must_use]
     pub fn busy_poll(mut self, limit: Duration) -> Self {
         self.busy = BusyPoll::new(limit);
@@ -423,12 +423,13 @@ mod tests {
         let mut runtime = PollRuntime::new().unwrap();
         let handle = runtime.handle();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        // Errors of ICMP are kept in a queue, which makes the system report an error while nobody empties it.
+        // Errors of ICMP are kept in a queue, which makes the system report an error while nobody empties
+        // it.
         setsockopt(&socket, Ipv4RecvErr, &true).unwrap();
         let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         socket.send_to(b"?", nobody).unwrap();
         let socket = handle.wrap_udp_socket(socket).unwrap();
-        // Of the time that so many polls take, a busy machine can only make more.
+        // A busy machine can only make the polls take longer.
         let (begun, mut polls) = (Instant::now(), 0);
         let mut timer = handle.new_timer(begun + Duration::from_secs(20));
         runtime.block_on(poll_fn(|cx| {

@@ -9,7 +9,7 @@ use std::{
 
 use slab::Slab;
 
-/// All timers of a runtime, by when each is next looked at.
+/// All timers of a runtime, by when each is next checked.
 ///
 /// quinn moves its deadline on almost every packet, nearly always further away. Only one that moves closer
 /// changes the queue immediately; the others keep their place, and find their new one when the old is
@@ -17,9 +17,9 @@ use slab::Slab;
 #[derive(Debug, Default)]
 pub(super) struct TimerQueue {
     entries: Slab<Entry>,
-    /// Places of timers, and places that timers have left for an earlier one, which are passed over.
+    /// Places of timers, and stale places that timers have left for an earlier one, which are skipped.
     queue: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// The runtime is gone.
+    /// The runtime was dropped.
     closed: bool,
 }
 
@@ -73,7 +73,7 @@ impl TimerQueue {
         entry.waker
     }
 
-    /// Sees to it that places which timers have left do not pile up.
+    /// Removes stale places before they pile up.
     fn sweep(&mut self) {
         let Self { entries, queue, closed: _ } = self;
         if queue.len() > 2 * entries.len() + SPARE_PLACES {
@@ -83,7 +83,7 @@ impl TimerQueue {
         }
     }
 
-    /// Gives the wakers of those whose deadline has come, first come first.
+    /// Adds the wakers of the timers whose deadline has passed to `due`, in order.
     pub(super) fn expire(&mut self, now: Instant, due: &mut Vec<Waker>) {
         while let Some((_, key)) = self.first().filter(|(first, _)| *first <= now) {
             let Some(entry) = self.entries.get_mut(key) else { return };
@@ -93,19 +93,19 @@ impl TimerQueue {
         }
     }
 
-    /// Gives up all places and wakers: nobody will ask for the first deadline any more.
+    /// Clears the queue, and returns all wakers: no timer fires any more.
     pub(super) fn close(&mut self) -> Vec<Waker> {
         self.closed = true;
         self.queue = BinaryHeap::new();
         self.entries.iter_mut().filter_map(|(_, entry)| entry.waker.take()).collect()
     }
 
-    /// When the first deadline comes.
+    /// The first deadline.
     pub(super) fn next(&mut self) -> Option<Instant> {
         self.first().map(|(first, _)| first)
     }
 
-    /// The first deadline, and whose it is. TimerQueue that it finds in their old place get their new one.
+    /// The first deadline, and the key of its timer. Moves timers that it finds in an outdated place.
     fn first(&mut self) -> Option<(Instant, usize)> {
         let Self { entries, queue, closed: _ } = self;
         loop {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_waits_does_so_for_the_deadline_and_not_for_its_old_place() {
+    fn a_wait_ends_at_the_deadline_and_not_at_its_old_place() {
         let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start + SECOND);
         assert!(timers.poll(key, Waker::noop()).is_pending());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_moves_closer_counts_at_once() {
+    fn a_deadline_that_moves_closer_applies_immediately() {
         let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start + 5 * SECOND);
         assert!(timers.poll(key, Waker::noop()).is_pending());
@@ -175,11 +175,11 @@ mod tests {
         assert!(timers.poll(key, Waker::noop()).is_pending());
         assert_eq!(timers.next(), Some(start + SECOND));
         assert_eq!(due(&mut timers, start + 5 * SECOND), 1);
-        assert_eq!(timers.next(), None, "it has a place left that it had before");
+        assert_eq!(timers.next(), None, "its stale place is skipped");
     }
 
     #[test]
-    fn places_that_timers_have_left_do_not_pile_up() {
+    fn stale_places_do_not_pile_up() {
         let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start);
         for _ in 0..1000 {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_ends_wakes_all_and_keeps_nobody_waiting_in_its_memory() {
+    fn a_closed_queue_returns_every_waker_and_keeps_none() {
         let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let keys = [1, 2, 3].map(|seconds| timers.insert(start + seconds * SECOND));
         for key in keys {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_is_gone_wakes_nobody() {
+    fn a_dropped_timer_wakes_no_task() {
         let (mut timers, start) = (TimerQueue::default(), Instant::now());
         let key = timers.insert(start);
         assert!(timers.poll(key, Waker::noop()).is_pending());
