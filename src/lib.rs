@@ -62,7 +62,7 @@
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
 //! | say which peers may stay, and what each may call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
-//! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`] |
+//! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`], [`Gap`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
@@ -152,7 +152,7 @@ pub use self::{
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, EventLog, EventLogBuilder},
+    events::{Cursor, EventLog, EventLogBuilder, Gap},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{CborError, Codec, JsonError, MAX_NESTING, MessageError, Notification, Request, Response},

@@ -7,7 +7,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use palyra_quic::{
-    Bytes, Error, EventItem, Health, MAX_NESTING, Response, SubscriptionItem,
+    Bytes, Error, EventItem, Gap, Health, MAX_NESTING, Response, SubscriptionItem,
     minicbor::{Decoder, data::Type},
 };
 use serde::Serialize;
@@ -130,7 +130,7 @@ impl Answer {
             EventItem::Event { seq, epoch, payload } => {
                 Self::Event { seq, epoch, payload: Some(payload).into() }
             }
-            EventItem::Gap { first_seq, epoch, missed } => Self::Gap { first_seq, missed, epoch },
+            EventItem::Gap(gap) => Self::about_gap(gap),
         }
     }
 
@@ -140,12 +140,14 @@ impl Answer {
             SubscriptionItem::Event { seq, epoch, payload } => {
                 Ok(Some(Self::from_item(EventItem::Event { seq, epoch, payload })))
             }
-            SubscriptionItem::Gap { from: _, to, missed, epoch } => {
-                Ok(Some(Self::Gap { first_seq: to.saturating_add(1), missed, epoch }))
-            }
+            SubscriptionItem::Gap(gap) => Ok(Some(Self::about_gap(gap))),
             SubscriptionItem::Connected { .. } => Ok(None),
             SubscriptionItem::Disconnected { error } => Err(error),
         }
+    }
+
+    fn about_gap(gap: Gap) -> Self {
+        Self::Gap { first_seq: gap.next_seq, missed: gap.missed, epoch: gap.epoch }
     }
 
     pub(crate) fn from_health(health: Health) -> Self {

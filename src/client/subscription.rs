@@ -16,7 +16,7 @@ use super::reconnecting::Client;
 use crate::{
     connection::{Connection, Responses},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, Follower, Received, ended_without_reason},
+    events::{Cursor, Delivery, Follower, Gap, ended_without_reason, fmt_event},
     message::Response,
     protocol::STREAM_EVENTS,
     runtime::Elapsed,
@@ -45,7 +45,7 @@ pub struct Subscribe {
 /// loop {
 ///     match subscription.next().await? {
 ///         SubscriptionItem::Event { seq, payload, .. } => println!("{seq}: {} bytes", payload.len()),
-///         SubscriptionItem::Gap { from, to, .. } => println!("{from} to {to} are lost"),
+///         SubscriptionItem::Gap(gap) => println!("events from {} up to {} are lost", gap.from, gap.next_seq),
 ///         SubscriptionItem::Connected { address } => println!("connected to {address}"),
 ///         SubscriptionItem::Disconnected { error } => println!("{error}; trying again"),
 ///     }
@@ -60,7 +60,6 @@ pub struct Subscription {
 }
 
 /// What a [`Subscription`] brings.
-#[derive(Debug)]
 pub enum SubscriptionItem {
     /// An event.
     Event {
@@ -72,16 +71,7 @@ pub enum SubscriptionItem {
         payload: Bytes,
     },
     /// Events that this subscriber will not get.
-    Gap {
-        /// The first of them.
-        from: u64,
-        /// The last of them, inclusive; below `from` where none is known to be missing in this epoch.
-        to: u64,
-        /// How many are missing. `None` where an epoch ended, with nobody left to count what it had.
-        missed: Option<u64>,
-        /// The history that `from`, `to` and the events to come belong to.
-        epoch: u64,
-    },
+    Gap(Gap),
     /// The peer was asked for what follows the cursor.
     Connected {
         /// Where it is.
@@ -276,8 +266,8 @@ impl Inner {
             self.client.succeeded();
         }
         Ok(received.map(|received| match received {
-            Received::Event { seq, epoch, payload } => SubscriptionItem::Event { seq, epoch, payload },
-            Received::Gap { from, to, missed, epoch } => SubscriptionItem::Gap { from, to, missed, epoch },
+            Delivery::Event { seq, epoch, payload } => SubscriptionItem::Event { seq, epoch, payload },
+            Delivery::Gap(gap) => SubscriptionItem::Gap(gap),
         }))
     }
 
@@ -344,5 +334,32 @@ impl fmt::Debug for Subscription {
             .field("cursor", cursor)
             .field("ended", &matches!(state, State::Closed))
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SubscriptionItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event { seq, epoch, payload } => fmt_event(f, *seq, *epoch, payload),
+            Self::Gap(gap) => f.debug_tuple("Gap").field(gap).finish(),
+            Self::Connected { address } => f.debug_struct("Connected").field("address", address).finish(),
+            Self::Disconnected { error } => f.debug_struct("Disconnected").field("error", error).finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EventItem;
+
+    #[test]
+    fn items_are_shown_without_their_payloads() {
+        let payload = Bytes::from_static(b"secret");
+        let item = SubscriptionItem::Event { seq: 41, epoch: Some(5), payload: payload.clone() };
+        let of_connection = EventItem::Event { seq: 41, epoch: Some(5), payload };
+        for shown in [format!("{item:?}"), format!("{of_connection:?}")] {
+            assert_eq!(shown, "Event { seq: 41, epoch: Some(5), payload_bytes: 6 }");
+        }
     }
 }

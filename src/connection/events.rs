@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Connection, call::Call, responses::Responses};
 use crate::{
     error::Result,
-    events::{Cursor, Follower, Received, ended_without_reason},
+    events::{Cursor, Delivery, Follower, Gap, ended_without_reason, fmt_event},
     message::Codec,
     protocol::STREAM_EVENTS,
 };
@@ -23,7 +23,7 @@ impl Connection {
     /// while let Some(item) = events.next().await? {
     ///     match item {
     ///         EventItem::Event { seq, payload, .. } => println!("{seq}: {} bytes", payload.len()),
-    ///         EventItem::Gap { missed, .. } => println!("missed {missed:?}"),
+    ///         EventItem::Gap(gap) => println!("missed {:?}", gap.missed),
     ///     }
     /// }
     /// # Ok(())
@@ -97,15 +97,8 @@ pub enum EventItem {
         /// What was published.
         payload: Bytes,
     },
-    /// Events that this subscriber will not get. What follows starts at `first_seq`.
-    Gap {
-        /// The oldest event still held, or the next one.
-        first_seq: u64,
-        /// The history that follows.
-        epoch: u64,
-        /// How many are missing, where the peer knows.
-        missed: Option<u64>,
-    },
+    /// Events that this subscriber will not get.
+    Gap(Gap),
 }
 
 impl Events {
@@ -128,12 +121,10 @@ impl Events {
             };
             let received = self.follower.receive(response).map_err(|error| self.responses.fail(error))?;
             match received {
-                Some(Received::Event { seq, epoch, payload }) => {
+                Some(Delivery::Event { seq, epoch, payload }) => {
                     return Ok(Some(EventItem::Event { seq, epoch, payload }));
                 }
-                Some(Received::Gap { to, epoch, missed, .. }) => {
-                    return Ok(Some(EventItem::Gap { first_seq: to + 1, epoch, missed }));
-                }
+                Some(Delivery::Gap(gap)) => return Ok(Some(EventItem::Gap(gap))),
                 None => {}
             }
         }
@@ -155,18 +146,8 @@ impl fmt::Debug for Events {
 impl fmt::Debug for EventItem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Event { seq, epoch, payload } => f
-                .debug_struct("Event")
-                .field("seq", seq)
-                .field("epoch", epoch)
-                .field("payload_bytes", &payload.len())
-                .finish(),
-            Self::Gap { first_seq, epoch, missed } => f
-                .debug_struct("Gap")
-                .field("first_seq", first_seq)
-                .field("epoch", epoch)
-                .field("missed", missed)
-                .finish(),
+            Self::Event { seq, epoch, payload } => fmt_event(f, *seq, *epoch, payload),
+            Self::Gap(gap) => f.debug_tuple("Gap").field(gap).finish(),
         }
     }
 }

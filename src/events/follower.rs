@@ -1,19 +1,18 @@
-//! What a subscriber makes of the frames that it gets: every event once and in order, or a gap. No socket in
-//! here.
+//! Turns the frames of a subscription into events, each once and in order, or gaps. No socket in here.
+
+use std::fmt;
 
 use bytes::Bytes;
 
-use super::Cursor;
+use super::{cursor::Cursor, gap::Gap};
 use crate::{
     error::{Error, ErrorKind, Result},
     message::Response,
 };
 
-/// The subscriber's side of `node.stream_events`, across any number of answers. Every way to subscribe goes
-/// through it.
+/// The subscriber's side of `node.stream_events`, across any number of answers. Both ways to subscribe use it.
 ///
-/// Invariant: the cursor is behind the last frame that was accepted. A frame that is refused does not move
-/// it.
+/// Invariant: the cursor is that of the last frame that was accepted. A refused frame does not move it.
 #[derive(Clone, Debug)]
 pub(crate) struct Follower {
     cursor: Option<Cursor>,
@@ -21,11 +20,11 @@ pub(crate) struct Follower {
     at_beginning: bool,
 }
 
-/// Something for the subscriber.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
+/// What a frame delivers to the subscriber.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Delivery {
     Event { seq: u64, epoch: Option<u64>, payload: Bytes },
-    Gap { from: u64, to: u64, missed: Option<u64>, epoch: u64 },
+    Gap(Gap),
 }
 
 impl Follower {
@@ -33,7 +32,7 @@ impl Follower {
         Self { cursor, at_beginning: true }
     }
 
-    /// Where to resume: behind everything that was received.
+    /// Where to resume: after everything that was received.
     pub(crate) fn cursor(&self) -> Option<Cursor> {
         self.cursor
     }
@@ -43,13 +42,13 @@ impl Follower {
         self.at_beginning = true;
     }
 
-    /// Takes the next frame, and gives what it brings, if anything.
+    /// Takes the next frame, and returns what it delivers. A heartbeat delivers nothing.
     ///
     /// # Errors
     ///
     /// `Protocol` for a frame that breaks a rule of docs/protocol.md, section 7.2. The cursor then stays
     /// where it was.
-    pub(crate) fn receive(&mut self, response: Response) -> Result<Option<Received>> {
+    pub(crate) fn receive(&mut self, response: Response) -> Result<Option<Delivery>> {
         let received = match response {
             Response::Event { seq, epoch, payload } => {
                 self.event(seq, epoch, payload.unwrap_or_default()).map(Some)
@@ -62,7 +61,7 @@ impl Follower {
         Ok(received)
     }
 
-    fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Received> {
+    fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Delivery> {
         if seq == 0 {
             return Err(numbered_from_1());
         }
@@ -73,24 +72,19 @@ impl Follower {
             }
         }
         self.advance(epoch, seq);
-        Ok(Received::Event { seq, epoch, payload })
+        Ok(Delivery::Event { seq, epoch, payload })
     }
 
-    fn gap(&mut self, first_seq: u64, epoch: u64, missed: Option<u64>) -> Result<Received> {
+    fn gap(&mut self, first_seq: u64, epoch: u64, missed: Option<u64>) -> Result<Delivery> {
         let to = first_seq.checked_sub(1).ok_or_else(numbered_from_1)?;
+        let gap = |from, missed| Gap { from, next_seq: first_seq, missed, epoch };
         let gap = match self.cursor {
-            Some(cursor) if same_epoch(cursor, Some(epoch)).is_err() => {
-                // Another history, of which nothing is known but where it goes on.
-                Received::Gap { from: 1, to, missed, epoch }
-            }
-            Some(cursor) if to > cursor.seq() => {
-                // The cursor tells how many are missing, whatever the peer counts.
-                Received::Gap { from: cursor.seq() + 1, to, missed: Some(to - cursor.seq()), epoch }
-            }
-            // A log that does not reach up to the cursor has lost what the subscriber had.
-            Some(cursor) if to < cursor.seq() && self.at_beginning => {
-                Received::Gap { from: 1, to, missed, epoch }
-            }
+            // Another history, of which only the number of its next event is known.
+            Some(cursor) if same_epoch(cursor, Some(epoch)).is_err() => gap(1, missed),
+            // The cursor tells how many are missing, whatever the peer counts.
+            Some(cursor) if to > cursor.seq() => gap(cursor.seq() + 1, Some(to - cursor.seq())),
+            // A log that does not reach up to the cursor has lost events that the subscriber had.
+            Some(cursor) if to < cursor.seq() && self.at_beginning => gap(1, missed),
             Some(cursor) => {
                 return Err(Error::protocol(format!(
                     "a gap to event {first_seq} does not lead forward from event {}",
@@ -99,14 +93,14 @@ impl Follower {
             }
             None => {
                 let from = missed.and_then(|missed| first_seq.checked_sub(missed)).unwrap_or(1).max(1);
-                Received::Gap { from, to, missed, epoch }
+                gap(from, missed)
             }
         };
         self.cursor = Some(Cursor::new(Some(epoch), to));
-        Ok(gap)
+        Ok(Delivery::Gap(gap))
     }
 
-    /// A peer that has nothing to say must have said everything.
+    /// Invariant: a heartbeat comes only when the peer has sent every event of its log.
     fn heartbeat(&mut self, seq: u64, epoch: u64) -> Result<()> {
         if let Some(cursor) = self.cursor {
             same_epoch(cursor, Some(epoch))?;
@@ -127,9 +121,32 @@ impl Follower {
     }
 }
 
-/// A followed stream ended with FIN. A peer that ends one says why, by a reset or an `error`.
+/// The error of a followed stream that ended with FIN. A peer must give the reason, by a reset or an `error`.
 pub(crate) fn ended_without_reason() -> Error {
     Error::new(ErrorKind::Truncated).detail("the peer ended a followed stream without a reason")
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event { seq, epoch, payload } => fmt_event(f, *seq, *epoch, payload),
+            Self::Gap(gap) => f.debug_tuple("Gap").field(gap).finish(),
+        }
+    }
+}
+
+/// Formats an event without its payload, which may be secret.
+pub(crate) fn fmt_event(
+    f: &mut fmt::Formatter<'_>,
+    seq: u64,
+    epoch: Option<u64>,
+    payload: &Bytes,
+) -> fmt::Result {
+    f.debug_struct("Event")
+        .field("seq", &seq)
+        .field("epoch", &epoch)
+        .field("payload_bytes", &payload.len())
+        .finish()
 }
 
 fn numbered_from_1() -> Error {
@@ -168,7 +185,7 @@ mod tests {
         Follower::new(Some(Cursor::new(Some(EPOCH), seq)))
     }
 
-    fn received(follower: &mut Follower, response: Response) -> Option<Received> {
+    fn received(follower: &mut Follower, response: Response) -> Option<Delivery> {
         follower.receive(response).unwrap()
     }
 
@@ -176,7 +193,7 @@ mod tests {
     fn events_pass_in_order_and_move_the_cursor() {
         let mut follower = Follower::new(None);
         for seq in 7..10 {
-            let Some(Received::Event { seq: received, .. }) = received(&mut follower, event(seq)) else {
+            let Some(Delivery::Event { seq: received, .. }) = received(&mut follower, event(seq)) else {
                 panic!("event {seq} is missing");
             };
             assert_eq!(received, seq);
@@ -218,7 +235,7 @@ mod tests {
     #[test]
     fn a_gap_counts_what_is_missing_from_the_cursor_on() {
         let mut follower = at(41);
-        let expected = Received::Gap { from: 42, to: 99, missed: Some(58), epoch: EPOCH };
+        let expected = Delivery::Gap(Gap { from: 42, next_seq: 100, missed: Some(58), epoch: EPOCH });
         assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected));
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 99)));
         assert!(received(&mut follower, event(100)).is_some());
@@ -245,7 +262,7 @@ mod tests {
         let mut follower = at(41);
         let other = Response::Event { seq: 42, epoch: Some(6), payload: None };
         assert!(follower.receive(other.clone()).is_err());
-        let expected = Received::Gap { from: 1, to: 0, missed: None, epoch: 6 };
+        let expected = Delivery::Gap(Gap { from: 1, next_seq: 1, missed: None, epoch: 6 });
         assert_eq!(received(&mut follower, gap(1, 6, None)), Some(expected));
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(6), 0)));
         assert!(follower.receive(other).is_err(), "42 does not follow 0");
@@ -254,7 +271,7 @@ mod tests {
     #[test]
     fn a_cursor_ahead_of_the_log_is_taken_back_by_the_first_frame_of_an_answer() {
         let mut follower = at(500);
-        let expected = Received::Gap { from: 1, to: 99, missed: None, epoch: EPOCH };
+        let expected = Delivery::Gap(Gap { from: 1, next_seq: 100, missed: None, epoch: EPOCH });
         assert_eq!(received(&mut follower, gap(100, 5, None)), Some(expected.clone()));
         assert_eq!(follower.cursor(), Some(Cursor::new(Some(EPOCH), 99)));
         assert!(follower.receive(gap(50, 5, None)).is_err(), "once");
@@ -269,7 +286,7 @@ mod tests {
     #[test]
     fn a_gap_before_the_first_event_starts_where_the_peer_says() {
         let mut follower = Follower::new(None);
-        let expected = Received::Gap { from: 100, to: 149, missed: Some(50), epoch: EPOCH };
+        let expected = Delivery::Gap(Gap { from: 100, next_seq: 150, missed: Some(50), epoch: EPOCH });
         assert_eq!(received(&mut follower, gap(150, 5, Some(50))), Some(expected));
         assert!(Follower::new(None).receive(gap(0, 5, None)).is_err());
         for missed in [None, Some(0), Some(u64::MAX)] {
@@ -400,20 +417,20 @@ mod tests {
         }
 
         /// The events that were received and those that a gap announced, which are all that there were.
-        fn account(items: &[Received], epoch: u64) -> Option<u64> {
+        fn account(items: &[Delivery], epoch: u64) -> Option<u64> {
             let mut last = None;
             for item in items {
                 match item {
-                    Received::Event { seq, epoch: of, .. } if *of == Some(epoch) => {
+                    Delivery::Event { seq, epoch: of, .. } if *of == Some(epoch) => {
                         assert!(last.is_none_or(|last| last + 1 == *seq), "{seq} after {last:?}");
                         last = Some(*seq);
                     }
-                    Received::Gap { from, to, epoch: of, .. } if *of == epoch => {
+                    Delivery::Gap(gap) if gap.epoch == epoch => {
                         assert!(
-                            last.is_none_or(|last| last + 1 == *from || *from == 1),
-                            "{from} after {last:?}"
+                            last.is_none_or(|last| last + 1 == gap.from || gap.from == 1),
+                            "{gap:?} after {last:?}"
                         );
-                        last = Some(*to);
+                        last = Some(gap.next_seq - 1);
                     }
                     _ => {}
                 }

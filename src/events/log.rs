@@ -57,8 +57,8 @@ impl EventLog {
     /// # Errors
     ///
     /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) if the payload is larger than
-    /// [`max_payload_bytes`](EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once the log
-    /// is [closed](Self::close). Of a durable log,
+    /// [`max_payload_bytes`](crate::EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once
+    /// the log is [closed](Self::close). Of a durable log,
     /// [`Exhausted`](ErrorKind::Exhausted) if more events wait to be written than the log may hold, and
     /// [`Io`](ErrorKind::Io) once writing has failed.
     pub fn publish(&self, payload: impl Into<Bytes>) -> Result<u64> {

@@ -8,6 +8,7 @@ mod cursor;
 #[cfg(feature = "durable")]
 mod cursor_store;
 mod follower;
+mod gap;
 mod history;
 mod log;
 #[cfg(feature = "durable")]
@@ -20,8 +21,8 @@ mod store;
 
 #[cfg(feature = "durable")]
 pub use self::cursor_store::CursorStore;
-pub use self::{builder::EventLogBuilder, cursor::Cursor, log::EventLog};
+pub use self::{builder::EventLogBuilder, cursor::Cursor, gap::Gap, log::EventLog};
 pub(crate) use self::{
-    follower::{Follower, Received, ended_without_reason},
+    follower::{Delivery, Follower, ended_without_reason, fmt_event},
     history::{GapBefore, Position},
 };

@@ -509,7 +509,7 @@ async fn subscribed(link: &Link, bytes: &[u8], end: End) -> (Vec<u64>, Option<Er
         loop {
             match events.next().await {
                 Ok(Some(EventItem::Event { seq, .. })) => got.push(seq),
-                Ok(Some(EventItem::Gap { .. })) => {}
+                Ok(Some(EventItem::Gap(_))) => {}
                 Ok(None) => break (got, None),
                 Err(error) => break (got, Some(error)),
             }

@@ -209,7 +209,10 @@ fn what(item: SubscriptionItem) -> Option<Told> {
         SubscriptionItem::Event { seq, epoch, payload } => {
             Some(Told::Event { epoch: epoch.unwrap(), seq, payload })
         }
-        SubscriptionItem::Gap { from, to, missed, epoch } => Some(Told::Gap { epoch, from, to, missed }),
+        SubscriptionItem::Gap(gap) => {
+            let (from, to) = (gap.from, gap.next_seq - 1);
+            Some(Told::Gap { epoch: gap.epoch, from, to, missed: gap.missed })
+        }
         SubscriptionItem::Connected { .. } | SubscriptionItem::Disconnected { .. } => None,
     }
 }

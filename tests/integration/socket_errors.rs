@@ -321,7 +321,7 @@ fn a_subscription_survives_send_errors_like_a_lost_network() {
                             faults.send.heal();
                         }
                         SubscriptionItem::Connected { .. } => {}
-                        SubscriptionItem::Gap { .. } => panic!("events are missing"),
+                        SubscriptionItem::Gap(_) => panic!("events are missing"),
                     }
                 }
             };

@@ -146,7 +146,7 @@ async fn by_connection(case: &Case, follow: bool, codec: Codec) -> (Vec<Item>, O
         loop {
             match events.next().await {
                 Ok(Some(EventItem::Event { seq, .. })) => items.push(Item::Event(seq)),
-                Ok(Some(EventItem::Gap { first_seq, .. })) => items.push(Item::Gap(first_seq - 1)),
+                Ok(Some(EventItem::Gap(gap))) => items.push(Item::Gap(gap.next_seq - 1)),
                 Ok(None) => break (items, None),
                 Err(error) => {
                     assert!(events.next().await.unwrap().is_none(), "an error is the end");
@@ -171,7 +171,7 @@ async fn by_client(case: &Case) -> (Vec<Item>, Option<ErrorKind>) {
             match subscription.next().await {
                 Ok(SubscriptionItem::Connected { .. }) => {}
                 Ok(SubscriptionItem::Event { seq, .. }) => items.push(Item::Event(seq)),
-                Ok(SubscriptionItem::Gap { to, .. }) => items.push(Item::Gap(to)),
+                Ok(SubscriptionItem::Gap(gap)) => items.push(Item::Gap(gap.next_seq - 1)),
                 // It resumes.
                 Ok(SubscriptionItem::Disconnected { error }) => break (items, Some(error.kind().clone())),
                 Err(error) => {
