@@ -31,7 +31,7 @@ use crate::{
     span,
     stats::LinkCounters,
     sync::wait_until,
-    tls::{OnExpiry, PeerIdentity, Security, Side, Terms, WallClock, classify, not_after},
+    tls::{OnExpiry, PeerIdentity, Security, SessionPolicy, WallClock, classify, not_after},
 };
 
 /// What serving and calling share of a connection.
@@ -170,16 +170,20 @@ impl Link {
         future::or(closed, closing).await;
     }
 
-    /// Turns the peer out when its certificate is revoked or expires, by the terms of the side that this is,
-    /// which may change: also one that has left, for what it left behind. Resolves then, with the code if
-    /// the connection was closed for this.
-    pub(crate) async fn turned_out_when_unwelcome(&self, security: &Security, side: Side) -> Option<Code> {
+    /// Closes the connection when the peer's certificate is no longer valid, because it was revoked or has
+    /// expired, by the session policy of this side, which may change meanwhile. Resolves then, also if the
+    /// peer has closed the connection before: with the code if the connection was closed for this.
+    pub(crate) async fn enforce_certificate_validity(
+        &self,
+        security: &Security,
+        side: quinn::Side,
+    ) -> Option<Code> {
         let Some(peer) = &self.peer else { return future::pending().await };
         // Where the path that was found in the handshake is no longer good, the peer may have shown another.
         let mut another: Option<Vec<CertificateDer<'static>>> = None;
         loop {
             let rotated = security.changed();
-            let Terms { revocations, on_expiry, paths } = security.terms(side);
+            let SessionPolicy { revocations, on_expiry, paths } = security.session_policy(side);
             let path = another.as_deref().unwrap_or(peer.chain());
             let revoked = async {
                 match &revocations {
@@ -201,8 +205,8 @@ impl Link {
                 None
             };
             if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
-                // A connection that may stay after a certificate has expired is judged as if that were still
-                // good.
+                // A connection that may stay after a certificate has expired is checked as if the certificate
+                // had not expired.
                 let now = security.wall_clock().now();
                 let at = match (on_expiry, not_after) {
                     (OnExpiry::Stay, Some(last_second)) => now.map(|now| now.min(last_second)),

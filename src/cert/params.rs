@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 
 use crate::{
     error::{Error, Result},
-    tls::Cause,
+    tls::ReadableError,
 };
 
 /// `ub-common-name` ([RFC 5280, appendix A.1](https://www.rfc-editor.org/rfc/rfc5280#appendix-A.1)).
@@ -90,5 +90,5 @@ pub(super) fn without_repetition(names: Vec<SanType>) -> Vec<SanType> {
 }
 
 pub(super) fn unusable(error: rcgen::Error) -> Error {
-    Error::invalid_config("no certificate can be made").caused_by(Cause::other(error))
+    Error::invalid_config("no certificate can be made").caused_by(ReadableError::other(error))
 }

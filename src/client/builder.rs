@@ -90,7 +90,7 @@ impl ClientBuilder {
         }
         let addresses = endpoint.dialable(addresses)?;
         let security = match tls {
-            Some(tls) => endpoint.security().beside(&tls)?,
+            Some(tls) => endpoint.security().with_client(&tls)?,
             None => Arc::clone(endpoint.security()),
         };
         let failures = Failures::new(backoff, endpoint.fork_rng());

@@ -21,7 +21,7 @@ use crate::{
     server::{Node, accept_connections},
     socket::EndpointSocket,
     tls::{
-        ClientTls, Halves, HandshakeReport, KeyLogger, RestartKey, Security, ServerTls, Surroundings,
+        ClientTls, HandshakeReport, KeyLogger, RestartKey, Security, ServerTls, TlsConfigs, TlsContext,
         WallClock,
     },
 };
@@ -256,9 +256,9 @@ impl EndpointBuilder {
         let max_datagram_len = usize::try_from(max_datagram_len).unwrap_or(usize::MAX);
         let socket = Arc::new(EndpointSocket::new(socket, Arc::clone(&runtime), max_datagram_len)?);
         let health = Arc::clone(socket.health());
-        let surroundings = Surroundings { wall_clock, chain_limit: limits.chain_limit(), key_log };
-        let security = Security::new(Halves { server, client }, surroundings)?;
-        security.warn_of_own();
+        let context = TlsContext { wall_clock, chain_limit: limits.chain_limit(), key_log };
+        let security = Security::new(TlsConfigs { server, client }, context)?;
+        security.warn_about_own_certificates();
         let accepts = security.present().server.is_some();
         let server = accepts.then(|| server_config(&security, &limits)).transpose()?;
         let quinn =
@@ -307,7 +307,7 @@ impl EndpointBuilder {
 
 /// What quinn takes connections by, with its own key for Retry tokens, which no rotation replaces.
 fn server_config(security: &Security, limits: &TransportLimits) -> Result<ServerConfig> {
-    let mut config = ServerConfig::with_crypto(security.accepting(&HandshakeReport::default())?);
+    let mut config = ServerConfig::with_crypto(security.server_config(&HandshakeReport::default())?);
     config.transport_config(limits.transport_config(Serves::Requests));
     limits.bound_incoming(&mut config);
     Ok(config)

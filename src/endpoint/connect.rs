@@ -20,7 +20,7 @@ use crate::{
     limits::Serves,
     link::{CloseOnDrop, Link},
     server::{attend, serve_connection},
-    tls::{ClientTls, Security, Side},
+    tls::{ClientTls, Security},
 };
 
 impl Endpoint {
@@ -105,7 +105,7 @@ impl Endpoint {
         tls: &ClientTls,
         server: impl Into<ServerAddress>,
     ) -> Result<Connection> {
-        self.connect_by(&self.inner.security.beside(tls)?, &server.into(), Handshake::Confirmed).await
+        self.connect_by(&self.inner.security.with_client(tls)?, &server.into(), Handshake::Confirmed).await
     }
 
     /// Connects with the client TLS that this is at the moment, and by whose terms the connection stays open.
@@ -245,7 +245,7 @@ impl Endpoint {
                     link.quinn().closed().await;
                 }
             };
-            attend(&node, link, &security, Side::Dialled, pin!(served)).await;
+            attend(&node, link, &security, quinn::Side::Client, pin!(served)).await;
             drop((node, security, held, task));
         };
         clock.spawn(attending.instrument(span));

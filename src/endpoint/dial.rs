@@ -60,7 +60,7 @@ pub(crate) async fn dial(
     if security.wall_clock().now().is_none() {
         return Err(no_time());
     }
-    let crypto = tls.quic_config(security.surroundings(), &report)?;
+    let crypto = tls.quic_config(security.context(), &report)?;
     let mut config = ClientConfig::new(crypto);
     config.transport_config(transport);
     let sending = socket.watch(address);

@@ -29,7 +29,7 @@ use crate::{
     router::ConnectionHandler,
     runtime::OwnWaker,
     socket::SocketHealth,
-    tls::{HandshakeReport, Side, classify},
+    tls::{HandshakeReport, classify},
 };
 
 /// Takes connections until the endpoint closes, each by this configuration with the TLS of the moment in it.
@@ -168,7 +168,7 @@ async fn serve_accepted(node: Arc<Node>, held: CloseOnDrop, slot: ConnectionSlot
     }));
     let serving = pin!(serve_connection(&node, link, Some(slot)));
     let work = pin!(future::or(serving, on_connection));
-    attend(&node, link, &node.security, Side::Accepted, work).instrument(span.clone()).await;
+    attend(&node, link, &node.security, quinn::Side::Server, work).instrument(span.clone()).await;
     span.in_scope(|| tracing::debug!(%remote, "connection ended"));
 }
 
@@ -185,7 +185,7 @@ async fn run_connection_handler(node: &Node, link: &Arc<Link>, handler: &Connect
 
 async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) -> Result<Link> {
     let report = HandshakeReport::default();
-    config.crypto = node.security.accepting(&report)?;
+    config.crypto = node.security.server_config(&report)?;
     let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| classify(&error, None))?;
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
     match node.clock.timeout_at(Some(deadline), connecting).await {
@@ -199,7 +199,7 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 report.take_path(),
                 |peer, address| node.admission.accepted(peer, address),
             );
-            if let Some(doubt) = report.doubt() {
+            if let Some(doubt) = report.inconclusive() {
                 link.close(Code::INTERNAL, doubt.explanation().unwrap_or_default());
                 node.warn_of_doubt(&link, &doubt);
                 return Err(doubt);

@@ -12,7 +12,6 @@ use crate::{
     code::Code,
     link::Link,
     router::{PendingPeer, Refusal},
-    tls::Side,
 };
 
 /// Lets the peer in, and says whether it did. Where not, its connection is closed: by what the application said, or by what
@@ -24,15 +23,16 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
     };
     let peer = PendingPeer::new(link.peer().cloned(), link.remote_address());
     let deadline = node.clock.deadline(node.limits.handshake_timeout());
-    let unwelcome = async {
-        node.counters.closed_for(link.turned_out_when_unwelcome(&node.security, Side::Accepted).await);
+    let expelled = async {
+        node.counters
+            .closed_for(link.enforce_certificate_validity(&node.security, quinn::Side::Server).await);
         Code::CANCELLED
     };
     let gone = async {
         link.ended(&node.drain).await;
         Code::CANCELLED
     };
-    let gone = pin!(future::or(unwelcome, gone));
+    let gone = pin!(future::or(expelled, gone));
     let refusal = match supervise(node, Holds::Nothing, Some(deadline), gone, authorizer(peer)).await {
         Outcome::Returned(Ok(state)) => {
             link.let_in(state);

@@ -8,12 +8,7 @@ use std::{
 use futures_lite::future;
 
 use super::{connection_state::ConnectionState, dispatch, node::Node, notification};
-use crate::{
-    admission::ConnectionSlot,
-    link::Link,
-    runtime::OwnWaker,
-    tls::{Security, Side},
-};
+use crate::{admission::ConnectionSlot, link::Link, runtime::OwnWaker, tls::Security};
 
 /// What a node does about a connection beside its `work`, until that is over. It closes the connection when
 /// the peer's certificate is no longer valid, and sees to it that a shutdown neither cuts off what was sent
@@ -22,14 +17,14 @@ pub(crate) async fn attend(
     node: &Node,
     link: &Link,
     security: &Security,
-    side: Side,
+    side: quinn::Side,
     work: Pin<&mut impl Future<Output = ()>>,
 ) {
     let work = async {
         work.await;
         None
     };
-    let unwelcome = pin!(link.turned_out_when_unwelcome(security, side));
+    let expelled = pin!(link.enforce_certificate_validity(security, side));
     let leaving = async {
         node.drain.begun().await;
         link.outstanding().follow_acknowledgements().await;
@@ -40,7 +35,7 @@ pub(crate) async fn attend(
         link.allowance().abandon();
         future::pending().await
     };
-    let beside = pin!(OwnWaker::new(future::or(ended, unwelcome)));
+    let beside = pin!(OwnWaker::new(future::or(ended, expelled)));
     let code = future::or(work, beside).await;
     // For what became outstanding in between, if the work noticed the end first.
     link.outstanding().end();

@@ -4,8 +4,8 @@ use quinn::{ConnectionError, TransportErrorCode};
 use rustls::AlertDescription as Alert;
 
 use super::{
-    error_text::{self, Cause, alert_of},
-    handshake_failure::{Refusal, oversized_peer},
+    error_text::{self, ReadableError, alert_of},
+    handshake_failure::{HandshakeFailure, oversized_peer},
     report::HandshakeReport,
 };
 use crate::{
@@ -24,19 +24,19 @@ const MAX_REASON_CHARS: usize = 256;
 /// that we refused the peer's certificate or that the peer refused ours, depending on who raised it;
 /// quinn tells the two apart by variant, and so does this.
 pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>) -> Error {
-    let refusal = report.and_then(HandshakeReport::refusal);
+    let failure = report.and_then(HandshakeReport::failure);
     // Whatever ended the attempt: a server that was not believed is the reason to tell.
-    let classified = match (refusal, error) {
-        (Some(refusal), _) => refusal.to_error(),
+    let classified = match (failure, error) {
+        (Some(failure), _) => failure.to_error(),
         (None, ConnectionError::TransportError(error)) => match report.and_then(HandshakeReport::overflow) {
             Some(overflow) if error.code == TransportErrorCode::CRYPTO_BUFFER_EXCEEDED => {
                 oversized_peer(overflow)
             }
-            _ => transport(error.code, Side::Local),
+            _ => transport(error.code, FoundBy::ThisSide),
         },
         (None, ConnectionError::ConnectionClosed(close)) => match close.error_code {
             TransportErrorCode::CRYPTO_BUFFER_EXCEEDED => too_large_for_the_peer(&close.reason),
-            code => transport(code, Side::Peer),
+            code => transport(code, FoundBy::Peer),
         },
         (None, ConnectionError::ApplicationClosed(close)) => closed(close),
         (None, ConnectionError::VersionMismatch) => Error::new(ErrorKind::VersionMismatch),
@@ -45,18 +45,18 @@ pub(crate) fn classify(error: &ConnectionError, report: Option<&HandshakeReport>
             Error::new(ErrorKind::ConnectionLost)
         }
     };
-    match refusal {
+    match failure {
         // It has a cause, which says more.
-        Some(Refusal::NoTime) => classified,
-        Some(_) => classified.caused_by(Cause::Refused(error.clone())),
-        None => classified.caused_by(Cause::Connection(error.clone())),
+        Some(HandshakeFailure::NoTime) => classified,
+        Some(_) => classified.caused_by(ReadableError::Refused(error.clone())),
+        None => classified.caused_by(ReadableError::Connection(error.clone())),
     }
 }
 
 /// Who found the error.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Local,
+enum FoundBy {
+    ThisSide,
     Peer,
 }
 
@@ -71,7 +71,7 @@ fn too_large_for_the_peer(reason: &[u8]) -> Error {
         .detail(format!("this node's certificate chain is too large for the peer: {reason}"))
 }
 
-fn transport(code: TransportErrorCode, found_by: Side) -> Error {
+fn transport(code: TransportErrorCode, found_by: FoundBy) -> Error {
     if let Some(alert) = alert_of(code) {
         return tls(alert, found_by);
     }
@@ -88,20 +88,20 @@ fn transport(code: TransportErrorCode, found_by: Side) -> Error {
     }
 }
 
-fn tls(alert: Alert, raised_by: Side) -> Error {
-    match (alert, about_a_certificate(alert, raised_by), raised_by) {
+fn tls(alert: Alert, found_by: FoundBy) -> Error {
+    match (alert, about_a_certificate(alert, found_by), found_by) {
         (Alert::NoApplicationProtocol, ..) => Error::new(ErrorKind::AlpnMismatch),
         (Alert::ProtocolVersion, ..) => Error::new(ErrorKind::VersionMismatch),
-        (_, Some(complaint), Side::Local) => Error::new(ErrorKind::PeerCertificate).detail(complaint),
-        (_, Some(complaint), Side::Peer) => Error::new(ErrorKind::CertificateRefused).detail(complaint),
+        (_, Some(complaint), FoundBy::ThisSide) => Error::new(ErrorKind::PeerCertificate).detail(complaint),
+        (_, Some(complaint), FoundBy::Peer) => Error::new(ErrorKind::CertificateRefused).detail(complaint),
         // It has many meanings, of which this is nearly always the one.
-        (Alert::HandshakeFailure, _, Side::Peer) => {
+        (Alert::HandshakeFailure, _, FoundBy::Peer) => {
             Error::protocol("TLS alert handshake_failure raised by the peer (no algorithm in common?)")
         }
-        (_, None, Side::Local) => {
+        (_, None, FoundBy::ThisSide) => {
             Error::protocol(format!("TLS alert {} raised by this side", error_text::alert_name(alert)))
         }
-        (_, None, Side::Peer) => {
+        (_, None, FoundBy::Peer) => {
             Error::protocol(format!("TLS alert {} raised by the peer", error_text::alert_name(alert)))
         }
     }
@@ -109,13 +109,13 @@ fn tls(alert: Alert, raised_by: Side) -> Error {
 
 /// What an alert complains of, if that is a certificate
 /// ([RFC 8446, section 6.2](https://www.rfc-editor.org/rfc/rfc8446#section-6.2)).
-fn about_a_certificate(alert: Alert, raised_by: Side) -> Option<&'static str> {
+fn about_a_certificate(alert: Alert, found_by: FoundBy) -> Option<&'static str> {
     Some(match alert {
-        Alert::UnknownCA if raised_by == Side::Peer => {
+        Alert::UnknownCA if found_by == FoundBy::Peer => {
             "unknown_ca: not issued by an authority that the peer trusts, or an intermediate certificate is \
              missing"
         }
-        Alert::CertificateRequired if raised_by == Side::Peer => {
+        Alert::CertificateRequired if found_by == FoundBy::Peer => {
             "certificate_required: none was shown (give this node an identity)"
         }
         Alert::BadCertificate => "bad_certificate: malformed, or not valid for the name",
@@ -136,11 +136,11 @@ fn about_a_certificate(alert: Alert, raised_by: Side) -> Option<&'static str> {
     })
 }
 
-fn broken_protocol(found_by: Side) -> Error {
+fn broken_protocol(found_by: FoundBy) -> Error {
     match found_by {
-        Side::Local => Error::new(ErrorKind::Protocol),
+        FoundBy::ThisSide => Error::new(ErrorKind::Protocol),
         // The kind blames the peer, which sees it the other way round.
-        Side::Peer => Error::protocol("the peer closed the connection over an error that it found"),
+        FoundBy::Peer => Error::protocol("the peer closed the connection over an error that it found"),
     }
 }
 
@@ -190,7 +190,10 @@ mod tests {
     fn kind(error: &ConnectionError) -> ErrorKind {
         let classified = classify(error, None);
         let source = classified.source().and_then(|source| source.downcast_ref());
-        assert!(matches!(source, Some(Cause::Connection(cause)) if cause == error), "the cause is lost");
+        assert!(
+            matches!(source, Some(ReadableError::Connection(cause)) if cause == error),
+            "the cause is lost"
+        );
         classified.kind().clone()
     }
 
@@ -329,32 +332,32 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_refusal_explains_more_than_the_alert() {
-        let classified = |refusal| {
+    fn a_recorded_failure_explains_more_than_the_alert() {
+        let classified = |failure| {
             let report = HandshakeReport::default();
-            report.record(refusal);
+            report.record(failure);
             classify(&found_here(TransportErrorCode::crypto(49)), Some(&report))
         };
         let presented = Fingerprint::of(&CertificateDer::from_slice(b"impostor"));
-        let pin = classified(Refusal::PinMismatch(presented));
+        let pin = classified(HandshakeFailure::PinMismatch(presented));
         assert_eq!(*pin.kind(), ErrorKind::PinMismatch);
         assert!(pin.explanation().unwrap().contains(&presented.to_string()));
         assert!(pin.source().is_some());
 
         for error in [CertificateError::UnknownIssuer, CertificateError::NotValidYet] {
-            let refusal =
-                Refusal::ServerCertificate { error: error.clone().into(), words: "in words".into() };
-            let certificate = classified(refusal);
+            let failure =
+                HandshakeFailure::ServerCertificate { error: error.clone().into(), words: "in words".into() };
+            let certificate = classified(failure);
             assert_eq!(*certificate.kind(), ErrorKind::PeerCertificate);
             assert_eq!(certificate.explanation(), Some("in words"));
             assert_eq!(certificate.is_retryable(), error == CertificateError::NotValidYet);
             let source = certificate.source().map(ToString::to_string);
             assert_eq!(source.as_deref(), Some("TLS alert access_denied"));
         }
-        let client = classified(Refusal::ClientCertificate("in words".into()));
+        let client = classified(HandshakeFailure::ClientCertificate("in words".into()));
         assert_eq!(*client.kind(), ErrorKind::PeerCertificate);
         assert_eq!(client.explanation(), Some("in words"));
         let empty = classify(&found_here(TransportErrorCode::crypto(49)), Some(&HandshakeReport::default()));
-        assert_eq!(*empty.kind(), ErrorKind::PeerCertificate, "without a refusal, the alert counts");
+        assert_eq!(*empty.kind(), ErrorKind::PeerCertificate, "without a failure, the alert counts");
     }
 }

@@ -13,17 +13,17 @@ use rustls::{
 };
 
 use super::{
-    bounded::Bounded,
-    context::{KeyLogger, Surroundings},
-    error_text::Cause,
+    context::{KeyLogger, TlsContext},
+    error_text::ReadableError,
     fingerprint::Pin,
+    handshake_limit::SizeLimited,
     identity::{Identity, Trust},
     path::{PathFinder, Purpose},
     protocol::{ALPN, VERSIONS},
     provider::provider,
     report::{HandshakeReport, ReportingClock},
     revocation::RevocationList,
-    session_policy::{OnExpiry, Terms},
+    session_policy::{OnExpiry, SessionPolicy},
     verify_server::ServerVerifier,
 };
 use crate::error::{Error, Result};
@@ -117,8 +117,12 @@ impl ClientTls {
         Self { on_expiry, ..self }
     }
 
-    pub(super) fn terms(&self) -> Terms {
-        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry, paths: Some(self.paths()) }
+    pub(super) fn session_policy(&self) -> SessionPolicy {
+        SessionPolicy {
+            revocations: self.revocations.clone(),
+            on_expiry: self.on_expiry,
+            paths: Some(self.paths()),
+        }
     }
 
     fn paths(&self) -> PathFinder {
@@ -133,19 +137,15 @@ impl ClientTls {
     /// not believed.
     pub(crate) fn quic_config(
         &self,
-        surroundings: &Surroundings,
+        context: &TlsContext,
         report: &HandshakeReport,
     ) -> Result<Arc<dyn crypto::ClientConfig>> {
-        let config = QuicClientConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
-        Ok(Bounded::new(config, surroundings.chain_limit, report))
+        let config = QuicClientConfig::try_from(self.config(context, report)?).map_err(unusable)?;
+        Ok(SizeLimited::new(config, context.chain_limit, report))
     }
 
-    pub(super) fn config(
-        &self,
-        surroundings: &Surroundings,
-        report: &HandshakeReport,
-    ) -> Result<ClientConfig> {
-        let Surroundings { wall_clock, chain_limit, key_log } = surroundings;
+    pub(super) fn config(&self, context: &TlsContext, report: &HandshakeReport) -> Result<ClientConfig> {
+        let TlsContext { wall_clock, chain_limit, key_log } = context;
         let Prepared { config, chain } = self.prepared()?;
         let mut config = config.clone();
         config.time_provider =
@@ -206,7 +206,7 @@ impl fmt::Debug for ClientTls {
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::invalid_config("no TLS client configuration can be made").caused_by(Cause::other(error))
+    Error::invalid_config("no TLS client configuration can be made").caused_by(ReadableError::other(error))
 }
 
 #[cfg(all(test, feature = "cert"))]
@@ -218,11 +218,11 @@ mod tests {
     fn nothing_can_be_resumed() {
         let ca = CertificateAuthority::new("ca").unwrap();
         let tls = ClientTls::new(ca.trust());
-        let config = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
+        let config = tls.config(&TlsContext::default(), &HandshakeReport::default()).unwrap();
         assert_eq!(config.alpn_protocols, [ALPN]);
         assert!(!config.enable_early_data);
         assert!(format!("{:?}", config.resumption).contains("NoClientSessionStorage"));
-        assert!(tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).is_ok());
+        assert!(tls.quic_config(&TlsContext::default(), &HandshakeReport::default()).is_ok());
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         let ca = CertificateAuthority::new("ca").unwrap();
         let tls = ClientTls::new(ca.trust());
         let shows_a_certificate = |tls: &ClientTls| {
-            let config = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
+            let config = tls.config(&TlsContext::default(), &HandshakeReport::default()).unwrap();
             config.client_auth_cert_resolver.has_certs()
         };
         assert!(!shows_a_certificate(&tls));
@@ -243,7 +243,7 @@ mod tests {
         let issued = ca.issue_client("a").unwrap();
         let pin = Pin::of(ca.certificate());
         let tls = ClientTls::new(ca.trust()).identity(issued.identity()).pin(pin);
-        tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
+        tls.config(&TlsContext::default(), &HandshakeReport::default()).unwrap();
         let debug = format!("{tls:?}");
         assert!(debug.contains(&issued.fingerprint().to_string()), "{debug}");
         assert!(debug.contains(&pin.to_string()), "{debug}");

@@ -16,7 +16,7 @@ use crate::sync::AtomicU64;
 /// When this crate was built, in seconds since 1970, as `build.rs` wrote it down.
 const BUILT: u64 = seconds(env!("PALYRA_QUIC_BUILT"));
 
-/// The time of day that certificates are judged by, at both ends of every connection of an endpoint.
+/// The time of day against which certificates are checked, at both ends of every connection of an endpoint.
 ///
 /// A small board wakes up in 1970, and would take every certificate for one from the future. So a clock has a
 /// floor, below which it never shows: the time at which this crate was built, or the latest that
@@ -71,7 +71,7 @@ impl WallClock {
     /// block.
     ///
     /// `None` says that the clock has failed. Then no handshake succeeds, whichever side began it, until it
-    /// is well again: a certificate cannot be judged without a time. Connections that are open stay.
+    /// is well again: a certificate cannot be checked without a time. Connections that are open stay.
     #[must_use]
     pub fn from_fn(read: impl Fn() -> Option<SystemTime> + Send + Sync + 'static) -> Self {
         Self::reading(Source::Hardware(Box::new(read)))

@@ -1,4 +1,4 @@
-//! What all TLS of an endpoint shares, whichever side dials.
+//! What the TLS configurations for accepting and for dialling share.
 
 use std::{fmt, sync::Arc};
 
@@ -7,13 +7,13 @@ use rustls::KeyLog;
 use super::clock::WallClock;
 use crate::limits::ChainLimit;
 
-/// What all TLS of an endpoint shares, whichever side dials.
+/// What the TLS configurations of an endpoint share: one clock, one limit, and one key log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Surroundings {
+pub(crate) struct TlsContext {
     pub(crate) wall_clock: WallClock,
-    /// How large the chains of peers may be, and this node's own.
+    /// The largest certificate chain, of a peer or of this node.
     pub(crate) chain_limit: ChainLimit,
-    /// Told the secrets of all connections.
+    /// Receives the secrets of all connections.
     pub(crate) key_log: Option<KeyLogger>,
 }
 
@@ -22,8 +22,8 @@ pub(crate) struct KeyLogger(pub(crate) Arc<dyn KeyLog>);
 
 impl fmt::Debug for KeyLogger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Foreign, and may print the secrets that it was told.
-        let Self(_foreign) = self;
+        // The caller's logger may print the secrets that it has received.
+        let Self(_callers_logger) = self;
         f.write_str("KeyLogger")
     }
 }

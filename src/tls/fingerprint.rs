@@ -9,7 +9,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::error_text::Cause;
+use super::error_text::ReadableError;
 use crate::error::{Error, Result};
 
 /// SHA-256 of the crypto provider that is linked anyway, found while compiling.
@@ -186,7 +186,7 @@ impl Pin {
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the certificate cannot be parsed.
     pub fn of_public_key(certificate: &CertificateDer<'_>) -> Result<Self> {
         let parsed = ParsedCertificate::try_from(certificate).map_err(|error| {
-            Error::invalid_config("the certificate cannot be parsed").caused_by(Cause::Tls(error))
+            Error::invalid_config("the certificate cannot be parsed").caused_by(ReadableError::Tls(error))
         })?;
         let key = parsed.subject_public_key_info();
         Ok(Self { pinned: Pinned::PublicKey, digest: Fingerprint::of(&CertificateDer::from_slice(&key)) })

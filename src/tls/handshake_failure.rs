@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum HandshakeFailure {
     /// The chain is valid, and its first certificate is this one instead of a pinned one.
     PinMismatch(Fingerprint),
     /// A server's, with what is wrong with it in plain words.
@@ -24,14 +24,14 @@ pub(super) enum Refusal {
     NoTime,
 }
 
-impl Refusal {
+impl HandshakeFailure {
     pub(super) fn to_error(&self) -> Error {
         match self {
             Self::PinMismatch(presented) => Error::new(ErrorKind::PinMismatch).detail(format!(
                 "the server presented {presented}, which is not pinned: pin it, if this is the right server"
             )),
             Self::ServerCertificate { error: rustls::Error::InvalidCertificate(error), words } => {
-                about_certificate(error, words.clone())
+                invalid_certificate(error, words.clone())
             }
             Self::ServerCertificate { words, .. } | Self::ClientCertificate(words) => {
                 Error::new(ErrorKind::PeerCertificate).detail(words.clone())
@@ -47,7 +47,7 @@ pub(super) fn oversized_peer(oversized: Oversized) -> Error {
 }
 
 /// A certificate that was not acceptable, or that this side could not judge; in these words.
-pub(super) fn about_certificate(error: &CertificateError, words: String) -> Error {
+pub(super) fn invalid_certificate(error: &CertificateError, words: String) -> Error {
     use CertificateError as E;
     let unacceptable = Error::new(ErrorKind::PeerCertificate).detail(words);
     match error {

@@ -12,13 +12,13 @@ use rustls::{
 
 use super::{
     certificate::{Details, sole_element},
+    certificate_check::{self, Role},
     describe,
-    error_text::{self, Cause},
+    error_text::{self, ReadableError},
     fingerprint::Fingerprint,
     pem,
     provider::provider,
-    restart::RestartSecret,
-    usable::{self, Role},
+    restart_key::RestartSecret,
 };
 use crate::{
     error::{Error, Result},
@@ -70,15 +70,15 @@ impl Identity {
             return Err(Error::invalid_config("the certificate chain is empty"));
         };
         let fingerprint = Fingerprint::of(leaf);
-        usable::check_own(leaf)?;
+        certificate_check::check_own(leaf)?;
         let restart_secret = RestartSecret::of(&key);
         let described = describe::private_key(&key);
         let key = provider().key_provider.load_private_key(key).map_err(|error| {
             Error::invalid_config(format!(
                 "the private key is not usable ({described}): it is damaged or not supported; {}",
-                usable::SUPPORTED
+                certificate_check::SUPPORTED
             ))
-            .caused_by(Cause::Tls(error))
+            .caused_by(ReadableError::Tls(error))
         })?;
         let certified_key = CertifiedKey::new(chain, key);
         check_key(&certified_key)?;
@@ -154,7 +154,11 @@ fn check_key(certified_key: &CertifiedKey) -> Result<()> {
                 "the private key does not belong to the certificate {first}: which key was it issued for?"
             )
         }
-        _ => return Err(Error::invalid_config("the certificate is not usable").caused_by(Cause::Tls(error))),
+        _ => {
+            return Err(
+                Error::invalid_config("the certificate is not usable").caused_by(ReadableError::Tls(error))
+            );
+        }
     };
     Err(Error::invalid_config(mismatch))
 }
@@ -207,16 +211,16 @@ impl Trust {
         let mut roots = RootCertStore::empty();
         let mut of_a_node = None;
         for certificate in certificates {
-            match usable::check_authority(&certificate)? {
+            match certificate_check::check_authority(&certificate)? {
                 Role::Authority => {
                     let added = roots.add(certificate);
-                    added.map_err(|error| usable::no_authority(&error_text::tls(&error)))?;
+                    added.map_err(|error| certificate_check::no_authority(&error_text::tls(&error)))?;
                 }
                 Role::Node(why) => of_a_node = Some(why),
             }
         }
         match of_a_node {
-            Some(why) if roots.is_empty() => return Err(usable::no_authority(&why)),
+            Some(why) if roots.is_empty() => return Err(certificate_check::no_authority(&why)),
             // A file with a whole chain in it is as good as one with its authorities.
             Some(why) => tracing::warn!("passed over among the authorities to trust: {why}"),
             None => {}
@@ -325,7 +329,7 @@ mod tests {
     fn a_key_that_takes_a_feature_is_refused_by_its_name() {
         const RSA: &[u8] = include_bytes!("../../tests/common/rsa.pem");
 
-        let assert_judged = |result: Result<()>, built_in: bool, key: &str, feature: &str| match result {
+        let assert_checked = |result: Result<()>, built_in: bool, key: &str, feature: &str| match result {
             Ok(()) => assert!(built_in, "{key} was taken"),
             refused => {
                 assert!(!built_in, "{key} was refused");
@@ -344,12 +348,12 @@ mod tests {
             let certificate = rcgen::CertificateParams::default().self_signed(&private).unwrap().pem();
             let identity =
                 Identity::from_pem(certificate.as_bytes(), private.serialize_pem().as_bytes()).map(drop);
-            assert_judged(identity, built_in, key, "ecdsa");
-            assert_judged(Trust::from_pem(certificate.as_bytes()).map(drop), built_in, key, "ecdsa");
+            assert_checked(identity, built_in, key, "ecdsa");
+            assert_checked(Trust::from_pem(certificate.as_bytes()).map(drop), built_in, key, "ecdsa");
         }
         let built_in = cfg!(feature = "rsa");
-        assert_judged(Trust::from_pem(RSA).map(drop), built_in, "an RSA key", "rsa");
-        assert_judged(Identity::from_pem(RSA, RSA).map(drop), built_in, "an RSA key", "rsa");
+        assert_checked(Trust::from_pem(RSA).map(drop), built_in, "an RSA key", "rsa");
+        assert_checked(Identity::from_pem(RSA, RSA).map(drop), built_in, "an RSA key", "rsa");
     }
 
     #[test]

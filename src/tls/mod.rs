@@ -3,8 +3,8 @@
 //! Everything here ends in a rustls configuration with the same fixed properties: TLS 1.3 only, the
 //! *ring* provider, one ALPN protocol, no resumption, no tickets and no early data.
 
-mod bounded;
 mod certificate;
+mod certificate_check;
 mod classify;
 mod client;
 mod clock;
@@ -14,6 +14,7 @@ mod describe;
 mod error_text;
 mod fingerprint;
 mod handshake_failure;
+mod handshake_limit;
 mod identity;
 mod names;
 mod path;
@@ -22,7 +23,7 @@ pub(crate) mod pem;
 mod protocol;
 mod provider;
 mod report;
-mod restart;
+mod restart_key;
 mod revocation;
 mod rotation;
 mod security;
@@ -31,22 +32,21 @@ mod server_name;
 mod session_policy;
 #[cfg(all(test, feature = "cert"))]
 mod tests;
-mod usable;
 mod verify_client;
 mod verify_server;
 
 #[cfg(feature = "cert")]
-pub(crate) use self::error_text::Cause;
+pub(crate) use self::{certificate::Facts, error_text::ReadableError};
 pub(crate) use self::{
-    certificate::{Facts, not_after},
+    certificate::not_after,
     classify::classify,
-    configs::Halves,
-    context::{KeyLogger, Surroundings},
+    configs::TlsConfigs,
+    context::{KeyLogger, TlsContext},
     handshake_failure::no_time,
     report::HandshakeReport,
-    security::{Security, Side},
+    security::Security,
     server_name::server_name,
-    session_policy::Terms,
+    session_policy::SessionPolicy,
 };
 pub use self::{
     client::ClientTls,
@@ -55,7 +55,7 @@ pub use self::{
     identity::{Identity, Trust},
     peer::PeerIdentity,
     protocol::ALPN,
-    restart::RestartKey,
+    restart_key::RestartKey,
     revocation::{RevocationList, Revoked},
     rotation::Rotation,
     server::{ClientAuth, ServerTls},

@@ -18,10 +18,10 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
     certificate::{Details, Facts, Version},
+    certificate_check::unverifiable,
     describe, error_text,
     provider::provider,
-    revocation::{RevocationList, Signed},
-    usable::unverifiable,
+    revocation::{PathCertificate, RevocationList},
 };
 
 /// Looks for paths of servers, or of clients, to some authorities.
@@ -47,7 +47,7 @@ pub(super) enum NoPath {
     Refused(CertificateError),
 }
 
-/// By which time a path is judged.
+/// The time at which a path is checked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) certificates: UnixTime,
@@ -116,9 +116,9 @@ impl PathFinder {
             Purpose::Client => KeyUsage::client_auth(),
         };
         let objection = RefCell::new(None);
-        let judge = |path: &VerifiedPath<'_>| {
+        let check = |path: &VerifiedPath<'_>| {
             let Some(list) = revocations else { return Ok(()) };
-            let Err(error) = judge(path, list, times.lists) else { return Ok(()) };
+            let Err(error) = check_revocation(path, list, times.lists) else { return Ok(()) };
             let mut objection = objection.borrow_mut();
             // That a certificate is revoked says more than that nobody knows what became of another.
             if *objection != Some(CertificateError::Revoked) {
@@ -134,7 +134,7 @@ impl PathFinder {
             times.certificates,
             usage,
             None,
-            Some(&judge),
+            Some(&check),
         );
         match found {
             Ok(path) => Ok(certificates(&path).into_iter().map(CertificateDer::into_owned).collect()),
@@ -253,7 +253,11 @@ fn certificates<'a>(path: &'a VerifiedPath<'_>) -> Vec<CertificateDer<'a>> {
     std::iter::once(path.end_entity().der()).chain(intermediates).collect()
 }
 
-fn judge(path: &VerifiedPath<'_>, list: &RevocationList, now: UnixTime) -> Result<(), CertificateError> {
+fn check_revocation(
+    path: &VerifiedPath<'_>,
+    list: &RevocationList,
+    now: UnixTime,
+) -> Result<(), CertificateError> {
     let path_certificates = certificates(path);
     let issuers = path_certificates.iter().skip(1).map(|issuer| {
         Details::read(issuer).map(|details| details.public_key).map_err(|_| CertificateError::BadEncoding)
@@ -263,6 +267,6 @@ fn judge(path: &VerifiedPath<'_>, list: &RevocationList, now: UnixTime) -> Resul
     let signed = path_certificates
         .iter()
         .zip(keys)
-        .map(|(certificate, key)| Signed { certificate, issuer_key: Some(key) });
-    list.judge(signed, now)
+        .map(|(certificate, key)| PathCertificate { certificate, issuer_key: Some(key) });
+    list.check(signed, now)
 }

@@ -14,7 +14,7 @@ use rustls::{
 use super::{
     clock::WallClock,
     error_text,
-    handshake_failure::{Refusal, about_certificate},
+    handshake_failure::{HandshakeFailure, invalid_certificate},
 };
 use crate::{
     error::{Error, Result},
@@ -22,8 +22,8 @@ use crate::{
     sync::lock,
 };
 
-/// One for each connection attempt, on either side: whether the peer's certificate was looked at, and why it
-/// was refused. The first refusal stays.
+/// What the verifiers of one connection attempt found, on either side: whether they checked the peer's
+/// certificate, and why they refused it. The first failure stays.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HandshakeReport(Arc<Shared>);
 
@@ -31,8 +31,8 @@ pub(crate) struct HandshakeReport(Arc<Shared>);
 struct Shared {
     verified: AtomicBool,
     path: Mutex<Option<Vec<CertificateDer<'static>>>>,
-    doubt: OnceLock<CertificateError>,
-    refusal: OnceLock<Refusal>,
+    inconclusive: OnceLock<CertificateError>,
+    failure: OnceLock<HandshakeFailure>,
     chain_limit: OnceLock<ChainLimit>,
 }
 
@@ -47,7 +47,7 @@ impl TimeProvider for ReportingClock {
     fn current_time(&self) -> Option<UnixTime> {
         let now = self.wall_clock.unix_time();
         if now.is_none() {
-            self.report.record(Refusal::NoTime);
+            self.report.record(HandshakeFailure::NoTime);
         }
         now
     }
@@ -63,32 +63,32 @@ impl HandshakeReport {
         Err(Error::protocol("the peer's certificate was not verified in this handshake"))
     }
 
-    pub(super) fn refusal(&self) -> Option<&Refusal> {
-        self.0.refusal.get()
+    pub(super) fn failure(&self) -> Option<&HandshakeFailure> {
+        self.0.failure.get()
     }
 
-    pub(super) fn record(&self, refusal: Refusal) {
-        // A handshake ends with its first refusal; were there a second, the first would explain more.
-        let _ = self.0.refusal.set(refusal);
+    pub(super) fn record(&self, failure: HandshakeFailure) {
+        // A handshake ends with its first failure; were there a second, the first would explain more.
+        let _ = self.0.failure.set(failure);
     }
 
-    /// The verifier of this attempt is satisfied, by this path.
+    /// Records that the verifier accepted the peer by this path.
     pub(super) fn record_verified(&self, path: Vec<CertificateDer<'static>>) {
         *lock(&self.0.path) = Some(path);
         self.0.verified.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the certificate is good cannot be told, for a reason that may be this side's own.
-    pub(super) fn record_doubt(&self, doubt: CertificateError) {
-        let _ = self.0.doubt.set(doubt);
+    /// Records that this side could not check the certificate, for a reason that may be its own.
+    pub(super) fn record_inconclusive(&self, reason: CertificateError) {
+        let _ = self.0.inconclusive.set(reason);
     }
 
-    /// Why this side could not tell whether the peer's certificate is good. Such a peer must not be served.
-    pub(crate) fn doubt(&self) -> Option<Error> {
-        self.0.doubt.get().map(|doubt| about_certificate(doubt, error_text::certificate(doubt)))
+    /// Why this side could not check the peer's certificate. Such a peer must not be served.
+    pub(crate) fn inconclusive(&self) -> Option<Error> {
+        self.0.inconclusive.get().map(|reason| invalid_certificate(reason, error_text::certificate(reason)))
     }
 
-    /// The path that was found, for the first who asks.
+    /// The path that was found. Only the first call returns it.
     pub(crate) fn take_path(&self) -> Option<Vec<CertificateDer<'static>>> {
         lock(&self.0.path).take()
     }
@@ -97,7 +97,7 @@ impl HandshakeReport {
         let _ = self.0.chain_limit.set(limit);
     }
 
-    /// Why the peer's handshake messages could not be held, as long as its certificate was not looked at.
+    /// Why the peer's handshake messages did not fit in the buffer, unless its certificate was checked before.
     pub(super) fn overflow(&self) -> Option<Oversized> {
         let limit = *self.0.chain_limit.get()?;
         let verified = self.0.verified.load(Ordering::SeqCst);
@@ -106,20 +106,20 @@ impl HandshakeReport {
 
     /// Refuses the peer for the size of its chain.
     pub(super) fn record_oversized(&self, oversized: Oversized) -> rustls::Error {
-        self.record(Refusal::Oversized(oversized));
+        self.record(HandshakeFailure::Oversized(oversized));
         CertificateError::Other(OtherError(Arc::new(oversized))).into()
     }
 
     pub(super) fn oversized(&self) -> Option<Oversized> {
-        match self.refusal() {
-            Some(Refusal::Oversized(oversized)) => Some(*oversized),
+        match self.failure() {
+            Some(HandshakeFailure::Oversized(oversized)) => Some(*oversized),
             _ => None,
         }
     }
 
     /// Remembers why a server was refused, in these words.
     pub(super) fn refuse_server(&self, error: &rustls::Error, words: String) {
-        self.record(Refusal::ServerCertificate { error: error.clone(), words });
+        self.record(HandshakeFailure::ServerCertificate { error: error.clone(), words });
     }
 }
 
@@ -129,14 +129,14 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn a_report_belongs_to_one_attempt_and_keeps_the_first_refusal() {
+    fn a_report_belongs_to_one_attempt_and_keeps_the_first_failure() {
         let report = HandshakeReport::default();
         report.refuse_server(&CertificateError::Expired.into(), "expired".into());
         report.refuse_server(&CertificateError::Revoked.into(), "revoked".into());
         assert!(
-            matches!(report.refusal(), Some(Refusal::ServerCertificate { words, .. }) if words == "expired")
+            matches!(report.failure(), Some(HandshakeFailure::ServerCertificate { words, .. }) if words == "expired")
         );
-        assert!(HandshakeReport::default().refusal().is_none());
+        assert!(HandshakeReport::default().failure().is_none());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! New TLS for a running endpoint.
 
-use super::{client::ClientTls, configs::Halves, server::ServerTls};
+use super::{client::ClientTls, configs::TlsConfigs, server::ServerTls};
 
 /// New TLS for a running endpoint, all of it in one step; see [`Endpoint::rotate`](crate::Endpoint::rotate).
 #[derive(Clone, Debug, Default)]
 pub struct Rotation {
-    pub(super) halves: Halves,
+    pub(super) configs: TlsConfigs,
 }
 
 impl Rotation {
@@ -19,7 +19,7 @@ impl Rotation {
     /// use stays.
     #[must_use]
     pub fn server(mut self, tls: ServerTls) -> Self {
-        self.halves.server = Some(tls);
+        self.configs.server = Some(tls);
         self
     }
 
@@ -27,7 +27,7 @@ impl Rotation {
     /// in use stays.
     #[must_use]
     pub fn client(mut self, tls: ClientTls) -> Self {
-        self.halves.client = Some(tls);
+        self.configs.client = Some(tls);
         self
     }
 }

@@ -1,73 +1,66 @@
-//! The TLS of an endpoint as it is at the moment.
+//! The TLS that an endpoint uses now, and its replacement by a rotation.
 
 use std::sync::{Arc, Mutex};
 
 use event_listener::{Event, EventListener};
-use quinn::crypto::ServerConfig;
+use quinn::{Side, crypto::ServerConfig};
 
 use super::{
     certificate::Facts,
     client::ClientTls,
     clock::WallClock,
-    configs::Halves,
-    context::Surroundings,
+    configs::TlsConfigs,
+    context::TlsContext,
     identity::Identity,
     report::HandshakeReport,
     rotation::Rotation,
     server::{ClientAuth, ServerTls},
-    session_policy::Terms,
+    session_policy::SessionPolicy,
 };
 use crate::{
     error::{Error, Result},
     sync::lock,
 };
 
-/// Who dialled a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    Dialled,
-    Accepted,
-}
-
-/// The halves in use, which are replaced together. A reader gets those of one moment.
+/// The configurations in use. A rotation replaces them together, so a reader never sees a mixture.
 #[derive(Debug)]
 pub(crate) struct Security {
-    present: Mutex<Arc<Halves>>,
+    present: Mutex<Arc<TlsConfigs>>,
     changed: Event,
-    surroundings: Surroundings,
+    context: TlsContext,
 }
 
 impl Security {
     /// Refuses an identity of this node's own whose chain is too large.
-    pub(crate) fn new(halves: Halves, surroundings: Surroundings) -> Result<Arc<Self>> {
-        halves.identities().try_for_each(|own| own.check_size(surroundings.chain_limit))?;
-        Ok(Arc::new(Self { present: Mutex::new(Arc::new(halves)), changed: Event::new(), surroundings }))
+    pub(crate) fn new(configs: TlsConfigs, context: TlsContext) -> Result<Arc<Self>> {
+        configs.identities().try_for_each(|own| own.check_size(context.chain_limit))?;
+        Ok(Arc::new(Self { present: Mutex::new(Arc::new(configs)), changed: Event::new(), context }))
     }
 
-    /// Tells the log if peers will refuse what this node is about to show.
-    pub(crate) fn warn_of_own(&self) {
+    /// Logs a warning if peers are likely to refuse a certificate that this node shows.
+    pub(crate) fn warn_about_own_certificates(&self) {
         let present = self.present();
-        present.warn_of_own(self.wall_clock());
+        present.warn_about_own_certificates(self.wall_clock());
     }
 
     /// For dialling with TLS that is not the endpoint's own.
-    pub(crate) fn beside(&self, client: &ClientTls) -> Result<Arc<Self>> {
+    pub(crate) fn with_client(&self, client: &ClientTls) -> Result<Arc<Self>> {
         // Here, and not in the copy: the original is to be prepared for the next time.
         client.prepared()?;
-        let halves = Halves { server: None, client: Some(client.clone()) };
-        Self::new(halves, self.surroundings.clone())
+        let configs = TlsConfigs { server: None, client: Some(client.clone()) };
+        Self::new(configs, self.context.clone())
     }
 
-    pub(crate) fn present(&self) -> Arc<Halves> {
+    pub(crate) fn present(&self) -> Arc<TlsConfigs> {
         Arc::clone(&lock(&self.present))
     }
 
-    pub(crate) fn surroundings(&self) -> &Surroundings {
-        &self.surroundings
+    pub(crate) fn context(&self) -> &TlsContext {
+        &self.context
     }
 
     pub(crate) fn wall_clock(&self) -> &WallClock {
-        &self.surroundings.wall_clock
+        &self.context.wall_clock
     }
 
     /// Resolves with the next replacement.
@@ -80,33 +73,34 @@ impl Security {
     }
 
     /// The configuration for one connection that is accepted.
-    pub(crate) fn accepting(&self, report: &HandshakeReport) -> Result<Arc<dyn ServerConfig>> {
+    pub(crate) fn server_config(&self, report: &HandshakeReport) -> Result<Arc<dyn ServerConfig>> {
         match &self.present().server {
-            Some(server) => server.quic_config(&self.surroundings, report),
+            Some(server) => server.quic_config(&self.context, report),
             None => Err(Error::invalid_config("the endpoint was built without server TLS")),
         }
     }
 
-    pub(crate) fn terms(&self, side: Side) -> Terms {
+    /// The policy for connections in which this node is the client, or the server.
+    pub(crate) fn session_policy(&self, side: Side) -> SessionPolicy {
         let present = self.present();
-        let terms = match side {
-            Side::Dialled => present.client.as_ref().map(ClientTls::terms),
-            Side::Accepted => present.server.as_ref().map(ServerTls::terms),
+        let policy = match side {
+            Side::Client => present.client.as_ref().map(ClientTls::session_policy),
+            Side::Server => present.server.as_ref().map(ServerTls::session_policy),
         };
-        terms.unwrap_or_default()
+        policy.unwrap_or_default()
     }
 
     /// Replaces what the rotation has, or nothing.
     pub(crate) fn rotate(&self, rotation: Rotation) -> Result<()> {
-        let Rotation { halves } = rotation;
-        halves.identities().try_for_each(|own| own.check_size(self.surroundings.chain_limit))?;
-        let Halves { server, client } = halves;
-        // What may fail comes first. An endpoint keeps its halves for life, so that they may be looked at
-        // beforehand.
+        let Rotation { configs } = rotation;
+        configs.identities().try_for_each(|own| own.check_size(self.context.chain_limit))?;
+        let TlsConfigs { server, client } = configs;
+        // Every step that may fail comes before the replacement. Whether an endpoint accepts and dials never
+        // changes, so that both can be checked without the lock.
         let present = self.present();
         if let Some(server) = &server {
             present.server.as_ref().ok_or_else(|| missing("server"))?;
-            server.quic_config(&self.surroundings, &HandshakeReport::default())?;
+            server.quic_config(&self.context, &HandshakeReport::default())?;
             self.check_identity(server.own_identity())?;
         }
         if let Some(client) = &client {
@@ -114,11 +108,12 @@ impl Security {
             client.prepared()?;
             client.own_identity().map_or(Ok(()), |identity| self.check_identity(identity))?;
         }
-        Halves { server: server.clone(), client: client.clone() }.warn_of_own(self.wall_clock());
+        TlsConfigs { server: server.clone(), client: client.clone() }
+            .warn_about_own_certificates(self.wall_clock());
         {
             let mut present = lock(&self.present);
-            let Halves { server: old_server, client: old_client } = Halves::clone(&present);
-            *present = Arc::new(Halves { server: server.or(old_server), client: client.or(old_client) });
+            let TlsConfigs { server: old_server, client: old_client } = TlsConfigs::clone(&present);
+            *present = Arc::new(TlsConfigs { server: server.or(old_server), client: client.or(old_client) });
         }
         self.changed.notify(usize::MAX);
         Ok(())
@@ -139,6 +134,6 @@ impl Security {
     }
 }
 
-fn missing(half: &str) -> Error {
-    Error::invalid_config(format!("the endpoint was built without {half} TLS, and gets none by rotation"))
+fn missing(role: &str) -> Error {
+    Error::invalid_config(format!("the endpoint was built without {role} TLS, and gets none by rotation"))
 }

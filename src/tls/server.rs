@@ -16,16 +16,16 @@ use rustls::{
 };
 
 use super::{
-    bounded::Bounded,
-    context::{KeyLogger, Surroundings},
-    error_text::Cause,
+    context::{KeyLogger, TlsContext},
+    error_text::ReadableError,
+    handshake_limit::SizeLimited,
     identity::{Identity, Trust},
     path::{PathFinder, Purpose},
     protocol::{ALPN, VERSIONS},
     provider::provider,
     report::{HandshakeReport, ReportingClock},
     revocation::RevocationList,
-    session_policy::{OnExpiry, Terms},
+    session_policy::{OnExpiry, SessionPolicy},
     verify_client::ClientVerifier,
 };
 use crate::{
@@ -141,8 +141,12 @@ impl ServerTls {
         Self { on_expiry, ..self }
     }
 
-    pub(super) fn terms(&self) -> Terms {
-        Terms { revocations: self.revocations.clone(), on_expiry: self.on_expiry, paths: self.paths() }
+    pub(super) fn session_policy(&self) -> SessionPolicy {
+        SessionPolicy {
+            revocations: self.revocations.clone(),
+            on_expiry: self.on_expiry,
+            paths: self.paths(),
+        }
     }
 
     pub(super) fn own_identity(&self) -> &Identity {
@@ -175,19 +179,15 @@ impl ServerTls {
     /// looked at.
     pub(crate) fn quic_config(
         &self,
-        surroundings: &Surroundings,
+        context: &TlsContext,
         report: &HandshakeReport,
     ) -> Result<Arc<dyn crypto::ServerConfig>> {
-        let config = QuicServerConfig::try_from(self.config(surroundings, report)?).map_err(unusable)?;
-        Ok(Bounded::new(config, surroundings.chain_limit, report))
+        let config = QuicServerConfig::try_from(self.config(context, report)?).map_err(unusable)?;
+        Ok(SizeLimited::new(config, context.chain_limit, report))
     }
 
-    pub(super) fn config(
-        &self,
-        surroundings: &Surroundings,
-        report: &HandshakeReport,
-    ) -> Result<ServerConfig> {
-        let Surroundings { wall_clock, chain_limit, key_log } = surroundings;
+    pub(super) fn config(&self, context: &TlsContext, report: &HandshakeReport) -> Result<ServerConfig> {
+        let TlsContext { wall_clock, chain_limit, key_log } = context;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(unusable)?
@@ -268,7 +268,7 @@ impl fmt::Debug for ServerTls {
 }
 
 fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::invalid_config("no TLS server configuration can be made").caused_by(Cause::other(error))
+    Error::invalid_config("no TLS server configuration can be made").caused_by(ReadableError::other(error))
 }
 
 #[cfg(all(test, feature = "cert"))]
@@ -280,13 +280,13 @@ mod tests {
     fn nothing_can_be_resumed() {
         let ca = CertificateAuthority::new("ca").unwrap();
         let tls = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
-        let config = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
+        let config = tls.config(&TlsContext::default(), &HandshakeReport::default()).unwrap();
         assert_eq!(config.alpn_protocols, [ALPN]);
         assert_eq!(config.send_tls13_tickets, 0);
         assert_eq!(config.max_early_data_size, 0);
         assert!(!config.session_storage.can_cache());
         assert!(!config.ticketer.enabled());
-        assert!(tls.quic_config(&Surroundings::default(), &HandshakeReport::default()).is_ok());
+        assert!(tls.quic_config(&TlsContext::default(), &HandshakeReport::default()).is_ok());
     }
 
     #[test]

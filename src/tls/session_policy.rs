@@ -1,11 +1,11 @@
-//! What becomes of an open connection when the peer's certificate expires or is revoked.
+//! What happens to an open connection when the peer's certificate expires or is revoked.
 
 use super::{path::PathFinder, revocation::RevocationList};
 
 /// What happens to an open connection when a certificate of the chain that the peer showed expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnExpiry {
-    /// It is closed with IDENTITY_EXPIRED, immediately, as the endpoint's [`WallClock`] has it; where that
+    /// It is closed with IDENTITY_EXPIRED, immediately, as the endpoint's [`WallClock`](crate::WallClock) has it; where that
     /// clock is set forward, within ten minutes.
     #[default]
     Close,
@@ -13,12 +13,12 @@ pub enum OnExpiry {
     Stay,
 }
 
-/// On which terms an open connection stays open.
+/// When an open connection is closed for the peer's certificate.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Terms {
+pub(crate) struct SessionPolicy {
     pub(crate) revocations: Option<RevocationList>,
     pub(crate) on_expiry: OnExpiry,
-    /// Finds another path, where the one that was found is no longer good. `None` with a verifier of the
-    /// caller's own.
+    /// Looks for another path when the path found in the handshake is no longer valid. `None` with the
+    /// caller's own verifier.
     pub(crate) paths: Option<PathFinder>,
 }

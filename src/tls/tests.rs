@@ -20,7 +20,7 @@ use rustls::{
 };
 
 use super::{
-    ALPN, ClientTls, HandshakeReport, Identity, Pin, ServerTls, Surroundings, classify, protocol::VERSIONS,
+    ALPN, ClientTls, HandshakeReport, Identity, Pin, ServerTls, TlsContext, classify, protocol::VERSIONS,
     provider::provider,
 };
 use crate::{
@@ -74,8 +74,8 @@ fn handshake(client: &ClientTls, server: &ServerTls) -> Outcome {
 fn handshake_with(name: &str, client: &ClientTls, server: &ServerTls) -> Outcome {
     let report = HandshakeReport::default();
     let server_report = HandshakeReport::default();
-    let client = client.config(&Surroundings::default(), &report).unwrap();
-    let server = server.config(&Surroundings::default(), &server_report).unwrap();
+    let client = client.config(&TlsContext::default(), &report).unwrap();
+    let server = server.config(&TlsContext::default(), &server_report).unwrap();
     handshake_reporting(client, name, [&report, &server_report], server)
 }
 

@@ -10,12 +10,12 @@ use rustls::{
 };
 
 use super::{
+    certificate_check::unverifiable,
     error_text,
-    handshake_failure::Refusal,
+    handshake_failure::HandshakeFailure,
     path::{NoPath, PathFinder, Times},
     report::HandshakeReport,
-    revocation::{RevocationList, Signed},
-    usable::unverifiable,
+    revocation::{PathCertificate, RevocationList},
 };
 use crate::limits::ChainLimit;
 
@@ -49,11 +49,11 @@ impl ClientVerifier {
                 // certificate, so that the handshake is completed, and the connection closed
                 // with a code that says so.
                 Err(NoPath::Refused(error @ CertificateError::ExpiredRevocationListContext { .. })) => {
-                    self.report.record_doubt(error);
+                    self.report.record_inconclusive(error);
                     return Ok(ClientCertVerified::assertion());
                 }
                 Err(NoPath::Invalid) if paths.will_be_found(end_entity, intermediates, revocations, now) => {
-                    self.report.record_doubt(CertificateError::NotValidYet);
+                    self.report.record_inconclusive(CertificateError::NotValidYet);
                     return Ok(ClientCertVerified::assertion());
                 }
                 Err(NoPath::Refused(error)) => return Err(error.into()),
@@ -64,8 +64,8 @@ impl ClientVerifier {
             },
             None => {
                 self.chains.verify_client_cert(end_entity, intermediates, now)?;
-                let leaf = std::iter::once(Signed::by_somebody(end_entity));
-                revocations.map_or(Ok(()), |list| list.judge(leaf, now))?;
+                let leaf = std::iter::once(PathCertificate::of_unknown_issuer(end_entity));
+                revocations.map_or(Ok(()), |list| list.check(leaf, now))?;
                 vec![end_entity.clone().into_owned()]
             }
         };
@@ -103,7 +103,7 @@ impl ClientCertVerifier for ClientVerifier {
                 }
                 (error, _) => error_text::tls(error),
             };
-            self.report.record(Refusal::ClientCertificate(words));
+            self.report.record(HandshakeFailure::ClientCertificate(words));
         })
     }
 
@@ -125,7 +125,7 @@ impl ClientCertVerifier for ClientVerifier {
         let verified = self.chains.verify_tls13_signature(message, cert, dss);
         verified.inspect_err(|error| {
             let words = unverifiable(cert).unwrap_or_else(|| error_text::tls(error));
-            self.report.record(Refusal::ClientCertificate(words));
+            self.report.record(HandshakeFailure::ClientCertificate(words));
         })
     }
 

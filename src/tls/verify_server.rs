@@ -14,13 +14,13 @@ use rustls::{
 };
 
 use super::{
+    certificate_check::unverifiable,
     describe, error_text,
     fingerprint::{Fingerprint, Pin},
-    handshake_failure::Refusal,
+    handshake_failure::HandshakeFailure,
     path::{NoPath, PathFinder, Times},
     report::HandshakeReport,
     revocation::RevocationList,
-    usable::unverifiable,
 };
 use crate::limits::ChainLimit;
 
@@ -38,7 +38,7 @@ pub(super) struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    fn noting<T>(
+    fn recording<T>(
         &self,
         result: Result<T, rustls::Error>,
         certificate: &CertificateDer<'_>,
@@ -93,7 +93,7 @@ impl ServerCertVerifier for ServerVerifier {
             self.report.record_verified(path);
             return Ok(ServerCertVerified::assertion());
         }
-        self.report.record(Refusal::PinMismatch(presented));
+        self.report.record(HandshakeFailure::PinMismatch(presented));
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
 
@@ -103,7 +103,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.noting(self.chain.verify_tls12_signature(message, cert, dss), cert)
+        self.recording(self.chain.verify_tls12_signature(message, cert, dss), cert)
     }
 
     fn verify_tls13_signature(
@@ -112,7 +112,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.noting(self.chain.verify_tls13_signature(message, cert, dss), cert)
+        self.recording(self.chain.verify_tls13_signature(message, cert, dss), cert)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -468,7 +468,7 @@ fn a_client_that_is_refused_is_told_what_to_look_at() {
 fn a_revocation_list_that_is_refused_is_described() {
     let trust = Trust::from_pem(AUTHORITY).unwrap();
     let load = |pem: &[u8]| RevocationList::with_clock(clock()).replace_crls_pem(&trust, pem);
-    // RFC 5280 wants a number, which is of use to whoever has two lists, and no reason to have none.
+    // RFC 5280 demands a number, which only tells which of two lists is newer: a list without one is used.
     load(file!("crl-without-number.pem")).unwrap();
     let other = authority("other").crl(1, []).unwrap();
     let now = RevocationList::new();

@@ -61,7 +61,7 @@ impl Authority {
         Trust::from_der([self.certificate()]).unwrap()
     }
 
-    /// A certificate for servers and clients alike, with so many bytes of no meaning in it.
+    /// A certificate for servers and clients alike, with this number of bytes of no meaning in it.
     fn leaf(&self, key: &KeyPair, padding: usize) -> CertificateDer<'static> {
         let mut params = params("node");
         params.subject_alt_names = vec![rcgen::SanType::IpAddress([10, 0, 0, 1].into())];
@@ -71,7 +71,7 @@ impl Authority {
         params.signed_by(key, &Issuer::from_params(&self.params, &self.key)).unwrap().der().clone()
     }
 
-    /// A chain of exactly so many bytes: a certificate that is good, and others that no path needs.
+    /// A chain of exactly this size in bytes: a certificate that is good, and others that no path needs.
     fn chain_and_key(&self, bytes: usize, others: usize) -> ChainAndKey {
         let node_key = key();
         let others = (0..others)
@@ -288,7 +288,7 @@ fn a_client_does_not_repeat_what_a_chain_that_is_too_large_ended() {
 fn the_largest_chains_get_through_on_a_bad_link() {
     let authority = Authority::new();
     for limit in [1024, 4096, DEFAULT, 60 * 1024] {
-        // Of many certificates, where so many fit.
+        // A chain of many certificates that fits the limit.
         let others = limit / 500;
         let (server, client) = (authority.identity_among(limit, others), authority.identity(limit));
         for_each_seed(|seed| {

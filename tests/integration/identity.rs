@@ -56,7 +56,7 @@ fn self_signed() -> Identity {
     Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
 }
 
-/// A node with these credentials; `demo.peer` tells what it knows of whoever asks.
+/// A node with these credentials; `demo.peer` tells the caller what the node knows of it.
 fn node(tls: ServerTls) -> (Endpoint, SocketAddr) {
     let router = Router::new().unary("demo.peer", |context: Context, _| async move {
         Ok(context.peer().map_or_else(Default::default, |peer| peer.fingerprint().as_bytes().to_vec().into()))

@@ -53,7 +53,7 @@ fn does_not(builder: EndpointBuilder, _log: Arc<Heard>) -> EndpointBuilder {
 }
 
 #[test]
-fn secrets_reach_whoever_asked_and_nobody_else() {
+fn only_an_endpoint_with_a_key_log_tells_its_secrets() {
     run(async {
         let [server, client] = heard(asks, asks).await;
         assert_eq!(server, client);

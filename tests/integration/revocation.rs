@@ -195,7 +195,7 @@ fn a_peer_is_out_by_whatever_name_it_is_revoked() {
     });
 }
 
-/// Nobody knows any more who is revoked: whoever is in stays, and nobody new gets in.
+/// When the revocation list is out of date, open connections stay open, and new ones are refused.
 #[test]
 fn a_list_out_of_date_keeps_everybody_out_until_there_is_a_newer_one() {
     let gateway = Gateway::protected();

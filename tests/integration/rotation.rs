@@ -194,7 +194,7 @@ fn a_failed_rotation_changes_nothing_in_either_half() {
     let generations = [Generation::new(0), Generation::new(1)];
     let nodes = Nodes::new(&generations);
     let [old, new] = &generations;
-    // A node that is both: what it shows to whoever dials it is the half that could have been changed.
+    // A node that dials and accepts: the identity that it shows to its clients could have been changed.
     let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
     let builder = Endpoint::builder()
         .server(server_tls(old, &generations))

@@ -4,15 +4,15 @@
 //! Variants that do not exist yet, and the many that only say how a peer broke TLS, are spelled out by rule.
 
 mod alert;
-mod cause;
 mod phrases;
+mod readable;
 mod rustls_errors;
 #[cfg(test)]
 mod tests;
 mod variant_names;
 mod webpki_errors;
 
-pub(crate) use self::cause::Cause;
+pub(crate) use self::readable::ReadableError;
 pub(super) use self::{
     alert::{alert_name, alert_of},
     phrases::{AUTHORITY_AS_NODE, OLD_CERTIFICATE, OLD_LIST, not_valid_for, unsupported_signature},

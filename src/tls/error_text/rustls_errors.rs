@@ -1,4 +1,5 @@
-//! What rustls reports. Its errors hold errors of webpki and of verifiers, which may hold some of rustls again.
+//! What rustls reports. Its errors may hold errors of webpki and of verifiers, and these may hold some of
+//! rustls again.
 
 use std::error::Error as StdError;
 

@@ -38,8 +38,8 @@ fn assert_plain(words: &str, what: &dyn fmt::Debug) {
 fn what_rustls_reports_is_put_in_plain_words() {
     for error in tls_errors() {
         assert_plain(&tls(&error), &error);
-        assert_plain(&Cause::Tls(error.clone()).to_string(), &error);
-        assert_plain(&Cause::other(error.clone()).to_string(), &error);
+        assert_plain(&ReadableError::Tls(error.clone()).to_string(), &error);
+        assert_plain(&ReadableError::other(error.clone()).to_string(), &error);
     }
 }
 
@@ -104,14 +104,14 @@ fn ends_of_connections_are_put_in_plain_words() {
             let there =
                 ConnectionClose { error_code: code, frame_type: None, reason: error.to_string().into() };
             for end in [ConnectionError::from(here), ConnectionError::ConnectionClosed(there)] {
-                for cause in [Cause::Connection(end.clone()), Cause::Refused(end)] {
+                for cause in [ReadableError::Connection(end.clone()), ReadableError::Refused(end)] {
                     assert_eq!(name_of_variant(&cause.to_string()), None, "{cause}");
                 }
             }
         }
     }
     let closed = ApplicationClose { error_code: 7_u32.into(), reason: "a\u{202e}\u{1b}UnknownIssuer".into() };
-    let closed = Cause::Connection(ConnectionError::ApplicationClosed(closed));
+    let closed = ReadableError::Connection(ConnectionError::ApplicationClosed(closed));
     assert_eq!(closed.to_string(), "closed by the peer with code 0x7: a\u{fffd}\u{fffd}unknown issuer");
 }
 

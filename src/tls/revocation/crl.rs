@@ -226,7 +226,7 @@ mod tests {
         tls::{
             RevocationList, Revoked,
             certificate::{Details, Facts},
-            revocation::Signed,
+            revocation::PathCertificate,
         },
     };
 
@@ -344,15 +344,15 @@ mod tests {
         let long = during(&new, now - DAY, now + 3 * DAY).crl(1, empty()).unwrap();
         list.replace_crls(&trust, [short, long]).unwrap();
         let later = UnixTime::since_unix_epoch((now + 2 * DAY).duration_since(UNIX_EPOCH).unwrap());
-        let judged = |by: Option<&CertificateAuthority>| {
+        let checked = |by: Option<&CertificateAuthority>| {
             let issued = new.issue_client("a").unwrap();
             let key = by.map(|ca| Details::read(ca.certificate()).unwrap().public_key);
-            let signed = Signed { certificate: &issued.chain()[0], issuer_key: key };
-            list.judge(std::iter::once(signed), later)
+            let signed = PathCertificate { certificate: &issued.chain()[0], issuer_key: key };
+            list.check(std::iter::once(signed), later)
         };
-        assert_eq!(judged(Some(&new)), Ok(()));
-        assert!(judged(Some(&old)).is_err());
-        assert_eq!(judged(None), Ok(()), "of some key of that name there is a list");
+        assert_eq!(checked(Some(&new)), Ok(()));
+        assert!(checked(Some(&old)).is_err());
+        assert_eq!(checked(None), Ok(()), "of some key of that name there is a list");
     }
 
     #[test]
@@ -426,16 +426,16 @@ mod tests {
         }
 
         let list = RevocationList::new();
-        let judged = || {
-            let path = issued.chain().iter().map(Signed::by_somebody);
-            list.judge(path, UnixTime::since_unix_epoch(Duration::ZERO))
+        let checked = || {
+            let path = issued.chain().iter().map(PathCertificate::of_unknown_issuer);
+            list.check(path, UnixTime::since_unix_epoch(Duration::ZERO))
         };
         list.revoke(
             Revoked::issued_by(CertificateAuthority::new("other").unwrap().certificate(), &serial).unwrap(),
         );
-        assert_eq!(judged(), Ok(()), "the number of another authority");
+        assert_eq!(checked(), Ok(()), "the number of another authority");
         list.revoke(by_number);
-        assert_eq!(judged(), Err(rustls::CertificateError::Revoked));
+        assert_eq!(checked(), Err(rustls::CertificateError::Revoked));
     }
 
     fn rcgen_name(ca: &CertificateAuthority) -> Vec<u8> {
@@ -454,15 +454,16 @@ mod tests {
         list.replace_crls(&ca.trust(), [during(&ca, now, now + DAY).crl(1, [&stolen]).unwrap()]).unwrap();
         let at = |time: SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap());
         let (before, after) = (at(now), at(now + 2 * DAY));
-        let judged = |chain: &[_], time| list.judge(chain.iter().map(Signed::by_somebody), time);
-        assert_eq!(judged(kept.chain(), before), Ok(()));
-        let expired = judged(kept.chain(), after).unwrap_err();
+        let checked =
+            |chain: &[_], time| list.check(chain.iter().map(PathCertificate::of_unknown_issuer), time);
+        assert_eq!(checked(kept.chain(), before), Ok(()));
+        let expired = checked(kept.chain(), after).unwrap_err();
         assert!(matches!(expired, rustls::CertificateError::ExpiredRevocationListContext { .. }));
         for chain in [[kept.chain(), stolen.chain()].concat(), [stolen.chain(), kept.chain()].concat()] {
-            assert_eq!(judged(&chain, before), Err(rustls::CertificateError::Revoked));
-            assert_eq!(judged(&chain, after), Err(rustls::CertificateError::Revoked));
+            assert_eq!(checked(&chain, before), Err(rustls::CertificateError::Revoked));
+            assert_eq!(checked(&chain, after), Err(rustls::CertificateError::Revoked));
         }
         let garbage = [CertificateDer::from_slice(b"garbage")];
-        assert_eq!(judged(&garbage, before), Err(rustls::CertificateError::BadEncoding));
+        assert_eq!(checked(&garbage, before), Err(rustls::CertificateError::BadEncoding));
     }
 }

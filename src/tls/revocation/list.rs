@@ -86,13 +86,13 @@ struct Contents {
 }
 
 impl RevocationList {
-    /// A list of nothing.
+    /// An empty list.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A list of nothing that judges by this clock whether a CRL is out of date when it is loaded. Default:
+    /// An empty list that asks this clock whether a CRL is out of date when it is loaded. Default:
     /// the system's clock. In handshakes, the clock of the endpoint counts.
     #[must_use]
     pub fn with_clock(clock: WallClock) -> Self {
@@ -247,12 +247,12 @@ impl RevocationList {
     }
 
     /// What the list says of these certificates.
-    pub(crate) fn judge<'a>(
+    pub(crate) fn check<'a>(
         &self,
-        path: impl Iterator<Item = Signed<'a>>,
+        path: impl Iterator<Item = PathCertificate<'a>>,
         now: UnixTime,
     ) -> Result<(), CertificateError> {
-        self.contents().judge(path, now)
+        self.contents().check(path, now)
     }
 
     /// Resolves once one of these certificates is revoked. CRLs that are out of date do not count.
@@ -261,7 +261,9 @@ impl RevocationList {
         let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
         loop {
             let changed: EventListener = self.shared.changed.listen();
-            if self.judge(chain.iter().map(Signed::by_somebody), now) == Err(CertificateError::Revoked) {
+            if self.check(chain.iter().map(PathCertificate::of_unknown_issuer), now)
+                == Err(CertificateError::Revoked)
+            {
                 return;
             }
             changed.await;
@@ -283,13 +285,13 @@ impl Contents {
     }
 
     /// That a certificate is revoked counts for more than that nobody knows what became of another.
-    fn judge<'a>(
+    fn check<'a>(
         &self,
-        path: impl Iterator<Item = Signed<'a>>,
+        path: impl Iterator<Item = PathCertificate<'a>>,
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let mut verdict = Ok(());
-        for Signed { certificate, issuer_key } in path {
+        for PathCertificate { certificate, issuer_key } in path {
             // Hashing certificates for an empty list would be for nothing.
             if !self.fingerprints.is_empty() && self.fingerprints.contains(&Fingerprint::of(certificate)) {
                 return Err(CertificateError::Revoked);
@@ -318,15 +320,15 @@ impl Contents {
 
 /// A certificate of a path, and the public key that has signed it, where that is known.
 #[derive(Clone, Copy)]
-pub(crate) struct Signed<'a> {
+pub(crate) struct PathCertificate<'a> {
     pub(crate) certificate: &'a CertificateDer<'a>,
     /// Without its tag and length.
     pub(crate) issuer_key: Option<&'a [u8]>,
 }
 
-impl<'a> Signed<'a> {
+impl<'a> PathCertificate<'a> {
     /// A certificate whose issuer nobody has told.
-    pub(crate) const fn by_somebody(certificate: &'a CertificateDer<'a>) -> Self {
+    pub(crate) const fn of_unknown_issuer(certificate: &'a CertificateDer<'a>) -> Self {
         Self { certificate, issuer_key: None }
     }
 }

@@ -4,5 +4,5 @@ mod crl;
 mod list;
 mod revoked;
 
-pub(super) use self::list::Signed;
+pub(super) use self::list::PathCertificate;
 pub use self::{list::RevocationList, revoked::Revoked};

@@ -41,11 +41,11 @@ fn peers_with_everything_agree_with_what_is_left() {
     let report = HandshakeReport::default();
 
     let tls = ServerTls::new(server.identity()).require_client_certificates(ca.trust());
-    let ours = tls.config(&Surroundings::default(), &HandshakeReport::default()).unwrap();
+    let ours = tls.config(&TlsContext::default(), &HandshakeReport::default()).unwrap();
     let theirs = client_with_everything(&ca, &sensor);
     handshake_between(theirs, "localhost", &report, ours).assert_done();
 
-    let ours = ClientTls::new(ca.trust()).config(&Surroundings::default(), &report).unwrap();
+    let ours = ClientTls::new(ca.trust()).config(&TlsContext::default(), &report).unwrap();
     let theirs = server_with_everything(server.chain().to_vec(), server.key_pem());
     handshake_between(ours, "localhost", &report, theirs).assert_done();
 }
@@ -58,7 +58,7 @@ fn a_server_whose_key_takes_a_feature_fails_to_agree() {
     let certificate = params.self_signed(&key).unwrap().der().clone();
     let theirs = server_with_everything(vec![certificate], &key.serialize_pem());
     let report = HandshakeReport::default();
-    let ours = ClientTls::new(authority().trust()).config(&Surroundings::default(), &report).unwrap();
+    let ours = ClientTls::new(authority().trust()).config(&TlsContext::default(), &report).unwrap();
     let outcome = handshake_between(ours, "localhost", &report, theirs);
     if cfg!(feature = "ecdsa") {
         outcome.assert_kinds(ErrorKind::PeerCertificate, ErrorKind::CertificateRefused, "a stranger");

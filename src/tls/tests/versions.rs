@@ -5,9 +5,9 @@ use super::*;
 fn pair() -> (ClientConfig, HandshakeReport, ServerConfig) {
     let ca = authority();
     let report = HandshakeReport::default();
-    let client = ClientTls::new(ca.trust()).config(&Surroundings::default(), &report).unwrap();
+    let client = ClientTls::new(ca.trust()).config(&TlsContext::default(), &report).unwrap();
     let server = ServerTls::new(ca.issue_server(&[]).unwrap().identity())
-        .config(&Surroundings::default(), &HandshakeReport::default())
+        .config(&TlsContext::default(), &HandshakeReport::default())
         .unwrap();
     (client, report, server)
 }
@@ -80,7 +80,7 @@ fn a_handshake_that_is_not_full_is_noticed() {
     let sessions = rustls::server::ServerSessionMemoryCache::new(8);
     let checked = |client: &ClientConfig, tickets| {
         let report = HandshakeReport::default();
-        let mut server = tls.config(&Surroundings::default(), &report).unwrap();
+        let mut server = tls.config(&TlsContext::default(), &report).unwrap();
         if tickets > 0 {
             server.send_tls13_tickets = tickets;
             server.session_storage = sessions.clone();
@@ -93,7 +93,7 @@ fn a_handshake_that_is_not_full_is_noticed() {
     let identity = ca.issue_client("sensor").unwrap().identity();
     let client = ClientTls::new(ca.trust()).identity(identity);
     let report = HandshakeReport::default();
-    let mut client = client.config(&Surroundings::default(), &report).unwrap();
+    let mut client = client.config(&TlsContext::default(), &report).unwrap();
     client.resumption = rustls::client::Resumption::in_memory_sessions(8);
     assert!(report.check_full_handshake().is_err(), "there was none");
     for _ in 0..3 {

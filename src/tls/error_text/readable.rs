@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The cause of an error, with plain words in the place of its own text. [`Debug`] shows what it was.
-pub(crate) enum Cause {
+pub(crate) enum ReadableError {
     Connection(ConnectionError),
     /// A connection that this side has ended for a reason that the error tells already.
     Refused(ConnectionError),
@@ -19,13 +19,13 @@ pub(crate) enum Cause {
     Other(Box<dyn StdError + Send + Sync>),
 }
 
-impl Cause {
+impl ReadableError {
     pub(crate) fn other(error: impl StdError + Send + Sync + 'static) -> Self {
         Self::Other(Box::new(error))
     }
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for ReadableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&match self {
             Self::Connection(error) => connection(error),
@@ -37,7 +37,7 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Debug for Cause {
+impl fmt::Debug for ReadableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connection(error) | Self::Refused(error) => fmt::Debug::fmt(error, f),
@@ -47,7 +47,7 @@ impl fmt::Debug for Cause {
     }
 }
 
-impl StdError for Cause {}
+impl StdError for ReadableError {}
 
 /// Why a connection ended.
 fn connection(error: &ConnectionError) -> String {

@@ -19,13 +19,13 @@ use super::report::HandshakeReport;
 use crate::limits::{ChainLimit, Oversized};
 
 /// A configuration of rustls for one connection.
-pub(crate) struct Bounded<C> {
+pub(crate) struct SizeLimited<C> {
     inner: Arc<C>,
     limit: ChainLimit,
     report: HandshakeReport,
 }
 
-impl<C> Bounded<C> {
+impl<C> SizeLimited<C> {
     pub(super) fn new(inner: C, limit: ChainLimit, report: &HandshakeReport) -> Arc<Self> {
         report.set_chain_limit(limit);
         Arc::new(Self { inner: Arc::new(inner), limit, report: report.clone() })
@@ -37,7 +37,7 @@ impl<C> Bounded<C> {
     }
 }
 
-impl crypto::ServerConfig for Bounded<QuicServerConfig> {
+impl crypto::ServerConfig for SizeLimited<QuicServerConfig> {
     fn initial_keys(
         &self,
         version: u32,
@@ -59,7 +59,7 @@ impl crypto::ServerConfig for Bounded<QuicServerConfig> {
     }
 }
 
-impl crypto::ClientConfig for Bounded<QuicClientConfig> {
+impl crypto::ClientConfig for SizeLimited<QuicClientConfig> {
     fn start_session(
         self: Arc<Self>,
         version: u32,
@@ -263,14 +263,13 @@ mod tests {
     fn a_client_sends_no_handshake_message_after_its_handshake() {
         use crate::{
             cert::CertificateAuthority,
-            tls::{ClientTls, ServerTls, Surroundings},
+            tls::{ClientTls, ServerTls, TlsContext},
         };
 
-        let (surroundings, ca) = (Surroundings::default(), CertificateAuthority::new("ca").unwrap());
+        let (context, ca) = (TlsContext::default(), CertificateAuthority::new("ca").unwrap());
         let server = ServerTls::new(ca.issue_server(&[]).unwrap().identity());
-        let server = server.quic_config(&surroundings, &HandshakeReport::default()).unwrap();
-        let client =
-            ClientTls::new(ca.trust()).quic_config(&surroundings, &HandshakeReport::default()).unwrap();
+        let server = server.quic_config(&context, &HandshakeReport::default()).unwrap();
+        let client = ClientTls::new(ca.trust()).quic_config(&context, &HandshakeReport::default()).unwrap();
         let params = TransportParameters::read(Side::Client, &mut &[][..]).unwrap();
         let mut server = server.start_session(QUIC_V1, &params);
         let mut client = client.start_session(QUIC_V1, "localhost", &params).unwrap();

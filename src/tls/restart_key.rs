@@ -2,7 +2,7 @@
 //!
 //! A peer of a process that was killed goes on sending to its successor, and would find out by its idle
 //! timeout alone. A stateless reset ([RFC 9000, section
-//! 10.3](https://www.rfc-editor.org/rfc/rfc9000#section-10.3)) tells it at once, if the successor derives
+//! 10.3](https://www.rfc-editor.org/rfc/rfc9000#section-10.3)) tells it immediately, if the successor derives
 //! the same tokens: from the private key, or a key of the embedder's, which survives, and the address,
 //! which tells apart the endpoints that share a key (section 21.11).
 
