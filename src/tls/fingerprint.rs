@@ -68,6 +68,25 @@ impl Fingerprint {
     }
 }
 
+impl From<[u8; Self::LEN]> for Fingerprint {
+    fn from(bytes: [u8; Self::LEN]) -> Self {
+        Self::from_bytes(bytes)
+    }
+}
+
+impl From<&CertificateDer<'_>> for Fingerprint {
+    /// The fingerprint of this certificate.
+    fn from(certificate: &CertificateDer<'_>) -> Self {
+        Self::of(certificate)
+    }
+}
+
+impl AsRef<[u8]> for Fingerprint {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl FromStr for Fingerprint {
     type Err = Error;
 
@@ -258,6 +277,9 @@ mod tests {
         assert_eq!(fingerprint.to_string(), ABC);
         assert_eq!(ABC.parse::<Fingerprint>().unwrap(), fingerprint);
         assert_eq!(Fingerprint::from_bytes(*fingerprint.as_bytes()), fingerprint);
+        assert_eq!(Fingerprint::from(&CertificateDer::from_slice(b"abc")), fingerprint);
+        assert_eq!(Fingerprint::from(*fingerprint.as_bytes()), fingerprint);
+        assert_eq!(fingerprint.as_ref(), fingerprint.as_bytes());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What this node shows, and which authorities it believes.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use der::Tag;
 use quinn::EndpointConfig;
@@ -11,7 +11,7 @@ use rustls::{
 };
 
 use super::{
-    certificate::{Details, sole_element},
+    certificate::{self, Details, sole_element},
     certificate_check::{self, Role},
     describe,
     error_text::{self, ReadableError},
@@ -48,6 +48,7 @@ use crate::{
 pub struct Identity {
     certified_key: Arc<CertifiedKey>,
     fingerprint: Fingerprint,
+    not_after: SystemTime,
     restart_secret: Option<RestartSecret>,
 }
 
@@ -71,6 +72,8 @@ impl Identity {
         };
         let fingerprint = Fingerprint::of(leaf);
         certificate_check::check_own(leaf)?;
+        let not_after = certificate::not_after(&chain)
+            .ok_or_else(|| Error::invalid_config("the certificate says no time at which it expires"))?;
         let restart_secret = RestartSecret::of(&key);
         let described = describe::private_key(&key);
         let key = provider().key_provider.load_private_key(key).map_err(|error| {
@@ -82,7 +85,7 @@ impl Identity {
         })?;
         let certified_key = CertifiedKey::new(chain, key);
         check_key(&certified_key)?;
-        Ok(Self { certified_key: Arc::new(certified_key), fingerprint, restart_secret })
+        Ok(Self { certified_key: Arc::new(certified_key), fingerprint, not_after, restart_secret })
     }
 
     /// An identity from PEM; sections of other kinds are skipped, so both arguments may be the
@@ -108,6 +111,31 @@ impl Identity {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// When the first certificate of the chain expires: the last second in which all of them are valid. Renew
+    /// the identity before, and give it to a running endpoint with a [`Rotation`](crate::Rotation).
+    ///
+    /// Intermediate certificates that cannot be read are left out.
+    ///
+    /// ```
+    /// # #[cfg(feature = "cert")] {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use palyra_quic::CertificateAuthority;
+    ///
+    /// let ca = CertificateAuthority::new("Example CA")?;
+    /// let identity = ca.issue_server(&["gateway.example"])?.identity();
+    ///
+    /// let month = Duration::from_secs(30 * 24 * 60 * 60);
+    /// let renew_at = identity.not_after() - month;
+    /// assert!(renew_at > SystemTime::now());
+    /// # }
+    /// # Ok::<(), palyra_quic::Error>(())
+    /// ```
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// Whether peers with the same limit would take this chain.
@@ -165,7 +193,7 @@ fn check_key(certified_key: &CertifiedKey) -> Result<()> {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { certified_key, fingerprint, restart_secret: _ } = self;
+        let Self { certified_key, fingerprint, not_after: _, restart_secret: _ } = self;
         f.debug_struct("Identity")
             .field("fingerprint", fingerprint)
             .field("chain_length", &certified_key.cert.len())
@@ -262,12 +290,15 @@ impl fmt::Debug for Trust {
 
 #[cfg(all(test, feature = "cert"))]
 mod tests {
-    use std::error::Error as _;
+    use std::{error::Error as _, time::Duration};
 
     use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 
     use super::*;
-    use crate::{cert::CertificateAuthority, error::ErrorKind};
+    use crate::{
+        cert::{CertificateAuthority, Issued},
+        error::ErrorKind,
+    };
 
     fn assert_invalid<T: fmt::Debug>(result: Result<T>, explanation: &str) {
         let error = result.unwrap_err();
@@ -287,6 +318,25 @@ mod tests {
 
         let one_file = [key, cert].concat();
         assert!(Identity::from_pem(&one_file, &one_file).is_ok());
+    }
+
+    #[test]
+    fn an_identity_expires_with_the_first_certificate_of_its_chain() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let ca = CertificateAuthority::new("ca").unwrap();
+        let until = |seconds| ca.clone().valid(at(0), at(seconds)).unwrap().issue_client("a").unwrap();
+        let (sooner, later) = (until(2_000_000_000), until(2_000_000_001));
+        assert_eq!(sooner.identity().not_after(), at(2_000_000_000));
+        assert_eq!(later.identity().not_after(), at(2_000_000_001));
+
+        let chained = |leaf: &Issued, intermediate: &[u8]| {
+            let chain = vec![leaf.chain()[0].clone(), CertificateDer::from(intermediate.to_vec())];
+            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem().as_bytes()).unwrap();
+            Identity::from_der(chain, key).unwrap().not_after()
+        };
+        assert_eq!(chained(&later, &sooner.chain()[0]), at(2_000_000_000));
+        assert_eq!(chained(&sooner, &later.chain()[0]), at(2_000_000_000));
+        assert_eq!(chained(&later, b"garbage"), at(2_000_000_001));
     }
 
     #[test]

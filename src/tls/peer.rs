@@ -80,9 +80,10 @@ impl PeerIdentity {
 
 impl fmt::Debug for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { chain: _, fingerprint, not_after: _, names } = &*self.0;
         f.debug_struct("PeerIdentity")
-            .field("fingerprint", &self.fingerprint())
-            .field("common_name", &self.common_name())
+            .field("fingerprint", fingerprint)
+            .field("common_name", &names.common_name)
             .finish_non_exhaustive()
     }
 }

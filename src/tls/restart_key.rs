@@ -17,6 +17,7 @@ use rustls::{
     },
     pki_types::PrivateKeyDer,
 };
+use zeroize::Zeroize as _;
 
 use super::provider::provider;
 use crate::error::{Error, Result};
@@ -25,7 +26,8 @@ use crate::error::{Error, Result};
 /// see [`EndpointBuilder::restart_key`](crate::EndpointBuilder::restart_key).
 ///
 /// A secret: with it, anyone can end the node's connections, though neither read them nor take part.
-/// [`Debug`] does not show it.
+/// [`Debug`] does not show it, and it is wiped from memory when it is dropped. The bytes that go in by
+/// [`from_bytes`](Self::from_bytes) or come out by [`as_bytes`](Self::as_bytes) are the caller's to wipe.
 ///
 /// ```
 /// use palyra_quic::RestartKey;
@@ -48,10 +50,11 @@ impl RestartKey {
     ///
     /// [`Io`](crate::ErrorKind::Io) where that has none to give.
     pub fn generate() -> Result<Self> {
-        let mut key = [0; Self::LEN];
-        let filled = provider().secure_random.fill(&mut key);
+        // Filled in place, so that no copy stays behind.
+        let mut key = Self([0; Self::LEN]);
+        let filled = provider().secure_random.fill(&mut key.0);
         filled.map_err(|_| Error::from(std::io::Error::other("the system gives no random numbers")))?;
-        Ok(Self(key))
+        Ok(key)
     }
 
     /// The key with these bytes, which nobody must be able to guess.
@@ -69,6 +72,22 @@ impl RestartKey {
     /// quinn's configuration for an endpoint at this address.
     pub(crate) fn endpoint_config(&self, address: SocketAddr) -> Option<EndpointConfig> {
         RestartSecret::derived_from(&self.0)?.endpoint_config(address)
+    }
+
+    fn wipe(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl Drop for RestartKey {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+impl From<[u8; Self::LEN]> for RestartKey {
+    fn from(bytes: [u8; Self::LEN]) -> Self {
+        Self::from_bytes(bytes)
     }
 }
 
@@ -175,6 +194,15 @@ mod tests {
         assert_ne!(one.as_bytes(), other.as_bytes());
         assert_ne!(one.as_bytes(), &[0; RestartKey::LEN]);
         assert_eq!(format!("{one:?}"), "RestartKey { .. }");
+    }
+
+    #[test]
+    fn a_key_is_wiped_when_it_is_dropped() {
+        assert!(std::mem::needs_drop::<RestartKey>());
+        let mut key = RestartKey::from([7; RestartKey::LEN]);
+        assert_eq!(key.as_bytes(), &[7; RestartKey::LEN]);
+        key.wipe();
+        assert_eq!(key.as_bytes(), &[0; RestartKey::LEN]);
     }
 
     #[test]
