@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use event_listener::{Event, EventListener};
+use event_listener::Event;
 use rustls::{
     CertificateError,
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    sync::wait_until,
     tls::{certificate::Facts, clock::WallClock, fingerprint::Fingerprint, identity::Trust, pem},
 };
 
@@ -259,15 +260,11 @@ impl RevocationList {
     pub(crate) async fn wait_for(&self, chain: &[CertificateDer<'_>]) {
         // Before any list is out of date.
         let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
-        loop {
-            let changed: EventListener = self.shared.changed.listen();
-            if self.check(chain.iter().map(PathCertificate::of_unknown_issuer), now)
-                == Err(CertificateError::Revoked)
-            {
-                return;
-            }
-            changed.await;
-        }
+        let is_revoked = || {
+            let chain = chain.iter().map(PathCertificate::of_unknown_issuer);
+            self.check(chain, now) == Err(CertificateError::Revoked)
+        };
+        wait_until(&self.shared.changed, is_revoked).await;
     }
 }
 
