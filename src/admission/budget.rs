@@ -7,18 +7,24 @@
 //! little is read all the same, so that those who fill the budget do not shut out the others. And one
 //! connection at a time may go beyond the budget, so that streams which wait for each other's bytes do not
 //! wait for ever.
+//!
+//! The counts are atomics, and only the list of those who wait has a lock. One lock for all of it would be
+//! easier to follow, but takes 454 instructions more for a small call, of 9,011 (5.0 %), and 1,234 more for
+//! eight answers, of 22,958 (5.4 %). In return the order matters: a change is made before the list is looked
+//! at, and whoever waits is on the list before it looks a second time. All of that is sequentially
+//! consistent, and runs under a model checker (`concurrency/`).
 
 use std::{
+    collections::BTreeMap,
     future::poll_fn,
-    pin::Pin,
     sync::{Arc, atomic::Ordering::SeqCst},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use super::pieces::Pieces;
 use crate::{
     limits::CONNECTION_RESERVE_BYTES as RESERVE,
-    sync::{AtomicBool, AtomicUsize, Event, EventListener},
+    sync::{AtomicBool, AtomicUsize, Mutex, lock},
 };
 
 /// The budget of an endpoint.
@@ -29,12 +35,9 @@ pub(crate) struct FrameBudget {
     /// The [`Share::id`] of the connection that may go beyond the limit; 0 for none.
     exempt: AtomicUsize,
     next_id: AtomicUsize,
-    /// How many listen to the two below, which cost more to ask.
+    /// Invariant: the length of the list below, which costs more to ask.
     waiting: AtomicUsize,
-    /// Wakes one at a time, who wakes the next where there is room for it too.
-    freed: Event,
-    /// The same for those who need a number of bytes, and may find that this was not enough.
-    freed_to_reserve: Event,
+    waiters: Mutex<Waiters>,
 }
 
 /// A connection's part of it.
@@ -45,7 +48,8 @@ pub(crate) struct Share {
     used: AtomicUsize,
     /// The connection is gone, and those who wait may find out.
     abandoned: AtomicBool,
-    freed: Event,
+    /// Invariant: how many of the budget's waiters are of this connection.
+    waiting: AtomicUsize,
     pieces: Pieces,
 }
 
@@ -66,8 +70,7 @@ impl FrameBudget {
             exempt: AtomicUsize::new(0),
             next_id: AtomicUsize::new(1),
             waiting: AtomicUsize::new(0),
-            freed: Event::new(),
-            freed_to_reserve: Event::new(),
+            waiters: Mutex::default(),
         })
     }
 
@@ -77,7 +80,7 @@ impl FrameBudget {
             id: self.next_id.fetch_add(1, SeqCst),
             used: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
-            freed: Event::new(),
+            waiting: AtomicUsize::new(0),
             pieces: Pieces::default(),
         })
     }
@@ -94,15 +97,21 @@ impl FrameBudget {
     /// Ends the exemption of this connection, if it is the one.
     fn end_exemption(&self, id: usize) {
         if self.exempt.compare_exchange(id, 0, SeqCst, SeqCst).is_ok() {
-            self.wake_one();
+            self.wake_next();
         }
     }
 
-    fn wake_one(&self) {
-        if self.waiting.load(SeqCst) > 0 {
-            self.freed.notify_additional(1);
-            self.freed_to_reserve.notify_additional(1);
+    /// Wakes the oldest waiter that there is room for and that is not awake yet. That one wakes the next.
+    fn wake_next(&self) {
+        if self.waiting.load(SeqCst) == 0 {
+            return;
         }
+        let next = {
+            let mut waiters = lock(&self.waiters);
+            let fits = |bytes| self.exempt.load(SeqCst) == 0 || self.has_room_for(bytes);
+            waiters.asleep().find(|waiter| fits(waiter.bytes)).and_then(|waiter| waiter.waker.take())
+        };
+        wake(next);
     }
 }
 
@@ -120,7 +129,7 @@ impl Share {
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, SeqCst);
         self.budget.end_exemption(self.id);
-        self.freed.notify(usize::MAX);
+        self.wake_own();
     }
 
     /// Whether there is room in the budget itself.
@@ -140,11 +149,24 @@ impl Share {
         match self.budget.exempt.compare_exchange(0, self.id, SeqCst, SeqCst) {
             Ok(_) => {
                 // The bytes of its other streams may fill the window that this one's have to come through.
-                self.freed.notify(usize::MAX);
+                self.wake_own();
                 true
             }
             Err(exempt) => exempt == self.id,
         }
+    }
+
+    /// Wakes all waiters of this connection.
+    fn wake_own(&self) {
+        if self.waiting.load(SeqCst) == 0 {
+            return;
+        }
+        let own: Vec<Waker> = {
+            let mut waiters = lock(&self.budget.waiters);
+            let own = waiters.asleep().filter(|waiter| waiter.id == self.id);
+            own.filter_map(|waiter| waiter.waker.take()).collect()
+        };
+        wake(own);
     }
 
     fn add(&self, bytes: usize) {
@@ -156,13 +178,13 @@ impl Share {
         let mine = self.used.fetch_sub(bytes, SeqCst) - bytes;
         let all = self.budget.used.fetch_sub(bytes, SeqCst) - bytes;
         if mine < RESERVE && mine + bytes >= RESERVE {
-            self.freed.notify(usize::MAX);
+            self.wake_own();
         }
         if mine == 0 || all < self.budget.limit {
             self.budget.end_exemption(self.id);
         }
         if all < self.budget.limit {
-            self.budget.wake_one();
+            self.budget.wake_next();
         }
     }
 }
@@ -196,22 +218,25 @@ impl Charge {
 
     /// Waits until `bytes` more may be held, and does nothing else: several may hear at the same time that
     /// they may.
-    fn poll_room(&self, bytes: usize, waiting: &mut Option<Waiting>, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if self.has_room_for(bytes) {
-                if waiting.take().is_some() {
-                    self.share.budget.wake_one();
+    fn poll_room<'a>(
+        &'a self,
+        bytes: usize,
+        waiting: &mut Option<Waiting<'a>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if !self.has_room_for(bytes) {
+            let woken = waiting.get_or_insert_with(|| Waiting::new(&self.share, bytes)).listen(cx);
+            // Room may have come before this was on the list.
+            if !self.has_room_for(bytes) {
+                if woken {
+                    // What is too little for this one may be enough for another.
+                    self.share.budget.wake_next();
                 }
-                return Poll::Ready(());
-            }
-            match waiting {
-                None => *waiting = Some(Waiting::new(&self.share, bytes)),
-                Some(listening) => {
-                    ready!(listening.poll(cx));
-                    *waiting = Some(Waiting::new(&self.share, bytes));
-                }
+                return Poll::Pending;
             }
         }
+        *waiting = None;
+        Poll::Ready(())
     }
 
     /// Drives `work` only while more may be held, and asks again whenever it wakes: what arrives late must
@@ -249,8 +274,10 @@ impl Charge {
 
     /// Counts `bytes` more once there is room for them.
     pub(crate) async fn reserve(&mut self, bytes: usize) {
-        let mut waiting = None;
-        poll_fn(|cx| self.poll_room(bytes, &mut waiting, cx)).await;
+        {
+            let mut waiting = None;
+            poll_fn(|cx| self.poll_room(bytes, &mut waiting, cx)).await;
+        }
         self.add(bytes);
     }
 
@@ -297,37 +324,90 @@ impl Drop for OpenStream {
     }
 }
 
-/// Hears of room for anybody, and of room for its connection.
-struct Waiting {
-    budget: Arc<FrameBudget>,
-    anybody: EventListener,
-    own: EventListener,
+/// Those who wait for room.
+#[derive(Debug, Default)]
+struct Waiters {
+    /// By ticket, so that the oldest comes first.
+    by_ticket: BTreeMap<u64, Waiter>,
+    next_ticket: u64,
 }
 
-impl Waiting {
-    fn new(share: &Share, bytes: usize) -> Self {
-        let FrameBudget { waiting, freed, freed_to_reserve, .. } = &*share.budget;
-        waiting.fetch_add(1, SeqCst);
-        let anybody = if bytes == 0 { freed } else { freed_to_reserve };
-        Self { budget: Arc::clone(&share.budget), anybody: anybody.listen(), own: share.freed.listen() }
-    }
+#[derive(Debug)]
+struct Waiter {
+    /// Of its connection.
+    id: usize,
+    bytes: usize,
+    /// `None` from when this is woken until it looks again.
+    waker: Option<Waker>,
+}
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let anybody = Pin::new(&mut self.anybody).poll(cx);
-        let own = Pin::new(&mut self.own).poll(cx);
-        if anybody.is_ready() || own.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+impl Waiters {
+    fn asleep(&mut self) -> impl Iterator<Item = &mut Waiter> {
+        self.by_ticket.values_mut().filter(|waiter| waiter.waker.is_some())
     }
 }
 
-impl Drop for Waiting {
+/// Not under the lock, which what is woken may take.
+fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// A place on the list of waiters, until this is dropped. Then the next is woken: this one may have found
+/// room and left some, or may have been woken and not have looked.
+struct Waiting<'a> {
+    share: &'a Share,
+    bytes: usize,
+    ticket: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(share: &'a Share, bytes: usize) -> Self {
+        let ticket = {
+            let mut waiters = lock(&share.budget.waiters);
+            waiters.next_ticket += 1;
+            waiters.next_ticket
+        };
+        Self { share, bytes, ticket }
+    }
+
+    /// Says whether this was woken since it listened before.
+    fn listen(&self, cx: &Context<'_>) -> bool {
+        let Share { budget, id, waiting, .. } = self.share;
+        let waiter = Waiter { id: *id, bytes: self.bytes, waker: Some(cx.waker().clone()) };
+        let before = {
+            let mut waiters = lock(&budget.waiters);
+            let before = waiters.by_ticket.insert(self.ticket, waiter);
+            if before.is_none() {
+                waiting.fetch_add(1, SeqCst);
+                budget.waiting.fetch_add(1, SeqCst);
+            }
+            before
+        };
+        // Its waker is dropped here, since that may drop a task, and charges with it.
+        before.is_some_and(|before| before.waker.is_none())
+    }
+}
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.budget.waiting.fetch_sub(1, SeqCst);
+        let Share { budget, waiting, .. } = self.share;
+        let left = {
+            let mut waiters = lock(&budget.waiters);
+            let left = waiters.by_ticket.remove(&self.ticket);
+            if left.is_some() {
+                waiting.fetch_sub(1, SeqCst);
+                budget.waiting.fetch_sub(1, SeqCst);
+            }
+            left
+        };
+        drop(left);
+        budget.wake_next();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Wake, Waker};
+    use std::{pin::Pin, task::Wake};
 
     use futures_lite::future::{block_on, poll_once, ready};
 
