@@ -135,7 +135,7 @@ impl Drain {
 
     /// The exchange of this node whose handler is being polled on this thread, if one is.
     pub(crate) fn handling(&self) -> Option<Handling> {
-        HANDLING.get().filter(|handling| handling.drain == std::ptr::from_ref(self).addr())
+        HANDLING.with(Cell::get).filter(|handling| handling.drain == std::ptr::from_ref(self).addr())
     }
 
     /// Has to be held by a task until everything of it is dropped.
@@ -223,9 +223,9 @@ impl Handling {
     /// Polls something of the handler, which must not panic.
     pub(crate) fn poll<T>(self, poll: impl FnOnce() -> T) -> T {
         // Handlers may run executors of their own, with other nodes on them.
-        let outer = HANDLING.replace(Some(self));
+        let outer = HANDLING.with(|handling| handling.replace(Some(self)));
         let polled = poll();
-        HANDLING.set(outer);
+        HANDLING.with(|handling| handling.set(outer));
         polled
     }
 }

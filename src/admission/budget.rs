@@ -504,6 +504,22 @@ mod tests {
     }
 
     #[test]
+    fn who_needs_too_much_does_not_hold_up_another_that_there_is_room_for() {
+        let budget = FrameBudget::new(LIMIT);
+        let [exempt, mut large, mut small] = [(); 3].map(|()| holding(&budget, RESERVE));
+        let filling = holding(&budget, LIMIT);
+        assert!(has_room(&exempt));
+        let mut large = Box::pin(large.reserve(LIMIT));
+        let mut small = Box::pin(small.reserve(1));
+        let [large_woken, small_woken] = [(); 2].map(|()| Arc::default());
+        assert!(!poll(&mut large, &large_woken) && !poll(&mut small, &small_woken));
+        drop(filling);
+        assert!(!large_woken.0.load(SeqCst), "there is no room for it");
+        assert!(small_woken.0.load(SeqCst), "it waits for one that waits for more");
+        assert!(poll(&mut small, &small_woken));
+    }
+
+    #[test]
     fn streams_of_one_connection_share_its_exemption() {
         let budget = FrameBudget::new(LIMIT);
         let share = budget.share();

@@ -2,6 +2,8 @@
 
 use std::{io, os::fd::BorrowedFd, sync::atomic::Ordering};
 
+#[cfg(model_checked)]
+use crate::model::wake_fd;
 use crate::sync::AtomicBool;
 
 /// A descriptor to wait for beside the sockets. Ringing costs a system call only while somebody waits.
@@ -70,7 +72,7 @@ impl Bell {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(model_checked)))]
 mod wake_fd {
     use std::{
         io,
@@ -102,7 +104,7 @@ mod wake_fd {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(not(target_os = "linux"), not(model_checked)))]
 mod wake_fd {
     use std::{
         io::{self, Read, Write},

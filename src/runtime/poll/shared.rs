@@ -4,7 +4,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
 };
 
@@ -16,7 +16,7 @@ use super::{
     tasks::{DriverMark, Tasks},
     timer_queue::TimerQueue,
 };
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 #[derive(Debug)]
 pub(super) struct Shared {

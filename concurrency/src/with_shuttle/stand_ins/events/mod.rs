@@ -1,0 +1,2 @@
+pub(crate) mod log;
+mod ring;
