@@ -8,6 +8,7 @@ use std::{
 use super::{
     accounts::Account,
     budget::{Charge, Share},
+    count::Counted,
 };
 use crate::{
     limits::{Bucket, Rate, TransportLimits},
@@ -26,7 +27,7 @@ pub(crate) struct Allowance {
     faults: Bucket,
     fault_rate: Rate,
     max_notification_wait: Duration,
-    _dialled: Option<Arc<()>>,
+    _dialled: Option<Counted>,
 }
 
 /// Requests come too often.
@@ -43,7 +44,7 @@ impl Allowance {
         limits: &TransportLimits,
         share: Arc<Share>,
         account: Option<Arc<Account>>,
-        dialled: Option<Arc<()>>,
+        dialled: Option<Counted>,
         now: Instant,
     ) -> Self {
         let request_rate = limits.request_rate();

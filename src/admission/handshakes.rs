@@ -12,10 +12,13 @@ use std::{
 
 use fastrand::Rng;
 
-use super::accounts::{Account, Opened};
+use super::{
+    accounts::{Account, Opened},
+    count::Counted,
+};
 use crate::{
     limits::Rate,
-    sync::{Event, EventListener, Mutex, SemaphoreGuardArc, lock},
+    sync::{Event, EventListener, Mutex, lock},
 };
 
 /// How long a handshake may take before a newcomer with an equal claim may evict it: some round trips, and
@@ -48,7 +51,7 @@ struct Entry {
     since: Instant,
     /// The address, where the client's address is validated.
     account: Option<Arc<Account>>,
-    permit: SemaphoreGuardArc,
+    permit: Counted,
     of_address: Option<Opened>,
     evicted: Event,
 }
@@ -65,7 +68,7 @@ pub(crate) struct Handshake {
 /// Held by a connection for as long as it is open, or served.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
-    _permit: SemaphoreGuardArc,
+    _permit: Counted,
     _of_address: Option<Opened>,
     of_identity: Option<Opened>,
 }
@@ -109,7 +112,7 @@ impl Handshakes {
     pub(super) fn begin(
         self: &Arc<Self>,
         account: Option<Arc<Account>>,
-        permit: Option<SemaphoreGuardArc>,
+        permit: Option<Counted>,
         of_address: Option<Opened>,
         now: Instant,
     ) -> Option<Handshake> {
@@ -132,7 +135,7 @@ impl Handshakes {
 
 impl PendingHandshakes {
     /// Gives up the handshake that a newcomer may replace, and frees its place.
-    fn evict(&mut self, newcomer: Option<&Account>, now: Instant) -> Option<SemaphoreGuardArc> {
+    fn evict(&mut self, newcomer: Option<&Account>, now: Instant) -> Option<Counted> {
         let weights = self.entries.iter().map(|entry| weight(entry.account.as_deref(), now)).enumerate();
         // The last of equals wins, which is the oldest of them, from the end.
         let (heaviest, most) = weights.rev().max_by_key(|&(_, weight)| weight)?;
@@ -225,13 +228,13 @@ mod tests {
 
     use super::*;
     use crate::admission::accounts::{Accounts, Payer};
-    use crate::sync::Semaphore;
+    use crate::admission::count::Count;
 
     /// Room for two handshakes, and for more connections.
     struct Node {
         handshakes: Arc<Handshakes>,
         accounts: Accounts,
-        connections: Arc<Semaphore>,
+        connections: Arc<Count>,
         start: Instant,
     }
 
@@ -240,7 +243,7 @@ mod tests {
             Self {
                 handshakes: Handshakes::new(2),
                 accounts: Accounts::new(),
-                connections: Arc::new(Semaphore::new(connections)),
+                connections: Count::up_to(connections),
                 start: Instant::now(),
             }
         }
@@ -250,7 +253,7 @@ mod tests {
         }
 
         fn begin_as(&self, account: Option<Arc<Account>>, after: Duration) -> Option<Handshake> {
-            self.handshakes.begin(account, self.connections.try_acquire_arc(), None, self.start + after)
+            self.handshakes.begin(account, self.connections.add(), None, self.start + after)
         }
 
         fn begin(&self, host: u8, after: Duration) -> Option<Handshake> {

@@ -4,6 +4,7 @@
 mod accounts;
 mod allowance;
 mod budget;
+mod count;
 mod handshakes;
 mod pieces;
 mod slots;

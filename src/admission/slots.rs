@@ -10,12 +10,12 @@ use super::{
     accounts::{Account, Accounts, Payer},
     allowance::Allowance,
     budget::FrameBudget,
+    count::{Count, Counted},
     handshakes::{ConnectionSlot, Handshake, Handshakes, finishes_handshakes},
 };
 use crate::{
     limits::{AddressValidation, TransportLimits},
     runtime::Clock,
-    sync::Semaphore,
     tls::PeerIdentity,
 };
 
@@ -27,15 +27,15 @@ use crate::{
 pub(crate) struct Admission {
     limits: Arc<TransportLimits>,
     clock: Clock,
-    connections: Arc<Semaphore>,
+    connections: Arc<Count>,
     handshakes: Arc<Handshakes>,
     addresses: Accounts,
     identities: Accounts,
     budget: Arc<FrameBudget>,
     /// For connections that this side dialled: peers that it did not choose must not spend it.
     dialled_budget: Arc<FrameBudget>,
-    /// Held by connections that this side dialled.
-    dialled: Arc<()>,
+    /// Connections that this side dials or has dialled.
+    dialled: Arc<Count>,
 }
 
 /// Why a peer is not let in.
@@ -55,13 +55,13 @@ impl Admission {
     pub(crate) fn new(limits: Arc<TransportLimits>, clock: Clock) -> Self {
         let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         Self {
-            connections: Arc::new(Semaphore::new(size(limits.max_connections()))),
+            connections: Count::up_to(size(limits.max_connections())),
             handshakes: Handshakes::new(size(limits.max_handshakes())),
             addresses: Accounts::new(),
             identities: Accounts::new(),
             budget: FrameBudget::new(size(limits.frame_budget_bytes())),
             dialled_budget: FrameBudget::new(size(limits.frame_budget_bytes())),
-            dialled: Arc::default(),
+            dialled: Count::up_to(usize::MAX),
             limits,
             clock,
         }
@@ -81,20 +81,17 @@ impl Admission {
     /// Connections that are closed and that quinn still knows, which it does for three probe timeouts ([RFC
     /// 9000, section 10.2](https://www.rfc-editor.org/rfc/rfc9000#section-10.2)).
     fn draining(&self, known_to_quinn: usize) -> usize {
-        // As with slots: each that is or was dialled holds this, which is held once here.
-        let dialled = Arc::strong_count(&self.dialled) - 1;
-        known_to_quinn.saturating_sub(self.taken() + dialled)
+        known_to_quinn.saturating_sub(self.taken() + self.dialled.value())
     }
 
     /// Held by a connection that this side dials until it has an [`Allowance`].
-    pub(crate) fn dialling(&self) -> Arc<()> {
-        Arc::clone(&self.dialled)
+    pub(crate) fn dialling(&self) -> Option<Counted> {
+        self.dialled.add()
     }
 
     /// Slots for connections that are taken.
     fn taken(&self) -> usize {
-        // Each holds the semaphore, and this holds it once.
-        Arc::strong_count(&self.connections) - 1
+        self.connections.value()
     }
 
     /// How many connections may be draining before newcomers are refused: as many as there are free slots,
@@ -140,7 +137,7 @@ impl Admission {
             }
             None => None,
         };
-        let permit = self.connections.try_acquire_arc();
+        let permit = self.connections.add();
         let handshake = self.handshakes.begin(account.clone(), permit, of_address, now);
         handshake.ok_or_else(|| {
             if let Some(account) = counted {
@@ -174,7 +171,7 @@ impl Admission {
 
     /// The same for one that this side dialled.
     pub(crate) fn dialled(&self, peer: Option<&PeerIdentity>, address: IpAddr) -> Allowance {
-        self.allowance(peer, address, &self.dialled_budget, Some(Arc::clone(&self.dialled)))
+        self.allowance(peer, address, &self.dialled_budget, self.dialled.add())
     }
 
     fn allowance(
@@ -182,7 +179,7 @@ impl Admission {
         peer: Option<&PeerIdentity>,
         address: IpAddr,
         budget: &Arc<FrameBudget>,
-        dialled: Option<Arc<()>>,
+        dialled: Option<Counted>,
     ) -> Allowance {
         let now = self.clock.now();
         let payer = Payer::of(peer, address);

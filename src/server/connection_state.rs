@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use async_lock::{Semaphore, SemaphoreGuardArc};
-
 use super::{inline_policy::InlinePolicy, node::Node, stream_credit::UnackedResponses};
-use crate::{admission::ConnectionSlot, link::Link};
+use crate::{
+    admission::ConnectionSlot,
+    link::Link,
+    sync::{Semaphore, SemaphoreGuardArc},
+};
 
 /// What the tasks that serve one connection share.
 pub(super) struct ConnectionState {
