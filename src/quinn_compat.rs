@@ -62,8 +62,9 @@ pub(crate) async fn handshake_confirmed(
 }
 
 #[cfg(all(test, feature = "cert", feature = "sim"))]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use std::sync::Arc;
 
     use futures_lite::future::poll_once;

@@ -82,8 +82,9 @@ pub(super) async fn watch(
 }
 
 #[cfg(all(test, feature = "cert", feature = "sim"))]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use std::time::Duration;
 
     use futures_lite::future::{or, pending};
