@@ -12,9 +12,9 @@
 //!
 //! | policy | limits | so that |
 //! |---|---|---|
-//! | [`InlinePolicy`] | which exchanges are polled inline | a handler that computes for long delays no streams but its own |
-//! | [`InlineRun`] | the time until other tasks run | responses are sent soon, and timers and other connections are served |
-//! | [`BatchSizer`] | the exchanges until responses are sent | packets are full, and the peer still does not wait for work |
+//! | [`InlinePolicy`] | which exchanges are polled inline | a slow handler delays only its own stream |
+//! | [`InlineRun`] | the time until other tasks run | timers and other connections are served |
+//! | [`BatchSizer`] | the exchanges until responses are sent | packets are full, and the peer has work |
 //!
 //! `docs/dispatch.md` has the constants with their reasons, and what they gain.
 
@@ -121,6 +121,7 @@ impl Batch {
         Self { sizer: BatchSizer::new(), run: InlineRun::new(), exchanges: 0, woke: now, ended: now }
     }
 
+    #[inline]
     fn begin_exchange(&mut self, now: Instant, was_idle: bool) {
         if was_idle {
             self.run.end();
@@ -135,6 +136,7 @@ impl Batch {
     }
 
     /// Whether responses are to be sent now.
+    #[inline]
     fn end_exchange(&mut self, now: Instant) -> bool {
         self.ended = now;
         self.exchanges += 1;
