@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_lite::future;
 
 use super::{
-    exchange_state::{ExchangeResult, ExchangeState},
+    exchange_result::ExchangeResult,
+    exchange_state::ExchangeState,
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{
@@ -38,14 +39,14 @@ pub(super) async fn call(
     // No response can reach the caller in time. So a handler does not start: a peer that cancels calls which
     // it gave next to no time is not to blame, and makes this node do no more than respond.
     if exchange.expires_within_a_round_trip() {
-        return ExchangeResult::respond(expired(), writer);
+        return ExchangeResult::respond(exchange, &expired(), writer);
     }
     // If responses are large and memory is short, handlers wait for their turn.
     let mut room = link.allowance().charge();
     if !room.try_reserve(answers.expected()) {
         let turn = wait_for_room(exchange, &mut room, answers.expected(), deadline, &writer);
         if let Err(outcome) = Box::pin(turn).await {
-            return ExchangeResult::Respond { outcome, writer, guard: None };
+            return ExchangeResult::conclude(exchange, outcome, writer, None);
         }
     }
     let context = Context::new(Arc::clone(link), Some(deadline));
@@ -61,7 +62,7 @@ pub(super) async fn call(
             }
             drop(room);
             let outcome = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
-            ExchangeResult::Respond { outcome, writer, guard: Some(guard) }
+            ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
         }
         Method::Streaming(handler) => {
             let handle = |sink| handler(context, params, sink);
@@ -123,9 +124,7 @@ async fn stream(
         return ExchangeResult::WriterNotReturned;
     };
     match returned {
-        Some(writer) => {
-            ExchangeResult::Respond { outcome: outcome.map(|()| None), writer, guard: Some(guard) }
-        }
+        Some(writer) => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
         None => ExchangeResult::WriterNotReturned,
     }
 }

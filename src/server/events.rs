@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures_lite::future;
 
 use super::{
-    exchange_state::{ExchangeResult, ExchangeState},
+    exchange_result::ExchangeResult,
+    exchange_state::ExchangeState,
     supervise::{Holds, Outcome, supervise},
 };
 use crate::{
@@ -17,7 +18,6 @@ use crate::{
     frame,
     message::{EVENT_OVERHEAD, Request, Response, encode_event},
     router::{Context, MethodError},
-    span::record,
     stream::FrameWriter,
 };
 
@@ -37,7 +37,8 @@ pub(super) async fn stream(
 ) -> ExchangeResult {
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
-        return ExchangeResult::respond(full.retry_after(RETRY_AFTER).not_run().into_response(), writer);
+        let response = full.retry_after(RETRY_AFTER).not_run().into_response();
+        return ExchangeResult::respond(exchange, &response, writer);
     };
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
@@ -58,17 +59,11 @@ pub(super) async fn stream(
     match outcome {
         // A follower comes back to another node, or later, from where it was.
         Outcome::Returned(Ok(())) if ended == End::ShuttingDown => {
-            record(&exchange.span, "outcome", Code::SHUTTING_DOWN);
-            exchange.node.reset(&mut writer, Code::SHUTTING_DOWN);
-            ExchangeResult::Reset
+            ExchangeResult::reset(exchange, writer, Code::SHUTTING_DOWN)
         }
         // The stream broke under the events.
-        Outcome::Returned(Err(_)) => {
-            record(&exchange.span, "outcome", Code::INTERNAL);
-            exchange.node.reset(&mut writer, Code::INTERNAL);
-            ExchangeResult::Reset
-        }
-        outcome => ExchangeResult::Respond { outcome: outcome.map(|()| None), writer, guard: Some(guard) },
+        Outcome::Returned(Err(_)) => ExchangeResult::reset(exchange, writer, Code::INTERNAL),
+        outcome => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
     }
 }
 

@@ -9,8 +9,8 @@ use super::{
     call::call,
     connection_state::ConnectionState,
     events,
-    exchange_state::{ExchangeResult, ExchangeState},
-    final_frame::conclude,
+    exchange_result::ExchangeResult,
+    exchange_state::ExchangeState,
     health::health,
     request::{DecodedRequest, fault_code, is_fault, read_request},
 };
@@ -59,12 +59,16 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
     let exchange = ExchangeState { node, link, codec, span, began, expires };
     record(&exchange.span, "codec", codec_name(exchange.codec));
     let admitted = admit(&exchange, request);
-    let result = run(&exchange, admitted, &mut charge, writer).await;
-    let ExchangeResult::Respond { outcome, mut writer, guard } = result else { return };
-    if let Some(frame) = conclude(&exchange, outcome, &mut writer) {
-        frame.write(&exchange, &mut writer).await;
-    }
-    drop((guard, charge));
+    let writer = match run(&exchange, admitted, &mut charge, writer).await {
+        ExchangeResult::Respond { frame, mut writer, guard } => {
+            frame.write(&exchange, &mut writer).await;
+            drop(guard);
+            writer
+        }
+        ExchangeResult::Finished(writer) => writer,
+        ExchangeResult::Reset | ExchangeResult::WriterNotReturned => return,
+    };
+    drop(charge);
     if !writer.is_finished() {
         return;
     }
@@ -127,7 +131,7 @@ async fn run(
                 node.record_fault(link);
             }
             tracing::debug!(remote = %link.remote_address(), error = %refusal, "request refused");
-            return ExchangeResult::respond(refusal.not_run().into_response(), writer);
+            return ExchangeResult::respond(exchange, &refusal.not_run().into_response(), writer);
         }
     };
     let response = match &*request.method {
@@ -150,7 +154,7 @@ async fn run(
             None => unsupported(),
         },
     };
-    ExchangeResult::respond(response, writer)
+    ExchangeResult::respond(exchange, &response, writer)
 }
 
 fn unsupported() -> Response {

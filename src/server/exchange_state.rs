@@ -1,4 +1,4 @@
-//! What the steps of one exchange share, and how an exchange finishes.
+//! What the steps of one exchange share.
 
 use std::{
     sync::Arc,
@@ -7,8 +7,8 @@ use std::{
 
 use tracing::Span;
 
-use super::{node::Node, supervise::Outcome};
-use crate::{link::Link, message::Codec, message::Response, router::ExchangeGuard, stream::FrameWriter};
+use super::node::Node;
+use crate::{link::Link, message::Codec};
 
 /// What the steps of one exchange share.
 pub(super) struct ExchangeState<'a> {
@@ -21,28 +21,6 @@ pub(super) struct ExchangeState<'a> {
     pub(super) began: Instant,
     /// When the caller stops waiting, if the request says so.
     pub(super) expires: Option<Instant>,
-}
-
-/// How an exchange finished. A final frame is written in one place, since a future has room for everything
-/// that it may wait for.
-pub(super) enum ExchangeResult {
-    /// The stream has still to be ended, by what the outcome says.
-    Respond {
-        outcome: Outcome<Option<Response>>,
-        writer: FrameWriter,
-        /// The context of the handler is over when this is dropped.
-        guard: Option<ExchangeGuard>,
-    },
-    /// The stream was reset.
-    Reset,
-    /// A task that the handler left its sink to still has the writer, and ends the stream by dropping it.
-    WriterNotReturned,
-}
-
-impl ExchangeResult {
-    pub(super) const fn respond(response: Response, writer: FrameWriter) -> Self {
-        Self::Respond { outcome: Outcome::Returned(Ok(Some(response))), writer, guard: None }
-    }
 }
 
 /// No handshake would succeed on a slower path, by the default limits.

@@ -1,0 +1,166 @@
+//! How an exchange finishes: by a final frame and FIN, FIN alone, or a reset.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{exchange_state::ExchangeState, supervise::Outcome};
+use crate::{
+    admission::Charge,
+    code::Code,
+    message::{Response, WireError},
+    router::{ExchangeGuard, MethodError},
+    runtime::Elapsed,
+    span::record,
+    stream::{FrameWriter, response_frame},
+};
+
+/// How an exchange finished. The final frame is written in one place, since a future has room for everything
+/// that it may wait for.
+pub(super) enum ExchangeResult {
+    /// A final frame and FIN have still to be written. The context of the handler is over when the guard is
+    /// dropped.
+    Respond { frame: FinalFrame, writer: FrameWriter, guard: Option<ExchangeGuard> },
+    /// The handler has sent its responses itself, and FIN was written after them.
+    Finished(FrameWriter),
+    /// The stream was reset.
+    Reset,
+    /// A task that the handler left its sink to still has the writer, and ends the stream by dropping it.
+    WriterNotReturned,
+}
+
+/// The last frame of an exchange.
+pub(super) struct FinalFrame {
+    frame: Vec<u8>,
+    /// For as long as the frame is being written.
+    _charge: Charge,
+}
+
+/// A call that is cancelled sooner counts as abuse, unless its time was up.
+const ABUSIVE_CANCEL: Duration = Duration::from_millis(50);
+
+impl ExchangeResult {
+    /// Responds with this, which no handler has made.
+    pub(super) fn respond(exchange: &ExchangeState<'_>, response: &Response, writer: FrameWriter) -> Self {
+        Self::encode(exchange, response, writer, None)
+    }
+
+    /// Responds with what the outcome of a handler says, or ends the stream if no response has to follow.
+    pub(super) fn conclude(
+        exchange: &ExchangeState<'_>,
+        outcome: Outcome<Option<Response>>,
+        mut writer: FrameWriter,
+        guard: Option<ExchangeGuard>,
+    ) -> Self {
+        let ExchangeState { node, link, span, .. } = exchange;
+        let response = match outcome {
+            Outcome::Returned(Ok(Some(response))) => response,
+            Outcome::Returned(Ok(None)) => {
+                record(span, "outcome", "ok");
+                writer.finish();
+                return Self::Finished(writer);
+            }
+            Outcome::Returned(Err(error)) => error.of_handler().into_response(),
+            Outcome::TimedOut => MethodError::new(WireError::DeadlineExceeded).into_response(),
+            Outcome::GivenUp(code) => {
+                if link.is_open() {
+                    node.counters.streams_reset_by_peers.add();
+                }
+                record(span, "outcome", code);
+                writer.reset(code);
+                record_given_up(exchange);
+                return Self::Reset;
+            }
+            Outcome::Panicked => {
+                tracing::warn!(remote = %link.remote_address(), "a handler panicked");
+                return Self::reset(exchange, writer, Code::INTERNAL);
+            }
+        };
+        Self::encode(exchange, &response, writer, guard)
+    }
+
+    /// Resets the stream for a reason of this side.
+    pub(super) fn reset(exchange: &ExchangeState<'_>, mut writer: FrameWriter, code: Code) -> Self {
+        record(&exchange.span, "outcome", code);
+        exchange.node.reset(&mut writer, code);
+        Self::Reset
+    }
+
+    fn encode(
+        exchange: &ExchangeState<'_>,
+        response: &Response,
+        mut writer: FrameWriter,
+        guard: Option<ExchangeGuard>,
+    ) -> Self {
+        if !writer.is_between_frames() {
+            // The handler was cut off in the middle of a frame; nothing that follows could be read.
+            let code = match response {
+                Response::Error { error: WireError::DeadlineExceeded, .. } => Code::DEADLINE_EXCEEDED,
+                _ => Code::INTERNAL,
+            };
+            return Self::reset(exchange, writer, code);
+        }
+        match FinalFrame::encode(exchange, response) {
+            Some(frame) => Self::Respond { frame, writer, guard },
+            None => {
+                exchange.node.reset(&mut writer, Code::INTERNAL);
+                Self::Reset
+            }
+        }
+    }
+}
+
+impl FinalFrame {
+    fn encode(exchange: &ExchangeState<'_>, response: &Response) -> Option<Self> {
+        let ExchangeState { node, link, codec, span, .. } = exchange;
+        let failures = &node.counters.requests_failed;
+        if let Response::Error { error, .. } = response {
+            failures.count(error);
+            record(span, "outcome", error);
+        } else {
+            record(span, "outcome", "ok");
+        }
+        let mut charge = link.allowance().charge();
+        charge.add(payload_len(response));
+        let frame = response_frame(response, *codec, node.max_frame_len()).or_else(|error| {
+            tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
+            let failure = MethodError::internal(error.to_string()).into_response();
+            failures.internal.add();
+            response_frame(&failure, *codec, node.max_frame_len())
+        });
+        Some(Self { frame: frame.ok()?, _charge: charge })
+    }
+
+    /// Writes the frame, and finishes the stream.
+    pub(super) async fn write(self, exchange: &ExchangeState<'_>, writer: &mut FrameWriter) {
+        let Self { frame, _charge } = self;
+        let ExchangeState { node, link, .. } = exchange;
+        // A peer that does not read must not hold the response for ever.
+        match node.clock.timeout(node.limits.handler_timeout(), writer.write(frame)).await {
+            Ok(Ok(())) => writer.finish(),
+            Ok(Err(error)) => {
+                tracing::debug!(remote = %link.remote_address(), %error, "answer not taken");
+                node.counters.unread(&error, Code::CANCELLED);
+                record_given_up(exchange);
+                writer.reset(Code::CANCELLED);
+            }
+            Err(Elapsed) => node.reset(writer, Code::DEADLINE_EXCEEDED),
+        }
+    }
+}
+
+/// Counts a call that the peer cancelled within [`ABUSIVE_CANCEL`]. If the time of a call is up, neither side
+/// is to blame; and callers whose time limits are not in the request cancel calls after a while.
+fn record_given_up(exchange: &ExchangeState<'_>) {
+    let age = exchange.node.clock.now().saturating_duration_since(exchange.began);
+    if age < ABUSIVE_CANCEL && !exchange.expires_within_a_round_trip() {
+        exchange.node.record_fault(exchange.link);
+    }
+}
+
+fn payload_len(response: &Response) -> usize {
+    match response {
+        Response::Result { payload } => payload.as_ref().map_or(0, Bytes::len),
+        _ => 0,
+    }
+}
