@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::{exchange_state::ExchangeState, supervise::Outcome};
 use crate::{
-    admission::Charge,
     code::Code,
     message::{Response, WireError},
     router::{ExchangeGuard, MethodError},
@@ -32,8 +31,9 @@ pub(super) enum ExchangeResult {
 /// The last frame of an exchange.
 pub(super) struct FinalFrame {
     frame: Vec<u8>,
-    /// For as long as the frame is being written.
-    _charge: Charge,
+    /// The bytes that count against the peer's share of memory while the frame is being written. Not a
+    /// [`Charge`](crate::admission::Charge) yet, which would make the result of each exchange twice as large.
+    payload_len: usize,
 }
 
 /// A call that is cancelled sooner counts as abuse, unless its time was up.
@@ -120,21 +120,21 @@ impl FinalFrame {
         } else {
             record(span, "outcome", "ok");
         }
-        let mut charge = link.allowance().charge();
-        charge.add(payload_len(response));
         let frame = response_frame(response, *codec, node.max_frame_len()).or_else(|error| {
             tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
             let failure = MethodError::internal(error.to_string()).into_response();
             failures.internal.add();
             response_frame(&failure, *codec, node.max_frame_len())
         });
-        Some(Self { frame: frame.ok()?, _charge: charge })
+        Some(Self { frame: frame.ok()?, payload_len: payload_len(response) })
     }
 
     /// Writes the frame, and finishes the stream.
     pub(super) async fn write(self, exchange: &ExchangeState<'_>, writer: &mut FrameWriter) {
-        let Self { frame, _charge } = self;
+        let Self { frame, payload_len } = self;
         let ExchangeState { node, link, .. } = exchange;
+        let mut charge = link.allowance().charge();
+        charge.add(payload_len);
         // A peer that does not read must not hold the response for ever.
         match node.clock.timeout(node.limits.handler_timeout(), writer.write(frame)).await {
             Ok(Ok(())) => writer.finish(),
