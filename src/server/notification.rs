@@ -87,13 +87,14 @@ async fn accept(
     accept.await
 }
 
-/// Holds a shutdown until all is taken that may have been received when it began.
+/// Keeps a shutdown waiting until this node has taken all streams, or all bytes of a stream, that it may have
+/// received when the shutdown began.
 ///
 /// What is received later is handled, too, but does not keep the connections open: a peer that goes on
 /// sending could otherwise make a shutdown take all of its grace.
 struct AcceptedBefore {
     work: Option<WorkGuard>,
-    /// How much there may have been when the shutdown began.
+    /// How many streams or bytes there may have been when the shutdown began.
     left: u64,
 }
 
@@ -106,13 +107,14 @@ impl AcceptedBefore {
         self.work.is_some()
     }
 
-    /// The same for what is in a stream: what quinn and a [`FrameReader`] hold of it.
+    /// The same for the bytes of one stream, which quinn and a [`FrameReader`] hold.
     fn for_stream(&self, node: &Node) -> Self {
         let window = u64::from(node.limits.stream_receive_window());
         Self { work: self.is_held().then(|| node.drain.accept()), left: window.saturating_mul(2) }
     }
 
-    /// So much was taken. Before the shutdown, other things take its place.
+    /// Streams or bytes were taken. Until the shutdown begins, others may take their place, and none are
+    /// counted.
     fn taken(&mut self, node: &Node, amount: usize) {
         if self.is_held() && node.drain.has_begun() {
             self.left = self.left.saturating_sub(u64::try_from(amount).unwrap_or(u64::MAX));

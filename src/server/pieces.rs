@@ -1,4 +1,4 @@
-//! Closing connections that make quinn keep more pieces of streams than their memory is reckoned for.
+//! Closes connections that make quinn keep more pieces of streams than there is memory for.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +14,7 @@ use crate::{
     sync::lock,
 };
 
-/// A piece may keep a whole packet, which takes as much memory as is reckoned for about 16 pieces; so fewer
+/// A piece may keep a whole packet, which takes as much memory as is estimated for about 16 pieces; so fewer
 /// connections than all may have as many as each may.
 const PACKET_PER_PIECES: usize = 8;
 
@@ -49,12 +49,13 @@ impl Watched {
     }
 }
 
-/// Looks at all connections as often as so many datagrams have come that it costs next to nothing for each:
-/// what an attacker can add in between is bounded by packets, and not by time.
+/// Checks all connections each time that half as many datagrams have arrived as there are connections. So a
+/// check costs little for each datagram, and packets, not time, bound what an attacker can add between two.
 ///
-/// Memory is reckoned for a number of pieces a connection. As long as all of them together keep what some
-/// may, a connection may have more than its part: the number is an estimate, and an honest sender of small
-/// messages that have to wait may fill its window with them. Beyond, those go that have the most.
+/// The memory of a node is estimated for a number of pieces in each connection. While all connections together
+/// keep less than some of them may, one connection may keep more than its number: an honest sender of small
+/// messages that have to wait may fill its window with them. Otherwise the connections with the most pieces
+/// are closed.
 pub(super) async fn watch(
     watched: &Watched,
     limits: &TransportLimits,

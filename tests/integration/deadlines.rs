@@ -64,7 +64,7 @@ enum How {
     Keeps(Duration),
 }
 
-/// How the connection of so many callers ends, if it does.
+/// How the connection of `callers` callers ends, if it does.
 fn outcome(callers: u32, how: How, payload: usize, delay: Duration, takes: Duration) -> Option<ErrorKind> {
     let (pair, node, dialler, _) = slow(delay, takes, TransportLimits::default());
     pair.sim.run(async {
@@ -130,7 +130,7 @@ fn a_long_time_limit_excuses_nobody() {
     });
 }
 
-/// Time limits that no answer can keep excuse whoever cancels, and so the method does not begin for them.
+/// A caller whose time limit no response can meet is not to blame for cancelling, so its method does not run.
 #[test]
 fn a_call_whose_time_is_up_within_a_round_trip_does_not_run() {
     for (timeout, runs) in [(5 * MILLI, false), (19 * MILLI, false), (100 * MILLI, true)] {

@@ -1048,7 +1048,7 @@ fn of_two_shutdowns_the_one_that_ends_first_decides() {
     });
 }
 
-/// Of the answers that a peer has been given nobody asks any more once it has left.
+/// Once a peer has left, no shutdown waits for it to acknowledge its responses.
 #[test]
 fn a_notification_may_await_the_shutdown_of_which_the_sender_was_answered_and_has_left() {
     for calls in [0, 1, 20] {

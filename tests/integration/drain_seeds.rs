@@ -237,7 +237,7 @@ struct Totals {
     lost: usize,
 }
 
-/// One node shuts down with so much grace at a random moment, and both were sending to each other.
+/// One node shuts down with a grace at a random moment, while both send to each other.
 fn scenario(seed: u64, grace: Duration) -> Totals {
     let mut rng = Rng::with_seed(seed);
     let link = Link::new()

@@ -1,4 +1,4 @@
-//! Requests and their handlers: many at once, given up, failing, streaming, large, and in both directions.
+//! Requests and their handlers: concurrent, given up, failing, streaming, large, and in both directions.
 
 use std::{
     future,

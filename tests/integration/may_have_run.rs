@@ -1,4 +1,4 @@
-//! `Error::may_have_run`: `false` only where the call certainly did not run, whoever says what.
+//! `Error::may_have_run`: `false` only if the call certainly did not run, whatever either side reports.
 
 use std::{
     collections::HashSet,

@@ -229,7 +229,7 @@ fn a_notification_that_fin_cuts_short_is_not_handled() {
         assert_goes_on(&server, &peer, &notes).await;
         peer.notify(&[note("before"), whole].concat()).await;
         assert_eq!(notes.recv().await.unwrap(), "before");
-        assert_eq!(notes.recv().await.unwrap(), "cut", "for want of its last byte alone");
+        assert_eq!(notes.recv().await.unwrap(), "cut", "only its last byte was missing");
     });
 }
 

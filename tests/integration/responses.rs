@@ -592,7 +592,7 @@ fn a_gap_or_heartbeat_that_does_not_say_where_the_log_is_stops_the_stream() {
 fn an_answer_counts_that_came_before_the_request_was_read() {
     run(async {
         let link = Link::new().await;
-        // More than the peer's window takes at once.
+        // More than fits in the peer's window.
         let large = Bytes::from(vec![0; 500_000]);
         let refused = async {
             let mut stream = RawStream::accept(&link.peer).await;
