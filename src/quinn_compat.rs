@@ -61,7 +61,8 @@ pub(crate) async fn handshake_confirmed(
     future::or(refusal, arrival).await
 }
 
-#[cfg(all(test, feature = "cert", feature = "sim"))]
+#[cfg(all(feature = "cert", feature = "sim"))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -411,7 +411,8 @@ fn never(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Closed).caused_by(error)
 }
 
-#[cfg(all(test, feature = "cert", feature = "sim"))]
+#[cfg(all(feature = "cert", feature = "sim"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::{

@@ -62,7 +62,8 @@ pub async fn connected_pair(router: Router) -> Result<ConnectedPair> {
     Ok(ConnectedPair { server, client, connection })
 }
 
-#[cfg(all(test, feature = "smol"))]
+#[cfg(feature = "smol")]
+#[cfg(test)]
 mod tests {
     use futures_lite::future::block_on;
 

@@ -252,7 +252,8 @@ impl Endpoint {
     }
 }
 
-#[cfg(all(test, feature = "cert", feature = "sim"))]
+#[cfg(all(feature = "cert", feature = "sim"))]
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 

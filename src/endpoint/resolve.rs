@@ -50,7 +50,8 @@ fn not_empty(resolved: std::io::Result<Vec<SocketAddr>>) -> Result<Vec<SocketAdd
     if addresses.is_empty() { Err(failed(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
 }
 
-#[cfg(all(test, feature = "smol"))]
+#[cfg(feature = "smol")]
+#[cfg(test)]
 mod tests {
     use std::{error::Error as _, future::pending, io};
 

@@ -82,7 +82,8 @@ pub(super) async fn watch(
     }
 }
 
-#[cfg(all(test, feature = "cert", feature = "sim"))]
+#[cfg(all(feature = "cert", feature = "sim"))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -288,7 +288,8 @@ impl fmt::Debug for Trust {
     }
 }
 
-#[cfg(all(test, feature = "cert"))]
+#[cfg(feature = "cert")]
+#[cfg(test)]
 mod tests {
     use std::{error::Error as _, time::Duration};
 

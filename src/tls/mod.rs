@@ -30,7 +30,8 @@ mod security;
 mod server;
 mod server_name;
 mod session_policy;
-#[cfg(all(test, feature = "cert"))]
+#[cfg(feature = "cert")]
+#[cfg(test)]
 mod tests;
 mod verify_client;
 mod verify_server;

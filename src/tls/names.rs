@@ -90,7 +90,8 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     v4().or_else(|_| v6()).ok()
 }
 
-#[cfg(all(test, feature = "cert"))]
+#[cfg(feature = "cert")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::cert::CertificateAuthority;

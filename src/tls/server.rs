@@ -271,7 +271,8 @@ fn unusable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::invalid_config("no TLS server configuration can be made").caused_by(ReadableError::other(error))
 }
 
-#[cfg(all(test, feature = "cert"))]
+#[cfg(feature = "cert")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::cert::CertificateAuthority;

@@ -49,8 +49,7 @@ impl Gateway {
     }
 
     fn tls(&self, identity: Identity) -> ClientTls {
-        let tls = ClientTls::new(self.authority.trust()).identity(identity);
-        tls
+        ClientTls::new(self.authority.trust()).identity(identity)
     }
 
     async fn connect_with(&self, tls: &ClientTls) -> Result<Connection, Error> {

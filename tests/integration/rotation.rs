@@ -43,8 +43,7 @@ fn server_tls(own: &Generation, believed: &[Generation]) -> ServerTls {
 
 fn client_tls(own: &Generation, believed: &[Generation]) -> ClientTls {
     let pins = believed.iter().map(|generation| Pin::from(generation.server.fingerprint()));
-    let tls = ClientTls::new(trust(believed)).identity(own.client.identity()).pins(pins);
-    tls
+    ClientTls::new(trust(believed)).identity(own.client.identity()).pins(pins)
 }
 
 struct Nodes {

@@ -212,7 +212,8 @@ fn crl_number(extensions: &[u8]) -> der::Result<Option<&[u8]>> {
     value.map(|value| element(&mut SliceReader::new(value)?, Tag::Integer)).transpose()
 }
 
-#[cfg(all(test, feature = "cert"))]
+#[cfg(feature = "cert")]
+#[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
