@@ -44,8 +44,11 @@ impl Bell {
     }
 
     /// Says that the thread is about to check everything a last time, and then waits.
+    ///
+    /// A swap, as in [`wake`](Self::wake): it follows the latest swap of another thread, whatever the memory
+    /// model makes of plain stores. Under loom, stores lose a wake-up in schedules with three preemptions.
     pub(super) fn sleep(&self) {
-        self.asleep.store(true, Ordering::Release);
+        self.asleep.swap(true, Ordering::AcqRel);
         #[cfg(test)]
         self.slept.fetch_add(1, Ordering::Relaxed);
     }
@@ -53,7 +56,7 @@ impl Bell {
     /// Says that the thread is awake. Another thread that rang may still have to signal the descriptor;
     /// then a later wait returns early.
     pub(super) fn wake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.swap(false, Ordering::AcqRel);
     }
 
     #[cfg(test)]
