@@ -172,6 +172,15 @@ pub(crate) const LOOM: &[Plant] = &[
         changes: &[("            self.fd.signal();\n", "")],
     },
     Plant {
+        name: "stores_the_flag",
+        case: "wakes_main",
+        file: "src/runtime/poll/bell.rs",
+        changes: &[
+            ("self.asleep.swap(true, Ordering::AcqRel)", "self.asleep.store(true, Ordering::Release)"),
+            ("self.asleep.swap(false, Ordering::AcqRel);", "self.asleep.store(false, Ordering::Relaxed);"),
+        ],
+    },
+    Plant {
         name: "sleeps_without_a_second_look",
         case: "wakes_main",
         file: "src/with_loom/cases.rs",

@@ -1,5 +1,5 @@
 //! All schedules of the bell and the task queue of `PollRuntime`, under loom: three threads, each interrupted
-//! at most twice.
+//! at most three times.
 //!
 //! `cargo run --bin with-loom` runs every case and every planted fault; names of cases or plants as arguments
 //! choose some. `PREEMPTIONS` is how often threads are interrupted in a schedule.
@@ -12,7 +12,7 @@ include!(concat!(env!("OUT_DIR"), "/loom/trees.rs"));
 
 use std::{process::ExitCode, sync::Arc};
 
-const PREEMPTIONS: usize = 2;
+const PREEMPTIONS: usize = 3;
 
 fn main() -> ExitCode {
     report::run(check, unchanged::cases::CASES, PLANTED)
