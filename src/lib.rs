@@ -171,7 +171,8 @@ pub use self::{
 /// The vocabulary of others that this crate's interface speaks.
 pub use {bytes::Bytes, minicbor, quinn, rustls};
 
-/// For fuzz targets, and for benches and tests of this crate. Not part of the interface, and in no normal build.
+/// For fuzz targets, and for benches and tests of this crate. Not part of the interface, and in no normal
+/// build.
 #[cfg(any(fuzzing, feature = "__internals"))]
 #[doc(hidden)]
 pub mod fuzzing {

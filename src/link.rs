@@ -55,8 +55,8 @@ pub(crate) struct Link {
     span: Span,
 }
 
-/// What the application knows of a peer that it let in: a value of its own type. Without one, `()`, which needs
-/// no memory.
+/// What the application knows of a peer that it let in: a value of its own type. Without one, `()`, which
+/// needs no memory.
 pub(crate) type PeerState = Box<dyn Any + Send + Sync>;
 
 /// Closing a connection with one of these rejects the peer: what it has sent is not handled any more.

@@ -23,9 +23,9 @@ pub(crate) fn is_delivered(finished: &SendStream) -> bool {
 ///
 /// quinn tells the peer of a higher limit of streams immediately, and for as long as more streams are open
 /// than its limit allows, it replaces none that ends; so the limit is raised and lowered again. It is 0 in
-/// between, because quinn sends MAX_STREAMS only for an increase of more than an eighth of its limit. A method
-/// of `Connection` that sets the highest stream that the peer may open would replace this
-/// ([quinn issue 1517](https://github.com/quinn-rs/quinn/issues/1517)).
+/// between, because quinn sends MAX_STREAMS only for an increase of more than an eighth of its limit. A
+/// method of `Connection` that sets the highest stream that the peer may open would replace this ([quinn
+/// issue 1517](https://github.com/quinn-rs/quinn/issues/1517)).
 pub(crate) fn grant_bi_streams(connection: &Connection, max: u32, extra: usize) {
     let raised = max.saturating_add(u32::try_from(extra).unwrap_or(u32::MAX));
     for limit in [raised, 0, max] {
@@ -43,8 +43,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// ([RFC 9001, section 4.1.2](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.2)); or with an error if the
 /// connection ends before that.
 ///
-/// quinn counts that frame and wakes no task for it, so this looks at the count again and again. The future that
-/// quinn has from 0.12 on replaces it ([quinn pull request
+/// quinn counts that frame and wakes no task for it, so this looks at the count again and again. The future
+/// that quinn has from 0.12 on replaces it ([quinn pull request
 /// 2441](https://github.com/quinn-rs/quinn/pull/2441)).
 pub(crate) async fn handshake_confirmed(
     connection: &Connection,

@@ -186,8 +186,8 @@ fn weight(account: Option<&Account>, now: Instant) -> u64 {
     })
 }
 
-/// Half of the unfinished handshakes that are remembered, rounded down: the first does not count, since it may
-/// happen to any client.
+/// Half of the unfinished handshakes that are remembered, rounded down: the first does not count, since it
+/// may happen to any client.
 fn unfinished_count(account: &Account, now: Instant) -> u64 {
     account.unfinished.missing(UNFINISHED_RATE, now) / 2
 }

@@ -1,5 +1,5 @@
-//! A small certificate authority, and two endpoints that it connects, for development, tests and trying things
-//! out.
+//! A small certificate authority, and two endpoints that it connects, for development, tests and trying
+//! things out.
 
 mod authority;
 mod connected_pair;

@@ -109,8 +109,9 @@ impl Endpoint {
     }
 
     /// Resolves when the endpoint has ended, with the reason: [`Closed`](crate::ErrorKind::Closed), when a
-    /// [`shutdown`](Self::shutdown) has finished, because it was [closed](Self::close), because the runtime was dropped, or because the socket
-    /// failed. Of the latter, [`source`](std::error::Error::source) is the [`io::Error`](std::io::Error).
+    /// [`shutdown`](Self::shutdown) has finished, because it was [closed](Self::close), because the runtime
+    /// was dropped, or because the socket failed. Of the latter, [`source`](std::error::Error::source) is
+    /// the [`io::Error`](std::io::Error).
     ///
     /// A socket fails when every attempt to receive does, for ten seconds; what it could not send is lost,
     /// and no more than that. Then all connections are closed, all calls end with the same cause, and

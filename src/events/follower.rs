@@ -10,7 +10,8 @@ use crate::{
     message::Response,
 };
 
-/// The subscriber's side of `node.stream_events`, across any number of answers. Both ways to subscribe use it.
+/// The subscriber's side of `node.stream_events`, across any number of answers. Both ways to subscribe use
+/// it.
 ///
 /// Invariant: the cursor is that of the last frame that was accepted. A refused frame does not move it.
 #[derive(Clone, Debug)]

@@ -31,8 +31,8 @@ impl EventLogBuilder {
         self.shared_runtime(Arc::new(runtime))
     }
 
-    /// What runs the log, as [`runtime`](Self::runtime), for one that has other owners too: that of an endpoint,
-    /// for instance.
+    /// What runs the log, as [`runtime`](Self::runtime), for one that has other owners too: that of an
+    /// endpoint, for instance.
     #[must_use]
     pub fn shared_runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.commits.runtime = Some(runtime);

@@ -15,7 +15,8 @@ use crate::{
 pub(crate) type Authorizer =
     Box<dyn Fn(PendingPeer) -> HandlerFuture<Result<PeerState, Refusal>> + Send + Sync>;
 
-/// A peer whose handshake is over, and that nothing is read from yet. See [`Router::authorize`](super::Router::authorize).
+/// A peer whose handshake is over, and that nothing is read from yet. See
+/// [`Router::authorize`](super::Router::authorize).
 #[derive(Clone)]
 pub struct PendingPeer {
     peer: Option<PeerIdentity>,

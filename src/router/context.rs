@@ -55,8 +55,8 @@ impl Context {
         self.inner.link.peer()
     }
 
-    /// What [`Router::authorize`](super::Router::authorize) returned for this connection, if it has this type.
-    /// It is dropped with the connection.
+    /// What [`Router::authorize`](super::Router::authorize) returned for this connection, if it has this
+    /// type. It is dropped with the connection.
     ///
     /// `None` for another type, and for peers that this node dialled, about which `authorize` is not asked.
     #[must_use]

@@ -48,9 +48,9 @@ impl BatchSizer {
         }
     }
 
-    /// There was nothing to do for `idle`, after `busy` with something to do. The idle phase is a long one if it
-    /// is more than half of the busy one: then this side has waited for the peer. If two sides keep each
-    /// other busy, idle phases are short.
+    /// There was nothing to do for `idle`, after `busy` with something to do. The idle phase is a long one
+    /// if it is more than half of the busy one: then this side has waited for the peer. If two sides keep
+    /// each other busy, idle phases are short.
     pub(crate) fn record_idle(&mut self, idle: Duration, busy: Duration) {
         let ran = std::mem::take(&mut self.since_idle);
         // Less than that is one batch however it is split.
@@ -66,8 +66,8 @@ impl BatchSizer {
     }
 }
 
-/// Finds out into how many batches work has to be split to be done soonest, by the time that an exchange or task
-/// takes, idle phases included.
+/// Finds out into how many batches work has to be split to be done soonest, by the time that an exchange or
+/// task takes, idle phases included.
 ///
 /// Now and then, it tries twice or half as many splits for [`PROBE_LENGTH`] idle phases. The interval between
 /// probes doubles each time that a probe changes nothing.
@@ -201,8 +201,8 @@ mod tests {
         }
     }
 
-    /// Runs 32 tasks again and again, and returns how many of the last thousand times they took one batch, two
-    /// and more. The idle and busy times may depend on that.
+    /// Runs 32 tasks again and again, and returns how many of the last thousand times they took one batch,
+    /// two and more. The idle and busy times may depend on that.
     fn batches(sizer: &mut BatchSizer, times: impl Fn(u64, usize) -> (Duration, Duration)) -> [usize; 3] {
         let mut counts = [0; 3];
         for batch in 0..5000 {

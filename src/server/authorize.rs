@@ -14,8 +14,8 @@ use crate::{
     router::{PendingPeer, Refusal},
 };
 
-/// Lets the peer in, and says whether it did. Where not, its connection is closed: by what the application said, or by what
-/// became of asking it. Nothing but its word lets a peer in.
+/// Lets the peer in, and says whether it did. Where not, its connection is closed: by what the application
+/// said, or by what became of asking it. Nothing but its word lets a peer in.
 pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
     let Some(authorizer) = node.router.authorizer() else {
         link.let_in(Box::new(()));

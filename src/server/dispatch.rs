@@ -7,8 +7,8 @@
 //! the exchange, its memory and its permit are used for the next one; if the exchange has to wait, it moves
 //! into a task.
 //!
-//! Exchanges that run one after another in one task could delay other work, so three policies limit that. None
-//! of them changes what a peer receives, only when.
+//! Exchanges that run one after another in one task could delay other work, so three policies limit that.
+//! None of them changes what a peer receives, only when.
 //!
 //! | policy | limits | so that |
 //! |---|---|---|

@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// An exchange that runs for longer without waiting delays the other streams of its connection. Exchanges with
-/// small messages take a few microseconds, and a few tens if code and memory are not in the caches.
+/// An exchange that runs for longer without waiting delays the other streams of its connection. Exchanges
+/// with small messages take a few microseconds, and a few tens if code and memory are not in the caches.
 const MAX_INLINE_POLL: Duration = Duration::from_micros(100);
 /// How many exchanges get tasks after one that ran for too long. The next one is then tried inline, so that a
 /// handler which is always slow delays other streams once in 257 exchanges.
 const SPAWN_COOLDOWN: u32 = 256;
-/// After this time with exchanges in succession, their responses are sent and other tasks run. It suffices for
-/// about a hundred small exchanges, and is short beside the round-trip time of most networks.
+/// After this time with exchanges in succession, their responses are sent and other tasks run. It suffices
+/// for about a hundred small exchanges, and is short beside the round-trip time of most networks.
 const MAX_INLINE_TIME: Duration = Duration::from_micros(250);
 
 /// Decides whether the next exchange of a connection is polled inline.

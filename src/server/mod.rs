@@ -1,7 +1,7 @@
 //! The serving half of a node: which peers it lets in, what they ask, and how each connection ends.
 //!
-//! `accept` takes connections and `serve` runs one; `dispatch` decides where each exchange runs; `exchange` is one
-//! request with its answers.
+//! `accept` takes connections and `serve` runs one; `dispatch` decides where each exchange runs; `exchange`
+//! is one request with its answers.
 
 mod accept;
 mod authorize;

@@ -52,10 +52,10 @@ impl Watched {
 /// Checks all connections each time that half as many datagrams have arrived as there are connections. So a
 /// check costs little for each datagram, and packets, not time, bound what an attacker can add between two.
 ///
-/// The memory of a node is estimated for a number of pieces in each connection. While all connections together
-/// keep less than some of them may, one connection may keep more than its number: an honest sender of small
-/// messages that have to wait may fill its window with them. Otherwise the connections with the most pieces
-/// are closed.
+/// The memory of a node is estimated for a number of pieces in each connection. While all connections
+/// together keep less than some of them may, one connection may keep more than its number: an honest sender
+/// of small messages that have to wait may fill its window with them. Otherwise the connections with the
+/// most pieces are closed.
 pub(super) async fn watch(
     watched: &Watched,
     limits: &TransportLimits,

@@ -107,8 +107,8 @@ struct Thresholds {
     max: usize,
     /// Up to this many responses are kept without a check, and without a grant for them.
     check_threshold: usize,
-    /// A grant covers at least this many responses more than the one before, unless the connection is idle. Each
-    /// grant costs a MAX_STREAMS frame.
+    /// A grant covers at least this many responses more than the one before, unless the connection is idle.
+    /// Each grant costs a MAX_STREAMS frame.
     step: usize,
 }
 

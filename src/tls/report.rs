@@ -97,7 +97,8 @@ impl HandshakeReport {
         let _ = self.0.chain_limit.set(limit);
     }
 
-    /// Why the peer's handshake messages did not fit in the buffer, unless its certificate was checked before.
+    /// Why the peer's handshake messages did not fit in the buffer, unless its certificate was checked
+    /// before.
     pub(super) fn overflow(&self) -> Option<Oversized> {
         let limit = *self.0.chain_limit.get()?;
         let verified = self.0.verified.load(Ordering::SeqCst);

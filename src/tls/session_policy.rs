@@ -5,8 +5,8 @@ use super::{path::PathFinder, revocation::RevocationList};
 /// What happens to an open connection when a certificate of the chain that the peer showed expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnExpiry {
-    /// It is closed with IDENTITY_EXPIRED, immediately, as the endpoint's [`WallClock`](crate::WallClock) has it; where that
-    /// clock is set forward, within ten minutes.
+    /// It is closed with IDENTITY_EXPIRED, immediately, as the endpoint's [`WallClock`](crate::WallClock)
+    /// has it; where that clock is set forward, within ten minutes.
     #[default]
     Close,
     /// It stays open. A connection can last for years: choose this if there are other means to end it.

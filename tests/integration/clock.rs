@@ -71,7 +71,7 @@ impl Nodes {
 
     async fn connect(&self, tls: &ClientTls, wall_clock: WallClock) -> Result<Connection, Error> {
         let endpoint = self.pair.sensor.bind(Endpoint::builder().wall_clock(wall_clock), 0).unwrap();
-        endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await
+        endpoint.connect_with(tls, (self.pair.gateway.address(PORT), "localhost")).await
     }
 
     /// Why the connection is closed, and after what time; `None` if it is not closed within `limit`.

@@ -14,7 +14,8 @@ use self::{
     tree::{Arrow, Tree, cycles},
 };
 
-/// From top to bottom: the files and folders of a layer, and what they are for. CONTRIBUTING.md shows the same table.
+/// From top to bottom: the files and folders of a layer, and what they are for. CONTRIBUTING.md shows the
+/// same table.
 const LAYERS: [(&[&str], &str); 16] = [
     (&["lib.rs"], "what the crate is, its map, the public names"),
     (
@@ -58,7 +59,8 @@ const MOST_LINES_OF_A_FILE: usize = 450;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 const WIDEST_COMMENT: usize = 110;
 
-/// Names that say too little, or something else in the terms of RFC 9000 and quinn; and what to write instead.
+/// Names that say too little, or something else in the terms of RFC 9000 and quinn; and what to write
+/// instead.
 const WORDS: [(&str, &str); 28] = [
     ("Applicant", "PendingPeer"),
     ("Asked", "DecodedRequest"),

@@ -53,7 +53,7 @@ impl Gateway {
     fn client(&self, issued: &Issued) -> Client {
         let tls = ClientTls::new(self.authority.trust()).identity(issued.identity());
         let endpoint = self.pair.sensor.bind(Endpoint::builder().client(tls), 0).unwrap();
-        Client::builder(endpoint).address(self.pair.gateway.address(PORT)).build().unwrap()
+        Client::builder(endpoint).address((self.pair.gateway.address(PORT), "localhost")).build().unwrap()
     }
 
     fn set(&self, now: SystemTime) {
@@ -177,11 +177,14 @@ fn a_dialling_node_with_a_slow_clock_tries_again() {
         .wall_clock(WallClock::from_fn(move || Some(*read.lock().unwrap())));
     let dialler = pair.sensor.bind(dialler, 0).unwrap();
     pair.sim.run(async {
-        let error = dialler.connect(pair.gateway.address(PORT)).await.unwrap_err();
+        let error = dialler.connect((pair.gateway.address(PORT), "localhost")).await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::PeerCertificate);
         assert!(error.is_retryable() && error.explanation().unwrap().contains("clock is behind"), "{error}");
         assert_eq!(dialler.stats().dials_failed.not_judged, 1);
-        let client = Client::builder(dialler.clone()).address(pair.gateway.address(PORT)).build().unwrap();
+        let client = Client::builder(dialler.clone())
+            .address((pair.gateway.address(PORT), "localhost"))
+            .build()
+            .unwrap();
         let sim = pair.sim.clone();
         pair.sim.spawn(async move {
             sim.sleep(3 * SECOND).await;
