@@ -61,10 +61,10 @@ pub(crate) const SHUTTLE: &[Plant] = &[
         case: "handshakes",
         file: "src/admission/handshakes.rs",
         changes: &[(
-            "let entry = lock(&self.handshakes.under_way).remove(self.id);\n        let Entry",
-            "let index = lock(&self.handshakes.under_way)\n            .entries\n            \
+            "let entry = lock(&self.handshakes.pending).remove(self.id);\n        let Entry",
+            "let index = lock(&self.handshakes.pending)\n            .entries\n            \
             .binary_search_by_key(&self.id, |entry| entry.id)\n            .ok()?;\n        \
-            let entry = Some(lock(&self.handshakes.under_way).take(index));\n        let Entry",
+            let entry = Some(lock(&self.handshakes.pending).take(index));\n        let Entry",
         )],
     },
     Plant {
@@ -103,24 +103,24 @@ pub(crate) const SHUTTLE: &[Plant] = &[
     Plant {
         name: "tells_of_an_event_before_it_is_there",
         case: "wakeups",
-        file: "src/events/log.rs",
+        file: "src/events/history.rs",
         changes: &[
             (
                 "        let last = {\n",
-                "        self.shared.published.notify(usize::MAX);\n        let last = {\n",
+                "        self.published.notify(usize::MAX);\n        let last = {\n",
             ),
-            ("        };\n        self.shared.published.notify(usize::MAX);\n", "        };\n"),
+            ("        };\n        self.published.notify(usize::MAX);\n", "        };\n"),
         ],
     },
     Plant {
         name: "counts_subscribers_in_two_steps",
         case: "subscribers",
-        file: "src/events/log.rs",
+        file: "src/events/history.rs",
         changes: &[(
             "            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, \
             |count| (count < max).then_some(count + 1));\n        taken.is_ok().then(",
             "            .load(Ordering::Relaxed);\n        if taken < max {\n            \
-            self.shared.subscribers.fetch_add(1, Ordering::Relaxed);\n        }\n        (taken < max).then(",
+            self.subscribers.fetch_add(1, Ordering::Relaxed);\n        }\n        (taken < max).then(",
         )],
     },
     Plant {

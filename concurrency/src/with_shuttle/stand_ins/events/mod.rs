@@ -1,2 +1,5 @@
+mod backing;
+pub(crate) mod builder;
+pub(crate) mod history;
 pub(crate) mod log;
 mod ring;
