@@ -34,7 +34,7 @@ pub(crate) fn run(check: Check, cases: &[(&str, fn())], planted: &[(&str, &str, 
         println!("   {case}: {verdict} of {schedules} schedules ({seconds:.1} s)");
         failed += usize::from(!held);
     }
-    // What they print is expected.
+    println!("   planted faults, of which the checker may print more:");
     if std::env::var_os("SHOW_PLANTED").is_none() {
         panic::set_hook(Box::new(|_| {}));
     }
