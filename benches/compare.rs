@@ -215,7 +215,7 @@ fn node() -> Result<()> {
     let (identity, trust) = credentials()?;
     let router = Router::new()
         .events(event_log(setting("COMPARE_EVENTS", EVENTS))?)
-        .typed(TICKS, |_: Context, ()| async { Ok::<_, MethodError>(ticks()) });
+        .serve(TICKS, |_: Context, ()| async { Ok::<_, MethodError>(ticks()) });
     let runner = Runner::new(kind_of_this_process()?)?;
     let endpoint = serve(runner.handle(), identity, trust, router)?;
     say(endpoint.local_addr()?)?;
@@ -316,9 +316,9 @@ async fn series(
 async fn replay(connection: &Connection) -> Result<(f64, f64)> {
     let before = ticks_of_both(connection).await?;
     let start = Instant::now();
-    let mut events = connection.events().open().await?;
+    let mut events = connection.events_raw().open().await?;
     let mut count = 0_u32;
-    while events.next().await?.is_some() {
+    while events.next_raw().await?.is_some() {
         count += 1;
     }
     if usize::try_from(count)? != setting("COMPARE_EVENTS", EVENTS) {

@@ -84,7 +84,7 @@ fn limits() -> palyra_quic::Result<TransportLimits> {
 fn node() -> Result<()> {
     let (identity, trust) = credentials()?;
     let runner = Runner::new(kind_of_this_process()?)?;
-    let router = Router::new().unary(ECHO, |_: Context, params| async move { Ok(params) });
+    let router = Router::new().serve_raw(ECHO, |_: Context, params| async move { Ok(params) });
     let tls = ServerTls::new(identity).require_client_certificates(trust);
     let builder = Endpoint::builder().shared_runtime(runner.handle()).limits(limits()?);
     let endpoint = builder.server(tls).router(router).bind(LOOPBACK)?;

@@ -100,9 +100,9 @@ fn replays() -> Result<()> {
     for round in 1..=ROUNDS {
         let connection = connection.clone();
         let stream = timed(async move {
-            let mut events = connection.events().open().await?;
+            let mut events = connection.events_raw().open().await?;
             let mut count = 0;
-            while events.next().await?.is_some() {
+            while events.next_raw().await?.is_some() {
                 count += 1;
             }
             Ok(count)

@@ -76,8 +76,8 @@ fn calls(c: &mut Criterion) {
 
 fn large_payloads(c: &mut Criterion) {
     let router = Router::new()
-        .unary("bench.take", |_: Context, _params| async { Ok(Bytes::new()) })
-        .unary("bench.give", |_: Context, _params| async { Ok(Bytes::from(vec![7; LARGE_PAYLOAD])) });
+        .serve_raw("bench.take", |_: Context, _params| async { Ok(Bytes::new()) })
+        .serve_raw("bench.give", |_: Context, _params| async { Ok(Bytes::from(vec![7; LARGE_PAYLOAD])) });
     let link = connect(router);
     let payload = Bytes::from(vec![7; LARGE_PAYLOAD]);
     let mut group = c.benchmark_group("512 KiB payload");
@@ -105,9 +105,9 @@ fn event_replay(c: &mut Criterion) {
         b.iter(|| {
             let connection = link.connection.clone();
             let count = smol::block_on(smol::spawn(async move {
-                let mut events = connection.events().open().await.expect("a subscription");
+                let mut events = connection.events_raw().open().await.expect("a subscription");
                 let mut count = 0;
-                while events.next().await.expect("an event").is_some() {
+                while events.next_raw().await.expect("an event").is_some() {
                     count += 1;
                 }
                 count

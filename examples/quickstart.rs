@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use palyra_quic::{
     CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, ErrorKind, EventItem, EventLog,
-    MethodError, Result, Router, ServerTls, WireError,
+    Method, MethodError, NotificationMethod, Result, Router, ServerTls, WireError,
     minicbor::{Decode, Encode},
 };
 
@@ -21,6 +21,10 @@ struct Verdict {
     #[n(0)]
     too_warm: bool,
 }
+
+/// What gateway and sensor agree on: names, and the types that go with them.
+const CHECK: Method<Reading, Verdict> = Method::new("heat.check");
+const JOURNAL: NotificationMethod<String> = NotificationMethod::new("journal.append");
 
 fn main() -> Result<()> {
     smol::block_on(async {
@@ -51,7 +55,7 @@ fn main() -> Result<()> {
 
         for celsius in [21, 84] {
             let reading = Reading { sensor: "boiler".into(), celsius };
-            let verdict: Verdict = connection.call("heat.check", &reading).await?;
+            let verdict = connection.call(CHECK, &reading).await?;
             println!("5. heat.check of {celsius} degrees: {verdict:?}.");
         }
         let unknown =
@@ -61,7 +65,7 @@ fn main() -> Result<()> {
 
         let mut notifier = connection.notifier().await?;
         for line in ["door opened", "window opened", "window closed", "door closed", "lights out"] {
-            notifier.send_raw("journal.append", line).await?;
+            notifier.send(JOURNAL, &line.into()).await?;
         }
         notifier.finish().await?;
         println!("6. Five notifications, which the gateway publishes as events.");
@@ -78,12 +82,12 @@ fn main() -> Result<()> {
 fn methods(log: &EventLog) -> Router {
     let journal = log.clone();
     Router::new()
-        .typed("heat.check", |context: Context, reading: Reading| async move {
+        .serve(CHECK, |context: Context, reading| async move {
             let caller = context.peer().and_then(|peer| peer.common_name()).unwrap_or("nobody").to_owned();
             println!("   (gateway) {caller} reports {} degrees at the {}", reading.celsius, reading.sensor);
             Ok::<_, MethodError>(Verdict { too_warm: reading.celsius > 80 })
         })
-        .notification("journal.append", move |_, line| {
+        .on_notification(JOURNAL, move |_, line| {
             let journal = journal.clone();
             async move {
                 if let Err(error) = journal.publish(line) {
@@ -103,10 +107,10 @@ async fn events_survive_a_cut(
 ) -> Result<()> {
     println!("7. The sensor follows the events, and loses its connection in the middle.");
     let doomed = sensor.connect(address).await?;
-    let mut events = doomed.events().follow().open().await?;
+    let mut events = doomed.events_raw().follow().open().await?;
     let mut last = (0, None);
     while last.0 < 2 {
-        last = show(events.next().await?).unwrap_or(last);
+        last = show(events.next_raw().await?).unwrap_or(last);
     }
     drop(events);
     doomed.close(Code::CANCELLED, "the cable was pulled");
@@ -114,13 +118,13 @@ async fn events_survive_a_cut(
 
     log.publish("while you were away")?;
     let (seq, epoch) = last;
-    let mut request = connection.events().resume_from(seq);
+    let mut request = connection.events_raw().resume_from(seq);
     if let Some(epoch) = epoch {
         request = request.epoch(epoch);
     }
     let mut events = request.open().await?;
     println!("   resumed:");
-    while let Some(item) = events.next().await? {
+    while let Some(item) = events.next_raw().await? {
         show(Some(item));
     }
     Ok(())

@@ -16,7 +16,7 @@
 //!
 //! # fn main() -> Result<()> {
 //! smol::block_on(async {
-//!     let router = Router::new().typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(a + b) });
+//!     let router = Router::new().serve("demo.add", |_, (a, b): (u32, u32)| async move { Ok(a + b) });
 //!     let pair = connected_pair(router).await?; // Two nodes on loopback, with certificates made for them.
 //!     let sum: u32 = pair.connection.call("demo.add", &(40, 2)).await?;
 //!     assert_eq!(sum, 42);
@@ -29,13 +29,15 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Result, Router, ServerTls};
+//! use palyra_quic::{CertificateAuthority, ClientTls, Endpoint, Method, Result, Router, ServerTls};
+//!
+//! const ADD: Method<(u32, u32), u64> = Method::new("demo.add"); // The name and the types, for both sides.
 //!
 //! # fn main() -> Result<()> {
 //! smol::block_on(async {
 //!     let ca = CertificateAuthority::new("Example CA")?; // Yours, from PEM or DER, in real life.
 //!
-//!     let router = Router::new().typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(a + b) });
+//!     let router = Router::new().serve(ADD, |_, (a, b)| async move { Ok(u64::from(a) + u64::from(b)) });
 //!     let tls = ServerTls::new(ca.issue_server(&[])?.identity()).require_client_certificates(ca.trust());
 //!     let server = Endpoint::builder().server(tls).router(router).bind(([127, 0, 0, 1], 0).into())?;
 //!
@@ -43,8 +45,7 @@
 //!     let client = Endpoint::builder().client(tls).bind(([127, 0, 0, 1], 0).into())?;
 //!     let connection = client.connect(server.local_addr()?).await?;
 //!
-//!     let sum: u32 = connection.call("demo.add", &(40, 2)).await?;
-//!     assert_eq!(sum, 42);
+//!     assert_eq!(connection.call(ADD, &(40, 2)).await?, 42);
 //!
 //!     server.shutdown(Duration::from_secs(1)).await;
 //!     Ok(())
@@ -60,6 +61,7 @@
 //! | ration what peers may take | [`TransportLimits::within`], [`Rate`], [`AddressValidation`] |
 //! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`], [`WallClock`] |
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
+//! | state names and types once | [`Method`], [`StreamingMethod`], [`NotificationMethod`], [`LogMethod`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
 //! | say which peers may stay, and what each may call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`], [`Gap`] |
@@ -120,6 +122,7 @@ mod frame;
 mod limits;
 mod link;
 mod message;
+mod method;
 mod outstanding;
 mod protocol;
 mod qlog;
@@ -156,6 +159,7 @@ pub use self::{
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{CborError, Codec, JsonError, MAX_NESTING, MessageError, Notification, Request, Response},
+    method::{AnyMethod, LogMethod, Method, MethodName, NotificationMethod, StreamingMethod},
     protocol::PROTOCOL_VERSION,
     router::{Context, MethodError, Peers, PendingPeer, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,
@@ -166,6 +170,7 @@ pub use self::{
         ALPN, ClientAuth, ClientTls, Fingerprint, Identity, OnExpiry, PeerIdentity, Pin, RestartKey,
         RevocationList, Revoked, Rotation, ServerTls, Trust, WallClock,
     },
+    value::Raw,
     wire_error::WireError,
 };
 /// The vocabulary of others that this crate's interface speaks.

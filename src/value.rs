@@ -8,6 +8,11 @@ use crate::{
     message::validate_item,
 };
 
+/// Stands for the type of a value where payloads are bytes: a [`ResponseSink`](crate::ResponseSink) of `Raw` is
+/// one of bytes.
+#[derive(Debug)]
+pub enum Raw {}
+
 /// What absent parameters decode as, so that a method with optional ones can be called without.
 const NULL: &[u8] = &[0xf6];
 

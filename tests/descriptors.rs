@@ -35,7 +35,7 @@ fn take_all_but(spare: usize) -> Vec<File> {
 }
 
 fn bind(pki: &Pki, runtime: Arc<dyn Runtime>) -> Result<Endpoint> {
-    let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) });
+    let router = Router::new().serve_raw("demo.echo", |_, params| async move { Ok(params) });
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
     builder.router(router).shared_runtime(runtime).bind(loopback())
 }

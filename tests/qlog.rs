@@ -60,7 +60,7 @@ impl Write for Broken {
 
 fn exchange(change: impl Fn(EndpointBuilder) -> EndpointBuilder) {
     let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
-    let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
+    let router = Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
     let server = change(Endpoint::builder().server(server_tls()).router(router));
     let _node = pair.gateway.bind(server, PORT).unwrap();
     let dialler = pair.sensor.bind(change(Endpoint::builder().client(client_tls())), 0).unwrap();

@@ -40,7 +40,8 @@ fn looks(runtime: &mut PollRuntime, faults: &Faults) -> usize {
 
 fn assert_answers(runtime: &mut PollRuntime, connection: &Connection) {
     for _ in 0..5 {
-        let answer = runtime.block_on(connection.request("demo.echo").timeout(Duration::from_secs(5)).send());
+        let answer = runtime
+            .block_on(connection.request_raw("demo.echo", "").timeout(Duration::from_secs(5)).send_raw());
         assert_eq!(answer.unwrap(), "");
     }
 }
@@ -53,7 +54,7 @@ fn a_thread_whose_waits_are_refused_goes_on_at_a_slower_pace_and_recovers() {
     let server = Endpoint::builder()
         .shared_runtime(Arc::clone(&handle))
         .server(pki.server_tls())
-        .router(Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) }))
+        .router(Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) }))
         .bind(loopback())
         .unwrap();
     let socket = handle.wrap_udp_socket(UdpSocket::bind(loopback()).unwrap()).unwrap();

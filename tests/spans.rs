@@ -146,11 +146,11 @@ fn scenario<F: Future<Output = ()>>(collector: &Collector, test: impl FnOnce(Pai
     tracing::subscriber::with_default(collector.clone(), || {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let router = Router::new()
-            .unary("demo.echo", |_: Context, params| async move { Ok(params) })
-            .unary("demo.hang", |_: Context, _| pending())
-            .unary("demo.secret", |_: Context, params| async move { Ok(params) })
-            .streaming("demo.none", |_: Context, _, _| async { Ok(()) })
-            .notification("demo.whisper", |_: Context, _| async {})
+            .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
+            .serve_raw("demo.hang", |_: Context, _| pending())
+            .serve_raw("demo.secret", |_: Context, params| async move { Ok(params) })
+            .serve_stream_raw("demo.none", |_: Context, _, _| async { Ok(()) })
+            .on_notification_raw("demo.whisper", |_: Context, _| async {})
             .allow("demo.secret", Peers::nobody())
             .allow("demo.whisper", Peers::nobody());
         let _node = pair.serve(router, TransportLimits::default());
@@ -169,9 +169,9 @@ fn connections_and_their_exchanges_have_spans() {
     scenario(&collector, |pair, connection| async move {
         connection.call_raw("demo.echo", "x").await.unwrap();
         connection.call_raw("demo.secret", "").await.unwrap_err();
-        let mut answers = connection.request("demo.none").stream().await.unwrap();
-        assert_eq!(answers.next().await.unwrap(), None);
-        connection.request("demo.hang").timeout(SECOND).send().await.unwrap_err();
+        let mut answers = connection.stream_raw("demo.none", "").await.unwrap();
+        assert_eq!(answers.next_raw().await.unwrap(), None);
+        connection.request_raw("demo.hang", "").timeout(SECOND).send_raw().await.unwrap_err();
         connection.notify("demo.whisper", &7).await.unwrap();
         pair.sim.sleep(SECOND).await;
     });

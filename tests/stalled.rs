@@ -36,7 +36,7 @@ async fn publish_past_the_stalled(server: &Server, log: &EventLog) -> usize {
         stalled.push((peer, stream));
     }
     let connection = server.connect().await;
-    let mut events = connection.events().follow().open().await.unwrap();
+    let mut events = connection.events_raw().follow().open().await.unwrap();
 
     let mut before = 0;
     for batch in 0..EVENTS / BATCH {
@@ -44,7 +44,7 @@ async fn publish_past_the_stalled(server: &Server, log: &EventLog) -> usize {
             log.publish(vec![7; EVENT_BYTES]).unwrap();
         }
         for n in 1..=BATCH {
-            let item = events.next().await.unwrap().unwrap();
+            let item = events.next_raw().await.unwrap().unwrap();
             let EventItem::Event { seq, .. } = item else {
                 panic!("{item:?}: the others cost a reader something")
             };

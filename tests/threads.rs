@@ -61,13 +61,13 @@ async fn use_everything(runtime: Arc<dyn Runtime>, check: impl Fn(&str)) {
     let log = EventLog::new();
     let router = || {
         let streaming = |_: Context, params, mut answers: palyra_quic::ResponseSink| async move {
-            answers.send(params).await.map_err(|_| palyra_quic::MethodError::internal("not sent"))
+            answers.send_raw(params).await.map_err(|_| palyra_quic::MethodError::internal("not sent"))
         };
         Router::new()
-            .unary("demo.echo", |_: Context, params| async move { Ok(params) })
-            .unary("demo.hang", |_: Context, _| future::pending())
-            .streaming("demo.stream", streaming)
-            .notification("demo.note", |_: Context, _| async {})
+            .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
+            .serve_raw("demo.hang", |_: Context, _| future::pending())
+            .serve_stream_raw("demo.stream", streaming)
+            .on_notification_raw("demo.note", |_: Context, _| async {})
             .on_connection(|connection: Connection| async move { drop(connection.closed().await) })
             .events(log.clone())
     };
@@ -82,17 +82,17 @@ async fn use_everything(runtime: Arc<dyn Runtime>, check: impl Fn(&str)) {
     for _ in 0..10 {
         assert_eq!(connection.call_raw("demo.echo", vec![7; 100_000]).await.unwrap().len(), 100_000);
     }
-    let mut answers = connection.request("demo.stream").raw_params("x").stream().await.unwrap();
-    while answers.next().await.unwrap().is_some() {}
+    let mut answers = connection.stream_raw("demo.stream", "x").await.unwrap();
+    while answers.next_raw().await.unwrap().is_some() {}
     check("call");
-    let hanging = connection.request("demo.hang").timeout(Duration::from_millis(20));
-    assert!(hanging.send().await.unwrap_err().is_timeout());
+    let hanging = connection.request_raw("demo.hang", "").timeout(Duration::from_millis(20));
+    assert!(hanging.send_raw().await.unwrap_err().is_timeout());
     check("time limit");
     connection.notifier().await.unwrap().send_raw("demo.note", "x").await.unwrap();
     check("notify");
     log.publish("door opened").unwrap();
-    let mut events = connection.events().resume_from(0).open().await.unwrap();
-    while events.next().await.unwrap().is_some() {}
+    let mut events = connection.events_raw().resume_from(0).open().await.unwrap();
+    while events.next_raw().await.unwrap().is_some() {}
     check("events");
     server.shutdown(Duration::from_secs(1)).await;
     client.shutdown(Duration::from_secs(1)).await;

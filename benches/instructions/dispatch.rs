@@ -21,7 +21,8 @@ use std::{
 };
 
 use palyra_quic::{
-    Bytes, CertificateAuthority, ClientTls, Codec, Connection, Endpoint, MethodError, Router, ServerTls,
+    Bytes, CertificateAuthority, ClientTls, Codec, Connection, Endpoint, MethodError, ResponseSink, Router,
+    ServerTls,
     quinn::{AsyncTimer, AsyncUdpSocket, Runtime},
     sim::{Link, Sim},
 };
@@ -69,17 +70,17 @@ pub(crate) fn dispatch(exchange: Exchange, rounds: u32) -> Result<()> {
 
 fn router() -> Router {
     let router = Router::new()
-        .unary("demo.echo", |_, params| async move { Ok(params) })
-        .typed("demo.add", |_, (a, b): (u32, u32)| async move { Ok(u64::from(a) + u64::from(b)) })
-        .streaming("demo.count", |_, _, mut answers| async move {
+        .serve_raw("demo.echo", |_, params| async move { Ok(params) })
+        .serve("demo.add", |_, (a, b): (u32, u32)| async move { Ok(u64::from(a) + u64::from(b)) })
+        .serve_stream("demo.count", |_, _: Option<u32>, mut answers: ResponseSink<u32>| async move {
             for n in 0..ANSWERS {
-                answers.send_typed(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+                answers.send(&n).await.map_err(|_| MethodError::internal("not sent"))?;
             }
             Ok(())
         })
-        .notification("demo.log", |_, _| async {});
+        .on_notification_raw("demo.log", |_, _| async {});
     (0..OTHER_METHODS).fold(router, |router, n| {
-        router.unary(&format!("demo.other_{n}"), |_, params| async move { Ok(params) })
+        router.serve_raw(format!("demo.other_{n}"), |_, params| async move { Ok(params) })
     })
 }
 
@@ -87,14 +88,14 @@ async fn ask(exchange: Exchange, connection: &Connection) -> Result<()> {
     let params = Bytes::from_static(&[7; 64]);
     match exchange {
         Exchange::Bytes(codec) => {
-            connection.request("demo.echo").codec(codec).raw_params(params).send().await?;
+            connection.request_raw("demo.echo", params).codec(codec).send_raw().await?;
         }
         Exchange::Values => {
             let _: u64 = connection.call("demo.add", &(40, 2)).await?;
         }
         Exchange::Answers => {
-            let mut answers = connection.request("demo.count").stream().await?;
-            while answers.next().await?.is_some() {}
+            let mut answers = connection.stream_raw("demo.count", "").await?;
+            while answers.next_raw().await?.is_some() {}
         }
         Exchange::Unknown => {
             connection.call_raw("demo.none", params).await.err().ok_or("nobody has answered")?;

@@ -24,7 +24,7 @@ pub(crate) fn serve(
     trust: Trust,
     router: Router,
 ) -> Result<Endpoint> {
-    let router = router.unary(ECHO, |_: Context, params| async move { Ok(params) });
+    let router = router.serve_raw(ECHO, |_: Context, params| async move { Ok(params) });
     let tls = ServerTls::new(identity).require_client_certificates(trust);
     Endpoint::builder().shared_runtime(runtime).server(tls).router(router).bind(LOOPBACK)
 }

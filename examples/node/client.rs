@@ -22,7 +22,7 @@ use crate::{
 
 pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure> {
     with_connection(peer, async |connection| {
-        let request = connection.request("node.health").codec(peer.codec.into());
+        let request = connection.request_raw("node.health", "").codec(peer.codec.into());
         let health = in_time(Duration::from_millis(*timeout_ms), request.health()).await?;
         let ok = health.ok;
         lines::print(&Answer::from_health(health))?;
@@ -31,13 +31,10 @@ pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure
 }
 
 pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Failure> {
-    let params = message.params()?;
+    let params = message.params()?.unwrap_or_default();
     with_connection(peer, async |connection| {
-        let mut call = connection.request(&message.method).codec(peer.codec.into());
-        if let Some(params) = params {
-            call = call.raw_params(params);
-        }
-        call = call.timeout(Duration::from_millis(*timeout_ms));
+        let call = connection.request_raw(&message.method, params).codec(peer.codec.into());
+        let call = call.timeout(Duration::from_millis(*timeout_ms));
         let mut responses = call.stream().await?;
         while let Some(response) = responses.next_response().await? {
             let unknown = || Failure::new("an answer of a kind that this program does not know");
@@ -68,7 +65,7 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
         let mut events = in_time(timeout, events_request(args, &connection).open()).await?;
         let mut wanted = Wanted::of(args);
         while wanted.more() {
-            let Some(item) = in_time(timeout, events.next()).await? else { break };
+            let Some(item) = in_time(timeout, events.next_raw()).await? else { break };
             wanted.print(&Answer::from_item(item))?;
         }
         Ok(())
@@ -229,14 +226,14 @@ async fn follow_connection(
     absence.end();
     let mut wanted = Wanted::of(args);
     while wanted.more() {
-        let Some(item) = events.next().await? else { break };
+        let Some(item) = events.next_raw().await? else { break };
         wanted.print(&Answer::from_item(item))?;
     }
     Ok(())
 }
 
 fn events_request(args: &Events, connection: &Connection) -> EventsRequest {
-    let mut request = connection.events().codec(args.peer.codec.into());
+    let mut request = connection.events_raw().codec(args.peer.codec.into());
     if let Some(seq) = args.resume_from {
         request = request.resume_from(seq);
     }

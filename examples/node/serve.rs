@@ -162,15 +162,15 @@ fn bind(
 fn methods(log: &EventLog) -> Router {
     let (asked, notified) = (log.clone(), log.clone());
     Router::new()
-        .unary("demo.echo", |_, params| async move { Ok(params) })
-        .unary("demo.publish", move |_, payload| {
+        .serve_raw("demo.echo", |_, params| async move { Ok(params) })
+        .serve_raw("demo.publish", move |_, payload| {
             let log = asked.clone();
             async move {
                 let seq = log.publish_durable(payload).await.map_err(|error| refusal(&error))?;
                 Ok(seq.to_string().into())
             }
         })
-        .notification("demo.publish", move |_, payload| {
+        .on_notification_raw("demo.publish", move |_, payload| {
             let log = notified.clone();
             async move {
                 // No caller waits for this task. Only a shutdown does, and it must not interrupt the task.

@@ -33,7 +33,7 @@ pub struct ConnectedPair {
 /// # fn main() -> palyra_quic::Result<()> {
 /// use palyra_quic::{Router, connected_pair};
 ///
-/// let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) });
+/// let router = Router::new().serve_raw("demo.echo", |_, params| async move { Ok(params) });
 /// smol::block_on(async {
 ///     let pair = connected_pair(router).await?;
 ///     assert_eq!(pair.connection.call_raw("demo.echo", "hello").await?, "hello");
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_two_are_connected_and_know_each_other() {
-        let router = Router::new().typed("who", |context: Context, _: Option<()>| async move {
+        let router = Router::new().serve("who", |context: Context, _: Option<()>| async move {
             Ok(context.peer().and_then(|peer| peer.common_name()).map(str::to_owned))
         });
         block_on(async {

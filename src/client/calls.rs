@@ -49,9 +49,8 @@ impl Client {
         let mut attempts = Attempts::new(self);
         loop {
             let (connection, left) = attempts.next().await.map_err(|error| self.name(error, method))?;
-            let call = connection.request(method).timeout(left);
-            let call = if params.is_empty() { call } else { call.raw_params(params.clone()) };
-            let outcome = call.send().await;
+            let call = connection.request_raw(method, params.clone()).timeout(left);
+            let outcome = call.send_raw().await;
             if let Some(outcome) = attempts.conclude(&connection, outcome) {
                 return outcome;
             }

@@ -298,7 +298,7 @@ impl Inner {
             Err(error) if *error.kind() == ErrorKind::Closed => return Err(error.of_method(STREAM_EVENTS)),
             Err(error) => return self.broken(error),
         };
-        let mut call = connection.request(STREAM_EVENTS).follow();
+        let mut call = connection.request_raw(STREAM_EVENTS, Bytes::new()).follow();
         if let Some(cursor) = self.follower.cursor() {
             call = call.resume_from(cursor.seq());
             if let Some(epoch) = cursor.epoch() {

@@ -1,64 +1,89 @@
 //! Subscriptions to the event log of a peer.
 
-use std::fmt;
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_lite::Stream;
+use minicbor::Decode;
 
 use super::{Connection, call::Call, responses::Responses};
 use crate::{
     error::Result,
-    events::{Cursor, Delivery, Follower, Gap, ended_without_reason, fmt_event},
-    message::Codec,
+    events::{Cursor, Delivery, Follower, Gap, ended_without_reason},
+    message::{Codec, Response},
+    method::{LogMethod, MethodName},
     protocol::STREAM_EVENTS,
+    value::{self, Raw},
 };
 
 impl Connection {
-    /// Prepares a subscription to the peer's event log: all events held, then the end.
+    /// Prepares a subscription to the peer's event log, with payloads that minicbor decodes: all events held,
+    /// then the end.
     ///
     /// ```no_run
     /// # async fn example(connection: palyra_quic::Connection) -> palyra_quic::Result<()> {
-    /// use palyra_quic::EventItem;
+    /// use palyra_quic::{EventItem, LogMethod};
     ///
-    /// let mut events = connection.events().resume_from(41).follow().open().await?;
+    /// /// Degrees Celsius.
+    /// const READINGS: LogMethod<i32> = LogMethod::NODE;
+    ///
+    /// let mut events = connection.events(READINGS).resume_from(41).follow().open().await?;
     /// while let Some(item) = events.next().await? {
     ///     match item {
-    ///         EventItem::Event { seq, payload, .. } => println!("{seq}: {} bytes", payload.len()),
+    ///         EventItem::Event { seq, payload, .. } => println!("{seq}: {payload} degrees"),
     ///         EventItem::Gap(gap) => println!("missed {:?}", gap.missed),
     ///     }
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn events(&self) -> EventsRequest {
-        EventsRequest(self.request(STREAM_EVENTS))
+    pub fn events<T>(&self, log: impl MethodName<LogMethod<T>>) -> EventsRequest<T> {
+        EventsRequest::new(self.request_raw(log.method_name(), Bytes::new()))
+    }
+
+    /// Prepares a subscription to the peer's own event log, with payloads of plain bytes. See
+    /// [`events`](Self::events).
+    pub fn events_raw(&self) -> EventsRequest {
+        EventsRequest::new(self.request_raw(STREAM_EVENTS, Bytes::new()))
     }
 }
 
 /// A subscription to be opened; see [`Connection::events`].
-#[derive(Clone, Debug)]
 #[must_use = "nothing is sent before `open`"]
-pub struct EventsRequest(Call);
+pub struct EventsRequest<T = Raw> {
+    call: Call,
+    payloads: PhantomData<fn() -> T>,
+}
 
-impl EventsRequest {
+impl<T> EventsRequest<T> {
+    fn new(call: Call) -> Self {
+        Self { call, payloads: PhantomData }
+    }
+
     /// Asks for what comes after this sequence number, the last one processed. Default: everything that is
     /// held.
     pub fn resume_from(self, seq: u64) -> Self {
-        Self(self.0.resume_from(seq))
+        Self::new(self.call.resume_from(seq))
     }
 
     /// The epoch that `resume_from` belongs to. Without it a log that began anew may go unnoticed.
     pub fn epoch(self, epoch: u64) -> Self {
-        Self(self.0.epoch(epoch))
+        Self::new(self.call.epoch(epoch))
     }
 
     /// Stays subscribed for the events to come. Default: ends after the newest.
     pub fn follow(self) -> Self {
-        Self(self.0.follow())
+        Self::new(self.call.follow())
     }
 
     /// The codec of request and events. Default: CBOR.
     pub fn codec(self, codec: Codec) -> Self {
-        Self(self.0.codec(codec))
+        Self::new(self.call.codec(codec))
     }
 
     /// Sends the request.
@@ -66,28 +91,42 @@ impl EventsRequest {
     /// # Errors
     ///
     /// As for [`Connection::call`]; what the peer has to say comes with the first item.
-    pub async fn open(self) -> Result<Events> {
-        let request = self.0.request();
+    pub async fn open(self) -> Result<Events<T>> {
+        let request = self.call.message();
         let resumes_from = request.resume_from.map(|seq| Cursor::new(request.epoch, seq));
         let (follower, follow) = (Follower::new(resumes_from), request.follow);
-        Ok(Events { responses: self.0.stream().await?, follower, follow })
+        Ok(Events { responses: self.call.stream().await?, follower, follow, payloads: PhantomData })
+    }
+}
+
+impl<T> Clone for EventsRequest<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.call.clone())
+    }
+}
+
+impl<T> fmt::Debug for EventsRequest<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EventsRequest").field(&self.call).finish()
     }
 }
 
 /// The events of a peer, in order. See [`EventsRequest::open`].
 ///
-/// Dropping it ends the subscription.
+/// A [`Stream`], and by [`next`](Self::next) usable without one: with payloads of type `T`, or, with
+/// [`next_raw`](Self::next_raw) and as a stream of [`Raw`], of bytes. Dropping it ends the subscription.
 #[must_use = "dropping it ends the subscription"]
-pub struct Events {
+pub struct Events<T = Raw> {
     responses: Responses,
     follower: Follower,
     follow: bool,
+    payloads: PhantomData<fn() -> T>,
 }
 
 /// What a subscription brings. Both kinds are there to be matched: a subscriber that overlooks gaps loses
 /// events in silence.
 #[derive(Clone, PartialEq, Eq)]
-pub enum EventItem {
+pub enum EventItem<T = Bytes> {
     /// An event.
     Event {
         /// Its place in the log, from 1 by 1 within an epoch.
@@ -95,46 +134,111 @@ pub enum EventItem {
         /// The history that it belongs to; `None` from peers that have no epochs.
         epoch: Option<u64>,
         /// What was published.
-        payload: Bytes,
+        payload: T,
     },
     /// Events that this subscriber will not get.
     Gap(Gap),
 }
 
-impl Events {
-    /// The next event or gap; `None` after the newest event, unless the subscription follows.
+impl EventItem {
+    fn decode<T: for<'b> Decode<'b, ()>>(self) -> Result<EventItem<T>> {
+        Ok(match self {
+            Self::Event { seq, epoch, payload } => {
+                EventItem::Event { seq, epoch, payload: value::decode(&payload)? }
+            }
+            Self::Gap(gap) => EventItem::Gap(gap),
+        })
+    }
+}
+
+impl<T: for<'b> Decode<'b, ()>> Events<T> {
+    /// The next event, decoded by minicbor, or gap; `None` after the newest event, unless the subscription
+    /// follows.
     ///
     /// # Errors
     ///
     /// As for [`Responses::next`]; [`StreamReset`](crate::ErrorKind::StreamReset) with SHUTTING_DOWN where
     /// the peer is going away, [`Truncated`](crate::ErrorKind::Truncated) where a followed stream ends
     /// without a reason, and [`Protocol`](crate::ErrorKind::Protocol) where the peer skips, repeats or
-    /// takes back events, or changes the epoch, without a gap. An error is the end: `None` follows.
+    /// takes back events, or changes the epoch, without a gap. An error is the end: `None` follows. Only
+    /// after [`Codec`](crate::ErrorKind::Codec), for an event whose payload is no such value, may the one
+    /// after it still be read.
     ///
     /// # Cancellation
     ///
     /// Safe: no item is lost if this is dropped and called again.
-    pub async fn next(&mut self) -> Result<Option<EventItem>> {
+    pub async fn next(&mut self) -> Result<Option<EventItem<T>>> {
+        let item = self.next_raw().await?;
+        self.decode(item)
+    }
+
+    fn decode(&self, item: Option<EventItem>) -> Result<Option<EventItem<T>>> {
+        let item = item.map(EventItem::decode).transpose();
+        item.map_err(|error| self.responses.name(error.after_answer()))
+    }
+}
+
+impl<T> Events<T> {
+    /// The next event, with its payload as bytes, or gap. See [`next`](Self::next).
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next).
+    pub async fn next_raw(&mut self) -> Result<Option<EventItem>> {
         while !self.responses.has_ended() {
-            let Some(response) = self.responses.next_response().await? else {
-                return if self.follow { Err(self.responses.fail(ended_without_reason())) } else { Ok(None) };
-            };
-            let received = self.follower.receive(response).map_err(|error| self.responses.fail(error))?;
-            match received {
-                Some(Delivery::Event { seq, epoch, payload }) => {
-                    return Ok(Some(EventItem::Event { seq, epoch, payload }));
-                }
-                Some(Delivery::Gap(gap)) => return Ok(Some(EventItem::Gap(gap))),
-                None => {}
+            let response = self.responses.next_response().await?;
+            if let Some(item) = self.receive(response)? {
+                return Ok(Some(item));
             }
         }
         Ok(None)
     }
+
+    fn poll_next_raw(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<EventItem>>> {
+        while !self.responses.has_ended() {
+            let Poll::Ready(response) = self.responses.poll_response(cx) else { return Poll::Pending };
+            if let Some(item) = response.and_then(|response| self.receive(response)).transpose() {
+                return Poll::Ready(item.map(Some));
+            }
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    /// What the subscriber gets of a response, or of the end of the stream.
+    fn receive(&mut self, response: Option<Response>) -> Result<Option<EventItem>> {
+        let received = match response {
+            Some(response) => self.follower.receive(response),
+            None if self.follow => Err(ended_without_reason()),
+            None => Ok(None),
+        };
+        let received = received.map_err(|error| self.responses.fail(error))?;
+        Ok(received.map(|received| match received {
+            Delivery::Event { seq, epoch, payload } => EventItem::Event { seq, epoch, payload },
+            Delivery::Gap(gap) => EventItem::Gap(gap),
+        }))
+    }
 }
 
-impl fmt::Debug for Events {
+impl<T: for<'b> Decode<'b, ()>> Stream for Events<T> {
+    type Item = Result<EventItem<T>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let item = self.poll_next_raw(cx);
+        item.map(|item| self.decode(item?)).map(Result::transpose)
+    }
+}
+
+impl Stream for Events {
+    type Item = Result<EventItem>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_next_raw(cx).map(Result::transpose)
+    }
+}
+
+impl<T> fmt::Debug for Events<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { responses, follower, follow } = self;
+        let Self { responses, follower, follow, payloads: _ } = self;
         f.debug_struct("Events")
             .field("responses", responses)
             .field("cursor", &follower.cursor())
@@ -143,10 +247,12 @@ impl fmt::Debug for Events {
     }
 }
 
-impl fmt::Debug for EventItem {
+impl<T> fmt::Debug for EventItem<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Event { seq, epoch, payload } => fmt_event(f, *seq, *epoch, payload),
+            Self::Event { seq, epoch, payload: _ } => {
+                f.debug_struct("Event").field("seq", seq).field("epoch", epoch).finish_non_exhaustive()
+            }
             Self::Gap(gap) => f.debug_tuple("Gap").field(gap).finish(),
         }
     }

@@ -29,7 +29,7 @@ impl Connection {
     ///
     /// As for [`call`](Self::call).
     pub async fn health(&self) -> Result<Health> {
-        self.request(HEALTH).health().await
+        self.request_raw(HEALTH, Bytes::new()).health().await
     }
 }
 
@@ -41,11 +41,11 @@ impl Call {
     ///
     /// As for [`send`](Self::send).
     pub async fn health(mut self) -> Result<Health> {
-        match self.run().await? {
+        match self.outgoing().run().await? {
             Response::Health { ok, node_rpc_mtls_required, payload } => {
                 Ok(Health { ok, node_rpc_mtls_required, payload })
             }
-            _ => Err(self.name(Error::protocol("the answer is not about health").after_request())),
+            _ => Err(self.outgoing().name(Error::protocol("the answer is not about health").after_request())),
         }
     }
 }

@@ -5,6 +5,8 @@ mod call;
 mod events;
 mod health;
 mod notify;
+mod outgoing;
+mod reader;
 mod responses;
 
 use std::{

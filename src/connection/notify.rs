@@ -12,12 +12,15 @@ use crate::{
     frame,
     link::{Link, OutstandingGuard},
     message::{Codec, Notification},
+    method::{MethodName, NotificationMethod},
     stream::FrameWriter,
     value,
 };
 
 impl Connection {
     /// Sends a notification with parameters that minicbor encodes, on a stream of its own.
+    ///
+    /// The notification is a [`NotificationMethod`], which brings the type of the parameters, or a string.
     ///
     /// Resolves when QUIC has taken it. A connection whose last handle is dropped, and an
     /// [`Endpoint::shutdown`](crate::Endpoint::shutdown) within its grace, wait until it has arrived;
@@ -29,7 +32,11 @@ impl Connection {
     /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be
     /// sent; [`Unsupported`](ErrorKind::Unsupported) where the peer is [known](Self::is_json_only) to be a
     /// node of the tokio implementation, which reads no notifications; or why the connection is gone.
-    pub async fn notify<P: Encode<()> + ?Sized>(&self, method: &str, params: &P) -> Result<()> {
+    pub async fn notify<P>(&self, method: impl MethodName<NotificationMethod<P>>, params: &P) -> Result<()>
+    where
+        P: Encode<()> + ?Sized,
+    {
+        let method = method.method_name();
         let params = value::encode(params).map_err(|error| self.link().name(error, method))?;
         self.notify_raw(method, params).await
     }
@@ -40,7 +47,8 @@ impl Connection {
     /// # Errors
     ///
     /// As for [`notify`](Self::notify).
-    pub async fn notify_raw(&self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+    pub async fn notify_raw(&self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
+        let method = method.as_ref();
         let _sending = OutstandingGuard::new(self.link());
         let mut notifier = self.notifier().await.map_err(|error| error.of_method(method))?;
         notifier.send_raw(method, params).await?;
@@ -103,7 +111,11 @@ impl Notifier {
     /// # Cancellation
     ///
     /// If this is dropped half way, nothing more can be sent on the stream.
-    pub async fn send<P: Encode<()> + ?Sized>(&mut self, method: &str, params: &P) -> Result<()> {
+    pub async fn send<P>(&mut self, method: impl MethodName<NotificationMethod<P>>, params: &P) -> Result<()>
+    where
+        P: Encode<()> + ?Sized,
+    {
+        let method = method.method_name();
         let params = value::encode(params).map_err(|error| self.connection.link().name(error, method))?;
         self.send_raw(method, params).await
     }
@@ -113,7 +125,8 @@ impl Notifier {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
-    pub async fn send_raw(&mut self, method: &str, params: impl Into<Bytes>) -> Result<()> {
+    pub async fn send_raw(&mut self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
+        let method = method.as_ref();
         check_peer_reads(self.connection.link())?;
         let params = params.into();
         let mut notification = Notification::new(method);

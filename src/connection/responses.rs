@@ -1,99 +1,89 @@
 //! The answers of a streaming method.
 
-use std::fmt;
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    marker::PhantomData,
+    mem,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_lite::Stream;
 use minicbor::Decode;
-use tracing::Span;
 
-use super::{
-    Connection,
-    answer::{Deadline, decode, read, record_end, remote_error, timed_out, violated},
-};
+use super::reader::ResponseReader;
 use crate::{
     error::{Error, Result},
-    link::OutstandingGuard,
-    message::{Codec, MessageError, Response},
-    stream::{FrameReader, FrameWriter},
-    value,
+    message::Response,
+    value::{self, Raw},
 };
 
-/// The answers to one request, in order. See [`Call::stream`](super::Call::stream).
+/// The answers to one request, in order. See [`Connection::stream`](super::Connection::stream).
+///
+/// A [`Stream`], and by [`next`](Self::next) usable without one: of values of type `T`, or, with
+/// [`next_raw`](Self::next_raw) and as a stream of [`Raw`], of bytes.
 ///
 /// Dropping it before the end cancels the handler at the peer. Unless it follows something, it keeps an
 /// [`Endpoint::shutdown`](crate::Endpoint::shutdown) of this side waiting, within the grace, until it has
 /// brought its end or is dropped.
 #[must_use = "dropping it cancels the handler at the peer"]
-pub struct Responses {
-    connection: Connection,
-    /// Named in errors.
-    method: Box<str>,
-    /// Of the request.
-    codec: Codec,
-    reader: FrameReader,
-    /// Resets the request's half, should it not have left whole.
-    _writer: FrameWriter,
-    deadline: Deadline,
-    /// Of the call, until its end.
-    span: Span,
-    ended: bool,
-    /// A response has come, so that the method has begun, whatever the peer says of it later.
-    answered: bool,
-    /// Until the end.
-    outstanding: Option<OutstandingGuard>,
+pub struct Responses<T = Raw> {
+    state: State,
+    values: PhantomData<fn() -> T>,
 }
 
-impl Responses {
-    pub(super) fn new(
-        connection: Connection,
-        method: Box<str>,
-        codec: Codec,
-        (writer, reader): (FrameWriter, FrameReader),
-        deadline: Deadline,
-        span: Span,
-        outstanding: Option<OutstandingGuard>,
-    ) -> Self {
-        Self {
-            connection,
-            method,
-            codec,
-            reader,
-            _writer: writer,
-            deadline,
-            span,
-            ended: false,
-            answered: false,
-            outstanding,
-        }
-    }
+/// What a wait for the next response ends with.
+type Arrived = Result<Option<Response>>;
 
-    /// The next answer's payload, or `None` once the peer has finished.
+enum State {
+    /// Nothing waits, or a future that borrows the reader.
+    Idle(Box<ResponseReader>),
+    /// A poll of the [`Stream`] waits. It has to go on where it was at the next poll, and gives the reader
+    /// back at its end. In a mutex, which is never locked, so that `Responses` can be shared.
+    Waiting(Mutex<Pin<Box<dyn Future<Output = (Box<ResponseReader>, Arrived)> + Send>>>),
+    /// A wait panicked.
+    Lost,
+}
+
+impl<T: for<'b> Decode<'b, ()>> Responses<T> {
+    /// The next answer, decoded by minicbor, or `None` once the peer has finished.
     ///
     /// # Errors
     ///
     /// As for [`Call::send`](super::Call::send). An error is the end: `None` follows. A stream that broke off
-    /// never looks finished.
+    /// never looks finished. Only after [`Codec`](crate::ErrorKind::Codec), for an answer that is no such
+    /// value, may the one after it still be read.
     ///
     /// # Cancellation
     ///
     /// Safe: no answer is lost if this is dropped and called again.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self.next_response().await? {
-            Some(Response::Result { payload }) => Ok(Some(payload.unwrap_or_default())),
-            Some(_) => Err(self.fail(Error::protocol("the answer is not a result"))),
-            None => Ok(None),
-        }
+    pub async fn next(&mut self) -> Result<Option<T>> {
+        let payload = self.next_raw().await?;
+        self.decode(payload)
     }
 
-    /// The next answer, decoded by minicbor. See [`next`](Self::next).
+    fn decode(&self, payload: Option<Bytes>) -> Result<Option<T>> {
+        let value = payload.map(|payload| value::decode(&payload)).transpose();
+        value.map_err(|error| self.name(error.after_request()))
+    }
+}
+
+impl<T> Responses<T> {
+    pub(super) fn new(reader: ResponseReader) -> Self {
+        Self { state: State::Idle(Box::new(reader)), values: PhantomData }
+    }
+
+    /// The next answer's payload as bytes, or `None` once the peer has finished. See [`next`](Self::next).
     ///
     /// # Errors
     ///
-    /// As for [`next`](Self::next), and [`Codec`](crate::ErrorKind::Codec) where the answer is no such
-    /// value; then the one after it may still be read.
-    pub async fn next_typed<T: for<'b> Decode<'b, ()>>(&mut self) -> Result<Option<T>> {
-        let Some(payload) = self.next().await? else { return Ok(None) };
-        value::decode(&payload).map(Some).map_err(|error| self.name(error.after_request()))
+    /// As for [`next`](Self::next).
+    pub async fn next_raw(&mut self) -> Result<Option<Bytes>> {
+        let response = self.next_response().await?;
+        self.payload(response)
     }
 
     /// The next response of any kind but `error`. See [`next`](Self::next).
@@ -102,83 +92,107 @@ impl Responses {
     ///
     /// As for [`next`](Self::next).
     pub async fn next_response(&mut self) -> Result<Option<Response>> {
-        if let Some(arrived) = self.take_arrived() {
-            return arrived.map(Some);
+        match &mut self.state {
+            State::Idle(reader) => reader.next().await,
+            State::Waiting(_) | State::Lost => poll_fn(|cx| self.poll_response(cx)).await,
         }
-        if self.ended {
-            return Ok(None);
-        }
-        let link = self.connection.link();
-        let read = link.clock().timeout_at(self.deadline, read(link, self.codec, &mut self.reader)).await;
-        let response = match read.unwrap_or_else(|_elapsed| Err(timed_out(link.clock()))) {
-            Ok(Some(response)) => response,
-            Ok(None) => {
-                self.end(None);
-                return Ok(None);
+    }
+
+    /// The next response, at whichever poll it arrives.
+    pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Arrived> {
+        loop {
+            match &mut self.state {
+                State::Idle(reader) => {
+                    if let Some(arrived) = reader.take_arrived() {
+                        return Poll::Ready(arrived.map(Some));
+                    }
+                    if reader.has_ended() {
+                        return Poll::Ready(Ok(None));
+                    }
+                    let State::Idle(mut reader) = mem::replace(&mut self.state, State::Lost) else {
+                        continue;
+                    };
+                    self.state = State::Waiting(Mutex::new(Box::pin(async move {
+                        let arrived = reader.next().await;
+                        (reader, arrived)
+                    })));
+                }
+                State::Waiting(wait) => {
+                    let wait = wait.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    let Poll::Ready((reader, arrived)) = wait.as_mut().poll(cx) else { return Poll::Pending };
+                    self.state = State::Idle(reader);
+                    return Poll::Ready(arrived);
+                }
+                State::Lost => return Poll::Ready(Ok(None)),
             }
-            Err(error) => return Err(self.fail(error)),
-        };
-        self.taken(response).map(Some)
+        }
+    }
+
+    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        self.poll_response(cx).map(|arrived| self.payload(arrived?))
+    }
+
+    fn payload(&mut self, response: Option<Response>) -> Result<Option<Bytes>> {
+        match response {
+            Some(Response::Result { payload }) => Ok(Some(payload.unwrap_or_default())),
+            Some(_) => Err(self.fail(Error::protocol("the answer is not a result"))),
+            None => Ok(None),
+        }
     }
 
     /// The next response whose frame is here already.
     pub(crate) fn take_arrived(&mut self) -> Option<Result<Response>> {
-        if self.ended {
-            return None;
+        match &mut self.state {
+            State::Idle(reader) => reader.take_arrived(),
+            State::Waiting(_) | State::Lost => None,
         }
-        let (link, asked) = (self.connection.link(), self.codec);
-        Some(match self.reader.take_arrived(|body| decode(link, asked, body))? {
-            Ok(response) => self.taken(response),
-            Err(error) => Err(self.fail(error)),
-        })
     }
 
-    fn taken(&mut self, response: std::result::Result<Response, MessageError>) -> Result<Response> {
-        match response {
-            Ok(Response::Error { .. }) if self.reader.has_more() => {
-                Err(self.fail(Error::protocol("an error is the last answer, and something follows it")))
-            }
-            Ok(Response::Error { error, detail, retry_after, not_run }) => {
-                Err(self.fail(remote_error(error, detail, retry_after, not_run)))
-            }
-            Ok(response) => {
-                self.answered = true;
-                let counters = self.connection.link().counters();
-                match &response {
-                    Response::Event { .. } => counters.events_received.add(),
-                    Response::Gap { .. } => counters.gaps_received.add(),
-                    _ => {}
-                }
-                Ok(response)
-            }
-            Err(error) => Err(self.fail(error.into())),
+    /// Ends the stream for what was found in its last response.
+    pub(crate) fn fail(&mut self, error: Error) -> Error {
+        match &mut self.state {
+            State::Idle(reader) => reader.fail(error),
+            State::Waiting(_) | State::Lost => error,
+        }
+    }
+
+    /// Says which method failed, and where.
+    pub(super) fn name(&self, error: Error) -> Error {
+        match &self.state {
+            State::Idle(reader) => reader.name(error),
+            State::Waiting(_) | State::Lost => error,
         }
     }
 
     /// Whether the end has come, or an error, which is one.
     pub(super) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    fn end(&mut self, error: Option<&Error>) {
-        self.ended = true;
-        self.outstanding = None;
-        record_end(&self.span, error);
-    }
-
-    pub(crate) fn fail(&mut self, error: Error) -> Error {
-        self.end(Some(&error));
-        let error = violated(&mut self.reader, error);
-        self.name(if self.answered { error.after_answer() } else { error.after_request() })
-    }
-
-    fn name(&self, error: Error) -> Error {
-        self.connection.link().name(error, &self.method)
+        match &self.state {
+            State::Idle(reader) => reader.has_ended(),
+            State::Waiting(_) => false,
+            State::Lost => true,
+        }
     }
 }
 
-impl fmt::Debug for Responses {
+impl<T: for<'b> Decode<'b, ()>> Stream for Responses<T> {
+    type Item = Result<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let payload = self.poll_payload(cx);
+        payload.map(|payload| self.decode(payload?)).map(Result::transpose)
+    }
+}
+
+impl Stream for Responses {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_payload(cx).map(Result::transpose)
+    }
+}
+
+impl<T> fmt::Debug for Responses<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Responses").field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("Responses").field("ended", &self.has_ended()).finish_non_exhaustive()
     }
 }

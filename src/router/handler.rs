@@ -18,17 +18,17 @@ pub(crate) type NotificationHandler =
 pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> + Send + Sync>;
 
 pub(crate) struct Registered {
-    pub(crate) method: Method,
+    pub(crate) handler: Handler,
     pub(crate) answers: Arc<Answers>,
 }
 
-impl From<Method> for Registered {
-    fn from(method: Method) -> Self {
-        Self { method, answers: Arc::default() }
+impl From<Handler> for Registered {
+    fn from(handler: Handler) -> Self {
+        Self { handler, answers: Arc::default() }
     }
 }
 
-pub(crate) enum Method {
+pub(crate) enum Handler {
     Unary(Unary),
     Streaming(Streaming),
 }

@@ -26,7 +26,7 @@ pub use self::{
 };
 pub(crate) use self::{
     context::ExchangeGuard,
-    handler::{ConnectionHandler, Method, NotificationHandler, Registered},
+    handler::{ConnectionHandler, Handler, NotificationHandler, Registered},
     loan::Lender,
 };
 use crate::{
@@ -35,6 +35,7 @@ use crate::{
     events::EventLog,
     link::PeerState,
     message::largest_event_payload,
+    method::{Method, MethodName, NotificationMethod, StreamingMethod},
     protocol::{HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
     tls::PeerIdentity,
     value,
@@ -53,24 +54,31 @@ use crate::{
 /// belongs on other threads.
 ///
 /// ```
-/// use palyra_quic::{Context, MethodError, Router};
+/// use palyra_quic::{Context, Method, MethodError, NotificationMethod, ResponseSink, Router, StreamingMethod};
+///
+/// // Names and types, for the callers too: anything that minicbor can derive.
+/// const ADD: Method<(u32, u32), u32> = Method::new("demo.add");
+/// const COUNT: StreamingMethod<u32, u32> = StreamingMethod::new("demo.count");
+/// const LOG: NotificationMethod<String> = NotificationMethod::new("demo.log");
 ///
 /// let router = Router::new()
-///     // Bytes in, bytes out.
-///     .unary("demo.echo", |_: Context, params| async move { Ok(params) })
-///     // CBOR in, CBOR out: anything that minicbor can derive.
-///     .typed("demo.add", |_: Context, (a, b): (u32, u32)| async move {
+///     // One answer.
+///     .serve(ADD, |_: Context, (a, b)| async move {
 ///         a.checked_add(b).ok_or_else(|| MethodError::invalid_request("the sum overflows"))
 ///     })
 ///     // Many answers.
-///     .streaming("demo.count", |_: Context, _params, mut answers| async move {
-///         for n in 1..=3_u32 {
-///             answers.send_typed(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+///     .serve_stream(COUNT, |_: Context, last, mut answers: ResponseSink<u32>| async move {
+///         for n in 1..=last {
+///             answers.send(&n).await.map_err(|_| MethodError::internal("not sent"))?;
 ///         }
 ///         Ok(())
 ///     })
 ///     // No answer.
-///     .notification("demo.log", |_: Context, params| async move { println!("{} bytes", params.len()) });
+///     .on_notification(LOG, |_: Context, line| async move { println!("{line}") })
+///     // A name of its own, with the types in the handler.
+///     .serve("demo.double", |_: Context, n: u32| async move { Ok(u64::from(n) * 2) })
+///     // Bytes in, bytes out.
+///     .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
 /// # drop(router);
 /// ```
 #[derive(Default)]
@@ -91,12 +99,37 @@ impl Router {
         Self::default()
     }
 
-    /// Serves a method with one answer, bytes to bytes. Parameters that the caller left out are empty.
+    /// Serves a method with one answer, decoded and encoded by minicbor.
+    ///
+    /// The method is a [`Method`](crate::Method), which brings the types of the handler, or a string.
+    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode
+    /// is answered `invalid_request` before the handler hears of it. Parameters that the caller left out
+    /// decode as `null`, so an `Option` makes them optional.
     ///
     /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts
     /// with `node.`, is found when the endpoint is bound.
     #[must_use]
-    pub fn unary<F, R>(mut self, name: &str, handler: F) -> Self
+    pub fn serve<P, T, F, R>(self, method: impl MethodName<Method<P, T>>, handler: F) -> Self
+    where
+        P: for<'b> Decode<'b, ()> + Send + 'static,
+        T: Encode<()> + Send + 'static,
+        F: Fn(Context, P) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.serve_raw(method.method_name(), move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let result = handler(context, decode_params(&params)?).await?;
+                value::encode(&result).map_err(|_| MethodError::internal("the result cannot be encoded"))
+            }
+        })
+    }
+
+    /// Serves a method with one answer, bytes to bytes. Parameters that the caller left out are empty. See
+    /// [`serve`](Self::serve).
+    #[must_use]
+    pub fn serve_raw<F, R>(mut self, method: impl AsRef<str>, handler: F) -> Self
     where
         F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Bytes, MethodError>> + Send + 'static,
@@ -108,37 +141,44 @@ impl Router {
             // second.
             Box::pin(async move { handler(context, params).await })
         });
-        self.methods.insert(name.into(), Method::Unary(unary).into());
+        self.methods.insert(method.as_ref().into(), Handler::Unary(unary).into());
         self
     }
 
-    /// Serves a method with one answer, decoded and encoded by minicbor.
+    /// Serves a method with any number of answers, decoded and encoded by minicbor. The node's
+    /// `handler_timeout` covers all of them, waiting for a slow reader included. See [`serve`](Self::serve).
     ///
-    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode
-    /// is answered `invalid_request` before the handler hears of it. Parameters that the caller left out
-    /// decode as `null`, so an `Option` makes them optional.
+    /// ```
+    /// use palyra_quic::{MethodError, ResponseSink, Router, StreamingMethod};
+    ///
+    /// const COUNT: StreamingMethod<u32, u32> = StreamingMethod::new("demo.count");
+    ///
+    /// let router = Router::new().serve_stream(COUNT, |_, last, mut answers: ResponseSink<u32>| async move {
+    ///     for n in 1..=last {
+    ///         answers.send(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # drop(router);
+    /// ```
     #[must_use]
-    pub fn typed<P, T, F, R>(self, name: &str, handler: F) -> Self
+    pub fn serve_stream<P, T, F, R>(self, method: impl MethodName<StreamingMethod<P, T>>, handler: F) -> Self
     where
         P: for<'b> Decode<'b, ()> + Send + 'static,
-        T: Encode<()> + Send + 'static,
-        F: Fn(Context, P) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<T, MethodError>> + Send + 'static,
+        T: Encode<()> + 'static,
+        F: Fn(Context, P, ResponseSink<T>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), MethodError>> + Send + 'static,
     {
         let handler = Arc::new(handler);
-        self.unary(name, move |context, params| {
+        self.serve_stream_raw(method.method_name(), move |context, params, sink| {
             let handler = Arc::clone(&handler);
-            async move {
-                let result = handler(context, decode_params(&params)?).await?;
-                value::encode(&result).map_err(|_| MethodError::internal("the result cannot be encoded"))
-            }
+            async move { handler(context, decode_params(&params)?, sink.of_values()).await }
         })
     }
 
-    /// Serves a method with any number of answers. The node's `handler_timeout` covers all of them, waiting
-    /// for a slow reader included.
+    /// Serves a method with any number of answers, bytes to bytes. See [`serve_stream`](Self::serve_stream).
     #[must_use]
-    pub fn streaming<F, R>(mut self, name: &str, handler: F) -> Self
+    pub fn serve_stream_raw<F, R>(mut self, method: impl AsRef<str>, handler: F) -> Self
     where
         F: Fn(Context, Bytes, ResponseSink) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), MethodError>> + Send + 'static,
@@ -148,46 +188,50 @@ impl Router {
             let handler = Arc::clone(&handler);
             Box::pin(async move { handler(context, params, sink).await })
         });
-        self.methods.insert(name.into(), Method::Streaming(streaming).into());
+        self.methods.insert(method.as_ref().into(), Handler::Streaming(streaming).into());
         self
     }
 
     /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in
     /// order.
     ///
+    /// The notification is a [`NotificationMethod`], which brings the type of the parameters, or a string.
+    /// They are decoded as those of [`serve`](Self::serve); one that does not decode stops its stream with
+    /// PROTOCOL_VIOLATION.
+    ///
     /// What a sender has seen acknowledged is handled even if the sender leaves, or this node
     /// [shuts down](crate::Endpoint::shutdown) and has the time, unless this side turns the sender out. The
     /// connection that it came on, whose slot it keeps, may be closed by then.
     #[must_use]
-    pub fn notification<F, R>(self, name: &str, handler: F) -> Self
-    where
-        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
-        R: Future<Output = ()> + Send + 'static,
-    {
-        let handler = Arc::new(handler);
-        self.fallible_notification(name, move |context, params| {
-            let handler = Arc::clone(&handler);
-            async move {
-                handler(context, params).await;
-                Ok(())
-            }
-        })
-    }
-
-    /// Takes notifications whose parameters are decoded by minicbor, as those of [`typed`](Self::typed). One
-    /// that does not decode stops its stream with PROTOCOL_VIOLATION.
-    #[must_use]
-    pub fn typed_notification<P, F, R>(self, name: &str, handler: F) -> Self
+    pub fn on_notification<P, F, R>(self, method: impl MethodName<NotificationMethod<P>>, handler: F) -> Self
     where
         P: for<'b> Decode<'b, ()> + Send + 'static,
         F: Fn(Context, P) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
         let handler = Arc::new(handler);
-        self.fallible_notification(name, move |context, params| {
+        self.fallible_notification(method.method_name(), move |context, params| {
             let handler = Arc::clone(&handler);
             async move {
                 handler(context, decode_params(&params)?).await;
+                Ok(())
+            }
+        })
+    }
+
+    /// Takes notifications with parameters of plain bytes, which are empty where the sender left them out.
+    /// See [`on_notification`](Self::on_notification).
+    #[must_use]
+    pub fn on_notification_raw<F, R>(self, method: impl AsRef<str>, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.fallible_notification(method.as_ref(), move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                handler(context, params).await;
                 Ok(())
             }
         })
@@ -226,15 +270,15 @@ impl Router {
     /// use palyra_quic::{Context, Peers, Router};
     ///
     /// let router = Router::new()
-    ///     .unary("demo.restart", |_: Context, params| async move { Ok(params) })
+    ///     .serve_raw("demo.restart", |_: Context, params| async move { Ok(params) })
     ///     .allow("demo.restart", Peers::nobody().common_name("Palyra Operator"))
     ///     .allow("node.health", Peers::anybody())
     ///     .allow_by_default(Peers::identified());
     /// # drop(router);
     /// ```
     #[must_use]
-    pub fn allow(mut self, method: &str, peers: Peers) -> Self {
-        self.rules.insert(method.into(), peers);
+    pub fn allow(mut self, method: impl AsRef<str>, peers: Peers) -> Self {
+        self.rules.insert(method.as_ref().into(), peers);
         self
     }
 
@@ -294,7 +338,7 @@ impl Router {
     ///     Ok(format!("{}, may publish: {}", account.name, account.may_publish))
     /// }
     ///
-    /// let router = Router::new().authorize(find_account).typed("demo.who_am_i", who_am_i);
+    /// let router = Router::new().authorize(find_account).serve("demo.who_am_i", who_am_i);
     /// # drop(router);
     /// ```
     #[must_use]
@@ -433,7 +477,7 @@ mod tests {
     const MAX: usize = 512 * 1024;
 
     fn with(name: &str) -> Router {
-        Router::new().unary(name, |_, params| async move { Ok(params) })
+        Router::new().serve_raw(name, |_, params| async move { Ok(params) })
     }
 
     #[test]
@@ -443,7 +487,7 @@ mod tests {
         for name in ["", &"x".repeat(129), "node.health", "node.anything"] {
             assert_eq!(with(name).check(MAX).unwrap_err().kind(), &ErrorKind::InvalidConfig, "{name:?}");
         }
-        let notification = Router::new().notification("node.x", |_, _| async {});
+        let notification = Router::new().on_notification_raw("node.x", |_, _| async {});
         assert!(notification.check(MAX).is_err());
     }
 
@@ -453,7 +497,10 @@ mod tests {
             |router: Router| router.check(MAX).err().and_then(|error| Some(error.explanation()?.to_owned()));
         let anybody = Peers::anybody;
         assert_eq!(fault(with("a").allow("a", anybody()).allow(HEALTH, anybody())), None);
-        assert_eq!(fault(Router::new().notification("a", |_, _| async {}).allow("a", anybody())), None);
+        assert_eq!(
+            fault(Router::new().on_notification_raw("a", |_, _| async {}).allow("a", anybody())),
+            None
+        );
         assert_eq!(fault(Router::new().events(EventLog::new()).allow(STREAM_EVENTS, anybody())), None);
         for name in ["b", "", STREAM_EVENTS, "node.other"] {
             let fault = fault(with("a").allow(name, anybody())).unwrap();

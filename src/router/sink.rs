@@ -1,6 +1,6 @@
 //! Where a streaming handler puts its answers.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use bytes::Bytes;
 use minicbor::Encode;
@@ -11,19 +11,49 @@ use crate::{
     error::{Error, ErrorKind, Result},
     message::{Codec, Response},
     stream::{FrameWriter, response_frame},
-    value,
+    value::{self, Raw},
 };
 
 /// The answers of a streaming method, one `result` frame each.
 ///
+/// [`send`](Self::send) takes values of the type `T`. A sink of [`Raw`] takes bytes, by
+/// [`send_raw`](Self::send_raw) alone.
+///
 /// The stream is finished when the handler returns, and a sink that outlives it only fails.
-pub struct ResponseSink {
-    writer: Borrower<FrameWriter>,
-    codec: Codec,
-    max_frame_len: usize,
-    /// For the answer that is being sent.
-    charge: Charge,
-    answers: Arc<Answers>,
+pub struct ResponseSink<T = Raw> {
+    results: ResultWriter,
+    values: PhantomData<fn(&T)>,
+}
+
+impl<T: Encode<()>> ResponseSink<T> {
+    /// Sends one answer, encoded by minicbor. Waits for room where the caller reads slowly.
+    ///
+    /// If this is cancelled, the stream can only be reset, and the caller will know that answers are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](ErrorKind::Codec) where the value cannot be encoded, and
+    /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) where the answer does not fit a frame; another may
+    /// still be sent. Any other error means that the caller is gone.
+    pub async fn send(&mut self, value: &T) -> Result<()> {
+        self.results.write(value::encode(value)?).await
+    }
+}
+
+impl<T> ResponseSink<T> {
+    /// Sends one answer of plain bytes. See [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send).
+    pub async fn send_raw(&mut self, payload: impl Into<Bytes>) -> Result<()> {
+        self.results.write(payload.into()).await
+    }
+
+    /// The same sink, for values of another type.
+    pub(super) fn of_values<V>(self) -> ResponseSink<V> {
+        ResponseSink { results: self.results, values: PhantomData }
+    }
 }
 
 impl ResponseSink {
@@ -34,19 +64,30 @@ impl ResponseSink {
         charge: Charge,
         answers: Arc<Answers>,
     ) -> Self {
-        Self { writer, codec, max_frame_len, charge, answers }
+        let results = ResultWriter { writer, codec, max_frame_len, charge, answers };
+        Self { results, values: PhantomData }
     }
+}
 
-    /// Sends one answer. Waits for room where the caller reads slowly.
-    ///
-    /// If this is cancelled, the stream can only be reset, and the caller will know that answers are missing.
-    ///
-    /// # Errors
-    ///
-    /// [`MessageTooLarge`](crate::ErrorKind::MessageTooLarge) where the answer does not fit a frame; another
-    /// may still be sent. Any other error means that the caller is gone.
-    pub async fn send(&mut self, payload: impl Into<Bytes>) -> Result<()> {
-        let response = Response::Result { payload: Some(payload.into()) };
+impl<T> fmt::Debug for ResponseSink<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseSink").field("codec", &self.results.codec).finish_non_exhaustive()
+    }
+}
+
+/// What sinks of all types share.
+struct ResultWriter {
+    writer: Borrower<FrameWriter>,
+    codec: Codec,
+    max_frame_len: usize,
+    /// For the answer that is being sent.
+    charge: Charge,
+    answers: Arc<Answers>,
+}
+
+impl ResultWriter {
+    async fn write(&mut self, payload: Bytes) -> Result<()> {
+        let response = Response::Result { payload: Some(payload) };
         let frame = response_frame(&response, self.codec, self.max_frame_len)?;
         // What an earlier call that was cancelled held is gone.
         self.charge.settle(0);
@@ -58,20 +99,5 @@ impl ResponseSink {
         };
         self.charge.settle(0);
         sent
-    }
-
-    /// Sends one answer as CBOR. See [`send`](Self::send).
-    ///
-    /// # Errors
-    ///
-    /// As for [`send`](Self::send), and [`Codec`](crate::ErrorKind::Codec) where the value cannot be encoded.
-    pub async fn send_typed<T: Encode<()>>(&mut self, value: &T) -> Result<()> {
-        self.send(value::encode(value)?).await
-    }
-}
-
-impl fmt::Debug for ResponseSink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseSink").field("codec", &self.codec).finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     admission::Charge,
     drain::Phase,
     message::{Response, WireError},
-    router::{Answers, Context, ExchangeGuard, Lender, Method, MethodError, Registered, ResponseSink},
+    router::{Answers, Context, ExchangeGuard, Handler, Lender, MethodError, Registered, ResponseSink},
     runtime::{Clock, Elapsed},
     stream::FrameWriter,
 };
@@ -31,7 +31,7 @@ pub(super) async fn call(
     timeout_ms: Option<u64>,
     writer: FrameWriter,
 ) -> ExchangeResult {
-    let Registered { method, answers } = registered;
+    let Registered { handler, answers } = registered;
     let ExchangeState { node, link, .. } = exchange;
     let limit = node.limits.handler_timeout();
     let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
@@ -51,8 +51,8 @@ pub(super) async fn call(
     }
     let context = Context::new(Arc::clone(link), Some(deadline));
     let guard = context.guard();
-    match method {
-        Method::Unary(handler) => {
+    match handler {
+        Handler::Unary(handler) => {
             let outcome = {
                 let stopped = pin!(writer.given_up());
                 supervise(node, Holds::Work, Some(deadline), stopped, handler(context, params)).await
@@ -64,7 +64,7 @@ pub(super) async fn call(
             let outcome = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
             ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
         }
-        Method::Streaming(handler) => {
+        Handler::Streaming(handler) => {
             let handle = |sink| handler(context, params, sink);
             Box::pin(stream(exchange, handle, Arc::clone(answers), deadline, writer, guard)).await
         }

@@ -111,8 +111,8 @@ mod tests {
         let (sim, ca) = (Sim::new(7), CertificateAuthority::new("ca").unwrap());
         sim.set_default_link(link);
         let router = Router::new()
-            .unary("echo", |_, params| async move { Ok(params) })
-            .notification("heard", |_, _| async {});
+            .serve_raw("echo", |_, params| async move { Ok(params) })
+            .on_notification_raw("heard", |_, _| async {});
         let builder = Endpoint::builder()
             .server(ServerTls::new(ca.issue_server(&[]).unwrap().identity()))
             .limits(TransportLimits::within(16 * 1024 * 1024).unwrap())
@@ -175,10 +175,10 @@ mod tests {
         let clock = || crate::runtime::Clock::new(sim.runtime());
         let (slow, short) = (clock(), clock());
         let router = Router::new()
-            .notification("t", |_, _| async {})
-            .notification("slow", move |_, _| slow.sleep(20_000 * MILLI))
-            .notification("short", move |_, _| short.sleep(250 * MILLI))
-            .notification("endless", |_, _| pending());
+            .on_notification_raw("t", |_, _| async {})
+            .on_notification_raw("slow", move |_, _| slow.sleep(20_000 * MILLI))
+            .on_notification_raw("short", move |_, _| short.sleep(250 * MILLI))
+            .on_notification_raw("endless", |_, _| pending());
         let builder = Endpoint::builder()
             .server(ServerTls::new(ca.issue_server(&[]).unwrap().identity()))
             .limits(limits)

@@ -24,7 +24,7 @@ fn any_v6() -> SocketAddr {
 }
 
 fn node(pki: &Pki, address: SocketAddr) -> Endpoint {
-    let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
+    let router = Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls()).router(router);
     builder.bind(address).unwrap()
 }

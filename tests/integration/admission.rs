@@ -168,7 +168,7 @@ fn a_slot_is_free_once_nothing_runs_for_its_connection() {
     run(async {
         let (release, released) = unbounded::<()>();
         let (started, starts) = unbounded();
-        let router = Router::new().notification("slow", move |_: Context, _| {
+        let router = Router::new().on_notification_raw("slow", move |_: Context, _| {
             let (released, started) = (released.clone(), started.clone());
             async move {
                 started.try_send(()).unwrap();
@@ -366,7 +366,7 @@ fn calls_beyond_the_peers_limit_of_streams_wait_and_are_served() {
     run(async {
         let (started, starts) = signal();
         let (release, released) = unbounded::<()>();
-        let router = Router::new().unary("demo.wait", move |_: Context, params| {
+        let router = Router::new().serve_raw("demo.wait", move |_: Context, params| {
             let (started, released) = (started.clone(), released.clone());
             async move {
                 started.try_send(()).unwrap();

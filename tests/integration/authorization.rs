@@ -48,7 +48,7 @@ impl Gateway {
         let authority = CertificateAuthority::new("Simulated CA").unwrap();
         let identity = authority.issue_server(&["gateway.example", "10.0.0.1"]).unwrap().identity();
         let tls = ServerTls::new(identity).offer_client_certificates(authority.trust());
-        let router = router.unary("demo.echo", |_: Context, params| async move { Ok(params) });
+        let router = router.serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
         let node = pair.gateway.bind(build(Endpoint::builder().router(router), tls), PORT).unwrap();
         Self { pair, authority, node }
     }
@@ -136,12 +136,12 @@ fn account_of(context: &Context) -> String {
 /// Says in its answers, and to `told` for notifications, which account a peer has.
 fn accounts(told: Sender<String>) -> Router {
     Router::new()
-        .typed("demo.account", |context: Context, _: Option<()>| async move { Ok(account_of(&context)) })
-        .typed("demo.types", |context: Context, _: Option<()>| async move {
+        .serve("demo.account", |context: Context, _: Option<()>| async move { Ok(account_of(&context)) })
+        .serve("demo.types", |context: Context, _: Option<()>| async move {
             let shared = context.state::<Arc<Account>>().is_some();
             Ok((shared, context.state::<()>().is_some()))
         })
-        .notification("demo.tell", move |context, _| {
+        .on_notification_raw("demo.tell", move |context, _| {
             told.try_send(account_of(&context)).unwrap();
             async {}
         })
@@ -174,7 +174,7 @@ fn handlers_get_what_the_application_found_by_its_type() {
 #[test]
 fn without_a_value_the_state_is_a_unit() {
     for router in [Router::new(), Router::new().authorize(|_| async { Ok(()) })] {
-        let gateway = Gateway::new(router.unary("demo.state", |context: Context, _| async move {
+        let gateway = Gateway::new(router.serve_raw("demo.state", |context: Context, _| async move {
             assert!(context.state::<()>().is_some() && context.state::<Account>().is_none());
             Ok(Bytes::new())
         }));
@@ -213,7 +213,7 @@ fn nothing_is_read_before_the_answer() {
     let served = Heard::default();
     let heard = served.clone();
     let router = Router::new()
-        .notification("demo.tell", move |_: Context, _| {
+        .on_notification_raw("demo.tell", move |_: Context, _| {
             heard.hear();
             async {}
         })

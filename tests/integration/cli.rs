@@ -96,12 +96,13 @@ fn every_answer_of_a_stream_is_a_line() {
         assert!(lines[0]["node"].is_object());
     }
 
-    let node = pki.serve_in_process(Router::new().streaming("count", |_, _, mut answers| async move {
-        for n in ["1", "2", "3"] {
-            answers.send(n).await.map_err(|_| MethodError::internal("not sent"))?;
-        }
-        Ok(())
-    }));
+    let node =
+        pki.serve_in_process(Router::new().serve_stream_raw("count", |_, _, mut answers| async move {
+            for n in ["1", "2", "3"] {
+                answers.send_raw(n).await.map_err(|_| MethodError::internal("not sent"))?;
+            }
+            Ok(())
+        }));
     let lines = node.ask("call", &["count"]).succeeded();
     assert_eq!(payloads(&lines), ["1", "2", "3"]);
     assert!(lines.iter().all(|line| line["kind"] == "result"));
@@ -110,10 +111,11 @@ fn every_answer_of_a_stream_is_a_line() {
 #[test]
 fn answers_before_an_error_are_printed() {
     let pki = Pki::new();
-    let node = pki.serve_in_process(Router::new().streaming("count", |_, _, mut answers| async move {
-        answers.send("1").await.map_err(|_| MethodError::internal("not sent"))?;
-        Err(MethodError::resource_exhausted("that\nwas all"))
-    }));
+    let node =
+        pki.serve_in_process(Router::new().serve_stream_raw("count", |_, _, mut answers| async move {
+            answers.send_raw("1").await.map_err(|_| MethodError::internal("not sent"))?;
+            Err(MethodError::resource_exhausted("that\nwas all"))
+        }));
     let outcome = node.ask("call", &["count"]);
     assert_eq!(payloads(&outcome.lines()), ["1"]);
     outcome.failed("error: resource_exhausted: that");
@@ -428,8 +430,8 @@ fn what_a_handler_answers_instead_is_named_as_on_the_wire() {
     let pki = Pki::new();
     let node = pki.serve_in_process(
         Router::new()
-            .unary("deny", |_, _| async { Err(MethodError::permission_denied("not for you")) })
-            .unary("dawdle", |_, _| smol::future::pending()),
+            .serve_raw("deny", |_, _| async { Err(MethodError::permission_denied("not for you")) })
+            .serve_raw("dawdle", |_, _| smol::future::pending()),
     );
     node.ask("call", &["deny"]).failed("error: permission_denied: not for you");
     for codec in ["cbor", "json"] {
@@ -590,7 +592,7 @@ fn a_peer_that_asks_for_patience_is_quoted() {
         assert_eq!(refused.code, Some(1));
     }
     let pki = Pki::new();
-    let node = pki.serve_in_process(Router::new().unary("busy", |_, _| async {
+    let node = pki.serve_in_process(Router::new().serve_raw("busy", |_, _| async {
         Err(MethodError::resource_exhausted("no room").retry_after(Duration::from_micros(2_001)))
     }));
     for codec in ["cbor", "json"] {
@@ -643,7 +645,7 @@ fn a_peer_of_the_tokio_implementation_is_recognized_and_the_codec_named() {
     // A node that knows both answers CBOR in CBOR, and then the codec is not what is wrong.
     let pki = Pki::new();
     let node = pki.serve_in_process(
-        Router::new().unary("picky", |_, _| async { Err(MethodError::invalid_request("not so")) }),
+        Router::new().serve_raw("picky", |_, _| async { Err(MethodError::invalid_request("not so")) }),
     );
     for codec in ["cbor", "json"] {
         let refused = node.ask("call", &["picky", "--codec", codec]);

@@ -23,7 +23,7 @@ fn pair() -> Pair {
 }
 
 fn echo() -> Router {
-    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) })
+    Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
 }
 
 fn serve_at(host: &Host, router: Router) -> Endpoint {
@@ -41,7 +41,7 @@ fn client(pair: &Pair, other: Option<&Host>) -> Client {
 /// A method that runs until its connection is gone, and counts how often it was begun.
 fn hanging(begun: &Arc<AtomicU32>) -> Router {
     let begun = Arc::clone(begun);
-    echo().unary("demo.hang", move |_: Context, _| {
+    echo().serve_raw("demo.hang", move |_: Context, _| {
         begun.fetch_add(1, Ordering::Relaxed);
         pending()
     })
@@ -364,7 +364,7 @@ fn a_subscription_survives_the_failures_of_calls_beside_it() {
     let log = EventLog::new();
     let router = Router::new()
         .events(log.clone())
-        .unary("demo.busy", |_: Context, _| async { Err(MethodError::resource_exhausted("not now")) });
+        .serve_raw("demo.busy", |_: Context, _| async { Err(MethodError::resource_exhausted("not now")) });
     let _node = serve_at(&pair.gateway, router);
     let client = client(&pair, None);
     pair.sim.run(async {

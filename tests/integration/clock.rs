@@ -64,7 +64,7 @@ impl Nodes {
     }
 
     fn serve(&self, tls: ServerTls, wall_clock: WallClock) -> Endpoint {
-        let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
+        let router = Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
         let builder = Endpoint::builder().server(tls).router(router).wall_clock(wall_clock);
         self.pair.gateway.bind(builder, PORT).unwrap()
     }

@@ -62,22 +62,22 @@ impl Drop for Guard {
 fn endless(handled: &Handled) -> Router {
     let (unary, streaming, notification) = (handled.clone(), handled.clone(), handled.clone());
     Router::new()
-        .unary("endless", move |_: Context, _| {
+        .serve_raw("endless", move |_: Context, _| {
             let guard = unary.begin();
             async move {
                 let _guard = guard;
                 pending().await
             }
         })
-        .streaming("endless.stream", move |_: Context, _, mut answers| {
+        .serve_stream_raw("endless.stream", move |_: Context, _, mut answers| {
             let guard = streaming.begin();
             async move {
                 let _guard = guard;
-                answers.send("first").await.map_err(|_| MethodError::internal("not sent"))?;
+                answers.send_raw("first").await.map_err(|_| MethodError::internal("not sent"))?;
                 pending().await
             }
         })
-        .notification("endless.told", move |_: Context, _| {
+        .on_notification_raw("endless.told", move |_: Context, _| {
             let guard = notification.begin();
             async move {
                 let _guard = guard;
@@ -171,8 +171,8 @@ fn closing_drops_handlers_and_fails_calls_immediately() {
     pair.sim.run(async {
         let connection = dialler.connect(node.local_addr().unwrap()).await.unwrap();
         connection.notify("endless.told", &()).await.unwrap();
-        let mut responses = connection.request("endless.stream").stream().await.unwrap();
-        assert!(responses.next().await.unwrap().is_some());
+        let mut responses = connection.request_raw("endless.stream", "").stream().await.unwrap();
+        assert!(responses.next_raw().await.unwrap().is_some());
         let to_node = Box::pin(connection.call_raw("endless", ""));
         let back = node.connections().remove(0);
         let from_node = Box::pin(back.call_raw("endless", ""));
@@ -190,7 +190,7 @@ fn closing_drops_handlers_and_fails_calls_immediately() {
         let (to_node, from_node) = (to_node.unwrap_err(), from_node.unwrap_err());
         assert_eq!(*to_node.kind(), ErrorKind::ConnectionClosed(CODE));
         assert_eq!(to_node.explanation(), Some("full"));
-        assert_eq!(*responses.next().await.unwrap_err().kind(), ErrorKind::ConnectionClosed(CODE));
+        assert_eq!(*responses.next_raw().await.unwrap_err().kind(), ErrorKind::ConnectionClosed(CODE));
         assert_eq!(*from_node.kind(), ErrorKind::Closed);
         assert_eq!(handled.counts(), (3, 3), "the notification is not handled to its end either");
         assert!(pair.sim.elapsed() - since < Duration::from_millis(100));
@@ -236,7 +236,7 @@ fn a_handler_may_close_its_own_endpoint() {
     let (pair, handled) = (pair(), Handled::default());
     let (closing, counting) = (Arc::<std::sync::Mutex<Option<Endpoint>>>::default(), handled.clone());
     let endpoint = Arc::clone(&closing);
-    let router = Router::new().unary("close", move |_: Context, params| {
+    let router = Router::new().serve_raw("close", move |_: Context, params| {
         let (endpoint, guard) = (endpoint.lock().unwrap().take(), counting.begin());
         async move {
             endpoint.unwrap().close(CODE, "asked to");

@@ -22,7 +22,7 @@ fn pair() -> Pair {
 }
 
 fn echo() -> Router {
-    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) })
+    Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
 }
 
 fn exchanges(max: u32) -> TransportLimits {
@@ -70,7 +70,7 @@ fn a_peer_that_was_lent_streams_has_no_more_exchanges_under_way_at_a_time() {
     const MAX: u32 = 4;
     let pair = pair();
     let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let router = echo().unary("demo.wait", {
+    let router = echo().serve_raw("demo.wait", {
         let (running, most) = (Arc::clone(&running), Arc::clone(&most));
         move |_: Context, params| {
             most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -109,7 +109,7 @@ fn under_loss_no_more_exchanges_are_open_than_the_limit_allows() {
         let pair = Pair::new(seed, Link::new().delay(MILLI));
         let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let sim = pair.sim.clone();
-        let router = Router::new().unary("demo.slow", {
+        let router = Router::new().serve_raw("demo.slow", {
             let (running, most) = (Arc::clone(&running), Arc::clone(&most));
             move |_: Context, params| {
                 let (sim, running, most) = (sim.clone(), Arc::clone(&running), Arc::clone(&most));

@@ -125,7 +125,7 @@ fn the_smallest_limits_work() {
             .max_handshakes(1)
             .build()
             .unwrap();
-        let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
+        let router = Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
         let server = serve_within(limits.clone(), router);
         let connection = server.connect_within(limits).await;
         for _ in 0..5 {
@@ -167,14 +167,14 @@ fn names_that_no_request_can_carry_are_found_when_the_endpoint_is_bound() {
     run(async {
         let longest = "x".repeat(128);
         for name in ["", "node.", "node.health", "node.stream_events", "node.mine", &format!("{longest}x")] {
-            assert_invalid(binding(Router::new().unary(name, |_, params| async move { Ok(params) })));
-            assert_invalid(binding(Router::new().typed(name, |_, (): ()| async { Ok(()) })));
-            assert_invalid(binding(Router::new().streaming(name, |_, _, _| async { Ok(()) })));
-            assert_invalid(binding(Router::new().notification(name, |_, _| async {})));
-            assert_invalid(binding(Router::new().typed_notification(name, |_, (): ()| async {})));
+            assert_invalid(binding(Router::new().serve_raw(name, |_, params| async move { Ok(params) })));
+            assert_invalid(binding(Router::new().serve(name, |_, (): ()| async { Ok(()) })));
+            assert_invalid(binding(Router::new().serve_stream_raw(name, |_, _, _| async { Ok(()) })));
+            assert_invalid(binding(Router::new().on_notification_raw(name, |_, _| async {})));
+            assert_invalid(binding(Router::new().on_notification(name, |_, (): ()| async {})));
         }
         for name in ["node", "nodes.list", "Node.health", "x", &longest] {
-            let router = Router::new().unary(name, |_, params| async move { Ok(params) });
+            let router = Router::new().serve_raw(name, |_, params| async move { Ok(params) });
             let server = serve(router);
             assert_eq!(server.connect().await.call_raw(name, "y").await.unwrap(), "y");
         }

@@ -27,7 +27,7 @@ fn slow(
     let pair = Pair::new(1, Link::new().delay(delay));
     let (sim, begun) = (pair.sim.clone(), Arc::new(AtomicU32::new(0)));
     let count = Arc::clone(&begun);
-    let router = Router::new().unary("slow", move |_: Context, params| {
+    let router = Router::new().serve_raw("slow", move |_: Context, params| {
         count.fetch_add(1, Ordering::SeqCst);
         let sim = sim.clone();
         async move {
@@ -44,13 +44,13 @@ fn slow(
 async fn keep_calling(sim: Sim, connection: Connection, how: How, payload: Bytes, lasting: Duration) {
     let end = sim.now() + lasting;
     while sim.now() < end && connection.close_reason().is_none() {
-        let call = connection.request("slow").raw_params(payload.clone());
+        let call = connection.request_raw("slow", payload.clone());
         match how {
             How::Tells(timeout) => {
-                let _ = call.timeout(timeout).send().await;
+                let _ = call.timeout(timeout).send_raw().await;
             }
             How::Keeps(timeout) => {
-                let call = async { drop(call.send().await) };
+                let call = async { drop(call.send_raw().await) };
                 or(call, sim.sleep(timeout)).await;
             }
         }
@@ -119,7 +119,7 @@ fn a_long_time_limit_excuses_nobody() {
         let connection = dialler.connect(node.local_addr().unwrap()).await.unwrap();
         while connection.close_reason().is_none() {
             for _ in 0..32 {
-                let call = connection.request("slow").timeout(10 * SECOND).send();
+                let call = connection.request_raw("slow", "").timeout(10 * SECOND).send_raw();
                 assert!(poll_once(call).await.is_none());
             }
             pair.sim.sleep(5 * MILLI).await;
@@ -138,7 +138,7 @@ fn a_call_whose_time_is_up_within_a_round_trip_does_not_run() {
         pair.sim.run(async {
             let connection = dialler.connect(node.local_addr().unwrap()).await.unwrap();
             for _ in 0..3000 {
-                let call = connection.request("slow").timeout(timeout).send();
+                let call = connection.request_raw("slow", "").timeout(timeout).send_raw();
                 or(async { drop(call.await) }, pair.sim.sleep(MILLI)).await;
                 if runs {
                     break;
@@ -159,10 +159,10 @@ fn calls_that_expire_count_against_the_rate() {
     pair.sim.run(async {
         let connection = dialler.connect(node.local_addr().unwrap()).await.unwrap();
         for _ in 0..20 {
-            let error = connection.request("slow").timeout(10 * MILLI).send().await.unwrap_err();
+            let error = connection.request_raw("slow", "").timeout(10 * MILLI).send_raw().await.unwrap_err();
             assert!(error.is_timeout(), "{error}");
         }
-        let error = connection.request("slow").timeout(SECOND).send().await.unwrap_err();
+        let error = connection.request_raw("slow", "").timeout(SECOND).send_raw().await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Remote(WireError::ResourceExhausted));
     });
 }
@@ -173,7 +173,7 @@ fn a_call_that_waited_for_a_stream_tells_what_is_left() {
     let pair = Pair::new(1, Link::new().delay(5 * MILLI));
     let told = Arc::new(Mutex::new(Vec::new()));
     let (sim, seen) = (pair.sim.clone(), Arc::clone(&told));
-    let router = Router::new().unary("slow", move |context: Context, params: Bytes| {
+    let router = Router::new().serve_raw("slow", move |context: Context, params: Bytes| {
         let left = context.deadline().unwrap().saturating_duration_since(sim.now());
         seen.lock().unwrap().push((params[0], left));
         let sim = sim.clone();
@@ -190,8 +190,12 @@ fn a_call_that_waited_for_a_stream_tells_what_is_left() {
         let call = |n: u8| {
             let (connection, stream) = (connection.clone(), n == 2);
             async move {
-                let call = connection.request("slow").raw_params(vec![n]).timeout(4 * SECOND);
-                if stream { drop(call.stream().await.unwrap().next().await) } else { drop(call.send().await) }
+                let call = connection.request_raw("slow", vec![n]).timeout(4 * SECOND);
+                if stream {
+                    drop(call.stream().await.unwrap().next_raw().await)
+                } else {
+                    drop(call.send_raw().await)
+                }
             }
         };
         for n in 0..3 {
@@ -215,11 +219,11 @@ fn what_cannot_be_sent_opens_no_stream() {
     pair.sim.run(async {
         let connection = dialler.connect(node.local_addr().unwrap()).await.unwrap();
         for _ in 0..40 {
-            let large = connection.request("slow").raw_params(vec![0; 600_000]).timeout(SECOND);
-            assert_eq!(large.send().await.unwrap_err().kind(), &ErrorKind::MessageTooLarge);
+            let large = connection.request_raw("slow", vec![0; 600_000]).timeout(SECOND);
+            assert_eq!(large.send_raw().await.unwrap_err().kind(), &ErrorKind::MessageTooLarge);
         }
         assert_eq!(connection.stats().calls, 0);
-        assert!(connection.request("slow").timeout(10 * SECOND).send().await.is_ok());
+        assert!(connection.request_raw("slow", "").timeout(10 * SECOND).send_raw().await.is_ok());
     });
     assert_eq!(node.stats().requests, 1);
 }

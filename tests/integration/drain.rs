@@ -88,20 +88,20 @@ fn working(sim: &Sim, time: Duration) -> (Router, Handled) {
     };
     let (notified, counting, counted) = (work.clone(), sim.clone(), handled.clone());
     let router = Router::new()
-        .notification("work", move |_: Context, _| notified())
-        .unary("work", move |_: Context, params| {
+        .on_notification_raw("work", move |_: Context, _| notified())
+        .serve_raw("work", move |_: Context, params| {
             let work = work();
             async move {
                 work.await;
                 Ok(params)
             }
         })
-        .streaming("count", move |_: Context, _, mut sink| {
+        .serve_stream_raw("count", move |_: Context, _, mut sink| {
             let (sim, running) = (counting.clone(), counted.begin());
             async move {
                 for _ in 0..3 {
                     sim.sleep(time).await;
-                    sink.send("x").await.map_err(|error| MethodError::internal(error.to_string()))?;
+                    sink.send_raw("x").await.map_err(|error| MethodError::internal(error.to_string()))?;
                 }
                 running.done();
                 Ok(())
@@ -351,7 +351,7 @@ fn a_stream_that_is_not_whole_is_stopped_and_its_whole_frames_are_handled() {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         let busy = connection.clone();
         pair.sim.spawn(async move {
-            let _ = busy.request("work").send().await;
+            let _ = busy.call_raw("work", "").await;
         });
         let mut notifier = connection.notifier().await.unwrap();
         for _ in 0..20 {
@@ -572,15 +572,15 @@ fn a_shutdown_waits_for_own_calls() {
                     0 => assert_eq!(connection.call_raw("work", "x").await.unwrap(), "x"),
                     1 => assert_eq!(client.call_raw("work", "x").await.unwrap(), "x"),
                     2 => {
-                        let call = connection.request("work").timeout(10 * SECOND);
+                        let call = connection.request_raw("work", "").timeout(10 * SECOND);
                         assert!(matches!(call.respond().await.unwrap(), Response::Result { .. }));
                     }
                     _ => {
-                        let mut answers = connection.request("count").stream().await.unwrap();
+                        let mut answers = connection.stream_raw("count", "").await.unwrap();
                         for _ in 0..3 {
-                            assert_eq!(answers.next().await.unwrap().unwrap(), "x");
+                            assert_eq!(answers.next_raw().await.unwrap().unwrap(), "x");
                         }
-                        assert!(answers.next().await.unwrap().is_none());
+                        assert!(answers.next_raw().await.unwrap().is_none());
                     }
                 }
                 pair.sim.elapsed()
@@ -631,18 +631,18 @@ fn own_subscriptions_and_calls_without_a_connection_hold_no_shutdown() {
             let client =
                 Client::builder(endpoint.clone()).address(pair.gateway.address(PORT)).build().unwrap();
             let connection = client.connection().await.unwrap();
-            let mut events = connection.events().follow().open().await.unwrap();
-            events.next().await.unwrap().unwrap();
+            let mut events = connection.events_raw().follow().open().await.unwrap();
+            events.next_raw().await.unwrap().unwrap();
             let mut subscription = client.subscribe().open();
             subscription.next().await.unwrap();
-            let mut answers = connection.request("count").stream().await.unwrap();
+            let mut answers = connection.stream_raw("count", "").await.unwrap();
             match way {
                 // What nobody reads to its end is over with its connection.
                 0 => {
                     node.shutdown(Duration::ZERO).await;
                     connection.closed().await;
                 }
-                1 => drop(answers.next().await.unwrap()),
+                1 => drop(answers.next_raw().await.unwrap()),
                 _ => {}
             }
             if way > 0 {
@@ -661,7 +661,7 @@ fn a_handler_may_call_while_its_node_shuts_down() {
     let pair = pair();
     let answered = Arc::new(AtomicUsize::new(0));
     let (sim, count) = (pair.sim.clone(), answered.clone());
-    let router = Router::new().notification("ask", move |context: Context, _| {
+    let router = Router::new().on_notification_raw("ask", move |context: Context, _| {
         let (sim, count) = (sim.clone(), count.clone());
         async move {
             sim.sleep(SECOND).await;
@@ -694,7 +694,7 @@ fn a_notification_of_a_node_that_shuts_down_holds_it_until_it_is_acknowledged() 
     for count in [1, 3, 20] {
         let pair = pair();
         let sim = pair.sim.clone();
-        let router = Router::new().notification("ask", move |context: Context, _| {
+        let router = Router::new().on_notification_raw("ask", move |context: Context, _| {
             let sim = sim.clone();
             async move {
                 sim.sleep(SECOND).await;
@@ -741,21 +741,21 @@ fn nothing_is_running_when_a_shutdown_has_returned() {
         let authorizing = Arc::new(AtomicUsize::new(0));
         let asked = authorizing.clone();
         let router = Router::new()
-            .unary("forever", move |_: Context, _| {
+            .serve_raw("forever", move |_: Context, _| {
                 let forever = one();
                 async move {
                     forever.await;
                     Ok(Bytes::new())
                 }
             })
-            .streaming("stream", move |_: Context, _, _| {
+            .serve_stream_raw("stream", move |_: Context, _, _| {
                 let forever = two();
                 async move {
                     forever.await;
                     Ok(())
                 }
             })
-            .notification("forever", move |_: Context, _| three())
+            .on_notification_raw("forever", move |_: Context, _| three())
             .on_connection(move |_| four())
             .authorize(move |_| {
                 let second = asked.fetch_add(1, SeqCst) > 0;
@@ -776,7 +776,7 @@ fn nothing_is_running_when_a_shutdown_has_returned() {
                 let connection = connection.clone();
                 pair.sim.spawn(async move {
                     let _ = zip(connection.call_raw("forever", ""), async {
-                        connection.request("stream").stream().await?.next().await
+                        connection.stream_raw("stream", "").await?.next_raw().await
                     })
                     .await;
                 });
@@ -800,7 +800,7 @@ fn the_router_is_released_with_an_endpoint_that_was_shut_down() {
         let pair = pair();
         let held: Arc<()> = Arc::default();
         let released: Weak<()> = Arc::downgrade(&held);
-        let router = Router::new().unary("held", move |_: Context, params| {
+        let router = Router::new().serve_raw("held", move |_: Context, params| {
             let _held = &held;
             async move { Ok(params) }
         });
@@ -844,14 +844,14 @@ fn a_method_may_await_the_shutdown_of_its_own_node_and_its_answer_arrives() {
             let node = with_itself(&pair, |itself| {
                 let [one, two, three] = [(); 3].map(|()| itself.clone());
                 working
-                    .unary("unary", move |_: Context, params| {
+                    .serve_raw("unary", move |_: Context, params| {
                         let node = one.get().unwrap().clone();
                         async move {
                             node.shutdown(LONG).await;
                             Ok(params)
                         }
                     })
-                    .unary("twice", move |_: Context, params| {
+                    .serve_raw("twice", move |_: Context, params| {
                         let node = two.get().unwrap().clone();
                         async move {
                             zip(node.shutdown(LONG), node.shutdown(LONG)).await;
@@ -859,11 +859,11 @@ fn a_method_may_await_the_shutdown_of_its_own_node_and_its_answer_arrives() {
                             Ok(params)
                         }
                     })
-                    .streaming("streaming", move |_: Context, params, mut sink| {
+                    .serve_stream_raw("streaming", move |_: Context, params, mut sink| {
                         let node = three.get().unwrap().clone();
                         async move {
                             node.shutdown(LONG).await;
-                            sink.send(params)
+                            sink.send_raw(params)
                                 .await
                                 .map_err(|error| MethodError::internal(error.to_string()))?;
                             Ok(())
@@ -911,14 +911,17 @@ fn handlers_that_all_await_the_shutdown_do_not_wait_for_each_other() {
                 count.fetch_add(1, SeqCst);
             }
         };
-        Router::new().notification("leave", notification).unary("leave", move |_: Context, params| {
-            let (node, sim) = (itself.get().unwrap().clone(), sim.clone());
-            async move {
-                sim.sleep(200 * MILLI).await;
-                node.shutdown(LONG).await;
-                Ok(params)
-            }
-        })
+        Router::new().on_notification_raw("leave", notification).serve_raw(
+            "leave",
+            move |_: Context, params| {
+                let (node, sim) = (itself.get().unwrap().clone(), sim.clone());
+                async move {
+                    sim.sleep(200 * MILLI).await;
+                    node.shutdown(LONG).await;
+                    Ok(params)
+                }
+            },
+        )
     });
     let client = pair.dialler(TransportLimits::default());
     pair.sim.run(async {
@@ -948,7 +951,7 @@ fn a_notification_may_await_the_shutdown() {
         let itself = Arc::new(OnceLock::<Endpoint>::new());
         let (tell, told) = smol::channel::unbounded();
         let node = itself.clone();
-        let router = Router::new().notification("leave", move |_: Context, _| {
+        let router = Router::new().on_notification_raw("leave", move |_: Context, _| {
             let (node, tell) = (node.get().unwrap().clone(), tell.clone());
             async move {
                 node.shutdown(LONG).await;
@@ -978,7 +981,7 @@ fn notifications_that_wait_for_a_place_are_handled_while_others_await_the_shutdo
         let itself = Arc::new(OnceLock::<Endpoint>::new());
         let (tell, told) = smol::channel::unbounded();
         let (node, sim) = (itself.clone(), pair.sim.clone());
-        let router = working.notification("leave", move |_: Context, _| {
+        let router = working.on_notification_raw("leave", move |_: Context, _| {
             let (node, sim, tell) = (node.get().unwrap().clone(), sim.clone(), tell.clone());
             async move {
                 sim.sleep(SECOND).await;
@@ -1008,10 +1011,10 @@ fn a_sink_that_is_not_given_back_does_not_hold_the_shutdown_of_which_the_caller_
     let pair = pair();
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&kept);
-    let router = Router::new().streaming("big", move |_: Context, _, mut sink| {
+    let router = Router::new().serve_stream_raw("big", move |_: Context, _, mut sink| {
         let keep = Arc::clone(&keep);
         async move {
-            let mut sending = Box::pin(async move { while sink.send(vec![7; 500_000]).await.is_ok() {} });
+            let mut sending = Box::pin(async move { while sink.send_raw(vec![7; 500_000]).await.is_ok() {} });
             assert!(poll_once(&mut sending).await.is_none());
             keep.lock().unwrap().push(sending);
             Ok(())
@@ -1021,8 +1024,8 @@ fn a_sink_that_is_not_given_back_does_not_hold_the_shutdown_of_which_the_caller_
     let (node, client) = (pair.serve(router, limits), pair.dialler(TransportLimits::default()));
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
-        let mut answers = connection.request("big").stream().await.unwrap();
-        or(async { _ = answers.next().await }, pair.sim.sleep(SECOND)).await;
+        let mut answers = connection.stream_raw("big", "").await.unwrap();
+        or(async { _ = answers.next_raw().await }, pair.sim.sleep(SECOND)).await;
         connection.close(Code::CANCELLED, "");
         pair.sim.sleep(SECOND).await;
         assert_eq!(kept.lock().unwrap().len(), 1);
@@ -1056,15 +1059,18 @@ fn a_notification_may_await_the_shutdown_of_which_the_sender_was_answered_and_ha
         let (sim, returned) = (pair.sim.clone(), Arc::new(OnceLock::new()));
         let told = Arc::clone(&returned);
         let node = with_itself(&pair, |itself| {
-            Router::new().unary("echo", |_, params| async { Ok(params) }).notification("stop", move |_, _| {
-                let (sim, itself, told) = (sim.clone(), Arc::clone(&itself), Arc::clone(&told));
-                async move {
-                    sim.sleep(SECOND).await;
-                    let began = sim.elapsed();
-                    itself.get().unwrap().shutdown(LONG).await;
-                    told.set(sim.elapsed() - began).unwrap();
-                }
-            })
+            Router::new().serve_raw("echo", |_, params| async { Ok(params) }).on_notification_raw(
+                "stop",
+                move |_, _| {
+                    let (sim, itself, told) = (sim.clone(), Arc::clone(&itself), Arc::clone(&told));
+                    async move {
+                        sim.sleep(SECOND).await;
+                        let began = sim.elapsed();
+                        itself.get().unwrap().shutdown(LONG).await;
+                        told.set(sim.elapsed() - began).unwrap();
+                    }
+                },
+            )
         });
         let client = pair.dialler(TransportLimits::default());
         pair.sim.run(async {
@@ -1111,7 +1117,7 @@ fn a_shutdown_that_a_handler_has_begun_goes_on_without_the_handler() {
     let pair = pair();
     let (router, handled) = working(&pair.sim, 2 * SECOND);
     let node = with_itself(&pair, |itself| {
-        router.unary("leave", move |_: Context, params| {
+        router.serve_raw("leave", move |_: Context, params| {
             let node = itself.get().unwrap().clone();
             async move {
                 node.shutdown(LONG).await;
@@ -1141,7 +1147,7 @@ fn a_handler_that_awaits_a_task_which_awaits_the_shutdown_waits_for_the_grace() 
     let pair = pair();
     let sim = pair.sim.clone();
     let node = with_itself(&pair, |itself| {
-        Router::new().unary("leave", move |_: Context, params| {
+        Router::new().serve_raw("leave", move |_: Context, params| {
             let (sim, node) = (sim.clone(), itself.get().unwrap().clone());
             async move {
                 let (tell, told) = smol::channel::bounded::<()>(1);

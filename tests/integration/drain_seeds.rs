@@ -71,11 +71,11 @@ fn router(sim: &Sim, record: &Record) -> Router {
     };
     let notified = work.clone();
     Router::new()
-        .unary("work", move |_: Context, params| {
+        .serve_raw("work", move |_: Context, params| {
             let work = work(params);
             async move { Ok(work.await) }
         })
-        .notification("work", move |_: Context, params| {
+        .on_notification_raw("work", move |_: Context, params| {
             let work = notified(params);
             async move { drop(work.await) }
         })

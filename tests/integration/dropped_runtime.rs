@@ -69,8 +69,8 @@ fn slow_node(pki: &Pki) -> Endpoint {
 fn node(pki: &Pki, limits: TransportLimits, runtime: Arc<dyn Runtime>) -> Endpoint {
     let router = Router::new()
         .events(EventLog::new())
-        .notification("demo.note", |_, _| async {})
-        .unary("demo.slow", |_, _| future::pending());
+        .on_notification_raw("demo.note", |_, _| async {})
+        .serve_raw("demo.slow", |_, _| future::pending());
     let builder = Endpoint::builder().server(pki.server_tls()).client(pki.client_tls());
     builder.limits(limits).router(router).shared_runtime(runtime).bind(loopback()).unwrap()
 }
@@ -161,17 +161,19 @@ fn every_future_awaited_on_another_thread_ends_with_the_runtime() {
         let connection = runtime.run(endpoint.connect(address)).unwrap();
         waiters.push(("a call", call(&connection)));
         waiters.push(("closed()", closed(&connection)));
-        let timed = connection.request("demo.slow").timeout(NEVER);
-        waiters.push(("a call with a time limit", Box::pin(async move { timed.send().await.map(drop) })));
-        let mut responses = runtime.run(connection.request("demo.slow").stream()).unwrap();
-        waiters.push(("a response of a stream", Box::pin(async move { responses.next().await.map(drop) })));
-        let mut responses = runtime.run(connection.request("demo.slow").timeout(NEVER).stream()).unwrap();
+        let timed = connection.request_raw("demo.slow", "").timeout(NEVER);
+        waiters.push(("a call with a time limit", Box::pin(async move { timed.send_raw().await.map(drop) })));
+        let mut responses = runtime.run(connection.stream_raw("demo.slow", "")).unwrap();
+        waiters
+            .push(("a response of a stream", Box::pin(async move { responses.next_raw().await.map(drop) })));
+        let mut responses =
+            runtime.run(connection.request_raw("demo.slow", "").timeout(NEVER).stream()).unwrap();
         waiters.push((
             "a response with a time limit",
-            Box::pin(async move { responses.next().await.map(drop) }),
+            Box::pin(async move { responses.next_raw().await.map(drop) }),
         ));
-        let mut events = runtime.run(connection.events().follow().open()).unwrap();
-        waiters.push(("an event", Box::pin(async move { events.next().await.map(drop) })));
+        let mut events = runtime.run(connection.events_raw().follow().open()).unwrap();
+        waiters.push(("an event", Box::pin(async move { events.next_raw().await.map(drop) })));
         let mut notifier = runtime.run(connection.notifier()).unwrap();
         runtime.run(notifier.send_raw("demo.note", "x")).unwrap();
         let notified = Box::pin(async move { notifier.finish().await });
@@ -179,7 +181,7 @@ fn every_future_awaited_on_another_thread_ends_with_the_runtime() {
         let full = runtime.run(endpoint.connect(address)).unwrap();
         let mut held = Vec::new();
         for _ in 0..32 {
-            let stream = runtime.run(full.request("demo.slow").stream()).unwrap();
+            let stream = runtime.run(full.stream_raw("demo.slow", "")).unwrap();
             held.push((stream, runtime.run(full.notifier()).unwrap()));
         }
         waiters.push(("a call that waits for a stream", call(&full)));
@@ -188,7 +190,7 @@ fn every_future_awaited_on_another_thread_ends_with_the_runtime() {
             .push(("a stream of notifications", Box::pin(async move { opening.notifier().await.map(drop) })));
         let opening = full.clone();
         waiters.push(("a notification", Box::pin(async move { opening.notify_raw("demo.note", "x").await })));
-        let opening = full.request("demo.slow").timeout(NEVER);
+        let opening = full.request_raw("demo.slow", "").timeout(NEVER);
         waiters
             .push(("a timed stream that opens", Box::pin(async move { opening.stream().await.map(drop) })));
 
@@ -305,7 +307,7 @@ fn a_context_that_a_handler_gave_away_ends_with_the_runtime() {
     for (name, mut runtime) in Owned::all() {
         let pki = Pki::new();
         let (hand, handed) = smol::channel::unbounded::<Context>();
-        let router = Router::new().unary("demo.hand", move |context: Context, _| {
+        let router = Router::new().serve_raw("demo.hand", move |context: Context, _| {
             let hand = hand.clone();
             async move {
                 hand.send(context).await.unwrap();
@@ -349,7 +351,7 @@ fn a_shutdown_that_waits_ends_with_the_runtime() {
         let connection = runtime.run(node.connect(address)).unwrap();
         let _running = runtime.run(async {
             // An exchange that runs, since its stream is there before that of the health that is answered.
-            let running = connection.request("demo.slow").stream().await.unwrap();
+            let running = connection.stream_raw("demo.slow", "").await.unwrap();
             connection.health().await.unwrap();
             running
         });
@@ -437,16 +439,16 @@ fn time_limits_fire_while_the_executor_is_not_driven() {
     let hasty = Endpoint::builder().limits(brief).client(pki.client_tls());
     let hasty = hasty.shared_runtime(runtime.handle()).bind(loopback()).unwrap();
     let connection = runtime.run(dialler.connect(address)).unwrap();
-    let mut responses = runtime.run(connection.request("demo.slow").timeout(LIMIT).stream()).unwrap();
+    let mut responses = runtime.run(connection.request_raw("demo.slow", "").timeout(LIMIT).stream()).unwrap();
     let client = Client::builder(dialler.clone()).address(address).call_timeout(LIMIT).build().unwrap();
     runtime.run(client.connection()).unwrap();
     // From here on, nobody drives it.
-    let timed = connection.request("demo.slow").timeout(LIMIT);
+    let timed = connection.request_raw("demo.slow", "").timeout(LIMIT);
     let waiters: Vec<(&'static str, Waiter, ErrorKind)> = vec![
-        ("a call", Box::pin(async move { timed.send().await.map(drop) }), ErrorKind::DeadlineExceeded),
+        ("a call", Box::pin(async move { timed.send_raw().await.map(drop) }), ErrorKind::DeadlineExceeded),
         (
             "a response",
-            Box::pin(async move { responses.next().await.map(drop) }),
+            Box::pin(async move { responses.next_raw().await.map(drop) }),
             ErrorKind::DeadlineExceeded,
         ),
         (
@@ -494,9 +496,9 @@ fn time_limits_fire_while_the_executor_is_blocked() {
     executor.spawn(async move { (block.send(()).unwrap(), blocked.recv().is_ok()) }).detach();
     is_blocked.recv_timeout(TIMEOUT).unwrap();
     for limit in [1, 20, 100].map(Duration::from_millis) {
-        let call = connection.request("demo.slow").timeout(limit);
+        let call = connection.request_raw("demo.slow", "").timeout(limit);
         let (outcome, outcomes) = mpsc::channel();
-        thread::spawn(move || _ = outcome.send(smol::block_on(call.send())));
+        thread::spawn(move || _ = outcome.send(smol::block_on(call.send_raw())));
         let outcome = outcomes.recv_timeout(TIMEOUT).expect("the call still waits");
         assert_eq!(*outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     }

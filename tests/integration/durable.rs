@@ -76,9 +76,9 @@ fn replay(log: &EventLog) -> Vec<(u64, String)> {
         let client = Endpoint::builder().client(ClientTls::new(authority.trust()));
         let client = client.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
-        let mut events = connection.events().open().await.unwrap();
+        let mut events = connection.events_raw().open().await.unwrap();
         let mut replayed = Vec::new();
-        while let Some(item) = events.next().await.unwrap() {
+        while let Some(item) = events.next_raw().await.unwrap() {
             let EventItem::Event { seq, epoch, payload } = item else { panic!("{item:?}") };
             assert_eq!(epoch, Some(log.epoch()));
             replayed.push((seq, String::from_utf8(payload.into()).unwrap()));

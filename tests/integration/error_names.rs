@@ -15,11 +15,13 @@ use palyra_quic::{
 fn node() -> Server {
     serve(
         Router::new()
-            .unary("demo.echo", |_: Context, params: Bytes| async move { Ok(params) })
-            .unary("demo.hang", |_: Context, _| pending())
-            .unary("demo.deny", |_: Context, _| async { Err(MethodError::permission_denied("not for you")) })
-            .streaming("demo.break", |_: Context, _, mut sink| async move {
-                sink.send("one").await.map_err(|_| MethodError::internal("nobody reads"))?;
+            .serve_raw("demo.echo", |_: Context, params: Bytes| async move { Ok(params) })
+            .serve_raw("demo.hang", |_: Context, _| pending())
+            .serve_raw("demo.deny", |_: Context, _| async {
+                Err(MethodError::permission_denied("not for you"))
+            })
+            .serve_stream_raw("demo.break", |_: Context, _, mut sink| async move {
+                sink.send_raw("one").await.map_err(|_| MethodError::internal("nobody reads"))?;
                 Err(MethodError::internal("after one"))
             }),
     )
@@ -44,26 +46,26 @@ fn every_failure_of_a_call_names_its_method_and_the_peer() {
         let denied = connection.call_raw("demo.deny", "").await.unwrap_err();
         names(&denied, ErrorKind::Remote(WireError::PermissionDenied), "demo.deny");
         assert_eq!(denied.to_string(), format!("permission_denied: not for you (`demo.deny` at {peer})"));
-        let unknown = connection.request("demo.none").respond().await.unwrap_err();
+        let unknown = connection.request_raw("demo.none", "").respond().await.unwrap_err();
         names(&unknown, ErrorKind::Remote(WireError::UnsupportedMethod), "demo.none");
-        let in_no_time = connection.request("demo.hang").timeout(Duration::from_millis(20));
-        names(&in_no_time.send().await.unwrap_err(), ErrorKind::DeadlineExceeded, "demo.hang");
+        let in_no_time = connection.request_raw("demo.hang", "").timeout(Duration::from_millis(20));
+        names(&in_no_time.send_raw().await.unwrap_err(), ErrorKind::DeadlineExceeded, "demo.hang");
         let unreadable = connection.call::<_, String>("demo.echo", &7_u8).await.unwrap_err();
         names(&unreadable, ErrorKind::Codec, "demo.echo");
         let large = connection.call_raw("demo.echo", vec![0; 64 * 1024 * 1024]).await.unwrap_err();
         names(&large, ErrorKind::MessageTooLarge, "demo.echo");
-        let no_health = connection.request("demo.echo").raw_params("a").health().await.unwrap_err();
+        let no_health = connection.request_raw("demo.echo", "a").health().await.unwrap_err();
         names(&no_health, ErrorKind::Protocol, "demo.echo");
-        let no_result = connection.request("node.health").send().await.unwrap_err();
+        let no_result = connection.call_raw("node.health", "").await.unwrap_err();
         names(&no_result, ErrorKind::Protocol, "node.health");
 
-        let mut responses = connection.request("demo.break").stream().await.unwrap();
+        let mut responses = connection.stream_raw("demo.break", "").await.unwrap();
         assert!(matches!(responses.next_response().await.unwrap(), Some(Response::Result { .. })));
-        names(&responses.next().await.unwrap_err(), ErrorKind::Remote(WireError::Internal), "demo.break");
-        let mut responses = connection.request("demo.break").stream().await.unwrap();
-        names(&responses.next_typed::<u8>().await.unwrap_err(), ErrorKind::Codec, "demo.break");
-        let mut events = connection.events().open().await.unwrap();
-        let no_log = events.next().await.unwrap_err();
+        names(&responses.next_raw().await.unwrap_err(), ErrorKind::Remote(WireError::Internal), "demo.break");
+        let mut responses = connection.stream::<_, u8>("demo.break", &()).await.unwrap();
+        names(&responses.next().await.unwrap_err(), ErrorKind::Codec, "demo.break");
+        let mut events = connection.events_raw().open().await.unwrap();
+        let no_log = events.next_raw().await.unwrap_err();
         names(&no_log, ErrorKind::Remote(WireError::UnsupportedMethod), "node.stream_events");
 
         let mut notifier = connection.notifier().await.unwrap();
@@ -73,7 +75,7 @@ fn every_failure_of_a_call_names_its_method_and_the_peer() {
         connection.close(Code::NO_ERROR, "");
         names(&connection.call_raw("demo.echo", "").await.unwrap_err(), ErrorKind::Closed, "demo.echo");
         names(&connection.notify_raw("demo.note", "").await.unwrap_err(), ErrorKind::Closed, "demo.note");
-        let streaming = connection.request("demo.break").stream().await.unwrap_err();
+        let streaming = connection.stream_raw("demo.break", "").await.unwrap_err();
         names(&streaming, ErrorKind::Closed, "demo.break");
         let notifier = connection.notifier().await.map(drop).unwrap_err();
         assert_names(&notifier, &ErrorKind::Closed, None, peer);

@@ -148,7 +148,7 @@ fn the_reference_gets_events_for_its_json() {
 
 /// The next item, which has to be an event.
 async fn next_seq(events: &mut palyra_quic::Events) -> u64 {
-    match events.next().await.unwrap() {
+    match events.next_raw().await.unwrap() {
         Some(EventItem::Event { seq, payload: carried, .. }) => {
             assert_eq!(carried, payload(seq));
             seq
@@ -165,18 +165,18 @@ fn who_follows_gets_what_is_published_later() {
         for codec in [Codec::Cbor, Codec::Json] {
             let begun = log.last_seq();
             let mut events =
-                connection.events().resume_from(begun - 1).follow().codec(codec).open().await.unwrap();
+                connection.events_raw().resume_from(begun - 1).follow().codec(codec).open().await.unwrap();
             assert_eq!(next_seq(&mut events).await, begun);
-            assert!(poll_once(events.next()).await.is_none(), "the stream stays open");
+            assert!(poll_once(events.next_raw()).await.is_none(), "the stream stays open");
             for seq in begun + 1..begun + 4 {
                 publish(&log, 1);
                 assert_eq!(next_seq(&mut events).await, seq);
             }
         }
         // Without it the same stream ends.
-        let mut events = connection.events().resume_from(log.last_seq() - 1).open().await.unwrap();
+        let mut events = connection.events_raw().resume_from(log.last_seq() - 1).open().await.unwrap();
         assert_eq!(next_seq(&mut events).await, log.last_seq());
-        assert_eq!(events.next().await.unwrap(), None);
+        assert_eq!(events.next_raw().await.unwrap(), None);
     });
 }
 
@@ -187,7 +187,7 @@ fn each_subscriber_gets_everything() {
         let connection = server.connect().await;
         let mut subscribers = Vec::new();
         for _ in 0..20 {
-            subscribers.push(connection.events().follow().open().await.unwrap());
+            subscribers.push(connection.events_raw().follow().open().await.unwrap());
         }
         publish(&log, 500);
         // In parallel: they share the connection's window, and one that does not read would block the
@@ -219,7 +219,7 @@ fn an_idle_stream_brings_heartbeats() {
         let heartbeat = |seq| Some(Response::heartbeat(seq, log.epoch()));
         for codec in [Codec::Cbor, Codec::Json] {
             let begun = log.last_seq();
-            let call = connection.request(STREAM_EVENTS).resume_from(begun).follow().codec(codec);
+            let call = connection.request_raw(STREAM_EVENTS, "").resume_from(begun).follow().codec(codec);
             let mut answers = call.stream().await.unwrap();
             for _ in 0..3 {
                 assert_eq!(answers.next_response().await.unwrap(), heartbeat(begun));
@@ -243,12 +243,12 @@ fn heartbeats_are_no_items() {
     run(async {
         let (server, log) = node_within(often(), 0, 10);
         let connection = server.connect().await;
-        let mut events = connection.events().follow().open().await.unwrap();
-        let mut idle = connection.request(STREAM_EVENTS).follow().stream().await.unwrap();
+        let mut events = connection.events_raw().follow().open().await.unwrap();
+        let mut idle = connection.request_raw(STREAM_EVENTS, "").follow().stream().await.unwrap();
         for _ in 0..3 {
             assert!(matches!(idle.next_response().await.unwrap(), Some(Response::Heartbeat { .. })));
         }
-        assert!(poll_once(events.next()).await.is_none());
+        assert!(poll_once(events.next_raw()).await.is_none());
         publish(&log, 1);
         assert_eq!(next_seq(&mut events).await, 1);
     });
@@ -305,9 +305,9 @@ fn a_subscriber_that_does_not_read_delays_no_other_and_no_publisher() {
     run(async {
         let (server, log) = node(0, 100_000);
         let idle = server.connect().await;
-        let _idle = idle.events().follow().open().await.unwrap();
+        let _idle = idle.events_raw().follow().open().await.unwrap();
         let connection = server.connect().await;
-        let mut events = connection.events().follow().open().await.unwrap();
+        let mut events = connection.events_raw().follow().open().await.unwrap();
         publish(&log, 20_000);
         for seq in 1..=20_000 {
             assert_eq!(next_seq(&mut events).await, seq);
@@ -323,10 +323,10 @@ fn a_subscription_that_is_cut_goes_on_where_it_was() {
         let mut connection = server.connect().await;
         while last < 200 {
             let mut events =
-                connection.events().resume_from(last).epoch(epoch).follow().open().await.unwrap();
+                connection.events_raw().resume_from(last).epoch(epoch).follow().open().await.unwrap();
             for _ in 0..7 {
                 let Some(EventItem::Event { seq, epoch: known, payload: carried }) =
-                    events.next().await.unwrap()
+                    events.next_raw().await.unwrap()
                 else {
                     panic!("a loss");
                 };
@@ -354,21 +354,21 @@ fn another_history_is_noticed_by_its_epoch_alone() {
         let (_, before) = node(10, 10);
         let (restarted, now) = node(10, 10);
         let connection = restarted.connect().await;
-        let mut events = connection.events().resume_from(5).epoch(before.epoch()).open().await.unwrap();
-        let Some(EventItem::Gap(gap)) = events.next().await.unwrap() else { panic!("no gap") };
+        let mut events = connection.events_raw().resume_from(5).epoch(before.epoch()).open().await.unwrap();
+        let Some(EventItem::Gap(gap)) = events.next_raw().await.unwrap() else { panic!("no gap") };
         assert_eq!((gap.from, gap.next_seq, gap.missed, gap.epoch), (1, 1, None, now.epoch()));
         assert_eq!(next_seq(&mut events).await, 1);
-        let mut unaware = connection.events().resume_from(5).open().await.unwrap();
+        let mut unaware = connection.events_raw().resume_from(5).open().await.unwrap();
         assert_eq!(next_seq(&mut unaware).await, 6);
     });
 }
 
 async fn replay(connection: &Connection, codec: Codec, count: u64) {
-    let mut events = connection.events().codec(codec).open().await.unwrap();
+    let mut events = connection.events_raw().codec(codec).open().await.unwrap();
     for seq in 1..=count {
         assert_eq!(next_seq(&mut events).await, seq);
     }
-    assert_eq!(events.next().await.unwrap(), None);
+    assert_eq!(events.next_raw().await.unwrap(), None);
 }
 
 #[test]
@@ -391,9 +391,11 @@ fn the_largest_event_fits_a_frame_in_either_codec() {
         let server = serve(Router::new().events(log));
         let connection = server.connect().await;
         for codec in [Codec::Cbor, Codec::Json] {
-            let mut events = connection.events().codec(codec).open().await.unwrap();
+            let mut events = connection.events_raw().codec(codec).open().await.unwrap();
             for expected in [&largest[..], b""] {
-                let Some(EventItem::Event { payload, .. }) = events.next().await.unwrap() else { panic!() };
+                let Some(EventItem::Event { payload, .. }) = events.next_raw().await.unwrap() else {
+                    panic!()
+                };
                 assert!(payload == expected);
             }
         }
@@ -406,7 +408,7 @@ fn dropping_a_subscription_frees_its_stream() {
         let limits = TransportLimits::builder().max_concurrent_bidi_streams(1).build().unwrap();
         let (server, _) = node_within(limits, 1, 1);
         let connection = server.connect().await;
-        let mut events = connection.events().follow().open().await.unwrap();
+        let mut events = connection.events_raw().follow().open().await.unwrap();
         assert_eq!(next_seq(&mut events).await, 1);
         let mut health = std::pin::pin!(connection.health());
         assert!(poll_once(&mut health).await.is_none());

@@ -10,7 +10,7 @@ use std::{
 use futures_lite::future::{poll_once, zip};
 use palyra_quic::{
     AsyncIoRuntime, Bytes, Code, Codec, Connection, Context, Endpoint, ErrorKind, MethodError, Request,
-    Response, ResponseSink, Router, TransportLimits, WireError,
+    Response, ResponseSink, Router, StreamingMethod, TransportLimits, WireError,
 };
 use smol::{
     Executor,
@@ -25,7 +25,7 @@ const SHORT: Duration = Duration::from_millis(50);
 const A_WHILE: Duration = Duration::from_millis(400);
 
 fn echo() -> Router {
-    Router::new().unary("echo", |_: Context, params| async move { Ok(params) })
+    Router::new().serve_raw("echo", |_: Context, params| async move { Ok(params) })
 }
 
 async fn assert_echoes(connection: &Connection) {
@@ -47,17 +47,17 @@ fn hanging(limits: TransportLimits) -> (Server, Receiver<()>, Receiver<()>) {
     };
     let streaming = hang.clone();
     let router = echo()
-        .unary("hang", move |_: Context, _| {
+        .serve_raw("hang", move |_: Context, _| {
             let hanging = hang();
             async move {
                 hanging.await;
                 Ok(Bytes::new())
             }
         })
-        .streaming("hang streaming", move |_: Context, _, mut sink: ResponseSink| {
+        .serve_stream_raw("hang streaming", move |_: Context, _, mut sink: ResponseSink| {
             let hanging = streaming();
             async move {
-                sink.send("first").await.unwrap();
+                sink.send_raw("first").await.unwrap();
                 hanging.await;
                 Ok(())
             }
@@ -69,7 +69,7 @@ fn hanging(limits: TransportLimits) -> (Server, Receiver<()>, Receiver<()>) {
 fn thirty_two_exchanges_run_at_once() {
     run(async {
         let barrier = Arc::new(Barrier::new(32));
-        let router = Router::new().unary("meet", move |_: Context, params| {
+        let router = Router::new().serve_raw("meet", move |_: Context, params| {
             let barrier = Arc::clone(&barrier);
             async move {
                 barrier.wait().await;
@@ -102,14 +102,14 @@ fn after_a_handler_that_took_its_time_others_run_on_threads_of_their_own() {
     run(async {
         let barrier = Arc::new(std::sync::Barrier::new(2));
         let router = Router::new()
-            .unary("take time", |_: Context, params| async move {
+            .serve_raw("take time", |_: Context, params| async move {
                 let begun = Instant::now();
                 while begun.elapsed() < Duration::from_millis(1) {
                     std::hint::spin_loop();
                 }
                 Ok(params)
             })
-            .unary("meet", move |_: Context, params| {
+            .serve_raw("meet", move |_: Context, params| {
                 let barrier = Arc::clone(&barrier);
                 async move {
                     barrier.wait();
@@ -141,7 +141,7 @@ fn the_exchange_beyond_the_limit_waits_for_one_to_end() {
     run(async {
         let (entered, entries) = signal();
         let (release, gate) = signal();
-        let router = Router::new().unary("wait", move |_: Context, params| {
+        let router = Router::new().serve_raw("wait", move |_: Context, params| {
             let (entered, gate) = (entered.clone(), gate.clone());
             async move {
                 entered.try_send(()).unwrap();
@@ -199,8 +199,8 @@ fn dropping_the_answers_half_way_stops_the_handler() {
     run(async {
         let (server, began, gone) = hanging(TransportLimits::default());
         let connection = server.connect().await;
-        let mut answers = connection.request("hang streaming").stream().await.unwrap();
-        assert_eq!(answers.next().await.unwrap().unwrap(), "first");
+        let mut answers = connection.stream_raw("hang streaming", "").await.unwrap();
+        assert_eq!(answers.next_raw().await.unwrap().unwrap(), "first");
         began.recv().await.unwrap();
         assert!(gone.is_empty());
         drop(answers);
@@ -281,7 +281,7 @@ fn a_context_that_outlives_its_exchange_knows_that_it_is_over() {
     run(async {
         let (lent, contexts) = bounded(1);
         let (release, gate) = signal();
-        let router = Router::new().unary("lend", move |context: Context, params| {
+        let router = Router::new().serve_raw("lend", move |context: Context, params| {
             let (lent, gate) = (lent.clone(), gate.clone());
             async move {
                 lent.send(context).await.unwrap();
@@ -314,15 +314,15 @@ fn a_handler_that_panics_resets_its_own_stream_alone() {
         let (entered, entries) = signal();
         let (release, gate) = signal();
         let router = echo()
-            .unary("panic", |_: Context, _| async { panic!("as the test wants it") })
-            .unary("panic at once", |_: Context, _| -> future::Ready<Result<Bytes, MethodError>> {
+            .serve_raw("panic", |_: Context, _| async { panic!("as the test wants it") })
+            .serve_raw("panic at once", |_: Context, _| -> future::Ready<Result<Bytes, MethodError>> {
                 panic!("as the test wants it")
             })
-            .streaming("panic later", |_: Context, _, mut sink: ResponseSink| async move {
-                sink.send("first").await.unwrap();
+            .serve_stream_raw("panic later", |_: Context, _, mut sink: ResponseSink| async move {
+                sink.send_raw("first").await.unwrap();
                 panic!("as the test wants it")
             })
-            .unary("wait", move |_: Context, params| {
+            .serve_raw("wait", move |_: Context, params| {
                 let (entered, gate) = (entered.clone(), gate.clone());
                 async move {
                     entered.try_send(()).unwrap();
@@ -342,12 +342,12 @@ fn a_handler_that_panics_resets_its_own_stream_alone() {
             assert!(error.may_have_run());
             assert_echoes(&connection).await;
         }
-        let mut answers = connection.request("panic later").stream().await.unwrap();
+        let mut answers = connection.stream_raw("panic later", "").await.unwrap();
         // The reset may overtake the first answer, and is never taken for the end.
-        let error = match answers.next().await {
+        let error = match answers.next_raw().await {
             Ok(answer) => {
                 assert_eq!(answer.unwrap(), "first");
-                answers.next().await.unwrap_err()
+                answers.next_raw().await.unwrap_err()
             }
             Err(error) => error,
         };
@@ -359,22 +359,23 @@ fn a_handler_that_panics_resets_its_own_stream_alone() {
     });
 }
 
+/// Up to this number, and what then.
+const COUNT: StreamingMethod<(u32, String), u32> = StreamingMethod::new("count");
+
 /// A node that sends numbers from 1 up to the one asked for, then what else is asked for.
 fn counting() -> (Server, Sender<()>) {
     let (go_on, gate) = signal();
-    let router = echo().streaming("count", move |_: Context, params: Bytes, mut sink: ResponseSink| {
+    let router = echo().serve_stream(COUNT, move |_: Context, (count, then), mut sink: ResponseSink<u32>| {
         let gate = gate.clone();
         async move {
-            let text = std::str::from_utf8(&params).unwrap();
-            let (count, then) = text.split_once(' ').unwrap();
-            for number in 1..=count.parse().unwrap() {
-                sink.send_typed::<u32>(&number).await.map_err(|_| MethodError::internal("not sent"))?;
+            for number in 1..=count {
+                sink.send(&number).await.map_err(|_| MethodError::internal("not sent"))?;
             }
-            match then {
+            match &*then {
                 "end" => Ok(()),
                 "wait" => {
                     gate.recv().await.unwrap();
-                    sink.send_typed(&0).await.unwrap();
+                    sink.send(&0).await.unwrap();
                     Ok(())
                 }
                 _ => Err(MethodError::resource_exhausted("no more").retry_after(SHORT)),
@@ -391,10 +392,10 @@ fn a_streaming_method_answers_as_often_as_it_likes() {
         let connection = server.connect().await;
         for codec in [Codec::Cbor, Codec::Json] {
             for count in [0, 1, 10_000] {
-                let call = connection.request("count").raw_params(format!("{count} end")).codec(codec);
+                let call = connection.request(COUNT, &(count, "end".into())).unwrap().codec(codec);
                 let mut answers = call.stream().await.unwrap();
                 for number in 1..=count {
-                    assert_eq!(answers.next_typed::<u32>().await.unwrap(), Some(number));
+                    assert_eq!(answers.next().await.unwrap(), Some(number));
                 }
                 assert_eq!(answers.next().await.unwrap(), None);
                 assert_eq!(answers.next().await.unwrap(), None, "and it stays so");
@@ -408,16 +409,12 @@ fn an_answer_leaves_before_the_next_one_is_known() {
     run(async {
         let (server, go_on) = counting();
         let connection = server.connect().await;
-        let mut answers = connection.request("count").raw_params("2 wait").stream().await.unwrap();
-        assert_eq!(answers.next_typed::<u32>().await.unwrap(), Some(1));
-        assert_eq!(answers.next_typed::<u32>().await.unwrap(), Some(2));
+        let mut answers = connection.stream(COUNT, &(2, "wait".into())).await.unwrap();
+        assert_eq!(answers.next().await.unwrap(), Some(1));
+        assert_eq!(answers.next().await.unwrap(), Some(2));
         assert!(poll_once(answers.next()).await.is_none());
         go_on.try_send(()).unwrap();
-        assert_eq!(
-            answers.next_typed::<u32>().await.unwrap(),
-            Some(0),
-            "nothing was lost with the one dropped"
-        );
+        assert_eq!(answers.next().await.unwrap(), Some(0), "nothing was lost with the one dropped");
         assert_eq!(answers.next().await.unwrap(), None);
     });
 }
@@ -427,9 +424,9 @@ fn an_error_after_some_answers_is_the_last_of_them() {
     run(async {
         let (server, _) = counting();
         let connection = server.connect().await;
-        let mut answers = connection.request("count").raw_params("3 fail").stream().await.unwrap();
+        let mut answers = connection.stream(COUNT, &(3, "fail".into())).await.unwrap();
         for number in 1..=3 {
-            assert_eq!(answers.next_typed::<u32>().await.unwrap(), Some(number));
+            assert_eq!(answers.next().await.unwrap(), Some(number));
         }
         let error = answers.next().await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Remote(WireError::ResourceExhausted));
@@ -442,7 +439,7 @@ fn an_error_after_some_answers_is_the_last_of_them() {
 #[test]
 fn handlers_choose_their_errors() {
     run(async {
-        let router = echo().unary("fail", |_: Context, params: Bytes| async move {
+        let router = echo().serve_raw("fail", |_: Context, params: Bytes| async move {
             Err(MethodError::new(WireError::from(std::str::from_utf8(&params).unwrap()))
                 .detail("x".repeat(300)))
         });
@@ -471,7 +468,7 @@ fn handlers_choose_their_errors() {
 fn parameters_that_do_not_decode_never_reach_the_handler() {
     run(async {
         let (ran, runs) = signal();
-        let router = Router::new().typed("add", move |_: Context, (a, b): (u32, u32)| {
+        let router = Router::new().serve("add", move |_: Context, (a, b): (u32, u32)| {
             ran.try_send(()).unwrap();
             async move { Ok(u64::from(a) + u64::from(b)) }
         });
@@ -501,12 +498,12 @@ fn parameters_that_do_not_decode_never_reach_the_handler() {
 #[test]
 fn both_sides_of_a_connection_call_each_other() {
     run(async {
-        let router = echo().unary("call back", |context: Context, params| async move {
+        let router = echo().serve_raw("call back", |context: Context, params| async move {
             let answer = context.connection().call_raw("reverse", params).await;
             answer.map_err(|error| MethodError::internal(error.to_string()))
         });
         let server = serve(router);
-        let reverse = Router::new().unary("reverse", |context: Context, params: Bytes| async move {
+        let reverse = Router::new().serve_raw("reverse", |context: Context, params: Bytes| async move {
             // And the other way again, three exchanges deep.
             let params = params.iter().rev().copied().collect::<Bytes>();
             context.connection().call_raw("echo", params).await.map_err(|_| MethodError::internal("no echo"))
@@ -526,7 +523,7 @@ fn a_dialler_without_a_router_is_not_called() {
         let router = Router::new().on_connection(move |connection: Connection| {
             let told = told.clone();
             async move {
-                let call = connection.request("node.health").timeout(SHORT);
+                let call = connection.request_raw("node.health", "").timeout(SHORT);
                 told.send(call.health().await).await.unwrap();
             }
         });
@@ -551,17 +548,23 @@ fn a_call_that_takes_too_long_fails_here_and_stops_there() {
         let (server, began, gone) = hanging(TransportLimits::default());
         let connection = server.connect().await;
         for codec in [Codec::Cbor, Codec::Json] {
-            let error = connection.request("hang").codec(codec).timeout(A_WHILE).send().await.unwrap_err();
+            let error = connection
+                .request_raw("hang", "")
+                .codec(codec)
+                .timeout(A_WHILE)
+                .send_raw()
+                .await
+                .unwrap_err();
             assert!(error.is_timeout() && error.may_have_run(), "{error}");
             if codec == Codec::Json {
                 assert_eq!(error.kind(), &ErrorKind::DeadlineExceeded, "the peer was not told");
             }
             began.recv().await.unwrap();
             gone.recv().await.unwrap();
-            let call = connection.request("hang streaming").codec(codec).timeout(A_WHILE);
+            let call = connection.request_raw("hang streaming", "").codec(codec).timeout(A_WHILE);
             let mut answers = call.stream().await.unwrap();
             let error = loop {
-                if let Err(error) = answers.next().await {
+                if let Err(error) = answers.next_raw().await {
                     break error;
                 }
             };
@@ -570,8 +573,8 @@ fn a_call_that_takes_too_long_fails_here_and_stops_there() {
             began.recv().await.unwrap();
             gone.recv().await.unwrap();
         }
-        let in_time = connection.request("echo").raw_params("x").timeout(Duration::from_secs(1000));
-        assert_eq!(in_time.send().await.unwrap(), "x");
+        let in_time = connection.request_raw("echo", "x").timeout(Duration::from_secs(1000));
+        assert_eq!(in_time.send_raw().await.unwrap(), "x");
     });
 }
 
@@ -588,7 +591,7 @@ fn params_for(body: usize) -> usize {
 #[test]
 fn parameters_may_be_as_large_as_a_frame() {
     run(async {
-        let router = echo().unary("count", |_: Context, params: Bytes| async move {
+        let router = echo().serve_raw("count", |_: Context, params: Bytes| async move {
             let as_sent = params.iter().zip(pattern(params.len())).all(|(byte, expected)| *byte == expected);
             Ok(Bytes::from(format!("{as_sent} {}", params.len())))
         });
@@ -616,17 +619,18 @@ fn an_answer_that_does_not_fit_a_frame_is_an_error_and_not_half_an_answer() {
     run(async {
         let (told, kinds) = bounded(1);
         let fill = |length: &[u8]| vec![0; std::str::from_utf8(length).unwrap().parse().unwrap()];
+        let router = echo()
+            .serve_raw("fill", move |_: Context, length: Bytes| async move { Ok(fill(&length).into()) });
         let router =
-            echo().unary("fill", move |_: Context, length: Bytes| async move { Ok(fill(&length).into()) });
-        let router = router.streaming("stream", move |_: Context, length: Bytes, mut sink: ResponseSink| {
-            let told = told.clone();
-            async move {
-                let too_large = sink.send(fill(&length)).await.unwrap_err();
-                told.send(too_large.kind().clone()).await.unwrap();
-                sink.send("smaller").await.unwrap();
-                Ok(())
-            }
-        });
+            router.serve_stream_raw("stream", move |_: Context, length: Bytes, mut sink: ResponseSink| {
+                let told = told.clone();
+                async move {
+                    let too_large = sink.send_raw(fill(&length)).await.unwrap_err();
+                    told.send(too_large.kind().clone()).await.unwrap();
+                    sink.send_raw("smaller").await.unwrap();
+                    Ok(())
+                }
+            });
         let server = serve(router);
         let connection = server.connect().await;
         let mut body = Vec::new();
@@ -636,15 +640,13 @@ fn an_answer_that_does_not_fit_a_frame_is_an_error_and_not_half_an_answer() {
         let error = connection.call_raw("fill", (most + 1).to_string()).await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Remote(WireError::Internal));
         // In base64 the same is a third larger.
-        let in_json =
-            |length: usize| connection.request("fill").raw_params(length.to_string()).codec(Codec::Json);
-        let error = in_json(most).send().await.unwrap_err();
+        let in_json = |length: usize| connection.request_raw("fill", length.to_string()).codec(Codec::Json);
+        let error = in_json(most).send_raw().await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Remote(WireError::Internal));
-        assert_eq!(in_json(390_000).send().await.unwrap().len(), 390_000);
-        let mut answers =
-            connection.request("stream").raw_params((most + 1).to_string()).stream().await.unwrap();
-        assert_eq!(answers.next().await.unwrap().unwrap(), "smaller");
-        assert_eq!(answers.next().await.unwrap(), None);
+        assert_eq!(in_json(390_000).send_raw().await.unwrap().len(), 390_000);
+        let mut answers = connection.stream_raw("stream", (most + 1).to_string()).await.unwrap();
+        assert_eq!(answers.next_raw().await.unwrap().unwrap(), "smaller");
+        assert_eq!(answers.next_raw().await.unwrap(), None);
         assert_eq!(kinds.recv().await.unwrap(), ErrorKind::MessageTooLarge);
         assert_echoes(&connection).await;
     });
@@ -654,20 +656,20 @@ fn an_answer_that_does_not_fit_a_frame_is_an_error_and_not_half_an_answer() {
 fn the_callers_own_limit_refuses_larger_answers() {
     run(async {
         let (gone, endings) = signal();
-        let router = echo().streaming("large", move |_: Context, _, mut sink: ResponseSink| {
+        let router = echo().serve_stream_raw("large", move |_: Context, _, mut sink: ResponseSink| {
             let guard = DropGuard(gone.clone());
             async move {
                 let _guard = guard;
                 loop {
-                    sink.send(vec![0; 2000]).await.map_err(|_| MethodError::internal("not sent"))?;
+                    sink.send_raw(vec![0; 2000]).await.map_err(|_| MethodError::internal("not sent"))?;
                 }
             }
         });
         let server = serve(router);
         let limits = TransportLimits::builder().max_frame_bytes(1024).build().unwrap();
         let connection = server.connect_within(limits).await;
-        let mut answers = connection.request("large").stream().await.unwrap();
-        assert_eq!(answers.next().await.unwrap_err().kind(), &ErrorKind::FrameTooLarge);
+        let mut answers = connection.stream_raw("large", "").await.unwrap();
+        assert_eq!(answers.next_raw().await.unwrap_err().kind(), &ErrorKind::FrameTooLarge);
         endings.recv().await.unwrap();
         assert_echoes(&connection).await;
     });
@@ -678,12 +680,12 @@ fn a_caller_that_does_not_read_holds_the_handler_and_no_other() {
     run(async {
         let (gone, endings) = signal();
         let (sent, sendings) = signal();
-        let router = echo().streaming("flood", move |_: Context, _, mut sink: ResponseSink| {
+        let router = echo().serve_stream_raw("flood", move |_: Context, _, mut sink: ResponseSink| {
             let (guard, sent) = (DropGuard(gone.clone()), sent.clone());
             async move {
                 let _guard = guard;
                 for _ in 0..1000 {
-                    sink.send(vec![0; 10_000]).await.map_err(|_| MethodError::internal("not sent"))?;
+                    sink.send_raw(vec![0; 10_000]).await.map_err(|_| MethodError::internal("not sent"))?;
                     sent.try_send(()).unwrap();
                 }
                 Ok(())
@@ -691,15 +693,15 @@ fn a_caller_that_does_not_read_holds_the_handler_and_no_other() {
         });
         let server = serve(router);
         let connection = server.connect().await;
-        let mut answers = connection.request("flood").stream().await.unwrap();
+        let mut answers = connection.stream_raw("flood", "").await.unwrap();
         sendings.recv().await.unwrap();
         // On the same connection: the window of one stream is half the connection's.
         assert_echoes(&connection).await;
         assert!(sendings.len() < 999 && endings.is_empty(), "10 MB are more than the windows");
         for _ in 0..1000 {
-            assert_eq!(answers.next().await.unwrap().unwrap().len(), 10_000);
+            assert_eq!(answers.next_raw().await.unwrap().unwrap().len(), 10_000);
         }
-        assert_eq!(answers.next().await.unwrap(), None);
+        assert_eq!(answers.next_raw().await.unwrap(), None);
         endings.recv().await.unwrap();
     });
 }

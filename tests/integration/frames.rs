@@ -16,7 +16,7 @@ fn node() -> (Server, Receiver<()>) {
 
 fn node_within(limits: TransportLimits) -> (Server, Receiver<()>) {
     let (ran, runs) = signal();
-    let router = Router::new().unary("demo.run", move |_: Context, params| {
+    let router = Router::new().serve_raw("demo.run", move |_: Context, params| {
         let ran = ran.clone();
         async move {
             ran.try_send(()).unwrap();

@@ -58,7 +58,7 @@ fn self_signed() -> Identity {
 
 /// A node with these credentials; `demo.peer` tells the caller what the node knows of it.
 fn node(tls: ServerTls) -> (Endpoint, SocketAddr) {
-    let router = Router::new().unary("demo.peer", |context: Context, _| async move {
+    let router = Router::new().serve_raw("demo.peer", |context: Context, _| async move {
         Ok(context.peer().map_or_else(Default::default, |peer| peer.fingerprint().as_bytes().to_vec().into()))
     });
     let endpoint = Endpoint::builder().server(tls).router(router).bind(loopback()).unwrap();
@@ -302,7 +302,7 @@ fn handlers_and_callers_see_who_the_other_side_is() {
     let identity = Identity::from_der(chain.clone(), key).unwrap();
 
     run(async {
-        let router = Router::new().unary("demo.look", move |context: Context, _| {
+        let router = Router::new().serve_raw("demo.look", move |context: Context, _| {
             let chain = chain.clone();
             async move {
                 let peer = context.peer().unwrap();

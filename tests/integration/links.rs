@@ -12,7 +12,7 @@ use palyra_quic::{
 const MILLI: Duration = Duration::from_millis(1);
 
 fn echo() -> Router {
-    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) })
+    Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
 }
 
 /// Bytes that tell of their place.

@@ -63,5 +63,6 @@ mod shutdown;
 mod socket_errors;
 mod stats;
 mod subscribers;
+mod typed;
 mod unverifiable_certificates;
 mod vectors;

@@ -45,11 +45,11 @@ fn passed_on(error: &WireError) -> WireError {
 
 /// The failure of a call, and of the same call as a stream.
 async fn failures(connection: &Connection, method: &str, codec: Codec) -> [Error; 2] {
-    let call = || connection.request(method).raw_params("\0").codec(codec);
-    let called = call().send().await.unwrap_err();
+    let call = || connection.request_raw(method, "\0").codec(codec);
+    let called = call().send_raw().await.unwrap_err();
     let streamed = async {
         let mut responses = call().stream().await?;
-        while responses.next().await?.is_some() {}
+        while responses.next_raw().await?.is_some() {}
         Ok::<_, Error>(())
     };
     [called, streamed.await.unwrap_err()]
@@ -65,9 +65,9 @@ fn the_errors_of_handlers_pass_unchanged_and_the_method_may_have_run() {
             };
             let (unary, typed, streaming) = (failing(&error), failing(&error), failing(&error));
             let router = Router::new()
-                .unary("unary", move |_, _| future::ready(Err(unary())))
-                .typed("typed", move |_, _: u8| future::ready(Err::<u8, _>(typed())))
-                .streaming("streaming", move |_, _, _| future::ready(Err(streaming())));
+                .serve_raw("unary", move |_, _| future::ready(Err(unary())))
+                .serve("typed", move |_, _: u8| future::ready(Err::<u8, _>(typed())))
+                .serve_stream_raw("streaming", move |_, _, _| future::ready(Err(streaming())));
             let server = serve(router);
             let connection = server.connect().await;
             for method in ["unary", "typed", "streaming"] {
@@ -95,11 +95,11 @@ fn what_the_node_refuses_has_not_run() {
         let (one, other) = (count(&begun), count(&begun));
         let log = EventLog::builder().max_subscribers(1).build().unwrap();
         let router = Router::new()
-            .typed("typed", move |_, _: String| {
+            .serve("typed", move |_, _: String| {
                 one();
                 future::ready(Ok(0_u8))
             })
-            .unary("forbidden", move |_, _| {
+            .serve_raw("forbidden", move |_, _| {
                 other();
                 future::ready(Ok(Bytes::new()))
             })
@@ -107,7 +107,7 @@ fn what_the_node_refuses_has_not_run() {
             .allow("forbidden", Peers::nobody());
         let server = serve(router);
         let connection = server.connect().await;
-        let _subscriber = connection.events().follow().open().await.unwrap();
+        let _subscriber = connection.events_raw().follow().open().await.unwrap();
         while log.subscribers() == 0 {
             future::yield_now().await;
         }
@@ -124,7 +124,7 @@ fn what_the_node_refuses_has_not_run() {
                 }
             }
         }
-        let late = connection.request("typed").timeout(Duration::ZERO).respond().await.unwrap_err();
+        let late = connection.request_raw("typed", "").timeout(Duration::ZERO).respond().await.unwrap_err();
         assert_eq!(late.kind(), &ErrorKind::DeadlineExceeded, "on this side");
 
         // What no caller of this crate sends.
@@ -151,7 +151,8 @@ fn what_the_node_refuses_has_not_run() {
 fn a_rate_and_a_shutdown_refuse_before_a_handler_starts() {
     run(async {
         let limits = TransportLimits::builder().request_rate(Rate::per_second(1).burst(1)).build().unwrap();
-        let server = serve_within(limits, Router::new().unary("m", |_, params| future::ready(Ok(params))));
+        let server =
+            serve_within(limits, Router::new().serve_raw("m", |_, params| future::ready(Ok(params))));
         let connection = server.connect().await;
         assert!(connection.call_raw("m", "x").await.is_ok());
         let error = connection.call_raw("m", "x").await.unwrap_err();
@@ -178,9 +179,9 @@ impl Scripted {
     async fn failure(&self, stream: bool, answer: &[u8], reset: Option<Code>) -> Error {
         let call = async {
             if !stream {
-                return self.caller.request("m").respond().await.unwrap_err();
+                return self.caller.request_raw("m", "").respond().await.unwrap_err();
             }
-            let mut responses = self.caller.request("m").stream().await.unwrap();
+            let mut responses = self.caller.stream_raw("m", "").await.unwrap();
             loop {
                 match responses.next_response().await {
                     Ok(answer) => assert!(answer.is_some(), "it does not fail"),
@@ -306,7 +307,7 @@ fn what_this_side_does_not_send_has_not_run() {
 #[test]
 fn a_reply_of_another_type_has_run_for_a_client_that_dials_by_itself_too() {
     run(async {
-        let server = serve(Router::new().typed("m", |_, number: u8| future::ready(Ok(number))));
+        let server = serve(Router::new().serve("m", |_, number: u8| future::ready(Ok(number))));
         let endpoint = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
         let client =
             Client::builder(endpoint).address(server.endpoint.local_addr().unwrap()).build().unwrap();
@@ -348,16 +349,16 @@ proptest! {
             let ran = Arc::new(Mutex::new(HashSet::new()));
             let (acting, running) = (Arc::clone(&act), Arc::clone(&ran));
             let limits = TransportLimits::builder().request_rate(Rate::per_second(1).burst(8)).build().unwrap();
-            let router = Router::new().streaming("m", move |_, params, mut sink: ResponseSink| {
+            let router = Router::new().serve_stream_raw("m", move |_, params, mut sink: ResponseSink| {
                 running.lock().unwrap().insert(params[0]);
                 let act = *acting.lock().unwrap();
                 async move {
                     let fail = |which: usize| Err(MethodError::new(wire_errors()[which].clone()));
                     match act {
-                        Act::Answer => sink.send("x").await.map_err(|_| MethodError::internal("")),
+                        Act::Answer => sink.send_raw("x").await.map_err(|_| MethodError::internal("")),
                         Act::Fail(which) => fail(which),
                         Act::AnswerAndFail(which) => {
-                            let _ = sink.send("x").await;
+                            let _ = sink.send_raw("x").await;
                             fail(which)
                         }
                         Act::Panic => panic!("as the test wants it"),
@@ -371,11 +372,11 @@ proptest! {
                 *act.lock().unwrap() = next;
                 let method = if method == 0 { "nobody.has" } else { "m" };
                 let codec = if json { Codec::Json } else { Codec::Cbor };
-                let mut request = connection.request(method).raw_params(vec![call]).codec(codec);
+                let mut request = connection.request_raw(method, vec![call]).codec(codec);
                 if timeout < 3 {
                     request = request.timeout(Duration::from_millis(timeout));
                 }
-                if request.send().await.is_err_and(|error| !error.may_have_run()) {
+                if request.send_raw().await.is_err_and(|error| !error.may_have_run()) {
                     said_not_to_have_run.insert(call);
                 }
             }

@@ -25,7 +25,7 @@ fn node_within(limits: TransportLimits) -> (Server, Receiver<Bytes>) {
 }
 
 fn noting(router: Router, told: Sender<Bytes>) -> Router {
-    router.notification("note", move |_: Context, params| {
+    router.on_notification_raw("note", move |_: Context, params| {
         let told = told.clone();
         async move { told.try_send(params).unwrap() }
     })
@@ -77,7 +77,7 @@ fn the_next_notification_waits_for_the_handler_and_other_streams_do_not() {
         let (entered, entries) = signal();
         let (release, gate) = signal();
         let (told, notes) = unbounded();
-        let router = Router::new().notification("wait", move |_: Context, _| {
+        let router = Router::new().on_notification_raw("wait", move |_: Context, _| {
             let (entered, gate) = (entered.clone(), gate.clone());
             async move {
                 entered.try_send(()).unwrap();
@@ -303,7 +303,7 @@ fn streams_that_end_at_once_do_not_get_around_the_limit() {
     run(async {
         let (started, starts) = unbounded();
         let (release, released) = unbounded::<()>();
-        let router = Router::new().notification("slow", move |_: Context, _| {
+        let router = Router::new().on_notification_raw("slow", move |_: Context, _| {
             let (started, released) = (started.clone(), released.clone());
             async move {
                 started.try_send(()).unwrap();
@@ -422,18 +422,18 @@ fn a_handler_that_fails_stops_its_own_stream_alone() {
         let (told, notes) = unbounded();
         let (gone, endings) = signal();
         let router = Router::new()
-            .notification("panic", |_: Context, _| async { panic!("as the test wants it") })
-            .notification("panic at once", |_: Context, _| -> future::Ready<()> {
+            .on_notification_raw("panic", |_: Context, _| async { panic!("as the test wants it") })
+            .on_notification_raw("panic at once", |_: Context, _| -> future::Ready<()> {
                 panic!("as the test wants it")
             })
-            .notification("hang", move |_: Context, _| {
+            .on_notification_raw("hang", move |_: Context, _| {
                 let guard = DropGuard(gone.clone());
                 async move {
                     let _guard = guard;
                     future::pending().await
                 }
             })
-            .typed_notification("typed", |_: Context, _: u32| async {});
+            .on_notification("typed", |_: Context, _: u32| async {});
         let limits = TransportLimits::builder().handler_timeout(Duration::from_millis(50)).build().unwrap();
         let server = serve_within(limits, noting(router, told));
         let peer = server.raw().await;
@@ -463,7 +463,7 @@ fn a_sender_may_be_gone_before_its_notification_is_handled() {
         let (entered, entries) = signal();
         let (release, gate) = signal();
         let (told, notes) = signal();
-        let router = Router::new().notification("wait", move |_: Context, _| {
+        let router = Router::new().on_notification_raw("wait", move |_: Context, _| {
             let (entered, gate, told) = (entered.clone(), gate.clone(), told.clone());
             async move {
                 entered.try_send(()).unwrap();
@@ -494,7 +494,7 @@ async fn is_json_only(codec: Codec, answer: &[u8]) -> bool {
         stream.send(&frame(answer)).await;
         stream.finish();
     };
-    let (outcome, ()) = zip(connection.request("demo.echo").codec(codec).send(), answering).await;
+    let (outcome, ()) = zip(connection.request_raw("demo.echo", "").codec(codec).send_raw(), answering).await;
     assert!(matches!(outcome.unwrap_err().kind(), ErrorKind::Remote(_)));
 
     let known = connection.is_json_only();

@@ -397,7 +397,7 @@ fn rotations_beside_a_cross_certificate_that_expires_and_a_rekey_fail_no_call_an
     let revoked = mesh.keys[0].leaf(ExtendedKeyUsagePurpose::ClientAuth, pair.began + YEAR);
     let lists = [(); 2].map(|()| RevocationList::with_clock(pair.wall_clock()));
     let [of_server, of_client] = &lists;
-    let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) });
+    let router = Router::new().serve_raw("demo.echo", |_, params| async move { Ok(params) });
     let builder = Endpoint::builder().server(mesh.server(0, of_server)).router(router);
     let node = pair.gateway.bind(builder.wall_clock(pair.wall_clock()), 7443).unwrap();
     let dialler = |host: &Host, tls| {

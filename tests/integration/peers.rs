@@ -21,8 +21,8 @@ fn limits() -> TransportLimitsBuilder {
 
 fn echo() -> Router {
     Router::new()
-        .unary("demo.echo", |_: Context, params| async move { Ok(params) })
-        .notification("demo.note", |_: Context, _| async {})
+        .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
+        .on_notification_raw("demo.note", |_: Context, _| async {})
 }
 
 fn node(limits: TransportLimitsBuilder) -> Server {
@@ -173,7 +173,7 @@ fn without_a_rate_every_request_is_served() {
 fn notifications_that_come_too_often_wait_and_are_not_lost() {
     run(async {
         let (handled, arrivals) = unbounded();
-        let router = Router::new().notification("demo.note", move |_: Context, params: Bytes| {
+        let router = Router::new().on_notification_raw("demo.note", move |_: Context, params: Bytes| {
             let handled = handled.clone();
             async move { handled.try_send(params).unwrap() }
         });
@@ -277,7 +277,7 @@ fn a_fault_now_and_then_is_forgiven() {
 fn calls_that_are_given_up_count_as_useless() {
     run(async {
         let (started, starts) = signal();
-        let router = Router::new().unary("demo.hang", move |_: Context, _| {
+        let router = Router::new().serve_raw("demo.hang", move |_: Context, _| {
             started.try_send(()).unwrap();
             future::pending()
         });

@@ -68,12 +68,12 @@ fn methods(heard: &Arc<AtomicUsize>) -> Router {
     let log = EventLog::new();
     log.publish("door opened").unwrap();
     Router::new()
-        .typed("demo.restart", move |_: Context, n: u32| {
+        .serve("demo.restart", move |_: Context, n: u32| {
             calls.fetch_add(1, Ordering::SeqCst);
             async move { Ok(n) }
         })
-        .unary("demo.echo", |_: Context, params: Bytes| async move { Ok(params) })
-        .notification("demo.tell", move |_: Context, _| {
+        .serve_raw("demo.echo", |_: Context, params: Bytes| async move { Ok(params) })
+        .on_notification_raw("demo.tell", move |_: Context, _| {
             notifications.fetch_add(1, Ordering::SeqCst);
             async {}
         })
@@ -93,7 +93,7 @@ fn assert_denied<T: std::fmt::Debug>(outcome: Result<T, Error>) {
 
 /// Whether the peer's events can be had.
 async fn first_event(connection: &Connection) -> Result<(), Error> {
-    connection.events().open().await?.next().await.map(drop)
+    connection.events_raw().open().await?.next_raw().await.map(drop)
 }
 
 /// With what code a notification is stopped; `None` where it is taken.
@@ -167,7 +167,7 @@ fn the_decision_comes_before_the_parameters() {
     let open = Gateway::open();
     let garbage = async |gateway: &Gateway, codec| {
         let connection = gateway.connect_as("7").await;
-        connection.request("demo.restart").codec(codec).raw_params("\u{ff}").send().await
+        connection.request_raw("demo.restart", "\u{ff}").codec(codec).send_raw().await
     };
     for codec in [Codec::Cbor, Codec::Json] {
         protected.pair.sim.run(async { assert_denied(garbage(&protected, codec).await) });
@@ -273,5 +273,5 @@ fn a_rule_for_a_method_that_is_not_served_is_found_when_the_endpoint_is_bound() 
     let error = bind(rule()).unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
     assert!(error.explanation().unwrap().contains("demo.echo"));
-    bind(rule().unary("demo.echo", |_: Context, params| async move { Ok(params) })).unwrap();
+    bind(rule().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })).unwrap();
 }

@@ -12,7 +12,7 @@ use crate::common::{
 /// A node with a method that tells each time it runs, and with what.
 fn node() -> (Server, Receiver<Bytes>) {
     let (ran, runs) = smol::channel::unbounded();
-    let router = Router::new().unary("m", move |_: Context, params: Bytes| {
+    let router = Router::new().serve_raw("m", move |_: Context, params: Bytes| {
         let ran = ran.clone();
         async move {
             ran.try_send(params.clone()).unwrap();
@@ -394,7 +394,7 @@ fn hanging(handler_timeout: Duration) -> (Server, Receiver<()>, Receiver<()>) {
     let (began, beginnings) = signal();
     let (ended, endings) = signal();
     let router = Router::new()
-        .unary("hang", move |_: Context, _| {
+        .serve_raw("hang", move |_: Context, _| {
             let guard = DropGuard(ended.clone());
             began.try_send(()).unwrap();
             async move {
@@ -402,7 +402,7 @@ fn hanging(handler_timeout: Duration) -> (Server, Receiver<()>, Receiver<()>) {
                 future::pending().await
             }
         })
-        .unary("m", |context: Context, _| async move {
+        .serve_raw("m", |context: Context, _| async move {
             let left = context.time_left().unwrap();
             Ok(Bytes::from(left.as_secs().to_string()))
         });

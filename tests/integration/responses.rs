@@ -61,7 +61,7 @@ impl Link {
     /// Calls, and is answered with these bytes.
     async fn answered(&self, via: Via, bytes: &[u8], end: End) -> Outcome {
         let call = async {
-            let call = self.client.request("m");
+            let call = self.client.request_raw("m", "");
             match via {
                 Via::Call => match call.respond().await {
                     Ok(answer) => (vec![answer], None),
@@ -438,7 +438,7 @@ fn an_answer_may_be_in_the_other_codec() {
             assert!(outcome.error.is_none());
             assert_eq!(outcome.answers, vec![payload.clone(); count]);
         }
-        let asked_in_json = link.client.request("m").codec(Codec::Json).send();
+        let asked_in_json = link.client.request_raw("m", "").codec(Codec::Json).send_raw();
         let cbor = frame(&result());
         let (answer, _) = future::zip(asked_in_json, link.answer(&cbor, End::Fin)).await;
         assert_eq!(answer.unwrap(), "x");
@@ -455,9 +455,9 @@ fn an_answer_of_another_kind_is_a_violation() {
             let (answer, _) = future::zip(link.client.call_raw("m", ""), link.answer(&bytes, End::Fin)).await;
             assert_eq!(answer.unwrap_err().kind(), &ErrorKind::Protocol);
             let streamed = async {
-                let mut responses = link.client.request("m").stream().await.unwrap();
-                let error = responses.next().await.unwrap_err();
-                assert!(responses.next().await.unwrap().is_none(), "an error is the end");
+                let mut responses = link.client.stream_raw("m", "").await.unwrap();
+                let error = responses.next_raw().await.unwrap_err();
+                assert!(responses.next_raw().await.unwrap().is_none(), "an error is the end");
                 error
             };
             let (error, stopped) = future::zip(streamed, link.answer(&bytes, End::Open)).await;
@@ -504,10 +504,10 @@ fn gap(first_seq: u64) -> Vec<u8> {
 /// The sequence numbers that a subscriber behind event 3 gets of these frames, and what ended it.
 async fn subscribed(link: &Link, bytes: &[u8], end: End) -> (Vec<u64>, Option<Error>, Option<Code>) {
     let subscriber = async {
-        let mut events = link.client.events().resume_from(3).follow().open().await.unwrap();
+        let mut events = link.client.events_raw().resume_from(3).follow().open().await.unwrap();
         let mut got = Vec::new();
         loop {
-            match events.next().await {
+            match events.next_raw().await {
                 Ok(Some(EventItem::Event { seq, .. })) => got.push(seq),
                 Ok(Some(EventItem::Gap(_))) => {}
                 Ok(None) => break (got, None),

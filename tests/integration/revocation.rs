@@ -33,8 +33,8 @@ impl Gateway {
         let list = RevocationList::new();
         let tls = ServerTls::new(identity.identity()).require_client_certificates(authority.trust());
         let router = Router::new()
-            .unary("demo.echo", |_: Context, params| async move { Ok(params) })
-            .unary("demo.hang", |_: Context, _| pending());
+            .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
+            .serve_raw("demo.hang", |_: Context, _| pending());
         let (runtime, began) = (pair.sim.runtime(), SystemTime::now());
         let start = runtime.now();
         let wall_clock = WallClock::from_fn(move || Some(began + (runtime.now() - start)));

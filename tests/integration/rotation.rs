@@ -56,12 +56,11 @@ impl Nodes {
     /// With the first of these generations, and trust in all of them.
     fn new(generations: &[Generation]) -> Self {
         let pair = Pair::new(1, Link::new().delay(10 * MILLI));
-        let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) }).unary(
-            "demo.peer",
-            |context: Context, _| async move {
+        let router = Router::new()
+            .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
+            .serve_raw("demo.peer", |context: Context, _| async move {
                 Ok(context.peer().unwrap().fingerprint().as_bytes().to_vec().into())
-            },
-        );
+            });
         let tls = server_tls(&generations[0], generations);
         let gateway = pair.gateway.bind(Endpoint::builder().server(tls).router(router), PORT).unwrap();
         let tls = client_tls(&generations[0], generations);
@@ -194,7 +193,7 @@ fn a_failed_rotation_changes_nothing_in_either_half() {
     let nodes = Nodes::new(&generations);
     let [old, new] = &generations;
     // A node that dials and accepts: the identity that it shows to its clients could have been changed.
-    let router = Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) });
+    let router = Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
     let builder = Endpoint::builder()
         .server(server_tls(old, &generations))
         .client(client_tls(old, &generations))

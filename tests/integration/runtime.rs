@@ -25,7 +25,7 @@ use smol::{Executor, LocalExecutor, channel::Sender};
 use crate::common::{Pki, in_time, loopback, run};
 
 fn echo() -> Router {
-    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) }).unary(
+    Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) }).serve_raw(
         "demo.later",
         |_: Context, params| async move {
             yield_now().await;
@@ -255,7 +255,7 @@ fn an_ipv4_peer_of_a_socket_for_both_families_has_its_own_address() {
     run(async {
         let pki = Pki::new();
         let (told, tells) = smol::channel::unbounded();
-        let router = Router::new().unary("demo.whence", move |context: Context, _| {
+        let router = Router::new().serve_raw("demo.whence", move |context: Context, _| {
             told.try_send(context.remote_address()).unwrap();
             async { Ok("told".into()) }
         });

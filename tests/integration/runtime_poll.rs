@@ -19,7 +19,7 @@ use palyra_quic::{
 use crate::common::{DropGuard, Pki, in_time, loopback, signal};
 
 fn echo() -> Router {
-    Router::new().unary("demo.echo", |_: Context, params| async move { Ok(params) })
+    Router::new().serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
 }
 
 fn node_with(pki: &Pki, runtime: Arc<dyn Runtime>, router: Router) -> Endpoint {

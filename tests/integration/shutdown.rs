@@ -41,14 +41,14 @@ fn node() -> (Server, Handlers, EventLog) {
     let noted = wait.clone();
     let log = EventLog::new();
     let router = Router::new()
-        .unary("wait", move |_: Context, _| {
+        .serve_raw("wait", move |_: Context, _| {
             let waiting = wait();
             async move {
                 waiting.await;
                 Ok(Bytes::from(vec![7; 400_000]))
             }
         })
-        .notification("wait", move |_: Context, _| noted())
+        .on_notification_raw("wait", move |_: Context, _| noted())
         .events(log.clone());
     (serve(router), Handlers { entered, release, gone }, log)
 }
@@ -192,14 +192,14 @@ fn followed_events_end_with_the_code_that_says_come_back() {
         let connection = server.connect().await;
         let running = call(&connection);
         handlers.entered.recv().await.unwrap();
-        let mut events = connection.events().follow().open().await.unwrap();
-        assert!(matches!(events.next().await.unwrap(), Some(EventItem::Event { seq: 1, .. })));
-        assert!(poll_once(events.next()).await.is_none());
+        let mut events = connection.events_raw().follow().open().await.unwrap();
+        assert!(matches!(events.next_raw().await.unwrap(), Some(EventItem::Event { seq: 1, .. })));
+        assert!(poll_once(events.next_raw()).await.is_none());
         let mut shutdown = pin!(server.endpoint.shutdown(LONG));
         assert!(poll_once(&mut shutdown).await.is_none());
         // While the connection is still there for what is running.
-        assert_is_shutdown(&events.next().await.unwrap_err());
-        assert!(events.next().await.unwrap().is_none());
+        assert_is_shutdown(&events.next_raw().await.unwrap_err());
+        assert!(events.next_raw().await.unwrap().is_none());
         assert!(connection.close_reason().is_none());
         handlers.release.try_send(()).unwrap();
         zip(shutdown, async { running.await.unwrap() }).await;
@@ -212,10 +212,10 @@ fn followed_events_alone_hold_no_shutdown() {
         let (server, _, log) = node();
         log.publish("before").unwrap();
         let connection = server.connect().await;
-        let mut events = connection.events().follow().open().await.unwrap();
-        assert!(events.next().await.unwrap().is_some());
+        let mut events = connection.events_raw().follow().open().await.unwrap();
+        assert!(events.next_raw().await.unwrap().is_some());
         let ((), error) =
-            zip(server.endpoint.shutdown(LONG), async { events.next().await.unwrap_err() }).await;
+            zip(server.endpoint.shutdown(LONG), async { events.next_raw().await.unwrap_err() }).await;
         // Of the stream, or of the connection that followed it.
         assert_is_shutdown(&error);
     });
@@ -286,7 +286,7 @@ fn either_side_learns_that_the_other_shuts_down() {
             leaving.shutdown(LONG).await;
             assert_is_shutdown(&there.closed().await);
             assert_eq!(here.closed().await.kind(), &ErrorKind::Closed, "its own doing");
-            assert!(there.request("node.health").health().await.is_err());
+            assert!(there.request_raw("node.health", "").health().await.is_err());
         }
     });
 }
@@ -297,7 +297,7 @@ fn a_dialler_that_shuts_down_finishes_what_it_serves() {
         let (server, lent) = lending();
         let (enter, entered) = signal();
         let (release, gate) = signal();
-        let router = Router::new().unary("wait", move |_: Context, params| {
+        let router = Router::new().serve_raw("wait", move |_: Context, params| {
             let (enter, gate) = (enter.clone(), gate.clone());
             async move {
                 enter.try_send(()).unwrap();
@@ -349,7 +349,10 @@ fn a_dialled_connection_keeps_its_endpoint_until_it_is_dropped() {
         let dialled = dialler.connect(server.address()).await.unwrap();
         let accepted = lent.recv().await.unwrap();
         drop(dialler);
-        assert!(matches!(dialled.request("node.health").respond().await.unwrap(), Response::Health { .. }));
+        assert!(matches!(
+            dialled.request_raw("node.health", "").respond().await.unwrap(),
+            Response::Health { .. }
+        ));
         let another = dialled.clone();
         drop(dialled);
         assert!(another.health().await.unwrap().ok);
@@ -365,7 +368,7 @@ fn an_answer_that_was_given_as_the_shutdown_began_arrives() {
         let (done, ended) = signal();
         // A handler that shuts its own node down: the shutdown begins once the answer is written, and before
         // it has left.
-        let router = Router::new().unary("leave", move |_: Context, params| {
+        let router = Router::new().serve_raw("leave", move |_: Context, params| {
             let (endpoints, done) = (endpoints.clone(), done.clone());
             async move {
                 let endpoint = endpoints.recv().await.unwrap();
@@ -391,7 +394,7 @@ fn an_answer_that_was_given_as_the_shutdown_began_arrives() {
 fn notifications_written_just_before_an_orderly_end_arrive() {
     run(async {
         let (told, notes) = signal();
-        let server = serve(Router::new().notification("note", move |_: Context, _| {
+        let server = serve(Router::new().on_notification_raw("note", move |_: Context, _| {
             let told = told.clone();
             async move { told.try_send(()).unwrap() }
         }));
@@ -448,7 +451,7 @@ fn a_method_that_awaits_the_shutdown_of_its_node_answers() {
     run(async {
         for _ in 0..10 {
             let (hand_over, endpoints) = bounded::<Endpoint>(1);
-            let router = Router::new().unary("leave", move |_: Context, params| {
+            let router = Router::new().serve_raw("leave", move |_: Context, params| {
                 let endpoints = endpoints.clone();
                 async move {
                     let endpoint = endpoints.recv().await.unwrap();

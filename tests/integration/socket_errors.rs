@@ -102,12 +102,12 @@ impl Setup {
 
 fn router() -> Router {
     Router::new()
-        .unary("demo.echo", |_: Context, params| async move { Ok(params) })
-        .unary("demo.never", |_: Context, _| future::pending())
+        .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
+        .serve_raw("demo.never", |_: Context, _| future::pending())
 }
 
 async fn echo(connection: &Connection) -> Result<()> {
-    let answer = connection.request("demo.echo").raw_params("hello").timeout(CALL_LIMIT).send().await?;
+    let answer = connection.request_raw("demo.echo", "hello").timeout(CALL_LIMIT).send_raw().await?;
     assert_eq!(answer, "hello");
     Ok(())
 }

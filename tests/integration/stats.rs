@@ -25,16 +25,18 @@ fn limits() -> TransportLimitsBuilder {
 
 fn methods(log: &EventLog) -> Router {
     Router::new()
-        .typed("demo.double", |_: Context, n: u32| async move { Ok(n * 2) })
-        .unary("demo.hang", |_: Context, _| pending())
-        .unary("demo.panic", |_: Context, _| async { panic!("as a test wants it") })
-        .unary("demo.own", |_: Context, _| async { Err(MethodError::new(WireError::from("demo.own_error"))) })
-        .unary("demo.full", |_: Context, _| async { Err(MethodError::resource_exhausted("")) })
-        .unary("demo.fails", |_: Context, _| async { Err(MethodError::internal("")) })
-        .unary("demo.secret", |_: Context, params| async move { Ok(params) })
-        .typed_notification("demo.tell", |_: Context, _: u32| async {})
-        .notification("demo.stuck", |_: Context, _| pending())
-        .notification("demo.whisper", |_: Context, _| async {})
+        .serve("demo.double", |_: Context, n: u32| async move { Ok(n * 2) })
+        .serve_raw("demo.hang", |_: Context, _| pending())
+        .serve_raw("demo.panic", |_: Context, _| async { panic!("as a test wants it") })
+        .serve_raw("demo.own", |_: Context, _| async {
+            Err(MethodError::new(WireError::from("demo.own_error")))
+        })
+        .serve_raw("demo.full", |_: Context, _| async { Err(MethodError::resource_exhausted("")) })
+        .serve_raw("demo.fails", |_: Context, _| async { Err(MethodError::internal("")) })
+        .serve_raw("demo.secret", |_: Context, params| async move { Ok(params) })
+        .on_notification("demo.tell", |_: Context, _: u32| async {})
+        .on_notification_raw("demo.stuck", |_: Context, _| pending())
+        .on_notification_raw("demo.whisper", |_: Context, _| async {})
         .allow("demo.secret", Peers::nobody())
         .allow("demo.whisper", Peers::nobody())
         .events(log.clone())
@@ -292,11 +294,11 @@ fn events_and_gaps_are_counted_on_both_sides() {
     }
     bench.run(async {
         let connection = bench.connect().await;
-        let mut events = connection.events().resume_from(0).follow().open().await.unwrap();
-        assert!(matches!(events.next().await.unwrap(), Some(EventItem::Gap(gap)) if gap.missed == Some(1)));
+        let mut events = connection.events_raw().resume_from(0).follow().open().await.unwrap();
+        assert!(matches!(events.next_raw().await.unwrap(), Some(EventItem::Gap(gap)) if gap.missed == Some(1)));
         for seq in 2..=3 {
             assert!(
-                matches!(events.next().await.unwrap(), Some(EventItem::Event { seq: got, .. }) if got == seq)
+                matches!(events.next_raw().await.unwrap(), Some(EventItem::Event { seq: got, .. }) if got == seq)
             );
         }
         bench.moved(|stats| (stats.requests, stats.events_sent, stats.gaps_sent) = (1, 2, 1)).await;

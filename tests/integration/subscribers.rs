@@ -133,7 +133,7 @@ async fn by_connection(case: &Case, follow: bool, codec: Codec) -> (Vec<Item>, O
     let server = RawServer::new();
     let (connection, peer) = server.connect().await;
     let subscriber = async {
-        let mut request = connection.events();
+        let mut request = connection.events_raw();
         if let Some(cursor) = case.resume {
             request = request.resume_from(cursor.seq());
             if let Some(epoch) = cursor.epoch() {
@@ -144,12 +144,12 @@ async fn by_connection(case: &Case, follow: bool, codec: Codec) -> (Vec<Item>, O
         let mut events = request.codec(codec).open().await.unwrap();
         let mut items = Vec::new();
         loop {
-            match events.next().await {
+            match events.next_raw().await {
                 Ok(Some(EventItem::Event { seq, .. })) => items.push(Item::Event(seq)),
                 Ok(Some(EventItem::Gap(gap))) => items.push(Item::Gap(gap.next_seq - 1)),
                 Ok(None) => break (items, None),
                 Err(error) => {
-                    assert!(events.next().await.unwrap().is_none(), "an error is the end");
+                    assert!(events.next_raw().await.unwrap().is_none(), "an error is the end");
                     break (items, Some(error.kind().clone()));
                 }
             }

@@ -44,10 +44,10 @@ fn router(setup: &Setup) -> Result<Router> {
     }
     let published = log.clone();
     Ok(Router::new()
-        .unary("bench.echo", |_, params| async move { Ok(params) })
-        .unary("bench.take", |_, _params| async move { Ok(Bytes::new()) })
-        .unary("bench.give", |_, _params| async { Ok(Bytes::from_static(large())) })
-        .unary("bench.publish", move |_, params| {
+        .serve_raw("bench.echo", |_, params| async move { Ok(params) })
+        .serve_raw("bench.take", |_, _params| async move { Ok(Bytes::new()) })
+        .serve_raw("bench.give", |_, _params| async { Ok(Bytes::from_static(large())) })
+        .serve_raw("bench.publish", move |_, params| {
             let log = published.clone();
             async move {
                 let published = log.publish(params).map_err(|_| MethodError::internal("not published"));
@@ -137,9 +137,9 @@ mod client {
         }
 
         async fn replay(&self) -> Measured<u64> {
-            let mut events = self.events().open().await?;
+            let mut events = self.events_raw().open().await?;
             let mut count = 0;
-            while events.next().await?.is_some() {
+            while events.next_raw().await?.is_some() {
                 count += 1;
             }
             Ok(count)
@@ -151,7 +151,7 @@ mod client {
         }
 
         async fn follow(&self, resume_from: u64) -> Measured<palyra_quic::Events> {
-            Ok(self.events().resume_from(resume_from).follow().open().await?)
+            Ok(self.events_raw().resume_from(resume_from).follow().open().await?)
         }
 
         fn close(self) {
@@ -161,7 +161,7 @@ mod client {
 
     impl link::Events for palyra_quic::Events {
         async fn next(&mut self) -> Measured<()> {
-            match Self::next(self).await? {
+            match Self::next_raw(self).await? {
                 Some(EventItem::Event { .. }) => Ok(()),
                 other => Err(format!("not an event: {other:?}").into()),
             }

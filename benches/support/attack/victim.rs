@@ -132,8 +132,8 @@ pub(crate) fn serve() -> Result<()> {
     let log = EventLog::builder().within(&limits).build()?;
     log.publish("up")?;
     let router = Router::new()
-        .unary(ECHO, |_: Context, params| async move { Ok(params) })
-        .notification("attack.note", |_: Context, _| async {})
+        .serve_raw(ECHO, |_: Context, params| async move { Ok(params) })
+        .on_notification_raw("attack.note", |_: Context, _| async {})
         .events(log);
     let executor = Arc::new(async_executor::Executor::new());
     let driving = Arc::clone(&executor);

@@ -59,7 +59,7 @@ fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) 
     let mut runtime = Runtime::new()?;
     let handle = runtime.handle();
     let log = open(EventLog::builder().within(&limits), &handle)?;
-    let router = Router::new().unary("demo.echo", |_, params| async move { Ok(params) }).events(log.clone());
+    let router = Router::new().serve_raw("demo.echo", |_, params| async move { Ok(params) }).events(log.clone());
     let tls = ServerTls::new(Identity::from_pem(certificate, key)?)
         .require_client_certificates(Trust::from_pem(authority)?);
 

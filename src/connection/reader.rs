@@ -1,0 +1,138 @@
+//! How the answers of a streaming method are read.
+
+use tracing::Span;
+
+use super::{
+    Connection,
+    answer::{Deadline, decode, read, record_end, remote_error, timed_out, violated},
+};
+use crate::{
+    error::{Error, Result},
+    link::OutstandingGuard,
+    message::{Codec, MessageError, Response},
+    stream::{FrameReader, FrameWriter},
+};
+
+/// Reads the responses to one request, whatever is made of their payloads.
+pub(super) struct ResponseReader {
+    connection: Connection,
+    /// Named in errors.
+    method: Box<str>,
+    /// Of the request.
+    codec: Codec,
+    reader: FrameReader,
+    /// Resets the request's half, should it not have left whole.
+    _writer: FrameWriter,
+    deadline: Deadline,
+    /// Of the call, until its end.
+    span: Span,
+    ended: bool,
+    /// A response has come, so that the method has begun, whatever the peer says of it later.
+    answered: bool,
+    /// Until the end.
+    outstanding: Option<OutstandingGuard>,
+}
+
+impl ResponseReader {
+    pub(super) fn new(
+        connection: Connection,
+        method: Box<str>,
+        codec: Codec,
+        (writer, reader): (FrameWriter, FrameReader),
+        deadline: Deadline,
+        span: Span,
+        outstanding: Option<OutstandingGuard>,
+    ) -> Self {
+        Self {
+            connection,
+            method,
+            codec,
+            reader,
+            _writer: writer,
+            deadline,
+            span,
+            ended: false,
+            answered: false,
+            outstanding,
+        }
+    }
+
+    /// The next response of any kind but `error`, or `None` once the peer has finished.
+    ///
+    /// Cancel-safe: what has arrived is kept for the next call.
+    pub(super) async fn next(&mut self) -> Result<Option<Response>> {
+        if let Some(arrived) = self.take_arrived() {
+            return arrived.map(Some);
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        let link = self.connection.link();
+        let read = link.clock().timeout_at(self.deadline, read(link, self.codec, &mut self.reader)).await;
+        let response = match read.unwrap_or_else(|_elapsed| Err(timed_out(link.clock()))) {
+            Ok(Some(response)) => response,
+            Ok(None) => {
+                self.end(None);
+                return Ok(None);
+            }
+            Err(error) => return Err(self.fail(error)),
+        };
+        self.taken(response).map(Some)
+    }
+
+    /// The next response whose frame is here already.
+    pub(super) fn take_arrived(&mut self) -> Option<Result<Response>> {
+        if self.ended {
+            return None;
+        }
+        let (link, asked) = (self.connection.link(), self.codec);
+        Some(match self.reader.take_arrived(|body| decode(link, asked, body))? {
+            Ok(response) => self.taken(response),
+            Err(error) => Err(self.fail(error)),
+        })
+    }
+
+    fn taken(&mut self, response: std::result::Result<Response, MessageError>) -> Result<Response> {
+        match response {
+            Ok(Response::Error { .. }) if self.reader.has_more() => {
+                Err(self.fail(Error::protocol("an error is the last answer, and something follows it")))
+            }
+            Ok(Response::Error { error, detail, retry_after, not_run }) => {
+                Err(self.fail(remote_error(error, detail, retry_after, not_run)))
+            }
+            Ok(response) => {
+                self.answered = true;
+                let counters = self.connection.link().counters();
+                match &response {
+                    Response::Event { .. } => counters.events_received.add(),
+                    Response::Gap { .. } => counters.gaps_received.add(),
+                    _ => {}
+                }
+                Ok(response)
+            }
+            Err(error) => Err(self.fail(error.into())),
+        }
+    }
+
+    /// Whether the end has come, or an error, which is one.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn end(&mut self, error: Option<&Error>) {
+        self.ended = true;
+        self.outstanding = None;
+        record_end(&self.span, error);
+    }
+
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        self.end(Some(&error));
+        let error = violated(&mut self.reader, error);
+        self.name(if self.answered { error.after_answer() } else { error.after_request() })
+    }
+
+    /// Says which method failed, and where.
+    pub(super) fn name(&self, error: Error) -> Error {
+        self.connection.link().name(error, &self.method)
+    }
+}
