@@ -74,7 +74,7 @@ fn router() -> Router {
         .serve("demo.add", |_, (a, b): (u32, u32)| async move { Ok(u64::from(a) + u64::from(b)) })
         .serve_stream("demo.count", |_, _: Option<u32>, mut answers: ResponseSink<u32>| async move {
             for n in 0..ANSWERS {
-                answers.send(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+                answers.send(&n).await?;
             }
             Ok(())
         })

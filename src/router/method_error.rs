@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::message::{Response, WireError};
+use crate::{
+    error::Error,
+    message::{Response, WireError},
+};
 
 /// A handler's failure, as the caller gets to see it.
 ///
@@ -15,6 +18,20 @@ use crate::message::{Response, WireError};
 /// let busy = MethodError::resource_exhausted("flash is being written").retry_after(Duration::from_secs(2));
 /// assert_eq!(busy.error(), &WireError::ResourceExhausted);
 /// assert_eq!(busy.to_string(), "resource_exhausted: flash is being written");
+/// ```
+///
+/// An [`Error`] becomes one by `?`, as [`internal`](Self::internal) without a detail: what went wrong here is
+/// not for the caller to read.
+///
+/// ```
+/// use palyra_quic::{Context, EventLog, Router};
+///
+/// let log = EventLog::new();
+/// let router = Router::new().serve("demo.publish", move |_: Context, line: String| {
+///     let log = log.clone();
+///     async move { Ok(log.publish(line)?) }
+/// });
+/// # drop(router);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MethodError {
@@ -116,3 +133,48 @@ impl fmt::Display for MethodError {
 }
 
 impl std::error::Error for MethodError {}
+
+/// `internal`, without a detail. The error itself goes to the log of this node, at level `debug`.
+impl From<Error> for MethodError {
+    fn from(error: Error) -> Self {
+        let source = std::error::Error::source(&error);
+        tracing::debug!(%error, source, "a handler failed");
+        Self::new(WireError::Internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{error::ErrorKind, message::Codec};
+
+    #[test]
+    fn nothing_of_an_error_is_sent_to_the_peer() {
+        let error = || {
+            Error::new(ErrorKind::Remote(WireError::ResourceExhausted))
+                .detail("hunter2")
+                .after(Some(Duration::from_secs(1)))
+                .not_run()
+                .of_method("hunter2")
+                .caused_by(std::io::Error::other("hunter2"))
+        };
+        let on_the_wire = |error: MethodError, codec| {
+            let mut out = Vec::new();
+            error.into_response().encode(codec, &mut out).unwrap();
+            out
+        };
+        for codec in [
+            Codec::Cbor,
+            #[cfg(feature = "json")]
+            Codec::Json,
+        ] {
+            let sent = on_the_wire(error().into(), codec);
+            assert_eq!(sent, on_the_wire(MethodError::new(WireError::Internal), codec));
+            assert!(!sent.windows(7).any(|bytes| bytes == b"hunter2"));
+            let told = on_the_wire(MethodError::internal(error().to_string()), codec);
+            assert!(told.windows(7).any(|bytes| bytes == b"hunter2"), "the check can fail");
+        }
+    }
+}

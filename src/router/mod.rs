@@ -69,7 +69,7 @@ use crate::{
 ///     // Many answers.
 ///     .serve_stream(COUNT, |_: Context, last, mut answers: ResponseSink<u32>| async move {
 ///         for n in 1..=last {
-///             answers.send(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+///             answers.send(&n).await?;
 ///         }
 ///         Ok(())
 ///     })
@@ -149,13 +149,13 @@ impl Router {
     /// `handler_timeout` covers all of them, waiting for a slow reader included. See [`serve`](Self::serve).
     ///
     /// ```
-    /// use palyra_quic::{MethodError, ResponseSink, Router, StreamingMethod};
+    /// use palyra_quic::{ResponseSink, Router, StreamingMethod};
     ///
     /// const COUNT: StreamingMethod<u32, u32> = StreamingMethod::new("demo.count");
     ///
     /// let router = Router::new().serve_stream(COUNT, |_, last, mut answers: ResponseSink<u32>| async move {
     ///     for n in 1..=last {
-    ///         answers.send(&n).await.map_err(|_| MethodError::internal("not sent"))?;
+    ///         answers.send(&n).await?;
     ///     }
     ///     Ok(())
     /// });

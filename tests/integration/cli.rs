@@ -99,7 +99,7 @@ fn every_answer_of_a_stream_is_a_line() {
     let node =
         pki.serve_in_process(Router::new().serve_stream_raw("count", |_, _, mut answers| async move {
             for n in ["1", "2", "3"] {
-                answers.send_raw(n).await.map_err(|_| MethodError::internal("not sent"))?;
+                answers.send_raw(n).await?;
             }
             Ok(())
         }));
@@ -113,7 +113,7 @@ fn answers_before_an_error_are_printed() {
     let pki = Pki::new();
     let node =
         pki.serve_in_process(Router::new().serve_stream_raw("count", |_, _, mut answers| async move {
-            answers.send_raw("1").await.map_err(|_| MethodError::internal("not sent"))?;
+            answers.send_raw("1").await?;
             Err(MethodError::resource_exhausted("that\nwas all"))
         }));
     let outcome = node.ask("call", &["count"]);

@@ -21,7 +21,7 @@ fn node() -> Server {
                 Err(MethodError::permission_denied("not for you"))
             })
             .serve_stream_raw("demo.break", |_: Context, _, mut sink| async move {
-                sink.send_raw("one").await.map_err(|_| MethodError::internal("nobody reads"))?;
+                sink.send_raw("one").await?;
                 Err(MethodError::internal("after one"))
             }),
     )
