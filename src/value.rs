@@ -1,5 +1,7 @@
 //! Parameters and results as CBOR values of the application's types.
 
+use std::any::TypeId;
+
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 
@@ -13,8 +15,12 @@ use crate::{
 #[derive(Debug)]
 pub enum Raw {}
 
-/// What absent parameters decode as, so that a method with optional ones can be called without.
+/// What absent bytes decode as, and `None` encodes to, so that a method with optional parameters can be called
+/// without.
 const NULL: &[u8] = &[0xf6];
+
+/// What `()` encodes to: an array of nothing.
+const UNIT: &[u8] = &[0x80];
 
 /// Encodes a value as one CBOR item.
 pub(crate) fn encode<T: Encode<()> + ?Sized>(value: &T) -> Result<Bytes> {
@@ -38,6 +44,21 @@ pub(crate) fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Result<T> {
     Ok(value)
 }
 
+/// Decodes the parameters of a method. No parameters are no parameters, however the caller says so: by leaving
+/// them out, as `None` or as `()`. All are taken by methods with `()` and with an `Option`.
+///
+/// # Errors
+///
+/// As for [`decode`].
+pub(crate) fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P> {
+    match params {
+        [] | NULL if TypeId::of::<P>() == TypeId::of::<()>() => decode(UNIT),
+        // Where an array of nothing is no value of the type, only an optional one can be `null`.
+        UNIT => decode(UNIT).or_else(|error| decode(NULL).map_err(|_| error)),
+        _ => decode(params),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +73,22 @@ mod tests {
     fn absent_bytes_are_null() {
         assert_eq!(decode::<Option<u32>>(b"").unwrap(), None);
         assert_eq!(decode::<u32>(b"").unwrap_err().kind(), &ErrorKind::Codec);
+    }
+
+    #[test]
+    fn no_parameters_are_for_unit_and_optional_types_alone() {
+        for nothing in [b"", NULL, UNIT] {
+            assert_eq!(decode_params::<()>(nothing).ok(), Some(()));
+            assert_eq!(decode_params::<Option<u32>>(nothing).unwrap(), None);
+            assert_eq!(decode_params::<u32>(nothing).unwrap_err().kind(), &ErrorKind::Codec);
+        }
+        assert!(decode_params::<Vec<u32>>(UNIT).unwrap().is_empty());
+        assert_eq!(decode_params::<Option<Vec<u32>>>(UNIT).unwrap(), Some(Vec::new()), "a value of the type");
+        for absent in [b"", NULL] {
+            assert_eq!(decode_params::<Vec<u32>>(absent).unwrap_err().kind(), &ErrorKind::Codec);
+        }
+        assert_eq!(decode_params::<()>(&[7]).unwrap_err().kind(), &ErrorKind::Codec);
+        assert_eq!(decode_params::<Option<u32>>(&[7]).unwrap(), Some(7));
     }
 
     #[test]

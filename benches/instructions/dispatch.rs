@@ -21,8 +21,7 @@ use std::{
 };
 
 use palyra_quic::{
-    Bytes, CertificateAuthority, ClientTls, Codec, Connection, Endpoint, MethodError, ResponseSink, Router,
-    ServerTls,
+    Bytes, CertificateAuthority, ClientTls, Codec, Connection, Endpoint, ResponseSink, Router, ServerTls,
     quinn::{AsyncTimer, AsyncUdpSocket, Runtime},
     sim::{Link, Sim},
 };

@@ -81,6 +81,22 @@ use crate::{
 ///     .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) });
 /// # drop(router);
 /// ```
+///
+/// A handler that needs state captures it, and hands each call a share of its own:
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use palyra_quic::{Context, Method, Router};
+///
+/// const COUNT_UP: Method<u64, u64> = Method::new("demo.count_up");
+///
+/// let total = Arc::new(AtomicU64::new(0));
+/// let router = Router::new().serve(COUNT_UP, move |_: Context, n| {
+///     let total = Arc::clone(&total);
+///     async move { Ok(total.fetch_add(n, Ordering::Relaxed) + n) }
+/// });
+/// # drop(router);
+/// ```
 #[derive(Default)]
 pub struct Router {
     methods: BTreeMap<Box<str>, Registered>,
@@ -103,8 +119,8 @@ impl Router {
     ///
     /// The method is a [`Method`](crate::Method), which brings the types of the handler, or a string.
     /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode
-    /// is answered `invalid_request` before the handler hears of it. Parameters that the caller left out
-    /// decode as `null`, so an `Option` makes them optional.
+    /// is answered `invalid_request` before the handler hears of it. A handler of `()` or of an `Option` can
+    /// be called without parameters: the caller may leave them out, or pass `()` or `None`.
     ///
     /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts
     /// with `node.`, is found when the endpoint is bound.
@@ -447,8 +463,8 @@ impl Router {
     }
 }
 
-fn decode_params<P: for<'b> Decode<'b, ()>>(params: &[u8]) -> Result<P, MethodError> {
-    value::decode(params).map_err(|error| {
+fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P, MethodError> {
+    value::decode_params(params).map_err(|error| {
         let fault = std::error::Error::source(&error).map(ToString::to_string);
         MethodError::invalid_request(format!("params: {}", fault.unwrap_or_else(|| error.to_string())))
             .not_run()

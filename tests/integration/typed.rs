@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_lite::{StreamExt, future::poll_once};
 use palyra_quic::{
-    Bytes, Connection, Context, ErrorKind, EventItem, EventLog, Gap, LogMethod, Method, NotificationMethod,
-    ResponseSink, Router, StreamingMethod,
+    Bytes, Codec, Connection, Context, ErrorKind, EventItem, EventLog, Gap, LogMethod, Method,
+    NotificationMethod, Raw, ResponseSink, Router, StreamingMethod, WireError,
 };
 
 use crate::common::{run, serve, signal};
@@ -76,6 +76,65 @@ fn one_constant_names_and_types_a_notification_on_both_sides() {
         notifier.send("demo.say", "c").await.unwrap();
         notifier.finish().await.unwrap();
         assert_eq!([hears.recv().await.unwrap(), hears.recv().await.unwrap()], ["b", "c"]);
+    });
+}
+
+/// Every way to call without parameters, and every handler that needs none.
+#[test]
+fn a_call_without_parameters_suits_handlers_of_unit_and_of_options() {
+    run(async {
+        let (heard, hears) = smol::channel::unbounded();
+        let (unit_heard, option_heard) = (heard.clone(), heard);
+        let router = Router::new()
+            .serve("unit", |_: Context, ()| async { Ok(0_u32) })
+            .serve("option", |_: Context, n: Option<u32>| async move { Ok(n.unwrap_or_default()) })
+            .serve_stream("units", |_: Context, (), mut answers: ResponseSink<u32>| async move {
+                Ok(answers.send(&0).await?)
+            })
+            .serve_stream(
+                "options",
+                |_: Context, n: Option<u32>, mut answers: ResponseSink<u32>| async move {
+                    Ok(answers.send(&n.unwrap_or_default()).await?)
+                },
+            )
+            .on_notification("unit", move |_: Context, ()| {
+                let heard = unit_heard.clone();
+                async move { heard.try_send(None).unwrap() }
+            })
+            .on_notification("option", move |_: Context, n: Option<u32>| {
+                let heard = option_heard.clone();
+                async move { heard.try_send(n).unwrap() }
+            });
+        let server = serve(router);
+        let connection = server.connect().await;
+        for (method, streaming) in [("unit", "units"), ("option", "options")] {
+            assert_eq!(connection.call_raw(method, "").await.unwrap(), [0].as_slice());
+            assert_eq!(connection.call::<_, u32>(method, &()).await.unwrap(), 0);
+            assert_eq!(connection.call::<_, u32>(method, &None::<u32>).await.unwrap(), 0);
+            for codec in [Codec::Cbor, Codec::Json] {
+                let calls = [
+                    connection.request_raw(streaming, ""),
+                    connection.request::<_, Raw>(streaming, &()).unwrap(),
+                    connection.request::<_, Raw>(streaming, &None::<u32>).unwrap(),
+                ];
+                for call in calls {
+                    let mut answers = call.codec(codec).stream().await.unwrap();
+                    assert_eq!(answers.next_raw().await.unwrap().unwrap(), [0].as_slice());
+                    assert_eq!(answers.next_raw().await.unwrap(), None);
+                }
+            }
+            let mut notifier = connection.notifier().await.unwrap();
+            notifier.send_raw(method, "").await.unwrap();
+            notifier.send(method, &()).await.unwrap();
+            notifier.send(method, &None::<u32>).await.unwrap();
+            notifier.finish().await.unwrap();
+            for _ in 0..3 {
+                assert_eq!(hears.recv().await.unwrap(), None);
+            }
+        }
+        let refused = connection.call::<_, u32>("unit", &7).await.unwrap_err();
+        assert_eq!(refused.kind(), &ErrorKind::Remote(WireError::InvalidRequest));
+        assert_eq!(connection.call::<_, u32>("option", &7).await.unwrap(), 7);
     });
 }
 
@@ -167,16 +226,11 @@ fn values(items: Vec<EventItem<i32>>) -> (u64, Vec<(u64, i32)>) {
     (missed, events)
 }
 
-async fn subscribed() -> (crate::common::Server, Connection) {
-    let server = serve(Router::new().events(readings()));
-    let connection = server.connect().await;
-    (server, connection)
-}
-
 #[test]
 fn events_have_payloads_of_the_type_of_their_log() {
     run(async {
-        let (_server, connection) = subscribed().await;
+        let server = serve(Router::new().events(readings()));
+        let connection = server.connect().await;
         let mut events = connection.events(READINGS).resume_from(0).open().await.unwrap();
         let mut items = Vec::new();
         while let Some(item) = events.next().await.unwrap() {
