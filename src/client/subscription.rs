@@ -358,8 +358,8 @@ mod tests {
         let payload = Bytes::from_static(b"secret");
         let item = SubscriptionItem::Event { seq: 41, epoch: Some(5), payload: payload.clone() };
         let of_connection = EventItem::Event { seq: 41, epoch: Some(5), payload };
-        for shown in [format!("{item:?}"), format!("{of_connection:?}")] {
-            assert_eq!(shown, "Event { seq: 41, epoch: Some(5), payload_bytes: 6 }");
-        }
+        assert_eq!(format!("{item:?}"), "Event { seq: 41, epoch: Some(5), payload_bytes: 6 }");
+        // Its payload may be of any type, which has no length.
+        assert_eq!(format!("{of_connection:?}"), "Event { seq: 41, epoch: Some(5), .. }");
     }
 }

@@ -37,13 +37,15 @@ pub struct Responses<T = Raw> {
 
 /// What a wait for the next response ends with.
 type Arrived = Result<Option<Response>>;
+/// A wait that owns the reader, and gives it back.
+type Wait = Pin<Box<dyn Future<Output = (Box<ResponseReader>, Arrived)> + Send>>;
 
 enum State {
     /// Nothing waits, or a future that borrows the reader.
     Idle(Box<ResponseReader>),
     /// A poll of the [`Stream`] waits. It has to go on where it was at the next poll, and gives the reader
     /// back at its end. In a mutex, which is never locked, so that `Responses` can be shared.
-    Waiting(Mutex<Pin<Box<dyn Future<Output = (Box<ResponseReader>, Arrived)> + Send>>>),
+    Waiting(Mutex<Wait>),
     /// A wait panicked.
     Lost,
 }

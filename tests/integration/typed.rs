@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_lite::{StreamExt, future::poll_once};
 use palyra_quic::{
-    Bytes, Codec, Connection, Context, ErrorKind, EventItem, EventLog, Gap, LogMethod, Method,
-    NotificationMethod, Raw, ResponseSink, Router, StreamingMethod, WireError,
+    Bytes, Codec, Context, ErrorKind, EventItem, EventLog, Gap, LogMethod, Method, NotificationMethod, Raw,
+    ResponseSink, Router, StreamingMethod, WireError,
 };
 
 use crate::common::{run, serve, signal};
