@@ -59,18 +59,20 @@
 //! |---|---|
 //! | bind, connect, shut down | [`Endpoint`], [`ServerAddress`], [`TransportLimits`] |
 //! | ration what peers may take | [`TransportLimits::within`], [`Rate`], [`AddressValidation`] |
-//! | say who this node is and whom it believes | [`Identity`], [`Trust`], [`ServerTls`], [`ClientTls`], [`Pin`], [`RevocationList`], [`WallClock`] |
+//! | say who this node is | [`Identity`], [`ServerTls`], [`ClientTls`] |
+//! | verify who the peers are | [`Trust`], [`Pin`], [`RevocationList`], [`WallClock`] |
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | state names and types once | [`Method`], [`StreamingMethod`], [`NotificationMethod`], [`LogMethod`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
-//! | say which peers may stay, and what each may call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
-//! | call, notify, follow events | [`Connection`], [`Call`], [`Responses`], [`Notifier`], [`Events`], [`Gap`] |
+//! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
+//! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
+//! | follow events | [`Connection::events`], [`Events`], [`Gap`] |
 //! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
-//! | choose the executor | [`AsyncIoRuntime`], `PollRuntime` on one thread, or any other [`quinn::Runtime`] |
+//! | choose the executor | [`AsyncIoRuntime`], `PollRuntime`, or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
-//! | try things out, make certificates for that | `connected_pair`, `CertificateAuthority`, with feature `cert` |
+//! | try things out, with feature `cert` | `connected_pair`, `CertificateAuthority` |
 //! | test on bad links, in virtual time | `sim`, with feature `sim` |
 //! | read or write single messages | [`Request`], [`Response`], [`Notification`] |
 //!
@@ -86,12 +88,12 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
-//! | `smol` | yes | smol's global executor, where the caller brings none; host names are resolved on another thread (`durable` brings that too) |
+//! | `smol` | yes | smol's global executor for programs without one; resolves host names |
 //! | `json` | yes | JSON bodies, for peers that run the tokio implementation |
-//! | `ecdsa` | yes | certificates with ECDSA keys, and key exchange, on P-256 and P-384; Ed25519 and X25519 are always there |
+//! | `ecdsa` | yes | ECDSA keys and key exchange on P-256 and P-384, beside Ed25519 and X25519 |
 //! | `rsa` | yes | certificates with RSA keys; brings `ecdsa` |
-//! | `chacha20poly1305` | yes | the cipher suite for machines without instructions for AES, whose two suites are always there |
-//! | `cert` | no | a small certificate authority for development and tests, and two endpoints that it connects |
+//! | `chacha20poly1305` | yes | the cipher suite for machines without AES instructions |
+//! | `cert` | no | a small certificate authority and two connected endpoints, for tests |
 //! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |

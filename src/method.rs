@@ -6,9 +6,9 @@ use crate::protocol::STREAM_EVENTS;
 
 /// A method with one answer: its name, the type `P` of its parameters and the type `T` of its result.
 ///
-/// As a constant that both sides share, it keeps the two in step: [`Router::serve`](crate::Router::serve) takes
-/// a handler of these types only, and [`Connection::call`](crate::Connection::call) these parameters only. A
-/// plain string names a method as well; then each side states the types.
+/// As a constant that both sides share, it keeps the two in step: [`Router::serve`](crate::Router::serve)
+/// takes a handler of these types only, and [`Connection::call`](crate::Connection::call) these parameters
+/// only. A plain string names a method as well; then each side states the types.
 ///
 /// ```
 /// use palyra_quic::{Connection, Method, MethodError, Result, Router};
@@ -137,11 +137,11 @@ pub struct AnyMethod<P: ?Sized, T> {
     _types: PhantomData<fn(&P) -> T>,
 }
 
-/// What names an `M`: the `M` itself, which brings the types along, or a string, to which the types are stated
-/// where it is used.
+/// What names an `M`: the `M` itself, which brings the types along, or a string, to which the types are
+/// stated where it is used.
 ///
-/// `M` is [`Method`], [`StreamingMethod`], [`AnyMethod`], [`NotificationMethod`] or [`LogMethod`]. Sealed: only
-/// these and strings implement it.
+/// `M` is [`Method`], [`StreamingMethod`], [`AnyMethod`], [`NotificationMethod`] or [`LogMethod`]. Sealed:
+/// only these and strings implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name a `{M}`",
     label = "neither a string nor a `{M}`"

@@ -46,7 +46,7 @@ pub(crate) struct FrameReader {
 enum ReadState {
     Open,
     /// FIN has arrived, after whole frames alone.
-    Ended,
+    Finished,
     /// Failed, or stopped by this side.
     Closed,
 }
@@ -84,7 +84,7 @@ impl FrameReader {
             }
             if !self.fill_where_there_is_room().await? {
                 self.buffer.finish().map_err(Error::from)?;
-                self.state = ReadState::Ended;
+                self.state = ReadState::Finished;
                 return Ok(None);
             }
         }
@@ -116,7 +116,7 @@ impl FrameReader {
             };
             if !filled? {
                 self.buffer.finish().map_err(Error::from)?;
-                self.state = ReadState::Ended;
+                self.state = ReadState::Finished;
                 return Ok(None);
             }
         }
@@ -154,7 +154,7 @@ impl FrameReader {
     pub(crate) async fn end(&mut self) -> Result<()> {
         while self.buffer.is_empty() {
             if !self.fill().await? {
-                self.state = ReadState::Ended;
+                self.state = ReadState::Finished;
                 return Ok(());
             }
         }

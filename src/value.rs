@@ -10,13 +10,13 @@ use crate::{
     message::validate_item,
 };
 
-/// Stands for the type of a value where payloads are bytes: a [`ResponseSink`](crate::ResponseSink) of `Raw` is
-/// one of bytes.
+/// Stands for the type of a value where payloads are bytes: a [`ResponseSink`](crate::ResponseSink) of
+/// `Raw` is one of bytes.
 #[derive(Debug)]
 pub enum Raw {}
 
-/// What absent bytes decode as, and `None` encodes to, so that a method with optional parameters can be called
-/// without.
+/// What absent bytes decode as, and `None` encodes to, so that a method with optional parameters can be
+/// called without.
 const NULL: &[u8] = &[0xf6];
 
 /// What `()` encodes to: an array of nothing.
@@ -44,8 +44,8 @@ pub(crate) fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Result<T> {
     Ok(value)
 }
 
-/// Decodes the parameters of a method. No parameters are no parameters, however the caller says so: by leaving
-/// them out, as `None` or as `()`. All are taken by methods with `()` and with an `Option`.
+/// Decodes the parameters of a method. No parameters are no parameters, however the caller says so: by
+/// leaving them out, as `None` or as `()`. All are taken by methods with `()` and with an `Option`.
 ///
 /// # Errors
 ///

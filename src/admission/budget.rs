@@ -11,7 +11,7 @@
 //! The counts are atomics, and only the list of those who wait has a lock. One lock for all of it would be
 //! easier to follow, but takes 454 instructions more for a small call, of 9,011 (5.0 %), and 1,234 more for
 //! eight answers, of 22,958 (5.4 %). In return the order matters: a change is made before the list is looked
-//! at, and whoever waits is on the list before it looks a second time. All of that is sequentially
+//! at, and a waiter is on the list before it looks a second time. All of that is sequentially
 //! consistent, and runs under a model checker (`concurrency/`).
 
 use std::{

@@ -45,7 +45,7 @@ pub struct Subscribe {
 /// loop {
 ///     match subscription.next().await? {
 ///         SubscriptionItem::Event { seq, payload, .. } => println!("{seq}: {} bytes", payload.len()),
-///         SubscriptionItem::Gap(gap) => println!("events from {} up to {} are lost", gap.from, gap.next_seq),
+///         SubscriptionItem::Gap(gap) => println!("{} to {} are lost", gap.from, gap.next_seq - 1),
 ///         SubscriptionItem::Connected { address } => println!("connected to {address}"),
 ///         SubscriptionItem::Disconnected { error } => println!("{error}; trying again"),
 ///     }

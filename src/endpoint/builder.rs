@@ -19,7 +19,7 @@ use crate::{
     router::Router,
     runtime::{Clock, default_runtime, runtime_is_gone},
     server::{Node, accept_connections},
-    socket::EndpointSocket,
+    socket::{EndpointSocket, SocketHealth},
     tls::{
         ClientTls, HandshakeReport, KeyLogger, RestartKey, Security, ServerTls, TlsConfigs, TlsContext,
         WallClock,
@@ -274,35 +274,42 @@ impl EndpointBuilder {
             let (node_of_task, socket) = (Arc::clone(&node), Arc::clone(&health));
             node.spawn(accept_connections(node_of_task, quinn.clone(), server, recorder, socket));
         }
-        let rng = Mutex::new(seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
-            Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-        }));
         let open = Arc::new(OpenEndpoint::new(quinn, Arc::clone(node.closure()), watch));
-        let failing = Arc::downgrade(&open);
+        end_when_socket_fails(&health, &open, runtime);
         let inner = Arc::new(Inner {
             open,
             clock,
             limits,
             security,
             node,
-            socket: Arc::clone(&health),
+            socket: health,
             serves_dialled,
             recorder,
-            rng,
+            rng: Mutex::new(rng(seed)),
             reach,
             dialled: Dialled::default(),
         });
-        health.on_failure(move |error| {
-            let failing = Weak::clone(&failing);
-            // quinn holds its endpoint while it asks the socket.
-            runtime.spawn(Box::pin(async move {
-                if let Some(open) = failing.upgrade() {
-                    open.fail(Cause::Socket(error));
-                }
-            }));
-        });
         Ok(Endpoint { inner })
     }
+}
+
+fn rng(seed: Option<[u8; 32]>) -> Rng {
+    seed.map_or_else(Rng::new, |[a, b, c, d, e, f, g, h, ..]| {
+        Rng::with_seed(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    })
+}
+
+fn end_when_socket_fails(socket: &SocketHealth, open: &Arc<OpenEndpoint>, runtime: Arc<dyn Runtime>) {
+    let open = Arc::downgrade(open);
+    socket.on_failure(move |error| {
+        let open = Weak::clone(&open);
+        // In a task, because quinn holds its endpoint while it asks the socket.
+        runtime.spawn(Box::pin(async move {
+            if let Some(open) = open.upgrade() {
+                open.fail(Cause::Socket(error));
+            }
+        }));
+    });
 }
 
 /// What quinn takes connections by, with its own key for Retry tokens, which no rotation replaces.

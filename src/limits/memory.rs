@@ -43,10 +43,13 @@ impl TransportLimits {
     /// | 5/128 of a connection's part | `receive_window` and `send_window`, up to 256 KiB each | 10 KiB |
     /// | half of that | `stream_receive_window` | 5 KiB |
     /// | 1/64 of that part | `max_certificate_chain_bytes`, up to 16 KiB | 4 KiB |
-    /// | 5 and 2 for each 256 KiB of that part | `max_concurrent_bidi_streams`, `max_concurrent_uni_streams`, up to 32 each | 5, 2 |
+    /// | 5 for each 256 KiB of that part | `max_concurrent_bidi_streams`, up to 32 | 5 |
+    /// | 2 for each 256 KiB of that part | `max_concurrent_uni_streams`, up to 32 | 2 |
     /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
     /// | 1/16 | `frame_budget_bytes` | 1 MiB |
-    /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`](crate::EventLogBuilder::within) | 512 KiB |
+    /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`] | 512 KiB |
+    ///
+    /// [`EventLogBuilder::within`]: crate::EventLogBuilder::within
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
     /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds

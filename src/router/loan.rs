@@ -24,7 +24,7 @@ struct Loan<T> {
 
 impl<T> Lender<T> {
     /// Lends a value until it is taken back.
-    pub(crate) fn lend(value: T) -> (Self, Borrower<T>) {
+    pub(crate) fn new_loan(value: T) -> (Self, Borrower<T>) {
         let loan = Arc::new(Loan { value: AsyncMutex::new(Some(value)), abandoned: AtomicBool::new(false) });
         (Self { loan: Arc::clone(&loan) }, Borrower { loan })
     }
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn the_lender_waits_for_the_borrower_and_leaves_it_nothing() {
         block_on(async {
-            let (lender, borrower) = Lender::lend("stream");
+            let (lender, borrower) = Lender::new_loan("stream");
             let used = borrower.get().await;
             assert!(poll_once(lender.take_back()).await.is_none(), "the borrower uses it");
             drop(used);
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn what_the_lender_abandons_is_dropped_at_the_next_use() {
         let value = Arc::new(());
-        let (lender, borrower) = Lender::lend(Arc::clone(&value));
+        let (lender, borrower) = Lender::new_loan(Arc::clone(&value));
         lender.abandon();
         assert_eq!(Arc::strong_count(&value), 2);
         assert!(block_on(borrower.get()).is_none());

@@ -10,9 +10,9 @@ use std::time::Duration;
 /// - A batch that leaves something for the next makes the next one larger by a quarter, up to [`MAX_SIZE`]. A
 ///   node that is never idle for long has many peers, and small batches would send nearly empty packets.
 /// - If all that is open went into one batch, each side of a connection might have to wait while the other
-///   works. So after a long idle phase, a batch takes at most one of two or four equal parts of what ran since the
-///   long idle phase before: the peer works on one part while this side works on another. Splits cost
-///   packets, and gain nothing if the two sides share a processor or the path between them is long;
+///   works. So after a long idle phase, a batch takes at most one of two or four equal parts of what ran
+///   since the long idle phase before: the peer works on one part while this side works on another. Splits
+///   cost packets, and gain nothing if the two sides share a processor or the path between them is long;
 ///   [`SplitProbe`] finds out how many there should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchSizer {

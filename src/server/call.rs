@@ -104,7 +104,7 @@ async fn stream(
 ) -> ExchangeResult {
     let ExchangeState { node, link, .. } = exchange;
     let stopped = writer.given_up();
-    let (lender, borrower) = Lender::lend(writer);
+    let (lender, borrower) = Lender::new_loan(writer);
     let sink =
         ResponseSink::new(borrower, exchange.codec, node.max_frame_len(), link.allowance().charge(), answers);
     let outcome = supervise(node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;

@@ -19,6 +19,7 @@ use crate::{
     message::{EVENT_OVERHEAD, Request, Response, encode_event},
     router::{Context, MethodError},
     stream::FrameWriter,
+    sync::EventListener,
 };
 
 /// How many bytes of events go into one write. Large enough that packets are full and writes are few, and
@@ -119,20 +120,7 @@ impl Subscription<'_> {
             if !request.follow {
                 return Ok(End::Replayed);
             }
-            let wait = self.exchange.node.limits.heartbeat_interval();
-            let heartbeat = async {
-                self.exchange.node.clock.sleep(wait).await;
-                Wake::Heartbeat
-            };
-            let news = async {
-                published.await;
-                Wake::Published
-            };
-            let shutdown = async {
-                self.exchange.node.drain.begun().await;
-                Wake::ShuttingDown
-            };
-            match future::or(shutdown, future::or(news, heartbeat)).await {
+            match self.wait(published).await {
                 Wake::Published => {}
                 Wake::Heartbeat => {
                     // Not the log's last: an event may have been published since this looked.
@@ -143,6 +131,24 @@ impl Subscription<'_> {
                 Wake::ShuttingDown => return Ok(End::ShuttingDown),
             }
         }
+    }
+
+    /// Waits until there is something to send: an event, a heartbeat, or the end.
+    async fn wait(&self, published: EventListener) -> Wake {
+        let node = self.exchange.node;
+        let heartbeat = async {
+            node.clock.sleep(node.limits.heartbeat_interval()).await;
+            Wake::Heartbeat
+        };
+        let published = async {
+            published.await;
+            Wake::Published
+        };
+        let shutdown = async {
+            node.drain.begun().await;
+            Wake::ShuttingDown
+        };
+        future::or(shutdown, future::or(published, heartbeat)).await
     }
 
     /// Moves events from the log into frames, until they fill a write or there are no more.

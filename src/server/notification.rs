@@ -242,13 +242,13 @@ fn silence(link: &Link) -> Duration {
 
 const SHORTEST_SILENCE: Duration = Duration::from_millis(250);
 
-/// Handles one notification, or gives the code to stop its stream with.
-async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Result<(), Code> {
-    let its_turn = async {
-        let comes = link.allowance().notification(&node.clock).await;
-        comes.then_some(()).ok_or(Code::RATE_LIMITED)
+/// Waits until the peer's rate allows a notification; otherwise gives the code to stop its stream with.
+async fn wait_for_rate(node: &Node, link: &Link) -> Result<(), Code> {
+    let allowed = async {
+        let allowed = link.allowance().notification(&node.clock).await;
+        allowed.then_some(()).ok_or(Code::RATE_LIMITED)
     };
-    // What was taken on before the shutdown is handled, and need not wait any more.
+    // A notification that was received before the shutdown is handled without a wait.
     let stopping = async {
         node.drain.begun().await;
         Ok(())
@@ -257,7 +257,12 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Re
         link.rejected().await;
         Err(Code::CANCELLED)
     };
-    future::or(future::or(its_turn, stopping), rejected).await?;
+    future::or(future::or(allowed, stopping), rejected).await
+}
+
+/// Handles one notification, or gives the code to stop its stream with.
+async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Result<(), Code> {
+    wait_for_rate(node, link).await?;
     let notification = Notification::decode(body).map_err(|error| violation(node, link, &error))?;
     if notification.protocol_version != PROTOCOL_VERSION {
         return Err(violation(node, link, &"another protocol version"));
@@ -275,7 +280,7 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Re
     }
     let Some(handler) = node.router.notification_handler(&notification.method) else {
         node.counters.notifications_unhandled.add();
-        // At debug, since a peer may send as many as it likes.
+        // At debug, since a peer may send any number of them.
         tracing::debug!(
             remote = %link.remote_address(),
             method = %span::method(&notification.method),

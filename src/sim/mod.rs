@@ -25,7 +25,8 @@
 //! let tls = ClientTls::new(ca.trust());
 //! let client = sensor.bind(Endpoint::builder().client(tls), 0)?;
 //!
-//! let health = sim.run(async { client.connect((node.local_addr()?, "gateway.example")).await?.health().await })?;
+//! let address = (node.local_addr()?, "gateway.example");
+//! let health = sim.run(async { client.connect(address).await?.health().await })?;
 //! assert!(health.ok);
 //! assert!(sim.elapsed() > Duration::from_secs(3), "two round trips, none of them waited for");
 //! # Ok::<(), palyra_quic::Error>(())

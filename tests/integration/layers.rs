@@ -34,14 +34,17 @@ const LAYERS: [(&[&str], &str); 16] = [
         "tracing; event logs and their cursors; connection slots and memory budgets",
     ),
     (&["tls/"], "certificates, revocation, and the TLS configurations"),
-    (&["message/", "value.rs"], "requests, responses and notifications, in CBOR or JSON"),
+    (
+        &["message/", "value.rs", "method.rs"],
+        "requests, responses and notifications, in CBOR or JSON; names and types of methods",
+    ),
     (&["limits/"], "all limits, their defaults and their memory"),
     (&["frame.rs"], "a length and a body"),
     (
         &[
             "runtime/",
             "sim/",
-            "socket.rs",
+            "socket",
             "quinn_compat.rs",
             "congestion.rs",
             "address.rs",
@@ -52,7 +55,19 @@ const LAYERS: [(&[&str], &str); 16] = [
         ],
         "time, tasks and sockets, real or simulated; what quinn does not guarantee",
     ),
-    (&["error.rs", "code.rs", "wire_error.rs", "sync.rs"], "errors and locks, which everything uses"),
+    (
+        &[
+            "error",
+            "code.rs",
+            "wire_error.rs",
+            "protocol.rs",
+            "retry_after.rs",
+            "text.rs",
+            "counter.rs",
+            "sync.rs",
+        ],
+        "errors, names of the protocol, and locks, which everything uses",
+    ),
 ];
 
 const MOST_LINES_OF_A_FILE: usize = 450;

@@ -30,7 +30,7 @@ impl Drop for Stream {
 /// The handler leaves its sink to a task, which goes on while the exchange takes the stream back or leaves.
 pub(crate) fn loan() {
     let (writers, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
-    let (lender, borrower) = Lender::lend(Stream { writers: Arc::clone(&writers), open: Arc::clone(&open) });
+    let (lender, borrower) = Lender::new_loan(Stream { writers: Arc::clone(&writers), open: Arc::clone(&open) });
     let over = Arc::new(AtomicUsize::new(0));
     let task = {
         let over = Arc::clone(&over);
