@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_learns_when_the_exempt_one_is_done() {
+    fn a_waiter_learns_when_the_exempt_connection_is_done() {
         let budget = FrameBudget::new(LIMIT);
         let (first, second, third) =
             (holding(&budget, RESERVE), holding(&budget, LIMIT), holding(&budget, LIMIT));
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_counts_at_once_and_waits_for_room() {
+    fn a_reservation_counts_immediately_and_waits_for_room() {
         let budget = FrameBudget::new(LIMIT);
         let exempt = holding(&budget, RESERVE);
         let mut one = budget.share().charge();
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_on_a_connection_that_is_gone_is_let_go() {
+    fn a_waiter_on_a_connection_that_is_gone_is_released() {
         let budget = FrameBudget::new(LIMIT);
         let (exempt, waiting) = (holding(&budget, LIMIT), holding(&budget, LIMIT));
         assert!(has_room(&exempt) && !has_room(&waiting));

@@ -454,7 +454,7 @@ mod tests {
         let sixteen = nested(&[0x81], 15);
         let siblings = [&[0x83][..], &sixteen, &sixteen, &[0x00]].concat();
         assert_eq!(validate_item(&siblings), Ok(()));
-        assert_eq!(validate_item(&[0x82, 0x80, 0xa0]), Ok(()), "empty containers close at once");
+        assert_eq!(validate_item(&[0x82, 0x80, 0xa0]), Ok(()), "empty containers close immediately");
     }
 
     #[test]
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_beyond_the_bytes_are_refused_at_once() {
+    fn counts_beyond_the_bytes_are_refused_immediately() {
         for item in [
             &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..],
             &[0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],

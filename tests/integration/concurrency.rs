@@ -66,7 +66,7 @@ fn as_many_callers_as_may_be_do_not_wait_for_the_acknowledgements_of_answers() {
 }
 
 #[test]
-fn a_peer_that_was_lent_streams_has_no_more_exchanges_under_way_at_a_time() {
+fn a_peer_that_was_granted_streams_has_no_more_exchanges_at_a_time() {
     const MAX: u32 = 4;
     let pair = pair();
     let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));

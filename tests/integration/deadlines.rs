@@ -104,7 +104,7 @@ fn callers_whose_time_runs_out_are_no_attackers() {
 
 /// The twin: who cancels as soon as it has called is cut off.
 #[test]
-fn callers_who_cancel_at_once_are_cut_off() {
+fn callers_who_cancel_immediately_are_disconnected() {
     for how in [How::Keeps(5 * MILLI), How::Keeps(20 * MILLI)] {
         let closed = outcome(60, how, 0, MILLI, 500 * MILLI);
         assert_eq!(closed, Some(ErrorKind::ConnectionClosed(Code::EXCESSIVE_LOAD)), "{how:?}");

@@ -66,7 +66,7 @@ fn hanging(limits: TransportLimits) -> (Server, Receiver<()>, Receiver<()>) {
 }
 
 #[test]
-fn thirty_two_exchanges_run_at_once() {
+fn thirty_two_exchanges_run_concurrently() {
     run(async {
         let barrier = Arc::new(Barrier::new(32));
         let router = Router::new().serve_raw("meet", move |_: Context, params| {

@@ -264,7 +264,7 @@ fn streams_that_were_refused_make_room_for_others() {
 }
 
 #[test]
-fn what_the_frame_says_is_judged_before_what_the_body_says() {
+fn the_frame_is_checked_before_the_body() {
     run(async {
         let server = serve(Router::new());
         let peer = server.raw().await;

@@ -271,7 +271,7 @@ fn an_unfinished_notification_runs_out_of_time_and_an_idle_stream_does_not() {
 }
 
 #[test]
-fn as_many_streams_as_the_limit_says_are_handled_at_once() {
+fn as_many_streams_as_the_limit_says_are_handled_concurrently() {
     run(async {
         let limits = TransportLimits::builder().max_concurrent_uni_streams(2).build().unwrap();
         let (server, notes) = node_within(limits);
@@ -299,7 +299,7 @@ fn as_many_streams_as_the_limit_says_are_handled_at_once() {
 /// quinn gives a peer the credit for another stream once the end of one is read, and so before its handler
 /// has run.
 #[test]
-fn streams_that_end_at_once_do_not_get_around_the_limit() {
+fn streams_that_end_immediately_do_not_get_around_the_limit() {
     run(async {
         let (started, starts) = unbounded();
         let (release, released) = unbounded::<()>();

@@ -24,7 +24,7 @@ fn node() -> (Server, Receiver<Bytes>) {
 
 /// Each of `refused` is answered with this error and runs nothing, and between them each of `served` runs,
 /// all on one connection.
-fn judged(error: &WireError, refused: &[Vec<u8>], served: &[Vec<u8>]) {
+fn checked(error: &WireError, refused: &[Vec<u8>], served: &[Vec<u8>]) {
     run(async {
         let (server, runs) = node();
         let peer = server.raw().await;
@@ -44,7 +44,7 @@ fn judged(error: &WireError, refused: &[Vec<u8>], served: &[Vec<u8>]) {
 }
 
 fn invalid(refused: &[Vec<u8>], served: &[Vec<u8>]) {
-    judged(&WireError::InvalidRequest, refused, served);
+    checked(&WireError::InvalidRequest, refused, served);
 }
 
 /// A request for `m` with this behind its version and method.
@@ -336,7 +336,7 @@ fn blanks_around_a_json_object_are_accepted() {
 fn another_version_is_a_mismatch() {
     let version = |version: u16| map(&[&entry(0, version), METHOD]);
     let json_version = |version: u16| json(&format!(r#"{{"protocol_version":{version},"method":"m"}}"#));
-    judged(
+    checked(
         &WireError::ProtocolMismatch,
         &[version(0), version(2), version(u16::MAX), json_version(0), json_version(2)],
         &[version(1), json_version(1)],
@@ -347,7 +347,7 @@ fn another_version_is_a_mismatch() {
 fn another_method_is_unsupported() {
     let names = ["M", "m ", "mm", "node.unknown", "node.stream_events", "é", &"m".repeat(128)];
     let unknown: Vec<_> = names.into_iter().flat_map(|name| [request(name), json_request(name)]).collect();
-    judged(&WireError::UnsupportedMethod, &unknown, &[request("m"), json_request("m")]);
+    checked(&WireError::UnsupportedMethod, &unknown, &[request("m"), json_request("m")]);
 }
 
 #[test]
@@ -360,11 +360,11 @@ fn a_method_has_1_to_128_bytes() {
 }
 
 #[test]
-fn the_body_is_judged_before_the_version_and_the_version_before_the_method() {
+fn the_body_is_checked_before_the_version_and_the_version_before_the_method() {
     let both = |entries: &[&[u8]]| map(entries);
-    judged(&WireError::InvalidRequest, &[both(&[&entry(0, 2), METHOD, &entry(7, 0)])], &[]);
-    judged(&WireError::ProtocolMismatch, &[both(&[&entry(0, 2), &entry(1, "unknown")])], &[]);
-    judged(&WireError::UnsupportedMethod, &[both(&[VERSION, &entry(1, "unknown")])], &[]);
+    checked(&WireError::InvalidRequest, &[both(&[&entry(0, 2), METHOD, &entry(7, 0)])], &[]);
+    checked(&WireError::ProtocolMismatch, &[both(&[&entry(0, 2), &entry(1, "unknown")])], &[]);
+    checked(&WireError::UnsupportedMethod, &[both(&[VERSION, &entry(1, "unknown")])], &[]);
 }
 
 #[test]

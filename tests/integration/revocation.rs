@@ -81,7 +81,7 @@ impl Gateway {
 }
 
 #[test]
-fn a_revoked_peer_is_out_at_once_and_stays_out_among_two_hundred() {
+fn a_revoked_peer_is_closed_immediately_and_refused_among_two_hundred() {
     let gateway = Gateway::protected();
     let issued: Vec<Issued> =
         (0..PEERS).map(|n| gateway.authority.issue_client(&format!("sensor-{n}")).unwrap()).collect();

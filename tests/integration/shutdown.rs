@@ -84,7 +84,7 @@ fn what_is_running_finishes_within_the_grace() {
 }
 
 #[test]
-fn a_node_with_nothing_to_do_closes_at_once() {
+fn a_node_with_nothing_to_do_closes_immediately() {
     run(async {
         let (server, ..) = node();
         let connection = server.connect().await;
@@ -323,7 +323,7 @@ fn a_dialler_that_shuts_down_finishes_what_it_serves() {
 }
 
 #[test]
-fn dropping_the_endpoint_closes_everything_at_once() {
+fn dropping_the_endpoint_closes_everything_immediately() {
     run(async {
         let (server, handlers, _) = node();
         let connection = server.connect().await;
