@@ -21,7 +21,8 @@ use std::{
 };
 
 use palyra_quic::{
-    Bytes, CertificateAuthority, ClientTls, Codec, Connection, Endpoint, ResponseSink, Router, ServerTls,
+    Bytes, CertificateAuthority, ClientTls, Codec, Connection, Endpoint, MethodError, Router, ServerTls,
+    minicbor,
     quinn::{AsyncTimer, AsyncUdpSocket, Runtime},
     sim::{Link, Sim},
 };
@@ -71,9 +72,10 @@ fn router() -> Router {
     let router = Router::new()
         .serve_raw("demo.echo", |_, params| async move { Ok(params) })
         .serve("demo.add", |_, (a, b): (u32, u32)| async move { Ok(u64::from(a) + u64::from(b)) })
-        .serve_stream("demo.count", |_, _: Option<u32>, mut answers: ResponseSink<u32>| async move {
+        .serve_stream_raw("demo.count", |_, _, mut answers| async move {
             for n in 0..ANSWERS {
-                answers.send(&n).await?;
+                let answer = minicbor::to_vec(n).map_err(|_| MethodError::internal("not encoded"))?;
+                answers.send_raw(answer).await?;
             }
             Ok(())
         })

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
@@ -15,12 +16,13 @@ use super::{
     request::{DecodedRequest, fault_code, is_fault, read_request},
 };
 use crate::{
-    admission::{Charge, TooMany},
+    admission::TooMany,
     code::Code,
     error::{Error, Result},
+    events::EventLog,
     message::{MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     protocol::{HEALTH, STREAM_EVENTS},
-    router::MethodError,
+    router::{MethodError, Registered},
     runtime::Clock,
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter},
@@ -58,8 +60,18 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
     let expires = timeout_ms.map(|millis| Clock::after(began, Duration::from_millis(millis)));
     let exchange = ExchangeState { node, link, codec, span, began, expires };
     record(&exchange.span, "codec", codec_name(exchange.codec));
-    let admitted = admit(&exchange, request);
-    let writer = match run(&exchange, admitted, &mut charge, writer).await {
+    let result = match route(&exchange, admit(&exchange, request)) {
+        Route::Method { method, params, timeout_ms } => {
+            call(&exchange, method, params, timeout_ms, writer).await
+        }
+        Route::Events { log, request } => {
+            charge.settle(0);
+            // Boxed, so that a unary exchange needs no room for it.
+            Box::pin(events::stream(&exchange, log, &request, writer)).await
+        }
+        Route::Respond(response) => ExchangeResult::respond(&exchange, &response, writer),
+    };
+    let writer = match result {
         ExchangeResult::Respond { frame, mut writer, guard } => {
             frame.write(&exchange, &mut writer).await;
             drop(guard);
@@ -116,13 +128,24 @@ fn take_request(ExchangeState { node, link, .. }: &ExchangeState<'_>) -> Result<
     Err(MethodError::resource_exhausted("requests come too often").retry_after(wait))
 }
 
-/// Has the request answered. Its memory is `charge`, since a response may share it.
-async fn run(
-    exchange: &ExchangeState<'_>,
-    admitted: Result<Request, MethodError>,
-    charge: &mut Charge,
-    writer: FrameWriter,
-) -> ExchangeResult {
+/// Where a request goes.
+enum Route<'a> {
+    Method {
+        method: &'a Registered,
+        params: Bytes,
+        timeout_ms: Option<u64>,
+    },
+    /// Boxed, because a subscription may last for days and needs few of the fields.
+    Events {
+        log: &'a EventLog,
+        request: Box<Request>,
+    },
+    /// It is answered without a handler.
+    Respond(Response),
+}
+
+/// Not a part of the future that waits for the response: a request that is moved into one costs two copies.
+fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError>) -> Route<'a> {
     let ExchangeState { node, link, .. } = exchange;
     let request = match admitted {
         Ok(request) => request,
@@ -131,30 +154,24 @@ async fn run(
                 node.record_fault(link);
             }
             tracing::debug!(remote = %link.remote_address(), error = %refusal, "request refused");
-            return ExchangeResult::respond(exchange, &refusal.not_run().into_response(), writer);
+            return Route::Respond(refusal.not_run().into_response());
         }
     };
-    let response = match &*request.method {
-        HEALTH => health(node),
+    match &*request.method {
+        HEALTH => Route::Respond(health(node)),
         STREAM_EVENTS => match node.router.event_log() {
-            Some(log) => {
-                // A subscription has no use for parameters, and may last for days.
-                let request = Request { params: None, ..request };
-                charge.settle(0);
-                // Boxed, so that a unary exchange needs no room for it.
-                return Box::pin(events::stream(exchange, log, &request, writer)).await;
-            }
-            None => unsupported(),
+            // A subscription has no use for parameters.
+            Some(log) => Route::Events { log, request: Box::new(Request { params: None, ..request }) },
+            None => Route::Respond(unsupported()),
         },
         name => match node.router.method(name) {
             Some(method) => {
                 let Request { params, timeout_ms, .. } = request;
-                return call(exchange, method, params.unwrap_or_default(), timeout_ms, writer).await;
+                Route::Method { method, params: params.unwrap_or_default(), timeout_ms }
             }
-            None => unsupported(),
+            None => Route::Respond(unsupported()),
         },
-    };
-    ExchangeResult::respond(exchange, &response, writer)
+    }
 }
 
 fn unsupported() -> Response {
