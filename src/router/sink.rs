@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use bytes::Bytes;
 use minicbor::Encode;
 
-use super::{Answers, loan::Borrower};
+use super::{answers::Answers, loan::Borrower};
 use crate::{
     admission::Charge,
     error::{Error, ErrorKind, Result},

@@ -1,0 +1,180 @@
+//! Registers methods and notifications, with handlers of values or of bytes.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use super::{
+    Router,
+    context::Context,
+    handler::{Handler, NotificationHandler, Streaming, Unary},
+    method_error::MethodError,
+    sink::ResponseSink,
+};
+use crate::{
+    method::{Method, MethodName, NotificationMethod, StreamingMethod},
+    value,
+};
+
+impl Router {
+    /// Serves a method with one answer, decoded and encoded by minicbor.
+    ///
+    /// The method is a [`Method`](crate::Method), which brings the types of the handler, or a string.
+    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode
+    /// is answered `invalid_request` before the handler hears of it. A handler of `()` or of an `Option` can
+    /// be called without parameters: the caller may leave them out, or pass `()` or `None`.
+    ///
+    /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts
+    /// with `node.`, is found when the endpoint is bound.
+    #[must_use]
+    pub fn serve<P, T, F, R>(self, method: impl MethodName<Method<P, T>>, handler: F) -> Self
+    where
+        P: for<'b> Decode<'b, ()> + Send + 'static,
+        T: Encode<()> + Send + 'static,
+        F: Fn(Context, P) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.serve_raw(method.method_name(), move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let result = handler(context, decode_params(&params)?).await?;
+                value::encode(&result).map_err(|_| MethodError::internal("the result cannot be encoded"))
+            }
+        })
+    }
+
+    /// Serves a method with one answer, bytes to bytes. Parameters that the caller left out are empty. See
+    /// [`serve`](Self::serve).
+    #[must_use]
+    pub fn serve_raw<F, R>(mut self, method: impl AsRef<str>, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Bytes, MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let unary: Unary = Box::new(move |context, params| {
+            let handler = Arc::clone(&handler);
+            // Called within the future, so that a panic of the handler's first half is caught with the
+            // second.
+            Box::pin(async move { handler(context, params).await })
+        });
+        self.methods.insert(method.as_ref().into(), Handler::Unary(unary).into());
+        self
+    }
+
+    /// Serves a method with any number of answers, decoded and encoded by minicbor. The node's
+    /// `handler_timeout` covers all of them, waiting for a slow reader included. See [`serve`](Self::serve).
+    ///
+    /// ```
+    /// use palyra_quic::{ResponseSink, Router, StreamingMethod};
+    ///
+    /// const COUNT: StreamingMethod<u32, u32> = StreamingMethod::new("demo.count");
+    ///
+    /// let router = Router::new().serve_stream(COUNT, |_, last, mut answers: ResponseSink<u32>| async move {
+    ///     for n in 1..=last {
+    ///         answers.send(&n).await?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # drop(router);
+    /// ```
+    #[must_use]
+    pub fn serve_stream<P, T, F, R>(self, method: impl MethodName<StreamingMethod<P, T>>, handler: F) -> Self
+    where
+        P: for<'b> Decode<'b, ()> + Send + 'static,
+        T: Encode<()> + 'static,
+        F: Fn(Context, P, ResponseSink<T>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.serve_stream_raw(method.method_name(), move |context, params, sink| {
+            let handler = Arc::clone(&handler);
+            async move { handler(context, decode_params(&params)?, sink.of_values()).await }
+        })
+    }
+
+    /// Serves a method with any number of answers, bytes to bytes. See [`serve_stream`](Self::serve_stream).
+    #[must_use]
+    pub fn serve_stream_raw<F, R>(mut self, method: impl AsRef<str>, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes, ResponseSink) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let streaming: Streaming = Box::new(move |context, params, sink| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(context, params, sink).await })
+        });
+        self.methods.insert(method.as_ref().into(), Handler::Streaming(streaming).into());
+        self
+    }
+
+    /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in
+    /// order.
+    ///
+    /// The notification is a [`NotificationMethod`], which brings the type of the parameters, or a string.
+    /// They are decoded as those of [`serve`](Self::serve); one that does not decode stops its stream with
+    /// PROTOCOL_VIOLATION.
+    ///
+    /// What a sender has seen acknowledged is handled even if the sender leaves, or this node
+    /// [shuts down](crate::Endpoint::shutdown) and has the time, unless this side turns the sender out. The
+    /// connection that it came on, whose slot it keeps, may be closed by then.
+    #[must_use]
+    pub fn on_notification<P, F, R>(self, method: impl MethodName<NotificationMethod<P>>, handler: F) -> Self
+    where
+        P: for<'b> Decode<'b, ()> + Send + 'static,
+        F: Fn(Context, P) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.fallible_notification(method.method_name(), move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                handler(context, decode_params(&params)?).await;
+                Ok(())
+            }
+        })
+    }
+
+    /// Takes notifications with parameters of plain bytes, which are empty where the sender left them out.
+    /// See [`on_notification`](Self::on_notification).
+    #[must_use]
+    pub fn on_notification_raw<F, R>(self, method: impl AsRef<str>, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        self.fallible_notification(method.as_ref(), move |context, params| {
+            let handler = Arc::clone(&handler);
+            async move {
+                handler(context, params).await;
+                Ok(())
+            }
+        })
+    }
+
+    fn fallible_notification<F, R>(mut self, name: &str, handler: F) -> Self
+    where
+        F: Fn(Context, Bytes) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), MethodError>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let notification: NotificationHandler = Box::new(move |context, params| {
+            let handler = Arc::clone(&handler);
+            Box::pin(async move { handler(context, params).await })
+        });
+        self.notifications.insert(name.into(), notification);
+        self
+    }
+}
+
+fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P, MethodError> {
+    value::decode_params(params).map_err(|error| {
+        let fault = std::error::Error::source(&error).map(ToString::to_string);
+        MethodError::invalid_request(format!("params: {}", fault.unwrap_or_else(|| error.to_string())))
+            .not_run()
+    })
+}
