@@ -21,7 +21,9 @@ use crate::tls::{Fingerprint, PeerIdentity};
 /// let operators = Peers::nobody().common_name("Palyra Operator").uri("palyra:device:7f3a");
 /// # drop(operators);
 /// ```
-#[derive(Clone, Default)]
+///
+/// Two descriptions are equal if they have the same entries, in any order.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Peers {
     everybody: Option<Everybody>,
     fingerprints: BTreeSet<Fingerprint>,
@@ -142,6 +144,16 @@ mod tests {
         assert!(Peers::anybody().contains(None));
         assert!(!Peers::identified().contains(None));
         assert!(!Peers::nobody().common_name("").dns_name("").uri("").contains(None));
+    }
+
+    #[test]
+    fn the_same_entries_are_equal_in_any_order() {
+        let peers = || Peers::nobody().common_name("a").dns_name("b.example");
+        assert_eq!(peers().uri("c"), Peers::nobody().uri("c").dns_name("B.example").common_name("a"));
+        for other in [peers().uri("d"), peers().uri("c").uri("d"), Peers::anybody(), Peers::identified()] {
+            assert_ne!(peers().uri("c"), other);
+        }
+        assert_ne!(Peers::anybody(), Peers::identified());
     }
 
     #[test]
