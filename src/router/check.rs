@@ -8,9 +8,12 @@ use crate::{
 };
 
 impl Router {
-    /// Finds names that could never be called, rules for what is not there, and events that would not fit a
-    /// frame.
+    /// Finds routers that could not be merged, names that could never be called, rules for what is not there,
+    /// and events that would not fit a frame.
     pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
+        if let Some(fault) = &self.fault {
+            return Err(Error::invalid_config(&**fault));
+        }
         self.check_rules()?;
         for name in self.methods.keys().chain(self.notifications.keys()) {
             if !is_method_len(name.len()) {
@@ -39,7 +42,7 @@ impl Router {
             let known = match &**name {
                 HEALTH => true,
                 STREAM_EVENTS => self.events.is_some(),
-                name => self.methods.contains_key(name) || self.notifications.contains_key(name),
+                name => self.serves(name),
             };
             if !known {
                 return Err(Error::invalid_config(format!(

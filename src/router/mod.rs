@@ -8,6 +8,7 @@ mod context;
 mod handler;
 mod loan;
 mod method_error;
+mod nest;
 mod peers;
 mod registration;
 mod rules;
@@ -97,6 +98,8 @@ pub struct Router {
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
+    /// What first went wrong when a router was nested, for the check when the endpoint is bound.
+    fault: Option<Box<str>>,
 }
 
 impl Router {
@@ -110,6 +113,11 @@ impl Router {
     #[must_use]
     pub fn events(self, log: EventLog) -> Self {
         Self { events: Some(log), ..self }
+    }
+
+    /// Whether there is a method or a notification of this name. The built-in methods are not among them.
+    fn serves(&self, name: &str) -> bool {
+        self.methods.contains_key(name) || self.notifications.contains_key(name)
     }
 
     pub(crate) fn method(&self, name: &str) -> Option<&Registered> {
@@ -135,8 +143,16 @@ impl Router {
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { methods, notifications, events, rules, default_rule, authorizer: _, on_connection: _ } =
-            self;
+        let Self {
+            methods,
+            notifications,
+            events,
+            rules,
+            default_rule,
+            authorizer: _,
+            on_connection: _,
+            fault: _,
+        } = self;
         f.debug_struct("Router")
             .field("methods", &methods.keys())
             .field("notifications", &notifications.keys())

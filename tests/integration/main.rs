@@ -46,6 +46,7 @@ mod key_log;
 mod layers;
 mod links;
 mod may_have_run;
+mod nesting;
 mod notifications;
 mod paths;
 mod peers;
