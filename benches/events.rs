@@ -70,7 +70,7 @@ fn latencies() -> Result<()> {
                 calls.push(start.elapsed());
 
                 let start = Instant::now();
-                log.publish(Bytes::from_static(&[7; 32]))?;
+                log.publish_raw(Bytes::from_static(&[7; 32]))?;
                 while !matches!(subscription.next().await?, SubscriptionItem::Event { .. }) {}
                 events.push(start.elapsed());
             }
@@ -145,13 +145,13 @@ fn writes() -> Result<()> {
         let log = EventLog::builder().max_events(100_000).max_bytes(64 * 1024 * 1024).open(&path)?;
         let start = Instant::now();
         for n in 1..WRITTEN {
-            log.publish(format!("{n:032}"))?;
+            log.publish_raw(format!("{n:032}"))?;
             // Leaves the commits their turn on a machine with few cores.
             if n % 4096 == 0 {
-                smol::block_on(log.publish_durable("a batch"))?;
+                smol::block_on(log.publish_durable_raw("a batch"))?;
             }
         }
-        smol::block_on(log.publish_durable("the last"))?;
+        smol::block_on(log.publish_durable_raw("the last"))?;
         let elapsed = start.elapsed();
         rates.push(f64::from(WRITTEN + WRITTEN / 4096) / elapsed.as_secs_f64());
         commits.push(f64::from(u32::try_from(log.commits())?));

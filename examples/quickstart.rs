@@ -90,7 +90,7 @@ fn methods(log: &EventLog) -> Router {
         .on_notification(JOURNAL, move |_, line| {
             let journal = journal.clone();
             async move {
-                if let Err(error) = journal.publish(line) {
+                if let Err(error) = journal.publish_raw(line) {
                     eprintln!("not published: {error}");
                 }
             }
@@ -116,7 +116,7 @@ async fn events_survive_a_cut(
     doomed.close(Code::CANCELLED, "the cable was pulled");
     println!("   cut after event {}: {}.", last.0, doomed.closed().await);
 
-    log.publish("while you were away")?;
+    log.publish_raw("while you were away")?;
     let (seq, epoch) = last;
     let mut request = connection.events_raw().resume_from(seq);
     if let Some(epoch) = epoch {

@@ -41,7 +41,7 @@ async fn publish_past_the_stalled(server: &Server, log: &EventLog) -> usize {
     let mut before = 0;
     for batch in 0..EVENTS / BATCH {
         for _ in 0..BATCH {
-            log.publish(vec![7; EVENT_BYTES]).unwrap();
+            log.publish_raw(vec![7; EVENT_BYTES]).unwrap();
         }
         for n in 1..=BATCH {
             let item = events.next_raw().await.unwrap().unwrap();

@@ -90,7 +90,7 @@ async fn use_everything(runtime: Arc<dyn Runtime>, check: impl Fn(&str)) {
     check("time limit");
     connection.notifier().await.unwrap().send_raw("demo.note", "x").await.unwrap();
     check("notify");
-    log.publish("door opened").unwrap();
+    log.publish_raw("door opened").unwrap();
     let mut events = connection.events_raw().resume_from(0).open().await.unwrap();
     while events.next_raw().await.unwrap().is_some() {}
     check("events");

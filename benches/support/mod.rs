@@ -42,7 +42,7 @@ pub(crate) fn event_log(events: usize) -> Result<EventLog> {
     // Twice what the events count for with their overhead, and room for one as large as may be.
     let log = EventLog::builder().max_events(events).max_bytes(256 * events + 1024 * 1024).build()?;
     for n in 0..events {
-        log.publish(format!("{n:032}"))?;
+        log.publish_raw(format!("{n:032}"))?;
     }
     Ok(log)
 }

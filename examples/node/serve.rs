@@ -166,7 +166,7 @@ fn methods(log: &EventLog) -> Router {
         .serve_raw("demo.publish", move |_, payload| {
             let log = asked.clone();
             async move {
-                let seq = log.publish_durable(payload).await.map_err(|error| refusal(&error))?;
+                let seq = log.publish_durable_raw(payload).await.map_err(|error| refusal(&error))?;
                 Ok(seq.to_string().into())
             }
         })
@@ -174,7 +174,7 @@ fn methods(log: &EventLog) -> Router {
             let log = notified.clone();
             async move {
                 // No caller waits for this task. Only a shutdown does, and it must not interrupt the task.
-                if let Err(error) = log.publish_durable(payload).await {
+                if let Err(error) = log.publish_durable_raw(payload).await {
                     not_published(error);
                 }
             }
@@ -202,7 +202,7 @@ async fn tick(log: &EventLog, every_ms: Option<NonZeroU64>) {
     let mut timer = smol::Timer::interval(Duration::from_millis(every_ms.get()));
     for count in 1_u64.. {
         let _ = smol::stream::StreamExt::next(&mut timer).await;
-        if let Err(error) = log.publish(format!("tick {count}")) {
+        if let Err(error) = log.publish_raw(format!("tick {count}")) {
             not_published(error);
         }
     }

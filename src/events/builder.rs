@@ -162,10 +162,10 @@ mod tests {
     fn bytes_are_bounded_too() {
         let log = EventLog::builder().max_payload_bytes(100).max_bytes(3 * (100 + OVERHEAD)).build().unwrap();
         for _ in 0..10 {
-            log.publish(vec![0; 100]).unwrap();
+            log.publish_raw(vec![0; 100]).unwrap();
         }
         assert_eq!((log.len(), log.first_seq()), (3, 8));
-        assert_eq!(log.publish(vec![0; 101]).unwrap_err().kind(), &ErrorKind::MessageTooLarge);
+        assert_eq!(log.publish_raw(vec![0; 101]).unwrap_err().kind(), &ErrorKind::MessageTooLarge);
         assert_eq!(log.last_seq(), 10, "a refused event takes no number");
     }
 

@@ -401,7 +401,7 @@ mod tests {
 
             fn step(&mut self, step: &Step) {
                 match *step {
-                    Step::Publish(count) => (0..count).for_each(|_| _ = self.log.publish("x").unwrap()),
+                    Step::Publish(count) => (0..count).for_each(|_| _ = self.log.publish_raw("x").unwrap()),
                     Step::BeginAnew => {
                         self.log = new_log();
                         self.resume();
@@ -463,7 +463,7 @@ mod tests {
                 how in 0..4,
             ) {
                 let mut both = Both::new();
-                (0..count).for_each(|_| _ = both.log.publish("x").unwrap());
+                (0..count).for_each(|_| _ = both.log.publish_raw("x").unwrap());
                 both.step(&Step::Heartbeat);
                 let mut frames = both.frames.clone();
                 let at = 1 + at.index(frames.len() - 2);

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+use minicbor::Encode;
 
 use super::{
     backing::Backing,
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     sync::EventListener,
+    value,
 };
 
 /// Events that peers subscribe to with `node.stream_events`, oldest first.
@@ -45,10 +47,23 @@ struct Shared {
 }
 
 impl EventLog {
-    /// Appends an event and wakes the subscribers; gives its sequence number.
+    /// Appends an event, encoded by minicbor, and wakes the subscribers; gives its sequence number.
     ///
-    /// The log counts only the payload itself: a payload that is a slice of a larger buffer keeps that
-    /// whole buffer in memory. Parameters of methods and notifications are never such slices.
+    /// Subscribers get a value of the same type from [`Connection::events`](crate::Connection::events), with
+    /// a [`LogMethod`](crate::LogMethod) that names the type.
+    ///
+    /// ```
+    /// use palyra_quic::{EventLog, LogMethod};
+    ///
+    /// /// Degrees Celsius, for those who publish and those who subscribe.
+    /// type Reading = i32;
+    /// const READINGS: LogMethod<Reading> = LogMethod::NODE;
+    ///
+    /// let log = EventLog::new();
+    /// assert_eq!(log.publish::<Reading>(&21)?, 1);
+    /// # let _ = READINGS;
+    /// # Ok::<(), palyra_quic::Error>(())
+    /// ```
     ///
     /// Never waits, neither for subscribers nor for a disk. If a bound is reached, the oldest events are
     /// dropped. In a durable log the event is written, and subscribers get it, with the next commit; until
@@ -56,12 +71,25 @@ impl EventLog {
     ///
     /// # Errors
     ///
-    /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) if the payload is larger than
+    /// [`Codec`](ErrorKind::Codec) if the event cannot be encoded;
+    /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) if it is larger than
     /// [`max_payload_bytes`](crate::EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once
     /// the log is [closed](Self::close). Of a durable log,
     /// [`Exhausted`](ErrorKind::Exhausted) if more events wait to be written than the log may hold, and
     /// [`Io`](ErrorKind::Io) once writing has failed.
-    pub fn publish(&self, payload: impl Into<Bytes>) -> Result<u64> {
+    pub fn publish<T: Encode<()> + ?Sized>(&self, event: &T) -> Result<u64> {
+        self.publish_raw(value::encode(event)?)
+    }
+
+    /// Appends an event of plain bytes. See [`publish`](Self::publish).
+    ///
+    /// The log counts only the payload itself: a payload that is a slice of a larger buffer keeps that
+    /// whole buffer in memory. Parameters of methods and notifications are never such slices.
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish).
+    pub fn publish_raw(&self, payload: impl Into<Bytes>) -> Result<u64> {
         let payload = payload.into();
         let Shared { history, backing, max_payload_bytes } = &*self.shared;
         if payload.len() > *max_payload_bytes {
@@ -83,8 +111,22 @@ impl EventLog {
     /// # Cancellation
     ///
     /// The event is published all the same.
-    pub async fn publish_durable(&self, payload: impl Into<Bytes>) -> Result<u64> {
-        let seq = self.publish(payload)?;
+    pub async fn publish_durable<T: Encode<()> + ?Sized>(&self, event: &T) -> Result<u64> {
+        self.publish_durable_raw(value::encode(event)?).await
+    }
+
+    /// Appends an event of plain bytes, and resolves when it survives the process and the machine. See
+    /// [`publish_durable`](Self::publish_durable).
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish_durable`](Self::publish_durable).
+    ///
+    /// # Cancellation
+    ///
+    /// The event is published all the same.
+    pub async fn publish_durable_raw(&self, payload: impl Into<Bytes>) -> Result<u64> {
+        let seq = self.publish_raw(payload)?;
         self.shared.backing.committed(seq).await?;
         Ok(seq)
     }

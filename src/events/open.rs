@@ -194,13 +194,13 @@ mod tests {
         for failing in [FULL, CRASHING] {
             let (log, state, executor) = log();
             block_on(executor.run(async {
-                assert_eq!(log.publish_durable("kept").await.unwrap(), 1);
+                assert_eq!(log.publish_durable_raw("kept").await.unwrap(), 1);
                 state.store(failing, Ordering::Relaxed);
-                let error = log.publish_durable("lost").await.unwrap_err();
+                let error = log.publish_durable_raw("lost").await.unwrap_err();
                 assert_eq!(error.kind(), &ErrorKind::Io, "{failing}");
             }));
             state.store(SOUND, Ordering::Relaxed);
-            assert_eq!(log.publish("too late").unwrap_err().kind(), &ErrorKind::Io);
+            assert_eq!(log.publish_raw("too late").unwrap_err().kind(), &ErrorKind::Io);
             assert_eq!(
                 (log.last_seq(), log.committed_seq(), log.commits()),
                 (1, 1, 1),
@@ -208,15 +208,15 @@ mod tests {
             );
             assert_eq!(block_on(log.flush()).unwrap_err().kind(), &ErrorKind::Io);
             assert_eq!(block_on(log.close()).unwrap_err().kind(), &ErrorKind::Io);
-            assert_eq!(log.publish("too late").unwrap_err().kind(), &ErrorKind::Closed);
+            assert_eq!(log.publish_raw("too late").unwrap_err().kind(), &ErrorKind::Closed);
         }
     }
 
     #[test]
     fn an_executor_that_is_dropped_fails_the_log_too() {
         let (log, _state, executor) = log();
-        block_on(executor.run(async { assert_eq!(log.publish_durable("kept").await.unwrap(), 1) }));
-        let waiting = log.publish_durable("never written");
+        block_on(executor.run(async { assert_eq!(log.publish_durable_raw("kept").await.unwrap(), 1) }));
+        let waiting = log.publish_durable_raw("never written");
         drop(executor);
         assert_eq!(block_on(waiting).unwrap_err().kind(), &ErrorKind::Io);
         assert_eq!(log.last_seq(), 1);

@@ -29,7 +29,7 @@ use crate::{
 /// let log = EventLog::new();
 /// let router = Router::new().serve("demo.publish", move |_: Context, line: String| {
 ///     let log = log.clone();
-///     async move { Ok(log.publish(line)?) }
+///     async move { Ok(log.publish(&line)?) }
 /// });
 /// # drop(router);
 /// ```

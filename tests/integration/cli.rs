@@ -346,7 +346,7 @@ fn a_gap_is_a_line_that_does_not_count() {
 
     let log = EventLog::builder().max_events(2).build().unwrap();
     for text in ["one", "two", "three", "four"] {
-        log.publish(text).unwrap();
+        log.publish_raw(text).unwrap();
     }
     let node = pki.serve_in_process(Router::new().events(log.clone()));
     for follow in [&[][..], &["--follow", "--count", "2"]] {
@@ -755,7 +755,7 @@ fn a_follower_does_without_its_node_for_as_long_as_asked() {
 fn a_node_that_is_full_is_waited_for_by_followers_alone() {
     let pki = Pki::new();
     let log = EventLog::new();
-    log.publish("news").unwrap();
+    log.publish_raw("news").unwrap();
     let limits = TransportLimits::builder().max_connections(1).build().unwrap();
     let node = pki.serve_in_process_within(limits, Router::new().events(log));
     let mut first = node.begin("events", &["--follow"]);

@@ -197,7 +197,7 @@ fn a_subscription_goes_on_behind_its_cursor_in_another_process() {
     let pair = pair();
     let log = EventLog::new();
     for n in 1..=5 {
-        log.publish(format!("event {n}")).unwrap();
+        log.publish_raw(format!("event {n}")).unwrap();
     }
     let _node = serve_at(&pair.gateway, Router::new().events(log));
     let kept = pair.sim.run(async {
@@ -221,7 +221,7 @@ fn a_subscription_goes_on_behind_its_cursor_in_another_process() {
 fn a_subscription_tells_of_its_connections() {
     let pair = pair();
     let log = EventLog::new();
-    log.publish("one").unwrap();
+    log.publish_raw("one").unwrap();
     let node = serve_at(&pair.gateway, Router::new().events(log.clone()));
     let client = client(&pair, None);
     pair.sim.run(async {
@@ -237,7 +237,7 @@ fn a_subscription_tells_of_its_connections() {
         drop(node);
         pair.gateway.crash();
         let _again = serve_at(&pair.gateway, Router::new().events(log.clone()));
-        log.publish("two").unwrap();
+        log.publish_raw("two").unwrap();
         assert_eq!(next_event(&mut subscription).await, 2, "and not the first again");
     });
 }
@@ -248,7 +248,7 @@ fn a_subscription_tells_of_its_connections() {
 fn two_heartbeats_that_do_not_come_count_as_a_dead_link() {
     let pair = pair();
     let log = EventLog::new();
-    log.publish("one").unwrap();
+    log.publish_raw("one").unwrap();
     let _node = pair.serve(Router::new().events(log), patient());
     let endpoint = pair.dialler(patient());
     let client = Client::builder(endpoint).address(pair.gateway.address(PORT)).build().unwrap();
@@ -317,7 +317,7 @@ fn failures_that_nothing_mends_end_a_subscription() {
 fn failures_that_pass_do_not_end_a_subscription() {
     let pair = pair();
     let log = EventLog::new();
-    log.publish("one").unwrap();
+    log.publish_raw("one").unwrap();
     let connections = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&connections);
     let router = Router::new().events(log).on_connection(move |connection: Connection| {
@@ -339,7 +339,7 @@ fn failures_that_pass_do_not_end_a_subscription() {
 fn a_log_has_as_many_subscribers_as_it_may() {
     let pair = pair();
     let log = EventLog::builder().max_subscribers(1).build().unwrap();
-    log.publish("one").unwrap();
+    log.publish_raw("one").unwrap();
     let _node = serve_at(&pair.gateway, Router::new().events(log.clone()));
     let client = client(&pair, None);
     pair.sim.run(async {
@@ -372,7 +372,7 @@ fn a_subscription_survives_the_failures_of_calls_beside_it() {
         assert!(matches!(subscription.next().await.unwrap(), SubscriptionItem::Connected { .. }));
         let refused = client.call_raw("demo.busy", "").await.unwrap_err();
         assert_eq!(refused.kind(), &ErrorKind::Remote(WireError::ResourceExhausted));
-        log.publish("one").unwrap();
+        log.publish_raw("one").unwrap();
         assert!(matches!(subscription.next().await.unwrap(), SubscriptionItem::Event { seq: 1, .. }));
     });
 }

@@ -623,7 +623,7 @@ fn own_subscriptions_and_calls_without_a_connection_hold_no_shutdown() {
     for way in 0..3 {
         let pair = pair();
         let log = EventLog::new();
-        log.publish("x").unwrap();
+        log.publish_raw("x").unwrap();
         let (router, _) = working(&pair.sim, 300 * MILLI);
         let node = pair.serve(router.events(log), limits().build().unwrap());
         pair.sim.run(async {

@@ -59,7 +59,7 @@ fn open(builder: EventLogBuilder, path: &Path) -> EventLog {
 fn publish(log: &EventLog, count: u64) {
     for _ in 0..count {
         let seq = log.last_seq() + 1;
-        assert_eq!(block_on(log.publish_durable(format!("event {seq}"))).unwrap(), seq);
+        assert_eq!(block_on(log.publish_durable_raw(format!("event {seq}"))).unwrap(), seq);
     }
 }
 
@@ -105,7 +105,7 @@ fn a_shutdown_writes_what_was_published() {
         let node = Endpoint::builder().server(tls).router(Router::new().events(log.clone()));
         let node = node.bind(([127, 0, 0, 1], 0).into()).unwrap();
         for n in 1..=count {
-            log.publish(n.to_string()).unwrap();
+            log.publish_raw(n.to_string()).unwrap();
         }
         block_on(node.shutdown(grace));
         // As it is on disk now, whatever is written later.
@@ -150,9 +150,9 @@ fn a_drop_releases_the_file() {
         let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
         assert_eq!(log.last_seq(), 3 * round);
         block_on(async {
-            log.publish_durable("a").await.unwrap();
+            log.publish_durable_raw("a").await.unwrap();
             for payload in ["b", "c"] {
-                log.publish(payload).unwrap();
+                log.publish_raw(payload).unwrap();
             }
             log.flush().await.unwrap();
         });
@@ -172,7 +172,7 @@ fn a_log_that_is_closed_releases_the_file_though_handles_are_left() {
     let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
     publish(&log, 1);
     for seq in 2..=5 {
-        log.publish(format!("event {seq}")).unwrap();
+        log.publish_raw(format!("event {seq}")).unwrap();
     }
     assert_eq!((log.last_seq(), log.committed_seq()), (5, 1));
     block_on(async {
@@ -184,8 +184,8 @@ fn a_log_that_is_closed_releases_the_file_though_handles_are_left() {
     let reopened = EventLog::builder().open(scratch.log()).unwrap();
     assert_eq!(reopened.last_seq(), 5);
 
-    assert_eq!(log.publish("late").unwrap_err().kind(), &ErrorKind::Closed);
-    assert_eq!(block_on(log.publish_durable("late")).unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!(log.publish_raw("late").unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!(block_on(log.publish_durable_raw("late")).unwrap_err().kind(), &ErrorKind::Closed);
     block_on(log.flush()).unwrap();
     block_on(log.close()).unwrap();
     assert_eq!(replay(&log), events(1..=5), "what is in memory is still served");
@@ -198,11 +198,11 @@ fn a_cancelled_close_can_be_called_again() {
     let scratch = Scratch::new();
     let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
     for seq in 1..=100 {
-        log.publish(format!("event {seq}")).unwrap();
+        log.publish_raw(format!("event {seq}")).unwrap();
     }
     block_on(async {
         assert!(future::poll_once(log.close()).await.is_none());
-        assert_eq!(log.publish("late").unwrap_err().kind(), &ErrorKind::Closed);
+        assert_eq!(log.publish_raw("late").unwrap_err().kind(), &ErrorKind::Closed);
         log.close().await.unwrap();
     });
     assert_eq!(EventLog::builder().open(scratch.log()).unwrap().last_seq(), 100);
@@ -211,9 +211,9 @@ fn a_cancelled_close_can_be_called_again() {
 #[test]
 fn a_log_in_memory_can_be_closed_too() {
     let log = EventLog::new();
-    log.publish("event 1").unwrap();
+    log.publish_raw("event 1").unwrap();
     block_on(log.close()).unwrap();
-    assert_eq!(log.publish("event 2").unwrap_err().kind(), &ErrorKind::Closed);
+    assert_eq!(log.publish_raw("event 2").unwrap_err().kind(), &ErrorKind::Closed);
     assert_eq!((log.last_seq(), log.committed_seq()), (1, 1));
     assert_eq!(replay(&log), events(1..=1));
 }
@@ -224,7 +224,7 @@ fn a_flush_does_not_wait_for_the_interval() {
     let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
     for round in 1..=3 {
         for _ in 0..5 {
-            log.publish("x").unwrap();
+            log.publish_raw("x").unwrap();
         }
         block_on(log.flush()).unwrap();
         assert_eq!((log.last_seq(), log.committed_seq()), (5 * round, 5 * round));
@@ -239,12 +239,12 @@ fn subscribers_see_what_is_on_disk_and_nothing_else() {
     // The first event is written immediately; the next ones wait for the interval to end, or for ten events.
     publish(&log, 1);
     for seq in 2..=10 {
-        assert_eq!(log.publish(format!("event {seq}")).unwrap(), seq);
+        assert_eq!(log.publish_raw(format!("event {seq}")).unwrap(), seq);
     }
     assert_eq!((log.last_seq(), log.committed_seq(), log.commits()), (10, 1, 1));
     assert_eq!(replay(&log), events(1..=1));
 
-    assert_eq!(block_on(log.publish_durable("event 11")).unwrap(), 11);
+    assert_eq!(block_on(log.publish_durable_raw("event 11")).unwrap(), 11);
     assert_eq!((log.committed_seq(), log.commits()), (11, 2), "ten events in one commit");
     assert_eq!(replay(&log), events(1..=11));
 }
@@ -254,7 +254,7 @@ fn events_that_nobody_waits_for_are_written_too() {
     let scratch = Scratch::new();
     let log = open(EventLog::builder(), &scratch.log());
     for seq in 1..=100 {
-        log.publish(format!("event {seq}")).unwrap();
+        log.publish_raw(format!("event {seq}")).unwrap();
     }
     drop(log);
     // The file cannot be opened before everything is written, because the writing task holds it.
@@ -268,9 +268,9 @@ fn no_more_than_the_log_may_hold_waits_to_be_written() {
     let log = open(bounds.commit_interval(HOUR).commit_events(1000), &scratch.log());
     publish(&log, 1);
     for _ in 0..10 {
-        log.publish([0; 100].to_vec()).unwrap();
+        log.publish_raw([0; 100].to_vec()).unwrap();
     }
-    assert_eq!(log.publish([0; 100].to_vec()).unwrap_err().kind(), &ErrorKind::Exhausted);
+    assert_eq!(log.publish_raw([0; 100].to_vec()).unwrap_err().kind(), &ErrorKind::Exhausted);
     assert_eq!(log.committed_seq(), 1);
 }
 
@@ -328,9 +328,9 @@ fn overwrite(path: &Path, at: u64, with: &[u8]) {
 fn written(scratch: &Scratch) -> u64 {
     let log = open(EventLog::builder(), &scratch.log());
     for seq in 1..100 {
-        log.publish(format!("event {seq}")).unwrap();
+        log.publish_raw(format!("event {seq}")).unwrap();
     }
-    block_on(log.publish_durable("event 100")).unwrap();
+    block_on(log.publish_durable_raw("event 100")).unwrap();
     log.epoch()
 }
 

@@ -27,7 +27,7 @@ fn node_within(limits: TransportLimits, count: u64, held: usize) -> (Server, Eve
 fn publish(log: &EventLog, count: u64) {
     for _ in 0..count {
         let next = log.last_seq() + 1;
-        assert_eq!(log.publish(payload(next)).unwrap(), next);
+        assert_eq!(log.publish_raw(payload(next)).unwrap(), next);
     }
 }
 
@@ -260,7 +260,7 @@ fn a_subscriber_that_is_too_slow_gets_a_gap_and_goes_on() {
         let held = 8;
         let log = EventLog::builder().max_events(held).build().unwrap();
         let server = serve(Router::new().events(log.clone()));
-        let publish = || log.publish(vec![7; 1000]).unwrap();
+        let publish = || log.publish_raw(vec![7; 1000]).unwrap();
         publish();
         let mut transport = TransportConfig::default();
         transport.stream_receive_window(VarInt::from_u32(4096));
@@ -386,8 +386,8 @@ fn the_largest_event_fits_a_frame_in_either_codec() {
     run(async {
         let log = EventLog::new();
         let largest = Bytes::from(vec![0xff; 256 * 1024]);
-        log.publish(largest.clone()).unwrap();
-        log.publish("").unwrap();
+        log.publish_raw(largest.clone()).unwrap();
+        log.publish_raw("").unwrap();
         let server = serve(Router::new().events(log));
         let connection = server.connect().await;
         for codec in [Codec::Cbor, Codec::Json] {

@@ -66,7 +66,7 @@ impl Gateway {
 fn methods(heard: &Arc<AtomicUsize>) -> Router {
     let (calls, notifications) = (Arc::clone(heard), Arc::clone(heard));
     let log = EventLog::new();
-    log.publish("door opened").unwrap();
+    log.publish_raw("door opened").unwrap();
     Router::new()
         .serve("demo.restart", move |_: Context, n: u32| {
             calls.fetch_add(1, Ordering::SeqCst);

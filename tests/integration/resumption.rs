@@ -28,7 +28,7 @@ impl Published {
 
     fn publish(&self, log: &EventLog, payload: String) {
         let payload = Bytes::from(payload);
-        let seq = log.publish(payload.clone()).unwrap();
+        let seq = log.publish_raw(payload.clone()).unwrap();
         let mut epochs = self.0.lock().unwrap();
         let (epoch, payloads) = epochs.last_mut().unwrap();
         payloads.push(payload);

@@ -188,7 +188,7 @@ fn new_connections_are_refused() {
 fn followed_events_end_with_the_code_that_says_come_back() {
     run(async {
         let (server, handlers, log) = node();
-        log.publish("before").unwrap();
+        log.publish_raw("before").unwrap();
         let connection = server.connect().await;
         let running = call(&connection);
         handlers.entered.recv().await.unwrap();
@@ -210,7 +210,7 @@ fn followed_events_end_with_the_code_that_says_come_back() {
 fn followed_events_alone_hold_no_shutdown() {
     run(async {
         let (server, _, log) = node();
-        log.publish("before").unwrap();
+        log.publish_raw("before").unwrap();
         let connection = server.connect().await;
         let mut events = connection.events_raw().follow().open().await.unwrap();
         assert!(events.next_raw().await.unwrap().is_some());

@@ -311,7 +311,7 @@ fn a_subscription_survives_send_errors_like_a_lost_network() {
         let mut subscription = client.subscribe().open();
         let mut lost = 0;
         for seq in 1..=3 {
-            log.publish("event").unwrap();
+            log.publish_raw("event").unwrap();
             let next = async {
                 loop {
                     match subscription.next().await.unwrap() {

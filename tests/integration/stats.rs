@@ -290,7 +290,7 @@ fn notifications_are_counted_and_what_became_of_them() {
 fn events_and_gaps_are_counted_on_both_sides() {
     let bench = Bench::new();
     for text in ["one", "two", "three"] {
-        bench.log.publish(text).unwrap();
+        bench.log.publish_raw(text).unwrap();
     }
     bench.run(async {
         let connection = bench.connect().await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_lite::{StreamExt, future::poll_once};
+use palyra_quic::minicbor::{Encode, Encoder, encode::Write};
 use palyra_quic::{
     Bytes, Codec, Context, ErrorKind, EventItem, EventLog, Gap, LogMethod, Method, NotificationMethod, Raw,
     ResponseSink, Router, StreamingMethod, WireError,
@@ -208,7 +209,7 @@ fn an_error_ends_the_stream_of_answers() {
 fn readings() -> EventLog {
     let log = EventLog::builder().max_events(3).build().unwrap();
     for degrees in [-1_i32, 0, 1, 2] {
-        log.publish(palyra_quic::minicbor::to_vec(degrees).unwrap()).unwrap();
+        log.publish(&degrees).unwrap();
     }
     log
 }
@@ -244,6 +245,51 @@ fn events_have_payloads_of_the_type_of_their_log() {
 }
 
 #[test]
+fn an_event_of_a_type_and_one_of_bytes_differ_in_their_encoding_alone() {
+    run(async {
+        let log = EventLog::new();
+        assert_eq!(log.publish("a").unwrap(), 1);
+        assert_eq!(log.publish_raw("a").unwrap(), 2);
+        assert_eq!(log.publish_durable("a").await.unwrap(), 3);
+        assert_eq!(log.publish_durable_raw("a").await.unwrap(), 4);
+        let server = serve(Router::new().events(log));
+        let connection = server.connect().await;
+        let items: Vec<_> = connection.events_raw().open().await.unwrap().try_collect().await.unwrap();
+        let payloads = items.into_iter().map(|item| match item {
+            EventItem::Event { payload, .. } => payload,
+            EventItem::Gap(gap) => panic!("{gap:?}"),
+        });
+        assert_eq!(payloads.collect::<Vec<_>>(), ["\x61a", "a", "\x61a", "a"]);
+    });
+}
+
+/// What no codec can write.
+struct Unwritable;
+
+impl<C> Encode<C> for Unwritable {
+    fn encode<W: Write>(
+        &self,
+        _: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), palyra_quic::minicbor::encode::Error<W::Error>> {
+        Err(palyra_quic::minicbor::encode::Error::message("unwritable"))
+    }
+}
+
+#[test]
+fn an_event_that_cannot_be_encoded_or_is_too_large_is_not_published() {
+    run(async {
+        let log = EventLog::builder().max_payload_bytes(4).build().unwrap();
+        assert_eq!(log.publish(&Unwritable).unwrap_err().kind(), &ErrorKind::Codec);
+        assert_eq!(log.publish_durable(&Unwritable).await.unwrap_err().kind(), &ErrorKind::Codec);
+        assert_eq!(log.publish("four").unwrap_err().kind(), &ErrorKind::MessageTooLarge);
+        assert_eq!(log.last_seq(), 0);
+        assert_eq!(log.publish("two").unwrap(), 1);
+        assert_eq!(log.publish_raw("four").unwrap(), 2);
+    });
+}
+
+#[test]
 fn events_are_a_stream_that_waits_for_the_next_one() {
     run(async {
         let server_log = readings();
@@ -253,7 +299,7 @@ fn events_are_a_stream_that_waits_for_the_next_one() {
         let first = StreamExt::next(&mut events).await.unwrap().unwrap();
         assert_eq!(values(vec![first]), (0, vec![(4, 2)]));
         assert!(poll_once(StreamExt::next(&mut events)).await.is_none());
-        server_log.publish(vec![3]).unwrap();
+        server_log.publish(&3).unwrap();
         let next = events.next().await.unwrap().unwrap();
         assert_eq!(values(vec![next]), (0, vec![(5, 3)]));
 

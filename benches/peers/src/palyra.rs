@@ -40,7 +40,7 @@ fn router(setup: &Setup) -> Result<Router> {
         .max_bytes(256 * events + 16 * 1024 * 1024)
         .build()?;
     for n in 0..events {
-        log.publish(event(n))?;
+        log.publish_raw(event(n))?;
     }
     let published = log.clone();
     Ok(Router::new()
@@ -50,7 +50,7 @@ fn router(setup: &Setup) -> Result<Router> {
         .serve_raw("bench.publish", move |_, params| {
             let log = published.clone();
             async move {
-                let published = log.publish(params).map_err(|_| MethodError::internal("not published"));
+                let published = log.publish_raw(params).map_err(|_| MethodError::internal("not published"));
                 published.map(|_seq| Bytes::new())
             }
         })

@@ -130,7 +130,7 @@ pub(crate) fn serve() -> Result<()> {
     let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(authority.as_bytes())?);
     let limits = limits(&env::var(LIMITS)?)?;
     let log = EventLog::builder().within(&limits).build()?;
-    log.publish("up")?;
+    log.publish_raw("up")?;
     let router = Router::new()
         .serve_raw(ECHO, |_: Context, params| async move { Ok(params) })
         .on_notification_raw("attack.note", |_: Context, _| async {})

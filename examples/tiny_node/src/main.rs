@@ -73,7 +73,7 @@ fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) 
     runtime.block_on(async {
         for count in 1_u64.. {
             sleep(&*handle, BETWEEN_EVENTS).await;
-            log.publish(format!("tick {count}"))?;
+            log.publish_raw(format!("tick {count}"))?;
         }
         Ok(())
     })

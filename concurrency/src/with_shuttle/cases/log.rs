@@ -12,7 +12,7 @@ pub(crate) fn wakeups() {
         let log = log.clone();
         Box::pin(async move {
             for _ in 0..2 {
-                log.publish("event").expect("the log is open");
+                log.publish_raw("event").expect("the log is open");
             }
         }) as Task
     };
