@@ -105,10 +105,7 @@ pub(crate) const SHUTTLE: &[Plant] = &[
         case: "wakeups",
         file: "src/events/history.rs",
         changes: &[
-            (
-                "        let last = {\n",
-                "        self.published.notify(usize::MAX);\n        let last = {\n",
-            ),
+            ("        let last = {\n", "        self.published.notify(usize::MAX);\n        let last = {\n"),
             ("        };\n        self.published.notify(usize::MAX);\n", "        };\n"),
         ],
     },

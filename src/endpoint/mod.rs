@@ -40,8 +40,9 @@ use crate::{
 
 /// A node's place on the network: one UDP socket that dials peers, accepts them, or both.
 ///
-/// Cloning gives another handle. When the last handle is dropped, and with it the last handle of each dialled
-/// [`Connection`](crate::Connection), everything is closed immediately; [`shutdown`](Self::shutdown) is the orderly way.
+/// Cloning gives another handle. When the last handle is dropped, and with it the last handle of each
+/// dialled [`Connection`](crate::Connection), everything is closed immediately;
+/// [`shutdown`](Self::shutdown) is the orderly way.
 ///
 /// See the [crate's documentation](crate) for a running example.
 #[derive(Clone)]

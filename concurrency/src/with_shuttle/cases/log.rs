@@ -3,29 +3,29 @@
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use super::{Task, run_all};
-use crate::{events::log::EventLog, sync::AtomicUsize};
+use crate::{events::Log, sync::AtomicUsize};
 
 /// Two threads publish, and a subscriber follows as `server::events` does.
 pub(crate) fn wakeups() {
-    let log = EventLog::new();
+    let log = Log::new(1);
     let publisher = || {
         let log = log.clone();
         Box::pin(async move {
             for _ in 0..2 {
-                log.publish_raw("event").expect("the log is open");
+                log.publish("event");
             }
         }) as Task
     };
     let subscriber = {
         let log = log.clone();
         Box::pin(async move {
-            let (mut position, gap) = log.subscribe(Some(0), None);
+            let (mut position, gap) = log.subscribe();
             assert!(gap.is_none());
             let mut events = Vec::new();
             while events.len() < 4 {
                 let published = log.listen();
                 let before = events.len();
-                assert!(log.read(&mut position, usize::MAX, &mut events).is_none());
+                assert!(log.read(&mut position, &mut events).is_none());
                 if events.len() == before {
                     published.await;
                 }
@@ -39,7 +39,7 @@ pub(crate) fn wakeups() {
 
 /// No more subscribe than may, and each that leaves makes room.
 pub(crate) fn subscribers() {
-    let log = EventLog::builder().max_subscribers(1).build().expect("good bounds");
+    let log = Log::new(1);
     let holder = Arc::new(AtomicUsize::new(0));
     let subscriber = || {
         let (log, holder) = (log.clone(), Arc::clone(&holder));
