@@ -26,7 +26,7 @@ pub(crate) struct Drain {
     /// `leaving`.
     changed: Event,
     /// The exchanges whose handlers await the shutdown, which must not wait for them.
-    leaving: Mutex<Vec<Handling>>,
+    leaving: Mutex<Vec<ExchangeId>>,
 }
 
 /// How far a shutdown has come. It only ever goes forward.
@@ -121,10 +121,10 @@ impl Drain {
     }
 
     /// What [`others_idle`](Self::others_idle) says, for the shutdown that `own` awaits in its handler.
-    pub(crate) async fn idle_beside(&self, own: Handling) {
+    pub(crate) async fn idle_beside(&self, own: ExchangeId) {
         lock(&self.leaving).push(own);
         self.tell_shutdown();
-        let _leaving = Leaving { drain: self, own };
+        let _leaving = ShutdownWaiter { drain: self, own };
         self.others_idle().await;
     }
 
@@ -134,7 +134,7 @@ impl Drain {
     }
 
     /// The exchange of this node whose handler is being polled on this thread, if one is.
-    pub(crate) fn handling(&self) -> Option<Handling> {
+    pub(crate) fn handling(&self) -> Option<ExchangeId> {
         HANDLING.with(Cell::get).filter(|handling| handling.drain == std::ptr::from_ref(self).addr())
     }
 
@@ -145,8 +145,8 @@ impl Drain {
     }
 
     /// A task that is counted until it is dropped.
-    pub(crate) fn track<F>(self: &Arc<Self>, future: F) -> Tracked<F> {
-        Tracked { future, _task: self.task() }
+    pub(crate) fn track<F>(self: &Arc<Self>, future: F) -> TrackedFuture<F> {
+        TrackedFuture { future, _task: self.task() }
     }
 
     /// Resolves when every task has ended. After the shutdown has begun.
@@ -182,7 +182,7 @@ impl Drop for TaskGuard {
 
 pin_project! {
     /// See [`Drain::track`].
-    pub(crate) struct Tracked<F> {
+    pub(crate) struct TrackedFuture<F> {
         // Before the guard, since fields are dropped in their order.
         #[pin]
         future: F,
@@ -190,7 +190,7 @@ pin_project! {
     }
 }
 
-impl<F: Future> Future for Tracked<F> {
+impl<F: Future> Future for TrackedFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -200,7 +200,7 @@ impl<F: Future> Future for Tracked<F> {
 
 /// An exchange whose handler is being polled, as numbers that tell it from all others at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Handling {
+pub(crate) struct ExchangeId {
     /// Of the node: where its [`Drain`] is.
     drain: usize,
     /// Of the exchange: where its future is.
@@ -210,10 +210,10 @@ pub(crate) struct Handling {
 }
 
 thread_local! {
-    static HANDLING: Cell<Option<Handling>> = const { Cell::new(None) };
+    static HANDLING: Cell<Option<ExchangeId>> = const { Cell::new(None) };
 }
 
-impl Handling {
+impl ExchangeId {
     /// For a handler in a future that does not move any more, at `place`.
     pub(crate) fn new<T>(drain: &Drain, place: &T, is_work: bool) -> Self {
         let (drain, exchange) = (std::ptr::from_ref(drain).addr(), std::ptr::from_ref(place).addr());
@@ -231,12 +231,12 @@ impl Handling {
 }
 
 /// Takes an exchange out of those that await the shutdown.
-struct Leaving<'a> {
+struct ShutdownWaiter<'a> {
     drain: &'a Drain,
-    own: Handling,
+    own: ExchangeId,
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for ShutdownWaiter<'_> {
     fn drop(&mut self) {
         let mut leaving = lock(&self.drain.leaving);
         if let Some(place) = leaving.iter().position(|handling| *handling == self.own) {
@@ -307,7 +307,7 @@ mod tests {
         drain.advance(Phase::Draining);
         let (places, work) = ([0_u8; 2], [drain.accept(), drain.accept()]);
         let other = drain.accept();
-        let [first, second] = places.each_ref().map(|place| Handling::new(&drain, place, true));
+        let [first, second] = places.each_ref().map(|place| ExchangeId::new(&drain, place, true));
         let mut one = Box::pin(drain.idle_beside(first));
         assert!(!is_ready(&mut one));
         // Twice by the same exchange is one piece of work all the same.
@@ -331,7 +331,7 @@ mod tests {
     fn a_handler_is_known_only_while_it_is_polled_and_only_to_its_own_node() {
         let (drain, another) = (Drain::default(), Drain::default());
         let (inner, outer) = (0_u8, 0_u8);
-        let [inner, outer] = [&inner, &outer].map(|place| Handling::new(&drain, place, true));
+        let [inner, outer] = [&inner, &outer].map(|place| ExchangeId::new(&drain, place, true));
         assert_eq!(drain.handling(), None);
         outer.poll(|| {
             assert_eq!(drain.handling(), Some(outer));

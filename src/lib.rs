@@ -146,7 +146,7 @@ mod value;
 mod wire_error;
 
 #[cfg(feature = "cert")]
-pub use self::cert::{CertificateAuthority, ConnectedPair, Issued, connected_pair};
+pub use self::cert::{CertificateAuthority, ConnectedPair, IssuedCertificate, connected_pair};
 #[cfg(feature = "durable")]
 pub use self::events::CursorStore;
 #[cfg(unix)]

@@ -329,14 +329,14 @@ impl FrameWriter {
     /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when
     /// the connection ends.
     pub(crate) fn stopped(&self) -> impl Future<Output = Result<Option<Code>>> + Send + Sync + 'static {
-        Stopped { stopped: self.stream.stopped() }
+        StopFuture { stopped: self.stream.stopped() }
     }
 
     /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that
     /// the peer stopped it with ([RFC 9000, section
     /// 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
     pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
-        GivenUp { stopped: self.stopped() }
+        CancelFuture { stopped: self.stopped() }
     }
 }
 
@@ -347,14 +347,14 @@ impl Drop for FrameWriter {
 }
 
 pin_project! {
-    /// See [`FrameWriter::stopped`]. As with [`GivenUp`], an async block would keep what it awaits twice.
-    struct Stopped<F> {
+    /// See [`FrameWriter::stopped`]. As with [`CancelFuture`], an async block would keep what it awaits twice.
+    struct StopFuture<F> {
         #[pin]
         stopped: F,
     }
 }
 
-impl<F: Future<Output = std::result::Result<Option<VarInt>, StoppedError>>> Future for Stopped<F> {
+impl<F: Future<Output = std::result::Result<Option<VarInt>, StoppedError>>> Future for StopFuture<F> {
     type Output = Result<Option<Code>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -368,13 +368,13 @@ impl<F: Future<Output = std::result::Result<Option<VarInt>, StoppedError>>> Futu
 
 pin_project! {
     /// See [`FrameWriter::given_up`].
-    struct GivenUp<F> {
+    struct CancelFuture<F> {
         #[pin]
         stopped: F,
     }
 }
 
-impl<F: Future<Output = Result<Option<Code>>>> Future for GivenUp<F> {
+impl<F: Future<Output = Result<Option<Code>>>> Future for CancelFuture<F> {
     type Output = Code;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Code> {

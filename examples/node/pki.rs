@@ -7,7 +7,7 @@ use std::{
 };
 
 use palyra_quic::{
-    CertificateAuthority, Fingerprint, Identity, Issued, RevocationList, Trust,
+    CertificateAuthority, Fingerprint, Identity, IssuedCertificate, RevocationList, Trust,
     rustls::pki_types::{CertificateRevocationListDer, pem::PemObject},
 };
 
@@ -105,7 +105,7 @@ const CA: &str = ReservedName::CA;
 const SERVER: &str = ReservedName::SERVER;
 
 impl Issuance {
-    fn new(stem: &str, issued: &Issued) -> Self {
+    fn new(stem: &str, issued: &IssuedCertificate) -> Self {
         Self {
             stem: stem.into(),
             cert_pem: issued.cert_pem().into(),

@@ -62,10 +62,10 @@ impl Account {
     }
 
     /// Counts another connection, unless there are `max` already.
-    pub(super) fn open(self: &Arc<Self>, max: u32) -> Option<Opened> {
+    pub(super) fn open(self: &Arc<Self>, max: u32) -> Option<AccountGuard> {
         let below = |open: u32| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
-        Some(Opened(Arc::clone(self)))
+        Some(AccountGuard(Arc::clone(self)))
     }
 
     fn is_forgettable(&self, now: Instant) -> bool {
@@ -84,9 +84,9 @@ impl Account {
 
 /// Held by a connection that counts.
 #[derive(Debug)]
-pub(crate) struct Opened(Arc<Account>);
+pub(crate) struct AccountGuard(Arc<Account>);
 
-impl Drop for Opened {
+impl Drop for AccountGuard {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     accounts::Account,
     budget::{Charge, Share},
-    count::Counted,
+    count::CountGuard,
 };
 use crate::{
     limits::{Bucket, Rate, TransportLimits},
@@ -27,7 +27,7 @@ pub(crate) struct Allowance {
     faults: Bucket,
     fault_rate: Rate,
     max_notification_wait: Duration,
-    _dialled: Option<Counted>,
+    _dialled: Option<CountGuard>,
 }
 
 /// Requests come too often.
@@ -44,7 +44,7 @@ impl Allowance {
         limits: &TransportLimits,
         share: Arc<Share>,
         account: Option<Arc<Account>>,
-        dialled: Option<Counted>,
+        dialled: Option<CountGuard>,
         now: Instant,
     ) -> Self {
         let request_rate = limits.request_rate();

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::sync::AtomicUsize;
 
-/// Counts what holds a [`Counted`], up to a limit. Nobody waits while the limit is reached.
+/// Counts what holds a [`CountGuard`], up to a limit. Nobody waits while the limit is reached.
 #[derive(Debug)]
 pub(crate) struct Count {
     value: AtomicUsize,
@@ -13,7 +13,7 @@ pub(crate) struct Count {
 
 /// Counts for one until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Count>);
+pub(crate) struct CountGuard(Arc<Count>);
 
 impl Count {
     pub(super) fn up_to(max: usize) -> Arc<Self> {
@@ -21,10 +21,10 @@ impl Count {
     }
 
     /// Counts one more, unless the limit is reached.
-    pub(super) fn add(self: &Arc<Self>) -> Option<Counted> {
+    pub(super) fn add(self: &Arc<Self>) -> Option<CountGuard> {
         let below = |value: usize| (value < self.max).then_some(value + 1);
         self.value.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
-        Some(Counted(Arc::clone(self)))
+        Some(CountGuard(Arc::clone(self)))
     }
 
     pub(super) fn value(&self) -> usize {
@@ -32,7 +32,7 @@ impl Count {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.value.fetch_sub(1, Ordering::Relaxed);
     }

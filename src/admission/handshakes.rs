@@ -13,8 +13,8 @@ use std::{
 use fastrand::Rng;
 
 use super::{
-    accounts::{Account, Opened},
-    count::Counted,
+    accounts::{Account, AccountGuard},
+    count::CountGuard,
 };
 use crate::{
     limits::Rate,
@@ -51,8 +51,8 @@ struct Entry {
     since: Instant,
     /// The address, where the client's address is validated.
     account: Option<Arc<Account>>,
-    permit: Counted,
-    of_address: Option<Opened>,
+    permit: CountGuard,
+    of_address: Option<AccountGuard>,
     evicted: Event,
 }
 
@@ -68,14 +68,14 @@ pub(crate) struct Handshake {
 /// Held by a connection for as long as it is open, or served.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
-    _permit: Counted,
-    _of_address: Option<Opened>,
-    of_identity: Option<Opened>,
+    _permit: CountGuard,
+    _of_address: Option<AccountGuard>,
+    of_identity: Option<AccountGuard>,
 }
 
 impl ConnectionSlot {
     /// Holds a connection counted for its peer's certificate, too.
-    pub(super) fn count_for_identity(&mut self, opened: Opened) {
+    pub(super) fn count_for_identity(&mut self, opened: AccountGuard) {
         self.of_identity = Some(opened);
     }
 }
@@ -112,8 +112,8 @@ impl Handshakes {
     pub(super) fn begin(
         self: &Arc<Self>,
         account: Option<Arc<Account>>,
-        permit: Option<Counted>,
-        of_address: Option<Opened>,
+        permit: Option<CountGuard>,
+        of_address: Option<AccountGuard>,
         now: Instant,
     ) -> Option<Handshake> {
         let mut pending = lock(&self.pending);
@@ -135,7 +135,7 @@ impl Handshakes {
 
 impl PendingHandshakes {
     /// Gives up the handshake that a newcomer may replace, and frees its place.
-    fn evict(&mut self, newcomer: Option<&Account>, now: Instant) -> Option<Counted> {
+    fn evict(&mut self, newcomer: Option<&Account>, now: Instant) -> Option<CountGuard> {
         let weights = self.entries.iter().map(|entry| weight(entry.account.as_deref(), now)).enumerate();
         // The last of equals wins, which is the oldest of them, from the end.
         let (heaviest, most) = weights.rev().max_by_key(|&(_, weight)| weight)?;

@@ -10,7 +10,7 @@ use super::{
     accounts::{Account, Accounts, Payer},
     allowance::Allowance,
     budget::FrameBudget,
-    count::{Count, Counted},
+    count::{Count, CountGuard},
     handshakes::{ConnectionSlot, Handshake, Handshakes, finishes_handshakes},
 };
 use crate::{
@@ -85,7 +85,7 @@ impl Admission {
     }
 
     /// Held by a connection that this side dials until it has an [`Allowance`].
-    pub(crate) fn dialling(&self) -> Option<Counted> {
+    pub(crate) fn dialling(&self) -> Option<CountGuard> {
         self.dialled.add()
     }
 
@@ -179,7 +179,7 @@ impl Admission {
         peer: Option<&PeerIdentity>,
         address: IpAddr,
         budget: &Arc<FrameBudget>,
-        dialled: Option<Counted>,
+        dialled: Option<CountGuard>,
     ) -> Allowance {
         let now = self.clock.now();
         let payer = Payer::of(peer, address);

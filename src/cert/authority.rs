@@ -14,7 +14,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use super::{
-    issued::Issued,
+    issued::IssuedCertificate,
     params::{self, MAX_COMMON_NAME_CHARS, new_key, server_name, unusable, without_repetition},
     stored::{StoredAuthority, first_certificate},
     window::{AUTHORITY_LIFETIME, DEFAULT_LIFETIME, Window},
@@ -146,7 +146,7 @@ impl CertificateAuthority {
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if one of the names is neither a DNS name
     /// nor an IP address. Wildcards and a dot at the end are not supported.
-    pub fn issue_server(&self, names: &[&str]) -> Result<Issued> {
+    pub fn issue_server(&self, names: &[&str]) -> Result<IssuedCertificate> {
         let common_name = names.first().copied().filter(|name| name.len() <= MAX_COMMON_NAME_CHARS);
         let mut subject = DistinguishedName::new();
         subject.push(DnType::CommonName, common_name.unwrap_or("localhost"));
@@ -167,7 +167,7 @@ impl CertificateAuthority {
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) unless `id` is 1 to 50 characters out of
     /// ASCII letters, digits, `-`, `.`, `_` and `~`: what needs no escaping in a URI.
-    pub fn issue_client(&self, id: &str) -> Result<Issued> {
+    pub fn issue_client(&self, id: &str) -> Result<IssuedCertificate> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if id.is_empty() || id.len() > MAX_DEVICE_ID_CHARS || !id.bytes().all(plain) {
             return Err(Error::invalid_config(
@@ -186,14 +186,14 @@ impl CertificateAuthority {
         subject: DistinguishedName,
         alternatives: Vec<SanType>,
         purpose: ExtendedKeyUsagePurpose,
-    ) -> Result<Issued> {
+    ) -> Result<IssuedCertificate> {
         let mut params = params::node(subject, alternatives, purpose);
         self.window.map_or_else(|| Window::starting_now(DEFAULT_LIFETIME), Ok)?.apply_to(&mut params);
 
         let key = new_key()?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(unusable)?;
         let key_der = PrivateKeyDer::try_from(key.serialize_der()).map_err(Error::invalid_config)?;
-        Ok(Issued {
+        Ok(IssuedCertificate {
             identity: Identity::from_der(vec![certificate.der().clone()], key_der)?,
             cert_pem: certificate.pem().into(),
             key_pem: key.serialize_pem().into(),
@@ -209,7 +209,7 @@ impl CertificateAuthority {
     pub fn crl<'a>(
         &self,
         number: u64,
-        revoked: impl IntoIterator<Item = &'a Issued>,
+        revoked: impl IntoIterator<Item = &'a IssuedCertificate>,
     ) -> Result<CertificateRevocationListDer<'static>> {
         let Window { from, until } =
             self.window.map_or_else(|| Window::starting_now(DEFAULT_LIFETIME), Ok)?;

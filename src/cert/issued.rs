@@ -10,13 +10,13 @@ use crate::tls::{Fingerprint, Identity};
 ///
 /// [`Debug`] does not show the key.
 #[derive(Clone)]
-pub struct Issued {
+pub struct IssuedCertificate {
     pub(super) identity: Identity,
     pub(super) cert_pem: Arc<str>,
     pub(super) key_pem: Arc<str>,
 }
 
-impl Issued {
+impl IssuedCertificate {
     /// The certificate and its key, ready to be shown to peers.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -48,9 +48,9 @@ impl Issued {
     }
 }
 
-impl fmt::Debug for Issued {
+impl fmt::Debug for IssuedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { identity, cert_pem: _, key_pem: _ } = self;
-        f.debug_struct("Issued").field("identity", identity).finish_non_exhaustive()
+        f.debug_struct("IssuedCertificate").field("identity", identity).finish_non_exhaustive()
     }
 }

@@ -13,5 +13,5 @@ mod window;
 pub use self::{
     authority::CertificateAuthority,
     connected_pair::{ConnectedPair, connected_pair},
-    issued::Issued,
+    issued::IssuedCertificate,
 };

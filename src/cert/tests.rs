@@ -21,7 +21,7 @@ use crate::{
     tls::{Fingerprint, PeerIdentity},
 };
 
-fn peer(issued: &Issued) -> PeerIdentity {
+fn peer(issued: &IssuedCertificate) -> PeerIdentity {
     PeerIdentity::from_chain(issued.chain().to_vec()).unwrap()
 }
 
@@ -29,7 +29,7 @@ fn certificate(der: &CertificateDer<'_>) -> Certificate {
     Certificate::from_der(der).unwrap()
 }
 
-fn validity(issued: &Issued) -> (SystemTime, SystemTime) {
+fn validity(issued: &IssuedCertificate) -> (SystemTime, SystemTime) {
     let validity = certificate(&issued.chain()[0]).tbs_certificate.validity;
     let at = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
     (at(validity.not_before), at(validity.not_after))

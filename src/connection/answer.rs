@@ -18,10 +18,14 @@ use crate::{
 pub(super) type Deadline = Option<Instant>;
 
 /// What was in a frame.
-pub(super) type Decoded = std::result::Result<Response, MessageError>;
+pub(super) type DecodedResponse = std::result::Result<Response, MessageError>;
 
 /// The next response; a frame that was begun has to be complete as soon as a request would.
-pub(super) async fn read(link: &Link, asked: Codec, reader: &mut FrameReader) -> Result<Option<Decoded>> {
+pub(super) async fn read(
+    link: &Link,
+    asked: Codec,
+    reader: &mut FrameReader,
+) -> Result<Option<DecodedResponse>> {
     let limit = link.limits().request_read_timeout();
     let decode = |body: Body<'_>| decode(link, asked, body);
     let next = reader.next_within(link.clock(), limit, Pace::Between, decode).await;
@@ -32,7 +36,7 @@ pub(super) async fn read(link: &Link, asked: Codec, reader: &mut FrameReader) ->
 
 /// Reads a response to a request in the codec `asked`, and remembers if it shows that the peer is a node of
 /// the tokio implementation: that alone answers CBOR in JSON, and always with this error.
-pub(super) fn decode(link: &Link, asked: Codec, body: Body<'_>) -> Decoded {
+pub(super) fn decode(link: &Link, asked: Codec, body: Body<'_>) -> DecodedResponse {
     let other_codec = asked == Codec::Cbor && is_json(body.bytes());
     let response = Response::read(body);
     if other_codec && is_invalid_request(&response) {
@@ -41,7 +45,7 @@ pub(super) fn decode(link: &Link, asked: Codec, body: Body<'_>) -> Decoded {
     response
 }
 
-fn is_invalid_request(response: &Decoded) -> bool {
+fn is_invalid_request(response: &DecodedResponse) -> bool {
     match response {
         Ok(response) => matches!(response, Response::Error { error: WireError::InvalidRequest, .. }),
         // What it says cannot be read.

@@ -40,12 +40,12 @@ use crate::{
 #[derive(Clone)]
 pub struct Connection {
     link: Arc<Link>,
-    keep: Option<Arc<Keep>>,
+    keep: Option<Arc<CloseWithLastHandle>>,
 }
 
 /// Finds the handles of a dialled connection, and is none.
 #[derive(Debug)]
-pub(crate) struct WeakConnection(Weak<Keep>);
+pub(crate) struct WeakConnection(Weak<CloseWithLastHandle>);
 
 impl WeakConnection {
     /// Another handle, unless the last one was dropped.
@@ -60,13 +60,13 @@ impl WeakConnection {
 }
 
 /// Closes a dialled connection with its last handle.
-struct Keep {
+struct CloseWithLastHandle {
     link: Arc<Link>,
     /// Its endpoint must not close while a handle is left.
     endpoint: Arc<OpenEndpoint>,
 }
 
-impl Drop for Keep {
+impl Drop for CloseWithLastHandle {
     fn drop(&mut self) {
         let Self { link, endpoint } = self;
         // To close it takes back notifications that are not acknowledged yet.
@@ -94,7 +94,7 @@ fn close_when_acknowledged(link: Arc<Link>, endpoint: Arc<OpenEndpoint>) {
 impl Connection {
     /// A handle that keeps the connection open.
     pub(crate) fn owned(link: Arc<Link>, endpoint: Arc<OpenEndpoint>) -> Self {
-        let keep = Keep { link: Arc::clone(&link), endpoint };
+        let keep = CloseWithLastHandle { link: Arc::clone(&link), endpoint };
         Self { link, keep: Some(Arc::new(keep)) }
     }
 

@@ -36,9 +36,9 @@ pub struct Responses<T = Raw> {
 }
 
 /// What a wait for the next response ends with.
-type Arrived = Result<Option<Response>>;
+type NextResponse = Result<Option<Response>>;
 /// A wait that owns the reader, and gives it back.
-type Wait = Pin<Box<dyn Future<Output = (Box<ResponseReader>, Arrived)> + Send>>;
+type Wait = Pin<Box<dyn Future<Output = (Box<ResponseReader>, NextResponse)> + Send>>;
 
 enum State {
     /// Nothing waits, or a future that borrows the reader.
@@ -101,7 +101,7 @@ impl<T> Responses<T> {
     }
 
     /// The next response, at whichever poll it arrives.
-    pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Arrived> {
+    pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<NextResponse> {
         loop {
             match &mut self.state {
                 State::Idle(reader) => {

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
 use rustls::KeyLog;
 
-use super::{Endpoint, Inner, dialled::Dialled};
+use super::{Endpoint, Inner, dialled::DialledConnections};
 use crate::{
     address::{Families, Reach},
     closure::{Cause, OpenEndpoint},
@@ -287,7 +287,7 @@ impl EndpointBuilder {
             recorder,
             rng: Mutex::new(rng(seed)),
             reach,
-            dialled: Dialled::default(),
+            dialled: DialledConnections::default(),
         });
         Ok(Endpoint { inner })
     }

@@ -9,9 +9,9 @@ use crate::{
 
 /// Finds the dialled connections that have handles.
 #[derive(Debug, Default)]
-pub(super) struct Dialled(Mutex<Vec<WeakConnection>>);
+pub(super) struct DialledConnections(Mutex<Vec<WeakConnection>>);
 
-impl Dialled {
+impl DialledConnections {
     pub(super) fn add(&self, connection: &Connection) {
         let Some(connection) = connection.downgrade() else { return };
         let mut connections = lock(&self.0);

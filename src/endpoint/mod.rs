@@ -21,7 +21,7 @@ use fastrand::Rng;
 use futures_lite::future;
 
 pub(crate) use self::dial::Handshake;
-use self::dialled::Dialled;
+use self::dialled::DialledConnections;
 pub use self::{builder::EndpointBuilder, server_address::ServerAddress};
 use crate::{
     address::Reach,
@@ -61,7 +61,7 @@ struct Inner {
     recorder: Recorder,
     rng: Mutex<Rng>,
     reach: Reach,
-    dialled: Dialled,
+    dialled: DialledConnections,
 }
 
 impl Endpoint {

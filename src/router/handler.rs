@@ -17,12 +17,12 @@ pub(crate) type NotificationHandler =
     Box<dyn Fn(Context, Bytes) -> HandlerFuture<Result<(), MethodError>> + Send + Sync>;
 pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> + Send + Sync>;
 
-pub(crate) struct Registered {
+pub(crate) struct Registration {
     pub(crate) handler: Handler,
     pub(crate) answers: Arc<Answers>,
 }
 
-impl From<Handler> for Registered {
+impl From<Handler> for Registration {
     fn from(handler: Handler) -> Self {
         Self { handler, answers: Arc::default() }
     }

@@ -27,7 +27,7 @@ pub use self::{
 };
 pub(crate) use self::{
     context::ExchangeGuard,
-    handler::{ConnectionHandler, Handler, NotificationHandler, Registered},
+    handler::{ConnectionHandler, Handler, NotificationHandler, Registration},
     loan::Lender,
 };
 use crate::events::EventLog;
@@ -91,7 +91,7 @@ use crate::events::EventLog;
 /// ```
 #[derive(Default)]
 pub struct Router {
-    methods: BTreeMap<Box<str>, Registered>,
+    methods: BTreeMap<Box<str>, Registration>,
     notifications: BTreeMap<Box<str>, NotificationHandler>,
     events: Option<EventLog>,
     rules: BTreeMap<Box<str>, Peers>,
@@ -120,7 +120,7 @@ impl Router {
         self.methods.contains_key(name) || self.notifications.contains_key(name)
     }
 
-    pub(crate) fn method(&self, name: &str) -> Option<&Registered> {
+    pub(crate) fn method(&self, name: &str) -> Option<&Registration> {
         self.methods.get(name)
     }
 

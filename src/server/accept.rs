@@ -21,7 +21,7 @@ use crate::{
     admission::{ConnectionSlot, Full, Handshake},
     code::Code,
     connection::Connection,
-    drain::Handling,
+    drain::ExchangeId,
     error::{Error, ErrorKind, Result},
     limits::Serves,
     link::{CloseOnDrop, Link},
@@ -176,7 +176,7 @@ async fn run_connection_handler(node: &Node, link: &Arc<Link>, handler: &Connect
     let handled = async { handler(Connection::borrowed(Arc::clone(link))).await };
     let mut handled = pin!(AssertUnwindSafe(handled).catch_unwind());
     // A shutdown that is awaited in the handler must not wait for the handler's task.
-    let handling = Handling::new(&node.drain, &handled, false);
+    let handling = ExchangeId::new(&node.drain, &handled, false);
     let handled = poll_fn(|cx| handling.poll(|| handled.as_mut().poll(cx)));
     if handled.await.is_err() {
         tracing::warn!(remote = %link.remote_address(), "a connection handler panicked");

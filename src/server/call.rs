@@ -18,7 +18,7 @@ use crate::{
     admission::Charge,
     drain::Phase,
     message::{Response, WireError},
-    router::{Answers, Context, ExchangeGuard, Handler, Lender, MethodError, Registered, ResponseSink},
+    router::{Answers, Context, ExchangeGuard, Handler, Lender, MethodError, Registration, ResponseSink},
     runtime::{Clock, Elapsed},
     stream::FrameWriter,
 };
@@ -26,12 +26,12 @@ use crate::{
 /// Runs the handler of a method.
 pub(super) async fn call(
     exchange: &ExchangeState<'_>,
-    registered: &Registered,
+    registered: &Registration,
     params: Bytes,
     timeout_ms: Option<u64>,
     writer: FrameWriter,
 ) -> ExchangeResult {
-    let Registered { handler, answers } = registered;
+    let Registration { handler, answers } = registered;
     let ExchangeState { node, link, .. } = exchange;
     let limit = node.limits.handler_timeout();
     let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));

@@ -22,7 +22,7 @@ use crate::{
     events::EventLog,
     message::{MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     protocol::{HEALTH, STREAM_EVENTS},
-    router::{MethodError, Registered},
+    router::{MethodError, Registration},
     runtime::Clock,
     span::{codec_name, method, record},
     stream::{FrameReader, FrameWriter},
@@ -131,7 +131,7 @@ fn take_request(ExchangeState { node, link, .. }: &ExchangeState<'_>) -> Result<
 /// Where a request goes.
 enum Route<'a> {
     Method {
-        method: &'a Registered,
+        method: &'a Registration,
         params: Bytes,
         timeout_ms: Option<u64>,
     },

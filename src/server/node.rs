@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pieces::Watched;
+use super::pieces::UnreadWatch;
 use crate::{
     admission::Admission, closure::Closure, code::Code, drain::Drain, error::Error, events::EventLog,
     limits::TransportLimits, link::Link, router::Router, runtime::Clock, stats::Counters,
@@ -28,7 +28,7 @@ pub(crate) struct Node {
     pub(super) closure: Arc<Closure>,
     pub(super) started: Instant,
     warned_of_doubt: Mutex<Option<Instant>>,
-    pub(super) watched: Watched,
+    pub(super) watched: UnreadWatch,
 }
 
 impl Node {
@@ -47,7 +47,7 @@ impl Node {
             closure: Arc::default(),
             started: clock.now(),
             warned_of_doubt: Mutex::default(),
-            watched: Watched::default(),
+            watched: UnreadWatch::default(),
             limits,
             clock,
         }

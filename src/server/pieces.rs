@@ -20,9 +20,9 @@ const PACKET_PER_PIECES: usize = 8;
 
 /// Accepted connections, to be looked at.
 #[derive(Debug, Default)]
-pub(super) struct Watched(Mutex<Vec<Weak<Link>>>);
+pub(super) struct UnreadWatch(Mutex<Vec<Weak<Link>>>);
 
-impl Watched {
+impl UnreadWatch {
     pub(super) fn add(&self, link: &Arc<Link>) {
         let mut links = lock(&self.0);
         if links.len() == links.capacity() {
@@ -57,7 +57,7 @@ impl Watched {
 /// of small messages that have to wait may fill its window with them. Otherwise the connections with the
 /// most pieces are closed.
 pub(super) async fn watch(
-    watched: &Watched,
+    watched: &UnreadWatch,
     limits: &TransportLimits,
     counters: &Counters,
     socket: &SocketHealth,

@@ -37,7 +37,7 @@ struct State {
 }
 
 /// A response that is not kept: its exchange has to wait for the acknowledgement itself.
-pub(super) type Rejected = (FrameWriter, WorkGuard);
+pub(super) type Unkept = (FrameWriter, WorkGuard);
 
 impl UnackedResponses {
     /// For a peer that may have `max_exchanges` open.
@@ -53,7 +53,7 @@ impl UnackedResponses {
         work: WorkGuard,
         drain: &Drain,
         link: &Link,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), Unkept> {
         let granted = {
             let mut state = lock(&self.queue);
             if state.ended || drain.has_begun() {

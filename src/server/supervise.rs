@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::node::Node;
-use crate::{code::Code, drain::Handling, router::MethodError};
+use crate::{code::Code, drain::ExchangeId, router::MethodError};
 
 /// How a handler ended.
 pub(super) enum Outcome<T, E = MethodError> {
@@ -52,7 +52,7 @@ pub(super) async fn supervise<T, E>(
     let mut handler = handler;
     // A shutdown that is awaited in the handler has to know whose it is. This variable stays where it is,
     // within the future.
-    let handling = Handling::new(&node.drain, &handler, holds == Holds::Work);
+    let handling = ExchangeId::new(&node.drain, &handler, holds == Holds::Work);
     let outcome = poll_fn(|cx| {
         // Nothing of the handler is looked at again after a panic.
         match handling.poll(|| catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)))) {

@@ -55,12 +55,12 @@ pub struct ClientTls {
     pins: Arc<BTreeSet<Pin>>,
     revocations: Option<RevocationList>,
     on_expiry: OnExpiry,
-    prepared: OnceLock<Prepared>,
+    prepared: OnceLock<PreparedConfig>,
 }
 
 /// What every connection attempt has in common, made by the first.
 #[derive(Clone)]
-pub(super) struct Prepared {
+pub(super) struct PreparedConfig {
     config: ClientConfig,
     chain: Arc<WebPkiServerVerifier>,
 }
@@ -146,7 +146,7 @@ impl ClientTls {
 
     pub(super) fn config(&self, context: &TlsContext, report: &HandshakeReport) -> Result<ClientConfig> {
         let TlsContext { wall_clock, chain_limit, key_log } = context;
-        let Prepared { config, chain } = self.prepared()?;
+        let PreparedConfig { config, chain } = self.prepared()?;
         let mut config = config.clone();
         config.time_provider =
             Arc::new(ReportingClock { wall_clock: wall_clock.clone(), report: report.clone() });
@@ -164,7 +164,7 @@ impl ClientTls {
         Ok(config)
     }
 
-    pub(super) fn prepared(&self) -> Result<&Prepared> {
+    pub(super) fn prepared(&self) -> Result<&PreparedConfig> {
         if let Some(prepared) = self.prepared.get() {
             return Ok(prepared);
         }
@@ -172,7 +172,7 @@ impl ClientTls {
         Ok(self.prepared.get_or_init(|| prepared))
     }
 
-    fn prepare(&self) -> Result<Prepared> {
+    fn prepare(&self) -> Result<PreparedConfig> {
         let chain = WebPkiServerVerifier::builder_with_provider(self.trust.roots(), provider())
             .build()
             .map_err(unusable)?;
@@ -188,7 +188,7 @@ impl ClientTls {
         // A resumed session would skip the pins, and the server's look at our certificate.
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        Ok(Prepared { config, chain })
+        Ok(PreparedConfig { config, chain })
     }
 }
 

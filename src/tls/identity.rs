@@ -297,7 +297,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cert::{CertificateAuthority, Issued},
+        cert::{CertificateAuthority, IssuedCertificate},
         error::ErrorKind,
     };
 
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(sooner.identity().not_after(), at(2_000_000_000));
         assert_eq!(later.identity().not_after(), at(2_000_000_001));
 
-        let chained = |leaf: &Issued, intermediate: &[u8]| {
+        let chained = |leaf: &IssuedCertificate, intermediate: &[u8]| {
             let chain = vec![leaf.chain()[0].clone(), CertificateDer::from(intermediate.to_vec())];
             let key = PrivateKeyDer::from_pem_slice(leaf.key_pem().as_bytes()).unwrap();
             Identity::from_der(chain, key).unwrap().not_after()

@@ -109,9 +109,9 @@ mod tests {
     #[cfg(feature = "cert")]
     mod issued {
         use super::*;
-        use crate::cert::{CertificateAuthority, Issued};
+        use crate::cert::{CertificateAuthority, IssuedCertificate};
 
-        fn peer(issued: &Issued) -> PeerIdentity {
+        fn peer(issued: &IssuedCertificate) -> PeerIdentity {
             PeerIdentity::from_chain(issued.chain().to_vec()).unwrap()
         }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
-    all(pem, Wanted::Certificates)
+    all(pem, ItemKind::Certificates)
 }
 
 /// The first private key.
@@ -25,14 +25,14 @@ pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>> {
     let unmarked = without_marks(pem);
     let pem = unmarked.as_ref().map_or(pem, |unmarked| unmarked.as_slice());
     // Without a source: the parser's errors quote their input.
-    PrivateKeyDer::from_pem_slice(pem).map_err(|error| explained(pem, Wanted::PrivateKey, &error))
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| explained(pem, ItemKind::PrivateKey, &error))
 }
 
 pub(crate) fn revocation_lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>> {
-    all(pem, Wanted::RevocationLists)
+    all(pem, ItemKind::RevocationLists)
 }
 
-fn all<T: PemObject>(pem: &[u8], wanted: Wanted) -> Result<Vec<T>> {
+fn all<T: PemObject>(pem: &[u8], wanted: ItemKind) -> Result<Vec<T>> {
     let unmarked = without_marks(pem);
     let pem = unmarked.as_ref().map_or(pem, |unmarked| unmarked.as_slice());
     let all = T::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
@@ -63,13 +63,13 @@ fn lines(pem: &[u8]) -> impl Iterator<Item = Range<usize>> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum ItemKind {
     Certificates,
     PrivateKey,
     RevocationLists,
 }
 
-impl Wanted {
+impl ItemKind {
     fn name(self) -> &'static str {
         match self {
             Self::Certificates => "certificate",
@@ -104,7 +104,7 @@ impl Wanted {
     }
 }
 
-fn explained(pem: &[u8], wanted: Wanted, error: &pem::Error) -> Error {
+fn explained(pem: &[u8], wanted: ItemKind, error: &pem::Error) -> Error {
     let sections = sections(pem);
     let name = wanted.name();
     if !matches!(error, pem::Error::NoItemsFound) {
@@ -118,7 +118,7 @@ fn explained(pem: &[u8], wanted: Wanted, error: &pem::Error) -> Error {
     let found = sections.iter().map(|section| section.kind);
     let found = found.min_by_key(|kind| rank(wanted, *kind));
     Error::invalid_config(match found {
-        Some(Kind::EncryptedKey) if wanted == Wanted::PrivateKey => encrypted("PKCS #8"),
+        Some(Kind::EncryptedKey) if wanted == ItemKind::PrivateKey => encrypted("PKCS #8"),
         Some(kind) => format!("no {name} in the PEM, but {}", instead(wanted, kind)),
         None => format!("no {name} in the PEM: {}", without_sections(pem, wanted)),
     })
@@ -132,19 +132,21 @@ fn encrypted(format: &str) -> String {
 }
 
 /// Of several, what explains most.
-fn rank(wanted: Wanted, kind: Kind) -> usize {
+fn rank(wanted: ItemKind, kind: Kind) -> usize {
     let order: &[Kind] = match wanted {
-        Wanted::PrivateKey => &[Kind::EncryptedKey, Kind::SshKey, Kind::DsaKey, Kind::PublicKey],
-        Wanted::Certificates => &[Kind::TrustedCertificate, Kind::OldCertificate, Kind::Pkcs7, Kind::Request],
-        Wanted::RevocationLists => &[Kind::Certificate],
+        ItemKind::PrivateKey => &[Kind::EncryptedKey, Kind::SshKey, Kind::DsaKey, Kind::PublicKey],
+        ItemKind::Certificates => {
+            &[Kind::TrustedCertificate, Kind::OldCertificate, Kind::Pkcs7, Kind::Request]
+        }
+        ItemKind::RevocationLists => &[Kind::Certificate],
     };
     let last = if kind == Kind::Unknown { order.len() + 1 } else { order.len() };
     order.iter().position(|other| *other == kind).unwrap_or(last)
 }
 
 /// What was found where something else was wanted, and what to do.
-fn instead(wanted: Wanted, kind: Kind) -> String {
-    let (is_key, is_certificate) = (wanted == Wanted::PrivateKey, wanted == Wanted::Certificates);
+fn instead(wanted: ItemKind, kind: Kind) -> String {
+    let (is_key, is_certificate) = (wanted == ItemKind::PrivateKey, wanted == ItemKind::Certificates);
     let advice = match kind {
         Kind::TrustedCertificate | Kind::OldCertificate if is_certificate => {
             ": convert it with `openssl x509 -in FILE -out CERTIFICATE`"
@@ -168,7 +170,7 @@ fn instead(wanted: Wanted, kind: Kind) -> String {
 }
 
 /// What is in a text that has no section.
-fn without_sections(pem: &[u8], wanted: Wanted) -> String {
+fn without_sections(pem: &[u8], wanted: ItemKind) -> String {
     if pem.trim_ascii().is_empty() {
         return "it is empty".into();
     }

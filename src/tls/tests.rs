@@ -24,7 +24,7 @@ use super::{
     provider::provider,
 };
 use crate::{
-    cert::{CertificateAuthority, Issued},
+    cert::{CertificateAuthority, IssuedCertificate},
     error::{Error, ErrorKind, Result},
 };
 

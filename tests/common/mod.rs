@@ -13,8 +13,8 @@ use std::{
 
 use futures_lite::future;
 use palyra_quic::{
-    Bytes, CertificateAuthority, ClientTls, Code, Codec, Connection, Endpoint, Identity, Issued, Request,
-    Response, Router, ServerAddress, ServerTls, TransportLimits, WireError, minicbor,
+    Bytes, CertificateAuthority, ClientTls, Code, Codec, Connection, Endpoint, Identity, IssuedCertificate,
+    Request, Response, Router, ServerAddress, ServerTls, TransportLimits, WireError, minicbor,
     quinn::{
         self, EndpointConfig, ReadError, RecvStream, SendStream, SmolRuntime, StoppedError, TransportConfig,
         VarInt,
@@ -57,8 +57,8 @@ pub(crate) fn loopback() -> SocketAddr {
 /// An authority, and what it issued for a server and a client.
 pub(crate) struct Pki {
     pub(crate) authority: CertificateAuthority,
-    pub(crate) server: Issued,
-    pub(crate) client: Issued,
+    pub(crate) server: IssuedCertificate,
+    pub(crate) client: IssuedCertificate,
 }
 
 impl Pki {
@@ -122,7 +122,9 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-pub(crate) fn chain_and_key(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+pub(crate) fn chain_and_key(
+    issued: &IssuedCertificate,
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem().as_bytes()).unwrap();
     (issued.chain().to_vec(), key)
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use palyra_quic::{
-    CertificateAuthority, Client, ClientTls, Endpoint, Issued, Router, ServerTls, TransportLimits,
+    CertificateAuthority, Client, ClientTls, Endpoint, IssuedCertificate, Router, ServerTls, TransportLimits,
     sim::{Host, Link, Sim},
 };
 
@@ -41,8 +41,8 @@ fn seeds() -> Range<u64> {
 /// Certificates, made once: they take longer than a scenario.
 struct Pki {
     authority: CertificateAuthority,
-    server: Issued,
-    client: Issued,
+    server: IssuedCertificate,
+    client: IssuedCertificate,
 }
 
 fn pki() -> &'static Pki {
@@ -66,7 +66,7 @@ pub(crate) fn client_tls() -> ClientTls {
 }
 
 /// What [`client_tls`] shows.
-pub(crate) fn client_identity() -> &'static Issued {
+pub(crate) fn client_identity() -> &'static IssuedCertificate {
     &pki().client
 }
 

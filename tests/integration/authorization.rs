@@ -13,7 +13,8 @@ use crate::simulation::{PORT, Pair, SECOND};
 use futures_lite::future::{or, pending, zip};
 use palyra_quic::{
     Bytes, CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, EndpointBuilder, Error,
-    ErrorKind, Issued, PendingPeer, Refusal, RevocationList, Router, ServerTls, TransportLimits, sim::Link,
+    ErrorKind, IssuedCertificate, PendingPeer, Refusal, RevocationList, Router, ServerTls, TransportLimits,
+    sim::Link,
 };
 use smol::channel::{Sender, unbounded};
 
@@ -53,7 +54,7 @@ impl Gateway {
         Self { pair, authority, node }
     }
 
-    fn issue(&self, id: &str) -> Issued {
+    fn issue(&self, id: &str) -> IssuedCertificate {
         self.authority.issue_client(id).unwrap()
     }
 
@@ -69,7 +70,7 @@ impl Gateway {
         Ok(connection)
     }
 
-    async fn attempt_as(&self, issued: &Issued) -> Result<Connection, Error> {
+    async fn attempt_as(&self, issued: &IssuedCertificate) -> Result<Connection, Error> {
         self.attempt(&self.tls().identity(issued.identity())).await
     }
 

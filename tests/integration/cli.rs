@@ -22,8 +22,8 @@ use crate::common::{RawServer, RawStream, frame};
 use crate::program::{binary, lines};
 use base64::Engine;
 use palyra_quic::{
-    CertificateAuthority, Codec, Endpoint, EventLog, Identity, Issued, MethodError, Response, Router,
-    ServerTls, TransportLimits, Trust,
+    CertificateAuthority, Codec, Endpoint, EventLog, Identity, IssuedCertificate, MethodError, Response,
+    Router, ServerTls, TransportLimits, Trust,
 };
 use quinn::crypto::rustls::QuicServerConfig;
 use serde_json::{Value, json};
@@ -906,7 +906,7 @@ impl Pki {
     }
 
     /// A client whose certificate the authority can revoke.
-    fn issue(&self, id: &str) -> Issued {
+    fn issue(&self, id: &str) -> IssuedCertificate {
         let issued = self.authority().issue_client(id).unwrap();
         fs::write(self.file(&format!("{id}.pem")), issued.cert_pem()).unwrap();
         fs::write(self.file(&format!("{id}.key")), issued.key_pem()).unwrap();
@@ -914,7 +914,7 @@ impl Pki {
     }
 
     /// The authority's list with this number, in DER.
-    fn write_crl(&self, number: u64, revoked: &[&Issued]) -> String {
+    fn write_crl(&self, number: u64, revoked: &[&IssuedCertificate]) -> String {
         let file = self.file("crl.der");
         fs::write(&file, self.authority().crl(number, revoked.iter().copied()).unwrap()).unwrap();
         file.to_str().unwrap().to_owned()

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_lite::future::{self, poll_once};
 use palyra_quic::{
-    AddressValidation, Bytes, Code, Connection, Context, Endpoint, Error, ErrorKind, Issued, Rate, Router,
-    TransportLimits, TransportLimitsBuilder, WireError,
+    AddressValidation, Bytes, Code, Connection, Context, Endpoint, Error, ErrorKind, IssuedCertificate, Rate,
+    Router, TransportLimits, TransportLimitsBuilder, WireError,
     quinn::{TransportConfig, VarInt},
 };
 use smol::channel::unbounded;
@@ -29,7 +29,7 @@ fn node(limits: TransportLimitsBuilder) -> Server {
     serve_within(limits.build().unwrap(), echo())
 }
 
-async fn connect_as(server: &Server, issued: &Issued) -> Result<Connection, Error> {
+async fn connect_as(server: &Server, issued: &IssuedCertificate) -> Result<Connection, Error> {
     attempt(&server.pki.client_tls_as(issued.identity()), server.address()).await
 }
 

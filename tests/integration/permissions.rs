@@ -11,7 +11,7 @@ use std::{
 use crate::simulation::{PORT, Pair, SECOND};
 use palyra_quic::{
     Bytes, CertificateAuthority, ClientTls, Code, Codec, Connection, Context, Endpoint, Error, ErrorKind,
-    EventLog, Issued, Peers, Router, ServerTls, WireError, sim::Link,
+    EventLog, IssuedCertificate, Peers, Router, ServerTls, WireError, sim::Link,
 };
 use smol::channel::unbounded;
 
@@ -40,7 +40,7 @@ impl Gateway {
         Self::new(|router, _| router)
     }
 
-    fn issue(&self, id: &str) -> Issued {
+    fn issue(&self, id: &str) -> IssuedCertificate {
         self.authority.issue_client(id).unwrap()
     }
 

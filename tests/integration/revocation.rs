@@ -6,7 +6,7 @@ use crate::simulation::{PORT, Pair, SECOND};
 use futures_lite::future::{or, pending};
 use palyra_quic::{
     CertificateAuthority, ClientTls, Code, Connection, Context, Endpoint, Error, ErrorKind, Fingerprint,
-    Identity, Issued, RevocationList, Revoked, Router, ServerTls, WallClock,
+    Identity, IssuedCertificate, RevocationList, Revoked, Router, ServerTls, WallClock,
     rustls::pki_types::CertificateRevocationListDer, sim::Link,
 };
 
@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Gateway {
     pair: Pair,
     authority: CertificateAuthority,
-    identity: Issued,
+    identity: IssuedCertificate,
     list: RevocationList,
     /// The time of day goes on with that of the simulation.
     wall_clock: WallClock,
@@ -58,12 +58,12 @@ impl Gateway {
         endpoint.connect_with(tls, self.pair.gateway.address(PORT)).await
     }
 
-    async fn connect(&self, issued: &Issued) -> Result<Connection, Error> {
+    async fn connect(&self, issued: &IssuedCertificate) -> Result<Connection, Error> {
         self.connect_with(&self.tls(issued.identity())).await
     }
 
     /// An authority's own list, in force for an hour from now.
-    fn crl(&self, number: u64, revoked: &[&Issued]) -> CertificateRevocationListDer<'static> {
+    fn crl(&self, number: u64, revoked: &[&IssuedCertificate]) -> CertificateRevocationListDer<'static> {
         let now = self.wall_clock.now().unwrap();
         let authority = self.authority.clone().valid(now, now + HOUR).unwrap();
         authority.crl(number, revoked.iter().copied()).unwrap()
@@ -83,7 +83,7 @@ impl Gateway {
 #[test]
 fn a_revoked_peer_is_closed_immediately_and_refused_among_two_hundred() {
     let gateway = Gateway::protected();
-    let issued: Vec<Issued> =
+    let issued: Vec<IssuedCertificate> =
         (0..PEERS).map(|n| gateway.authority.issue_client(&format!("sensor-{n}")).unwrap()).collect();
     gateway.pair.sim.run(async {
         let mut connections = Vec::new();

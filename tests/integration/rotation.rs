@@ -9,7 +9,7 @@ use crate::simulation::{PORT, Pair, SECOND};
 use futures_lite::future::{or, zip};
 use palyra_quic::{
     CertificateAuthority, Client, ClientTls, Code, Connection, Context, Endpoint, Error, ErrorKind,
-    Fingerprint, Issued, Pin, RevocationList, Rotation, Router, ServerTls, Trust, sim::Link,
+    Fingerprint, IssuedCertificate, Pin, RevocationList, Rotation, Router, ServerTls, Trust, sim::Link,
 };
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -18,8 +18,8 @@ const ROTATIONS: usize = 100;
 /// What both sides have at one time: an authority, and what it issued.
 struct Generation {
     authority: CertificateAuthority,
-    server: Issued,
-    client: Issued,
+    server: IssuedCertificate,
+    client: IssuedCertificate,
 }
 
 impl Generation {

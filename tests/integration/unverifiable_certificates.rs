@@ -12,8 +12,8 @@ use std::{
 
 use crate::simulation::{PORT, Pair, SECOND};
 use palyra_quic::{
-    CertificateAuthority, Client, ClientTls, Code, Connection, Endpoint, ErrorKind, EventLog, Issued,
-    RevocationList, Router, ServerTls, SubscriptionItem, WallClock, sim::Link,
+    CertificateAuthority, Client, ClientTls, Code, Connection, Endpoint, ErrorKind, EventLog,
+    IssuedCertificate, RevocationList, Router, ServerTls, SubscriptionItem, WallClock, sim::Link,
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -50,7 +50,7 @@ impl Gateway {
         Self { pair, authority, list, now, admitted, node }
     }
 
-    fn client(&self, issued: &Issued) -> Client {
+    fn client(&self, issued: &IssuedCertificate) -> Client {
         let tls = ClientTls::new(self.authority.trust()).identity(issued.identity());
         let endpoint = self.pair.sensor.bind(Endpoint::builder().client(tls), 0).unwrap();
         Client::builder(endpoint).address((self.pair.gateway.address(PORT), "localhost")).build().unwrap()
@@ -60,7 +60,7 @@ impl Gateway {
         *self.now.lock().unwrap() = now;
     }
 
-    fn load(&self, number: u64, from: SystemTime, until: SystemTime, revoked: &[&Issued]) {
+    fn load(&self, number: u64, from: SystemTime, until: SystemTime, revoked: &[&IssuedCertificate]) {
         let authority = self.authority.clone().valid(from, until).unwrap();
         let crl = authority.crl(number, revoked.iter().copied()).unwrap();
         self.list.replace_crls(&self.authority.trust(), [crl]).unwrap();
@@ -72,7 +72,11 @@ impl Gateway {
 }
 
 /// A subscriber is not served until the gateway is well again, and then comes back by itself.
-fn is_served_after(fault: impl FnOnce(&Gateway) -> Issued, mending: impl FnOnce(&Gateway), reason: &str) {
+fn is_served_after(
+    fault: impl FnOnce(&Gateway) -> IssuedCertificate,
+    mending: impl FnOnce(&Gateway),
+    reason: &str,
+) {
     let gateway = Gateway::new();
     let issued = fault(&gateway);
     gateway.pair.sim.run(async {

@@ -25,7 +25,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
 };
 
-use palyra_quic::{CertificateAuthority, ClientTls, Issued};
+use palyra_quic::{CertificateAuthority, ClientTls, IssuedCertificate};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -37,7 +37,7 @@ pub(crate) const ECHO: &str = "attack.echo";
 /// What all nodes and peers of a run share: one authority, which is everybody's.
 pub(crate) struct Stage {
     pub(crate) authority: CertificateAuthority,
-    server: Issued,
+    server: IssuedCertificate,
     /// What makes this program play the node when it is started again.
     arguments: &'static [&'static str],
 }

@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, sync::Arc};
 
 use palyra_quic::{
-    ALPN, Code, Codec, Issued, Request,
+    ALPN, Code, Codec, IssuedCertificate, Request,
     quinn::{
         self, ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, SmolRuntime,
         TransportConfig, crypto::rustls::QuicClientConfig,
@@ -27,7 +27,7 @@ use super::{
 pub(super) const NAME: &str = "localhost";
 
 /// rustls as a client that keeps everything a server gives it.
-pub(super) fn tls(stage: &Stage, issued: &Issued) -> Result<rustls::ClientConfig> {
+pub(super) fn tls(stage: &Stage, issued: &IssuedCertificate) -> Result<rustls::ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(stage.authority.certificate().clone())?;
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem().as_bytes())?;

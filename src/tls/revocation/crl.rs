@@ -314,8 +314,9 @@ mod tests {
         let (stolen, lost) = (old.issue_client("stolen").unwrap(), new.issue_client("lost").unwrap());
         let trust = Trust::from_der([old.certificate().clone(), new.certificate().clone()]).unwrap();
         let list = RevocationList::new();
-        let revoked =
-            |issued: &crate::cert::Issued| list.contains(Revoked::certificate(&issued.chain()[0]).unwrap());
+        let revoked = |issued: &crate::cert::IssuedCertificate| {
+            list.contains(Revoked::certificate(&issued.chain()[0]).unwrap())
+        };
         list.replace_crls(&trust, [old.crl(5, [&stolen]).unwrap()]).unwrap();
         // The new key counts its lists from 1, and knows nothing of what the old one revoked.
         list.replace_crls(&trust, [new.crl(1, std::iter::empty()).unwrap()]).unwrap();
@@ -340,7 +341,7 @@ mod tests {
         let now = SystemTime::now();
         let trust = Trust::from_der([old.certificate().clone(), new.certificate().clone()]).unwrap();
         let list = RevocationList::new();
-        let empty = || std::iter::empty::<&crate::cert::Issued>();
+        let empty = || std::iter::empty::<&crate::cert::IssuedCertificate>();
         let short = during(&old, now - DAY, now + DAY).crl(1, empty()).unwrap();
         let long = during(&new, now - DAY, now + 3 * DAY).crl(1, empty()).unwrap();
         list.replace_crls(&trust, [short, long]).unwrap();

@@ -8,7 +8,7 @@ fn everything() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn client_with_everything(ca: &CertificateAuthority, identity: &Issued) -> ClientConfig {
+fn client_with_everything(ca: &CertificateAuthority, identity: &IssuedCertificate) -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(everything())
         .with_protocol_versions(VERSIONS)
         .unwrap()

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use super::{Task, run_all};
 use crate::{
-    drain::{Drain, Handling, Phase},
+    drain::{Drain, ExchangeId, Phase},
     sync::AtomicUsize,
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn drain_in_handlers() {
         let drain = Arc::clone(&drain);
         let work = drain.accept();
         Box::pin(async move {
-            let own = Handling::new(&drain, &*place, true);
+            let own = ExchangeId::new(&drain, &*place, true);
             own.poll(|| assert_eq!(drain.handling(), Some(own)));
             drain.advance(Phase::Draining);
             drain.idle_beside(own).await;
