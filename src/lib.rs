@@ -67,7 +67,7 @@
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
 //! | follow events | [`Connection::events`], [`Events`], [`Gap`] |
-//! | stay connected and subscribed | [`Client`], [`Subscription`], [`Cursor`], [`Backoff`] |
+//! | stay connected and subscribed | [`Client`], [`ClientCall`], [`Subscription`], [`Cursor`], [`Backoff`] |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
 //! | choose the executor | [`AsyncIoRuntime`], `PollRuntime`, or any other [`quinn::Runtime`] |
@@ -152,7 +152,7 @@ pub use self::events::CursorStore;
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 pub use self::{
-    client::{Backoff, Client, ClientBuilder, Subscribe, Subscription, SubscriptionItem},
+    client::{Backoff, Client, ClientBuilder, ClientCall, Subscribe, Subscription, SubscriptionItem},
     code::{Code, CodeClass},
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},

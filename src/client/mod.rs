@@ -1,7 +1,9 @@
 //! A client that stays connected and subscribed, whatever happens to its connections.
 
+mod attempts;
 mod backoff;
 mod builder;
+mod call;
 mod calls;
 mod policy;
 mod reconnecting;
@@ -10,6 +12,7 @@ mod subscription;
 pub use self::{
     backoff::Backoff,
     builder::ClientBuilder,
+    call::ClientCall,
     reconnecting::Client,
     subscription::{Subscribe, Subscription, SubscriptionItem},
 };

@@ -26,13 +26,22 @@ use crate::{
 ///
 /// ```no_run
 /// # async fn example(endpoint: palyra_quic::Endpoint) -> palyra_quic::Result<()> {
-/// use palyra_quic::Client;
+/// use std::time::Duration;
+/// use palyra_quic::{Client, Method, NotificationMethod};
+///
+/// const ADD: Method<(u32, u32), u64> = Method::new("demo.add");
+/// const LOG: NotificationMethod<str> = NotificationMethod::new("demo.log");
 ///
 /// let client = Client::builder(endpoint)
 ///     .address(("gateway.example", 7443))
 ///     .address(("standby.example", 7443))
+///     .call_timeout(Duration::from_secs(10))
 ///     .build()?;
-/// let sum: u64 = client.call("demo.add", &(40, 2)).await?;
+/// let sum = client.call(ADD, &(40, 2)).await?;
+/// // No attempt is made after these 2 s, in which the client may have to dial.
+/// let same = client.request(ADD, &(40, 2))?.timeout(Duration::from_secs(2)).send().await?;
+/// client.notify(LOG, "added twice").await?;
+/// assert!(sum == same && client.health().await?.ok);
 /// # Ok(())
 /// # }
 /// ```

@@ -62,7 +62,7 @@ impl Connection {
     ///
     /// As for [`call`](Self::call).
     pub async fn call_raw(&self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<Bytes> {
-        self.request_raw(method, params).outgoing.result().await
+        self.request_raw(method, params).result_raw().await
     }
 
     /// Calls a method with any number of answers, with parameters and answers that minicbor encodes and
@@ -137,12 +137,12 @@ impl Connection {
     /// Prepares a request with parameters of plain bytes. Empty ones are left out of the request. See
     /// [`request`](Self::request).
     pub fn request_raw(&self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Call {
-        Call::new(OutgoingRequest::new(self, method.as_ref(), params.into()))
+        Call::new(self, OutgoingRequest::new(method.as_ref(), params.into()))
     }
 
     fn prepare<P: Encode<()> + ?Sized, T>(&self, method: &str, params: &P) -> Result<Call<T>> {
         match value::encode(params) {
-            Ok(params) => Ok(Call::new(OutgoingRequest::new(self, method, params))),
+            Ok(params) => Ok(Call::new(self, OutgoingRequest::new(method, params))),
             Err(error) => Err(self.link().name(error, method)),
         }
     }
@@ -154,13 +154,14 @@ impl Connection {
 /// bytes, by [`send_raw`](Self::send_raw) and [`Responses::next_raw`].
 #[must_use = "nothing is sent before `send`, `respond` or `stream`"]
 pub struct Call<T = Raw> {
+    connection: Connection,
     outgoing: OutgoingRequest,
     result: PhantomData<fn() -> T>,
 }
 
 impl<T> Call<T> {
-    fn new(outgoing: OutgoingRequest) -> Self {
-        Self { outgoing, result: PhantomData }
+    fn new(connection: &Connection, outgoing: OutgoingRequest) -> Self {
+        Self { connection: connection.clone(), outgoing, result: PhantomData }
     }
 
     /// How long to wait for the whole exchange. Default: for as long as the connection lives.
@@ -204,7 +205,7 @@ impl<T> Call<T> {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_raw(mut self) -> Result<Bytes> {
-        self.outgoing.result().await
+        self.result_raw().await
     }
 
     /// Sends the request, and gives the one response that comes back, of whatever kind but `error`.
@@ -213,7 +214,7 @@ impl<T> Call<T> {
     ///
     /// As for [`send`](Self::send).
     pub async fn respond(mut self) -> Result<Response> {
-        self.outgoing.run().await
+        self.outgoing.run(&self.connection).await
     }
 
     /// Sends the request, and gives the answers one after another.
@@ -223,8 +224,13 @@ impl<T> Call<T> {
     /// # Errors
     ///
     /// As for [`send`](Self::send); what the peer has to say comes with the first answer.
-    pub async fn stream(self) -> Result<Responses<T>> {
-        Ok(Responses::new(self.outgoing.stream().await?))
+    pub async fn stream(mut self) -> Result<Responses<T>> {
+        self.outgoing.stream(&self.connection).await
+    }
+
+    /// By reference, since what a future takes by value it has twice.
+    async fn result_raw(&mut self) -> Result<Bytes> {
+        self.outgoing.result(&self.connection).await
     }
 
     /// What is to be sent.
@@ -232,8 +238,8 @@ impl<T> Call<T> {
         &self.outgoing.request
     }
 
-    pub(super) fn outgoing(&mut self) -> &mut OutgoingRequest {
-        &mut self.outgoing
+    pub(super) fn parts(&mut self) -> (&Connection, &mut OutgoingRequest) {
+        (&self.connection, &mut self.outgoing)
     }
 }
 
@@ -252,22 +258,21 @@ impl<T: for<'b> Decode<'b, ()>> Call<T> {
         self.result().await
     }
 
-    /// By reference, since what a future takes by value it has twice.
     async fn result(&mut self) -> Result<T> {
-        let result = self.outgoing.result().await?;
-        value::decode(&result).map_err(|error| self.outgoing.name(error.after_request()))
+        let result = self.result_raw().await?;
+        value::decode(&result).map_err(|error| self.outgoing.name(&self.connection, error.after_request()))
     }
 }
 
 impl<T> Clone for Call<T> {
     fn clone(&self) -> Self {
-        Self::new(self.outgoing.clone())
+        Self::new(&self.connection, self.outgoing.clone())
     }
 }
 
 impl<T> fmt::Debug for Call<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let OutgoingRequest { connection, request, codec, timeout } = &self.outgoing;
+        let Self { connection, outgoing: OutgoingRequest { request, codec, timeout }, result: _ } = self;
         f.debug_struct("Call")
             .field("connection", connection)
             .field("request", request)

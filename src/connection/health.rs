@@ -41,11 +41,18 @@ impl Call {
     ///
     /// As for [`send`](Self::send).
     pub async fn health(mut self) -> Result<Health> {
-        match self.outgoing().run().await? {
+        let (connection, outgoing) = self.parts();
+        outgoing.answer_as(connection, Health::read).await
+    }
+}
+
+impl Health {
+    pub(crate) fn read(response: Response) -> Result<Self> {
+        match response {
             Response::Health { ok, node_rpc_mtls_required, payload } => {
-                Ok(Health { ok, node_rpc_mtls_required, payload })
+                Ok(Self { ok, node_rpc_mtls_required, payload })
             }
-            _ => Err(self.outgoing().name(Error::protocol("the answer is not about health").after_request())),
+            _ => Err(Error::protocol("the answer is not about health")),
         }
     }
 }

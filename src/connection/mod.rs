@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::outgoing::{OutgoingRequest, payload};
 pub use self::{
     call::Call,
     events::{EventItem, Events, EventsRequest},

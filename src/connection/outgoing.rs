@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    mem,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use super::{
     Connection,
     answer::{Deadline, read, record_end, remote_error, timed_out, violated},
     reader::ResponseReader,
+    responses::Responses,
 };
 use crate::{
     code::Code,
@@ -24,66 +26,73 @@ use crate::{
     stream::{FrameReader, FrameWriter},
 };
 
-/// What all calls share, once for all types of parameters and results.
+/// What all calls share, once for all types of parameters and results, and apart from the connection, so that
+/// the same request can be sent again on another one.
 #[derive(Clone, Debug)]
-pub(super) struct OutgoingRequest {
-    pub(super) connection: Connection,
-    pub(super) request: Request,
-    pub(super) codec: Codec,
-    pub(super) timeout: Option<Duration>,
+pub(crate) struct OutgoingRequest {
+    pub(crate) request: Request,
+    pub(crate) codec: Codec,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl OutgoingRequest {
     /// Empty parameters are left out of the request.
-    pub(super) fn new(connection: &Connection, method: &str, params: Bytes) -> Self {
+    pub(crate) fn new(method: &str, params: Bytes) -> Self {
         let mut request = Request::new(method);
         request.params = (!params.is_empty()).then_some(params);
-        Self { connection: connection.clone(), request, codec: Codec::Cbor, timeout: None }
+        Self { request, codec: Codec::Cbor, timeout: None }
     }
 
     /// The payload of the one `result`; empty where it has none.
-    pub(super) async fn result(&mut self) -> Result<Bytes> {
-        match self.run().await? {
-            Response::Result { payload } => Ok(payload.unwrap_or_default()),
-            _ => Err(self.name(Error::protocol("the answer is not a result").after_request())),
-        }
+    pub(super) async fn result(&mut self, connection: &Connection) -> Result<Bytes> {
+        self.answer_as(connection, payload).await
+    }
+
+    /// The one answer, of the kind that `read` takes.
+    pub(crate) async fn answer_as<T>(
+        &mut self,
+        connection: &Connection,
+        read: fn(Response) -> Result<T>,
+    ) -> Result<T> {
+        let response = self.run(connection).await?;
+        read(response).map_err(|error| self.name(connection, error.after_request()))
     }
 
     /// By reference, since what a future takes by value it has twice.
-    pub(super) async fn run(&mut self) -> Result<Response> {
+    pub(super) async fn run(&mut self, connection: &Connection) -> Result<Response> {
         self.tell_timeout();
-        let span = self.span();
+        let span = self.span(connection);
         // Pinned, because what is brought along is moved.
-        let exchange = pin!(self.exchange(&span));
+        let exchange = pin!(self.exchange(connection, &span));
         let outcome = exchange.instrument(span.clone()).await;
         record_end(&span, outcome.as_ref().err());
         match outcome {
-            Err(error) => Err(self.name(error)),
+            Err(error) => Err(self.name(connection, error)),
             answered => answered,
         }
     }
 
-    async fn exchange(&self, span: &Span) -> Result<Response> {
-        let _outstanding = OutstandingGuard::new(self.connection.link());
-        let clock = self.connection.link().clock();
+    async fn exchange(&self, connection: &Connection, span: &Span) -> Result<Response> {
+        let _outstanding = OutstandingGuard::new(connection.link());
+        let clock = connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let opened = {
-            let opening = pin!(self.open(span, deadline));
+            let opening = pin!(self.open(connection, span, deadline));
             clock.timeout_at(deadline, opening).await
         };
         let (_writer, mut reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out(clock)))?;
-        let answer = pin!(self.answer(&mut reader));
+        let answer = pin!(self.answer(connection, &mut reader));
         let answered = clock.timeout_at(deadline, answer).await;
         answered.unwrap_or_else(|_elapsed| Err(timed_out(clock))).map_err(Error::after_request)
     }
 
     /// The one answer, and the end of the stream.
-    async fn answer(&self, reader: &mut FrameReader) -> Result<Response> {
-        let Some(response) = read(self.connection.link(), self.codec, reader).await? else {
+    async fn answer(&self, connection: &Connection, reader: &mut FrameReader) -> Result<Response> {
+        let Some(response) = read(connection.link(), self.codec, reader).await? else {
             return Err(Error::protocol("the stream ended without an answer"));
         };
         let response = response.map_err(|error| violated(reader, error.into()))?;
-        let link = self.connection.link();
+        let link = connection.link();
         // The peer has answered, whatever has gone wrong behind that.
         let ended = reader.end().await;
         ended.map_err(|error| link.explain(violated(reader, error)).after_answer())?;
@@ -95,27 +104,30 @@ impl OutgoingRequest {
         }
     }
 
-    /// Sends the request, and gives what reads the answers.
-    pub(super) async fn stream(mut self) -> Result<ResponseReader> {
+    /// Sends the request, and gives what reads the answers. Where that succeeds, the request is used up.
+    pub(crate) async fn stream<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
         self.tell_timeout();
         // Those who follow something do so until they are told to stop, or the node shuts down.
-        let outstanding = (!self.request.follow).then(|| OutstandingGuard::new(self.connection.link()));
-        let clock = self.connection.link().clock().clone();
+        let outstanding = (!self.request.follow).then(|| OutstandingGuard::new(connection.link()));
+        let clock = connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-        let span = self.span();
-        let opened = clock.timeout_at(deadline, self.open(&span, deadline).instrument(span.clone())).await;
+        let span = self.span(connection);
+        let opened =
+            clock.timeout_at(deadline, self.open(connection, &span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
         let streams = opened.map_err(|error| {
             record_end(&span, Some(&error));
-            self.name(error)
+            self.name(connection, error)
         })?;
-        let Self { connection, codec, request: Request { method, .. }, .. } = self;
-        Ok(ResponseReader::new(connection, method, codec, streams, deadline, span, outstanding))
+        let (connection, method) = (connection.clone(), mem::take(&mut self.request.method));
+        let reader =
+            ResponseReader::new(connection, method, self.codec, streams, deadline, span, outstanding);
+        Ok(Responses::new(reader))
     }
 
     /// Says which method failed, and where.
-    pub(super) fn name(&self, error: Error) -> Error {
-        self.connection.link().name(error, &self.request.method)
+    pub(super) fn name(&self, connection: &Connection, error: Error) -> Error {
+        connection.link().name(error, &self.request.method)
     }
 
     fn tell_timeout(&mut self) {
@@ -124,29 +136,34 @@ impl OutgoingRequest {
         }
     }
 
-    fn encode(&self, request: &Request) -> Result<Vec<u8>> {
-        let max = self.connection.link().limits().max_frame_len();
+    fn encode(&self, connection: &Connection, request: &Request) -> Result<Vec<u8>> {
+        let max = connection.link().limits().max_frame_len();
         frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))
     }
 
     /// The request of a call that has waited for a stream: what it tells of its time is what is left of it.
-    fn encode_with(&self, deadline: Instant) -> Result<Vec<u8>> {
-        let left = deadline.saturating_duration_since(self.connection.link().clock().now());
+    fn encode_with(&self, connection: &Connection, deadline: Instant) -> Result<Vec<u8>> {
+        let left = deadline.saturating_duration_since(connection.link().clock().now());
         let told = self.request.timeout_ms.map(|told| told.min(whole_millis(left)));
-        self.encode(&Request { timeout_ms: told, ..self.request.clone() })
+        self.encode(connection, &Request { timeout_ms: told, ..self.request.clone() })
     }
 
-    fn span(&self) -> Span {
-        let link = self.connection.link();
+    fn span(&self, connection: &Connection) -> Span {
+        let link = connection.link();
         span::call(|| link.remote_address(), link.peer(), &self.request.method, self.codec)
     }
 
     /// Opens a stream and writes the request, complete with FIN.
-    async fn open(&self, span: &Span, deadline: Deadline) -> Result<(FrameWriter, FrameReader)> {
-        let link = self.connection.link();
+    async fn open(
+        &self,
+        connection: &Connection,
+        span: &Span,
+        deadline: Deadline,
+    ) -> Result<(FrameWriter, FrameReader)> {
+        let link = connection.link();
         let max = link.limits().max_frame_len();
         // First, so that a request which cannot be sent opens no stream.
-        let mut frame = self.encode(&self.request)?;
+        let mut frame = self.encode(connection, &self.request)?;
         let (send, recv) = {
             let (mut opening, mut waited) = (pin!(link.open_bi()), false);
             let opened = poll_fn(|cx| {
@@ -156,7 +173,7 @@ impl OutgoingRequest {
             })
             .await?;
             if waited && let Some(deadline) = deadline {
-                frame = self.encode_with(deadline)?;
+                frame = self.encode_with(connection, deadline)?;
             }
             opened
         };
@@ -171,6 +188,14 @@ impl OutgoingRequest {
             Err(error) => return Err(link.explain(error)),
         }
         Ok((writer, reader))
+    }
+}
+
+/// The payload of a `result`; empty where it has none.
+pub(crate) fn payload(response: Response) -> Result<Bytes> {
+    match response {
+        Response::Result { payload } => Ok(payload.unwrap_or_default()),
+        _ => Err(Error::protocol("the answer is not a result")),
     }
 }
 

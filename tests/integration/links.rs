@@ -357,6 +357,11 @@ fn futures_are_send() {
     drop(assert_send(client.call::<u8, u8>("demo.echo", &1)));
     drop(assert_send(client.call_raw("demo.echo", "")));
     drop(assert_send(client.notify_raw("demo.echo", "")));
+    drop(assert_send(client.notify::<u8>("demo.echo", &1)));
+    drop(assert_send(client.stream::<u8, u8>("demo.echo", &1)));
+    drop(assert_send(client.request_raw("demo.echo", "").respond()));
+    drop(assert_send(client.notifier()));
+    drop(assert_send(client.health()));
     drop(assert_send(client.subscribe().open()));
     drop(assert_send(client.subscribe().open().next()));
 }

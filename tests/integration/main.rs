@@ -25,6 +25,7 @@ mod chain_sizes;
 #[cfg(unix)]
 mod cli;
 mod client;
+mod client_calls;
 mod clock;
 mod closing;
 mod concurrency;
