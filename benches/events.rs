@@ -59,7 +59,7 @@ fn latencies() -> Result<()> {
     let log = EventLog::new();
     let Link { client, connection, _node } = link(&log)?;
     let rounds = smol::block_on(smol::spawn(async move {
-        let mut subscription = client.subscribe().open();
+        let mut subscription = client.subscribe_raw().open();
         let mut rounds = Vec::new();
         // The first one connects.
         for round in 0..=ROUNDS {
@@ -71,7 +71,7 @@ fn latencies() -> Result<()> {
 
                 let start = Instant::now();
                 log.publish_raw(Bytes::from_static(&[7; 32]))?;
-                while !matches!(subscription.next().await?, SubscriptionItem::Event { .. }) {}
+                while !matches!(subscription.next_raw().await?, SubscriptionItem::Event { .. }) {}
                 events.push(start.elapsed());
             }
             let (call, event) = (median(&mut calls), median(&mut events));
@@ -109,10 +109,11 @@ fn replays() -> Result<()> {
         })?;
         let client = client.clone();
         let subscription = timed(async move {
-            let mut subscription = client.subscribe().open();
+            let mut subscription = client.subscribe_raw().open();
             let mut count = 0;
             while count < REPLAYED {
-                count += usize::from(matches!(subscription.next().await?, SubscriptionItem::Event { .. }));
+                count +=
+                    usize::from(matches!(subscription.next_raw().await?, SubscriptionItem::Event { .. }));
             }
             Ok(count)
         })?;

@@ -190,7 +190,7 @@ fn follower_limits() -> Result<TransportLimits, Error> {
 }
 
 async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> Result<(), Failure> {
-    let mut subscribe = client.subscribe();
+    let mut subscribe = client.subscribe_raw();
     // An epoch without a sequence number is no cursor.
     if let Some(seq) = args.resume_from {
         subscribe = subscribe.resume(Cursor::new(args.epoch, seq));
@@ -199,7 +199,7 @@ async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> 
     let mut wanted = Wanted::of(args);
     let mut told = false;
     while wanted.more() {
-        match Answer::from_subscription(absence.bounded(subscription.next()).await?) {
+        match Answer::from_subscription(absence.bounded(subscription.next_raw()).await?) {
             Ok(Some(answer)) => wanted.print(&answer)?,
             Ok(None) => {
                 told = false;

@@ -7,12 +7,12 @@ mod call;
 mod calls;
 mod policy;
 mod reconnecting;
+mod resumed_stream;
+mod subscribe;
 mod subscription;
+mod subscription_item;
 
 pub use self::{
-    backoff::Backoff,
-    builder::ClientBuilder,
-    call::ClientCall,
-    reconnecting::Client,
-    subscription::{Subscribe, Subscription, SubscriptionItem},
+    backoff::Backoff, builder::ClientBuilder, call::ClientCall, reconnecting::Client, subscribe::Subscribe,
+    subscription::Subscription, subscription_item::SubscriptionItem,
 };

@@ -137,12 +137,7 @@ impl fmt::Debug for Delivery {
 }
 
 /// Formats an event without its payload, which may be secret.
-pub(crate) fn fmt_event(
-    f: &mut fmt::Formatter<'_>,
-    seq: u64,
-    epoch: Option<u64>,
-    payload: &Bytes,
-) -> fmt::Result {
+fn fmt_event(f: &mut fmt::Formatter<'_>, seq: u64, epoch: Option<u64>, payload: &Bytes) -> fmt::Result {
     f.debug_struct("Event")
         .field("seq", &seq)
         .field("epoch", &epoch)

@@ -23,6 +23,6 @@ mod store;
 pub use self::cursor_store::CursorStore;
 pub use self::{builder::EventLogBuilder, cursor::Cursor, gap::Gap, log::EventLog};
 pub(crate) use self::{
-    follower::{Delivery, Follower, ended_without_reason, fmt_event},
+    follower::{Delivery, Follower, ended_without_reason},
     history::{GapBefore, Position},
 };

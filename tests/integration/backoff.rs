@@ -53,9 +53,9 @@ fn dials(closes: Closes) -> u64 {
         let client = Client::builder(endpoint).address(pair.gateway.address(PORT)).build().unwrap();
         let terminal = Arc::clone(&terminal);
         pair.sim.spawn(async move {
-            let mut subscription = client.subscribe().open();
+            let mut subscription = client.subscribe_raw().open();
             loop {
-                match subscription.next().await {
+                match subscription.next_raw().await {
                     Ok(SubscriptionItem::Connected { .. }) => {
                         if let Closes::Follower(code) = closes {
                             client.connection().await.unwrap().close(code, "");
@@ -122,9 +122,9 @@ fn a_code_of_an_unknown_class_ends_a_subscription_and_a_call() {
         let _node = pair.serve(router, TransportLimits::default());
         let client = pair.client(TransportLimits::default());
         pair.sim.run(async {
-            let mut subscription = client.subscribe().open();
+            let mut subscription = client.subscribe_raw().open();
             let error = loop {
-                match subscription.next().await {
+                match subscription.next_raw().await {
                     Ok(item) => assert!(matches!(item, SubscriptionItem::Connected { .. }), "{item:?}"),
                     Err(error) => break error,
                 }

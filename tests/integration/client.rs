@@ -186,7 +186,7 @@ fn an_address_that_asks_for_patience_gets_it_and_the_others_are_tried() {
 
 async fn next_event(subscription: &mut Subscription) -> u64 {
     loop {
-        if let SubscriptionItem::Event { seq, .. } = subscription.next().await.unwrap() {
+        if let SubscriptionItem::Event { seq, .. } = subscription.next_raw().await.unwrap() {
             return seq;
         }
     }
@@ -201,7 +201,7 @@ fn a_subscription_goes_on_behind_its_cursor_in_another_process() {
     }
     let _node = serve_at(&pair.gateway, Router::new().events(log));
     let kept = pair.sim.run(async {
-        let mut subscription = client(&pair, None).subscribe().open();
+        let mut subscription = client(&pair, None).subscribe_raw().open();
         assert_eq!(subscription.cursor(), None);
         for seq in 1..=3 {
             assert_eq!(next_event(&mut subscription).await, seq);
@@ -210,7 +210,7 @@ fn a_subscription_goes_on_behind_its_cursor_in_another_process() {
     });
     pair.sim.run(async {
         let cursor = Cursor::from_bytes(&kept).unwrap();
-        let mut subscription = client(&pair, None).subscribe().resume(cursor).open();
+        let mut subscription = client(&pair, None).subscribe_raw().resume(cursor).open();
         for seq in 4..=5 {
             assert_eq!(next_event(&mut subscription).await, seq);
         }
@@ -225,13 +225,13 @@ fn a_subscription_tells_of_its_connections() {
     let node = serve_at(&pair.gateway, Router::new().events(log.clone()));
     let client = client(&pair, None);
     pair.sim.run(async {
-        let mut subscription = client.subscribe().open();
+        let mut subscription = client.subscribe_raw().open();
         let address = pair.gateway.address(PORT);
-        let item = subscription.next().await.unwrap();
+        let item = subscription.next_raw().await.unwrap();
         assert!(matches!(item, SubscriptionItem::Connected { address: at } if at == address), "{item:?}");
         assert_eq!(next_event(&mut subscription).await, 1);
         node.shutdown(SECOND).await;
-        let item = subscription.next().await.unwrap();
+        let item = subscription.next_raw().await.unwrap();
         let SubscriptionItem::Disconnected { error } = item else { panic!("{item:?}") };
         assert!(error.is_retryable(), "{error:?}");
         drop(node);
@@ -253,23 +253,23 @@ fn two_heartbeats_that_do_not_come_count_as_a_dead_link() {
     let endpoint = pair.dialler(patient());
     let client = Client::builder(endpoint).address(pair.gateway.address(PORT)).build().unwrap();
     pair.sim.run(async {
-        let mut subscription = client.subscribe().open();
+        let mut subscription = client.subscribe_raw().open();
         assert_eq!(next_event(&mut subscription).await, 1);
         // Alive: heartbeats every 10 s keep it so.
         let quiet = async {
             pair.sim.sleep(100 * SECOND).await;
             None
         };
-        let next = async { Some(subscription.next().await) };
+        let next = async { Some(subscription.next_raw().await) };
         assert!(futures_lite::future::or(next, quiet).await.is_none(), "nothing happens for a while");
         pair.gateway.unplug();
         let since = pair.sim.elapsed();
-        let item = subscription.next().await.unwrap();
+        let item = subscription.next_raw().await.unwrap();
         assert!(matches!(item, SubscriptionItem::Disconnected { .. }), "{item:?}");
         assert!((10..=20).contains(&(pair.sim.elapsed() - since).as_secs()));
         pair.gateway.plug_in();
         let item = loop {
-            match subscription.next().await.unwrap() {
+            match subscription.next_raw().await.unwrap() {
                 SubscriptionItem::Disconnected { .. } => {}
                 item => break item,
             }
@@ -285,15 +285,15 @@ fn failures_that_nothing_mends_end_a_subscription() {
         let _node = pair.gateway.bind(Endpoint::builder().server(tls).router(router), PORT).unwrap();
         let client = client(&pair, None);
         pair.sim.run(async {
-            let mut subscription = client.subscribe().open();
+            let mut subscription = client.subscribe_raw().open();
             let error = loop {
-                match subscription.next().await {
+                match subscription.next_raw().await {
                     Ok(SubscriptionItem::Connected { .. }) => {}
                     Ok(item) => panic!("{item:?}"),
                     Err(error) => break error,
                 }
             };
-            assert_eq!(subscription.next().await.unwrap_err().kind(), &ErrorKind::Closed, "it has ended");
+            assert_eq!(subscription.next_raw().await.unwrap_err().kind(), &ErrorKind::Closed, "it has ended");
             error.kind().clone()
         })
     };
@@ -330,7 +330,7 @@ fn failures_that_pass_do_not_end_a_subscription() {
     });
     let _node = serve_at(&pair.gateway, router);
     let client = client(&pair, None);
-    pair.sim.run(async { assert_eq!(next_event(&mut client.subscribe().open()).await, 1) });
+    pair.sim.run(async { assert_eq!(next_event(&mut client.subscribe_raw().open()).await, 1) });
     assert_eq!(connections.load(Ordering::Relaxed), 21);
     assert!(pair.sim.elapsed() > 5 * SECOND, "a storm of {:?}", pair.sim.elapsed());
 }
@@ -343,11 +343,13 @@ fn a_log_has_as_many_subscribers_as_it_may() {
     let _node = serve_at(&pair.gateway, Router::new().events(log.clone()));
     let client = client(&pair, None);
     pair.sim.run(async {
-        let mut first = client.subscribe().open();
+        let mut first = client.subscribe_raw().open();
         assert_eq!(next_event(&mut first).await, 1);
-        let mut second = client.subscribe().open();
-        assert!(matches!(second.next().await.unwrap(), SubscriptionItem::Connected { .. }));
-        let SubscriptionItem::Disconnected { error } = second.next().await.unwrap() else { panic!("let in") };
+        let mut second = client.subscribe_raw().open();
+        assert!(matches!(second.next_raw().await.unwrap(), SubscriptionItem::Connected { .. }));
+        let SubscriptionItem::Disconnected { error } = second.next_raw().await.unwrap() else {
+            panic!("let in")
+        };
         assert_eq!(error.kind(), &ErrorKind::Remote(WireError::ResourceExhausted));
         assert_eq!((error.retry_after(), log.subscribers()), (Some(SECOND), 1));
         drop(first);
@@ -368,12 +370,12 @@ fn a_subscription_survives_the_failures_of_calls_beside_it() {
     let _node = serve_at(&pair.gateway, router);
     let client = client(&pair, None);
     pair.sim.run(async {
-        let mut subscription = client.subscribe().open();
-        assert!(matches!(subscription.next().await.unwrap(), SubscriptionItem::Connected { .. }));
+        let mut subscription = client.subscribe_raw().open();
+        assert!(matches!(subscription.next_raw().await.unwrap(), SubscriptionItem::Connected { .. }));
         let refused = client.call_raw("demo.busy", "").await.unwrap_err();
         assert_eq!(refused.kind(), &ErrorKind::Remote(WireError::ResourceExhausted));
         log.publish_raw("one").unwrap();
-        assert!(matches!(subscription.next().await.unwrap(), SubscriptionItem::Event { seq: 1, .. }));
+        assert!(matches!(subscription.next_raw().await.unwrap(), SubscriptionItem::Event { seq: 1, .. }));
     });
 }
 

@@ -9,10 +9,14 @@ use std::{
 };
 
 use crate::simulation::{PORT, Pair, SECOND, server_tls};
-use futures_lite::future::{pending, poll_once, zip};
+use futures_lite::{
+    StreamExt,
+    future::{pending, poll_once, zip},
+};
 use palyra_quic::{
-    Client, Code, Codec, Context, Endpoint, ErrorKind, Method, MethodError, NotificationMethod, Response,
-    ResponseSink, Router, StreamingMethod, TransportLimits,
+    Client, Code, Codec, Context, Endpoint, ErrorKind, EventLog, LogMethod, Method, MethodError,
+    NotificationMethod, Response, ResponseSink, Router, StreamingMethod, Subscription, SubscriptionItem,
+    TransportLimits, WireError,
     sim::{Host, Link},
 };
 use smol::channel::{self, Receiver, Sender};
@@ -22,6 +26,8 @@ const MILLI: Duration = Duration::from_millis(1);
 const ADD: Method<(u32, u32), u64> = Method::new("demo.add");
 const COUNT: StreamingMethod<u32, u32> = StreamingMethod::new("demo.count");
 const NOTE: NotificationMethod<u32> = NotificationMethod::new("demo.note");
+/// Degrees Celsius.
+const READINGS: LogMethod<i32> = LogMethod::NODE;
 
 fn pair() -> Pair {
     Pair::new(1, Link::new().delay(10 * MILLI))
@@ -287,6 +293,84 @@ fn health_is_asked_for_on_the_next_connection_where_one_was_lost() {
         let echo = client.request_raw("demo.echo", "x").health().await.unwrap_err();
         assert_eq!(echo.kind(), &ErrorKind::Protocol);
         assert!(echo.may_have_run());
+    });
+}
+
+async fn next_reading(subscription: &mut Subscription<i32>) -> (u64, i32) {
+    loop {
+        if let SubscriptionItem::Event { seq, payload, .. } = subscription.next().await.unwrap() {
+            return (seq, payload);
+        }
+    }
+}
+
+#[test]
+fn a_subscription_brings_values_across_connections() {
+    let pair = pair();
+    let log = EventLog::new();
+    log.publish(vec![21]).unwrap();
+    let _node = serve_at(&pair.gateway, Router::new().events(log.clone()));
+    let client = pair.client(TransportLimits::default());
+    pair.sim.run(async {
+        let mut readings = client.subscribe(READINGS).open();
+        assert_eq!(next_reading(&mut readings).await, (1, 21));
+        client.connection().await.unwrap().close(Code::INTERNAL, "");
+        log.publish(vec![22]).unwrap();
+        assert_eq!(next_reading(&mut readings).await, (2, 22));
+        let mut named =
+            client.subscribe::<i32>("node.stream_events").resume(readings.cursor().unwrap()).open();
+        log.publish(vec![23]).unwrap();
+        assert_eq!(next_reading(&mut named).await, (3, 23));
+        // The log of another name is asked for by that name.
+        let mut other = client.subscribe::<i32>("demo.log").open();
+        assert!(matches!(other.next().await.unwrap(), SubscriptionItem::Connected { .. }));
+        let error = other.next().await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Remote(WireError::UnsupportedMethod));
+        assert!(error.to_string().contains("demo.log"), "{error}");
+    });
+}
+
+#[test]
+fn a_payload_of_another_type_does_not_end_a_subscription() {
+    let pair = pair();
+    let log = EventLog::new();
+    for payload in [b"\x15".as_slice(), b"\x61a", b"\x16"] {
+        log.publish(payload.to_vec()).unwrap();
+    }
+    let _node = serve_at(&pair.gateway, Router::new().events(log));
+    let client = pair.client(TransportLimits::default());
+    pair.sim.run(async {
+        let mut readings = client.subscribe(READINGS).open();
+        let mut streamed = client.subscribe(READINGS).open();
+        assert_eq!(next_reading(&mut readings).await, (1, 21));
+        let error = readings.next().await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Codec);
+        assert!(error.to_string().contains("node.stream_events"), "{error}");
+        assert_eq!(readings.cursor().map(|cursor| cursor.seq()), Some(2), "it is behind the event");
+        assert_eq!(next_reading(&mut readings).await, (3, 22));
+        let items: Vec<_> = StreamExt::take(&mut streamed, 4).collect().await;
+        let values = items.into_iter().map(|item| match item {
+            Ok(SubscriptionItem::Event { payload, .. }) => Some(payload),
+            _ => None,
+        });
+        assert_eq!(values.collect::<Vec<_>>(), [None, Some(21), None, Some(22)]);
+    });
+}
+
+#[test]
+fn a_subscription_may_be_in_json() {
+    let pair = pair();
+    let log = EventLog::new();
+    log.publish(vec![21]).unwrap();
+    let _node = serve_at(&pair.gateway, Router::new().events(log));
+    let client = pair.client(TransportLimits::default());
+    pair.sim.run(async {
+        let mut readings = client.subscribe(READINGS).codec(Codec::Json).open();
+        if cfg!(feature = "json") {
+            assert_eq!(next_reading(&mut readings).await, (1, 21));
+        } else {
+            assert_eq!(readings.next().await.unwrap_err().kind(), &ErrorKind::InvalidConfig);
+        }
     });
 }
 

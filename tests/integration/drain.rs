@@ -633,8 +633,8 @@ fn own_subscriptions_and_calls_without_a_connection_hold_no_shutdown() {
             let connection = client.connection().await.unwrap();
             let mut events = connection.events_raw().follow().open().await.unwrap();
             events.next_raw().await.unwrap().unwrap();
-            let mut subscription = client.subscribe().open();
-            subscription.next().await.unwrap();
+            let mut subscription = client.subscribe_raw().open();
+            subscription.next_raw().await.unwrap();
             let mut answers = connection.stream_raw("count", "").await.unwrap();
             match way {
                 // What nobody reads to its end is over with its connection.

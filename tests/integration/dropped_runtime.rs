@@ -216,23 +216,23 @@ fn every_future_awaited_on_another_thread_ends_with_the_runtime() {
             "Client::notify_raw behind another dial",
             Box::pin(async move { second.notify_raw("demo.note", "x").await }),
         ));
-        let mut subscription = client(&endpoint, address).subscribe().heartbeat_interval(NEVER).open();
-        let first = runtime.run(subscription.next()).unwrap();
+        let mut subscription = client(&endpoint, address).subscribe_raw().heartbeat_interval(NEVER).open();
+        let first = runtime.run(subscription.next_raw()).unwrap();
         assert!(matches!(first, SubscriptionItem::Connected { .. }), "{first:?}");
         waiters.push((
             "a subscription",
             Box::pin(async move {
                 loop {
-                    subscription.next().await?;
+                    subscription.next_raw().await?;
                 }
             }),
         ));
-        let mut lonely = client(&endpoint, silent).subscribe().open();
+        let mut lonely = client(&endpoint, silent).subscribe_raw().open();
         waiters.push((
             "a subscription that dials",
             Box::pin(async move {
                 loop {
-                    lonely.next().await?;
+                    lonely.next_raw().await?;
                 }
             }),
         ));
@@ -292,7 +292,7 @@ fn a_pause_between_attempts_ends_with_the_runtime() {
                 match name {
                     "connection()" => Box::pin(async move { client.connection().await.map(drop) }),
                     "call" => Box::pin(async move { client.call_raw("demo.slow", "x").await.map(drop) }),
-                    _ => Box::pin(async move { client.subscribe().open().next().await.map(drop) }),
+                    _ => Box::pin(async move { client.subscribe_raw().open().next_raw().await.map(drop) }),
                 },
             ));
         }

@@ -106,8 +106,8 @@ fn a_call_that_finds_nobody_names_the_address_that_it_tried() {
         assert_names(&called, &ErrorKind::HandshakeTimeout, Some("demo.echo"), peer);
         let notified = hopeless().notify_raw("demo.note", "").await.unwrap_err();
         assert_names(&notified, &ErrorKind::HandshakeTimeout, Some("demo.note"), peer);
-        let mut subscription = hopeless().subscribe().open();
-        match subscription.next().await.unwrap() {
+        let mut subscription = hopeless().subscribe_raw().open();
+        match subscription.next_raw().await.unwrap() {
             SubscriptionItem::Disconnected { error } => {
                 assert_names(&error, &ErrorKind::HandshakeTimeout, Some("node.stream_events"), peer);
             }

@@ -362,8 +362,8 @@ fn futures_are_send() {
     drop(assert_send(client.request_raw("demo.echo", "").respond()));
     drop(assert_send(client.notifier()));
     drop(assert_send(client.health()));
-    drop(assert_send(client.subscribe().open()));
-    drop(assert_send(client.subscribe().open().next()));
+    drop(assert_send(client.subscribe_raw().open()));
+    drop(assert_send(client.subscribe_raw().open().next_raw()));
 }
 
 /// A node within 16 MiB, for 64 connections.

@@ -157,9 +157,9 @@ impl Scenario {
                 *finished.lock().unwrap() = true;
             };
             let following = async {
-                let mut subscription = client.subscribe().open();
+                let mut subscription = client.subscribe_raw().open();
                 while !(*done.lock().unwrap() && reached(&subscription, &published)) {
-                    let next = async { Some(subscription.next().await.unwrap()) };
+                    let next = async { Some(subscription.next_raw().await.unwrap()) };
                     let look = async {
                         pair.sim.sleep(SECOND).await;
                         None

@@ -308,13 +308,13 @@ fn a_subscription_survives_send_errors_like_a_lost_network() {
         // Shorter than the faults, so that the connection is lost and made again.
         let (endpoint, faults) = setup.faulty_client(Duration::from_millis(600));
         let client = Client::builder(endpoint).address(server.local_addr().unwrap()).build().unwrap();
-        let mut subscription = client.subscribe().open();
+        let mut subscription = client.subscribe_raw().open();
         let mut lost = 0;
         for seq in 1..=3 {
             log.publish_raw("event").unwrap();
             let next = async {
                 loop {
-                    match subscription.next().await.unwrap() {
+                    match subscription.next_raw().await.unwrap() {
                         SubscriptionItem::Event { seq, .. } => return seq,
                         SubscriptionItem::Disconnected { .. } => {
                             lost += 1;
@@ -329,7 +329,7 @@ fn a_subscription_survives_send_errors_like_a_lost_network() {
             // What the server publishes next cannot be acknowledged, and its subscriber is given up.
             faults.send.forever(code);
             if seq < 3 {
-                let disconnected = within(CALL_LIMIT, code, subscription.next()).await.unwrap();
+                let disconnected = within(CALL_LIMIT, code, subscription.next_raw()).await.unwrap();
                 assert!(matches!(disconnected, SubscriptionItem::Disconnected { .. }));
                 lost += 1;
                 faults.send.heal();
@@ -542,10 +542,10 @@ fn every_future_of_an_endpoint_that_ends_resolves_with_the_reason() {
         .build()
         .unwrap();
     sim.run(async {
-        let mut subscription = client.subscribe().open();
+        let mut subscription = client.subscribe_raw().open();
         let subscribing = async {
             loop {
-                if let Err(error) = subscription.next().await {
+                if let Err(error) = subscription.next_raw().await {
                     return error;
                 }
             }

@@ -163,19 +163,19 @@ async fn by_client(case: &Case) -> (Vec<Item>, Option<ErrorKind>) {
     let server = RawServer::new();
     let endpoint = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
     let client = Client::builder(endpoint).address(server.address()).build().unwrap();
-    let subscribe = client.subscribe();
+    let subscribe = client.subscribe_raw();
     let mut subscription = case.resume.map_or(subscribe.clone(), |cursor| subscribe.resume(cursor)).open();
     let subscriber = async {
         let mut items = Vec::new();
         loop {
-            match subscription.next().await {
+            match subscription.next_raw().await {
                 Ok(SubscriptionItem::Connected { .. }) => {}
                 Ok(SubscriptionItem::Event { seq, .. }) => items.push(Item::Event(seq)),
                 Ok(SubscriptionItem::Gap(gap)) => items.push(Item::Gap(gap.next_seq - 1)),
                 // It resumes.
                 Ok(SubscriptionItem::Disconnected { error }) => break (items, Some(error.kind().clone())),
                 Err(error) => {
-                    assert_eq!(subscription.next().await.unwrap_err().kind(), &ErrorKind::Closed);
+                    assert_eq!(subscription.next_raw().await.unwrap_err().kind(), &ErrorKind::Closed);
                     break (items, Some(error.kind().clone()));
                 }
             }

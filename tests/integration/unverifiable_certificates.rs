@@ -81,10 +81,10 @@ fn is_served_after(
     let issued = fault(&gateway);
     gateway.pair.sim.run(async {
         let client = gateway.client(&issued);
-        let mut subscription = client.subscribe().open();
+        let mut subscription = client.subscribe_raw().open();
         // Ready as soon as the handshake is, or not at all.
         let error = loop {
-            match subscription.next().await.unwrap() {
+            match subscription.next_raw().await.unwrap() {
                 SubscriptionItem::Disconnected { error } => break error,
                 item => assert!(matches!(item, SubscriptionItem::Connected { .. }), "{item:?}"),
             }
@@ -98,7 +98,7 @@ fn is_served_after(
         mending(&gateway);
         let before = gateway.not_judged();
         while gateway.admitted.load(Ordering::SeqCst) == 0 {
-            subscription.next().await.unwrap();
+            subscription.next_raw().await.unwrap();
         }
         assert_eq!(gateway.not_judged(), before);
         let health = client.connection().await.unwrap().health().await.unwrap();

@@ -1,0 +1,118 @@
+//! A subscription of a client, before it is opened.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use super::{reconnecting::Client, resumed_stream::ResumedStream, subscription::Subscription};
+use crate::{
+    events::{Cursor, Follower},
+    message::Codec,
+    method::{LogMethod, MethodName},
+    protocol::STREAM_EVENTS,
+    value::Raw,
+};
+
+impl Client {
+    /// Prepares a subscription to the peer's event log that survives the connection, with payloads that
+    /// minicbor decodes. The log is a [`LogMethod`], which brings their type, or a string.
+    ///
+    /// ```no_run
+    /// # async fn example(client: palyra_quic::Client) -> palyra_quic::Result<()> {
+    /// use palyra_quic::{LogMethod, SubscriptionItem};
+    ///
+    /// /// Degrees Celsius.
+    /// const READINGS: LogMethod<i32> = LogMethod::NODE;
+    ///
+    /// let mut readings = client.subscribe(READINGS).open();
+    /// loop {
+    ///     if let SubscriptionItem::Event { seq, payload, .. } = readings.next().await? {
+    ///         println!("{seq}: {payload} degrees");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn subscribe<T>(&self, log: impl MethodName<LogMethod<T>>) -> Subscribe<T> {
+        Subscribe::new(self, log.method_name())
+    }
+
+    /// Prepares a subscription to the peer's own event log that survives the connection, with payloads of
+    /// plain bytes. See [`subscribe`](Self::subscribe).
+    pub fn subscribe_raw(&self) -> Subscribe {
+        Subscribe::new(self, STREAM_EVENTS)
+    }
+}
+
+/// A subscription to be opened; see [`Client::subscribe`].
+#[must_use = "nothing happens before `open`"]
+pub struct Subscribe<T = Raw> {
+    client: Client,
+    log: Box<str>,
+    cursor: Option<Cursor>,
+    codec: Codec,
+    heartbeat_interval: Duration,
+    payloads: PhantomData<fn() -> T>,
+}
+
+impl<T> Subscribe<T> {
+    fn new(client: &Client, log: &str) -> Self {
+        let heartbeat_interval = client.heartbeat_interval();
+        Self {
+            client: client.clone(),
+            log: log.into(),
+            cursor: None,
+            codec: Codec::Cbor,
+            heartbeat_interval,
+            payloads: PhantomData,
+        }
+    }
+
+    /// Begins behind the last event processed. Default: with the oldest event that the peer holds.
+    pub fn resume(self, cursor: Cursor) -> Self {
+        Self { cursor: Some(cursor), ..self }
+    }
+
+    /// The codec of requests and events. Default: CBOR.
+    pub fn codec(self, codec: Codec) -> Self {
+        Self { codec, ..self }
+    }
+
+    /// How often the peer is expected to send heartbeats: its own `heartbeat_interval`, or longer. Default:
+    /// this endpoint's. A connection that brings nothing for two of these is given up.
+    pub fn heartbeat_interval(self, interval: Duration) -> Self {
+        Self { heartbeat_interval: interval, ..self }
+    }
+
+    /// The subscription, which dials when it is first asked.
+    pub fn open(self) -> Subscription<T> {
+        let Self { client, log, cursor, codec, heartbeat_interval, payloads: _ } = self;
+        let silence_limit = heartbeat_interval.saturating_mul(2);
+        let stream = ResumedStream::new(client, log, codec, Follower::new(cursor), silence_limit);
+        Subscription::new(stream, cursor)
+    }
+}
+
+impl<T> Clone for Subscribe<T> {
+    fn clone(&self) -> Self {
+        let Self { client, log, cursor, codec, heartbeat_interval, payloads } = self;
+        Self {
+            client: client.clone(),
+            log: log.clone(),
+            cursor: *cursor,
+            codec: *codec,
+            heartbeat_interval: *heartbeat_interval,
+            payloads: *payloads,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Subscribe<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, log, cursor, codec, heartbeat_interval, payloads: _ } = self;
+        f.debug_struct("Subscribe")
+            .field("client", client)
+            .field("log", log)
+            .field("cursor", cursor)
+            .field("codec", codec)
+            .field("heartbeat_interval", heartbeat_interval)
+            .finish()
+    }
+}
