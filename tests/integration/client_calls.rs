@@ -308,18 +308,18 @@ async fn next_reading(subscription: &mut Subscription<i32>) -> (u64, i32) {
 fn a_subscription_brings_values_across_connections() {
     let pair = pair();
     let log = EventLog::new();
-    log.publish(vec![21]).unwrap();
+    log.publish_raw(vec![21]).unwrap();
     let _node = serve_at(&pair.gateway, Router::new().events(log.clone()));
     let client = pair.client(TransportLimits::default());
     pair.sim.run(async {
         let mut readings = client.subscribe(READINGS).open();
         assert_eq!(next_reading(&mut readings).await, (1, 21));
         client.connection().await.unwrap().close(Code::INTERNAL, "");
-        log.publish(vec![22]).unwrap();
+        log.publish_raw(vec![22]).unwrap();
         assert_eq!(next_reading(&mut readings).await, (2, 22));
         let mut named =
             client.subscribe::<i32>("node.stream_events").resume(readings.cursor().unwrap()).open();
-        log.publish(vec![23]).unwrap();
+        log.publish_raw(vec![23]).unwrap();
         assert_eq!(next_reading(&mut named).await, (3, 23));
         // The log of another name is asked for by that name.
         let mut other = client.subscribe::<i32>("demo.log").open();
@@ -335,7 +335,7 @@ fn a_payload_of_another_type_does_not_end_a_subscription() {
     let pair = pair();
     let log = EventLog::new();
     for payload in [b"\x15".as_slice(), b"\x61a", b"\x16"] {
-        log.publish(payload.to_vec()).unwrap();
+        log.publish_raw(payload.to_vec()).unwrap();
     }
     let _node = serve_at(&pair.gateway, Router::new().events(log));
     let client = pair.client(TransportLimits::default());
@@ -361,7 +361,7 @@ fn a_payload_of_another_type_does_not_end_a_subscription() {
 fn a_subscription_may_be_in_json() {
     let pair = pair();
     let log = EventLog::new();
-    log.publish(vec![21]).unwrap();
+    log.publish_raw(vec![21]).unwrap();
     let _node = serve_at(&pair.gateway, Router::new().events(log));
     let client = pair.client(TransportLimits::default());
     pair.sim.run(async {
