@@ -347,7 +347,8 @@ impl Drop for FrameWriter {
 }
 
 pin_project! {
-    /// See [`FrameWriter::stopped`]. As with [`CancelFuture`], an async block would keep what it awaits twice.
+    /// See [`FrameWriter::stopped`]. As with [`CancelFuture`], an async block would keep what it awaits
+    /// twice.
     struct StopFuture<F> {
         #[pin]
         stopped: F,
