@@ -11,7 +11,8 @@ use crate::{connection::Connection, link::PeerState};
 
 impl Router {
     /// Asks about each accepted connection once its handshake is over, and before anything that it sends is
-    /// read. Handlers get what `hook` returns, which may have any type, with [`Context::state`].
+    /// read. Handlers get what `hook` returns, which may have any type, with
+    /// [`Context::state`](crate::Context::state).
     ///
     /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know:
     /// who is enrolled, who pays, who comes too often. A peer that is refused has its connection closed
