@@ -14,17 +14,17 @@ impl Router {
     /// read. Handlers get what `hook` returns, which may have any type, with
     /// [`Context::state`](crate::Context::state).
     ///
-    /// TLS has found the peer's certificate good by then, if it showed one; this is for what TLS cannot know:
-    /// who is enrolled, who pays, who comes too often. A peer that is refused has its connection closed
-    /// with the [`Refusal`]'s code and reason. So has one whose question is not answered within another
-    /// `handshake_timeout` (DEADLINE_EXCEEDED), or panics (INTERNAL): nobody is let in by a failure. To
-    /// the peer the handshake has succeeded, so that its [`connect`](crate::Endpoint::connect) may too,
-    /// and the connection is closed right after.
+    /// TLS has already verified the peer's certificate, if it showed one. The hook is for what TLS cannot
+    /// know: which devices are enrolled, or which connect too often. If the hook returns a [`Refusal`], the
+    /// connection is closed with its code and reason. The connection is also closed if the hook takes
+    /// longer than another `handshake_timeout` (DEADLINE_EXCEEDED), or panics (INTERNAL). The peer's
+    /// handshake is over by then, so its [`connect`](crate::Endpoint::connect) may succeed, and its
+    /// connection is closed right after.
     ///
-    /// Until the answer is there, the connection holds its slot, so that no more questions run at a time than
-    /// `max_connections` says. The question is dropped when the connection ends. Peers that this
-    /// node dials are not asked about, since it chose them; what they may call is a matter of rules for
-    /// methods.
+    /// While the hook runs, the connection holds its slot, so at most `max_connections` hooks run at a time.
+    /// A hook is dropped when its connection ends. It does not run for peers that this node dials; rules of
+    /// [`allow`](Self::allow) apply to them as well. A later hook replaces this one. Default: every peer may
+    /// stay.
     ///
     /// ```
     /// use palyra_quic::{PendingPeer, Refusal, Router};
@@ -38,7 +38,7 @@ impl Router {
     /// # drop(router);
     /// ```
     ///
-    /// With state for the handlers, which can be looked up anywhere, since this may wait:
+    /// The hook may wait, for instance for a database, and give handlers what it found:
     ///
     /// ```
     /// use palyra_quic::{Context, MethodError, PendingPeer, Refusal, Router};
@@ -77,8 +77,20 @@ impl Router {
         Self { authorizer: Some(authorizer), ..self }
     }
 
-    /// Runs for each accepted connection once its handshake is over and it may stay, for nodes that call back
-    /// the peers that dialled them. It is dropped when the connection ends; that it returns ends nothing.
+    /// Runs for each accepted connection after its handshake and [`authorize`](Self::authorize), so that this
+    /// node can call the peers that dialled it. The handler is dropped when the connection ends. The
+    /// connection stays open when the handler returns. A later handler replaces this one.
+    ///
+    /// ```
+    /// use palyra_quic::{Connection, Router};
+    ///
+    /// let router = Router::new().on_connection(|connection: Connection| async move {
+    ///     if let Err(error) = connection.notify("device.welcome", "hello").await {
+    ///         eprintln!("not welcomed: {error}");
+    ///     }
+    /// });
+    /// # drop(router);
+    /// ```
     #[must_use]
     pub fn on_connection<F, R>(self, handler: F) -> Self
     where

@@ -15,8 +15,26 @@ use crate::{
 pub(crate) type Authorizer =
     Box<dyn Fn(PendingPeer) -> HandlerFuture<Result<PeerState, Refusal>> + Send + Sync>;
 
-/// A peer whose handshake is over, and that nothing is read from yet. See
-/// [`Router::authorize`](super::Router::authorize).
+/// A peer whose handshake is over, and that [`Router::authorize`](super::Router::authorize) decides about.
+/// Nothing that it sent has been read yet.
+///
+/// ```
+/// use palyra_quic::{PendingPeer, Refusal, Router};
+///
+/// /// Devices come from the local network, and have a certificate.
+/// async fn may_stay(peer: PendingPeer) -> Result<(), Refusal> {
+///     if peer.peer().is_none() {
+///         return Err(Refusal::rejected("a certificate is needed"));
+///     }
+///     match peer.remote_address().ip() {
+///         address if address.is_loopback() => Ok(()),
+///         address => Err(Refusal::rejected(format!("{address} is not local"))),
+///     }
+/// }
+///
+/// let router = Router::new().authorize(may_stay);
+/// # drop(router);
+/// ```
 #[derive(Clone)]
 pub struct PendingPeer {
     peer: Option<PeerIdentity>,
@@ -34,8 +52,8 @@ impl PendingPeer {
         self.peer.as_ref()
     }
 
-    /// Where the peer was when its handshake ended. The handshake shows that it can be reached there, and
-    /// nothing about who it is.
+    /// The peer's address when its handshake ended. The handshake proves that the peer receives packets
+    /// there. It does not prove who the peer is.
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {
         self.remote_address
@@ -72,8 +90,8 @@ impl Refusal {
     /// close says.
     const MAX_REASON_BYTES: usize = 256;
 
-    /// A refusal with any code. The class of the code tells the peer whether to try again; it gets the reason
-    /// word for word, so that must hold no secret, and what goes beyond 256 bytes is cut off.
+    /// A refusal with any code. The class of the code tells the peer whether to try again. The peer gets the
+    /// reason word for word, so it must not contain secrets. It is cut off after 256 bytes.
     #[must_use]
     pub fn new(code: Code, reason: impl Into<Box<str>>) -> Self {
         let mut reason = reason.into();
@@ -89,9 +107,8 @@ impl Refusal {
         Self::new(Code::IDENTITY_REJECTED, reason)
     }
 
-    /// Tells the peer when trying again makes sense, in whole milliseconds. It takes the place of the reason,
-    /// and only where the code is of class [`Retry`](CodeClass::Retry): with any other it would mean
-    /// nothing, and changes nothing.
+    /// Tells the peer when trying again makes sense, in whole milliseconds. This replaces the reason. It has
+    /// no effect unless the code is of class [`Retry`](CodeClass::Retry).
     #[must_use]
     pub fn retry_after(self, delay: Duration) -> Self {
         match self.code.class() {
@@ -106,7 +123,7 @@ impl Refusal {
         self.code
     }
 
-    /// What the peer is told beside the code.
+    /// The reason that the peer gets with the code.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason

@@ -15,13 +15,37 @@ use event_listener::Event;
 
 use crate::{connection::Connection, link::Link, sync::wait_until, tls::PeerIdentity};
 
-/// Who calls, and for how long it matters. Cloning is cheap.
+/// What a handler can ask about its call: the peer, the connection, the deadline, and whether the exchange is
+/// over. Cloning is cheap.
 ///
-/// A handler is dropped when the caller resets the stream, stops it or goes away, and when its deadline
-/// passes; most handlers need nothing else. One of a notification is dropped when its deadline passes, and
-/// not when the sender leaves, since nobody waits for it. The end of the grace of an
-/// [`Endpoint::shutdown`](crate::Endpoint::shutdown) drops all. Handlers that start work elsewhere take a
-/// clone along and ask it.
+/// The node drops the handler of a method when the caller resets or stops the stream, when the connection is
+/// lost, and when the deadline passes. It drops the handler of a notification when the deadline passes, and
+/// not when the sender leaves. It drops all handlers when the time limit of
+/// [`Endpoint::shutdown`](crate::Endpoint::shutdown) has passed.
+///
+/// Work that a handler starts elsewhere is not dropped with it. Give such work a clone of the context, which
+/// says when to stop:
+///
+/// ```
+/// use palyra_quic::{Context, MethodError, Router};
+///
+/// async fn sum(context: Context, numbers: Vec<u64>) -> Result<u64, MethodError> {
+///     let sum = move || {
+///         let mut sum = 0_u64;
+///         for n in numbers {
+///             if context.is_over() {
+///                 return Err(MethodError::internal("nobody waits for the sum"));
+///             }
+///             sum = sum.wrapping_add(n);
+///         }
+///         Ok(sum)
+///     };
+///     smol::unblock(sum).await
+/// }
+///
+/// let router = Router::new().serve("demo.sum", sum);
+/// # drop(router);
+/// ```
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -55,16 +79,38 @@ impl Context {
         self.inner.link.peer()
     }
 
-    /// What [`Router::authorize`](super::Router::authorize) returned for this connection, if it has this
-    /// type. It is dropped with the connection.
+    /// What [`Router::authorize`](super::Router::authorize) returned for this connection. It is dropped with
+    /// the connection.
     ///
-    /// `None` for another type, and for peers that this node dialled, about which `authorize` is not asked.
+    /// `None` if it returned another type, and for peers that this node dialled, for which it does not run.
+    ///
+    /// ```
+    /// use palyra_quic::{Context, MethodError, PendingPeer, Router};
+    ///
+    /// struct Account {
+    ///     name: String,
+    /// }
+    ///
+    /// async fn who_am_i(context: Context, (): ()) -> Result<String, MethodError> {
+    ///     let account = context.state::<Account>();
+    ///     let account = account.ok_or_else(|| MethodError::permission_denied("no account"))?;
+    ///     Ok(account.name.clone())
+    /// }
+    ///
+    /// let router = Router::new()
+    ///     .authorize(|peer: PendingPeer| async move {
+    ///         let name = peer.peer().and_then(|peer| peer.common_name()).unwrap_or("guest");
+    ///         Ok(Account { name: name.to_owned() })
+    ///     })
+    ///     .serve("demo.who_am_i", who_am_i);
+    /// # drop(router);
+    /// ```
     #[must_use]
     pub fn state<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.inner.link.peer_state()?.downcast_ref()
     }
 
-    /// Where the peer is at the moment; a connection may move ([RFC 9000, section
+    /// The peer's current address. It changes when the connection migrates ([RFC 9000, section
     /// 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)).
     #[must_use]
     pub fn remote_address(&self) -> SocketAddr {

@@ -7,9 +7,10 @@ use crate::{
     message::{Response, WireError},
 };
 
-/// A handler's failure, as the caller gets to see it.
+/// A handler's failure, as the caller receives it: an error string, a detail for people, and perhaps when
+/// trying again makes sense.
 ///
-/// The detail goes to the peer word for word, so it must hold no secret; text beyond 256 bytes is cut off.
+/// The caller gets the detail word for word, so it must not contain secrets. It is cut off after 256 bytes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -20,8 +21,8 @@ use crate::{
 /// assert_eq!(busy.to_string(), "resource_exhausted: flash is being written");
 /// ```
 ///
-/// An [`Error`] becomes one by `?`, as [`internal`](Self::internal) without a detail: what went wrong here is
-/// not for the caller to read.
+/// `?` converts an [`Error`] into [`internal`](Self::internal) without a detail: the caller learns nothing of
+/// the cause, which the log of this node gets at level `debug`.
 ///
 /// ```
 /// use palyra_quic::{Context, EventLog, Router};
@@ -45,10 +46,9 @@ pub struct MethodError {
 impl MethodError {
     /// A failure with any error string.
     ///
-    /// It reaches the caller as it is, and the caller takes it that the method [may have
-    /// run](crate::Error::may_have_run), whatever the error. The one exception is `unavailable`, which is
-    /// the node's own to say: callers take it to mean that the method has not run, so that a handler's
-    /// becomes `resource_exhausted`.
+    /// The caller gets the string unchanged, and assumes that the method [may have
+    /// run](crate::Error::may_have_run). There is one exception: `unavailable` tells callers that the method
+    /// has not run, so only the node itself may send it. From a handler, it becomes `resource_exhausted`.
     #[must_use]
     pub fn new(error: WireError) -> Self {
         Self { error, detail: None, retry_after: None, not_run: false }

@@ -35,14 +35,15 @@ use crate::events::EventLog;
 /// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`;
 /// with [`events`](Self::events) it answers `node.stream_events` too.
 ///
-/// A handler is an async closure (or function) of a [`Context`] and the parameters. It is dropped when nobody
-/// waits for its answer any more, and may panic without harm to others.
+/// A handler is an async closure or function that takes a [`Context`] and the parameters. It is dropped, at
+/// an `await`, when the caller no longer waits for the answer or the time limit has passed. If it panics,
+/// only its own request fails.
 ///
-/// It is begun in the task that its connection is served by, and goes on in a task of its own when it has
-/// to wait for something; those of notifications run in one for each stream. So what computes for long
-/// without an `await` holds up the other requests on its connection, until that is noticed: after 100 µs in
-/// a row, the next 256 requests on the connection get tasks of their own before they begin. Such work
-/// belongs on other threads.
+/// The node first polls a handler in the task of its connection, and moves it to a task of its own when it
+/// waits for something. Notifications of one stream share a task. A handler that computes for long without
+/// an `await` therefore delays the other requests on its connection. After one that computed for more than
+/// 100 µs, the next 256 requests on the connection get tasks of their own from the beginning. Do long
+/// computations on other threads.
 ///
 /// ```
 /// use palyra_quic::{Context, Method, MethodError, NotificationMethod};
@@ -103,13 +104,14 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router with the built-in `node.health` alone.
+    /// A router with nothing but the built-in method `node.health`, which anybody may call.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Serves this log to subscribers as `node.stream_events`.
+    /// Serves this log to subscribers as `node.stream_events`. A later log replaces it. Default: none, and a
+    /// subscriber gets `unsupported_method`.
     #[must_use]
     pub fn events(self, log: EventLog) -> Self {
         Self { events: Some(log), ..self }

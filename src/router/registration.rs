@@ -21,12 +21,13 @@ impl Router {
     /// Serves a method with one answer, decoded and encoded by minicbor.
     ///
     /// The method is a [`Method`](crate::Method), which brings the types of the handler, or a string.
-    /// Parameters must be exactly one item of definite length, nested at most 16 deep; what does not decode
-    /// is answered `invalid_request` before the handler hears of it. A handler of `()` or of an `Option` can
-    /// be called without parameters: the caller may leave them out, or pass `()` or `None`.
+    /// Parameters must be exactly one item of definite length, nested at most 16 deep. If they do not decode,
+    /// the caller gets `invalid_request`, and the handler is not called. A handler of `()` or of an `Option`
+    /// can be called without parameters: the caller may leave them out, or pass `()` or `None`.
     ///
-    /// A name that is registered twice keeps the last handler; one that no request can carry, or that starts
-    /// with `node.`, is found when the endpoint is bound.
+    /// A later handler for the same name replaces this one. Binding the endpoint fails with
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the name does not have 1 to 128 bytes, or starts
+    /// with `node.`.
     #[must_use]
     pub fn serve<P, T, F, R>(self, method: impl MethodName<Method<P, T>>, handler: F) -> Self
     where
@@ -111,16 +112,17 @@ impl Router {
         self
     }
 
-    /// Takes notifications: messages that nobody waits for an answer to. Those on one stream are handled in
-    /// order.
+    /// Handles notifications: messages without an answer. Those on one stream are handled in order.
     ///
     /// The notification is a [`NotificationMethod`], which brings the type of the parameters, or a string.
-    /// They are decoded as those of [`serve`](Self::serve); one that does not decode stops its stream with
+    /// Parameters are decoded as in [`serve`](Self::serve). If they do not decode, the stream is stopped with
     /// PROTOCOL_VIOLATION.
     ///
-    /// What a sender has seen acknowledged is handled even if the sender leaves, or this node
-    /// [shuts down](crate::Endpoint::shutdown) and has the time, unless this side turns the sender out. The
-    /// connection that it came on, whose slot it keeps, may be closed by then.
+    /// A notification that was acknowledged to its sender is handled even if the sender leaves, and also
+    /// during a [`shutdown`](crate::Endpoint::shutdown), as far as its time limit allows. It is not handled
+    /// if this node closes the connection with IDENTITY_REJECTED, IDENTITY_EXPIRED, EXCESSIVE_LOAD or
+    /// RATE_LIMITED. Until it has been handled, its connection keeps its slot among `max_connections`, even
+    /// if the connection is already closed.
     #[must_use]
     pub fn on_notification<P, F, R>(self, method: impl MethodName<NotificationMethod<P>>, handler: F) -> Self
     where

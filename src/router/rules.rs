@@ -4,14 +4,16 @@ use super::{Router, peers::Peers};
 use crate::tls::PeerIdentity;
 
 impl Router {
-    /// Keeps a method for these peers: one for requests, for notifications or both, `node.health` and
-    /// `node.stream_events` among them.
+    /// Lets only these peers use a method. The rule covers requests and notifications of this name. The
+    /// built-in methods `node.health` and `node.stream_events` may have rules, too.
     ///
-    /// A request of anybody else is answered `permission_denied` before its parameters are decoded, and a
-    /// stream with a notification of anybody else is stopped with IDENTITY_REJECTED. That goes for peers
-    /// that dialled this node and for peers that it dialled. A second rule for a method takes the place
-    /// of the first; one for a method that is not there, or with an empty name in it, is found when the
-    /// endpoint is bound. Default: the rule of [`allow_by_default`](Self::allow_by_default).
+    /// A request of any other peer is answered with `permission_denied` before its parameters are decoded,
+    /// and a stream with its notification is stopped with IDENTITY_REJECTED. Rules apply to peers that
+    /// dialled this node and to peers that this node dialled. A later rule for the same method replaces this
+    /// one. Default: the rule of [`allow_by_default`](Self::allow_by_default).
+    ///
+    /// Binding the endpoint fails with [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the method is
+    /// not served, or if the rule contains an empty name.
     ///
     /// ```
     /// use palyra_quic::{Context, Peers, Router};
@@ -29,9 +31,9 @@ impl Router {
         self
     }
 
-    /// Keeps every method that has no rule of its own for these peers, the built-in ones included. Others do
-    /// not learn either which methods there are: to what has no rule, they get `permission_denied`
-    /// whether it exists or not. Default: [`Peers::anybody`].
+    /// Lets only these peers use methods that have no rule of their own, the built-in ones included. Other
+    /// peers cannot find out which of those methods exist: they get `permission_denied` for unknown names
+    /// as well. Default: [`Peers::anybody`].
     #[must_use]
     pub fn allow_by_default(self, peers: Peers) -> Self {
         Self { default_rule: Some(peers), ..self }
