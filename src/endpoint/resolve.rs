@@ -43,8 +43,12 @@ pub(super) async fn within<T>(
 /// What the system says of a host may be different the next time.
 #[cfg(any(feature = "smol", feature = "durable"))]
 fn not_empty(resolved: std::io::Result<Vec<SocketAddr>>) -> Result<Vec<SocketAddr>> {
-    let failed =
-        |error: std::io::Error| Error::from(error).detail("the host name cannot be resolved").temporary();
+    // Of no kind of its own: a resolver that is out of reach says nothing about UDP to the peer, for which a
+    // caller may turn to another transport.
+    let failed = |error: std::io::Error| {
+        let error = std::io::Error::other(error);
+        Error::from(error).detail("the host name cannot be resolved").temporary()
+    };
     let mut addresses = resolved.map_err(failed)?;
     addresses.dedup();
     if addresses.is_empty() { Err(failed(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
@@ -58,7 +62,10 @@ mod tests {
     use futures_lite::future::block_on;
 
     use super::*;
-    use crate::runtime::default_runtime;
+    use crate::{
+        fallback::{FallbackPolicy, PathPrivilege},
+        runtime::default_runtime,
+    };
 
     #[test]
     fn a_host_name_has_addresses() {
@@ -68,12 +75,15 @@ mod tests {
 
     #[test]
     fn a_name_that_the_system_does_not_know_may_be_known_later() {
-        // RFC 6761, section 6.4; and not a name, so that no resolver is asked.
-        for error in [block_on(resolve("no\0name.invalid", 1)), not_empty(Ok(Vec::new()))] {
+        // The first is no name at all, so that no resolver is asked.
+        let blocked = not_empty(Err(io::ErrorKind::PermissionDenied.into()));
+        for error in [block_on(resolve("no\0name.invalid", 1)), not_empty(Ok(Vec::new())), blocked] {
             let error = error.unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Io);
             assert!(error.is_retryable() && !error.is_terminal());
             assert!(error.source().unwrap().is::<io::Error>());
+            let fallback = FallbackPolicy::AllowExplicit.decide(&error, PathPrivilege::Unprivileged);
+            assert_eq!(fallback, None);
         }
     }
 
