@@ -78,12 +78,12 @@ use crate::events::EventLog;
 /// A handler that needs state captures it, and hands each call a share of its own:
 ///
 /// ```
-/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
 /// use palyra_quic::{Context, Method, Router};
 ///
-/// const COUNT_UP: Method<u64, u64> = Method::new("demo.count_up");
+/// const COUNT_UP: Method<u32, u32> = Method::new("demo.count_up");
 ///
-/// let total = Arc::new(AtomicU64::new(0));
+/// let total = Arc::new(AtomicU32::new(0));
 /// let router = Router::new().serve(COUNT_UP, move |_: Context, n| {
 ///     let total = Arc::clone(&total);
 ///     async move { Ok(total.fetch_add(n, Ordering::Relaxed) + n) }
