@@ -174,7 +174,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// A socket for both families sees IPv4 peers in IPv6 clothes.
+/// A socket for both families sees IPv4 peers as IPv4-mapped IPv6 addresses.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -149,7 +149,8 @@ impl PollRuntime {
         self
     }
 
-    /// For [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime), and for tasks of the caller's own.
+    /// For [`EndpointBuilder::shared_runtime`](crate::EndpointBuilder::shared_runtime), and for tasks of the
+    /// caller's own.
     #[must_use]
     pub fn handle(&self) -> Arc<dyn Runtime> {
         Arc::new(Handle { shared: Arc::clone(&self.shared), offload: self.offload })
