@@ -7,9 +7,9 @@ use std::time::Duration;
 
 const KEY: &str = "retry-after-ms=";
 
-/// The reason that asks for this delay, rounded as [`whole_millis`] does.
+/// The reason that asks for this delay, rounded as [`millis_rounded_up`] does.
 pub(crate) fn reason(delay: Duration) -> String {
-    format!("{KEY}{}", whole_millis(delay))
+    format!("{KEY}{}", millis_rounded_up(delay))
 }
 
 /// The delay that a reason asks for, if it asks for any.
@@ -23,7 +23,7 @@ pub(crate) fn parse(reason: &str) -> Option<Duration> {
 }
 
 /// Rounded up, so that a peer which waits for as long as it is told does not come back too early.
-pub(crate) fn whole_millis(delay: Duration) -> u64 {
+pub(crate) fn millis_rounded_up(delay: Duration) -> u64 {
     u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delay_survives_in_whole_milliseconds_rounded_up() {
+    fn a_delay_survives_in_millis_rounded_upeconds_rounded_up() {
         for (nanos, text, millis) in [
             (0, "retry-after-ms=0", 0),
             (1, "retry-after-ms=1", 1),

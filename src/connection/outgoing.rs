@@ -132,7 +132,7 @@ impl OutgoingRequest {
 
     fn tell_timeout(&mut self) {
         if self.codec == Codec::Cbor {
-            self.request.timeout_ms = self.timeout.map(whole_millis);
+            self.request.timeout_ms = self.timeout.map(millis_rounded_down);
         }
     }
 
@@ -144,7 +144,7 @@ impl OutgoingRequest {
     /// The request of a call that has waited for a stream: what it tells of its time is what is left of it.
     fn encode_with(&self, connection: &Connection, deadline: Instant) -> Result<Vec<u8>> {
         let left = deadline.saturating_duration_since(connection.link().clock().now());
-        let told = self.request.timeout_ms.map(|told| told.min(whole_millis(left)));
+        let told = self.request.timeout_ms.map(|told| told.min(millis_rounded_down(left)));
         self.encode(connection, &Request { timeout_ms: told, ..self.request.clone() })
     }
 
@@ -199,7 +199,7 @@ pub(crate) fn payload(response: Response) -> Result<Bytes> {
     }
 }
 
-/// Rounded down: nobody is told more time than is left.
-fn whole_millis(timeout: Duration) -> u64 {
+/// So that the peer is never told more time than is left.
+fn millis_rounded_down(timeout: Duration) -> u64 {
     u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
 }

@@ -238,7 +238,7 @@ impl Message for Response {
             Self::Error { error, detail, retry_after, not_run } => {
                 fields::write_response_head(fields, "error", false);
                 fields.text(5, "error", error.as_str());
-                fields.optional_uint(10, "retry_after_ms", retry_after.map(retry_after::whole_millis));
+                fields.optional_uint(10, "retry_after_ms", retry_after.map(retry_after::millis_rounded_up));
                 if let Some(detail) = detail {
                     fields.text(11, "detail", truncated(detail, MAX_DETAIL_LEN));
                 }
