@@ -30,7 +30,7 @@ pub enum FallbackPolicy {
     /// A failure stays a failure.
     #[default]
     Disabled,
-    /// Unprivileged paths may fall back, by the caller's own doing.
+    /// The caller may use another transport for unprivileged paths. The crate never does so by itself.
     AllowExplicit,
 }
 

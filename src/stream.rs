@@ -161,7 +161,7 @@ impl FrameReader {
         Err(Error::protocol("bytes after the last frame that may come"))
     }
 
-    /// What the last body held now counts for its new holder, and not here.
+    /// Ends the charge for the last body, whose new owner accounts for its memory.
     pub(crate) fn forget_last_body(&mut self) {
         self.charge.settle(self.buffer.held());
     }

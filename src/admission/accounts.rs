@@ -101,7 +101,7 @@ pub(crate) struct Accounts {
 #[derive(Debug, Default)]
 struct Table {
     accounts: HashMap<Payer, Arc<Account>>,
-    /// At how many the table is tidied up.
+    /// The number of accounts at which those of peers without a connection are removed.
     tidy_at: usize,
 }
 

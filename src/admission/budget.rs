@@ -141,11 +141,11 @@ impl Share {
         self.used.load(SeqCst) < RESERVE
             || self.budget.has_room_for(bytes)
             || (!outlasts && self.abandoned.load(SeqCst))
-            || self.is_exempt()
+            || self.claim_exemption()
     }
 
-    /// Whether this connection is the one that may go beyond the limit, or has become it.
-    fn is_exempt(&self) -> bool {
+    /// Claims the exemption from the limit if no connection has it. Returns whether this connection has it.
+    fn claim_exemption(&self) -> bool {
         match self.budget.exempt.compare_exchange(0, self.id, SeqCst, SeqCst) {
             Ok(_) => {
                 // The bytes of its other streams may fill the window that this one's have to come through.

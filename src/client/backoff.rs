@@ -38,7 +38,7 @@ impl Backoff {
         Self { first, ..self }
     }
 
-    /// What no ceiling grows beyond. Default: 30 s.
+    /// The highest ceiling: the doubling stops here. Default: 30 s.
     pub fn cap(self, cap: Duration) -> Self {
         Self { cap, ..self }
     }

@@ -29,7 +29,7 @@ pub(super) async fn read(
     let limit = link.limits().request_read_timeout();
     let decode = |body: Body<'_>| decode(link, asked, body);
     let next = reader.next_within(link.clock(), limit, Pace::Between, decode).await;
-    // The caller of this counts the response.
+    // From here on, the caller accounts for the memory of the response.
     reader.forget_last_body();
     next.map_err(|error| link.explain(violated(reader, error)))
 }

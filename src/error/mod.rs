@@ -310,7 +310,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Behind what failed, in brackets.
+/// Written in brackets behind the text of the error: the method and the peer.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = self.method.as_deref().map(|method| printable(method, MAX_METHOD_BYTES));

@@ -47,7 +47,7 @@ impl Rate {
         if period.is_zero() { Self::UNLIMITED } else { Self { every: period, burst: 1 } }
     }
 
-    /// How many in a burst after a rest.
+    /// How many may come together after a pause. Default: 1.
     #[must_use]
     pub const fn burst(self, burst: u32) -> Self {
         Self { burst, ..self }

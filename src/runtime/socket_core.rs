@@ -124,7 +124,8 @@ impl FalseReports {
         }
     }
 
-    /// Counts a false report. Returns how long to leave the socket alone, once there are too many.
+    /// Counts a report that the socket is readable after which it had no datagram. After
+    /// [`MAX_FALSE_REPORTS`] in a row, returns for how long to ignore the socket.
     pub(super) fn record(&self) -> Option<Duration> {
         let count = self.0.load(Ordering::Relaxed).saturating_add(1);
         self.0.store(count, Ordering::Relaxed);

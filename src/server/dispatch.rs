@@ -151,6 +151,6 @@ impl Batch {
     }
 }
 
-/// What a request and its response take altogether, in packets and encryption, as a multiple of what the
-/// exchange takes here.
+/// What a request and its response take altogether, as a multiple of what the exchange takes here: packets
+/// and encryption take about twice as long as the exchange itself.
 const WORK_PER_EXCHANGE: u32 = 3;

@@ -26,7 +26,7 @@ impl UnreadWatch {
     pub(super) fn add(&self, link: &Arc<Link>) {
         let mut links = lock(&self.0);
         if links.len() == links.capacity() {
-            // What is gone still has its memory.
+            // A link that is gone keeps its allocation while a weak handle is left.
             links.retain(|link| link.strong_count() > 0);
         }
         links.push(Arc::downgrade(link));

@@ -90,7 +90,8 @@ impl WallClock {
         self
     }
 
-    /// The same for a clock that is in use, for instance with the time that a trusted peer told.
+    /// Raises the floor of a clock that is in use, for instance to the time that a trusted peer told. An
+    /// earlier time changes nothing.
     pub fn raise_floor(&self, floor: SystemTime) {
         self.shared.floor.fetch_max(since_1970(floor).as_secs(), Ordering::Relaxed);
     }
