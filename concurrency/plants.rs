@@ -50,7 +50,7 @@ pub(crate) const SHUTTLE: &[Plant] = &[
     Plant {
         name: "loses_what_is_paid_meanwhile",
         case: "pieces",
-        file: "src/admission/pieces.rs",
+        file: "src/admission/unread_pieces.rs",
         changes: &[(
             "let paid = self.paid.swap(0, Relaxed)",
             "let paid = self.paid.load(Relaxed);\n self.paid.store(0, Relaxed);\n let paid = paid",

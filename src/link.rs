@@ -31,7 +31,7 @@ use crate::{
     span,
     stats::LinkCounters,
     sync::wait_until,
-    tls::{OnExpiry, PeerIdentity, Security, SessionPolicy, WallClock, classify, not_after},
+    tls::{OnExpiry, PeerIdentity, Security, ValidityPolicy, WallClock, classify, not_after},
 };
 
 /// What serving and calling share of a connection.
@@ -183,7 +183,7 @@ impl Link {
         let mut another: Option<Vec<CertificateDer<'static>>> = None;
         loop {
             let rotated = security.changed();
-            let SessionPolicy { revocations, on_expiry, paths } = security.session_policy(side);
+            let ValidityPolicy { revocations, on_expiry, paths } = security.validity_policy(side);
             let path = another.as_deref().unwrap_or(peer.chain());
             let revoked = async {
                 match &revocations {

@@ -93,16 +93,16 @@ impl FrameReader {
     /// As [`next`](Self::next), with a time limit for each frame.
     ///
     /// A stream may stay silent between frames for as long as its connection lives, but not before its first
-    /// frame (`Pace::Opening`), nor within one.
+    /// frame (`DeadlineFrom::Now`), nor within one.
     pub(crate) async fn next_within<T>(
         &mut self,
         clock: &Clock,
         limit: Duration,
-        pace: Pace,
+        pace: DeadlineFrom,
         mut read: impl FnMut(Body<'_>) -> T,
     ) -> Result<Option<T>> {
         self.forget_last_body();
-        let mut deadline = (pace == Pace::Opening).then(|| clock.deadline(limit));
+        let mut deadline = (pace == DeadlineFrom::Now).then(|| clock.deadline(limit));
         loop {
             if let Some(read) = self.buffer.next_with(&mut read).map_err(Error::from)? {
                 self.pieces = 0;
@@ -235,11 +235,11 @@ impl Drop for FrameReader {
     }
 }
 
-/// Whether the time for a frame runs from now, or from its first byte.
+/// From when the time for a frame runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pace {
-    Opening,
-    Between,
+pub(crate) enum DeadlineFrom {
+    Now,
+    FirstByte,
 }
 
 /// Writes frames to a stream. Resets it if it is dropped before [`finish`](Self::finish), so that an answer

@@ -21,7 +21,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use super::pieces::Pieces;
+use super::unread_pieces::Pieces;
 use crate::{
     limits::CONNECTION_RESERVE_BYTES as RESERVE,
     sync::{AtomicBool, AtomicUsize, Mutex, lock},

@@ -58,7 +58,7 @@ struct Entry {
 
 /// A connection in its handshake. Its slots are free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Handshake {
+pub(crate) struct HandshakeSlot {
     handshakes: Arc<Handshakes>,
     id: u64,
     account: Option<Arc<Account>>,
@@ -115,7 +115,7 @@ impl Handshakes {
         permit: Option<CountGuard>,
         of_address: Option<AccountGuard>,
         now: Instant,
-    ) -> Option<Handshake> {
+    ) -> Option<HandshakeSlot> {
         let mut pending = lock(&self.pending);
         let permit = match permit {
             Some(permit) if pending.entries.len() < self.max => permit,
@@ -129,7 +129,7 @@ impl Handshakes {
             account.handshakes.fetch_add(1, Ordering::Relaxed);
         }
         pending.entries.push(Entry { id, since: now, account: account.clone(), permit, of_address, evicted });
-        Some(Handshake { handshakes: Arc::clone(self), id, account, evicted: listener })
+        Some(HandshakeSlot { handshakes: Arc::clone(self), id, account, evicted: listener })
     }
 }
 
@@ -192,7 +192,7 @@ fn unfinished_count(account: &Account, now: Instant) -> u64 {
     account.unfinished.missing(UNFINISHED_RATE, now) / 2
 }
 
-impl Handshake {
+impl HandshakeSlot {
     /// Resolves when the handshake has to make room for another.
     pub(crate) async fn evicted(&mut self) {
         (&mut self.evicted).await;
@@ -214,7 +214,7 @@ impl Handshake {
     }
 }
 
-impl Drop for Handshake {
+impl Drop for HandshakeSlot {
     fn drop(&mut self) {
         let entry = lock(&self.handshakes.pending).remove(self.id);
         // Not under the lock: slots have drops of their own.
@@ -252,16 +252,16 @@ mod tests {
             self.accounts.of(Payer::at([10, 0, 0, host].into()), self.start)
         }
 
-        fn begin_as(&self, account: Option<Arc<Account>>, after: Duration) -> Option<Handshake> {
+        fn begin_as(&self, account: Option<Arc<Account>>, after: Duration) -> Option<HandshakeSlot> {
             self.handshakes.begin(account, self.connections.add(), None, self.start + after)
         }
 
-        fn begin(&self, host: u8, after: Duration) -> Option<Handshake> {
+        fn begin(&self, host: u8, after: Duration) -> Option<HandshakeSlot> {
             self.begin_as(Some(self.account(host)), after)
         }
     }
 
-    fn was_evicted(handshake: &mut Handshake) -> bool {
+    fn was_evicted(handshake: &mut HandshakeSlot) -> bool {
         block_on(poll_once(handshake.evicted())).is_some()
     }
 
@@ -315,7 +315,7 @@ mod tests {
             while let Some((began, _)) = pending.front()
                 && now - *began >= needs
             {
-                let (_, handshake): (_, Handshake) = pending.pop_front().unwrap();
+                let (_, handshake): (_, HandshakeSlot) = pending.pop_front().unwrap();
                 done += u32::from(handshake.complete().is_some());
             }
             let [_, _, high, low] = n.to_be_bytes();

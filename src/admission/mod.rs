@@ -6,12 +6,12 @@ mod allowance;
 mod budget;
 mod count;
 mod handshakes;
-mod pieces;
 mod slots;
+mod unread_pieces;
 
 pub(crate) use self::{
     allowance::{Allowance, TooMany},
     budget::{Charge, OpenStream},
-    handshakes::{ConnectionSlot, Handshake},
+    handshakes::{ConnectionSlot, HandshakeSlot},
     slots::{Admission, Full},
 };

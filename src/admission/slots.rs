@@ -11,7 +11,7 @@ use super::{
     allowance::Allowance,
     budget::FrameBudget,
     count::{Count, CountGuard},
-    handshakes::{ConnectionSlot, Handshake, Handshakes, finishes_handshakes},
+    handshakes::{ConnectionSlot, HandshakeSlot, Handshakes, finishes_handshakes},
 };
 use crate::{
     limits::{AddressValidation, TransportLimits},
@@ -117,7 +117,11 @@ impl Admission {
     }
 
     /// Both slots, or none, for a client at this address, or one that is not known to be at any.
-    pub(crate) fn admit(&self, validated: Option<IpAddr>, known_to_quinn: usize) -> Result<Handshake, Full> {
+    pub(crate) fn admit(
+        &self,
+        validated: Option<IpAddr>,
+        known_to_quinn: usize,
+    ) -> Result<HandshakeSlot, Full> {
         let now = self.clock.now();
         let account = validated.map(|address| self.addresses.of(Payer::at(address), now));
         let draining = self.draining(known_to_quinn);
@@ -217,7 +221,7 @@ mod tests {
         admission(TransportLimits::builder().max_connections(connections).max_handshakes(handshakes))
     }
 
-    fn admit(admission: &Admission, address: IpAddr) -> Result<Handshake, Full> {
+    fn admit(admission: &Admission, address: IpAddr) -> Result<HandshakeSlot, Full> {
         admission.admit(Some(address), 0)
     }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    tls::{Facts, Fingerprint, Identity, Trust, pem},
+    tls::{CertificateFields, Fingerprint, Identity, Trust, pem},
 };
 
 /// What a device's id is put behind to give its common name, as in the tokio implementation.
@@ -216,7 +216,9 @@ impl CertificateAuthority {
         let epoch = rcgen::date_time_ymd(1970, 1, 1);
         let revoked_certs = revoked.into_iter().filter_map(|issued| {
             Some(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(Facts::of(issued.chain().first()?)?.serial),
+                serial_number: SerialNumber::from_slice(
+                    CertificateFields::of(issued.chain().first()?)?.serial,
+                ),
                 revocation_time: epoch + from,
                 reason_code: None,
                 invalidity_date: None,

@@ -12,7 +12,7 @@ use crate::{
     message::{Codec, MessageError, Response, WireError, is_json, printable},
     runtime::Clock,
     span::record,
-    stream::{FrameReader, Pace},
+    stream::{DeadlineFrom, FrameReader},
 };
 
 pub(super) type Deadline = Option<Instant>;
@@ -28,7 +28,7 @@ pub(super) async fn read(
 ) -> Result<Option<DecodedResponse>> {
     let limit = link.limits().request_read_timeout();
     let decode = |body: Body<'_>| decode(link, asked, body);
-    let next = reader.next_within(link.clock(), limit, Pace::Between, decode).await;
+    let next = reader.next_within(link.clock(), limit, DeadlineFrom::FirstByte, decode).await;
     // From here on, the caller accounts for the memory of the response.
     reader.forget_last_body();
     next.map_err(|error| link.explain(violated(reader, error)))

@@ -17,7 +17,7 @@ pub use self::kind::ErrorKind;
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type Source = Box<dyn StdError + Send + Sync + 'static>;
+type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// What went wrong, with its cause in [`source`](StdError::source). One pointer in size.
 ///
@@ -41,13 +41,13 @@ struct Inner {
     request: Progress,
     /// The cause may be this side's own, and pass.
     temporary: bool,
-    source: Option<Source>,
-    context: Context,
+    source: Option<BoxError>,
+    context: ErrorDetails,
 }
 
 /// Which method failed, and with which peer, as far as that is known.
 #[derive(Debug, Default)]
-struct Context {
+struct ErrorDetails {
     method: Option<Box<str>>,
     /// The name by which the peer was dialled.
     host: Option<Box<str>>,
@@ -75,7 +75,7 @@ impl Error {
             request: Progress::NotSent,
             temporary: false,
             source: None,
-            context: Context::default(),
+            context: ErrorDetails::default(),
         }))
     }
 
@@ -141,7 +141,7 @@ impl Error {
         self.0.temporary
     }
 
-    pub(crate) fn caused_by(mut self, source: impl Into<Source>) -> Self {
+    pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
         self.0.source = Some(source.into());
         self
     }
@@ -311,7 +311,7 @@ impl fmt::Display for Error {
 }
 
 /// Written in brackets behind the text of the error: the method and the peer.
-impl fmt::Display for Context {
+impl fmt::Display for ErrorDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = self.method.as_deref().map(|method| printable(method, MAX_METHOD_BYTES));
         let host = self.host.as_deref().map(|host| printable(host, MAX_METHOD_BYTES));

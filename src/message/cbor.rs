@@ -104,14 +104,14 @@ pub(super) trait Fields: Default {
 
 /// Where a body lies.
 #[derive(Clone, Copy)]
-pub(super) enum Source<'a> {
+pub(super) enum BodySource<'a> {
     /// In memory of its own, which byte strings may share.
     Owned(&'a Bytes),
     /// Among much else, which nothing may keep.
     Borrowed(&'a [u8]),
 }
 
-impl<'a> From<&'a Body<'_>> for Source<'a> {
+impl<'a> From<&'a Body<'_>> for BodySource<'a> {
     fn from(body: &'a Body<'_>) -> Self {
         match body {
             Body::Within(body) => Self::Borrowed(body),
@@ -120,7 +120,7 @@ impl<'a> From<&'a Body<'_>> for Source<'a> {
     }
 }
 
-impl<'a> Source<'a> {
+impl<'a> BodySource<'a> {
     pub(super) fn body(self) -> &'a [u8] {
         match self {
             Self::Owned(body) => body,
@@ -142,7 +142,7 @@ impl<'a> Source<'a> {
 ///
 /// Not by minicbor's decoder, which would have to walk it once more. A fault of the encoding counts before
 /// one of a field.
-pub(super) fn decode<F: Fields>(source: Source<'_>) -> Result<F, MessageError> {
+pub(super) fn decode<F: Fields>(source: BodySource<'_>) -> Result<F, MessageError> {
     let (mut fields, mut fault) = (F::default(), None);
     read_body(source.body(), |key, scalar| {
         if fault.is_none() {
@@ -189,7 +189,7 @@ pub(super) fn unknown(key: Key) -> MessageError {
 
 /// The value of an entry, to be read as the type that its key asks for.
 pub(super) struct Value<'a> {
-    source: Source<'a>,
+    source: BodySource<'a>,
     scalar: Scalar<'a>,
 }
 
@@ -220,7 +220,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A byte string; see [`Source::keep`].
+    /// A byte string; see [`BodySource::keep`].
     pub(super) fn bytes(&self, field: &'static str) -> Result<Option<Bytes>, MessageError> {
         match self.scalar {
             Scalar::Bytes(bytes) => Ok(Some(self.source.keep(bytes))),

@@ -6,7 +6,7 @@ use super::JsonError;
 use super::json;
 use super::{
     MessageError,
-    cbor::{self, Source},
+    cbor::{self, BodySource},
     fields::Message,
 };
 
@@ -75,7 +75,7 @@ impl<F: cbor::Fields + serde::de::DeserializeOwned> Fields for F {}
 pub(super) use super::cbor::Fields;
 
 /// Reads the fields of a body of either encoding.
-pub(super) fn decode<F: Fields>(source: Source<'_>) -> Result<F, MessageError> {
+pub(super) fn decode<F: Fields>(source: BodySource<'_>) -> Result<F, MessageError> {
     match Codec::of(source.body()) {
         Codec::Cbor => cbor::decode(source),
         #[cfg(feature = "json")]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{self, Key, Source},
+    cbor::{self, BodySource, Key},
     codec::{self, Codec},
     fields::{self, FieldWriter, Message},
     head,
@@ -77,7 +77,7 @@ impl Notification {
     ///
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        let NotificationFields { protocol_version, method, params } = codec::decode(Source::Owned(body))?;
+        let NotificationFields { protocol_version, method, params } = codec::decode(BodySource::Owned(body))?;
         let (protocol_version, method) = head::required_head(protocol_version, method)?;
         Ok(Self { protocol_version, method, params })
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{self, Key, Source, split_bytes, split_text, split_uint},
+    cbor::{self, BodySource, Key, split_bytes, split_text, split_uint},
     codec::{self, Codec},
     fields::{self, FieldWriter, Message},
     head,
@@ -127,15 +127,15 @@ impl Request {
     ///
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        Self::decode_from(Source::Owned(body))
+        Self::decode_from(BodySource::Owned(body))
     }
 
     /// The same, of a body where it lies, whose memory nothing may keep unless it is the body's own.
     pub(crate) fn read(body: Body<'_>) -> Result<Self, MessageError> {
-        Self::decode_from(Source::from(&body))
+        Self::decode_from(BodySource::from(&body))
     }
 
-    fn decode_from(source: Source<'_>) -> Result<Self, MessageError> {
+    fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {
         match Self::decode_usual(source) {
             Some(request) => Ok(request),
             None => Self::decode_any(source),
@@ -144,7 +144,7 @@ impl Request {
 
     /// A call in the form that this crate writes. Whatever is of another form, be it right or wrong, is not
     /// for here.
-    fn decode_usual(source: Source<'_>) -> Option<Self> {
+    fn decode_usual(source: BodySource<'_>) -> Option<Self> {
         let (&head, rest) = source.body().split_first()?;
         let mut fields_left = head.checked_sub(MAP_OF_2)?;
         let (method, mut rest) = split_text(rest.strip_prefix(METHOD)?)?;
@@ -165,7 +165,7 @@ impl Request {
         (fields_left == 0 && rest.is_empty()).then_some(request)
     }
 
-    fn decode_any(source: Source<'_>) -> Result<Self, MessageError> {
+    fn decode_any(source: BodySource<'_>) -> Result<Self, MessageError> {
         let RequestFields { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } =
             codec::decode(source)?;
         let (protocol_version, method) = head::required_head(protocol_version, method)?;
@@ -256,7 +256,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_this_crate_writes_is_read_at_a_glance(request in usual()) {
-            prop_assert_eq!(Request::decode_usual(Source::Owned(&encoded(&request).into())), Some(request));
+            prop_assert_eq!(Request::decode_usual(BodySource::Owned(&encoded(&request).into())), Some(request));
         }
 
         #[test]
@@ -274,8 +274,8 @@ mod tests {
                 body.truncate(cut.index(length));
             }
             let body = Bytes::from(body);
-            if let Some(seen) = Request::decode_usual(Source::Owned(&body)) {
-                prop_assert_eq!(Request::decode_any(Source::Owned(&body)), Ok(seen));
+            if let Some(seen) = Request::decode_usual(BodySource::Owned(&body)) {
+                prop_assert_eq!(Request::decode_any(BodySource::Owned(&body)), Ok(seen));
             }
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{self, Key, Source, split_bytes, split_uint},
+    cbor::{self, BodySource, Key, split_bytes, split_uint},
     codec::{self, Codec},
     event::Event,
     fields::{self, FieldWriter, Message},
@@ -150,15 +150,15 @@ impl Response {
     ///
     /// The first fault found; see [`MessageError`].
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        Self::decode_from(Source::Owned(body))
+        Self::decode_from(BodySource::Owned(body))
     }
 
     /// The same, of a body where it lies, whose memory nothing may keep unless it is the body's own.
     pub(crate) fn read(body: Body<'_>) -> Result<Self, MessageError> {
-        Self::decode_from(Source::from(&body))
+        Self::decode_from(BodySource::from(&body))
     }
 
-    fn decode_from(source: Source<'_>) -> Result<Self, MessageError> {
+    fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {
         match Self::decode_usual(source) {
             Some(response) => Ok(response),
             None => Self::decode_any(source),
@@ -167,7 +167,7 @@ impl Response {
 
     /// The kinds that come by the million, in the form that this crate writes. Whatever is of another form,
     /// be it right or wrong, is not for here.
-    fn decode_usual(source: Source<'_>) -> Option<Self> {
+    fn decode_usual(source: BodySource<'_>) -> Option<Self> {
         let (&head, rest) = source.body().split_first()?;
         let (response, rest) = match head {
             MAP_OF_4 => {
@@ -190,7 +190,7 @@ impl Response {
         rest.is_empty().then_some(response)
     }
 
-    fn decode_any(source: Source<'_>) -> Result<Self, MessageError> {
+    fn decode_any(source: BodySource<'_>) -> Result<Self, MessageError> {
         let fields: ResponseFields = codec::decode(source)?;
         fields.try_into()
     }
@@ -427,7 +427,7 @@ mod tests {
         #[test]
         fn what_this_crate_writes_is_read_at_a_glance(response in usual()) {
             let body = encoded(&response);
-            for source in [Source::Owned(&body), Source::Borrowed(&body)] {
+            for source in [BodySource::Owned(&body), BodySource::Borrowed(&body)] {
                 prop_assert_eq!(Response::decode_usual(source), Some(response.clone()));
             }
         }
@@ -447,7 +447,7 @@ mod tests {
                 body.truncate(cut.index(length));
             }
             let body = Bytes::from(body);
-            for source in [Source::Owned(&body), Source::Borrowed(&body)] {
+            for source in [BodySource::Owned(&body), BodySource::Borrowed(&body)] {
                 if let Some(seen) = Response::decode_usual(source) {
                     prop_assert_eq!(Response::decode_any(source), Ok(seen));
                 }

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{answers::Answers, context::Context, method_error::MethodError, sink::ResponseSink};
+use super::{context::Context, method_error::MethodError, response_size::ResponseSize, sink::ResponseSink};
 use crate::connection::Connection;
 
 /// The future of a handler.
@@ -19,12 +19,12 @@ pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> 
 
 pub(crate) struct Registration {
     pub(crate) handler: Handler,
-    pub(crate) answers: Arc<Answers>,
+    pub(crate) response_size: Arc<ResponseSize>,
 }
 
 impl From<Handler> for Registration {
     fn from(handler: Handler) -> Self {
-        Self { handler, answers: Arc::default() }
+        Self { handler, response_size: Arc::default() }
     }
 }
 

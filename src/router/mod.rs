@@ -1,7 +1,6 @@
 //! Methods by name, and the handlers behind them.
 
 mod accepted;
-mod answers;
 mod authorize;
 mod check;
 mod context;
@@ -11,13 +10,14 @@ mod method_error;
 mod nest;
 mod peers;
 mod registration;
+mod response_size;
 mod rules;
 mod sink;
 
 use std::{collections::BTreeMap, fmt};
 
-pub(crate) use self::answers::Answers;
 use self::authorize::Authorizer;
+pub(crate) use self::response_size::ResponseSize;
 pub use self::{
     authorize::{PendingPeer, Refusal},
     context::Context,

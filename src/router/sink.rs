@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use bytes::Bytes;
 use minicbor::Encode;
 
-use super::{answers::Answers, loan::Borrower};
+use super::{loan::Borrower, response_size::ResponseSize};
 use crate::{
     admission::Charge,
     error::{Error, ErrorKind, Result},
@@ -62,9 +62,9 @@ impl ResponseSink {
         codec: Codec,
         max_frame_len: usize,
         charge: Charge,
-        answers: Arc<Answers>,
+        response_size: Arc<ResponseSize>,
     ) -> Self {
-        let results = ResultWriter { writer, codec, max_frame_len, charge, answers };
+        let results = ResultWriter { writer, codec, max_frame_len, charge, response_size };
         Self { results, values: PhantomData }
     }
 }
@@ -82,7 +82,7 @@ struct ResultWriter {
     max_frame_len: usize,
     /// For the answer that is being sent.
     charge: Charge,
-    answers: Arc<Answers>,
+    response_size: Arc<ResponseSize>,
 }
 
 impl ResultWriter {
@@ -92,7 +92,7 @@ impl ResultWriter {
         // What an earlier call that was cancelled held is gone.
         self.charge.settle(0);
         self.charge.add(frame.len());
-        self.answers.observe(frame.len());
+        self.response_size.observe(frame.len());
         let sent = match self.writer.get().await.as_mut() {
             Some(writer) => writer.write(frame).await,
             None => Err(Error::new(ErrorKind::Closed).detail("the exchange is over")),

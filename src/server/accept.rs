@@ -14,11 +14,11 @@ use tracing::Instrument;
 use super::{
     authorize::authorized,
     node::Node,
-    pieces,
     serve::{attend, serve_connection},
+    unread_watch,
 };
 use crate::{
-    admission::{ConnectionSlot, Full, Handshake},
+    admission::{ConnectionSlot, Full, HandshakeSlot},
     code::Code,
     connection::Connection,
     drain::ExchangeId,
@@ -41,7 +41,8 @@ pub(crate) async fn accept_connections(
     socket: Arc<SocketHealth>,
 ) {
     let accepting = pin!(accept_each(&node, &endpoint, &config, &recorder));
-    let watching = pin!(OwnWaker::new(pieces::watch(&node.watched, &node.limits, &node.counters, &socket)));
+    let watching =
+        pin!(OwnWaker::new(unread_watch::watch(&node.watched, &node.limits, &node.counters, &socket)));
     future::or(accepting, watching).await;
 }
 
@@ -92,7 +93,7 @@ async fn accept_each(
 
 /// Shakes hands, and serves who is let in, in a task of its own: what the handshake needed is not held for as
 /// long as the connection.
-async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: Handshake) {
+async fn serve_incoming(node: Arc<Node>, incoming: Incoming, config: ServerConfig, handshake: HandshakeSlot) {
     if let Some((link, slot)) = let_in(&node, incoming, config, handshake).await {
         let serving = serve_accepted(Arc::clone(&node), CloseOnDrop::new(&link), slot);
         node.spawn(serving);
@@ -103,7 +104,7 @@ async fn let_in(
     node: &Node,
     incoming: Incoming,
     config: ServerConfig,
-    mut handshake: Handshake,
+    mut handshake: HandshakeSlot,
 ) -> Option<(Arc<Link>, ConnectionSlot)> {
     let remote = incoming.remote_address();
     let given_up = async {

@@ -6,7 +6,7 @@ use futures_lite::future;
 
 use super::{
     node::Node,
-    supervise::{Holds, Outcome, supervise},
+    run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
     code::Code,
@@ -33,7 +33,7 @@ pub(super) async fn authorized(node: &Node, link: &Link) -> bool {
         Code::CANCELLED
     };
     let gone = pin!(future::or(expelled, gone));
-    let refusal = match supervise(node, Holds::Nothing, Some(deadline), gone, authorizer(peer)).await {
+    let refusal = match run_handler(node, ShutdownWaits::No, Some(deadline), gone, authorizer(peer)).await {
         Outcome::Returned(Ok(state)) => {
             link.let_in(state);
             return true;

@@ -12,13 +12,15 @@ use futures_lite::future;
 use super::{
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
-    supervise::{Holds, Outcome, supervise},
+    run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
     admission::Charge,
     drain::Phase,
     message::{Response, WireError},
-    router::{Answers, Context, ExchangeGuard, Handler, Lender, MethodError, Registration, ResponseSink},
+    router::{
+        Context, ExchangeGuard, Handler, Lender, MethodError, Registration, ResponseSink, ResponseSize,
+    },
     runtime::{Clock, Elapsed},
     stream::FrameWriter,
 };
@@ -31,7 +33,7 @@ pub(super) async fn call(
     timeout_ms: Option<u64>,
     writer: FrameWriter,
 ) -> ExchangeResult {
-    let Registration { handler, answers } = registered;
+    let Registration { handler, response_size } = registered;
     let ExchangeState { node, link, .. } = exchange;
     let limit = node.limits.handler_timeout();
     let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
@@ -43,8 +45,8 @@ pub(super) async fn call(
     }
     // If responses are large and memory is short, handlers wait for their turn.
     let mut room = link.allowance().charge();
-    if !room.try_reserve(answers.expected()) {
-        let turn = wait_for_room(exchange, &mut room, answers.expected(), deadline, &writer);
+    if !room.try_reserve(response_size.expected()) {
+        let turn = wait_for_room(exchange, &mut room, response_size.expected(), deadline, &writer);
         if let Err(outcome) = Box::pin(turn).await {
             return ExchangeResult::conclude(exchange, outcome, writer, None);
         }
@@ -55,10 +57,17 @@ pub(super) async fn call(
         Handler::Unary(handler) => {
             let outcome = {
                 let stopped = pin!(writer.given_up());
-                supervise(node, Holds::Work, Some(deadline), stopped, handler(context, params)).await
+                run_handler(
+                    node,
+                    ShutdownWaits::ForHandler,
+                    Some(deadline),
+                    stopped,
+                    handler(context, params),
+                )
+                .await
             };
             if let Outcome::Returned(Ok(payload)) = &outcome {
-                answers.observe(payload.len());
+                response_size.observe(payload.len());
             }
             drop(room);
             let outcome = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
@@ -66,7 +75,7 @@ pub(super) async fn call(
         }
         Handler::Streaming(handler) => {
             let handle = |sink| handler(context, params, sink);
-            Box::pin(stream(exchange, handle, Arc::clone(answers), deadline, writer, guard)).await
+            Box::pin(stream(exchange, handle, Arc::clone(response_size), deadline, writer, guard)).await
         }
     }
 }
@@ -97,7 +106,7 @@ fn expired() -> Response {
 async fn stream(
     exchange: &ExchangeState<'_>,
     handle: impl FnOnce(ResponseSink) -> Pin<Box<dyn Future<Output = Result<(), MethodError>> + Send>>,
-    answers: Arc<Answers>,
+    response_size: Arc<ResponseSize>,
     deadline: Instant,
     writer: FrameWriter,
     guard: ExchangeGuard,
@@ -105,9 +114,15 @@ async fn stream(
     let ExchangeState { node, link, .. } = exchange;
     let stopped = writer.given_up();
     let (lender, borrower) = Lender::new_loan(writer);
-    let sink =
-        ResponseSink::new(borrower, exchange.codec, node.max_frame_len(), link.allowance().charge(), answers);
-    let outcome = supervise(node, Holds::Work, Some(deadline), pin!(stopped), handle(sink)).await;
+    let sink = ResponseSink::new(
+        borrower,
+        exchange.codec,
+        node.max_frame_len(),
+        link.allowance().charge(),
+        response_size,
+    );
+    let outcome =
+        run_handler(node, ShutdownWaits::ForHandler, Some(deadline), pin!(stopped), handle(sink)).await;
     // A task that the handler left its sink to may be in the middle of a frame, but not for ever.
     let latest = node.clock.deadline(node.limits.handler_timeout());
     let returned = async { Some(lender.take_back().await) };

@@ -8,7 +8,7 @@ use futures_lite::future;
 use super::{
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
-    supervise::{Holds, Outcome, supervise},
+    run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
     admission::Charge,
@@ -47,19 +47,20 @@ pub(super) async fn stream(
     let stopped = writer.given_up();
     let context = Context::new(exchange.link.clone(), deadline);
     let guard = context.guard();
-    let mut ended = End::Replayed;
+    let mut ended_by = EndedBy::LastEvent;
     let outcome = {
         let charge = exchange.link.allowance().charge();
         let subscription = Subscription { exchange, log, writer: &mut writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
-            served.map(|how| ended = how).map_err(|error| MethodError::internal(error.to_string()))
+            served.map(|how| ended_by = how).map_err(|error| MethodError::internal(error.to_string()))
         };
-        supervise(exchange.node, Holds::Work, deadline, pin!(stopped), Box::pin(serving)).await
+        run_handler(exchange.node, ShutdownWaits::ForHandler, deadline, pin!(stopped), Box::pin(serving))
+            .await
     };
     match outcome {
         // A follower comes back to another node, or later, from where it was.
-        Outcome::Returned(Ok(())) if ended == End::ShuttingDown => {
+        Outcome::Returned(Ok(())) if ended_by == EndedBy::Shutdown => {
             ExchangeResult::reset(exchange, writer, Code::SHUTTING_DOWN)
         }
         // The stream broke under the events.
@@ -69,9 +70,9 @@ pub(super) async fn stream(
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Replayed,
-    ShuttingDown,
+enum EndedBy {
+    LastEvent,
+    Shutdown,
 }
 
 struct Subscription<'a> {
@@ -83,7 +84,7 @@ struct Subscription<'a> {
 }
 
 impl Subscription<'_> {
-    async fn serve(mut self, request: &Request) -> Result<End> {
+    async fn serve(mut self, request: &Request) -> Result<EndedBy> {
         let (mut position, gap) = self.log.subscribe(request.resume_from, request.epoch);
         let mut frames = Vec::new();
         if let Some(gap) = gap {
@@ -109,7 +110,7 @@ impl Subscription<'_> {
                 // A subscriber that does not read must not hold up the end.
                 let shutdown = async {
                     self.exchange.node.drain.begun().await;
-                    Ok(Some(End::ShuttingDown))
+                    Ok(Some(EndedBy::Shutdown))
                 };
                 let ended = if request.follow { future::or(write, shutdown).await? } else { write.await? };
                 if let Some(ended) = ended {
@@ -118,7 +119,7 @@ impl Subscription<'_> {
                 self.charge.settle(0);
             }
             if !request.follow {
-                return Ok(End::Replayed);
+                return Ok(EndedBy::LastEvent);
             }
             match self.wait(published).await {
                 Wake::Published => {}
@@ -128,7 +129,7 @@ impl Subscription<'_> {
                     let heartbeat = Response::Heartbeat { seq, epoch: self.log.epoch() };
                     self.append(&mut frames, &heartbeat)?;
                 }
-                Wake::ShuttingDown => return Ok(End::ShuttingDown),
+                Wake::ShuttingDown => return Ok(EndedBy::Shutdown),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{exchange_state::ExchangeState, supervise::Outcome};
+use super::{exchange_state::ExchangeState, run_handler::Outcome};
 use crate::{
     code::Code,
     message::{Response, WireError},

@@ -17,11 +17,11 @@ mod health;
 mod inline_policy;
 mod node;
 mod notification;
-mod pieces;
 mod request;
+mod run_handler;
 mod serve;
 mod stream_credit;
-mod supervise;
+mod unread_watch;
 
 pub(crate) use self::{
     accept::accept_connections,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pieces::UnreadWatch;
+use super::unread_watch::UnreadWatch;
 use crate::{
     admission::Admission, closure::Closure, code::Code, drain::Drain, error::Error, events::EventLog,
     limits::TransportLimits, link::Link, router::Router, runtime::Clock, stats::Counters,

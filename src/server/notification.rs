@@ -19,7 +19,7 @@ use super::{
     connection_state::{ConnectionState, semaphore},
     node::Node,
     request::{fault_code, is_fault},
-    supervise::{Holds, Outcome, supervise},
+    run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
     code::Code,
@@ -30,7 +30,7 @@ use crate::{
     router::Context,
     runtime::OwnWaker,
     span::{self, record},
-    stream::{FrameReader, Pace},
+    stream::{DeadlineFrom, FrameReader},
 };
 
 /// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is
@@ -142,17 +142,17 @@ async fn serve(state: &ConnectionState, recv: RecvStream, span: Span, mut before
     let ConnectionState { node, link, .. } = state;
     let charge = link.allowance().charge().outlasting();
     let mut reader = FrameReader::new(recv, node.max_frame_len(), charge);
-    let mut pace = Pace::Opening;
+    let mut pace = DeadlineFrom::Now;
     loop {
         let code = match next(node, link, &mut reader, pace, &mut before).await {
             Next::Read(Ok(Some(body))) => {
-                let holds = if before.is_held() { Holds::Work } else { Holds::Nothing };
+                let holds = if before.is_held() { ShutdownWaits::ForHandler } else { ShutdownWaits::No };
                 let handled = notify(node, link, &body, holds).await;
                 before.taken(node, body.len());
                 handled.err()
             }
             Next::Read(Ok(None)) => {
-                if pace == Pace::Opening {
+                if pace == DeadlineFrom::Now {
                     node.record_fault(link);
                 }
                 return record(&span, "outcome", "ok");
@@ -175,7 +175,7 @@ async fn serve(state: &ConnectionState, recv: RecvStream, span: Span, mut before
             record(&span, "outcome", code);
             return reader.stop(code);
         }
-        pace = Pace::Between;
+        pace = DeadlineFrom::FirstByte;
     }
 }
 
@@ -183,7 +183,7 @@ async fn next(
     node: &Node,
     link: &Link,
     reader: &mut FrameReader,
-    pace: Pace,
+    pace: DeadlineFrom,
     before: &mut AcceptedBefore,
 ) -> Next {
     if link.is_rejected() {
@@ -227,7 +227,11 @@ async fn next(
 }
 
 /// Reads the next notification. Dropped and called again, it goes on where it was.
-fn read(node: &Node, reader: &mut FrameReader, pace: Pace) -> impl Future<Output = Result<Option<Bytes>>> {
+fn read(
+    node: &Node,
+    reader: &mut FrameReader,
+    pace: DeadlineFrom,
+) -> impl Future<Output = Result<Option<Bytes>>> {
     reader.next_within(&node.clock, node.limits.request_read_timeout(), pace, |body| body.into_bytes())
 }
 
@@ -261,7 +265,7 @@ async fn wait_for_rate(node: &Node, link: &Link) -> Result<(), Code> {
 }
 
 /// Handles one notification, or gives the code to stop its stream with.
-async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Result<(), Code> {
+async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: ShutdownWaits) -> Result<(), Code> {
     wait_for_rate(node, link).await?;
     let notification = Notification::decode(body).map_err(|error| violation(node, link, &error))?;
     if notification.protocol_version != PROTOCOL_VERSION {
@@ -297,7 +301,7 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: Holds) -> Re
         node.drain.reached(Phase::Aborting).await;
         Code::CANCELLED
     });
-    match supervise(node, holds, Some(deadline), aborted, running).await {
+    match run_handler(node, holds, Some(deadline), aborted, running).await {
         Outcome::Returned(Ok(())) => Ok(()),
         Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
             Err(violation(node, link, &error))

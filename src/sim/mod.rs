@@ -59,7 +59,7 @@ pub use self::{link::Link, network::Stats};
 use self::{
     runtime::{SimRuntime, Sleep},
     socket::SimSocket,
-    world::{End, World},
+    world::{ClearOnDrop, World},
 };
 
 /// Virtual time, an executor, and a network of hosts. See the [module's documentation](self).
@@ -68,7 +68,7 @@ use self::{
 #[derive(Clone)]
 pub struct Sim {
     world: Arc<World>,
-    _end: Arc<End>,
+    _end: Arc<ClearOnDrop>,
 }
 
 /// A place in the network, with one address and any number of ports.
@@ -83,7 +83,7 @@ impl Sim {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let world = World::new(seed);
-        Self { _end: Arc::new(End(Arc::clone(&world))), world }
+        Self { _end: Arc::new(ClearOnDrop(Arc::clone(&world))), world }
     }
 
     /// The seed that all chance follows from.

@@ -14,7 +14,7 @@ use std::{
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
 
 use super::{
-    agenda::{Event, Slot},
+    agenda::{ScheduledEvent, Slot},
     world::World,
 };
 
@@ -83,7 +83,7 @@ impl Future for Sleep {
             if agenda.now() >= self.deadline {
                 return Poll::Ready(());
             }
-            agenda.add(self.deadline, Event::Wake(cx.waker().clone()))
+            agenda.add(self.deadline, ScheduledEvent::Wake(cx.waker().clone()))
         };
         self.slot = Some(slot);
         Poll::Pending

@@ -15,7 +15,7 @@ use quinn::{
 };
 
 use super::{
-    agenda::Event,
+    agenda::ScheduledEvent,
     network::{Binding, Datagram},
     world::World,
 };
@@ -57,7 +57,7 @@ impl AsyncUdpSocket for SimSocket {
             let arrivals = self.world.network().send(self.binding, datagram, now);
             let mut agenda = self.world.agenda();
             for (at, datagram) in arrivals {
-                agenda.add(at, Event::Arrival(datagram));
+                agenda.add(at, ScheduledEvent::Arrival(datagram));
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::{
 use fastrand::Rng;
 
 use super::{
-    agenda::{Agenda, Event},
+    agenda::{Agenda, ScheduledEvent},
     executor::Executor,
     network::Network,
 };
@@ -64,8 +64,8 @@ impl World {
     pub(super) fn advance(&self) -> bool {
         let next = self.agenda().next();
         match next {
-            Some(Event::Wake(waker)) => waker.wake(),
-            Some(Event::Arrival(datagram)) => {
+            Some(ScheduledEvent::Wake(waker)) => waker.wake(),
+            Some(ScheduledEvent::Arrival(datagram)) => {
                 let waker = self.network().deliver(datagram);
                 waker.into_iter().for_each(Waker::wake);
             }
@@ -85,9 +85,9 @@ impl World {
 
 /// Clears the world when the last handle of the simulation is gone: tasks hold the world by their endpoints,
 /// and the world holds tasks by their wakers.
-pub(super) struct End(pub(super) Arc<World>);
+pub(super) struct ClearOnDrop(pub(super) Arc<World>);
 
-impl Drop for End {
+impl Drop for ClearOnDrop {
     fn drop(&mut self) {
         loop {
             let events = self.0.agenda().clear();

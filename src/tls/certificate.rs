@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 /// Read from the bytes and not by a parser of everything, which may refuse what the verifier of chains takes:
 /// a certificate that is in use must not get past these checks for a flaw elsewhere in it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Facts<'a> {
+pub(crate) struct CertificateFields<'a> {
     pub(crate) issuer: &'a [u8],
     pub(crate) serial: &'a [u8],
     /// The first second in which it is valid, since 1970.
@@ -23,7 +23,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) subject: &'a [u8],
 }
 
-impl<'a> Facts<'a> {
+impl<'a> CertificateFields<'a> {
     /// `None` for what is no certificate.
     pub(crate) fn of(certificate: &'a CertificateDer<'_>) -> Option<Self> {
         Self::next(&mut signed_part(certificate).ok()?).ok()
@@ -47,7 +47,8 @@ impl<'a> Facts<'a> {
 
 /// The last second in which all of these certificates are valid. `None` where none of them can be read.
 pub(crate) fn not_after(path: &[CertificateDer<'_>]) -> Option<SystemTime> {
-    let seconds = path.iter().filter_map(|certificate| Some(Facts::of(certificate)?.not_after)).min()?;
+    let seconds =
+        path.iter().filter_map(|certificate| Some(CertificateFields::of(certificate)?.not_after)).min()?;
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
@@ -78,7 +79,7 @@ impl<'a> Details<'a> {
     pub(super) fn read(certificate: &'a [u8]) -> der::Result<Self> {
         let mut tbs = signed_part(certificate)?;
         let (version, signature_algorithm) = head(tbs.clone())?;
-        let Facts { issuer, subject, .. } = Facts::next(&mut tbs)?;
+        let CertificateFields { issuer, subject, .. } = CertificateFields::next(&mut tbs)?;
         let public_key = element(&mut tbs, Tag::Sequence)?;
         let mut extensions = None;
         while !tbs.is_finished() {
@@ -220,13 +221,13 @@ mod tests {
             let issued =
                 ca.clone().valid(UNIX_EPOCH + from, UNIX_EPOCH + until).unwrap().issue_client("a").unwrap();
             let certificate = &issued.chain()[0];
-            let facts = Facts::of(certificate).unwrap();
+            let facts = CertificateFields::of(certificate).unwrap();
             let parsed = Certificate::from_der(certificate).unwrap().tbs_certificate;
             assert_eq!(facts.serial, canonical(parsed.serial_number.as_bytes()));
             assert_eq!(facts.not_after, until.as_secs());
             assert!(parsed.issuer.to_der().unwrap().ends_with(facts.issuer));
             assert!(parsed.subject.to_der().unwrap().ends_with(facts.subject));
-            assert_eq!(facts.issuer, Facts::of(ca.certificate()).unwrap().subject);
+            assert_eq!(facts.issuer, CertificateFields::of(ca.certificate()).unwrap().subject);
         }
 
         #[test]
@@ -234,11 +235,11 @@ mod tests {
             let issued = CertificateAuthority::new("ca").unwrap().issue_client("a").unwrap();
             let der = issued.chain()[0].to_vec();
             for at in 0..der.len() {
-                assert_eq!(Facts::of(&CertificateDer::from_slice(&der[..at])), None);
+                assert_eq!(CertificateFields::of(&CertificateDer::from_slice(&der[..at])), None);
                 for flip in [0x01, 0x80, 0xff] {
                     let mut changed = der.clone();
                     changed[at] ^= flip;
-                    let _ = Facts::of(&CertificateDer::from(changed)).is_some();
+                    let _ = CertificateFields::of(&CertificateDer::from(changed)).is_some();
                 }
             }
         }

@@ -5,7 +5,9 @@ use der::asn1::ObjectIdentifier;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
-    certificate::{BASIC_CONSTRAINTS, Details, Facts, Version, algorithm_of_key, canonical, sole_element},
+    certificate::{
+        BASIC_CONSTRAINTS, CertificateFields, Details, Version, algorithm_of_key, canonical, sole_element,
+    },
     describe, error_text,
     names::ALTERNATIVE_NAMES,
     provider::{check_built_in, provider},
@@ -48,7 +50,7 @@ pub(super) fn check_own(certificate: &CertificateDer<'_>) -> Result<()> {
 /// Why peers with the verifiers of this crate will refuse a certificate that this node can show. Others may
 /// take it, so that this is no error.
 pub(super) fn likely_refusal(certificate: &CertificateDer<'_>, now: Option<UnixTime>) -> Option<String> {
-    let (details, facts) = (Details::read(certificate).ok()?, Facts::of(certificate)?);
+    let (details, facts) = (Details::read(certificate).ok()?, CertificateFields::of(certificate)?);
     let fault = if details.is_authority() {
         error_text::AUTHORITY_AS_NODE.to_owned()
     } else if describe::is_broken(details.signature_algorithm) {

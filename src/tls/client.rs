@@ -23,7 +23,7 @@ use super::{
     provider::provider,
     report::{HandshakeReport, ReportingClock},
     revocation::RevocationList,
-    session_policy::{OnExpiry, SessionPolicy},
+    validity_policy::{OnExpiry, ValidityPolicy},
     verify_server::ServerVerifier,
 };
 use crate::error::{Error, Result};
@@ -117,8 +117,8 @@ impl ClientTls {
         Self { on_expiry, ..self }
     }
 
-    pub(super) fn session_policy(&self) -> SessionPolicy {
-        SessionPolicy {
+    pub(super) fn validity_policy(&self) -> ValidityPolicy {
+        ValidityPolicy {
             revocations: self.revocations.clone(),
             on_expiry: self.on_expiry,
             paths: Some(self.paths()),

@@ -47,7 +47,7 @@ pub struct WallClock {
 }
 
 struct Shared {
-    source: Source,
+    source: ClockSource,
     /// Seconds since 1970.
     floor: AtomicU64,
     failing: AtomicBool,
@@ -55,7 +55,7 @@ struct Shared {
 
 type Read = dyn Fn() -> Option<SystemTime> + Send + Sync;
 
-enum Source {
+enum ClockSource {
     System,
     Hardware(Box<Read>),
 }
@@ -64,7 +64,7 @@ impl WallClock {
     /// The system's clock.
     #[must_use]
     pub fn system() -> Self {
-        Self::reading(Source::System)
+        Self::reading(ClockSource::System)
     }
 
     /// A clock of the caller's, for instance one of hardware. It is read in every handshake, and must not
@@ -74,10 +74,10 @@ impl WallClock {
     /// is well again: a certificate cannot be checked without a time. Connections that are open stay.
     #[must_use]
     pub fn from_fn(read: impl Fn() -> Option<SystemTime> + Send + Sync + 'static) -> Self {
-        Self::reading(Source::Hardware(Box::new(read)))
+        Self::reading(ClockSource::Hardware(Box::new(read)))
     }
 
-    fn reading(source: Source) -> Self {
+    fn reading(source: ClockSource) -> Self {
         let shared = Shared { source, floor: AtomicU64::new(BUILT), failing: AtomicBool::new(false) };
         Self { shared: Arc::new(shared) }
     }
@@ -100,8 +100,8 @@ impl WallClock {
     #[must_use]
     pub fn now(&self) -> Option<SystemTime> {
         let read = match &self.shared.source {
-            Source::System => Some(SystemTime::now()),
-            Source::Hardware(read) => read(),
+            ClockSource::System => Some(SystemTime::now()),
+            ClockSource::Hardware(read) => read(),
         };
         // Peers can have the clock read as often as they like; the log is to hear of it once.
         let failed_before = self.shared.failing.swap(read.is_none(), Ordering::Relaxed);
@@ -134,8 +134,8 @@ impl fmt::Debug for WallClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { source, floor, failing } = &*self.shared;
         let source = match source {
-            Source::System => "the system's clock",
-            Source::Hardware(_) => "the caller's clock",
+            ClockSource::System => "the system's clock",
+            ClockSource::Hardware(_) => "the caller's clock",
         };
         f.debug_struct("WallClock")
             .field("source", &source)

@@ -29,15 +29,15 @@ mod rotation;
 mod security;
 mod server;
 mod server_name;
-mod session_policy;
 #[cfg(feature = "cert")]
 #[cfg(test)]
 mod tests;
+mod validity_policy;
 mod verify_client;
 mod verify_server;
 
 #[cfg(feature = "cert")]
-pub(crate) use self::{certificate::Facts, error_text::ReadableError};
+pub(crate) use self::{certificate::CertificateFields, error_text::ReadableError};
 pub(crate) use self::{
     certificate::not_after,
     classify::classify,
@@ -47,7 +47,7 @@ pub(crate) use self::{
     report::HandshakeReport,
     security::Security,
     server_name::server_name,
-    session_policy::SessionPolicy,
+    validity_policy::ValidityPolicy,
 };
 pub use self::{
     client::ClientTls,
@@ -60,5 +60,5 @@ pub use self::{
     revocation::{RevocationList, Revoked},
     rotation::Rotation,
     server::{ClientAuth, ServerTls},
-    session_policy::OnExpiry,
+    validity_policy::OnExpiry,
 };

@@ -17,7 +17,7 @@ use rustls::{
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::{
-    certificate::{Details, Facts, Version},
+    certificate::{CertificateFields, Details, Version},
     certificate_check::unverifiable,
     describe, error_text,
     provider::provider,
@@ -94,7 +94,8 @@ impl PathFinder {
         now: UnixTime,
     ) -> bool {
         let presented = std::iter::once(end_entity).chain(intermediates);
-        let latest = presented.filter_map(|certificate| Some(Facts::of(certificate)?.not_before)).max();
+        let latest =
+            presented.filter_map(|certificate| Some(CertificateFields::of(certificate)?.not_before)).max();
         let Some(latest) = latest.filter(|latest| *latest > now.as_secs()) else { return false };
         let then = UnixTime::since_unix_epoch(Duration::from_secs(latest));
         let times = Times { certificates: then, lists: now };
@@ -167,8 +168,8 @@ impl PathFinder {
         match error {
             E::UnknownIssuer => format!("{because}: {}", self.end_of_path(end_entity, intermediates)),
             // So rustls calls one that ends before it begins, too.
-            E::Expired => match Facts::of(end_entity) {
-                Some(Facts { not_before, not_after, .. }) => format!(
+            E::Expired => match CertificateFields::of(end_entity) {
+                Some(CertificateFields { not_before, not_after, .. }) => format!(
                     "{because}: it is valid from {} until {}",
                     describe::seconds(not_before),
                     describe::seconds(not_after)
@@ -189,10 +190,11 @@ impl PathFinder {
                 format!("it is self-signed: {because}")
             }
             E::ExpiredContext { not_after, .. } => of_culprit(&|certificate| {
-                Facts::of(certificate).is_some_and(|facts| facts.not_after == not_after.as_secs())
+                CertificateFields::of(certificate).is_some_and(|facts| facts.not_after == not_after.as_secs())
             }),
             E::NotValidYetContext { not_before, .. } => of_culprit(&|certificate| {
-                Facts::of(certificate).is_some_and(|facts| facts.not_before == not_before.as_secs())
+                CertificateFields::of(certificate)
+                    .is_some_and(|facts| facts.not_before == not_before.as_secs())
             }),
             E::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. } => {
                 of_culprit(&|certificate| {
@@ -208,7 +210,9 @@ impl PathFinder {
     fn end_of_path(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> String {
         let mut certificate = end_entity;
         for _ in 0..MAX_STEPS {
-            let Some(Facts { issuer, subject, .. }) = Facts::of(certificate) else { break };
+            let Some(CertificateFields { issuer, subject, .. }) = CertificateFields::of(certificate) else {
+                break;
+            };
             if issuer == subject {
                 return if certificate == end_entity {
                     "it is self-signed".into()
@@ -219,8 +223,9 @@ impl PathFinder {
                     )
                 };
             }
-            let is_issuer =
-                |other: &&CertificateDer<'_>| Facts::of(other).is_some_and(|facts| facts.subject == issuer);
+            let is_issuer = |other: &&CertificateDer<'_>| {
+                CertificateFields::of(other).is_some_and(|facts| facts.subject == issuer)
+            };
             match intermediates.iter().find(is_issuer) {
                 Some(found) => certificate = found,
                 None if self.roots.roots.iter().any(|root| *root.subject == *issuer) => break,

@@ -6,7 +6,7 @@ use event_listener::{Event, EventListener};
 use quinn::{Side, crypto::ServerConfig};
 
 use super::{
-    certificate::Facts,
+    certificate::CertificateFields,
     client::ClientTls,
     clock::WallClock,
     configs::TlsConfigs,
@@ -15,7 +15,7 @@ use super::{
     report::HandshakeReport,
     rotation::Rotation,
     server::{ClientAuth, ServerTls},
-    session_policy::SessionPolicy,
+    validity_policy::ValidityPolicy,
 };
 use crate::{
     error::{Error, Result},
@@ -81,11 +81,11 @@ impl Security {
     }
 
     /// The policy for connections in which this node is the client, or the server.
-    pub(crate) fn session_policy(&self, side: Side) -> SessionPolicy {
+    pub(crate) fn validity_policy(&self, side: Side) -> ValidityPolicy {
         let present = self.present();
         let policy = match side {
-            Side::Client => present.client.as_ref().map(ClientTls::session_policy),
-            Side::Server => present.server.as_ref().map(ServerTls::session_policy),
+            Side::Client => present.client.as_ref().map(ClientTls::validity_policy),
+            Side::Server => present.server.as_ref().map(ServerTls::validity_policy),
         };
         policy.unwrap_or_default()
     }
@@ -123,8 +123,8 @@ impl Security {
     /// that is behind.
     fn check_identity(&self, identity: &Identity) -> Result<()> {
         let Some(now) = self.wall_clock().unix_time() else { return Ok(()) };
-        let expired = |facts: Facts<'_>| facts.not_after < now.as_secs();
-        if identity.chain().first().and_then(Facts::of).is_some_and(expired) {
+        let expired = |facts: CertificateFields<'_>| facts.not_after < now.as_secs();
+        if identity.chain().first().and_then(CertificateFields::of).is_some_and(expired) {
             let fingerprint = identity.fingerprint();
             return Err(Error::invalid_config(format!(
                 "this node's own certificate {fingerprint} has expired"

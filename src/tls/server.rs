@@ -25,7 +25,7 @@ use super::{
     provider::provider,
     report::{HandshakeReport, ReportingClock},
     revocation::RevocationList,
-    session_policy::{OnExpiry, SessionPolicy},
+    validity_policy::{OnExpiry, ValidityPolicy},
     verify_client::ClientVerifier,
 };
 use crate::{
@@ -141,8 +141,8 @@ impl ServerTls {
         Self { on_expiry, ..self }
     }
 
-    pub(super) fn session_policy(&self) -> SessionPolicy {
-        SessionPolicy {
+    pub(super) fn validity_policy(&self) -> ValidityPolicy {
+        ValidityPolicy {
             revocations: self.revocations.clone(),
             on_expiry: self.on_expiry,
             paths: self.paths(),

@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     bell::Bell,
-    source::{Source, Sources},
+    source::{IoSource, Sources},
 };
 use crate::{runtime::socket_core::doubled, sync::lock};
 
@@ -27,7 +27,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(10);
 /// Waits for sockets and for the bell by `ppoll`, and wakes the tasks that wait for what happened.
 pub(super) struct Poller {
     /// Empty between calls, as `fds` is; the memory of both is used again.
-    awaited: Vec<(Arc<Source>, PollFlags)>,
+    awaited: Vec<(Arc<IoSource>, PollFlags)>,
     fds: Vec<PollFd<'static>>,
     /// Waits in a row that the system refused.
     refused_waits: u32,
@@ -85,7 +85,7 @@ impl Poller {
 
 /// The events to wait for; `None` if no task waits for the socket, which would report its errors again and
 /// again.
-fn with_interest(source: Arc<Source>) -> Option<(Arc<Source>, PollFlags)> {
+fn with_interest(source: Arc<IoSource>) -> Option<(Arc<IoSource>, PollFlags)> {
     let interest = source.interest();
     (!interest.is_empty()).then_some((source, interest))
 }

@@ -15,18 +15,18 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-use super::{shared::Shared, source::Source, timer::Timer};
+use super::{shared::Shared, source::IoSource, timer::Timer};
 use crate::{runtime::socket_core::Offload, sync::lock};
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    source: Arc<Source>,
+    source: Arc<IoSource>,
     shared: Arc<Shared>,
 }
 
 impl Socket {
     pub(super) fn new(shared: Arc<Shared>, io: UdpSocket, offload: Offload) -> io::Result<Self> {
-        let source = Arc::new(Source::new(io, offload)?);
+        let source = Arc::new(IoSource::new(io, offload)?);
         let mut sources = lock(&shared.sources);
         sources.retain(|source| source.strong_count() > 0);
         sources.push(Arc::downgrade(&source));

@@ -19,14 +19,14 @@ use crate::{
 
 /// A socket, and the tasks that wait for it.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct IoSource {
     pub(super) io: UdpSocket,
     pub(super) core: SocketCore,
     waiters: Mutex<Waiters>,
 }
 
 /// The sockets of a runtime, which belong to their endpoints.
-pub(super) type Sources = Mutex<Vec<Weak<Source>>>;
+pub(super) type Sources = Mutex<Vec<Weak<IoSource>>>;
 
 #[derive(Debug, Default)]
 struct Waiters {
@@ -44,7 +44,7 @@ struct Waiters {
     writers: Vec<Waker>,
 }
 
-impl Source {
+impl IoSource {
     pub(super) fn new(io: UdpSocket, offload: Offload) -> io::Result<Self> {
         let core = SocketCore::new(&io, offload)?;
         io.set_nonblocking(true)?;

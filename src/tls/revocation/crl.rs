@@ -226,7 +226,7 @@ mod tests {
         error::ErrorKind,
         tls::{
             RevocationList, Revoked,
-            certificate::{Details, Facts},
+            certificate::{CertificateFields, Details},
             revocation::PathCertificate,
         },
     };
@@ -414,7 +414,7 @@ mod tests {
         let ca = authority();
         let issued = ca.issue_client("a").unwrap();
         let der = &issued.chain()[0];
-        let serial = Facts::of(der).unwrap().serial.to_vec();
+        let serial = CertificateFields::of(der).unwrap().serial.to_vec();
         let padded = [&[0, 0][..], &serial].concat();
         let by_number = Revoked::issued_by(ca.certificate(), &padded).unwrap();
         assert_eq!(by_number, Revoked::certificate(der).unwrap());

@@ -14,12 +14,12 @@ use rustls::{
 
 use super::{
     crl::Crl,
-    revoked::{By, Revoked},
+    revoked::{Revoked, RevokedBy},
 };
 use crate::{
     error::{Error, Result},
     sync::wait_until,
-    tls::{certificate::Facts, clock::WallClock, fingerprint::Fingerprint, identity::Trust, pem},
+    tls::{certificate::CertificateFields, clock::WallClock, fingerprint::Fingerprint, identity::Trust, pem},
 };
 
 /// Revoked certificates, one by one and by the lists of their authorities (CRLs), which may change while
@@ -217,8 +217,8 @@ impl RevocationList {
     pub fn contains(&self, revoked: impl Into<Revoked>) -> bool {
         let contents = self.contents();
         match revoked.into().0 {
-            By::Fingerprint(fingerprint) => contents.fingerprints.contains(&fingerprint),
-            By::Serial { issuer, serial } => contents.has_serial(&issuer, &serial),
+            RevokedBy::Fingerprint(fingerprint) => contents.fingerprints.contains(&fingerprint),
+            RevokedBy::Serial { issuer, serial } => contents.has_serial(&issuer, &serial),
         }
     }
 
@@ -271,8 +271,10 @@ impl RevocationList {
 impl Contents {
     fn add(&mut self, Revoked(by): Revoked) {
         match by {
-            By::Fingerprint(fingerprint) => _ = self.fingerprints.insert(fingerprint),
-            By::Serial { issuer, serial } => _ = self.serials.entry(issuer).or_default().insert(serial),
+            RevokedBy::Fingerprint(fingerprint) => _ = self.fingerprints.insert(fingerprint),
+            RevokedBy::Serial { issuer, serial } => {
+                _ = self.serials.entry(issuer).or_default().insert(serial)
+            }
         }
     }
 
@@ -296,7 +298,7 @@ impl Contents {
             if self.serials.is_empty() && self.crls.is_empty() {
                 continue;
             }
-            let Some(Facts { issuer, serial, .. }) = Facts::of(certificate) else {
+            let Some(CertificateFields { issuer, serial, .. }) = CertificateFields::of(certificate) else {
                 verdict = Err(CertificateError::BadEncoding);
                 continue;
             };

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     error::{Error, Result},
     tls::{
-        certificate::{Facts, canonical, sole_element},
+        certificate::{CertificateFields, canonical, sole_element},
         fingerprint::Fingerprint,
     },
 };
@@ -32,10 +32,10 @@ use crate::{
 /// # Ok::<(), palyra_quic::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Revoked(pub(super) By);
+pub struct Revoked(pub(super) RevokedBy);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) enum By {
+pub(super) enum RevokedBy {
     Fingerprint(Fingerprint),
     Serial { issuer: Box<[u8]>, serial: Box<[u8]> },
 }
@@ -70,32 +70,33 @@ impl Revoked {
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for what is no certificate.
     pub fn certificate(certificate: &CertificateDer<'_>) -> Result<Self> {
         let facts = facts(certificate)?;
-        Ok(Self(By::Serial { issuer: facts.issuer.into(), serial: facts.serial.into() }))
+        Ok(Self(RevokedBy::Serial { issuer: facts.issuer.into(), serial: facts.serial.into() }))
     }
 
     fn by_serial(issuer: &[u8], serial: &[u8]) -> Result<Self> {
         if serial.is_empty() {
             return Err(Error::invalid_config("the serial number is empty"));
         }
-        Ok(Self(By::Serial { issuer: issuer.into(), serial: canonical(serial).into() }))
+        Ok(Self(RevokedBy::Serial { issuer: issuer.into(), serial: canonical(serial).into() }))
     }
 }
 
-fn facts<'a>(certificate: &'a CertificateDer<'_>) -> Result<Facts<'a>> {
-    Facts::of(certificate).ok_or_else(|| Error::invalid_config("the certificate cannot be parsed"))
+fn facts<'a>(certificate: &'a CertificateDer<'_>) -> Result<CertificateFields<'a>> {
+    CertificateFields::of(certificate)
+        .ok_or_else(|| Error::invalid_config("the certificate cannot be parsed"))
 }
 
 impl From<Fingerprint> for Revoked {
     fn from(fingerprint: Fingerprint) -> Self {
-        Self(By::Fingerprint(fingerprint))
+        Self(RevokedBy::Fingerprint(fingerprint))
     }
 }
 
 impl fmt::Debug for Revoked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            By::Fingerprint(fingerprint) => write!(f, "Revoked({fingerprint})"),
-            By::Serial { issuer: _, serial } => {
+            RevokedBy::Fingerprint(fingerprint) => write!(f, "Revoked({fingerprint})"),
+            RevokedBy::Serial { issuer: _, serial } => {
                 f.write_str("Revoked(serial ")?;
                 serial.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
                 f.write_str(")")

@@ -1,13 +1,13 @@
-//! How large the answers of a method are, as far as is known.
+//! How large the size of a method are, as far as is known.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The largest answer of late. Each smaller one takes a sixteenth off, so that one large answer does not
 /// count for ever.
 #[derive(Debug, Default)]
-pub(crate) struct Answers(AtomicUsize);
+pub(crate) struct ResponseSize(AtomicUsize);
 
-impl Answers {
+impl ResponseSize {
     /// How many bytes the next answer may have.
     pub(crate) fn expected(&self) -> usize {
         self.0.load(Ordering::Relaxed)
@@ -29,16 +29,16 @@ mod tests {
 
     #[test]
     fn what_was_large_of_late_is_expected_again() {
-        let answers = Answers::default();
-        assert_eq!(answers.expected(), 0);
-        answers.observe(1600);
-        answers.observe(10);
-        assert_eq!(answers.expected(), 1500);
+        let size = ResponseSize::default();
+        assert_eq!(size.expected(), 0);
+        size.observe(1600);
+        size.observe(10);
+        assert_eq!(size.expected(), 1500);
         for _ in 0..100 {
-            answers.observe(10);
+            size.observe(10);
         }
-        assert!(answers.expected() < 32, "{}", answers.expected());
-        answers.observe(5000);
-        assert_eq!(answers.expected(), 5000);
+        assert!(size.expected() < 32, "{}", size.expected());
+        size.observe(5000);
+        assert_eq!(size.expected(), 5000);
     }
 }

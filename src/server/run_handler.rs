@@ -34,17 +34,17 @@ impl<T, E> Outcome<T, E> {
 
 /// Whether the shutdown waits for a handler while connections are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holds {
-    Work,
-    Nothing,
+pub(super) enum ShutdownWaits {
+    ForHandler,
+    No,
 }
 
 /// Drives a handler until it returns, panics, runs out of time, or is given up by `given_up`, and drops it.
 ///
 /// The handler is polled first, so that one which is ready immediately costs neither a timer nor a waker.
-pub(super) async fn supervise<T, E>(
+pub(super) async fn run_handler<T, E>(
     node: &Node,
-    holds: Holds,
+    holds: ShutdownWaits,
     deadline: Option<Instant>,
     mut given_up: Pin<&mut impl Future<Output = Code>>,
     handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
@@ -52,7 +52,7 @@ pub(super) async fn supervise<T, E>(
     let mut handler = handler;
     // A shutdown that is awaited in the handler has to know whose it is. This variable stays where it is,
     // within the future.
-    let handling = ExchangeId::new(&node.drain, &handler, holds == Holds::Work);
+    let handling = ExchangeId::new(&node.drain, &handler, holds == ShutdownWaits::ForHandler);
     let outcome = poll_fn(|cx| {
         // Nothing of the handler is looked at again after a panic.
         match handling.poll(|| catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)))) {

@@ -76,8 +76,8 @@ pub(super) async fn watch(
             }
             kept -= unread;
             counters.excessive.add();
-            tracing::debug!(remote = %link.remote_address(), "too many pieces that cannot be read");
-            link.close(Code::EXCESSIVE_LOAD, "too many pieces that cannot be read");
+            tracing::debug!(remote = %link.remote_address(), "too many unread_watch that cannot be read");
+            link.close(Code::EXCESSIVE_LOAD, "too many unread_watch that cannot be read");
         }
     }
 }

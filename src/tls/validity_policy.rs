@@ -15,7 +15,7 @@ pub enum OnExpiry {
 
 /// When an open connection is closed for the peer's certificate.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SessionPolicy {
+pub(crate) struct ValidityPolicy {
     pub(crate) revocations: Option<RevocationList>,
     pub(crate) on_expiry: OnExpiry,
     /// Looks for another path when the path found in the handshake is no longer valid. `None` with the
