@@ -63,11 +63,13 @@
 //! | verify who the peers are | [`Trust`], [`Pin`], [`RevocationList`], [`WallClock`] |
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | state names and types once | [`Method`], [`StreamingMethod`], [`NotificationMethod`], [`LogMethod`] |
-//! | serve methods, notifications, events | [`Router`], [`Context`], [`MethodError`], [`EventLog`] |
+//! | serve methods, notifications, events | [`Router`], [`Context`], [`ResponseSink`], [`MethodError`] |
+//! | publish events | [`EventLog`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
 //! | follow events | [`Connection::events`], [`Events`], [`Gap`] |
-//! | stay connected and subscribed | [`Client`], [`ClientCall`], [`Subscription`], [`Cursor`], [`Backoff`] |
+//! | stay connected and subscribed | [`Client`], [`ClientCall`], [`Subscription`], [`Backoff`] |
+//! | keep one's place in a log | [`Cursor`], and with feature `durable` `CursorStore` |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
 //! | choose the executor | [`AsyncIoRuntime`], `PollRuntime`, or any other [`quinn::Runtime`] |
