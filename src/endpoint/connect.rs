@@ -53,10 +53,11 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the endpoint has no client TLS, and, before
-    /// anything is sent, for a server name that is neither a DNS name nor an IP address, for a host name in a
-    /// build that resolves none, and for an address from which no answer can come: port 0, an unspecified,
-    /// multicast or broadcast address, a link-local IPv6 address without its interface (scope), unless the
-    /// socket is bound to one, and an address of a family that the socket cannot send to;
+    /// anything is sent or a resolver is asked, for a server name or a host that is neither a DNS name nor an
+    /// IP address, for a host name in a build that resolves none, and for an address from which no answer can
+    /// come: port 0, an unspecified, multicast or broadcast address, a link-local IPv6 address without its
+    /// interface (scope), unless the socket is bound to one, and an address of a family that the socket
+    /// cannot send to;
     /// [`Io`](crate::ErrorKind::Io) and [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) for a host
     /// name that is not resolved;
     /// [`Closed`](crate::ErrorKind::Closed) where the endpoint is closed, or its runtime was dropped;
@@ -116,7 +117,7 @@ impl Endpoint {
         until: Handshake,
     ) -> Result<Connection> {
         self.check_open()?;
-        let name = server.verified_name()?;
+        let name = server.dialled_name()?;
         match server.location() {
             Location::Address(address) => self.connect_at(security, *address, &name, until).await,
             Location::Host { name: host, port } => {
@@ -133,10 +134,10 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` for a name that no certificate can have, for an address that no socket can send to,
-    /// and where no server is left.
+    /// `InvalidConfig` for a name that no certificate can have, for a host that cannot be resolved, for an
+    /// address that no socket can send to, and where no server is left.
     pub(crate) fn dialable(&self, servers: Vec<ServerAddress>) -> Result<Vec<ServerAddress>> {
-        servers.iter().try_for_each(|server| server.verified_name().map(drop))?;
+        servers.iter().try_for_each(|server| server.dialled_name().map(drop))?;
         self.inner.reach.retain(servers, ServerAddress::socket_addr)
     }
 

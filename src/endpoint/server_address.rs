@@ -2,10 +2,12 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{DnsName, ServerName};
 
 use crate::{
     error::{Error, Result},
+    protocol::MAX_METHOD_BYTES,
+    text::printable,
     tls::server_name,
 };
 
@@ -18,9 +20,10 @@ use crate::{
 /// | `(address, name)` | the address | the name |
 /// | `address` | the address | the IP address |
 ///
-/// A name is a DNS name or an IP address (without brackets). A DNS name is also sent to the server, in the
-/// clear ([RFC 6066, section 3](https://www.rfc-editor.org/rfc/rfc6066#section-3)). One that is neither is
-/// reported where the address is used. A host that is an IP address needs no resolver.
+/// A name, and a host, is a DNS name or an IP address (without brackets). A DNS name is also sent to the
+/// server, in the clear ([RFC 6066, section 3](https://www.rfc-editor.org/rfc/rfc6066#section-3)). One that
+/// is neither is reported where the address is used, before a resolver is asked. A host that is an IP address
+/// needs no resolver.
 ///
 /// Nodes of the tokio implementation have certificates for `localhost` alone: dial those with
 /// `(address, "localhost")`, and pin their certificates.
@@ -77,13 +80,34 @@ impl ServerAddress {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` for one that no certificate can have.
+    /// `InvalidConfig` for one that no certificate can have, and for a host that no resolver is to be asked
+    /// for.
     pub(crate) fn verified_name(&self) -> Result<ServerName<'static>> {
         match (&self.server_name, &self.location) {
-            (Some(name), _) | (None, Location::Host { name, .. }) => server_name(name),
+            (Some(name), Location::Host { name: host, .. }) => {
+                check_host(host)?;
+                server_name(name)
+            }
+            (Some(name), Location::Address(_)) | (None, Location::Host { name, .. }) => server_name(name),
             (None, Location::Address(address)) => {
                 Ok(ServerName::IpAddress(address.ip().to_canonical().into()))
             }
+        }
+    }
+
+    /// The name to verify, of a server that can be dialled as far as can be told without a resolver and a
+    /// socket.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` as for [`verified_name`](Self::verified_name), and for port 0 of a host.
+    pub(crate) fn dialled_name(&self) -> Result<ServerName<'static>> {
+        let name = self.verified_name()?;
+        match &self.location {
+            Location::Host { name: host, port: 0 } => Err(Error::invalid_config(format!(
+                "cannot connect to {host}:0: nobody can be reached at port 0"
+            ))),
+            _ => Ok(name),
         }
     }
 
@@ -94,6 +118,14 @@ impl ServerAddress {
         };
         Self { location, server_name: None }
     }
+}
+
+/// The system's resolver would cut a host at a NUL, and takes `127.1` for an IP address.
+fn check_host(host: &str) -> Result<()> {
+    DnsName::try_from(host).map(drop).map_err(|_says_no_more| {
+        let host = printable(host, MAX_METHOD_BYTES);
+        Error::invalid_config(format!("the host `{host}` is neither a DNS name nor an IP address"))
+    })
 }
 
 /// An IP address, with its scope if it has one: `fe80::1%2`.
@@ -208,6 +240,19 @@ mod tests {
                 let error = address.verified_name().unwrap_err();
                 assert_eq!(*error.kind(), ErrorKind::InvalidConfig, "{wrong:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_host_is_checked_whatever_the_server_name_is() {
+        for wrong in ["", "[::1]", "a b", "no\0where", "a\u{1b}[2Jb", "a\nb", "localhost:443", "127.1"] {
+            let error =
+                ServerAddress::from((wrong, 1)).server_name("gateway.example").verified_name().unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::InvalidConfig, "{wrong:?}");
+            assert!(!error.to_string().contains(char::is_control), "{error}");
+        }
+        for right in ["gateway.example", "gateway.example.", "a_b", "192.0.2.1", "::1"] {
+            ServerAddress::from((right, 1)).server_name("gateway.example").verified_name().unwrap();
         }
     }
 
