@@ -9,7 +9,8 @@ use crate::error::{Error, ErrorKind};
 /// This crate has no other transport and falls back to none; the policy only says when a caller
 /// may. UDP that is blocked or swallowed is a reason. Anything that somebody on the way or at the
 /// other end could provoke in order to force a downgrade is not: a wrong pin or certificate, a
-/// refused certificate, another ALPN or version, a refusal, or an answer of any kind.
+/// refused certificate, another ALPN or version, a refusal, or an answer of any kind. Of several
+/// addresses, a single one that answered so is enough, though the error is that of a silent one.
 ///
 /// ```
 /// use std::io;
@@ -82,6 +83,9 @@ impl FallbackPolicy {
 impl FallbackReason {
     /// Names what counts, so that a kind of failure that is added later does not.
     fn of(error: &Error) -> Option<Self> {
+        if error.was_answered_elsewhere() {
+            return None;
+        }
         match error.kind() {
             ErrorKind::HandshakeTimeout => Some(Self::TimedOut),
             ErrorKind::Io if is_udp_blocked(error) => Some(Self::UdpBlocked),

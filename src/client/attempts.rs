@@ -50,7 +50,7 @@ pub(super) struct Attempts<'a> {
     deadline: Instant,
     /// Between attempts, too.
     _work: WorkGuard,
-    /// Why the latest attempt failed.
+    /// Why the latest attempt failed, with what an earlier one has shown about the peer.
     failure: Option<Error>,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Attempts<'a> {
                 Ok(Err(error)) if error.is_terminal() || *error.kind() == ErrorKind::Closed => {
                     return Err(error);
                 }
-                Ok(Err(error)) => self.failure = Some(error),
+                Ok(Err(error)) => self.failed(error),
                 Err(Elapsed) if clock.is_runtime_dropped() => return Err(runtime_is_gone()),
                 Err(Elapsed) => {
                     let failure = self.failure.take();
@@ -92,16 +92,24 @@ impl<'a> Attempts<'a> {
             // The node turns work away, and the connection will not get better.
             Err(error) if *error.kind() == ErrorKind::Remote(WireError::Unavailable) => {
                 self.client.retire(connection, &error);
-                self.failure = Some(error);
+                self.failed(error);
                 None
             }
             // What the peer answered is for the caller to decide about.
             Err(error) if matches!(error.kind(), ErrorKind::Remote(_)) => Some(Err(error)),
             Err(error) if connection.close_reason().is_some() => {
-                self.failure = Some(error);
+                self.failed(error);
                 None
             }
             Err(error) => Some(Err(error)),
         }
+    }
+
+    /// Another attempt is due. That an earlier one was answered stays known: the latest may have met silence.
+    fn failed(&mut self, error: Error) {
+        self.failure = Some(match self.failure.take() {
+            Some(earlier) => error.with_other_attempt(earlier),
+            None => error,
+        });
     }
 }

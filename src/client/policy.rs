@@ -6,7 +6,10 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Failures;
-use crate::{error::Error, runtime::Clock};
+use crate::{
+    error::{AttemptErrors, Error},
+    runtime::Clock,
+};
 
 /// A peer may ask for more time than this, but does not get it.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -30,7 +33,7 @@ pub(super) struct ConnectPolicy {
 #[derive(Default)]
 pub(super) struct Round {
     dialled: Vec<usize>,
-    failure: Option<Error>,
+    errors: AttemptErrors,
 }
 
 /// The address to dial, and when.
@@ -55,7 +58,7 @@ impl ConnectPolicy {
     /// round has dialled none. `None` when the round is over.
     pub(super) fn next_attempt(&mut self, round: &mut Round, now: Instant) -> Option<Attempt> {
         let attempt = self.soonest(&round.dialled, now)?;
-        if attempt.not_before.is_some() && round.failure.is_some() {
+        if attempt.not_before.is_some() && !round.errors.is_empty() {
             return None;
         }
         round.dialled.push(attempt.address);
@@ -68,16 +71,20 @@ impl ConnectPolicy {
     /// The attempt at `address` failed.
     pub(super) fn failed(&mut self, round: &mut Round, address: usize, error: Error, now: Instant) {
         self.pass_over(address, &error, now);
-        // A caller who is told that trying again may help will do so.
-        if round.failure.as_ref().is_none_or(|failure| failure.is_terminal() || !error.is_terminal()) {
-            round.failure = Some(error);
-        }
+        round.errors.push(error);
     }
 
     /// No address could be reached. Returns the failure to report.
     pub(super) fn round_failed(&mut self, round: Round, now: Instant) -> Error {
         self.put_off(now);
-        round.failure.unwrap_or_else(|| Error::invalid_config("the client has no address"))
+        let Round { dialled, errors } = round;
+        let error = errors.into_error();
+        let error = error.unwrap_or_else(|| Error::invalid_config("the client has no address"));
+        let Some(left_out) = self.soonest(&dialled, now) else { return error };
+        // What the round left out had asked for time before. It may be dialled sooner than what was dialled.
+        let left_out = left_out.not_before.map(|until| until.saturating_duration_since(now));
+        let retry_after = error.retry_after().zip(left_out).map(|(dialled, left_out)| dialled.min(left_out));
+        error.after(retry_after)
     }
 
     pub(super) fn connected(&mut self, address: usize) {
@@ -145,7 +152,10 @@ mod tests {
     use fastrand::Rng;
 
     use super::{super::Backoff, *};
-    use crate::error::ErrorKind;
+    use crate::{
+        error::ErrorKind,
+        fallback::{FallbackPolicy, PathPrivilege},
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -255,6 +265,44 @@ mod tests {
             }
             assert_eq!(*policy.round_failed(round, now).kind(), ErrorKind::Refused);
         }
+    }
+
+    /// The failure of a round in which these are the errors.
+    fn reported(policy: &mut ConnectPolicy, now: Instant, error: impl Fn(usize) -> Error) -> Error {
+        let mut round = Round::default();
+        while let Some(Attempt { address, .. }) = policy.next_attempt(&mut round, now) {
+            policy.failed(&mut round, address, error(address), now);
+        }
+        policy.round_failed(round, now)
+    }
+
+    #[test]
+    fn an_impostor_at_one_address_and_silence_at_another_allow_no_fallback() {
+        let now = Instant::now();
+        let silence = || Error::new(ErrorKind::HandshakeTimeout);
+        let allowed = |impostor: Option<usize>| {
+            let error = reported(&mut policy(3), now, |address| {
+                if impostor == Some(address) { Error::new(ErrorKind::PeerCertificate) } else { silence() }
+            });
+            assert_eq!(*error.kind(), ErrorKind::HandshakeTimeout);
+            FallbackPolicy::AllowExplicit.decide(&error, PathPrivilege::Unprivileged).is_some()
+        };
+        assert!(allowed(None));
+        assert_eq!([0, 1, 2].map(|impostor| allowed(Some(impostor))), [false; 3]);
+    }
+
+    #[test]
+    fn a_round_reports_when_the_first_address_may_be_dialled_again() {
+        let (mut policy, now) = (policy(3), Instant::now());
+        let seconds = [5, 2, 3];
+        let error = reported(&mut policy, now, |address| busy(seconds[address] * SECOND));
+        assert_eq!(error.retry_after(), Some(2 * SECOND));
+        // Only the second is dialled when its time is over, and asks for more than is left of the third's.
+        let later = now + 2 * SECOND;
+        let error = reported(&mut policy, later, |_| busy(9 * SECOND));
+        assert_eq!(error.retry_after(), Some(SECOND));
+        let error = reported(&mut policy, later + SECOND, |_| refused());
+        assert_eq!(error.retry_after(), None, "the third did not ask");
     }
 
     #[test]

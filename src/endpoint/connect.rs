@@ -16,7 +16,7 @@ use crate::{
     code::Code,
     connection::Connection,
     drain::{Phase, TaskGuard},
-    error::{Error, ErrorKind, Result},
+    error::{AttemptErrors, Error, ErrorKind, Result},
     limits::Serves,
     link::{CloseOnDrop, Link},
     server::{attend, serve_connection},
@@ -68,7 +68,8 @@ impl Endpoint {
     /// [`AlpnMismatch`](crate::ErrorKind::AlpnMismatch) and
     /// [`VersionMismatch`](crate::ErrorKind::VersionMismatch) where the two do not belong together.
     /// Of several addresses, the error is that of the first where another attempt may succeed, or else of
-    /// the first; it names the host.
+    /// the first; it names the host, and an attempt that was answered if this one was not. It asks for
+    /// [time](Error::retry_after) if all of them did where another attempt may succeed: the shortest.
     ///
     /// # Cancellation
     ///
@@ -174,21 +175,18 @@ impl Endpoint {
         name: &ServerName<'static>,
         until: Handshake,
     ) -> Result<Connection> {
-        let mut failure: Option<Error> = None;
+        let mut errors = AttemptErrors::default();
         for address in addresses {
             match self.connect_at(security, address, name, until).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if *error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => {
                     tracing::debug!(%address, %error, "not connected");
-                    // An address that may be better the next time is worth more than one that will not.
-                    if failure.as_ref().is_none_or(|first| first.is_terminal() && !error.is_terminal()) {
-                        failure = Some(error);
-                    }
+                    errors.push(error);
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| Error::invalid_config("the host has no address")))
+        Err(errors.into_error().unwrap_or_else(|| Error::invalid_config("the host has no address")))
     }
 
     async fn connect_at(
@@ -261,6 +259,7 @@ mod tests {
     use super::*;
     use crate::{
         cert::CertificateAuthority,
+        fallback::{FallbackPolicy, PathPrivilege},
         sim::{Host, Sim},
         tls::ServerTls,
     };
@@ -302,6 +301,11 @@ mod tests {
         // The address that may answer later is worth more than the one with the wrong name.
         let error = connected(&[&other, &absent]).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::HandshakeTimeout);
+        let fallback = |error| FallbackPolicy::AllowExplicit.decide(error, PathPrivilege::Unprivileged);
+        assert_eq!(fallback(&error), None, "the other one may have provoked it");
+        let text = error.to_string();
+        assert!(text.contains("another attempt: peer certificate not acceptable"), "{text}");
+        assert!(fallback(&connected(&[&absent]).unwrap_err()).is_some(), "nobody answers");
         assert_eq!(error.peer_address(), Some(absent.address(PORT)));
         let error = connected(&[&other]).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::PeerCertificate);

@@ -1,5 +1,6 @@
 //! One error type, sorted by who is at fault.
 
+mod attempt_errors;
 mod io;
 mod kind;
 
@@ -12,6 +13,7 @@ use crate::{
     wire_error::WireError,
 };
 
+pub(crate) use self::attempt_errors::AttemptErrors;
 pub use self::kind::ErrorKind;
 
 /// A `Result` with this crate's [`Error`].
@@ -43,6 +45,8 @@ struct Inner {
     temporary: bool,
     source: Option<BoxError>,
     context: ErrorDetails,
+    /// Another attempt to reach the peer, which has shown more about the other end than this.
+    other_attempt: Option<Error>,
 }
 
 /// Which method failed, and with which peer, as far as that is known.
@@ -76,6 +80,7 @@ impl Error {
             temporary: false,
             source: None,
             context: ErrorDetails::default(),
+            other_attempt: None,
         }))
     }
 
@@ -148,8 +153,16 @@ impl Error {
 
     /// Takes the text and the cause of another error, and keeps what is known of the request.
     pub(crate) fn explained_by(mut self, other: Self) -> Self {
-        let Inner { kind: _, detail, retry_after: _, request: _, temporary: _, source, context: _ } =
-            *other.0;
+        let Inner {
+            kind: _,
+            detail,
+            retry_after: _,
+            request: _,
+            temporary: _,
+            source,
+            context: _,
+            other_attempt: _,
+        } = *other.0;
         self.0.detail = detail;
         self.0.source = source;
         self
@@ -194,7 +207,8 @@ impl Error {
     }
 
     /// Whether the identity of either side was not acceptable, or not for this method. Such a failure is
-    /// never a reason to fall back to another transport.
+    /// never a reason to fall back to another transport, and neither is one after which another address was
+    /// silent: [`FallbackPolicy`](crate::FallbackPolicy) knows of both.
     #[must_use]
     pub fn is_authentication(&self) -> bool {
         match self.kind() {
@@ -306,7 +320,8 @@ impl fmt::Display for Error {
         if let Some(detail) = &self.0.detail {
             write!(f, ": {detail}")?;
         }
-        fmt::Display::fmt(&self.0.context, f)
+        fmt::Display::fmt(&self.0.context, f)?;
+        self.0.other_attempt.as_ref().map_or(Ok(()), |other| write!(f, "; another attempt: {other}"))
     }
 }
 
@@ -337,7 +352,8 @@ impl fmt::Display for ErrorDetails {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, request, temporary, source, context } = &*self.0;
+        let Inner { kind, detail, retry_after, request, temporary, source, context, other_attempt } =
+            &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("detail", detail)
@@ -346,6 +362,7 @@ impl fmt::Debug for Error {
             .field("temporary", temporary)
             .field("source", source)
             .field("context", context)
+            .field("other_attempt", other_attempt)
             .finish()
     }
 }
@@ -394,6 +411,7 @@ mod tests {
             (error().of_method(method).at(peer), "truncated message: half (`demo.add` at 192.0.2.1:7443)"),
             (error().of_method("a\u{1b}b"), "truncated message: half (`a\u{fffd}b`)"),
             (error().of_host("node.example"), "truncated message: half (at node.example)"),
+            (error().of_host("a\u{1b}\0b"), "truncated message: half (at a\u{fffd}\u{fffd}b)"),
             (
                 error().of_method(method).of_host("node.example").at(peer),
                 "truncated message: half (`demo.add` at node.example, 192.0.2.1:7443)",
