@@ -9,6 +9,7 @@ use tracing::Instrument;
 use super::{
     Endpoint, Inner, ServerAddress,
     dial::{Dialler, Handshake, dial},
+    race::{ATTEMPT_DELAY, race, to_dial},
     resolve,
     server_address::Location,
 };
@@ -16,7 +17,7 @@ use crate::{
     code::Code,
     connection::Connection,
     drain::{Phase, TaskGuard},
-    error::{AttemptErrors, Error, ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     limits::Serves,
     link::{CloseOnDrop, Link},
     server::{attend, serve_connection},
@@ -31,9 +32,11 @@ impl Endpoint {
     /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
     ///
     /// A host name is resolved by the system, within `handshake_timeout`, on another thread than the
-    /// executor's (with feature `smol` or `durable`). Its addresses are tried in the order that the system
-    /// gives them, each for up to `handshake_timeout`, until one connects; those that the socket cannot send
-    /// to are passed over.
+    /// executor's (with feature `smol` or `durable`). Its addresses are raced as [RFC
+    /// 8305](https://www.rfc-editor.org/rfc/rfc8305) does for TCP: in the order that the system gives them,
+    /// but with IPv4 and IPv6 in turn, each for up to `handshake_timeout`. The next attempt begins when the
+    /// latest has failed, or has run for 250 ms. The first that connects is returned, and the others are
+    /// closed. At most 8 addresses are dialled; those that the socket cannot send to are passed over.
     ///
     /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may
     /// come in its IPv6 form (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
@@ -124,7 +127,7 @@ impl Endpoint {
             Location::Host { name: host, port } => {
                 let connected = async {
                     let addresses = self.addresses_of(host, *port).await?;
-                    self.connect_at_first(security, addresses, &name, until).await
+                    self.connect_to_first(security, addresses, &name, until).await
                 };
                 connected.await.map_err(|error| error.of_host(host))
             }
@@ -167,26 +170,20 @@ impl Endpoint {
         }
     }
 
-    /// Connects to one address after the other, until one connects.
-    async fn connect_at_first(
+    /// Races the addresses of a host.
+    async fn connect_to_first(
         &self,
         security: &Arc<Security>,
         addresses: Vec<SocketAddr>,
         name: &ServerName<'static>,
         until: Handshake,
     ) -> Result<Connection> {
-        let mut errors = AttemptErrors::default();
-        for address in addresses {
-            match self.connect_at(security, address, name, until).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) if *error.kind() == ErrorKind::Closed => return Err(error),
-                Err(error) => {
-                    tracing::debug!(%address, %error, "not connected");
-                    errors.push(error);
-                }
-            }
-        }
-        Err(errors.into_error().unwrap_or_else(|| Error::invalid_config("the host has no address")))
+        let attempt = |address| async move {
+            let connected = self.connect_at(security, address, name, until).await;
+            connected.inspect_err(|error| tracing::debug!(%address, %error, "not connected"))
+        };
+        let delay = || self.inner.clock.sleep(ATTEMPT_DELAY);
+        race(to_dial(addresses), attempt, delay).await
     }
 
     async fn connect_at(
@@ -260,54 +257,120 @@ mod tests {
     use crate::{
         cert::CertificateAuthority,
         fallback::{FallbackPolicy, PathPrivilege},
-        sim::{Host, Sim},
+        sim::{Host, Link, Sim},
         tls::ServerTls,
     };
 
     const PORT: u16 = 7443;
 
-    /// Dials hosts by their addresses, as those of one host, and returns the one that connected.
-    fn connected(sim: &Sim, dialler: &Endpoint, hosts: &[&Host], name: &str) -> Result<SocketAddr> {
-        let addresses = hosts.iter().map(|host| host.address(PORT)).collect();
-        let name = crate::tls::server_name(name)?;
-        let security = Arc::clone(&dialler.inner.security);
-        let connection =
-            sim.run(dialler.connect_at_first(&security, addresses, &name, Handshake::Confirmed))?;
-        Ok(connection.remote_address())
+    const MILLI: Duration = Duration::from_millis(1);
+    const NAME: &str = "a.example";
+
+    struct Network {
+        sim: Sim,
+        ca: CertificateAuthority,
+        /// Where the dialler is.
+        home: Host,
+        dialler: Endpoint,
+    }
+
+    impl Network {
+        fn new() -> Self {
+            let (sim, ca) = (Sim::new(3), CertificateAuthority::new("ca").unwrap());
+            let home = sim.host([10, 0, 0, 9]);
+            let dialler = home.bind(Endpoint::builder().client(ClientTls::new(ca.trust())), 0).unwrap();
+            Self { sim, ca, home, dialler }
+        }
+
+        fn host(&self, last: u8) -> Host {
+            self.sim.host([10, 0, 0, last])
+        }
+
+        fn serve(&self, host: &Host, name: &str) -> Endpoint {
+            let tls = ServerTls::new(self.ca.issue_server(&[name]).unwrap().identity());
+            host.bind(Endpoint::builder().server(tls), PORT).unwrap()
+        }
+
+        /// Dials hosts as the addresses of one host.
+        fn connect(&self, hosts: &[&Host]) -> Result<Connection> {
+            let addresses = hosts.iter().map(|host| host.address(PORT)).collect();
+            let name = crate::tls::server_name(NAME)?;
+            let security = Arc::clone(&self.dialler.inner.security);
+            let connecting = self.dialler.connect_to_first(&security, addresses, &name, Handshake::Confirmed);
+            self.sim.run(connecting)
+        }
+
+        /// Which of the hosts connected, and how long that took.
+        fn connected(&self, hosts: &[&Host]) -> (SocketAddr, Duration) {
+            let since = self.sim.elapsed();
+            let connection = self.connect(hosts).unwrap();
+            (connection.remote_address(), self.sim.elapsed() - since)
+        }
     }
 
     #[test]
-    fn the_addresses_of_a_host_are_tried_in_order_until_one_connects() {
-        let (sim, ca) = (Sim::new(3), CertificateAuthority::new("ca").unwrap());
-        let [absent, other, gateway, standby] = [1, 2, 3, 4].map(|last| sim.host([10, 0, 0, last]));
-        let serve = |host: &Host, name: &str| {
-            let tls = ServerTls::new(ca.issue_server(&[name]).unwrap().identity());
-            host.bind(Endpoint::builder().server(tls), PORT).unwrap()
-        };
-        let _nodes =
-            [serve(&other, "other.example"), serve(&gateway, "a.example"), serve(&standby, "a.example")];
-        let dialler = Endpoint::builder().client(ClientTls::new(ca.trust()));
-        let dialler = sim.host([10, 0, 0, 9]).bind(dialler, 0).unwrap();
-        let connected = |hosts: &[&Host]| connected(&sim, &dialler, hosts, "a.example");
+    fn the_addresses_of_a_host_are_dialled_in_order_and_none_is_waited_for_longer_than_the_delay() {
+        let network = Network::new();
+        let [absent, other, gateway, standby] = [1, 2, 3, 4].map(|last| network.host(last));
+        let _nodes = [
+            network.serve(&other, "other.example"),
+            network.serve(&gateway, NAME),
+            network.serve(&standby, NAME),
+        ];
+        for (hosts, expected, delays) in [
+            (vec![&gateway, &standby], &gateway, 0),
+            (vec![&standby, &gateway], &standby, 0),
+            (vec![&other, &gateway], &gateway, 0),
+            (vec![&absent, &gateway, &standby], &gateway, 1),
+            (vec![&other, &absent, &absent, &gateway], &gateway, 2),
+        ] {
+            let (address, took) = network.connected(&hosts);
+            assert_eq!(address, expected.address(PORT));
+            assert!(took >= delays * ATTEMPT_DELAY && took < (delays + 1) * ATTEMPT_DELAY, "{took:?}");
+        }
+    }
 
-        assert_eq!(connected(&[&gateway, &standby]).unwrap(), gateway.address(PORT));
-        assert_eq!(connected(&[&standby, &gateway]).unwrap(), standby.address(PORT));
-        let since = sim.elapsed();
-        assert_eq!(connected(&[&other, &absent, &gateway]).unwrap(), gateway.address(PORT));
-        let timeout = dialler.limits().handshake_timeout();
-        let took = sim.elapsed() - since;
-        assert!((timeout..timeout + Duration::from_secs(1)).contains(&took), "the absent one: {took:?}");
+    #[test]
+    fn an_attempt_that_loses_the_race_is_closed() {
+        // The winner connects while the loser waits for the first flight, and for the confirmation.
+        for delay in [200 * MILLI, 120 * MILLI] {
+            let network = Network::new();
+            let [slow, gateway] = [1, 2].map(|last| network.host(last));
+            for (from, to) in [(&slow, &network.home), (&network.home, &slow)] {
+                network.sim.set_link(from, to, Link::new().delay(delay));
+            }
+            let nodes = [network.serve(&slow, NAME), network.serve(&gateway, NAME)];
+            let connection = network.connect(&[&slow, &gateway]).unwrap();
+            assert_eq!(connection.remote_address(), gateway.address(PORT));
+            assert_eq!(network.dialler.stats().connections_dialled, 1);
+            // Longer than quinn keeps a connection that is closed, and shorter than the idle timeout.
+            network.sim.run(network.sim.sleep(Duration::from_secs(10)));
+            assert_eq!(nodes.each_ref().map(|node| node.stats().connections_open), [0, 1]);
+            assert_eq!(network.dialler.inner.open.quinn().open_connections(), 1, "the loser is held");
+            // The twin: without another address, the slow one is waited for.
+            assert_eq!(network.connected(&[&slow]).0, slow.address(PORT));
+        }
+    }
 
-        // The address that may answer later is worth more than the one with the wrong name.
-        let error = connected(&[&other, &absent]).unwrap_err();
+    #[test]
+    fn where_no_address_connects_the_error_is_the_one_after_which_another_attempt_may_help() {
+        let network = Network::new();
+        let [absent, other] = [1, 2].map(|last| network.host(last));
+        let _node = network.serve(&other, "other.example");
+        let error = network.connect(&[&other, &absent]).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::HandshakeTimeout);
+        assert_eq!(error.peer_address(), Some(absent.address(PORT)));
         let fallback = |error| FallbackPolicy::AllowExplicit.decide(error, PathPrivilege::Unprivileged);
         assert_eq!(fallback(&error), None, "the other one may have provoked it");
         let text = error.to_string();
         assert!(text.contains("another attempt: peer certificate not acceptable"), "{text}");
-        assert!(fallback(&connected(&[&absent]).unwrap_err()).is_some(), "nobody answers");
-        assert_eq!(error.peer_address(), Some(absent.address(PORT)));
-        let error = connected(&[&other]).unwrap_err();
+
+        let error = network.connect(&[&other]).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::PeerCertificate);
+        let since = network.sim.elapsed();
+        let error = network.connect(&[&absent, &absent, &absent]).unwrap_err();
+        assert!(fallback(&error).is_some(), "nobody answers");
+        let (took, timeout) = (network.sim.elapsed() - since, network.dialler.limits().handshake_timeout());
+        assert!(took >= timeout && took < timeout + 3 * ATTEMPT_DELAY, "{took:?}");
     }
 }

@@ -5,6 +5,7 @@ mod connect;
 mod connections;
 mod dial;
 mod dialled;
+mod race;
 mod resolve;
 mod server_address;
 mod shutdown;

@@ -16,7 +16,7 @@ use crate::{
 ///
 /// | made from | connects to | the certificate must be valid for |
 /// |---|---|---|
-/// | `(host, port)` | the addresses of the host, in the system's order | the host |
+/// | `(host, port)` | the first address of the host that answers | the host |
 /// | `(address, name)` | the address | the name |
 /// | `address` | the address | the IP address |
 ///
