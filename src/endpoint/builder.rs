@@ -9,7 +9,7 @@ use fastrand::Rng;
 use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
 use rustls::KeyLog;
 
-use super::{Endpoint, Inner, dialled::DialledConnections};
+use super::{Endpoint, Inner, dialled::DialledConnections, resolve::Resolver};
 use crate::{
     address::{Families, Reach},
     closure::{Cause, OpenEndpoint},
@@ -287,6 +287,7 @@ impl EndpointBuilder {
             recorder,
             rng: Mutex::new(rng(seed)),
             reach,
+            resolver: Resolver::of_system(),
             dialled: DialledConnections::default(),
         });
         Ok(Endpoint { inner })

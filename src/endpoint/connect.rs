@@ -32,11 +32,16 @@ impl Endpoint {
     /// Resolves when the peer has confirmed the handshake, and so has accepted this side's certificate.
     ///
     /// A host name is resolved by the system, within `handshake_timeout`, on another thread than the
-    /// executor's (with feature `smol` or `durable`). Its addresses are raced as [RFC
-    /// 8305](https://www.rfc-editor.org/rfc/rfc8305) does for TCP: in the order that the system gives them,
-    /// but with IPv4 and IPv6 in turn, each for up to `handshake_timeout`. The next attempt begins when the
-    /// latest has failed, or has run for 250 ms. The first that connects is returned, and the others are
-    /// closed. At most 8 addresses are dialled; those that the socket cannot send to are passed over.
+    /// executor's (with feature `smol` or `durable`). The system cannot be told to give up a look-up, so one
+    /// that has begun goes on when its caller does not wait any more, and the next caller with the same host
+    /// and port joins it. At most 4 look-ups of an endpoint run at a time; others wait for that, within their
+    /// time limit.
+    ///
+    /// The addresses of a host are raced as [RFC 8305](https://www.rfc-editor.org/rfc/rfc8305) does for TCP:
+    /// in the order that the system gives them, but with IPv4 and IPv6 in turn, each for up to
+    /// `handshake_timeout`. The next attempt begins when the latest has failed, or has run for 250 ms. The
+    /// first that connects is returned, and the others are closed. At most 8 addresses are dialled; those
+    /// that the socket cannot send to are passed over.
     ///
     /// A flow label is ignored, and so is the scope of an address that is not link-local. An IPv4 address may
     /// come in its IPv6 form (`::ffff:192.0.2.1`), whatever the family of this endpoint's socket.
@@ -151,8 +156,8 @@ impl Endpoint {
 
     /// The addresses of a host that this endpoint's socket can send to, in the system's order.
     async fn addresses_of(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-        let Inner { clock, limits, reach, .. } = &*self.inner;
-        let resolved = resolve::within(clock, limits.handshake_timeout(), resolve::resolve(host, port));
+        let Inner { clock, limits, reach, resolver, .. } = &*self.inner;
+        let resolved = resolve::within(clock, limits.handshake_timeout(), resolver.resolve(host, port));
         let closed = async { Err(self.ended().await) };
         let mut failure = None;
         let mut usable = Vec::new();
@@ -350,6 +355,41 @@ mod tests {
             // The twin: without another address, the slow one is waited for.
             assert_eq!(network.connected(&[&slow]).0, slow.address(PORT));
         }
+    }
+
+    #[cfg(any(feature = "smol", feature = "durable"))]
+    #[test]
+    fn connects_that_give_up_leave_one_look_up_of_their_host() {
+        use std::sync::Mutex;
+
+        use crate::{endpoint::resolve::Resolver, sync::lock};
+
+        let mut network = Network::new();
+        let begun = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&begun);
+        Arc::get_mut(&mut network.dialler.inner).unwrap().resolver =
+            Resolver::by(move |look_up| lock(&list).push(look_up));
+        let gateway = network.host(1);
+        let _node = network.serve(&gateway, NAME);
+        let Network { sim, dialler, .. } = &network;
+        for _ in 0..150 {
+            assert!(sim.run(future::poll_once(dialler.connect((NAME, PORT)))).is_none());
+        }
+        let error = sim.run(dialler.connect((NAME, PORT))).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::DeadlineExceeded);
+        assert!(error.to_string().ends_with("(at a.example)"), "{error}");
+        assert_eq!(sim.elapsed(), dialler.limits().handshake_timeout());
+        let error = sim.run(dialler.connect(("b.example", 0))).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::InvalidConfig);
+        assert_eq!(lock(&begun).len(), 1);
+
+        let answered = async {
+            sim.sleep(MILLI).await;
+            lock(&begun).remove(0).answer(Ok(vec![gateway.address(PORT)]));
+        };
+        let (connection, ()) = sim.run(future::zip(dialler.connect((NAME, PORT)), answered));
+        assert_eq!(connection.unwrap().remote_address(), gateway.address(PORT));
+        assert!(lock(&begun).is_empty());
     }
 
     #[test]

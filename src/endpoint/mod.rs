@@ -5,6 +5,8 @@ mod connect;
 mod connections;
 mod dial;
 mod dialled;
+#[cfg(any(feature = "smol", feature = "durable"))]
+mod look_ups;
 mod race;
 mod resolve;
 mod server_address;
@@ -22,8 +24,8 @@ use fastrand::Rng;
 use futures_lite::future;
 
 pub(crate) use self::dial::Handshake;
-use self::dialled::DialledConnections;
 pub use self::{builder::EndpointBuilder, server_address::ServerAddress};
+use self::{dialled::DialledConnections, resolve::Resolver};
 use crate::{
     address::Reach,
     closure::OpenEndpoint,
@@ -62,6 +64,7 @@ struct Inner {
     recorder: Recorder,
     rng: Mutex<Rng>,
     reach: Reach,
+    resolver: Resolver,
     dialled: DialledConnections,
 }
 
@@ -195,6 +198,7 @@ impl fmt::Debug for Endpoint {
             recorder: _,
             rng: _,
             reach: _,
+            resolver: _,
             dialled: _,
         } = &*self.inner;
         f.debug_struct("Endpoint")

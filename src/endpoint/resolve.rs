@@ -2,30 +2,54 @@
 
 use std::{future::Future, net::SocketAddr, time::Duration};
 
+#[cfg(any(feature = "smol", feature = "durable"))]
+use super::look_ups::{Answer, LookUp, LookUps};
 use crate::{
     error::{Error, ErrorKind, Result},
     runtime::{Clock, Elapsed, runtime_is_gone},
 };
 
-/// Asks the system for the addresses of a host, in the order that it prefers, on a thread of the crate
-/// `blocking`: that may take as long as a timeout of DNS.
+/// Asks the system for the addresses of hosts, for one endpoint.
 #[cfg(any(feature = "smol", feature = "durable"))]
-pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    use std::net::ToSocketAddrs;
+#[derive(Debug)]
+pub(super) struct Resolver(LookUps);
 
-    let host = String::from(host);
-    let resolved = blocking::unblock(move || (host, port).to_socket_addrs().map(Vec::from_iter)).await;
-    not_empty(resolved)
+#[cfg(not(any(feature = "smol", feature = "durable")))]
+#[derive(Debug)]
+pub(super) struct Resolver;
+
+#[cfg(any(feature = "smol", feature = "durable"))]
+impl Resolver {
+    /// Looks up on threads of the crate `blocking`: that may take as long as a timeout of DNS.
+    pub(super) fn of_system() -> Self {
+        Self::by(|look_up| blocking::unblock(move || ask_system(look_up)).detach())
+    }
+
+    /// Begins each look-up with this function.
+    pub(super) fn by(begin: impl Fn(LookUp) + Send + Sync + 'static) -> Self {
+        Self(LookUps::new(begin))
+    }
+
+    /// The addresses of a host, in the order that the system prefers.
+    pub(super) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+        addresses(self.0.look_up(host, port).await)
+    }
 }
 
 #[cfg(not(any(feature = "smol", feature = "durable")))]
-pub(super) async fn resolve(_host: &str, _port: u16) -> Result<Vec<SocketAddr>> {
-    Err(Error::invalid_config(
-        "this build resolves no host names: it has neither feature `smol` nor `durable`",
-    ))
+impl Resolver {
+    pub(super) fn of_system() -> Self {
+        Self
+    }
+
+    pub(super) async fn resolve(&self, _host: &str, _port: u16) -> Result<Vec<SocketAddr>> {
+        Err(Error::invalid_config(
+            "this build resolves no host names: it has neither feature `smol` nor `durable`",
+        ))
+    }
 }
 
-/// Ends a look-up that takes too long. What it has begun in another thread goes on there.
+/// Ends the wait for a look-up that takes too long. The look-up itself goes on in its thread.
 pub(super) async fn within<T>(
     clock: &Clock,
     limit: Duration,
@@ -40,24 +64,35 @@ pub(super) async fn within<T>(
     }
 }
 
+#[cfg(any(feature = "smol", feature = "durable"))]
+fn ask_system(look_up: LookUp) {
+    use std::net::ToSocketAddrs;
+
+    let found = (look_up.host(), look_up.port()).to_socket_addrs().map(Vec::from_iter);
+    look_up.answer(found);
+}
+
 /// What the system says of a host may be different the next time.
 #[cfg(any(feature = "smol", feature = "durable"))]
-fn not_empty(resolved: std::io::Result<Vec<SocketAddr>>) -> Result<Vec<SocketAddr>> {
+fn addresses(answer: Answer) -> Result<Vec<SocketAddr>> {
     // Of no kind of its own: a resolver that is out of reach says nothing about UDP to the peer, for which a
     // caller may turn to another transport.
-    let failed = |error: std::io::Error| {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         let error = std::io::Error::other(error);
         Error::from(error).detail("the host name cannot be resolved").temporary()
     };
-    let mut addresses = resolved.map_err(failed)?;
+    let mut addresses = answer.map_err(|error| failed(error.into()))?.to_vec();
     addresses.dedup();
-    if addresses.is_empty() { Err(failed(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        return Err(failed(std::io::Error::from(std::io::ErrorKind::NotFound).into()));
+    }
+    Ok(addresses)
 }
 
 #[cfg(feature = "smol")]
 #[cfg(test)]
 mod tests {
-    use std::{error::Error as _, future::pending, io};
+    use std::{error::Error as _, future::pending, io, sync::Arc};
 
     use futures_lite::future::block_on;
 
@@ -69,15 +104,16 @@ mod tests {
 
     #[test]
     fn a_host_name_has_addresses() {
-        let addresses = block_on(resolve("localhost", 7443)).unwrap();
+        let addresses = block_on(Resolver::of_system().resolve("localhost", 7443)).unwrap();
         assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 7443));
     }
 
     #[test]
     fn a_name_that_the_system_does_not_know_may_be_known_later() {
         // The first is no name at all, so that no resolver is asked.
-        let blocked = not_empty(Err(io::ErrorKind::PermissionDenied.into()));
-        for error in [block_on(resolve("no\0name.invalid", 1)), not_empty(Ok(Vec::new())), blocked] {
+        let unknown = block_on(Resolver::of_system().resolve("no\0name.invalid", 1));
+        let blocked = addresses(Err(Arc::new(io::ErrorKind::PermissionDenied.into())));
+        for error in [unknown, addresses(Ok(Arc::default())), blocked] {
             let error = error.unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::Io);
             assert!(error.is_retryable() && !error.is_terminal());
