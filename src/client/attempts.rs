@@ -34,7 +34,7 @@ impl Client {
 
     /// Says where it failed, if the client has one address only.
     pub(super) fn name_peer(&self, error: Error) -> Error {
-        match &*self.shared.addresses {
+        match &*self.shared.connector.addresses {
             [sole] => match sole.socket_addr() {
                 Some(address) => error.at(address),
                 None => error,
@@ -56,7 +56,7 @@ pub(super) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(client: &'a Client, limit: Duration) -> Self {
-        let (deadline, work) = (client.clock().deadline(limit), client.shared.endpoint.accept_work());
+        let (deadline, work) = (client.clock().deadline(limit), client.endpoint().accept_work());
         Self { client, deadline, _work: work, failure: None }
     }
 

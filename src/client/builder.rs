@@ -1,14 +1,12 @@
 //! Whom a client calls, and how.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     backoff::{Backoff, Failures},
+    connector::Connector,
     policy::ConnectPolicy,
-    reconnecting::{Client, Shared, State},
+    reconnecting::{Client, Shared},
 };
 use crate::{
     endpoint::{Endpoint, ServerAddress},
@@ -94,11 +92,8 @@ impl ClientBuilder {
             None => Arc::clone(endpoint.security()),
         };
         let failures = Failures::new(backoff, endpoint.fork_rng());
-        let state = State { policy: ConnectPolicy::new(failures, addresses.len()), retired: None };
-        let state = Mutex::new(state);
-        let current = async_lock::Mutex::default();
-        Ok(Client {
-            shared: Arc::new(Shared { endpoint, addresses, security, call_timeout, current, state }),
-        })
+        let policy = ConnectPolicy::new(failures, addresses.len());
+        let connector = Arc::new(Connector::new(endpoint, addresses, security, policy));
+        Ok(Client { shared: Arc::new(Shared { connector, call_timeout }) })
     }
 }

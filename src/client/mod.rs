@@ -5,6 +5,8 @@ mod backoff;
 mod builder;
 mod call;
 mod calls;
+mod connector;
+mod pending_dial;
 mod policy;
 mod reconnecting;
 mod resumed_stream;

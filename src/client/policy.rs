@@ -68,6 +68,11 @@ impl ConnectPolicy {
         Some(attempt)
     }
 
+    /// Whether the round has an address left that may be dialled now.
+    pub(super) fn has_another(&self, round: &Round, now: Instant) -> bool {
+        self.soonest(&round.dialled, now).is_some_and(|attempt| attempt.not_before.is_none())
+    }
+
     /// The attempt at `address` failed.
     pub(super) fn failed(&mut self, round: &mut Round, address: usize, error: Error, now: Instant) {
         self.pass_over(address, &error, now);

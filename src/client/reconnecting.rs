@@ -2,20 +2,19 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_lite::future;
 
-use super::policy::{Attempt, ConnectPolicy, Round};
+use super::connector::Connector;
 use crate::{
     connection::Connection,
-    endpoint::{Endpoint, Handshake, ServerAddress},
-    error::{Error, ErrorKind, Result},
+    endpoint::Endpoint,
+    error::{Error, Result},
     runtime::Clock,
-    sync::lock,
-    tls::{ClientTls, Rotation, Security},
+    tls::{ClientTls, Rotation},
 };
 
 /// Keeps one connection to a peer: dials with the first call, and again, with growing pauses, when it was
@@ -50,22 +49,10 @@ pub struct Client {
     pub(super) shared: Arc<Shared>,
 }
 
+/// What the handles of a client share, and no task of it: the last handle drops it.
 pub(super) struct Shared {
-    pub(super) endpoint: Endpoint,
-    pub(super) addresses: Vec<ServerAddress>,
-    /// The endpoint's, or the client's own.
-    pub(super) security: Arc<Security>,
+    pub(super) connector: Arc<Connector>,
     pub(super) call_timeout: Duration,
-    /// Locked while dialling, so that one caller dials and the others wait for it.
-    pub(super) current: async_lock::Mutex<Option<Connection>>,
-    pub(super) state: Mutex<State>,
-}
-
-/// What is decided while the connection may be in use.
-pub(super) struct State {
-    pub(super) policy: ConnectPolicy,
-    /// The [stable id](Connection::stable_id) of a connection that is not to be used any more.
-    pub(super) retired: Option<usize>,
 }
 
 impl Client {
@@ -78,7 +65,7 @@ impl Client {
     /// [`InvalidConfig`](ErrorKind::InvalidConfig) as for [`Endpoint::rotate`], and for a client that was
     /// built without TLS of its own: it follows its endpoint.
     pub fn rotate(&self, tls: ClientTls) -> Result<()> {
-        let Shared { endpoint, security, .. } = &*self.shared;
+        let Connector { endpoint, security, .. } = &*self.shared.connector;
         if Arc::ptr_eq(security, endpoint.security()) {
             return Err(Error::invalid_config(
                 "the client has no TLS of its own: rotate that of its endpoint",
@@ -95,6 +82,9 @@ impl Client {
     /// or, where every address asks for patience, an hour; and each attempt takes up to
     /// `handshake_timeout`.
     ///
+    /// A task of the endpoint dials, and everything that waits for the connection of this client waits for
+    /// the same attempts, and gets the same error.
+    ///
     /// # Errors
     ///
     /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one.
@@ -102,88 +92,22 @@ impl Client {
     ///
     /// # Cancellation
     ///
-    /// Safe: dropping the future gives up the attempt.
+    /// Safe. When nobody waits for the connection any more, the attempt in progress goes on for at most
+    /// `handshake_timeout`, so that callers with little time find its connection later, and nothing follows
+    /// it. The next caller has the next address dialled instead, if the client has one that was not tried.
+    /// When the last handle of the client is dropped, the attempt is given up.
     pub async fn connection(&self) -> Result<Connection> {
-        self.until_closed(self.connect()).await
+        self.until_closed(self.shared.connector.connection()).await
     }
 
-    async fn connect(&self) -> Result<Connection> {
-        let shared = &*self.shared;
-        let mut current = shared.current.lock().await;
-        // Others may still wait for answers on it. It closes with its last handle.
-        drop(current.take_if(|connection| self.is_retired(connection)));
-        if let Some(connection) = &*current {
-            let Some(reason) = connection.close_reason() else {
-                return Ok(connection.clone());
-            };
-            let address = connection.remote_address();
-            *current = None;
-            // Whichever side closed it: a caller that closes each connection it gets would dial
-            // without a pause.
-            shared.state().policy.lost(&reason, self.clock().now());
-            if reason.is_terminal() {
-                return Err(reason.at(address));
-            }
-        }
-        let not_before = shared.state().policy.not_before();
-        if let Some(not_before) = not_before {
-            self.clock().sleep_until(not_before).await;
-        }
-        let connection = self.dial_each().await?;
-        *current = Some(connection.clone());
-        Ok(connection)
-    }
-
-    /// Dials one address after another until one is connected.
-    async fn dial_each(&self) -> Result<Connection> {
-        let (shared, clock) = (&*self.shared, self.clock());
-        let mut round = Round::default();
-        loop {
-            let attempt = shared.state().policy.next_attempt(&mut round, clock.now());
-            let Some(Attempt { address, not_before }) = attempt else { break };
-            if let Some(not_before) = not_before {
-                clock.sleep_until(not_before).await;
-            }
-            match self.dial(address).await {
-                Ok(connection) => {
-                    let mut state = shared.state();
-                    state.policy.connected(address);
-                    state.retired = None;
-                    return Ok(connection);
-                }
-                Err(error) if *error.kind() == ErrorKind::Closed => return Err(error),
-                Err(error) => {
-                    tracing::debug!(address = ?shared.addresses.get(address), %error, "not connected");
-                    shared.state().policy.failed(&mut round, address, error, clock.now());
-                }
-            }
-        }
-        Err(shared.state().policy.round_failed(round, clock.now()))
-    }
-
-    async fn dial(&self, address: usize) -> Result<Connection> {
-        let Shared { endpoint, addresses, security, .. } = &*self.shared;
-        let Some(address) = addresses.get(address) else {
-            return Err(Error::invalid_config("the client has no address"));
-        };
-        endpoint.connect_by(security, address, Handshake::Confirmed).await
-    }
-
-    fn is_retired(&self, connection: &Connection) -> bool {
-        self.shared.state().retired == Some(connection.stable_id())
-    }
-
-    /// Hands out this connection no longer: the next caller dials, after the pause that `error` calls for.
-    /// Callers that use it already may go on.
+    /// Hands out this connection no longer: see [`Connector::discard`].
     pub(super) fn retire(&self, connection: &Connection, error: &Error) {
-        let mut state = self.shared.state();
-        state.retired = Some(connection.stable_id());
-        state.policy.lost(error, self.clock().now());
+        self.shared.connector.discard(connection, error);
     }
 
     /// Until when to wait with another stream on a connection where one has failed.
     pub(super) fn pause_stream(&self, error: &Error) -> Instant {
-        self.shared.state().policy.stream_failed(error, self.clock().now())
+        self.shared.connector.pause_stream(error)
     }
 
     /// Waits, unless the endpoint ends.
@@ -197,32 +121,37 @@ impl Client {
 
     /// Nobody has to wait for an endpoint that has ended.
     async fn until_closed<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
-        future::or(future, async { Err(self.shared.endpoint.ended().await) }).await
+        future::or(future, async { Err(self.endpoint().ended().await) }).await
     }
 
     /// The peer works.
     pub(super) fn succeeded(&self) {
-        self.shared.state().policy.succeeded();
+        self.shared.connector.succeeded();
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.shared.connector.endpoint
     }
 
     pub(super) fn clock(&self) -> &Clock {
-        self.shared.endpoint.clock()
+        self.endpoint().clock()
     }
 
     pub(super) fn heartbeat_interval(&self) -> Duration {
-        self.shared.endpoint.limits().heartbeat_interval()
+        self.endpoint().limits().heartbeat_interval()
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.connector.orphan();
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { endpoint, addresses, security: _, call_timeout, current: _, state: _ } = &*self.shared;
+        let Shared { connector, call_timeout } = &*self.shared;
+        let Connector { endpoint, addresses, .. } = &**connector;
         f.debug_struct("Client")
             .field("endpoint", endpoint)
             .field("addresses", addresses)

@@ -171,6 +171,11 @@ impl Endpoint {
         self.inner.node.drain().accept()
     }
 
+    /// Spawns a task, which a shutdown waits for.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.inner.node.spawn(future);
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.inner.clock
     }

@@ -4,7 +4,7 @@ mod attempt_errors;
 mod io;
 mod kind;
 
-use std::{error::Error as StdError, fmt, net::SocketAddr, time::Duration};
+use std::{error::Error as StdError, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     code::{Code, CodeClass},
@@ -36,6 +36,7 @@ type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 /// ```
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     detail: Option<Box<str>>,
@@ -43,14 +44,15 @@ struct Inner {
     request: Progress,
     /// The cause may be this side's own, and pass.
     temporary: bool,
-    source: Option<BoxError>,
+    /// Shared with [duplicates](Error::duplicate).
+    source: Option<Arc<dyn StdError + Send + Sync>>,
     context: ErrorDetails,
     /// Another attempt to reach the peer, which has shown more about the other end than this.
     other_attempt: Option<Error>,
 }
 
 /// Which method failed, and with which peer, as far as that is known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ErrorDetails {
     method: Option<Box<str>>,
     /// The name by which the peer was dialled.
@@ -147,8 +149,13 @@ impl Error {
     }
 
     pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// The same error once more, for another caller that waited for the same.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self(self.0.clone())
     }
 
     /// Takes the text and the cause of another error, and keeps what is known of the request.

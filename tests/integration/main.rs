@@ -26,6 +26,7 @@ mod chain_sizes;
 mod cli;
 mod client;
 mod client_calls;
+mod client_dials;
 mod clock;
 mod closing;
 mod concurrency;
