@@ -20,7 +20,8 @@ use crate::{
 /// The end of an endpoint, which comes once and has one cause: the first that was given.
 ///
 /// It has two moments: from the end on, nothing can be begun; and it is complete when the shutdowns that
-/// brought it, or came meanwhile, have finished what was going on.
+/// brought it, or came meanwhile, have finished what was going on, or when nothing is waited for: see
+/// [`complete`](Self::complete).
 #[derive(Debug, Default)]
 pub(crate) struct Closure {
     cause: OnceLock<Cause>,
@@ -57,6 +58,13 @@ impl Closure {
             }
             self.ended.notify(usize::MAX);
         }
+    }
+
+    /// Makes an end that has come complete, whatever shutdowns have not finished: their futures may not even
+    /// be polled any more.
+    pub(crate) fn complete(&self) {
+        self.complete.store(true, SeqCst);
+        self.ended.notify(usize::MAX);
     }
 
     /// The end is not complete while a shutdown holds this.
@@ -106,8 +114,7 @@ impl Drop for Shutdown<'_> {
     fn drop(&mut self) {
         let Self(closure) = self;
         if closure.shutdowns.fetch_sub(1, SeqCst) == 1 && closure.has_ended() {
-            closure.complete.store(true, SeqCst);
-            closure.ended.notify(usize::MAX);
+            closure.complete();
         }
     }
 }
@@ -207,6 +214,19 @@ mod tests {
         });
         let _late = closure.shutdown();
         assert!(closure.is_complete(), "what is complete stays so");
+    }
+
+    #[test]
+    fn an_end_that_is_completed_waits_for_no_shutdown() {
+        let closure = Closure::default();
+        let _shutdown = closure.shutdown();
+        closure.end(Cause::Closed);
+        block_on(async {
+            let mut completed = Box::pin(closure.completed());
+            assert!(poll_once(&mut completed).await.is_none());
+            closure.complete();
+            assert_eq!(*completed.await.kind(), ErrorKind::Closed);
+        });
     }
 
     #[test]

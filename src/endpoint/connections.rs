@@ -61,13 +61,12 @@ impl Endpoint {
     pub fn close(&self, code: Code, reason: &str) {
         let Inner { open, node, dialled, .. } = &*self.inner;
         // Before anything is closed, so that its errors have this cause.
-        let closing = node.closure().shutdown();
         node.closure().end(Cause::Closed);
         // One by one, and before the tasks of the connections are told, which know no code of the caller's.
         node.accepted().iter().for_each(|link| link.close(code, reason));
         dialled.with_handles().iter().for_each(|connection| connection.close(code, reason));
         open.quinn().close(code.to_varint(), reason.as_bytes());
         node.drain().advance(Phase::Aborting);
-        drop(closing);
+        node.closure().complete();
     }
 }

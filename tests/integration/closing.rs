@@ -232,6 +232,29 @@ fn a_shutdown_lets_handlers_go_on_where_closing_drops_them() {
 }
 
 #[test]
+fn an_endpoint_is_closed_though_a_shutdown_that_began_is_not_polled() {
+    let (pair, handled) = (pair(), Handled::default());
+    let node = node(&pair, endless(&handled));
+    pair.sim.run(async {
+        let connection = dialler(&pair).connect(node.local_addr().unwrap()).await.unwrap();
+        let mut call = Box::pin(connection.call_raw("endless", ""));
+        while handled.counts() == (0, 0) {
+            assert!(poll_once(&mut call).await.is_none());
+            pair.sim.sleep(Duration::from_millis(1)).await;
+        }
+        let mut kept = Box::pin(node.shutdown(60 * SECOND));
+        assert!(poll_once(&mut kept).await.is_none());
+        let mut closed = Box::pin(node.closed());
+        assert!(poll_once(&mut closed).await.is_none());
+        node.close(CODE, "now");
+        assert!(node.is_closed());
+        let closed = poll_once(&mut closed).await.expect("it waits for the shutdown that is kept");
+        assert_eq!(*closed.kind(), ErrorKind::Closed);
+        kept.await;
+    });
+}
+
+#[test]
 fn a_handler_may_close_its_own_endpoint() {
     let (pair, handled) = (pair(), Handled::default());
     let (closing, counting) = (Arc::<std::sync::Mutex<Option<Endpoint>>>::default(), handled.clone());
