@@ -13,6 +13,7 @@ use super::{
 use crate::{
     limits::{Bucket, Rate, TransportLimits},
     runtime::Clock,
+    sync::{Mutex, lock},
 };
 
 /// What the peer of one connection may take: memory for its frames, requests, and faults.
@@ -27,7 +28,8 @@ pub(crate) struct Allowance {
     faults: Bucket,
     fault_rate: Rate,
     max_notification_wait: Duration,
-    _dialled: Option<CountGuard>,
+    /// Of a connection that this side dialled, until it is closed: handles may be kept for longer.
+    dialled: Mutex<Option<CountGuard>>,
 }
 
 /// Requests come too often.
@@ -57,7 +59,7 @@ impl Allowance {
             faults: Bucket::new(now),
             fault_rate: limits.fault_rate(),
             max_notification_wait: limits.request_read_timeout(),
-            _dialled: dialled,
+            dialled: Mutex::new(dialled),
         }
     }
 
@@ -76,9 +78,11 @@ impl Allowance {
         self.share.pieces().unread(stream_frames, now)
     }
 
-    /// Lets go those who wait for memory, since the connection is gone.
+    /// The connection is gone: nobody has to wait for memory any more, and it no longer counts as one that
+    /// this side dialled.
     pub(crate) fn abandon(&self) {
         self.share.abandon();
+        drop(lock(&self.dialled).take());
     }
 
     /// Counts a request.

@@ -291,7 +291,12 @@ mod tests {
         assert_eq!(admission.admit(Some(THERE), 8).unwrap_err(), Full::Slots, "others must have a chance");
         assert!(admission.admit(Some(HERE), 8).is_ok());
         assert_eq!(admission.admit(Some(HERE), 11).unwrap_err(), Full::Slots, "it may be an attack");
-        drop(dialled);
+        dialled.abandon();
+        assert_eq!(
+            admission.admit(Some(HERE), 10).unwrap_err(),
+            Full::Slots,
+            "closed, and draining like any other, though handles are kept"
+        );
         let dialling = admission.dialling();
         assert!(admission.admit(Some(HERE), 10).is_ok(), "one of them this side dials");
         drop(dialling);

@@ -11,7 +11,7 @@ use std::{
 
 use futures_lite::future::{self, poll_once};
 use palyra_quic::{
-    Code, Connection, Context, Endpoint, ErrorKind, Router, TransportLimits, TransportLimitsBuilder,
+    Code, Connection, Context, Endpoint, ErrorKind, Router, TransportLimits, TransportLimitsBuilder, sim,
 };
 use smol::channel::{Receiver, unbounded};
 
@@ -19,6 +19,7 @@ use crate::common::{
     Answer, RawStream, Server, attempt, counters, frame, loopback, read_answer, request, run, serve_within,
     signal,
 };
+use crate::simulation::{PORT, Pair, SECOND, client_tls, server_tls};
 
 fn node(limits: TransportLimitsBuilder) -> Server {
     serve_within(limits.build().unwrap(), Router::new())
@@ -399,5 +400,41 @@ fn a_node_that_serves_nothing_lets_no_streams_in() {
         let (_client, accepted) = server.connect_from(Endpoint::builder().router(Router::new())).await;
         accepted.open_bi().await.unwrap();
         accepted.open_uni().await.unwrap();
+    });
+}
+
+/// Draining connections are bounded, and those that this side dialled are no exception: an application may
+/// keep the handles of closed connections for as long as it likes.
+#[test]
+fn dialled_connections_that_are_closed_count_as_draining_though_their_handles_are_kept() {
+    let pair = Pair::new(1, sim::Link::new().delay(Duration::from_millis(10)));
+    let limits = TransportLimits::builder().max_connections(14).max_handshakes(4).build().unwrap();
+    let node = Endpoint::builder().server(server_tls()).client(client_tls()).limits(limits);
+    let node = pair.gateway.bind(node, PORT).unwrap();
+    let peer = pair.sensor.bind(Endpoint::builder().server(server_tls()).client(client_tls()), PORT).unwrap();
+    let address = (pair.sensor.address(PORT), "gateway.example");
+    // Half as many as may be draining.
+    let dial_five = async || {
+        let mut connections = Vec::new();
+        for _ in 0..5 {
+            connections.push(node.connect(address).await.unwrap());
+        }
+        connections
+    };
+    let retries_for_another = async || {
+        let before = node.stats().retries;
+        let accepted = peer.connect(pair.gateway.address(PORT)).await.unwrap();
+        accepted.close(Code::NO_ERROR, "");
+        node.stats().retries - before
+    };
+    pair.sim.run(async {
+        let open = dial_five().await;
+        assert_eq!(retries_for_another().await, 0, "open connections do not count");
+        pair.sim.sleep(SECOND).await;
+        open.iter().for_each(|connection| connection.close(Code::NO_ERROR, ""));
+        assert_eq!(retries_for_another().await, 1, "quinn knows the five that were closed");
+        pair.sim.sleep(10 * SECOND).await;
+        assert_eq!(retries_for_another().await, 0, "quinn has forgotten them");
+        drop(open);
     });
 }
