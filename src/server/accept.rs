@@ -1,19 +1,15 @@
 //! From an incoming packet to a connection that is served.
 
-use std::{
-    future::{Future, poll_fn},
-    panic::AssertUnwindSafe,
-    pin::pin,
-    sync::Arc,
-};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
-use futures_lite::{FutureExt, future};
+use futures_lite::future;
 use quinn::{Incoming, ServerConfig};
 use tracing::Instrument;
 
 use super::{
     authorize::authorized,
     node::Node,
+    run_handler::{Outcome, ShutdownWaits, run_handler},
     serve::{attend, serve_connection},
     unread_watch,
 };
@@ -21,7 +17,6 @@ use crate::{
     admission::{ConnectionSlot, Full, HandshakeSlot},
     code::Code,
     connection::Connection,
-    drain::ExchangeId,
     error::{Error, ErrorKind, Result},
     limits::Serves,
     link::{CloseOnDrop, Link},
@@ -162,8 +157,7 @@ async fn serve_accepted(node: Arc<Node>, held: CloseOnDrop, slot: ConnectionSlot
     // Pinned, because what is brought along is kept twice.
     let on_connection = pin!(OwnWaker::new(async {
         if let Some(handler) = node.router.connection_handler() {
-            // Ends with the connection, however much of what was received on that is still to be handled.
-            future::or(run_connection_handler(&node, link, handler), link.ended(&node.drain)).await;
+            run_connection_handler(&node, link, handler).await;
         }
         future::pending().await
     }));
@@ -174,12 +168,18 @@ async fn serve_accepted(node: Arc<Node>, held: CloseOnDrop, slot: ConnectionSlot
 }
 
 async fn run_connection_handler(node: &Node, link: &Arc<Link>, handler: &ConnectionHandler) {
-    let handled = async { handler(Connection::borrowed(Arc::clone(link))).await };
-    let mut handled = pin!(AssertUnwindSafe(handled).catch_unwind());
+    // Ends with the connection, however much of what was received on that is still to be handled.
+    let gone = pin!(async {
+        link.ended(&node.drain).await;
+        Code::CANCELLED
+    });
+    let handled = Box::pin(async {
+        handler(Connection::borrowed(Arc::clone(link))).await;
+        Ok::<(), Infallible>(())
+    });
     // A shutdown that is awaited in the handler must not wait for the handler's task.
-    let handling = ExchangeId::new(&node.drain, &handled, false);
-    let handled = poll_fn(|cx| handling.poll(|| handled.as_mut().poll(cx)));
-    if handled.await.is_err() {
+    let outcome = run_handler(node, ShutdownWaits::No, None, gone, handled).await;
+    if let Outcome::Panicked = outcome {
         tracing::warn!(remote = %link.remote_address(), "a connection handler panicked");
     }
 }

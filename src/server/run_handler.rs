@@ -49,11 +49,12 @@ pub(super) async fn run_handler<T, E>(
     mut given_up: Pin<&mut impl Future<Output = Code>>,
     handler: Pin<Box<dyn Future<Output = Result<T, E>> + Send + '_>>,
 ) -> Outcome<T, E> {
-    let mut handler = handler;
+    let mut handler = CatchOnDrop(Some(handler));
     // A shutdown that is awaited in the handler has to know whose it is. This variable stays where it is,
     // within the future.
     let handling = ExchangeId::new(&node.drain, &handler, holds == ShutdownWaits::ForHandler);
     let outcome = poll_fn(|cx| {
+        let Some(handler) = &mut handler.0 else { return Poll::Pending };
         // Nothing of the handler is looked at again after a panic.
         match handling.poll(|| catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)))) {
             Ok(Poll::Ready(result)) => return Poll::Ready(Outcome::Returned(result)),
@@ -66,12 +67,32 @@ pub(super) async fn run_handler<T, E>(
         given_up.as_mut().poll(cx).map(Outcome::GivenUp)
     });
     let outcome = node.clock.timeout_at(deadline, outcome).await.unwrap_or(Outcome::TimedOut);
-    // Whatever the handler holds may panic when it is dropped, too.
-    match catch_unwind(AssertUnwindSafe(move || drop(handler))) {
+    match handler.discard() {
         Ok(()) => outcome,
-        Err(panic) => {
+        Err(Panicked) => Outcome::Panicked,
+    }
+}
+
+/// A handler, or nothing. Whatever the handler holds may panic when it is dropped, also where this is dropped
+/// with the task that it is in: the panic ends here.
+struct CatchOnDrop<T>(Option<T>);
+
+struct Panicked;
+
+impl<T> CatchOnDrop<T> {
+    fn discard(&mut self) -> Result<(), Panicked> {
+        let Some(handler) = self.0.take() else { return Ok(()) };
+        catch_unwind(AssertUnwindSafe(move || drop(handler))).map_err(|panic| {
             forget(panic);
-            Outcome::Panicked
+            Panicked
+        })
+    }
+}
+
+impl<T> Drop for CatchOnDrop<T> {
+    fn drop(&mut self) {
+        if self.discard().is_err() {
+            tracing::warn!("a handler panicked when it was dropped");
         }
     }
 }

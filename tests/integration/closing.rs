@@ -278,3 +278,58 @@ fn a_handler_may_close_its_own_endpoint() {
         assert!(node.is_closed());
     });
 }
+
+/// Handlers that hold something whose drop panics: of a connection, and of an exchange on it.
+#[test]
+fn a_handler_that_panics_when_it_is_dropped_harms_nothing_else() {
+    struct PanicOnDrop(Handled);
+
+    impl Drop for PanicOnDrop {
+        fn drop(&mut self) {
+            self.0.ended.fetch_add(1, SeqCst);
+            panic!("dropped")
+        }
+    }
+
+    let (pair, handled) = (pair(), Handled::default());
+    let begin = |handled: &Handled| {
+        let handled = handled.clone();
+        move || {
+            handled.begun.fetch_add(1, SeqCst);
+            let panics = PanicOnDrop(handled.clone());
+            async move {
+                let _panics = panics;
+                pending::<()>().await
+            }
+        }
+    };
+    let (connected, called) = (begin(&handled), begin(&handled));
+    let router = Router::new()
+        .on_connection(move |_| connected())
+        .serve_raw("endless", move |_: Context, params| {
+            let handling = called();
+            async move {
+                handling.await;
+                Ok(params)
+            }
+        })
+        .serve_raw("echo", |_: Context, params| async move { Ok(params) });
+    let node = node(&pair, router);
+    pair.sim.run(async {
+        let dialler = dialler(&pair);
+        for round in 1..=2 {
+            let connection = dialler.connect(node.local_addr().unwrap()).await.unwrap();
+            assert_eq!(connection.call_raw("echo", "x").await.unwrap(), "x");
+            let mut call = Box::pin(connection.call_raw("endless", ""));
+            while handled.begun.load(SeqCst) < 2 * round {
+                assert!(poll_once(&mut call).await.is_none());
+                pair.sim.sleep(Duration::from_millis(1)).await;
+            }
+            connection.close(Code::NO_ERROR, "");
+            pair.sim.sleep(SECOND).await;
+            assert_eq!(handled.counts(), (2 * round, 2 * round));
+        }
+        assert_eq!(node.stats().connections_open, 0);
+        node.shutdown(SECOND).await;
+    });
+}
