@@ -5,6 +5,7 @@ use std::{
     future::{Future, poll_fn},
     marker::PhantomData,
     pin::Pin,
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -50,7 +51,8 @@ pub struct Subscription<T = Raw> {
 
 enum State {
     Idle(Box<ResumedStream>),
-    Busy(Pin<Box<dyn Future<Output = Step> + Send>>),
+    /// In a mutex, which is never locked, so that a `Subscription` can be shared.
+    Busy(Mutex<Pin<Box<dyn Future<Output = Step> + Send>>>),
     Closed,
 }
 
@@ -115,12 +117,13 @@ impl<T> Subscription<T> {
                     let State::Idle(mut inner) = std::mem::replace(&mut self.state, State::Closed) else {
                         continue;
                     };
-                    self.state = State::Busy(Box::pin(async move {
+                    self.state = State::Busy(Mutex::new(Box::pin(async move {
                         let item = inner.step().await;
                         (inner, item)
-                    }));
+                    })));
                 }
                 State::Busy(step) => {
+                    let step = step.get_mut().unwrap_or_else(PoisonError::into_inner);
                     let Poll::Ready((inner, item)) = step.as_mut().poll(cx) else { return Poll::Pending };
                     self.cursor = inner.cursor();
                     self.state = State::Idle(inner);

@@ -1,12 +1,12 @@
 //! Handshakes, calls and transfers over bad links, as the QUIC interop runner has them, in virtual time.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use crate::simulation::{PORT, Pair, SECOND, client_tls, for_each_seed, patient, server_tls};
 use futures_lite::future::zip;
 use palyra_quic::{
-    Bytes, CertificateAuthority, Client, ClientTls, Code, Context, Endpoint, ErrorKind, RestartKey, Router,
-    ServerTls, TransportLimits, sim::Link,
+    Bytes, CertificateAuthority, Client, ClientTls, Code, Connection, Context, Endpoint, ErrorKind, Events,
+    Notifier, Responses, RestartKey, Router, ServerTls, Subscription, TransportLimits, sim::Link,
 };
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -365,6 +365,19 @@ fn futures_are_send() {
     drop(assert_send(client.subscribe_raw().open()));
     drop(assert_send(client.subscribe_raw().open().next_raw()));
 }
+
+const fn assert_shareable<T: Send + Sync>() {}
+
+/// What an application holds can be part of what its threads share.
+const _: () = {
+    assert_shareable::<Endpoint>();
+    assert_shareable::<Connection>();
+    assert_shareable::<Client>();
+    assert_shareable::<Notifier>();
+    assert_shareable::<Responses<Cell<u8>>>();
+    assert_shareable::<Events<Cell<u8>>>();
+    assert_shareable::<Subscription<Cell<u8>>>();
+};
 
 /// A node within 16 MiB, for 64 connections.
 fn small_node(pair: &Pair) -> Endpoint {
