@@ -50,6 +50,8 @@ pub(crate) struct Link {
     rejection: Event,
     /// Whether the peer has shown that it speaks JSON alone.
     json_only: AtomicBool,
+    /// Whether the peer has answered a streaming method, or acknowledged a stream of notifications.
+    answered: AtomicBool,
     /// The end of the endpoint.
     closure: Arc<Closure>,
     span: Span,
@@ -105,6 +107,7 @@ impl Link {
             rejected: AtomicBool::new(false),
             rejection: Event::new(),
             json_only: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             closure,
             span,
         }
@@ -246,6 +249,15 @@ impl Link {
     /// Remembers that the peer speaks JSON alone.
     pub(crate) fn note_json_only(&self) {
         self.json_only.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer has answered a streaming method, or acknowledged a stream of notifications.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Resolves when the peer is rejected.

@@ -84,10 +84,7 @@ impl<'a> Attempts<'a> {
     /// What the caller gets, or `None` where another attempt is due.
     pub(super) fn conclude<T>(&mut self, connection: &Connection, outcome: Result<T>) -> Option<Result<T>> {
         match outcome {
-            Ok(value) => {
-                self.client.succeeded();
-                Some(Ok(value))
-            }
+            Ok(value) => Some(Ok(value)),
             Err(error) if error.may_have_run() || error.is_terminal() => Some(Err(error)),
             // The node turns work away, and the connection will not get better.
             Err(error) if *error.kind() == ErrorKind::Remote(WireError::Unavailable) => {

@@ -71,6 +71,10 @@ impl Failures {
         ceiling.mul_f64(self.rng.f64())
     }
 
+    pub(super) fn longest_pause(&self) -> Duration {
+        self.backoff.cap
+    }
+
     pub(super) fn forget(&mut self) {
         self.count = 0;
     }

@@ -160,6 +160,9 @@ impl Client {
             let (connection, left) = next.map_err(|error| self.name(error, &outgoing.request.method))?;
             outgoing.timeout = Some(left);
             let outcome = outgoing.answer_as(&connection, read).await;
+            if outcome.is_ok() {
+                self.succeeded();
+            }
             if let Some(outcome) = attempts.conclude(&connection, outcome) {
                 return outcome;
             }

@@ -34,9 +34,14 @@ pub(super) struct Connector {
 
 struct State {
     policy: ConnectPolicy,
-    current: Option<Connection>,
+    current: Option<CurrentConnection>,
     /// Invariant: `None` while there is a current connection.
     dial: Option<Arc<PendingDial>>,
+}
+
+struct CurrentConnection {
+    connection: Connection,
+    since: Instant,
 }
 
 /// How a caller gets its connection.
@@ -69,7 +74,7 @@ impl Connector {
 
     /// The connection, dialled if there is none.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<Connection> {
-        let current = self.state().current.clone();
+        let current = self.state().current.as_ref().map(|current| current.connection.clone());
         if let Some(connection) = current {
             let Some(reason) = connection.close_reason() else { return Ok(connection) };
             // Whichever side closed it: a caller that closes each connection it gets would dial without a
@@ -99,11 +104,18 @@ impl Connector {
         let mut state = self.state();
         // Both have handles, so that no two connections have the same id.
         let id = connection.stable_id();
-        let discarded = state.current.take_if(|current| current.stable_id() == id).is_some();
-        if discarded {
-            state.policy.lost(error, self.endpoint.clock().now());
+        let is_current = |current: &mut CurrentConnection| current.connection.stable_id() == id;
+        let Some(CurrentConnection { connection: _, since }) = state.current.take_if(is_current) else {
+            return false;
+        };
+        let now = self.endpoint.clock().now();
+        if connection.link().has_answered() {
+            state.policy.succeeded();
+        } else {
+            state.policy.lasted(now.saturating_duration_since(since));
         }
-        discarded
+        state.policy.lost(error, now);
+        true
     }
 
     /// Until when to wait with another stream on a connection where one has failed.
@@ -111,7 +123,7 @@ impl Connector {
         self.state().policy.stream_failed(error, self.endpoint.clock().now())
     }
 
-    /// The peer works.
+    /// The peer has answered.
     pub(super) fn succeeded(&self) {
         self.state().policy.succeeded();
     }
@@ -126,8 +138,8 @@ impl Connector {
 
     fn access(&self) -> Access {
         let mut state = self.state();
-        if let Some(connection) = &state.current {
-            return Access::Connected(connection.clone());
+        if let Some(current) = &state.current {
+            return Access::Connected(current.connection.clone());
         }
         if let Some(dial) = &state.dial {
             return Access::Joined(dial.join());
@@ -263,7 +275,8 @@ impl UnfinishedDial {
         }
         let outcome = match outcome {
             Ok(connection) => {
-                state.current = Some(connection);
+                let since = connector.endpoint.clock().now();
+                state.current = Some(CurrentConnection { connection, since });
                 Ok(())
             }
             Err(error) => Err(error),

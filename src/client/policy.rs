@@ -117,6 +117,15 @@ impl ConnectPolicy {
         self.not_before = None;
     }
 
+    /// The connection that is lost now has lasted for this long. A peer that keeps connections for as long as
+    /// the longest pause is not dialled more often than that pause allows, though it may never have answered:
+    /// notifications have no answers.
+    pub(super) fn lasted(&mut self, duration: Duration) {
+        if duration >= self.failures.longest_pause() {
+            self.succeeded();
+        }
+    }
+
     fn put_off(&mut self, now: Instant) -> Instant {
         let until = Clock::after(now, self.failures.pause());
         self.not_before = Some(until);
@@ -215,6 +224,24 @@ mod tests {
         assert_eq!(addresses(&first), [0, 1, 2]);
         assert_eq!(addresses(&failing_round(&mut policy, now, |_| refused())), [0, 2]);
         assert_eq!(addresses(&failing_round(&mut policy, now + SECOND, |_| refused())), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_connection_that_lasted_for_the_longest_pause_is_a_success() {
+        let now = Instant::now();
+        let most_failures = || {
+            let mut policy = policy(1);
+            (0..10).for_each(|_| policy.lost(&refused(), now));
+            policy
+        };
+        let longest_of = |lasted: Duration| {
+            let mut policy = most_failures();
+            policy.lasted(lasted);
+            policy.lost(&refused(), now);
+            policy.not_before().unwrap() - now
+        };
+        assert!(longest_of(8 * SECOND) < SECOND);
+        assert!(longest_of(7 * SECOND) > SECOND);
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Client {
 
     /// The connection, dialled if there is none: one attempt at each address, after the pause that is due.
     /// A connection that was closed is a failure like any other, whichever side closed it: pauses grow
-    /// until a call succeeds or a subscription holds.
+    /// until the peer answers a call, a streaming method or [`Notifier::finish`](crate::Notifier::finish),
+    /// a subscription holds, or a connection lasts as long as [`Backoff::cap`](super::Backoff::cap).
     ///
     /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`](super::Backoff::cap)
     /// or, where every address asks for patience, an hour; and each attempt takes up to
@@ -124,7 +125,7 @@ impl Client {
         future::or(future, async { Err(self.endpoint().ended().await) }).await
     }
 
-    /// The peer works.
+    /// The peer has answered.
     pub(super) fn succeeded(&self) {
         self.shared.connector.succeeded();
     }

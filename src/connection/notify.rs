@@ -170,7 +170,7 @@ impl Notifier {
             None => Ok(()),
             Some(code) => Err(Error::new(ErrorKind::StreamReset(code))),
         });
-        acknowledged.map_err(|error| error.at(link.remote_address()))
+        acknowledged.inspect(|()| link.note_answer()).map_err(|error| error.at(link.remote_address()))
     }
 }
 

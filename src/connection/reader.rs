@@ -102,10 +102,11 @@ impl ResponseReader {
             }
             Ok(response) => {
                 self.answered = true;
-                let counters = self.connection.link().counters();
+                let link = self.connection.link();
                 match &response {
-                    Response::Event { .. } => counters.events_received.add(),
-                    Response::Gap { .. } => counters.gaps_received.add(),
+                    Response::Result { .. } => link.note_answer(),
+                    Response::Event { .. } => link.counters().events_received.add(),
+                    Response::Gap { .. } => link.counters().gaps_received.add(),
                     _ => {}
                 }
                 Ok(response)

@@ -11,8 +11,8 @@ use std::{
 use crate::simulation::{PORT, Pair, client_tls, server_tls};
 use futures_lite::future::pending;
 use palyra_quic::{
-    Client, Code, Connection, Endpoint, ErrorKind, EventLog, Router, SubscriptionItem, TransportLimits,
-    sim::Link,
+    Backoff, Client, Code, Connection, Endpoint, ErrorKind, EventLog, ResponseSink, Router, SubscriptionItem,
+    TransportLimits, sim::Link,
 };
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -107,6 +107,96 @@ fn followers_of_a_node_that_closes_without_a_failure_dial_ever_less_often() {
 #[test]
 fn followers_that_close_their_own_connections_dial_ever_less_often() {
     assert_seldom(Closes::Follower(Code::NO_ERROR));
+}
+
+/// Reads notifications, and answers.
+fn service() -> Router {
+    Router::new()
+        .on_notification_raw("demo.note", |_, _| async {})
+        .serve_stream_raw("demo.one", |_, params, mut answers: ResponseSink| async move {
+            Ok(answers.send_raw(params).await?)
+        })
+}
+
+/// How many connections a node accepts in ten minutes from a client that is used once on each of them; at
+/// most 1000.
+fn accepted_in_ten_minutes(once: impl AsyncFn(&Client)) -> u64 {
+    let pair = Pair::new(1, Link::new().delay(5 * MILLI));
+    let node = pair.serve(service(), TransportLimits::default());
+    let client = pair.client(TransportLimits::default());
+    pair.sim.run(async {
+        while pair.sim.elapsed() < 10 * MINUTE && node.stats().connections_accepted < 1000 {
+            once(&client).await;
+            client.connection().await.unwrap().close(Code::NO_ERROR, "");
+        }
+    });
+    node.stats().connections_accepted
+}
+
+/// What was sent on a connection may never have arrived.
+#[test]
+fn what_a_client_has_opened_or_sent_is_no_success_before_the_peer_answers() {
+    // A pause of 15 s on average, and those before the cap is reached.
+    let seldom = 20..80;
+    let notified = accepted_in_ten_minutes(async |client: &Client| {
+        client.notify_raw("demo.note", "x").await.unwrap();
+    });
+    assert!(seldom.contains(&notified), "notifications: {notified}");
+    let opened = accepted_in_ten_minutes(async |client: &Client| {
+        drop(client.notifier().await.unwrap());
+    });
+    assert!(seldom.contains(&opened), "notifiers: {opened}");
+    let asked = accepted_in_ten_minutes(async |client: &Client| {
+        drop(client.stream_raw("demo.one", "x").await.unwrap());
+    });
+    assert!(seldom.contains(&asked), "streams: {asked}");
+}
+
+/// The twin: a peer that answers is dialled again soon, however often its connections end.
+#[test]
+fn an_answer_on_a_stream_and_acknowledged_notifications_are_successes() {
+    let answered = accepted_in_ten_minutes(async |client: &Client| {
+        let mut answers = client.stream_raw("demo.one", "x").await.unwrap();
+        assert_eq!(answers.next_raw().await.unwrap().unwrap(), "x");
+    });
+    assert_eq!(answered, 1000, "streams");
+    let acknowledged = accepted_in_ten_minutes(async |client: &Client| {
+        let mut notifier = client.notifier().await.unwrap();
+        notifier.send_raw("demo.note", "x").await.unwrap();
+        notifier.finish().await.unwrap();
+    });
+    assert_eq!(acknowledged, 1000, "notifiers");
+}
+
+/// A client that only sends notifications gets no answers.
+#[test]
+fn a_connection_that_has_lasted_for_the_longest_pause_is_a_success() {
+    let pair = Pair::new(1, Link::new().delay(5 * MILLI));
+    let node = pair.serve(service(), TransportLimits::default());
+    let backoff = Backoff::new().cap(MINUTE);
+    let client = Client::builder(pair.dialler(TransportLimits::default())).backoff(backoff);
+    let client = client.address(pair.gateway.address(PORT)).build().unwrap();
+    pair.sim.run(async {
+        // How long the client takes for another connection after one has ended that had lasted this long.
+        let pause_after = async |stay: Duration| {
+            client.connection().await.unwrap();
+            pair.sim.sleep(stay).await;
+            client.connection().await.unwrap().close(Code::NO_ERROR, "");
+            let since = pair.sim.elapsed();
+            client.connection().await.unwrap();
+            pair.sim.elapsed() - since
+        };
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            longest = longest.max(pause_after(Duration::ZERO).await);
+        }
+        assert!(longest > MINUTE / 2, "{longest:?}");
+        for _ in 0..20 {
+            let pause = pause_after(MINUTE).await;
+            assert!(pause < 200 * MILLI, "{pause:?}");
+        }
+    });
+    assert_eq!(node.stats().connections_open, 1);
 }
 
 /// A code of a class that nobody has defined is no reason to try again (docs/protocol.md, section 9).
