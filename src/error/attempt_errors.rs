@@ -1,6 +1,6 @@
 //! Several attempts to reach a peer that failed, reported as one error.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Error, ErrorKind};
 
@@ -63,8 +63,8 @@ impl Error {
     pub(crate) fn with_other_attempt(mut self, mut other: Self) -> Self {
         let of_other = other.0.other_attempt.take();
         // Of two that have shown as much, the last candidate is taken: that which was remembered first.
-        let candidates = [of_other, Some(other), self.0.other_attempt.take()];
-        let telling = candidates.into_iter().flatten().max_by_key(Self::shown);
+        let candidates = [of_other, Some(Arc::new(other)), self.0.other_attempt.take()];
+        let telling = candidates.into_iter().flatten().max_by_key(|telling| telling.shown());
         self.0.other_attempt = telling.filter(|telling| telling.shown() > self.shown());
         self
     }

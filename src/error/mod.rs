@@ -48,7 +48,7 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
     context: ErrorDetails,
     /// Another attempt to reach the peer, which has shown more about the other end than this.
-    other_attempt: Option<Error>,
+    other_attempt: Option<Arc<Error>>,
 }
 
 /// Which method failed, and with which peer, as far as that is known.
