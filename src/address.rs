@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// kernel reports senders without a flow label, and with a scope only if they are link-local; so
 /// destinations are converted into that form here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reach {
+pub(crate) struct SocketReach {
     ipv4: bool,
     ipv6: bool,
     /// The interface of a socket that is bound to a link-local address; 0 for others.
@@ -61,7 +61,7 @@ fn is_ipv6_only(_: &UdpSocket) -> bool {
     false
 }
 
-impl Reach {
+impl SocketReach {
     /// Of a socket that is bound to this address.
     pub(crate) fn of(local: SocketAddr, families: Families) -> Self {
         match local {
@@ -192,20 +192,20 @@ mod tests {
         SocketAddr::new(ip.parse().unwrap(), 7443)
     }
 
-    fn bound_to(local: &str) -> Reach {
-        Reach::of(local.parse().unwrap(), Families::Both)
+    fn bound_to(local: &str) -> SocketReach {
+        SocketReach::of(local.parse().unwrap(), Families::Both)
     }
 
-    fn any_v4() -> Reach {
+    fn any_v4() -> SocketReach {
         bound_to("0.0.0.0:1")
     }
 
-    fn any_v6() -> Reach {
+    fn any_v6() -> SocketReach {
         bound_to("[::]:1")
     }
 
-    fn v6_alone() -> Reach {
-        Reach::of("[::]:1".parse().unwrap(), Families::Ipv6Alone)
+    fn v6_alone() -> SocketReach {
+        SocketReach::of("[::]:1".parse().unwrap(), Families::Ipv6Alone)
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn of_several_addresses_those_of_the_other_family_are_skipped() {
         let (ipv6, ipv4) = (v6("2001:db8::1", 1, 1), v4("192.0.2.1"));
-        let retain = |reach: Reach, addresses: &[SocketAddr]| {
+        let retain = |reach: SocketReach, addresses: &[SocketAddr]| {
             reach.retain(addresses.to_vec(), |address| Some(*address)).map_err(|error| error.kind().clone())
         };
         assert_eq!(retain(any_v4(), &[ipv6, ipv4]), Ok(vec![ipv4]));

@@ -112,7 +112,7 @@ mod admission;
 #[cfg(feature = "cert")]
 mod cert;
 mod client;
-mod closure;
+mod close_state;
 mod code;
 mod congestion;
 mod connection;

@@ -20,7 +20,7 @@ use tracing::Span;
 use crate::{
     address::canonical,
     admission::Allowance,
-    closure::Closure,
+    close_state::CloseState,
     code::Code,
     drain::{Drain, Phase},
     error::{Error, ErrorKind, Result},
@@ -53,7 +53,7 @@ pub(crate) struct Link {
     /// Whether the peer has answered a streaming method, or acknowledged a stream of notifications.
     answered: AtomicBool,
     /// The end of the endpoint.
-    closure: Arc<Closure>,
+    close_state: Arc<CloseState>,
     span: Span,
 }
 
@@ -85,7 +85,7 @@ impl Link {
         drain: &Arc<Drain>,
         clock: Clock,
         limits: Arc<TransportLimits>,
-        closure: Arc<Closure>,
+        close_state: Arc<CloseState>,
         path: Option<Vec<CertificateDer<'static>>>,
         allowance: impl FnOnce(Option<&PeerIdentity>, IpAddr) -> Allowance,
     ) -> Self {
@@ -108,7 +108,7 @@ impl Link {
             rejection: Event::new(),
             json_only: AtomicBool::new(false),
             answered: AtomicBool::new(false),
-            closure,
+            close_state,
             span,
         }
     }
@@ -309,7 +309,7 @@ impl Link {
     /// Gives an error of the connection, or of one of its streams, the cause that its endpoint ended for.
     /// quinn knows only that this side closed the connection.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        match self.closure.failure() {
+        match self.close_state.failure() {
             Some(failure) if *error.kind() == ErrorKind::Closed && !self.is_open() => {
                 error.explained_by(failure)
             }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     connection::Connection,
-    endpoint::{Endpoint, Handshake, ServerAddress},
+    endpoint::{Endpoint, HandshakeProgress, ServerAddress},
     error::{Error, ErrorKind, Result},
     runtime::runtime_is_gone,
     sync::{Mutex, MutexGuard, lock},
@@ -250,7 +250,7 @@ impl UnfinishedDial {
             return Tried::Done(Err(Error::invalid_config("the client has no address")));
         };
         let connected =
-            async { Tried::Done(endpoint.connect_by(security, address, Handshake::Confirmed).await) };
+            async { Tried::Done(endpoint.connect_by(security, address, HandshakeProgress::Confirmed).await) };
         // Callers whose time limits are shorter than a handshake would find this address for ever.
         let superseded = async {
             loop {

@@ -25,7 +25,8 @@ pub use self::{
     responses::Responses,
 };
 use crate::{
-    closure::OpenEndpoint, code::Code, error::Error, link::Link, stats::ConnectionStats, tls::PeerIdentity,
+    close_state::OpenEndpoint, code::Code, error::Error, link::Link, stats::ConnectionStats,
+    tls::PeerIdentity,
 };
 
 /// An open connection, for calls and notifications to the peer.

@@ -11,10 +11,10 @@ use rustls::KeyLog;
 
 use super::{Endpoint, Inner, dialled::DialledConnections, resolve::Resolver};
 use crate::{
-    address::{Families, Reach},
-    closure::{Cause, OpenEndpoint},
+    address::{Families, SocketReach},
+    close_state::{Cause, OpenEndpoint},
     error::{Error, Result},
-    limits::{Serves, TransportLimits},
+    limits::{PeerStreams, TransportLimits},
     qlog::Recorder,
     router::Router,
     runtime::{Clock, default_runtime, runtime_is_gone},
@@ -242,12 +242,13 @@ impl EndpointBuilder {
     ) -> Result<Endpoint> {
         let Self { runtime: _, limits, server, client, wall_clock, restart_key, key_log, router, recorder } =
             self;
-        let serves_dialled = if router.is_some() { Serves::Requests } else { Serves::Nothing };
+        let dialled_peer_streams =
+            if router.is_some() { PeerStreams::Accepted } else { PeerStreams::Refused };
         let router = router.unwrap_or_default();
         router.check(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
-        let reach = Reach::of(address, families);
+        let reach = SocketReach::of(address, families);
         let by_identity = || server.as_ref()?.endpoint_config(address);
         let by_key = |key: RestartKey| key.endpoint_config(address);
         let mut config = restart_key.map_or_else(by_identity, by_key).unwrap_or_default();
@@ -274,7 +275,7 @@ impl EndpointBuilder {
             let (node_of_task, socket) = (Arc::clone(&node), Arc::clone(&health));
             node.spawn(accept_connections(node_of_task, quinn.clone(), server, recorder, socket));
         }
-        let open = Arc::new(OpenEndpoint::new(quinn, Arc::clone(node.closure()), watch));
+        let open = Arc::new(OpenEndpoint::new(quinn, Arc::clone(node.close_state()), watch));
         end_when_socket_fails(&health, &open, runtime);
         let inner = Arc::new(Inner {
             open,
@@ -283,7 +284,7 @@ impl EndpointBuilder {
             security,
             node,
             socket: health,
-            serves_dialled,
+            dialled_peer_streams,
             recorder,
             rng: Mutex::new(rng(seed)),
             reach,
@@ -316,7 +317,7 @@ fn end_when_socket_fails(socket: &SocketHealth, open: &Arc<OpenEndpoint>, runtim
 /// What quinn takes connections by, with its own key for Retry tokens, which no rotation replaces.
 fn server_config(security: &Security, limits: &TransportLimits) -> Result<ServerConfig> {
     let mut config = ServerConfig::with_crypto(security.server_config(&HandshakeReport::default())?);
-    config.transport_config(limits.transport_config(Serves::Requests));
+    config.transport_config(limits.transport_config(PeerStreams::Accepted));
     limits.bound_incoming(&mut config);
     Ok(config)
 }

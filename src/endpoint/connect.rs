@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::{
     Endpoint, Inner, ServerAddress,
-    dial::{Dialler, Handshake, dial},
+    dial::{Dialler, HandshakeProgress, dial},
     race::{ATTEMPT_DELAY, race, to_dial},
     resolve,
     server_address::Location,
@@ -18,7 +18,7 @@ use crate::{
     connection::Connection,
     drain::{Phase, TaskGuard},
     error::{Error, ErrorKind, Result},
-    limits::Serves,
+    limits::PeerStreams,
     link::{CloseOnDrop, Link},
     server::{attend, serve_connection},
     tls::{ClientTls, Security},
@@ -83,7 +83,7 @@ impl Endpoint {
     ///
     /// Dropping the future gives up the attempt.
     pub async fn connect(&self, server: impl Into<ServerAddress>) -> Result<Connection> {
-        self.connect_by(&self.inner.security, &server.into(), Handshake::Confirmed).await
+        self.connect_by(&self.inner.security, &server.into(), HandshakeProgress::Confirmed).await
     }
 
     /// Connects as [`connect`](Self::connect) does, and resolves a round trip sooner: the first call travels
@@ -101,7 +101,7 @@ impl Endpoint {
     ///
     /// Dropping the future gives up the attempt.
     pub async fn connect_unconfirmed(&self, server: impl Into<ServerAddress>) -> Result<Connection> {
-        self.connect_by(&self.inner.security, &server.into(), Handshake::Complete).await
+        self.connect_by(&self.inner.security, &server.into(), HandshakeProgress::Complete).await
     }
 
     /// Connects to a peer with other client TLS than the endpoint's own: another authority, identity or pin.
@@ -115,7 +115,8 @@ impl Endpoint {
         tls: &ClientTls,
         server: impl Into<ServerAddress>,
     ) -> Result<Connection> {
-        self.connect_by(&self.inner.security.with_client(tls)?, &server.into(), Handshake::Confirmed).await
+        self.connect_by(&self.inner.security.with_client(tls)?, &server.into(), HandshakeProgress::Confirmed)
+            .await
     }
 
     /// Connects with the client TLS that this is at the moment, and by whose terms the connection stays open.
@@ -123,7 +124,7 @@ impl Endpoint {
         &self,
         security: &Arc<Security>,
         server: &ServerAddress,
-        until: Handshake,
+        until: HandshakeProgress,
     ) -> Result<Connection> {
         self.check_open()?;
         let name = server.dialled_name()?;
@@ -151,7 +152,7 @@ impl Endpoint {
     }
 
     fn check_open(&self) -> Result<()> {
-        self.inner.node.closure().error().map_or(Ok(()), Err)
+        self.inner.node.close_state().error().map_or(Ok(()), Err)
     }
 
     /// The addresses of a host that this endpoint's socket can send to, in the system's order.
@@ -181,7 +182,7 @@ impl Endpoint {
         security: &Arc<Security>,
         addresses: Vec<SocketAddr>,
         name: &ServerName<'static>,
-        until: Handshake,
+        until: HandshakeProgress,
     ) -> Result<Connection> {
         let attempt = |address| async move {
             let connected = self.connect_at(security, address, name, until).await;
@@ -196,13 +197,14 @@ impl Endpoint {
         security: &Arc<Security>,
         address: SocketAddr,
         name: &ServerName<'static>,
-        until: Handshake,
+        until: HandshakeProgress,
     ) -> Result<Connection> {
-        let Inner { open, clock, limits, node, socket, serves_dialled, recorder, reach, dialled, .. } =
-            &*self.inner;
+        let Inner {
+            open, clock, limits, node, socket, dialled_peer_streams, recorder, reach, dialled, ..
+        } = &*self.inner;
         self.check_open()?;
         let address = reach.destination(address)?;
-        let transport = || limits.transport_config(*serves_dialled);
+        let transport = || limits.transport_config(*dialled_peer_streams);
         let recorded = recorder.attach(transport, address, quinn::Side::Client, clock.now());
         let transport = recorded.unwrap_or_else(transport);
         let dialler = Dialler {
@@ -213,7 +215,7 @@ impl Endpoint {
             admission: node.admission(),
             drain: node.drain(),
             socket,
-            closure: node.closure(),
+            close_state: node.close_state(),
             until,
         };
         let link = dial(dialler, security, address, name).await.map_err(|error| error.at(address));
@@ -233,9 +235,9 @@ impl Endpoint {
 
     /// Spawns the task that serves the peer and watches over its certificate until the connection ends.
     fn attend_dialled(&self, link: &Arc<Link>, security: &Arc<Security>, task: TaskGuard) {
-        let Inner { clock, node, serves_dialled, .. } = &*self.inner;
+        let Inner { clock, node, dialled_peer_streams, .. } = &*self.inner;
         let (node, security, held) = (Arc::clone(node), Arc::clone(security), CloseOnDrop::new(link));
-        let serves = *serves_dialled == Serves::Requests;
+        let serves = *dialled_peer_streams == PeerStreams::Accepted;
         let span = link.span().clone();
         let attending = async move {
             let link = held.link();
@@ -301,7 +303,8 @@ mod tests {
             let addresses = hosts.iter().map(|host| host.address(PORT)).collect();
             let name = crate::tls::server_name(NAME)?;
             let security = Arc::clone(&self.dialler.inner.security);
-            let connecting = self.dialler.connect_to_first(&security, addresses, &name, Handshake::Confirmed);
+            let connecting =
+                self.dialler.connect_to_first(&security, addresses, &name, HandshakeProgress::Confirmed);
             self.sim.run(connecting)
         }
 

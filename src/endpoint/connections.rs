@@ -1,7 +1,7 @@
 //! The open connections of an endpoint, and their immediate end.
 
 use super::{Endpoint, Inner};
-use crate::{closure::Cause, code::Code, connection::Connection, drain::Phase};
+use crate::{close_state::Cause, code::Code, connection::Connection, drain::Phase};
 
 impl Endpoint {
     /// The connections that are open at the moment, in no particular order: those that were accepted and [let
@@ -61,12 +61,12 @@ impl Endpoint {
     pub fn close(&self, code: Code, reason: &str) {
         let Inner { open, node, dialled, .. } = &*self.inner;
         // Before anything is closed, so that its errors have this cause.
-        node.closure().end(Cause::Closed);
+        node.close_state().end(Cause::Closed);
         // One by one, and before the tasks of the connections are told, which know no code of the caller's.
         node.accepted().iter().for_each(|link| link.close(code, reason));
         dialled.with_handles().iter().for_each(|connection| connection.close(code, reason));
         open.quinn().close(code.to_varint(), reason.as_bytes());
         node.drain().advance(Phase::Aborting);
-        node.closure().complete();
+        node.close_state().complete();
     }
 }

@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 
 use crate::{
     admission::Admission,
-    closure::Closure,
+    close_state::CloseState,
     code::Code,
     drain::Drain,
     error::{Error, ErrorKind, Result},
@@ -29,13 +29,13 @@ pub(crate) struct Dialler<'a> {
     pub(crate) admission: &'a Admission,
     pub(crate) drain: &'a Arc<Drain>,
     pub(crate) socket: &'a Arc<SocketHealth>,
-    pub(crate) closure: &'a Arc<Closure>,
-    pub(crate) until: Handshake,
+    pub(crate) close_state: &'a Arc<CloseState>,
+    pub(crate) until: HandshakeProgress,
 }
 
 /// How far a handshake has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Handshake {
+pub(crate) enum HandshakeProgress {
     /// On this side ([RFC 9001, section 4.1.1](https://www.rfc-editor.org/rfc/rfc9001#section-4.1.1)): the
     /// server is verified.
     Complete,
@@ -51,7 +51,8 @@ pub(crate) async fn dial(
     address: SocketAddr,
     server_name: &ServerName<'static>,
 ) -> Result<Link> {
-    let Dialler { endpoint, clock, limits, transport, admission, drain, socket, closure, until } = dialler;
+    let Dialler { endpoint, clock, limits, transport, admission, drain, socket, close_state, until } =
+        dialler;
     let report = HandshakeReport::default();
     let present = security.present();
     let Some(tls) = &present.client else {
@@ -68,7 +69,7 @@ pub(crate) async fn dial(
     let connecting = endpoint.connect_with(config, address, &server_name.to_str()).map_err(connect_error)?;
     let handshake = async {
         let connection = connecting.await?;
-        if until == Handshake::Confirmed {
+        if until == HandshakeProgress::Confirmed {
             handshake_confirmed(&connection, clock).await?;
         }
         Ok(connection)
@@ -86,9 +87,9 @@ pub(crate) async fn dial(
     };
     match clock.timeout_at(Some(deadline), handshake).await {
         Ok(Ok(connection)) => {
-            let closure = Arc::clone(closure);
+            let close_state = Arc::clone(close_state);
             let (clock, limits, path) = (clock.clone(), Arc::clone(limits), report.take_path());
-            let link = Link::new(connection, drain, clock, limits, closure, path, |peer, address| {
+            let link = Link::new(connection, drain, clock, limits, close_state, path, |peer, address| {
                 admission.dialled(peer, address)
             });
             report
@@ -97,8 +98,8 @@ pub(crate) async fn dial(
             Ok(link)
         }
         Ok(Err(ConnectionError::TimedOut)) => Err(timed_out()),
-        Ok(Err(ConnectionError::LocallyClosed)) if closure.has_ended() => {
-            Err(closure.error().unwrap_or_else(|| Error::new(ErrorKind::Closed)))
+        Ok(Err(ConnectionError::LocallyClosed)) if close_state.has_ended() => {
+            Err(close_state.error().unwrap_or_else(|| Error::new(ErrorKind::Closed)))
         }
         Ok(Err(error)) => Err(classify(&error, Some(&report))),
         Err(Elapsed) if clock.is_runtime_dropped() => Err(runtime_is_gone()),

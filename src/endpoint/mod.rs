@@ -23,15 +23,15 @@ use std::{
 use fastrand::Rng;
 use futures_lite::future;
 
-pub(crate) use self::dial::Handshake;
+pub(crate) use self::dial::HandshakeProgress;
 pub use self::{builder::EndpointBuilder, server_address::ServerAddress};
 use self::{dialled::DialledConnections, resolve::Resolver};
 use crate::{
-    address::Reach,
-    closure::OpenEndpoint,
+    address::SocketReach,
+    close_state::OpenEndpoint,
     drain::WorkGuard,
     error::{Error, Result},
-    limits::{Serves, TransportLimits},
+    limits::{PeerStreams, TransportLimits},
     qlog::Recorder,
     runtime::{Clock, runtime_is_gone},
     server::Node,
@@ -60,10 +60,10 @@ struct Inner {
     security: Arc<Security>,
     node: Arc<Node>,
     socket: Arc<SocketHealth>,
-    serves_dialled: Serves,
+    dialled_peer_streams: PeerStreams,
     recorder: Recorder,
     rng: Mutex<Rng>,
-    reach: Reach,
+    reach: SocketReach,
     resolver: Resolver,
     dialled: DialledConnections,
 }
@@ -144,12 +144,12 @@ impl Endpoint {
     ///
     /// Safe: it can be called again, and by any number of tasks.
     pub async fn closed(&self) -> Error {
-        self.unless_runtime_dropped(self.inner.node.closure().completed()).await
+        self.unless_runtime_dropped(self.inner.node.close_state().completed()).await
     }
 
     /// Resolves when nothing can be begun any more, with the reason, though a shutdown may not have finished.
     pub(crate) async fn ended(&self) -> Error {
-        self.unless_runtime_dropped(self.inner.node.closure().ended()).await
+        self.unless_runtime_dropped(self.inner.node.close_state().ended()).await
     }
 
     async fn unless_runtime_dropped(&self, ended: impl Future<Output = Error>) -> Error {
@@ -163,7 +163,7 @@ impl Endpoint {
     /// Whether the endpoint has ended, so that [`closed`](Self::closed) is ready.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.inner.node.closure().is_complete() || self.inner.clock.is_runtime_dropped()
+        self.inner.node.close_state().is_complete() || self.inner.clock.is_runtime_dropped()
     }
 
     /// Keeps a shutdown waiting, within its grace.
@@ -199,7 +199,7 @@ impl fmt::Debug for Endpoint {
             security,
             node: _,
             socket: _,
-            serves_dialled: _,
+            dialled_peer_streams: _,
             recorder: _,
             rng: _,
             reach: _,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 
 use super::{Endpoint, Inner};
-use crate::{closure::Cause, code::Code, drain::Phase, server::Node};
+use crate::{close_state::Cause, code::Code, drain::Phase, server::Node};
 
 /// What is left to say after everything was closed is said within a few round trips, or not heard at all.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -59,13 +59,13 @@ impl Endpoint {
         let Inner { open, clock, node, .. } = &*self.inner;
         let quinn = open.quinn();
         let drain = node.drain();
-        let _unfinished = node.closure().shutdown();
+        let _unfinished = node.close_state().shutdown();
         // Another shutdown may have less time.
         let drained = future::or(drain.idle(), drain.reached(Phase::Closing));
         let drained = clock.timeout_at(Some(deadline), drained).await.is_ok();
         tracing::debug!(drained, "closing all connections");
         drain.advance(Phase::Closing);
-        node.closure().end(Cause::Shutdown);
+        node.close_state().end(Cause::Shutdown);
         quinn.close(Code::SHUTTING_DOWN.to_varint(), b"");
         // Until this moment, quinn has acknowledged what came. Once it is all handled, nothing more is
         // published.

@@ -10,7 +10,7 @@ mod transport;
 pub(crate) use self::{
     chain::{ChainLimit, Oversized},
     memory::{CONNECTION_RESERVE_BYTES, MEAN_PIECE_BYTES, max_unread_pieces},
-    quinn_config::Serves,
+    quinn_config::PeerStreams,
     rate::Bucket,
 };
 pub use self::{

@@ -9,17 +9,17 @@ use crate::congestion::HandshakeWindow;
 
 /// Whether a connection takes streams of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Serves {
-    Requests,
-    Nothing,
+pub(crate) enum PeerStreams {
+    Accepted,
+    Refused,
 }
 
 impl TransportLimits {
     /// quinn's configuration for connections that serve streams of the peer, or take none.
-    pub(crate) fn transport_config(&self, serves: Serves) -> Arc<TransportConfig> {
-        let (bidi, uni) = match serves {
-            Serves::Requests => (self.max_concurrent_bidi_streams, self.max_concurrent_uni_streams),
-            Serves::Nothing => (0, 0),
+    pub(crate) fn transport_config(&self, peer_streams: PeerStreams) -> Arc<TransportConfig> {
+        let (bidi, uni) = match peer_streams {
+            PeerStreams::Accepted => (self.max_concurrent_bidi_streams, self.max_concurrent_uni_streams),
+            PeerStreams::Refused => (0, 0),
         };
         let mut mtu_discovery = MtuDiscoveryConfig::default();
         mtu_discovery.minimum_change(MTU_STEP);

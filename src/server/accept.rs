@@ -18,7 +18,7 @@ use crate::{
     code::Code,
     connection::Connection,
     error::{Error, ErrorKind, Result},
-    limits::Serves,
+    limits::PeerStreams,
     link::{CloseOnDrop, Link},
     qlog::Recorder,
     router::ConnectionHandler,
@@ -65,7 +65,7 @@ async fn accept_each(
         match admitted {
             Some(Ok(handshake)) => {
                 let mut config = config.clone();
-                let transport = || node.limits.transport_config(Serves::Requests);
+                let transport = || node.limits.transport_config(PeerStreams::Accepted);
                 let (remote, now) = (incoming.remote_address(), node.clock.now());
                 if let Some(recorded) = recorder.attach(transport, remote, quinn::Side::Server, now) {
                     config.transport_config(recorded);
@@ -196,7 +196,7 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 &node.drain,
                 node.clock.clone(),
                 Arc::clone(&node.limits),
-                Arc::clone(&node.closure),
+                Arc::clone(&node.close_state),
                 report.take_path(),
                 |peer, address| node.admission.accepted(peer, address),
             );

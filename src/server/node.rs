@@ -7,7 +7,7 @@ use std::{
 
 use super::unread_watch::UnreadWatch;
 use crate::{
-    admission::Admission, closure::Closure, code::Code, drain::Drain, error::Error, events::EventLog,
+    admission::Admission, close_state::CloseState, code::Code, drain::Drain, error::Error, events::EventLog,
     limits::TransportLimits, link::Link, router::Router, runtime::Clock, stats::Counters,
     stream::FrameWriter, sync::lock, tls::Security,
 };
@@ -25,7 +25,7 @@ pub(crate) struct Node {
     pub(super) admission: Admission,
     pub(super) drain: Arc<Drain>,
     pub(super) counters: Counters,
-    pub(super) closure: Arc<Closure>,
+    pub(super) close_state: Arc<CloseState>,
     pub(super) started: Instant,
     warned_of_doubt: Mutex<Option<Instant>>,
     pub(super) watched: UnreadWatch,
@@ -44,7 +44,7 @@ impl Node {
             admission: Admission::new(Arc::clone(&limits), clock.clone()),
             drain: Arc::default(),
             counters: Counters::default(),
-            closure: Arc::default(),
+            close_state: Arc::default(),
             started: clock.now(),
             warned_of_doubt: Mutex::default(),
             watched: UnreadWatch::default(),
@@ -72,8 +72,8 @@ impl Node {
     }
 
     /// The end of the endpoint.
-    pub(crate) fn closure(&self) -> &Arc<Closure> {
-        &self.closure
+    pub(crate) fn close_state(&self) -> &Arc<CloseState> {
+        &self.close_state
     }
 
     pub(crate) fn counters(&self) -> &Counters {

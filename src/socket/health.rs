@@ -14,7 +14,7 @@ use event_listener::Event;
 use quinn::udp::RecvMeta;
 
 use crate::{
-    closure::duplicate,
+    close_state::duplicate,
     counter::Counter,
     sync::{lock, wait_until},
 };

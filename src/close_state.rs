@@ -23,7 +23,7 @@ use crate::{
 /// brought it, or came meanwhile, have finished what was going on, or when nothing is waited for: see
 /// [`complete`](Self::complete).
 #[derive(Debug, Default)]
-pub(crate) struct Closure {
+pub(crate) struct CloseState {
     cause: OnceLock<Cause>,
     ended: Event,
     shutdowns: AtomicUsize,
@@ -34,7 +34,7 @@ pub(crate) struct Closure {
 /// those of connections that it dialled.
 pub(crate) struct OpenEndpoint {
     quinn: quinn::Endpoint,
-    closure: Arc<Closure>,
+    close_state: Arc<CloseState>,
     _watch: RuntimeWatch,
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum Cause {
     Socket(io::Error),
 }
 
-impl Closure {
+impl CloseState {
     /// Wakes everybody who waits for the end. Only the first cause counts.
     pub(crate) fn end(&self, cause: Cause) {
         if self.cause.set(cause).is_ok() {
@@ -108,20 +108,20 @@ impl Closure {
 }
 
 /// A shutdown that has not finished.
-pub(crate) struct Shutdown<'a>(&'a Closure);
+pub(crate) struct Shutdown<'a>(&'a CloseState);
 
 impl Drop for Shutdown<'_> {
     fn drop(&mut self) {
-        let Self(closure) = self;
-        if closure.shutdowns.fetch_sub(1, SeqCst) == 1 && closure.has_ended() {
-            closure.complete();
+        let Self(close_state) = self;
+        if close_state.shutdowns.fetch_sub(1, SeqCst) == 1 && close_state.has_ended() {
+            close_state.complete();
         }
     }
 }
 
 impl OpenEndpoint {
-    pub(crate) fn new(quinn: quinn::Endpoint, closure: Arc<Closure>, watch: RuntimeWatch) -> Self {
-        Self { quinn, closure, _watch: watch }
+    pub(crate) fn new(quinn: quinn::Endpoint, close_state: Arc<CloseState>, watch: RuntimeWatch) -> Self {
+        Self { quinn, close_state, _watch: watch }
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Endpoint {
@@ -131,7 +131,7 @@ impl OpenEndpoint {
     /// Ends every connection for a reason of this side's. The peers may find another node, or this one when
     /// it was started again.
     pub(crate) fn fail(&self, cause: Cause) {
-        self.closure.end(cause);
+        self.close_state.end(cause);
         self.quinn.close(Code::INTERNAL.to_varint(), b"the socket failed");
     }
 }
@@ -173,16 +173,16 @@ mod tests {
 
     #[test]
     fn the_first_cause_is_the_one_that_everybody_gets() {
-        let closure = Closure::default();
+        let close_state = CloseState::default();
         let (early, late) = block_on(async {
-            let mut early = Box::pin(closure.ended());
+            let mut early = Box::pin(close_state.ended());
             assert!(poll_once(&mut early).await.is_none());
-            assert!(!closure.has_ended());
-            closure.end(Cause::Socket(io::Error::from(io::ErrorKind::PermissionDenied)));
-            closure.end(Cause::Shutdown);
-            (early.await, closure.ended().await)
+            assert!(!close_state.has_ended());
+            close_state.end(Cause::Socket(io::Error::from(io::ErrorKind::PermissionDenied)));
+            close_state.end(Cause::Shutdown);
+            (early.await, close_state.ended().await)
         });
-        for error in [early, late, closure.failure().unwrap()] {
+        for error in [early, late, close_state.failure().unwrap()] {
             assert_eq!(*error.kind(), ErrorKind::Closed);
             let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>()).unwrap();
             assert_eq!(cause.kind(), io::ErrorKind::PermissionDenied);
@@ -191,49 +191,49 @@ mod tests {
 
     #[test]
     fn a_shutdown_is_an_end_and_no_failure() {
-        let closure = Closure::default();
-        closure.end(Cause::Shutdown);
-        assert!(closure.failure().is_none());
-        assert_eq!(*block_on(closure.ended()).kind(), ErrorKind::Closed);
+        let close_state = CloseState::default();
+        close_state.end(Cause::Shutdown);
+        assert!(close_state.failure().is_none());
+        assert_eq!(*block_on(close_state.ended()).kind(), ErrorKind::Closed);
     }
 
     #[test]
     fn an_end_is_complete_when_the_last_shutdown_finishes_or_is_given_up() {
-        let closure = Closure::default();
-        drop(closure.shutdown());
-        assert!(!closure.is_complete(), "one that was given up before the end");
-        let [first, second] = [closure.shutdown(), closure.shutdown()];
-        closure.end(Cause::Shutdown);
+        let close_state = CloseState::default();
+        drop(close_state.shutdown());
+        assert!(!close_state.is_complete(), "one that was given up before the end");
+        let [first, second] = [close_state.shutdown(), close_state.shutdown()];
+        close_state.end(Cause::Shutdown);
         drop(first);
         block_on(async {
-            let mut completed = Box::pin(closure.completed());
+            let mut completed = Box::pin(close_state.completed());
             assert!(poll_once(&mut completed).await.is_none());
-            assert_eq!(*closure.ended().await.kind(), ErrorKind::Closed);
+            assert_eq!(*close_state.ended().await.kind(), ErrorKind::Closed);
             drop(second);
             assert_eq!(*completed.await.kind(), ErrorKind::Closed);
         });
-        let _late = closure.shutdown();
-        assert!(closure.is_complete(), "what is complete stays so");
+        let _late = close_state.shutdown();
+        assert!(close_state.is_complete(), "what is complete stays so");
     }
 
     #[test]
     fn an_end_that_is_completed_waits_for_no_shutdown() {
-        let closure = Closure::default();
-        let _shutdown = closure.shutdown();
-        closure.end(Cause::Closed);
+        let close_state = CloseState::default();
+        let _shutdown = close_state.shutdown();
+        close_state.end(Cause::Closed);
         block_on(async {
-            let mut completed = Box::pin(closure.completed());
+            let mut completed = Box::pin(close_state.completed());
             assert!(poll_once(&mut completed).await.is_none());
-            closure.complete();
+            close_state.complete();
             assert_eq!(*completed.await.kind(), ErrorKind::Closed);
         });
     }
 
     #[test]
     fn a_failure_waits_for_no_shutdown() {
-        let closure = Closure::default();
-        let _shutdown = closure.shutdown();
-        closure.end(Cause::Socket(io::ErrorKind::PermissionDenied.into()));
-        assert!(closure.is_complete());
+        let close_state = CloseState::default();
+        let _shutdown = close_state.shutdown();
+        close_state.end(Cause::Socket(io::ErrorKind::PermissionDenied.into()));
+        assert!(close_state.is_complete());
     }
 }
