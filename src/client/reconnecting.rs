@@ -62,8 +62,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`InvalidConfig`](ErrorKind::InvalidConfig) as for [`Endpoint::rotate`], and for a client that was
-    /// built without TLS of its own: it follows its endpoint.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`Endpoint::rotate`], and for a client
+    /// that was built without TLS of its own: it follows its endpoint.
     pub fn rotate(&self, tls: ClientTls) -> Result<()> {
         let Connector { endpoint, security, .. } = &*self.shared.connector;
         if Arc::ptr_eq(security, endpoint.security()) {
@@ -81,7 +81,7 @@ impl Client {
     ///
     /// Without a time limit of its own: the pause may be as long as [`Backoff::cap`](super::Backoff::cap)
     /// or, where every address asks for patience, an hour; and each attempt takes up to
-    /// `handshake_timeout`.
+    /// `handshake_timeout`, one at a host with several addresses up to 1.75 s more.
     ///
     /// A task of the endpoint dials, and everything that waits for the connection of this client waits for
     /// the same attempts, and gets the same error.
@@ -89,7 +89,7 @@ impl Client {
     /// # Errors
     ///
     /// As for [`Endpoint::connect`]: that of an address where trying again may help, if there is one.
-    /// [`Closed`](ErrorKind::Closed) where the endpoint has ended.
+    /// [`Closed`](crate::ErrorKind::Closed) where the endpoint has ended.
     ///
     /// # Cancellation
     ///

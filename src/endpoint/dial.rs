@@ -1,6 +1,6 @@
 //! From an address to a connection that both sides agree on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use quinn::{ClientConfig, ConnectError, ConnectionError, TransportConfig};
 use rustls::pki_types::ServerName;
@@ -75,16 +75,7 @@ pub(crate) async fn dial(
         Ok(connection)
     };
     let deadline = clock.deadline(limits.handshake_timeout());
-    let timed_out = || {
-        let error = Error::new(ErrorKind::HandshakeTimeout);
-        match sending.take_error() {
-            // In the text as well as in the source: it says whether to look at the peer or at this side.
-            Some(cause) => {
-                error.detail(format!("no answer; the latest datagram was not sent: {cause}")).caused_by(cause)
-            }
-            None => error.detail("no answer"),
-        }
-    };
+    let timed_out = || no_answer(sending.take_error());
     match clock.timeout_at(Some(deadline), handshake).await {
         Ok(Ok(connection)) => {
             let close_state = Arc::clone(close_state);
@@ -104,6 +95,18 @@ pub(crate) async fn dial(
         Ok(Err(error)) => Err(classify(&error, Some(&report))),
         Err(Elapsed) if clock.is_runtime_dropped() => Err(runtime_is_gone()),
         Err(Elapsed) => Err(timed_out()),
+    }
+}
+
+/// The error of a handshake without an answer, with why the latest datagram was not sent, if it was not: in
+/// the text as well as in the source, since it says whether to look at the peer or at this side.
+fn no_answer(not_sent: Option<io::Error>) -> Error {
+    let error = Error::new(ErrorKind::HandshakeTimeout);
+    match not_sent {
+        Some(cause) => {
+            error.detail(format!("no answer; the latest datagram was not sent: {cause}")).caused_by(cause)
+        }
+        None => error.detail("no answer"),
     }
 }
 

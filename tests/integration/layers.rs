@@ -51,7 +51,7 @@ const LAYERS: [(&[&str], &str); 16] = [
             "fallback.rs",
             "qlog",
             "drain.rs",
-            "closure.rs",
+            "close_state.rs",
         ],
         "time, tasks and sockets, real or simulated; what quinn does not guarantee",
     ),
