@@ -76,7 +76,7 @@ impl AsyncUdpSocket for SimSocket {
                 Poll::Ready(Ok(Datagram { from, to, contents, ecn })) => {
                     // As the system does, what does not fit is cut off.
                     let len = contents.len().min(buf.len());
-                    buf.iter_mut().zip(&contents).for_each(|(to, from)| *to = *from);
+                    buf[..len].copy_from_slice(&contents[..len]);
                     *meta = RecvMeta { addr: from, len, stride: len, ecn, dst_ip: Some(to.ip()) };
                     count += 1;
                 }
