@@ -678,10 +678,14 @@ fn nobody() -> (UdpSocket, String) {
 #[test]
 fn a_follower_waits_for_a_node_that_is_not_up_yet_and_says_so_once() {
     let pki = Pki::new();
-    for codec in ["cbor", "json"] {
+    // All of them wait at the same time.
+    let followers = ["cbor", "json"].map(|codec| {
         let (silent, address) = nobody();
         let options = ["--follow", "--count", "1", "--codec", codec];
-        let mut follower = Running::started(pki.command("events", &address, &options).spawn().unwrap());
+        let follower = Running::started(pki.command("events", &address, &options).spawn().unwrap());
+        (codec, silent, address, follower)
+    });
+    for (codec, silent, address, mut follower) in followers {
         let waiting = follower.complaint();
         assert!(waiting.starts_with("waiting: handshake timed out"), "{waiting}");
         drop(silent);
@@ -696,14 +700,19 @@ fn a_follower_waits_for_a_node_that_is_not_up_yet_and_says_so_once() {
 fn a_follower_that_waits_ends_where_trying_again_cannot_help() {
     let (pki, other) = (Pki::new(), Pki::new());
     let pin = "ab".repeat(32);
-    for (node, options, reason) in [
+    let cases = [
         (&pki, &["--pin", &*pin][..], "error: pin mismatch"),
         (&pki, &["--server-name", "other.example"], "error: peer certificate not acceptable"),
         (&other, &[], "error: peer certificate not acceptable"),
-    ] {
+    ];
+    // All of them wait at the same time.
+    let followers = cases.map(|(node, options, reason)| {
         let (silent, address) = nobody();
         let options = [&["--follow"], options].concat();
-        let mut follower = Running::started(pki.command("events", &address, &options).spawn().unwrap());
+        let follower = Running::started(pki.command("events", &address, &options).spawn().unwrap());
+        (node, silent, address, follower, reason)
+    });
+    for (node, silent, address, mut follower, reason) in followers {
         assert!(follower.complaint().starts_with("waiting: "));
         drop(silent);
         let _server = node.serve(&["--listen", &address]);
@@ -715,8 +724,11 @@ fn a_follower_that_waits_ends_where_trying_again_cannot_help() {
 fn a_follower_that_waits_ends_quietly_when_interrupted() {
     let pki = Pki::new();
     let (_silent, address) = nobody();
-    for signal in ["INT", "TERM"] {
-        let mut follower = Running::started(pki.command("events", &address, &["--follow"]).spawn().unwrap());
+    let followers = ["INT", "TERM"].map(|signal| {
+        let follower = pki.command("events", &address, &["--follow"]).spawn().unwrap();
+        (signal, Running::started(follower))
+    });
+    for (signal, mut follower) in followers {
         follower.complaint();
         follower.signal(signal);
         assert!(follower.ended().succeeded().is_empty());
