@@ -4,13 +4,19 @@ mod backing;
 mod builder;
 #[cfg(feature = "durable")]
 mod committer;
+#[allow(dead_code, unreachable_pub, reason = "event logs do not use stores yet")]
+mod conformance;
 mod cursor;
 #[cfg(feature = "durable")]
 mod cursor_store;
+#[allow(dead_code, unreachable_pub, reason = "event logs do not use stores yet")]
+mod event_store;
 mod follower;
 mod gap;
 mod history;
 mod log;
+#[allow(dead_code, unreachable_pub, reason = "event logs do not use stores yet")]
+mod memory_store;
 #[cfg(feature = "durable")]
 mod open;
 #[cfg(feature = "durable")]

@@ -1,0 +1,167 @@
+//! What every event store must do.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+
+use super::event_store::{Batch, Clocks, EventStore, Extent, StoredEvent};
+
+/// Checks that a store keeps the promises of [`EventStore`], as far as that can be seen without taking its
+/// medium away. For tests of stores.
+///
+/// `new` makes a new, empty store each time that it is called.
+///
+/// # Panics
+///
+/// If the store breaks a promise.
+pub fn conformance<S: EventStore>(mut new: impl FnMut() -> S) {
+    numbers_are_assigned_in_order(&new());
+    a_batch_is_stored_whole(&new());
+    reads_stop_at_the_wanted_size(&new());
+    other_numbers_are_refused(&new());
+    discarded_events_may_go_and_no_others(&new());
+    payloads_of_any_content_and_size_come_back(&new());
+    reads_and_appends_go_on_together(&new());
+    let store = new();
+    must(store.append(&batch(store.extent().next, 1)));
+    must(store.close());
+}
+
+fn numbers_are_assigned_in_order(store: &impl EventStore) {
+    let Extent { epoch, first, next } = store.extent();
+    assert!((1..1 << 53).contains(&epoch), "epoch {epoch}");
+    assert!((1..1 << 53).contains(&next) && first == next, "an empty store is at {first}..{next}");
+    assert_eq!(store.last_clocks(), None, "clocks without a batch");
+    assert_eq!(read(store, 0, usize::MAX), (vec![], next), "a read of an empty store");
+    for n in 0..3 {
+        must(store.append(&batch(next + n, 1)));
+        assert_eq!(store.extent(), Extent { epoch, first, next: next + n + 1 });
+    }
+    must(store.append(&Batch { events: Vec::new(), ..batch(next + 3, 0) }));
+    assert_eq!(store.extent(), Extent { epoch, first, next: next + 3 }, "an empty batch changes nothing");
+}
+
+fn a_batch_is_stored_whole(store: &impl EventStore) {
+    let first = store.extent().next;
+    let batch = batch(first, 100);
+    must(store.append(&batch));
+    let (events, next) = read(store, first, usize::MAX);
+    assert_eq!(next, first + 100);
+    assert_eq!(events, numbered(&batch), "all events with their numbers and times");
+    assert_eq!(store.last_clocks(), Some(batch.clocks));
+    assert_eq!(read(store, first + 40, usize::MAX).0, numbered(&batch).split_off(40), "from the middle");
+    assert_eq!(read(store, first + 100, usize::MAX), (vec![], first + 100), "behind the last event");
+    assert_eq!(read(store, u64::MAX, usize::MAX), (vec![], first + 100), "far behind the last event");
+}
+
+fn reads_stop_at_the_wanted_size(store: &impl EventStore) {
+    let first = store.extent().next;
+    let batch = batch(first, 10);
+    must(store.append(&batch));
+    let sizes: Vec<usize> = batch.events.iter().map(|event| event.payload.len()).collect();
+    let mut from = first;
+    while from < first + 10 {
+        let (events, next) = read(store, from, 0);
+        assert_eq!((events.len(), next), (1, from + 1), "one event, however little is wanted");
+        from = next;
+    }
+    let (events, next) = read(store, first, sizes.iter().take(4).sum());
+    assert_eq!((events.len(), next), (4, first + 4), "no more events than it takes");
+}
+
+fn other_numbers_are_refused(store: &impl EventStore) {
+    let first = store.extent().next;
+    must(store.append(&batch(first, 2)));
+    for wrong in [0, first, first + 1, first + 3, u64::MAX] {
+        let refused = store.append(&batch(wrong, 1)).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::InvalidInput), "number {wrong} instead of {}", first + 2);
+    }
+    assert_eq!(store.extent().next, first + 2, "what was refused is not stored");
+    must(store.append(&batch(first + 2, 1)));
+    assert_eq!(read(store, first, usize::MAX).0.len(), 3);
+}
+
+fn discarded_events_may_go_and_no_others(store: &impl EventStore) {
+    let first = store.extent().next;
+    for n in 0..50 {
+        must(store.append(&batch(first + n, 1)));
+    }
+    let mut discarded = first;
+    for below in [0, first + 20, first + 10, first + 50, u64::MAX] {
+        must(store.discard(below));
+        discarded = discarded.max(below.min(first + 50));
+        let Extent { first: oldest, next, .. } = store.extent();
+        assert_eq!(next, first + 50, "discarding assigns no numbers");
+        assert!(oldest <= discarded, "event {oldest} is the oldest, below {discarded} discarded");
+        let (events, _) = read(store, oldest, usize::MAX);
+        let kept: Vec<u64> = (oldest..next).collect();
+        assert_eq!(events.iter().map(|(number, _)| *number).collect::<Vec<_>>(), kept);
+    }
+    must(store.append(&batch(first + 50, 1)));
+    assert_eq!(read(store, first + 50, 0).0, numbered(&batch(first + 50, 1)), "numbers go on");
+}
+
+fn payloads_of_any_content_and_size_come_back(store: &impl EventStore) {
+    let first = store.extent().next;
+    let payloads = [vec![], vec![0; 70_000], vec![0xFF; 4096], (0..=255).collect(), vec![0xA5; 512], vec![0]];
+    let event = |payload: Vec<u8>| StoredEvent { payload: Bytes::from(payload), published: Duration::ZERO };
+    let events: Vec<_> = payloads.into_iter().map(event).collect();
+    let batch = Batch { first, events, clocks: Clocks::default() };
+    must(store.append(&batch));
+    assert_eq!(read(store, first, usize::MAX).0, numbered(&batch));
+}
+
+fn reads_and_appends_go_on_together(store: &impl EventStore) {
+    const BATCHES: u64 = 50;
+    let first = store.extent().next;
+    std::thread::scope(|scope| {
+        let reader = || {
+            let mut from = first;
+            while from < first + BATCHES * 3 {
+                let (events, next) = read(store, from, 1000);
+                for (number, event) in events {
+                    assert_eq!(event, self::event(number), "event {number}");
+                    assert_eq!(number, from, "no event is left out");
+                    from += 1;
+                }
+                assert_eq!(next, from);
+                std::thread::yield_now();
+            }
+        };
+        scope.spawn(reader);
+        scope.spawn(reader);
+        for n in 0..BATCHES {
+            must(store.append(&batch(first + 3 * n, 3)));
+        }
+    });
+}
+
+/// Events that can be told apart by their content.
+fn batch(first: u64, count: u64) -> Batch {
+    let clocks =
+        Clocks { log: Duration::from_millis(first % 1_000_000), wall: Duration::from_secs(1_700_000_000) };
+    Batch { first, events: (first..first.saturating_add(count)).map(event).collect(), clocks }
+}
+
+fn event(number: u64) -> StoredEvent {
+    let filler = usize::try_from(number % 7).unwrap_or_default() * 30;
+    let payload = format!("event {number} {}", "x".repeat(filler));
+    StoredEvent { payload: payload.into(), published: Duration::from_millis(number % 1_000_000) }
+}
+
+fn numbered(batch: &Batch) -> Vec<(u64, StoredEvent)> {
+    (batch.first..).zip(batch.events.iter().cloned()).collect()
+}
+
+fn read(store: &impl EventStore, from: u64, max_bytes: usize) -> (Vec<(u64, StoredEvent)>, u64) {
+    let mut events = Vec::new();
+    let next = must(store.read(from, max_bytes, &mut events));
+    (events, next)
+}
+
+fn must<T>(result: io::Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("the store fails: {error}"),
+    }
+}

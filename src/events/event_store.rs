@@ -1,0 +1,128 @@
+//! What an event log needs from the place that keeps its events.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+
+/// A place that keeps the events of one log: memory, files, a database, a raw partition.
+///
+/// Events are numbered without gaps when they are appended. A store may lose numbers later, because events
+/// are discarded or because the medium was damaged, but it never assigns a number twice within an epoch: a
+/// subscriber takes an event with a number that it has seen for the same event. A store that cannot rule
+/// this out, for example because it lost its newest events and does not know how many, begins a new epoch
+/// or skips more numbers than it can have lost.
+///
+/// All methods may block; an event log calls them on threads of the crate `blocking`. It calls `append`,
+/// `discard` and `close` one at a time, and `read` from several threads beside them. A method must not
+/// panic.
+///
+/// [`conformance`](super::conformance) checks a store against these rules.
+pub trait EventStore: Send + Sync + 'static {
+    /// The epoch, the oldest number and the next number. Cheap: does not touch the medium.
+    fn extent(&self) -> Extent;
+
+    /// The clocks that came with the newest batch that the store holds. `None` if it holds no batch.
+    fn last_clocks(&self) -> Option<Clocks>;
+
+    /// Stores a batch, all of it or nothing.
+    ///
+    /// When this returns `Ok`, the batch must survive the loss of power. When it returns an error, no event
+    /// of the batch counts, [`extent`](Self::extent) is unchanged, and the store must accept another batch
+    /// with the same numbers later. An empty batch changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the batch does not begin with the next number;
+    /// any other error of the medium. The log reports such an error to those who published, and appends
+    /// again later.
+    fn append(&self, batch: &Batch) -> io::Result<()>;
+
+    /// Puts the events from number `from` on into `out`, in order, until their payloads together reach
+    /// `max_bytes`: at least one event if any is held there. Numbers that were lost are left out.
+    ///
+    /// Returns the number to read from next. It is behind the last event in `out` and behind the lost
+    /// numbers that follow it; the next number of the store if nothing more is held.
+    ///
+    /// # Errors
+    ///
+    /// An error of the medium, which may be temporary: content that could not be read is not lost.
+    fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64>;
+
+    /// Gives up the events below this number. The store may keep some of them for as long as it likes.
+    ///
+    /// # Errors
+    ///
+    /// An error of the medium. The events may be gone or not; the log tries again later.
+    fn discard(&self, below: u64) -> io::Result<()>;
+
+    /// Ends the use of the store, so that another process can open it. Nothing is appended afterwards.
+    ///
+    /// # Errors
+    ///
+    /// An error of the medium. Events that were appended are as safe as without this call.
+    fn close(&self) -> io::Result<()>;
+}
+
+/// The numbers that a store is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// Identifies the sequence of numbers: between 1 and 2^53 - 1.
+    pub epoch: u64,
+    /// The oldest number that may be held; `next` if no event is held.
+    pub first: u64,
+    /// The number that the next event must have: at least 1, less than 2^53.
+    pub next: u64,
+}
+
+/// Events that are stored together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The number of the first event. The others follow without gaps.
+    pub first: u64,
+    /// The events, oldest first.
+    pub events: Vec<StoredEvent>,
+    /// The clocks when the batch was made.
+    pub clocks: Clocks,
+}
+
+/// An event without its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// The encoded event. A store does not look into it.
+    pub payload: Bytes,
+    /// When the event was published, on the clock of the log. Kept in whole milliseconds.
+    pub published: Duration,
+}
+
+/// Two clocks, read together, so that a log can estimate how long no process had it open. Kept in whole
+/// milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clocks {
+    /// The clock of the log, which advances only with time that certainly passed.
+    pub log: Duration,
+    /// The wall clock, since 1970. It may jump.
+    pub wall: Duration,
+}
+
+/// JSON, and the peers that speak it, hold integers exactly up to 2^53 (RFC 8259, section 6).
+pub(super) const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+impl Batch {
+    /// The number behind the last event.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the batch does not begin with `next`, or numbers
+    /// would pass 2^53.
+    pub fn end(&self, next: u64) -> io::Result<u64> {
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+        if self.first != next {
+            return Err(invalid(format!("the batch begins with number {}, not {next}", self.first)));
+        }
+        u64::try_from(self.events.len())
+            .ok()
+            .and_then(|count| self.first.checked_add(count))
+            .filter(|end| *end <= MAX_NUMBER)
+            .ok_or_else(|| invalid("the numbers of an epoch are used up".into()))
+    }
+}
