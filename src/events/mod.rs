@@ -22,6 +22,9 @@ mod open;
 #[cfg(feature = "durable")]
 mod progress;
 mod ring;
+#[cfg(all(feature = "durable", unix))]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "event logs do not use stores yet")]
+mod segment;
 #[cfg(feature = "durable")]
 mod store;
 

@@ -1,0 +1,80 @@
+//! What the store needs from a file system, so that tests can put a disk that fails in its place.
+
+use std::{io, sync::Arc};
+
+/// One directory, open and locked.
+pub(super) trait Disk: Send + Sync + 'static {
+    /// The names of all entries, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes an empty file, in the place of one that has this name already.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens a file to read and write.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames a file, in the place of one that has this name already.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    fn unlink(&self, name: &str) -> io::Result<()>;
+
+    /// Makes the names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// Whether files are to be filled with zeros before use, because writing into allocated and initialized
+    /// space changes no metadata on this file system.
+    fn prefers_filled_files(&self) -> bool;
+
+    /// Lets another process, or another store in this one, open the directory.
+    fn unlock(&self);
+}
+
+pub(super) trait DiskFile: Send + Sync {
+    /// Reads up to this many bytes; 0 at the end of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes at least one byte and up to all of them.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Makes content and length durable. After an error, bytes that were written may be lost later even if
+    /// they can be read now, and another sync does not help.
+    fn sync_data(&self) -> io::Result<()>;
+
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file still has a name: a file that was unlinked or replaced is lost with its last handle.
+    fn is_linked(&self) -> io::Result<bool>;
+}
+
+/// Writes all bytes, in several calls if need be.
+pub(super) fn write_all(file: &dyn DiskFile, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(offset, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                offset = offset.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills the buffer from this offset on, as far as the file goes. Returns how many bytes were read.
+pub(super) fn read_full(file: &dyn DiskFile, mut offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(offset, rest) {
+            Ok(0) => break,
+            Ok(read) => {
+                filled += read;
+                offset = offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,151 @@
+//! The header of a segment, which is written twice.
+
+use std::io;
+
+use super::{
+    checksum::{SALT_LEN, matches},
+    disk::{DiskFile, read_full, write_all},
+    layout::BLOCK,
+};
+
+pub(super) const MAGIC: [u8; 8] = *b"palyra\x00\xE5";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER_LEN: usize = 76;
+/// Where the two copies are. They are in different blocks, which one fault of a disk rarely hits together.
+pub(super) const COPIES: [u64; 2] = [0, BLOCK];
+
+const FLAG_FILLED: u32 = 1;
+const FLAG_FRESH_BLOCKS: u32 = 2;
+const FLAG_CLOSED: u32 = 4;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) epoch: u64,
+    /// Events from this number on are in this segment or in newer ones, whatever older segments contain.
+    pub(super) first: u64,
+    /// Events below this number were discarded.
+    pub(super) floor: u64,
+    /// All events up to this number were durable when the header was written.
+    pub(super) durable: u64,
+    /// The length that the file may reach.
+    pub(super) capacity: u64,
+    pub(super) salt: [u8; SALT_LEN],
+    /// Whether the file had its full length, all zeros, before the first batch.
+    pub(super) filled: bool,
+    /// Whether each batch begins in a block of its own.
+    pub(super) fresh_blocks: bool,
+    /// Whether nothing was appended since `durable` was written.
+    pub(super) closed: bool,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
+        let Self { epoch, first, floor, durable, capacity, salt, filled, fresh_blocks, closed } = self;
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let flags =
+            flag(*filled, FLAG_FILLED) | flag(*fresh_blocks, FLAG_FRESH_BLOCKS) | flag(*closed, FLAG_CLOSED);
+        let mut bytes = Vec::with_capacity(HEADER_LEN);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        for number in [epoch, first, floor, durable, capacity] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(salt);
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        let mut header = [0; HEADER_LEN];
+        header.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        header
+    }
+
+    /// `Ok(None)` if this is no header, or a damaged one.
+    ///
+    /// # Errors
+    ///
+    /// If the segment was written by a later version of the format.
+    fn decode(bytes: &[u8]) -> io::Result<Option<Self>> {
+        let bytes = bytes.get(..HEADER_LEN);
+        let Some((content, crc)) = bytes.and_then(|bytes| bytes.split_last_chunk::<4>()) else {
+            return Ok(None);
+        };
+        let (Some(crc), Some(version), Some(flags)) =
+            (u32_at(crc, 0), u32_at(content, 8), u32_at(content, 12))
+        else {
+            return Ok(None);
+        };
+        // Of every version, the first twelve bytes have this meaning.
+        if !content.starts_with(&MAGIC) {
+            return Ok(None);
+        }
+        if !matches(crc, crc32fast::hash(content)) {
+            return Ok(None);
+        }
+        if version != VERSION {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("a segment is of format {version}, and this version of palyra-quic reads {VERSION}"),
+            ));
+        }
+        let number = |at| u64_at(content, at).unwrap_or_default();
+        let mut salt = [0; SALT_LEN];
+        salt.iter_mut().zip(content.iter().skip(56)).for_each(|(to, from)| *to = *from);
+        Ok(Some(Self {
+            epoch: number(16),
+            first: number(24),
+            floor: number(32),
+            durable: number(40),
+            capacity: number(48),
+            salt,
+            filled: flags & FLAG_FILLED != 0,
+            fresh_blocks: flags & FLAG_FRESH_BLOCKS != 0,
+            closed: flags & FLAG_CLOSED != 0,
+        }))
+    }
+
+    /// Reads both copies, and returns the newer valid one; `None` if both are damaged, or belong to a
+    /// segment that begins with another number than `first`.
+    pub(super) fn read(file: &dyn DiskFile, first: u64) -> io::Result<Option<Self>> {
+        let copies = [Self::read_copy(file, COPIES[0])?, Self::read_copy(file, COPIES[1])?];
+        // The copies differ if power was lost between the writes. No event is appended before both are on
+        // disk, so that both are true, and the newer one says more.
+        let newest = copies.into_iter().flatten().max_by_key(|copy| (copy.durable, copy.closed, copy.floor));
+        Ok(newest.filter(|header| header.is_of(first)))
+    }
+
+    /// Whether this header makes sense in the segment with this first number.
+    fn is_of(&self, first: u64) -> bool {
+        self.first == first && self.capacity >= 2 * BLOCK
+    }
+
+    fn read_copy(file: &dyn DiskFile, offset: u64) -> io::Result<Option<Self>> {
+        let mut bytes = [0; HEADER_LEN];
+        let len = read_full(file, offset, &mut bytes)?;
+        Self::decode(bytes.get(..len).unwrap_or_default())
+    }
+
+    /// Writes both copies of the header of a new file. The caller makes them durable.
+    pub(super) fn write(&self, file: &dyn DiskFile) -> io::Result<()> {
+        let bytes = self.encode();
+        COPIES.iter().try_for_each(|offset| write_all(file, *offset, &bytes))
+    }
+
+    /// Replaces both copies, one after the other, so that one of them is valid at any time.
+    pub(super) fn replace(&self, file: &dyn DiskFile) -> io::Result<()> {
+        let bytes = self.encode();
+        let [one, other] = COPIES;
+        let order = if Self::read_copy(file, other)?.is_some() { [one, other] } else { [other, one] };
+        order.iter().try_for_each(|offset| {
+            write_all(file, *offset, &bytes)?;
+            file.sync_data()
+        })
+    }
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}

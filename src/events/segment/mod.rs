@@ -1,0 +1,39 @@
+//! Event logs in files: a directory of segments, to which batches are appended.
+//!
+//! From the top: `store` is the store as the log sees it. `open` decides where a log goes on, with
+//! `recovery`, which only thinks, and `survey`, which reads. `writer` appends and `create` makes segments;
+//! `reader` reads, with `scan`, which finds records, and `stream`, which reads large pieces. `batch`,
+//! `header`, `layout` and `checksum` are the format, which `docs/event-log-format.md` describes. `disk` is
+//! what all of them need from a file system, and `real_disk` the one of the operating system.
+
+mod batch;
+mod checksum;
+mod create;
+mod damage;
+mod disk;
+#[cfg(fuzzing)]
+pub mod fuzz;
+mod header;
+mod index;
+mod layout;
+mod names;
+mod newest;
+mod number;
+mod open;
+mod options;
+mod reader;
+mod real_disk;
+mod recovery;
+#[cfg(test)]
+mod sabotage;
+mod scan;
+#[cfg(any(test, fuzzing))]
+mod sim_disk;
+mod store;
+mod stream;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use self::{damage::LostEvents, options::SegmentOptions, store::SegmentStore};

@@ -1,0 +1,282 @@
+//! Opens a directory of segments, and decides where the log goes on.
+
+use std::{io, ops::Range, sync::Arc};
+
+use super::{
+    checksum::Checksum,
+    create::{Active, NewSegment},
+    damage::{DamageReport, LostEvents, most_events_in},
+    disk::{Disk, DiskFile, read_full, write_all},
+    header::Header,
+    index::Index,
+    names::{DAMAGE_NEW, SEGMENT_NEW, is_foreign, segment_name, segment_number},
+    newest,
+    number::{to_u64, to_usize},
+    options::SegmentOptions,
+    recovery::{Verdict, judge},
+    stream::READ_BYTES,
+    survey::{Recent, Survey, survey},
+};
+use crate::events::event_store::{Clocks, MAX_NUMBER};
+
+/// What an open store begins with.
+pub(super) struct Opened {
+    pub(super) epoch: u64,
+    pub(super) index: Index,
+    pub(super) active: Option<Active>,
+    pub(super) recent: Vec<Recent>,
+    pub(super) damage: DamageReport,
+}
+
+/// A segment in the directory.
+struct Segment {
+    first: u64,
+    file: Arc<dyn DiskFile>,
+    /// `None` if all copies are damaged.
+    header: Option<Header>,
+    /// Whether only the copies in another file are valid.
+    is_repaired: bool,
+}
+
+/// Larger than the segments of most logs. Numbers are plentiful.
+const LARGE_SEGMENT: u64 = 64 * 1024 * 1024;
+
+/// The end of the log.
+struct End {
+    verdict: Verdict,
+    clocks: Option<Clocks>,
+    active: Option<Active>,
+    recent: Vec<Recent>,
+}
+
+pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Opened> {
+    let mut segments = list(disk)?;
+    let damage = DamageReport::load(disk)?;
+    let newest_header = segments.iter().rev().find_map(|segment| segment.header.as_ref());
+    let Some(epoch) = newest_header.map(|header| header.epoch) else {
+        return begin_after_loss(disk, options, &segments, damage);
+    };
+    // Of another epoch: it was superseded, or does not belong here.
+    segments
+        .iter_mut()
+        .for_each(|segment| segment.header = segment.header.take().filter(|h| h.epoch == epoch));
+    let floor =
+        segments.iter().filter_map(|segment| segment.header.as_ref()).map(|header| header.floor).max();
+    let floor = floor.unwrap_or(1);
+    remove_discarded(disk, &mut segments, floor)?;
+
+    let mut lost = Losses { damage, floor };
+    let end = find_end(disk, options, &segments, &mut lost)?;
+    let mut clocks = end.clocks;
+    let firsts: Vec<u64> = segments.iter().map(|segment| segment.first).collect();
+    for (at, segment) in segments.iter().enumerate() {
+        let Some(end) = firsts.get(at + 1).copied() else { break };
+        match &segment.header {
+            None => lost.add(segment.first..end, u64::MAX, segment.first),
+            // Of the older ones, damage is found when they are read.
+            Some(header) if at + 2 == segments.len() => {
+                let found = survey(&*segment.file, header, end)?;
+                lost.add_missing(&found, end, u64::MAX);
+                clocks = clocks.or(found.clocks);
+            }
+            Some(_) => {}
+        }
+    }
+    let mut damage = lost.damage;
+    save(disk, &mut damage);
+    let next = end.verdict.next;
+    if !(1..=MAX_NUMBER).contains(&next) {
+        return Err(io::Error::other("the numbers of the epoch are used up: begin a new one"));
+    }
+    if options.needs_epoch(epoch, next) {
+        return begin(disk, options, &segments, next, damage);
+    }
+    let index = Index::new(firsts, floor, next, clocks);
+    Ok(Opened { epoch, index, active: end.active, recent: end.recent, damage })
+}
+
+/// Begins an epoch in a directory of which no segment says which epoch it has: in an empty one, or because
+/// all are damaged.
+fn begin_after_loss(
+    disk: &dyn Disk,
+    options: &SegmentOptions,
+    damaged: &[Segment],
+    mut damage: DamageReport,
+) -> io::Result<Opened> {
+    let mut next = 1;
+    for Segment { first, file, .. } in damaged {
+        let last = first.saturating_add(most_events_of(&**file, options)?);
+        damage.add(LostEvents { first: *first, last, exact: false }, &segment_name(*first));
+        next = next.max(last.saturating_add(1));
+    }
+    save(disk, &mut damage);
+    begin(disk, options, damaged, next, damage)
+}
+
+/// Begins an epoch. Its numbers go on behind those of the segments that are there, so that these are below
+/// its floor, and the new segment takes effect with its name.
+fn begin(
+    disk: &dyn Disk,
+    options: &SegmentOptions,
+    old: &[Segment],
+    next: u64,
+    damage: DamageReport,
+) -> io::Result<Opened> {
+    let epoch = (options.new_epoch)();
+    let new = NewSegment {
+        epoch,
+        next,
+        floor: next,
+        bytes: options.layout.segment_bytes,
+        batch_len: 0,
+        fresh_blocks: options.layout.fresh_blocks,
+        rewritten: &[],
+        clocks: Clocks::default(),
+    };
+    let (active, recent) = new.create(disk)?;
+    disk.sync_dir()?;
+    newest::save(disk, &active.header)?;
+    // The new segment replaced one without events, if that began with the same number.
+    for segment in old.iter().filter(|segment| segment.header.is_some() && segment.first < next) {
+        disk.unlink(&segment_name(segment.first))?;
+        disk.sync_dir()?;
+    }
+    let index = Index::new(vec![next], next, next, None);
+    Ok(Opened { epoch, index, active: Some(active), recent, damage })
+}
+
+/// The segments, oldest first.
+fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
+    let names = disk.list()?;
+    let mut firsts: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
+    firsts.sort_unstable();
+    if let (true, Some(foreign)) = (firsts.is_empty(), names.iter().find(|name| is_foreign(name))) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the directory is not an event log: it has other files, such as {foreign:?}"),
+        ));
+    }
+    // What was not complete when the process ended.
+    for name in [SEGMENT_NEW, DAMAGE_NEW] {
+        if names.iter().any(|existing| existing == name) {
+            disk.unlink(name)?;
+        }
+    }
+    let open = |first| -> io::Result<Segment> {
+        let file = disk.open(&segment_name(first))?;
+        let header = Header::read(&*file, first)?;
+        Ok(Segment { first, file, header, is_repaired: false })
+    };
+    let mut segments = firsts.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+    if let Some(newest) = segments.last_mut().filter(|newest| newest.header.is_none()) {
+        newest.header = newest::load(disk, newest.first)?;
+        newest.is_repaired = true;
+    }
+    Ok(segments)
+}
+
+/// Removes the segments that have only discarded events. Damaged ones stay.
+fn remove_discarded(disk: &dyn Disk, segments: &mut Vec<Segment>, floor: u64) -> io::Result<()> {
+    let discarded =
+        segments.windows(2).take_while(|pair| matches!(pair, [_, next] if next.first <= floor)).count();
+    for segment in segments.drain(..discarded).filter(|segment| segment.header.is_some()) {
+        disk.unlink(&segment_name(segment.first))?;
+        disk.sync_dir()?;
+    }
+    Ok(())
+}
+
+/// How many events a segment without a header may have had. It may have been truncated.
+fn most_events_of(file: &dyn DiskFile, options: &SegmentOptions) -> io::Result<u64> {
+    Ok(most_events_in(file.len()?.max(options.layout.segment_bytes).max(LARGE_SEGMENT)))
+}
+
+fn find_end(
+    disk: &dyn Disk,
+    options: &SegmentOptions,
+    segments: &[Segment],
+    lost: &mut Losses,
+) -> io::Result<End> {
+    let Some(newest) = segments.last() else { return Err(io::Error::other("no segment")) };
+    let Some(header) = &newest.header else {
+        let next = newest.first.saturating_add(most_events_of(&*newest.file, options)?).saturating_add(1);
+        lost.add(newest.first..next, newest.first, newest.first);
+        let verdict = Verdict { next, uncertain_from: newest.first, can_continue: false };
+        return Ok(End { verdict, clocks: None, active: None, recent: Vec::new() });
+    };
+    let found = survey(&*newest.file, header, u64::MAX)?;
+    let verdict = judge(&found.findings);
+    lost.add_missing(&found, verdict.next, verdict.uncertain_from);
+    let mut header = header.clone();
+    if !header.closed {
+        write_again(&*newest.file, found.last_batch_bytes.clone())?;
+        newest.file.sync_data()?;
+        // The verdict holds from now on, whatever happens to the end of the segment.
+        header.durable = verdict.next.saturating_sub(1);
+        header.closed = true;
+        disk.sync_dir()?;
+        newest::save(disk, &header)?;
+        header.replace(&*newest.file)?;
+    } else if newest.is_repaired && found.findings.found_end > header.first {
+        header.replace(&*newest.file)?;
+    }
+    let Survey { clocks, end, recent, .. } = found;
+    if !verdict.can_continue {
+        return Ok(End { verdict, clocks, active: None, recent: Vec::new() });
+    }
+    let checksum = Checksum::new(&header.salt);
+    let active = Active { file: Arc::clone(&newest.file), header, checksum, end };
+    Ok(End { verdict, clocks, active: Some(active), recent })
+}
+
+/// Writes the same bytes again. After a sync that failed, the operating system may take for durable what is
+/// in its memory alone; if that is written again, the next sync writes it to the disk.
+fn write_again(file: &dyn DiskFile, range: Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; to_usize(READ_BYTES)];
+    let mut offset = range.start;
+    while offset < range.end {
+        let len = to_usize(range.end - offset).min(buffer.len());
+        let Some(piece) = buffer.get_mut(..len) else { break };
+        let read = read_full(file, offset, piece)?;
+        write_all(file, offset, piece.get(..read).unwrap_or_default())?;
+        if read < len {
+            break;
+        }
+        offset += to_u64(read);
+    }
+    Ok(())
+}
+
+/// A report that cannot be written must not keep the log from opening. It is tried again later.
+fn save(disk: &dyn Disk, damage: &mut DamageReport) {
+    if let Err(error) = damage.save(disk) {
+        tracing::warn!(%error, "the report of damage to an event log cannot be written");
+    }
+}
+
+/// Collects what is lost above the floor.
+struct Losses {
+    damage: DamageReport,
+    floor: u64,
+}
+
+impl Losses {
+    /// Numbers from `uncertain_from` on may never have been used.
+    fn add(&mut self, numbers: Range<u64>, uncertain_from: u64, segment: u64) {
+        let start = numbers.start.max(self.floor);
+        let certain_end = numbers.end.min(uncertain_from);
+        for (numbers, exact) in [(start..certain_end, true), (start.max(certain_end)..numbers.end, false)] {
+            if let Some(last) = numbers.end.checked_sub(1).filter(|last| *last >= numbers.start) {
+                self.damage.add(LostEvents { first: numbers.start, last, exact }, &segment_name(segment));
+            }
+        }
+    }
+
+    fn add_missing(&mut self, found: &Survey, end: u64, uncertain_from: u64) {
+        let segment = found.findings.first;
+        for missing in &found.missing {
+            self.add(missing.start..missing.end.min(end), uncertain_from, segment);
+        }
+        self.add(found.findings.found_end..end, uncertain_from, segment);
+    }
+}

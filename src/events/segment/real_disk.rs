@@ -1,0 +1,175 @@
+//! A directory of the operating system.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::fs::statfs;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, getrlimit};
+
+use super::{
+    disk::{Disk, DiskFile},
+    names::LOCK,
+    number::to_u64,
+};
+use crate::sync::{Mutex, lock};
+
+pub(super) struct RealDisk {
+    path: PathBuf,
+    directory: File,
+    /// `None` after [`unlock`](Disk::unlock).
+    lock: Mutex<Option<File>>,
+}
+
+struct RealFile(File);
+
+/// How redb's files begin, in which earlier versions of this crate kept events.
+const REDB_MAGIC: &[u8] = b"redb";
+
+impl RealDisk {
+    /// Opens and locks the directory, or creates it in an existing directory.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(not_a_directory(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, error)?,
+            Err(error) => return Err(error),
+        }
+        let directory = File::open(path)?;
+        let lock =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error.into() {
+            error if io::Error::kind(&error) == io::ErrorKind::WouldBlock => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("the event log at {} is already open, in this process or another", path.display()),
+            ),
+            error => error,
+        })?;
+        Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)) })
+    }
+}
+
+fn create(path: &Path, error: io::Error) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok() {
+        let text = format!("{} is a symbolic link to a path that does not exist", path.display());
+        return Err(io::Error::new(error.kind(), text));
+    }
+    fs::create_dir(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+fn not_a_directory(path: &Path) -> io::Error {
+    use io::Read;
+    let mut start = Vec::new();
+    let is_redb = File::open(path)
+        .and_then(|file| file.take(to_u64(REDB_MAGIC.len())).read_to_end(&mut start))
+        .is_ok_and(|_| start == REDB_MAGIC);
+    let what = if is_redb {
+        "a redb database, as versions of palyra-quic before 0.2 wrote: choose another path"
+    } else {
+        "not a directory"
+    };
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{} is {what}", path.display()))
+}
+
+impl Disk for RealDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.path)?;
+        names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(self.path.join(name))?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+
+    /// On ext4 and xfs, a write into space that was only allocated writes to the journal as well. File
+    /// systems that never write in place gain nothing, nor do those in memory.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn prefers_filled_files(&self) -> bool {
+        const BTRFS: u64 = 0x9123_683E;
+        const ZFS: u64 = 0x2FC1_2FC1;
+        const BCACHEFS: u64 = 0xCA45_1A4E;
+        const F2FS: u64 = 0xF2F5_2010;
+        const TMPFS: u64 = 0x0102_1994;
+        const OVERLAY_AND_OTHERS_FILL: bool = true;
+        let Ok(statistics) = statfs(&self.path) else { return OVERLAY_AND_OTHERS_FILL };
+        let kind = u64::try_from(statistics.f_type).unwrap_or_default() & 0xFFFF_FFFF;
+        ![BTRFS, ZFS, BCACHEFS, F2FS, TMPFS].contains(&kind)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn prefers_filled_files(&self) -> bool {
+        true
+    }
+
+    fn unlock(&self) {
+        lock(&self.lock).take();
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.0, buffer, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        check_limit(offset, bytes.len(), getrlimit(Resource::Fsize).current)?;
+        std::os::unix::fs::FileExt::write_at(&self.0, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(std::os::unix::fs::MetadataExt::nlink(&self.0.metadata()?) > 0)
+    }
+}
+
+/// Refuses a write for which the kernel would end the process with SIGXFSZ.
+fn check_limit(offset: u64, len: usize, limit: Option<u64>) -> io::Result<()> {
+    let end = offset.saturating_add(to_u64(len));
+    if limit.is_some_and(|limit| end > limit) { Err(rustix::io::Errno::FBIG.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_beyond_the_limit_of_the_process_is_an_error() {
+        check_limit(u64::MAX, 9, None).unwrap();
+        check_limit(90, 10, Some(100)).unwrap();
+        let error = check_limit(90, 11, Some(100)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+}

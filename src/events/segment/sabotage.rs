@@ -1,0 +1,41 @@
+//! Faults planted in the store, which the tests must find.
+
+use std::cell::Cell;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    Nothing,
+    SkipSync,
+    IgnoreChecksums,
+    /// A damaged last batch is truncated as if it were torn.
+    ReuseDamagedNumbers,
+    /// Acknowledged events in the block of a failed write are not written again.
+    SkipRewrite,
+    /// A failed write is tried again in the same segment.
+    StayInFailedSegment,
+    /// Damage is not reported.
+    HideDamage,
+    /// A segment is renamed before its content is durable.
+    RenameEarly,
+}
+
+thread_local! {
+    static CURRENT: Cell<Sabotage> = const { Cell::new(Sabotage::Nothing) };
+}
+
+pub(super) fn is(sabotage: Sabotage) -> bool {
+    CURRENT.get() == sabotage
+}
+
+/// Runs the test with this fault planted on this thread.
+pub(super) fn with<T>(sabotage: Sabotage, test: impl FnOnce() -> T) -> T {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            CURRENT.set(Sabotage::Nothing);
+        }
+    }
+    let _reset = Reset;
+    CURRENT.set(sabotage);
+    test()
+}

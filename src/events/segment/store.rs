@@ -1,0 +1,164 @@
+//! The store as the log sees it.
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+use super::{
+    damage::{DamageReport, LostEvents},
+    disk::Disk,
+    index::Index,
+    names::segment_name,
+    number::to_u64,
+    open::{Opened, open},
+    options::{Layout, SegmentOptions},
+    reader::Reader,
+    real_disk::RealDisk,
+    writer::{Target, Writer},
+};
+use crate::{
+    events::event_store::{Batch, Clocks, EventStore, Extent, StoredEvent},
+    sync::{Mutex, lock},
+};
+
+/// An [`EventStore`] in the files of a directory.
+///
+/// Each batch is one write and one `fdatasync`, into space that was written and made durable before where
+/// the file system profits from that. Damage costs the damaged events and no others: it is found by
+/// checksums, reads skip it, and [`lost`](Self::lost) and the file `damage` in the directory list it until
+/// somebody removes that file. The format is described in `docs/event-log-format.md`.
+///
+/// After an error of the disk, the store begins a new segment with the next batch, and so recovers when the
+/// disk does.
+pub struct SegmentStore {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    epoch: u64,
+    index: Mutex<Index>,
+    writer: Mutex<Writer>,
+    damage: Mutex<DamageReport>,
+}
+
+impl SegmentStore {
+    /// Opens the store in this directory, or creates it in an existing parent directory. Reads the headers
+    /// of all segments and the contents of the last two.
+    ///
+    /// A symbolic link to a directory is followed.
+    ///
+    /// # Errors
+    ///
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if another store has the directory open, in this
+    /// process or another;
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the path has something else, which is left alone;
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if a later version of this crate wrote it;
+    /// any error of the file system.
+    pub fn open(path: impl AsRef<Path>, options: &SegmentOptions) -> io::Result<Self> {
+        Self::on(Arc::new(RealDisk::open(path.as_ref())?), options)
+    }
+
+    pub(super) fn on(disk: Arc<dyn Disk>, options: &SegmentOptions) -> io::Result<Self> {
+        let Opened { epoch, index, active, recent, damage } = open(&*disk, options)?;
+        Ok(Self {
+            disk,
+            layout: options.layout,
+            epoch,
+            index: Mutex::new(index),
+            writer: Mutex::new(Writer::new(active, recent)),
+            damage: Mutex::new(damage),
+        })
+    }
+
+    /// The events that were lost to damage, in the order in which that was found. At most about a thousand
+    /// entries are kept.
+    #[must_use]
+    pub fn lost(&self) -> Vec<LostEvents> {
+        lock(&self.damage).lost().to_vec()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target { disk: &*self.disk, layout: self.layout, epoch: self.epoch, index: &self.index }
+    }
+
+    fn report(&self, lost: Vec<(LostEvents, String)>) {
+        #[cfg(test)]
+        if super::sabotage::is(super::sabotage::Sabotage::HideDamage) {
+            return;
+        }
+        let mut damage = lock(&self.damage);
+        for (lost, segment) in lost {
+            if damage.add(lost, &segment) {
+                let LostEvents { first, last, .. } = lost;
+                tracing::warn!(first, last, segment, "events are lost: the segment is damaged");
+            }
+        }
+        if let Err(error) = damage.save(&*self.disk) {
+            tracing::warn!(%error, "the report of damage to an event log cannot be written");
+        }
+    }
+}
+
+impl EventStore for SegmentStore {
+    fn extent(&self) -> Extent {
+        let index = lock(&self.index);
+        Extent { epoch: self.epoch, first: index.first(), next: index.next }
+    }
+
+    fn last_clocks(&self) -> Option<Clocks> {
+        lock(&self.index).clocks
+    }
+
+    fn append(&self, batch: &Batch) -> io::Result<()> {
+        lock(&self.writer).append(self.target(), batch)
+    }
+
+    fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
+        let mut reader = Reader {
+            disk: &*self.disk,
+            epoch: self.epoch,
+            index: &self.index,
+            wanted: to_u64(max_bytes),
+            out,
+            lost: Vec::new(),
+        };
+        let next = reader.read(from);
+        let lost = reader.lost;
+        if !lost.is_empty() {
+            self.report(lost);
+        }
+        next
+    }
+
+    fn discard(&self, below: u64) -> io::Result<()> {
+        // Not while a segment is begun.
+        let _writer = lock(&self.writer);
+        {
+            let mut index = lock(&self.index);
+            index.floor = index.floor.max(below.min(index.next));
+        }
+        while let Some(oldest) = { lock(&self.index).discarded_segment() } {
+            match self.disk.unlink(&segment_name(oldest)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            lock(&self.index).remove_oldest();
+            self.disk.sync_dir()?;
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        let closed = lock(&self.writer).close(self.target());
+        let saved = lock(&self.damage).save(&*self.disk);
+        self.disk.unlock();
+        closed.and(saved)
+    }
+}
+
+impl fmt::Debug for SegmentStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { disk: _, layout, epoch, index, writer: _, damage: _ } = self;
+        f.debug_struct("SegmentStore")
+            .field("layout", layout)
+            .field("epoch", epoch)
+            .field("index", &*lock(index))
+            .finish_non_exhaustive()
+    }
+}

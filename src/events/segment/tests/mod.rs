@@ -1,0 +1,50 @@
+//! The store on a disk in memory that loses power, fails and rots.
+//!
+//! `SEGMENT_TRIALS=full cargo test --release --lib segment` runs the full number of trials.
+
+mod crash;
+mod faults;
+mod model;
+mod rot;
+mod storm;
+mod vectors;
+
+use std::sync::Arc;
+
+use super::{
+    SegmentOptions, SegmentStore,
+    sabotage::{Sabotage, with},
+    sim_disk::SimDisk,
+};
+
+/// How many trials of a kind to run: `full` if that is asked for.
+fn trials(few: u64, full: u64) -> u64 {
+    if std::env::var("SEGMENT_TRIALS").is_ok_and(|value| value == "full") { full } else { few }
+}
+
+/// Runs a trial with each seed, and fails with the first that finds something.
+fn run(few: u64, full: u64, trial: impl Fn(u64) -> Result<(), String>) {
+    for seed in 0..trials(few, full) {
+        if let Err(found) = trial(seed) {
+            panic!("seed {seed}: {found}");
+        }
+    }
+}
+
+/// Some trial must find the planted fault.
+fn must_find(sabotage: Sabotage, trial: impl Fn(u64) -> Result<(), String>) {
+    let found = with(sabotage, || (0..4000).find_map(|seed| trial(seed).err()));
+    assert!(found.is_some(), "no trial finds {sabotage:?}");
+}
+
+const EPOCH: u64 = 77;
+
+fn options(random: &mut fastrand::Rng) -> SegmentOptions {
+    let options =
+        SegmentOptions::default().segment_bytes((16 * 1024) << random.u32(..3)).epochs_from(|| EPOCH);
+    if random.u8(..4) == 0 { options.fresh_block_for_each_commit() } else { options }
+}
+
+fn open(disk: &SimDisk, options: &SegmentOptions) -> std::io::Result<SegmentStore> {
+    SegmentStore::on(Arc::new(disk.clone()), options)
+}

@@ -1,0 +1,182 @@
+//! Appends batches to the newest segment, and begins new ones.
+
+use std::io;
+
+use super::{
+    batch::{EncodedBatch, batch_start, encoded_len},
+    create::{Active, NewSegment},
+    disk::Disk,
+    index::Index,
+    layout::{block_start, end_offset_of},
+    newest,
+    options::Layout,
+    survey::Recent,
+};
+use crate::{
+    events::event_store::Batch,
+    sync::{Mutex, lock},
+};
+
+/// The end of the log on disk.
+pub(super) struct Writer {
+    /// The newest segment. `None` if the next batch must go to another one: after an error, and when a
+    /// segment was left in a state that is not known.
+    active: Option<Active>,
+    /// The events in the block that the next batch will share. If writing that batch fails, the block may
+    /// be lost, and they are written again.
+    recent: Vec<Recent>,
+    is_closed: bool,
+}
+
+/// A store of which the writer is a part.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) disk: &'a dyn Disk,
+    pub(super) layout: Layout,
+    pub(super) epoch: u64,
+    pub(super) index: &'a Mutex<Index>,
+}
+
+impl Writer {
+    pub(super) fn new(active: Option<Active>, recent: Vec<Recent>) -> Self {
+        Self { active, recent, is_closed: false }
+    }
+
+    /// Writes a batch and makes it durable.
+    pub(super) fn append(&mut self, target: Target<'_>, batch: &Batch) -> io::Result<()> {
+        let Target { index, .. } = target;
+        if self.is_closed {
+            return Err(io::Error::other("the store is closed"));
+        }
+        let end = batch.end(lock(index).next)?;
+        if batch.events.is_empty() {
+            return Ok(());
+        }
+        let written = self.write(target, batch);
+        #[cfg(test)]
+        let stay = super::sabotage::is(super::sabotage::Sabotage::StayInFailedSegment);
+        #[cfg(not(test))]
+        let stay = false;
+        match written {
+            Ok(encoded) => {
+                self.keep_recent(batch, &encoded);
+                let mut index = lock(index);
+                index.next = end;
+                index.clocks = Some(batch.clocks);
+                Ok(())
+            }
+            Err(error) => {
+                if !stay {
+                    self.active = None;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Marks the newest segment as closed, so that its end is known whatever happens to its content.
+    pub(super) fn close(&mut self, target: Target<'_>) -> io::Result<()> {
+        self.is_closed = true;
+        let Some(mut active) = self.active.take() else { return Ok(()) };
+        let (floor, next) = {
+            let index = lock(target.index);
+            (index.floor, index.next)
+        };
+        active.header.floor = floor;
+        active.header.durable = next.saturating_sub(1);
+        active.header.closed = true;
+        active.header.replace(&*active.file)?;
+        newest::save(target.disk, &active.header)
+    }
+
+    fn write(&mut self, target: Target<'_>, batch: &Batch) -> io::Result<EncodedBatch> {
+        let len = encoded_len(&batch.events)?;
+        if let Some(active) = &self.active {
+            if !active.is_intact()? {
+                self.active = None;
+            } else if !active.has_space_for(len) {
+                self.active = None;
+                // All of them are durable, and nothing more is written near them.
+                self.recent.clear();
+            }
+        }
+        if self.active.is_none() {
+            self.begin_segment(target, batch, len)?;
+        }
+        let Some(active) = &mut self.active else { return Err(io::Error::other("no segment")) };
+        if active.header.closed {
+            active.header.closed = false;
+            newest::save(target.disk, &active.header)?;
+            active.header.replace(&*active.file)?;
+        }
+        let end = active.end;
+        let encoded = active.write(batch, batch.first.saturating_sub(1)).inspect_err(|_| active.end = end)?;
+        #[cfg(test)]
+        if super::sabotage::is(super::sabotage::Sabotage::SkipSync) {
+            return Ok(encoded);
+        }
+        active.file.sync_data()?;
+        Ok(encoded)
+    }
+
+    /// Begins a segment for this batch, with the events that must be written again.
+    fn begin_segment(&mut self, target: Target<'_>, batch: &Batch, batch_len: u64) -> io::Result<()> {
+        let Target { disk, layout, epoch, index } = target;
+        #[cfg(test)]
+        if super::sabotage::is(super::sabotage::Sabotage::SkipRewrite) {
+            self.recent.clear();
+        }
+        let (floor, clocks) = {
+            let index = lock(index);
+            (index.floor, index.clocks)
+        };
+        let new = NewSegment {
+            epoch,
+            next: batch.first,
+            floor,
+            bytes: layout.segment_bytes,
+            batch_len,
+            fresh_blocks: layout.fresh_blocks,
+            rewritten: &self.recent,
+            clocks: clocks.unwrap_or_default(),
+        };
+        let (active, recent) = new.create(disk)?;
+        // Readers open files by name, and find the new one from here on.
+        lock(index).add_segment(active.header.first);
+        disk.sync_dir()?;
+        newest::save(disk, &active.header)?;
+        self.recent = recent;
+        self.recent.retain(|recent| recent.end > block_start(active.end));
+        self.active = Some(active);
+        Ok(())
+    }
+
+    fn keep_recent(&mut self, batch: &Batch, encoded: &EncodedBatch) {
+        let Some(active) = &self.active else { return };
+        let start = block_start(encoded.end);
+        self.recent.retain(|recent| recent.end > start);
+        if active.header.fresh_blocks {
+            self.recent.clear();
+            return;
+        }
+        let records = (batch.first..).zip(&batch.events).zip(&encoded.record_ends);
+        self.recent.extend(records.filter(|(_, end)| **end > start).map(|((number, event), end)| Recent {
+            number,
+            event: event.clone(),
+            end: *end,
+        }));
+    }
+}
+
+impl Active {
+    fn has_space_for(&self, batch_len: u64) -> bool {
+        let start = batch_start(self.end, self.header.fresh_blocks);
+        end_offset_of(start.saturating_add(batch_len)) <= self.header.capacity
+    }
+
+    /// Whether the file was neither truncated nor unlinked nor replaced since it was written.
+    fn is_intact(&self) -> io::Result<bool> {
+        let least = if self.header.filled { self.header.capacity } else { end_offset_of(self.end) };
+        Ok(self.file.is_linked()? && (self.end == 0 || self.file.len()? >= least))
+    }
+}
