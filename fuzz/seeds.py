@@ -31,7 +31,7 @@ def frame_seed(vector, cuts):
 
 def main():
     shutil.rmtree(HERE / "seeds", ignore_errors=True)
-    for target in ("cbor_message", "json_message", "frame"):
+    for target in ("cbor_message", "json_message", "frame", "segment"):
         (HERE / "seeds" / target).mkdir(parents=True)
 
     for kind in ("requests", "responses", "notifications"):
@@ -57,6 +57,28 @@ def main():
     for kind, streams in vectors("frames").items():
         for vector, (how, cut) in zip(streams, list(cuts.items()) * 4):
             write("frame", f"{kind} {vector['name']} {how}", frame_seed(vector, cut))
+
+    # Two batches behind a header that the target makes, and a whole file.
+    batch = any_checksum(format_vector("batch"))
+    for name, flags in {"growing": 0, "filled": 2, "closed": 10, "followed": 16, "fresh blocks": 4}.items():
+        write("segment", name, bytes([flags, 6]) + batch)
+    header = format_vector("header")[:-4] + b"\xff" * 4
+    write("segment", "whole file", bytes([1, 0]) + header + bytes(8192 - len(header)) + batch)
+
+
+def format_vector(name):
+    """Bytes from docs/event-log-format.md."""
+    text = (HERE.parent / "docs" / "event-log-format.md").read_text(encoding="utf-8")
+    block = text.split(f"```text\n{name}\n")[1].split("```")[0]
+    return bytes.fromhex("".join(block.split()))
+
+
+def any_checksum(batch):
+    """With checksums of all ones, which are right everywhere: of the header, and of records of 5 and 0 bytes."""
+    batch = bytearray(batch)
+    for end in (49, 73, 82, 106, 110):
+        batch[end - 4:end] = b"\xff" * 4
+    return bytes(batch)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,8 @@ pub use {bytes::Bytes, minicbor, quinn, rustls};
 #[cfg(any(fuzzing, feature = "__internals"))]
 #[doc(hidden)]
 pub mod fuzzing {
+    #[cfg(all(fuzzing, feature = "durable"))]
+    pub use crate::events::open_any_segment;
     pub use crate::{
         frame::{FrameBuffer, FrameError, encode as encode_frame},
         message::{validate_body, validate_item},

@@ -30,6 +30,8 @@ mod store;
 
 #[cfg(feature = "durable")]
 pub use self::cursor_store::CursorStore;
+#[cfg(all(fuzzing, feature = "durable"))]
+pub use self::segment::fuzz::open_any_segment;
 pub use self::{builder::EventLogBuilder, cursor::Cursor, gap::Gap, log::EventLog};
 pub(crate) use self::{
     follower::{Delivery, Follower, ended_without_reason},
