@@ -142,7 +142,7 @@ fn timed(replay: impl Future<Output = palyra_quic::Result<usize>> + Send + 'stat
 fn writes() -> Result<()> {
     let (mut rates, mut commits) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
-        let path = env::temp_dir().join(format!("palyra-bench-{}-{round}.redb", std::process::id()));
+        let path = env::temp_dir().join(format!("palyra-bench-{}-{round}", std::process::id()));
         let log = EventLog::builder().max_events(100_000).max_bytes(64 * 1024 * 1024).open(&path)?;
         let start = Instant::now();
         for n in 1..WRITTEN {
@@ -158,7 +158,7 @@ fn writes() -> Result<()> {
         commits.push(f64::from(u32::try_from(log.commits())?));
         eprintln!("{round:2}/{ROUNDS} {WRITTEN} events written in {elapsed:?}, {} commits", log.commits());
         drop(log);
-        fs::remove_file(path)?;
+        fs::remove_dir_all(path)?;
     }
     println!("| durable publish, events of 32 B/s (target ≥ 50,000) | {:.0} | {ROUNDS} |", median_of(rates));
     println!("| commits for {WRITTEN} of them | {:.0} | {ROUNDS} |", median_of(commits));

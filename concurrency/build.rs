@@ -22,6 +22,8 @@ const OF_SHUTTLE: Sources = &[
     ("../src/admission", "admission"),
     ("../src/events/history.rs", "events/history.rs"),
     ("../src/events/ring.rs", "events/ring.rs"),
+    ("../src/events/log_clock.rs", "events/log_clock.rs"),
+    ("../src/events/stored_event.rs", "events/stored_event.rs"),
     ("../src/limits/rate.rs", "limits/rate.rs"),
     ("../src/router/loan.rs", "router/loan.rs"),
     ("src/with_shuttle/stand_ins", ""),

@@ -96,7 +96,7 @@
 //! | `rsa` | yes | certificates with RSA keys; brings `ecdsa` |
 //! | `chacha20poly1305` | yes | the cipher suite for machines without AES instructions |
 //! | `cert` | no | a small certificate authority and two connected endpoints, for tests |
-//! | `durable` | no | event logs and cursors in files; needs Rust 1.90 |
+//! | `durable` | no | event logs and cursors in files |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 //!
@@ -150,7 +150,9 @@ mod wire_error;
 #[cfg(feature = "cert")]
 pub use self::cert::{CertificateAuthority, ConnectedPair, IssuedCertificate, connected_pair};
 #[cfg(feature = "durable")]
-pub use self::events::CursorStore;
+pub use self::events::{Batch, Clocks, EventStore, Extent, MemoryStore, StoredEvent, conformance};
+#[cfg(all(feature = "durable", unix))]
+pub use self::events::{CursorStore, LostEvents, SegmentOptions, SegmentStore};
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 pub use self::{
@@ -159,7 +161,7 @@ pub use self::{
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, EventLog, EventLogBuilder, Gap},
+    events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{CborError, Codec, JsonError, MAX_NESTING, MessageError, Notification, Request, Response},

@@ -68,7 +68,7 @@ fn a_subscriber_that_never_reads_costs_a_bounded_amount_of_memory() {
         assert!(grown < 8 * MIB, "grown by {grown} bytes");
 
         // The twin: what is kept does show.
-        let log = EventLog::builder().max_bytes(100 * MIB).max_events(100_000).build().unwrap();
+        let log = EventLog::builder().max_bytes(100 * 1024 * 1024).max_events(100_000).build().unwrap();
         let grown = publish_past_the_stalled(&serve(Router::new().events(log.clone())), &log).await;
         assert!(grown > 30 * MIB, "grown by {grown} bytes");
     });

@@ -40,7 +40,10 @@ pub(crate) fn dialler(runtime: Arc<dyn Runtime>, identity: Identity, trust: Trus
 /// A log with this many events of 32 bytes, in memory of its own each.
 pub(crate) fn event_log(events: usize) -> Result<EventLog> {
     // Twice what the events count for with their overhead, and room for one as large as may be.
-    let log = EventLog::builder().max_events(events).max_bytes(256 * events + 1024 * 1024).build()?;
+    let log = EventLog::builder()
+        .max_events(events)
+        .max_bytes(u64::try_from(256 * events + 1024 * 1024).unwrap_or(u64::MAX))
+        .build()?;
     for n in 0..events {
         log.publish_raw(format!("{n:032}"))?;
     }

@@ -60,7 +60,7 @@ fn limits(args: &Serve) -> Result<TransportLimits, Error> {
 /// A follower that was offline for a night should receive the events that it missed. So the log stores as
 /// many small events as fit into some megabytes.
 const DURABLE_EVENTS: usize = 65_536;
-const DURABLE_BYTES: usize = 16 * 1024 * 1024;
+const DURABLE_BYTES: u64 = 16 * 1024 * 1024;
 
 fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure> {
     let within = |builder: EventLogBuilder| match args.memory {
@@ -74,11 +74,13 @@ fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure
         None => builder,
     };
     let log = builder.open(path).map_err(|error| Failure::from(error).during(path.display()))?;
-    if let Some(aside) = log.damaged() {
+    let lost = log.health().damaged_events;
+    if lost > 0 {
+        let report = path.join("damage");
         Failure::new(format_args!(
-            "{} cannot be read and is kept aside as {}; a new epoch begins",
+            "{}: {lost} events are lost to damage; {} lists them, and this is said until it is removed",
             path.display(),
-            aside.display()
+            report.display()
         ))
         .report("damaged");
     }
@@ -186,7 +188,13 @@ fn refusal(error: &Error) -> MethodError {
     let text = error.to_string();
     match error.kind() {
         ErrorKind::MessageTooLarge => MethodError::invalid_request(text),
-        ErrorKind::Exhausted => MethodError::resource_exhausted(text),
+        ErrorKind::Exhausted => {
+            let exhausted = MethodError::resource_exhausted(text);
+            match error.retry_after() {
+                Some(after) => exhausted.retry_after(after),
+                None => exhausted,
+            }
+        }
         _ => MethodError::internal(text),
     }
 }

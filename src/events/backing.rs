@@ -1,89 +1,107 @@
-//! Where a log keeps its events: in memory only, or also in a file.
+//! Where a log keeps its events: in memory only, or also in a store.
 
-use std::sync::atomic::Ordering;
+use std::{
+    future::{Future, ready},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
 
-#[cfg(feature = "durable")]
-use std::sync::Arc;
-
-#[cfg(feature = "durable")]
-use super::committer::Committer;
 use super::{
-    history::{History, closed_error},
-    ring::StoredEvent,
+    ahead::Ahead,
+    health::LogHealth,
+    history::{History, Older, closed_error},
+    stored_event::StoredEvent,
 };
 use crate::{error::Result, sync::AtomicBool};
 
-pub(super) enum Backing {
-    Memory {
-        closed: AtomicBool,
-    },
-    /// The committer appends events to the history once they are written.
-    #[cfg(feature = "durable")]
-    File(Arc<Committer>),
-}
+pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-impl Backing {
-    pub(super) fn memory() -> Self {
-        Self::Memory { closed: AtomicBool::new(false) }
-    }
-
+/// What a log does beside keeping its newest events in memory.
+pub(super) trait Backing: Send + Sync {
     /// Publishes an event, and returns its number.
-    pub(super) fn publish(&self, history: &History, event: StoredEvent) -> Result<u64> {
-        match self {
-            Self::Memory { closed } if closed.load(Ordering::Relaxed) => Err(closed_error()),
-            Self::Memory { .. } => Ok(history.append([event])),
-            #[cfg(feature = "durable")]
-            Self::File(committer) => committer.publish(event),
-        }
-    }
+    fn publish(&self, event: StoredEvent) -> Result<u64>;
+
+    /// Publishes an event now, and resolves to its number when it is as durable as it gets.
+    fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>>;
+
+    /// The number of the oldest event held, or of the next event if none is held.
+    fn first_seq(&self) -> u64;
 
     /// The number of the newest event that was published, whether subscribers can get it or not.
-    pub(super) fn last_seq(&self, history: &History) -> u64 {
-        match self {
-            Self::Memory { .. } => history.last_seq(),
-            #[cfg(feature = "durable")]
-            Self::File(committer) => committer.last_seq(),
-        }
-    }
+    fn last_seq(&self) -> u64;
 
-    /// Resolves when the event with this number is as durable as it gets.
-    #[allow(clippy::unused_async)] // Without the feature, nothing is awaited.
-    pub(super) async fn committed(&self, _seq: u64) -> Result<()> {
-        match self {
-            Self::Memory { .. } => Ok(()),
-            #[cfg(feature = "durable")]
-            Self::File(committer) => committer.committed(_seq).await,
-        }
-    }
+    /// Whether events are elsewhere when they are no longer in memory.
+    fn older(&self) -> Older;
+
+    /// Reads events that are no longer in memory, from this number on, which is below `before`.
+    fn read_older(&self, from: u64, before: u64) -> BoxFuture<'_, Result<Ahead>>;
 
     /// Resolves when all events published so far are as durable as they get.
-    #[allow(clippy::unused_async)]
-    pub(super) async fn flush(&self) -> Result<()> {
-        match self {
-            Self::Memory { .. } => Ok(()),
-            #[cfg(feature = "durable")]
-            Self::File(committer) => committer.flush().await,
+    fn flush(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Refuses further events, and releases the store.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// How often events were written.
+    fn commits(&self) -> u64;
+
+    fn health(&self) -> LogHealth;
+}
+
+/// Of a log that is in memory only.
+pub(super) struct InMemory {
+    history: Arc<History>,
+    closed: AtomicBool,
+}
+
+impl InMemory {
+    pub(super) fn new(history: Arc<History>) -> Self {
+        Self { history, closed: AtomicBool::new(false) }
+    }
+}
+
+impl Backing for InMemory {
+    fn publish(&self, event: StoredEvent) -> Result<u64> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(closed_error());
         }
+        Ok(self.history.append([event]))
     }
 
-    /// Refuses further events, and releases the file.
-    #[allow(clippy::unused_async)]
-    pub(super) async fn close(&self) -> Result<()> {
-        match self {
-            Self::Memory { closed } => {
-                closed.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            #[cfg(feature = "durable")]
-            Self::File(committer) => committer.close().await,
-        }
+    fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>> {
+        Box::pin(ready(self.publish(event)))
     }
 
-    #[cfg(feature = "durable")]
-    pub(super) fn committer(&self) -> Option<&Committer> {
-        match self {
-            Self::Memory { .. } => None,
-            Self::File(committer) => Some(committer),
-        }
+    fn first_seq(&self) -> u64 {
+        self.history.first_seq()
+    }
+
+    fn last_seq(&self) -> u64 {
+        self.history.last_seq()
+    }
+
+    fn older(&self) -> Older {
+        Older::Discarded
+    }
+
+    fn read_older(&self, _from: u64, before: u64) -> BoxFuture<'_, Result<Ahead>> {
+        Box::pin(ready(Ok(Ahead::nothing_before(before))))
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.closed.store(true, Ordering::Relaxed);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn commits(&self) -> u64 {
+        0
+    }
+
+    fn health(&self) -> LogHealth {
+        LogHealth::default()
     }
 }

@@ -3,21 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "durable")]
-use super::committer::CommitSettings;
+use super::commit_settings::CommitSettings;
 use super::{
-    backing::Backing,
+    backing::InMemory,
     history::{History, random_epoch},
     log::EventLog,
-    ring::{Bounds, OVERHEAD, Ring},
+    log_clock::{LogClock, system_clocks},
+    ring::{Bounds, OVERHEAD},
 };
 use crate::{
     error::{Error, Result},
     limits::TransportLimits,
     message::largest_event_payload,
+    runtime::monotonic_now,
 };
 
 const MAX_EVENTS: usize = 4096;
-const MAX_BYTES: usize = 1024 * 1024;
+const MAX_BYTES: u64 = 1024 * 1024;
+/// Of a log with a larger store, by default.
+const MEMORY_BYTES: usize = 1024 * 1024;
 /// The same number as there are connections by default.
 const MAX_SUBSCRIBERS: usize = 256;
 /// Base64 makes this a third larger, and the result must still fit a frame of the default size.
@@ -46,9 +50,10 @@ impl Default for EventLog {
 /// Collects the bounds of an [`EventLog`]; see [`EventLog::builder`].
 #[derive(Clone, Debug)]
 pub struct EventLogBuilder {
-    max_events: usize,
-    max_bytes: usize,
-    max_age: Option<Duration>,
+    pub(super) max_events: usize,
+    pub(super) max_bytes: u64,
+    memory_bytes: Option<usize>,
+    pub(super) max_age: Option<Duration>,
     pub(super) max_payload_bytes: usize,
     max_subscribers: usize,
     #[cfg(feature = "durable")]
@@ -60,6 +65,7 @@ impl Default for EventLogBuilder {
         Self {
             max_events: MAX_EVENTS,
             max_bytes: MAX_BYTES,
+            memory_bytes: None,
             max_age: None,
             max_payload_bytes: MAX_PAYLOAD_BYTES,
             max_subscribers: MAX_SUBSCRIBERS,
@@ -76,15 +82,31 @@ impl EventLogBuilder {
         Self { max_events, ..self }
     }
 
-    /// How many bytes the events held may take: each counts its payload and 64 more. Default: 1 MiB. A
-    /// durable log takes as much of the disk, and while events are written and others wait, twice as much
-    /// memory again.
+    /// How many bytes the events held may take. Default: 1 MiB.
+    ///
+    /// In memory, each event counts its payload and 64 bytes more. A log that is [opened](Self::open) keeps
+    /// its files within this size, or within 256 KiB if that is more; there, each event takes its payload and
+    /// about 30 bytes more, and each commit about 60.
     #[must_use]
-    pub fn max_bytes(self, max_bytes: usize) -> Self {
+    pub fn max_bytes(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }
     }
 
-    /// How long an event is held at most, by the calendar's clock. Default: for ever.
+    /// How many bytes of memory the events may take, each with its payload and 64 bytes more. A log in memory
+    /// holds no more than this; of a log with a store, these are the newest events, which followers get
+    /// without reading the disk. As much again may wait to be written. Default: `max_bytes`, but at most
+    /// 1 MiB if there is a store.
+    #[must_use]
+    pub fn memory_bytes(self, memory_bytes: usize) -> Self {
+        Self { memory_bytes: Some(memory_bytes), ..self }
+    }
+
+    /// How long an event is held at most. Default: for ever.
+    ///
+    /// Ages are measured by a clock that does not jump with the system's: the monotonic clock while the log
+    /// exists, and by how much the wall clock advanced while it was closed, if that is plausible. An event
+    /// may be held longer, but never less long because somebody set a clock. A store gives up old events a
+    /// segment at a time, with the next commit.
     #[must_use]
     pub fn max_age(self, max_age: Duration) -> Self {
         Self { max_age: Some(max_age), ..self }
@@ -105,13 +127,14 @@ impl EventLogBuilder {
         Self { max_subscribers, ..self }
     }
 
-    /// Takes `max_bytes` from the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes), and
-    /// makes `max_payload_bytes` the most that fits their frames, in JSON too.
+    /// Takes `memory_bytes` from the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes),
+    /// and makes `max_payload_bytes` the most that fits their frames, in JSON too.
     #[must_use]
     pub fn within(self, limits: &TransportLimits) -> Self {
-        let max_bytes = usize::try_from(limits.event_log_bytes()).unwrap_or(usize::MAX);
-        let largest = largest_event_payload(limits.max_frame_len()).min(max_bytes.saturating_sub(OVERHEAD));
-        Self { max_bytes, max_payload_bytes: largest, ..self }
+        let memory_bytes = usize::try_from(limits.event_log_bytes()).unwrap_or(usize::MAX);
+        let largest =
+            largest_event_payload(limits.max_frame_len()).min(memory_bytes.saturating_sub(OVERHEAD));
+        Self { memory_bytes: Some(memory_bytes), max_payload_bytes: largest, ..self }
     }
 
     /// Checks the bounds and makes the log. Memory grows with the events, up to the bounds.
@@ -132,24 +155,38 @@ impl EventLogBuilder {
         if self.max_subscribers == 0 {
             return Err(Error::invalid_config("max_subscribers is zero"));
         }
-        if self.max_payload_bytes.saturating_add(OVERHEAD) > self.max_bytes {
-            return Err(Error::invalid_config("max_bytes does not hold one event of max_payload_bytes"));
+        if self.max_payload_bytes.saturating_add(OVERHEAD) > self.max_memory_bytes(MEMORY_BYTES) {
+            return Err(Error::invalid_config(
+                "max_bytes and memory_bytes do not hold one event of max_payload_bytes",
+            ));
         }
         Ok(())
     }
 
-    pub(super) fn bounds(&self) -> Bounds {
-        Bounds { events: self.max_events, bytes: self.max_bytes, age: self.max_age }
+    /// What events may take in memory; `default` bounds it if the caller did not.
+    fn max_memory_bytes(&self, default: usize) -> usize {
+        let most = usize::try_from(self.max_bytes).unwrap_or(usize::MAX);
+        most.min(self.memory_bytes.unwrap_or(default))
     }
 
     pub(super) fn create(self) -> EventLog {
-        let ring = Ring::new(self.bounds(), 1);
-        let history = self.history(random_epoch(), ring);
-        EventLog::with(history, Backing::memory(), self.max_payload_bytes)
+        let bounds =
+            Bounds { events: self.max_events, bytes: self.max_memory_bytes(usize::MAX), age: self.max_age };
+        let clock = LogClock::starting(system_clocks(monotonic_now));
+        let history = History::new(random_epoch(), 1, bounds, self.max_subscribers, clock);
+        EventLog::with(Arc::clone(&history), Box::new(InMemory::new(history)), self.max_payload_bytes)
     }
 
-    pub(super) fn history(&self, epoch: u64, ring: Ring) -> Arc<History> {
-        History::new(epoch, self.bounds(), self.max_subscribers, ring)
+    /// The newest events of a log with a store, which continues at number `next`.
+    #[cfg(feature = "durable")]
+    pub(super) fn newest(&self, epoch: u64, next: u64, clock: LogClock) -> Arc<History> {
+        let bounds = Bounds { events: self.max_events, bytes: self.stored_memory_bytes(), age: None };
+        History::new(epoch, next, bounds, self.max_subscribers, clock)
+    }
+
+    #[cfg(feature = "durable")]
+    pub(super) fn stored_memory_bytes(&self) -> usize {
+        self.max_memory_bytes(MEMORY_BYTES)
     }
 }
 
@@ -160,7 +197,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_too() {
-        let log = EventLog::builder().max_payload_bytes(100).max_bytes(3 * (100 + OVERHEAD)).build().unwrap();
+        let log = EventLog::builder().max_payload_bytes(100).max_bytes(3 * 164).build().unwrap();
         for _ in 0..10 {
             log.publish_raw(vec![0; 100]).unwrap();
         }

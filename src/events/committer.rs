@@ -1,266 +1,228 @@
-//! Writes events to disk in groups, so that flash is written rarely.
+//! Writes events to a store in groups, so that flash is written rarely.
 
 use std::{
-    panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_lite::FutureExt;
-use quinn::Runtime;
 
 use super::{
-    history::{History, closed_error},
-    progress::{CommitState, Progress, ReportOnDrop},
-    ring::{StoredEvent, cost},
-    store::{Batch, Store},
+    commit::EndOnDrop,
+    commit_settings::CommitSettings,
+    event_store::{Batch, EventStore},
+    health::{LogHealth, LogState},
+    history::History,
+    pending::Pending,
+    stored_event::StoredEvent,
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     runtime::{Clock, Elapsed},
-    sync::{Event, Mutex, MutexGuard, lock},
+    sync::{AsyncMutex, Event, Mutex, MutexGuard, lock},
 };
 
-/// How often to write.
-#[derive(Clone, Debug)]
-pub(super) struct CommitSettings {
-    pub(super) runtime: Option<Arc<dyn Runtime>>,
-    pub(super) commit_interval: Duration,
-    pub(super) commit_events: usize,
-}
+/// A commit that takes longer is reported.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// A person does not notice this delay, and flash is written at most fifty times per second.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
-const COMMIT_EVENTS: usize = 1024;
-
-impl Default for CommitSettings {
-    fn default() -> Self {
-        Self { runtime: None, commit_interval: COMMIT_INTERVAL, commit_events: COMMIT_EVENTS }
-    }
-}
-
-/// Collects events, and has a task write them while there are any. When the last handle is dropped, the
-/// file is closed.
+/// Collects events, and has a task write them while there are any.
+///
+/// When the store fails, the events that wait are given up with an error, and for a while that grows with
+/// each failure nothing is accepted. The next event after that tries again.
 pub(super) struct Committer {
     /// `None` once the log is closed.
-    store: async_lock::Mutex<Option<Arc<Store>>>,
+    store: AsyncMutex<Option<Arc<dyn EventStore>>>,
     history: Arc<History>,
     clock: Clock,
-    commit_interval: Duration,
-    commit_events: usize,
-    max_pending_bytes: usize,
-    damaged: Option<PathBuf>,
+    settings: CommitSettings,
+    retention: Retention,
     pending: Mutex<Pending>,
     /// Notified when pending events are to be written without waiting for the interval to end.
     due: Event,
-    progress: Arc<Progress>,
 }
 
-/// The events that wait to be written, and where the log stands.
-struct Pending {
-    events: Vec<StoredEvent>,
-    /// What the events count for.
-    bytes: usize,
-    /// The number of the newest event, pending or not.
-    last: u64,
-    /// The number of the newest event on disk.
-    committed: u64,
-    commits: u64,
-    latest_commit: Option<Instant>,
-    /// A task is committing. Invariant: true while events are pending, unless a commit has failed.
-    committing: bool,
-    /// A caller waits for the pending events, which are to be written now.
-    flush: bool,
-    /// No more events are published.
-    closed: bool,
-    /// A commit has failed. An event that was written after it would leave a hole in the numbers.
-    failed: bool,
+/// What a log keeps on disk, beyond what the store itself bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retention {
+    pub(super) events: u64,
+    pub(super) age: Option<Duration>,
 }
 
 impl Committer {
     pub(super) fn new(
-        runtime: Arc<dyn Runtime>,
-        store: Store,
+        clock: Clock,
+        store: Arc<dyn EventStore>,
         history: Arc<History>,
-        settings: &CommitSettings,
+        settings: CommitSettings,
+        retention: Retention,
         max_pending_bytes: usize,
-        damaged: Option<PathBuf>,
     ) -> Arc<Self> {
-        let committed = history.last_seq();
-        let pending = Pending {
-            events: Vec::new(),
-            bytes: 0,
-            last: committed,
-            committed,
-            commits: 0,
-            latest_commit: None,
-            committing: false,
-            flush: false,
-            closed: false,
-            failed: false,
-        };
+        let pending = Mutex::new(Pending::new(history.last_seq(), max_pending_bytes));
         Arc::new(Self {
-            store: async_lock::Mutex::new(Some(Arc::new(store))),
+            store: AsyncMutex::new(Some(store)),
             history,
-            clock: Clock::new(runtime),
-            commit_interval: settings.commit_interval,
-            commit_events: settings.commit_events,
-            max_pending_bytes,
-            damaged,
-            pending: Mutex::new(pending),
+            clock,
+            settings,
+            retention,
+            pending,
             due: Event::new(),
-            progress: Progress::starting_at(committed),
         })
     }
 
-    /// Takes an event for the next commit, and returns its number.
+    /// Takes an event for the next commit. Returns its number, and the commit.
     pub(super) fn publish(self: &Arc<Self>, event: StoredEvent) -> Result<u64> {
-        let mut pending = self.pending();
-        if pending.closed {
-            return Err(closed_error());
-        }
-        if pending.failed {
-            return Err(write_failed());
-        }
-        let bytes = pending.bytes + cost(&event.payload);
-        if bytes > self.max_pending_bytes {
-            return Err(Error::new(ErrorKind::Exhausted).detail("too many events wait to be written"));
-        }
-        pending.bytes = bytes;
-        pending.events.push(event);
-        pending.last += 1;
-        let (seq, count) = (pending.last, pending.events.len());
-        let idle = !std::mem::replace(&mut pending.committing, true);
+        self.add(event).map(|(seq, _)| seq)
+    }
+
+    /// Takes an event for the next commit, and resolves to its number when it is written.
+    pub(super) fn publish_durable(
+        self: &Arc<Self>,
+        event: StoredEvent,
+    ) -> Result<impl Future<Output = Result<u64>> + Send + use<>> {
+        let (seq, pending) = self.add(event)?;
+        let commit = Arc::clone(pending.commit());
         drop(pending);
-        if idle {
+        Ok(async move { commit.ended().await.map(|()| seq) })
+    }
+
+    fn add(self: &Arc<Self>, event: StoredEvent) -> Result<(u64, MutexGuard<'_, Pending>)> {
+        let mut pending = self.pending();
+        let seq = pending.add(event, || self.clock.now())?;
+        if pending.begin_committing() {
             let task = CommitTask(Some(Arc::clone(self)));
             self.clock.spawn(async move { task.run().await });
-        } else if count >= self.commit_events {
+        } else if pending.count() >= self.settings.commit_events {
             self.due.notify(usize::MAX);
         }
-        Ok(seq)
+        Ok((seq, pending))
+    }
+
+    /// The number of the oldest event that the log holds, as `next` is the number of its next one.
+    pub(super) fn first_held(&self, oldest: u64, next: u64) -> u64 {
+        oldest.max(next.saturating_sub(self.retention.events))
     }
 
     /// The number of the newest event that was published, on disk or not.
     pub(super) fn last_seq(&self) -> u64 {
-        self.pending().last
+        self.pending().last()
     }
 
     pub(super) fn commits(&self) -> u64 {
         self.pending().commits
     }
 
-    pub(super) fn damaged(&self) -> Option<&Path> {
-        self.damaged.as_deref()
-    }
-
-    /// Resolves when the event with this number is on disk.
-    pub(super) async fn committed(&self, seq: u64) -> Result<()> {
-        if self.progress.reached(seq).await { Ok(()) } else { Err(write_failed()) }
+    pub(super) fn health(&self) -> LogHealth {
+        let now = self.clock.now();
+        let pending = self.pending();
+        let stalled = |began| now.saturating_duration_since(began) > STALLED_AFTER;
+        let state = match pending.failure() {
+            _ if pending.is_ended() => LogState::Closed,
+            Some(failure) => LogState::Failing(failure.reason.to_string()),
+            None if pending.running_since().is_some_and(stalled) => LogState::Stalled,
+            None => LogState::Writable,
+        };
+        LogHealth {
+            state,
+            failed_commits: pending.failed_commits,
+            unwritten_events: pending.unwritten_events,
+            damaged_events: 0,
+        }
     }
 
     /// Writes the pending events without waiting for the interval between commits to end. Resolves when
     /// they are on disk.
     pub(super) async fn flush(&self) -> Result<()> {
-        let last = {
-            let mut pending = self.pending();
-            if pending.failed {
-                return Err(write_failed());
-            }
-            pending.flush = !pending.events.is_empty();
-            pending.last
-        };
+        let (before, commits) = self.pending().flush();
         self.due.notify(usize::MAX);
-        self.committed(last).await
-    }
-
-    /// Takes no more events, writes those that are pending, and closes the file.
-    pub(super) async fn close(&self) -> Result<()> {
-        self.pending().closed = true;
-        let flushed = self.flush().await;
-        // Locked while the file is closed, so that every other caller waits for that, too.
-        let mut store = self.store.lock().await;
-        if let Some(store) = store.take() {
-            blocking::unblock(move || drop(store)).await;
+        // The failure of an earlier commit is reported once, and below.
+        let mut flushed = before.ended().await.or(Ok(()));
+        for commit in commits.into_iter().flatten() {
+            flushed = flushed.and(commit.ended().await);
         }
-        flushed
+        let unreported = self.pending().take_unreported();
+        flushed.and(unreported.map_or(Ok(()), |error| Err(error.into())))
     }
 
-    /// Writes the pending events in one commit. Returns the state after it, and whether other events are
-    /// pending by then.
-    async fn commit(&self) -> (CommitState, bool) {
+    /// Takes no more events, writes those that are pending, and closes the store.
+    pub(super) async fn close(&self) -> Result<()> {
+        self.pending().close();
+        let flushed = self.flush().await;
+        // Locked while the store is closed, so that every other caller waits for that, too.
+        let mut store = self.store.lock().await;
+        let Some(store) = store.take() else { return flushed };
+        let closed = AssertUnwindSafe(blocking::unblock(move || store.close())).catch_unwind().await;
+        flushed?;
+        closed.unwrap_or_else(|_| Err(panicked())).map_err(Error::from)
+    }
+
+    /// Writes the pending events in one commit. Returns the commit and its outcome, and whether other events
+    /// are pending by then.
+    async fn commit(&self) -> (EndOnDrop, bool) {
         self.wait_until_due().await;
         let Some(store) = self.store.lock().await.clone() else {
-            return (self.fail(), false);
+            return (self.failed("the log is closed".into(), None), false);
         };
-        let (events, first) = {
-            let mut pending = self.pending();
-            pending.bytes = 0;
-            pending.flush = false;
-            (std::mem::take(&mut pending.events), pending.committed + 1)
-        };
-        let oldest = self.history.first_seq_after(&events);
-        let batch = Batch { first, events, oldest };
-        let kept = Arc::clone(&store);
+        let (first, events) = self.pending().take(self.clock.now());
+        let batch = Batch { first, events, clocks: self.history.clock().clocks() };
         let written = AssertUnwindSafe(blocking::unblock(move || {
-            let written = store.commit(&batch);
-            (batch, written)
+            let written = store.append(&batch);
+            (store, batch, written)
         }));
-        // A panic in the database would end the whole executor.
-        let Ok((batch, written)) = written.catch_unwind().await else {
-            tracing::warn!("writing events panicked");
-            // Dropping the database would panic again, when the log is dropped. The file stays locked
-            // instead.
-            std::mem::forget(kept);
-            return (self.fail(), false);
-        };
-        if let Err(error) = written {
-            tracing::warn!(%error, "events could not be written");
-            // Before callers learn of it, who may then close the log and with it the file.
-            drop(kept);
-            return (self.fail(), false);
-        }
+        // A panic in the store would end the whole executor.
+        let written = written.catch_unwind().await.map_err(|_| panicked());
+        let (store, batch) =
+            match written.and_then(|(store, batch, written)| written.map(|()| (store, batch))) {
+                Ok(written) => written,
+                Err(error) => {
+                    tracing::warn!(%error, "events could not be written");
+                    return (self.failed(error.to_string().into(), Some(self.clock.now())), false);
+                }
+            };
         let last = self.history.append(batch.events);
-        let mut pending = self.pending();
-        pending.committed = last;
-        pending.commits += 1;
-        pending.latest_commit = Some(self.clock.now());
-        pending.committing = !pending.events.is_empty();
-        (CommitState { committed: last, failed: false }, pending.committing)
+        let (commit, more) = self.pending().written(last, self.clock.now());
+        self.discard(store, last).await;
+        (EndOnDrop { commit, outcome: Ok(()) }, more)
     }
 
-    /// From now on nothing can be published.
-    fn fail(&self) -> CommitState {
-        let (events, committed) = {
-            let mut pending = self.pending();
-            pending.failed = true;
-            pending.committing = false;
-            // No caller was promised the numbers of the pending events.
-            pending.last = pending.committed;
-            (std::mem::take(&mut pending.events), pending.committed)
-        };
-        drop(events);
-        CommitState { committed, failed: true }
+    /// Gives up the events that wait. Without `now` for good.
+    fn failed(&self, reason: Arc<str>, now: Option<Instant>) -> EndOnDrop {
+        let (commit, error) = self.pending().failed(reason, now);
+        EndOnDrop { commit, outcome: Err(error) }
+    }
+
+    /// Has the store give up events that are too many or too old.
+    async fn discard(&self, store: Arc<dyn EventStore>, last: u64) {
+        let Retention { events, age } = self.retention;
+        let mut below = last.saturating_add(1).saturating_sub(events);
+        if let Some(age) = age {
+            let before = self.history.clock().now().saturating_sub(age);
+            below = below.max(store.expired(before));
+        }
+        // Not with each commit: subscribers do not get what is below anyway.
+        let postponed = store.extent().first.saturating_add((events / 16).min(1024));
+        if below <= postponed {
+            return;
+        }
+        let discarded =
+            AssertUnwindSafe(blocking::unblock(move || store.discard(below))).catch_unwind().await;
+        if let Err(error) = discarded.unwrap_or_else(|_| Err(panicked())) {
+            tracing::warn!(%error, "old events could not be discarded");
+        }
     }
 
     /// Resolves when the interval since the latest commit is over, enough events are pending, or a caller
     /// waits for them.
     async fn wait_until_due(&self) {
-        let Some(latest) = self.pending().latest_commit else { return };
-        let Some(end) = latest.checked_add(self.commit_interval) else { return };
-        let due = async {
-            loop {
-                let due = self.due.listen();
-                {
-                    let pending = self.pending();
-                    if pending.flush || pending.events.len() >= self.commit_events {
-                        return;
-                    }
-                }
-                due.await;
-            }
-        };
+        let CommitSettings { commit_interval, commit_events, delays_first, .. } = self.settings;
+        let Some(begins) = self.pending().interval_begins(delays_first) else { return };
+        let Some(end) = begins.checked_add(commit_interval) else { return };
+        let due = crate::sync::wait_until(&self.due, || {
+            let pending = self.pending();
+            pending.is_flushed() || pending.count() >= commit_events
+        });
         match self.clock.timeout_at(Some(end), due).await {
             Ok(()) | Err(Elapsed) => {}
         }
@@ -268,6 +230,19 @@ impl Committer {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         lock(&self.pending)
+    }
+}
+
+/// A log that is not closed before its last handle is dropped closes its store then, so that the store
+/// knows where it ends.
+impl Drop for Committer {
+    fn drop(&mut self) {
+        let Some(store) = self.store.get_mut().take() else { return };
+        match catch_unwind(AssertUnwindSafe(|| store.close())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the store of an event log was not closed"),
+            Err(_panic) => tracing::warn!("the store of an event log panicked when it was closed"),
+        }
     }
 }
 
@@ -279,10 +254,8 @@ impl CommitTask {
     /// Writes pending events, group by group, until there are none.
     async fn run(mut self) {
         while let Some(committer) = &self.0 {
-            let progress = Arc::clone(&committer.progress);
-            let (state, more) = committer.commit().await;
-            // Reports even if the executor drops this task while it releases the committer.
-            let _report = ReportOnDrop { progress, state };
+            // Ends even if the executor drops this task while it releases the committer.
+            let (_end, more) = committer.commit().await;
             if !more && let Some(committer) = self.0.take() {
                 release(committer).await;
             }
@@ -294,18 +267,18 @@ impl Drop for CommitTask {
     fn drop(&mut self) {
         if let Some(committer) = &self.0 {
             tracing::warn!("the executor dropped the task that writes events");
-            committer.progress.report(committer.fail());
+            drop(committer.failed("the executor dropped the task that writes them".into(), None));
         }
     }
 }
 
-/// Drops a handle; in the thread pool if it is the last one, and so closes the file.
+/// Drops a handle; in the thread pool if it is the last one, and so closes the store.
 async fn release(mut committer: Arc<Committer>) {
     if Arc::get_mut(&mut committer).is_some() {
         blocking::unblock(move || drop(committer)).await;
     }
 }
 
-fn write_failed() -> Error {
-    Error::from(std::io::Error::other("the event log cannot be written; it has to be opened again"))
+fn panicked() -> io::Error {
+    io::Error::other("the store panicked")
 }

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use bytes::Bytes;
+pub use super::stored_event::StoredEvent;
 
 /// A place that keeps the events of one log: memory, files, a database, a raw partition.
 ///
@@ -23,6 +23,18 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// The clocks that came with the newest batch that the store holds. `None` if it holds no batch.
     fn last_clocks(&self) -> Option<Clocks>;
+
+    /// A number below which every event was published before this time, on the clock of the log. A store
+    /// that does not know answers with its oldest number. Cheap, like [`extent`](Self::extent).
+    fn expired(&self, before: Duration) -> u64 {
+        let _ = before;
+        self.extent().first
+    }
+
+    /// How many numbers of events were lost to damage of the medium, as far as that is known. Cheap.
+    fn damaged(&self) -> u64 {
+        0
+    }
 
     /// Stores a batch, all of it or nothing.
     ///
@@ -83,15 +95,6 @@ pub struct Batch {
     pub events: Vec<StoredEvent>,
     /// The clocks when the batch was made.
     pub clocks: Clocks,
-}
-
-/// An event without its number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredEvent {
-    /// The encoded event. A store does not look into it.
-    pub payload: Bytes,
-    /// When the event was published, on the clock of the log. Kept in whole milliseconds.
-    pub published: Duration,
 }
 
 /// Two clocks, read together, so that a log can estimate how long no process had it open. Kept in whole

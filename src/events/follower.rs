@@ -322,10 +322,11 @@ mod tests {
 
     /// The frames of a responder whose log anything happens to, as `server::events` makes them.
     mod against_a_log {
+        use futures_lite::future::block_on;
         use proptest::{collection::vec, prelude::*};
 
         use super::*;
-        use crate::events::{EventLog, GapBefore, Position};
+        use crate::events::{EventLog, EventReader, GapBefore};
 
         #[derive(Clone, Debug)]
         enum Step {
@@ -361,7 +362,7 @@ mod tests {
         /// Both ends of a subscription.
         struct Both {
             log: EventLog,
-            position: Position,
+            reader: EventReader,
             follower: Follower,
             frames: Vec<Response>,
         }
@@ -369,22 +370,21 @@ mod tests {
         impl Both {
             fn new() -> Self {
                 let log = new_log();
-                let (position, _) = log.subscribe(None, None);
-                Self { log, position, follower: Follower::new(None), frames: Vec::new() }
+                let reader = log.subscribe(None, None);
+                Self { log, reader, follower: Follower::new(None), frames: Vec::new() }
             }
 
             fn resume(&mut self) {
                 self.follower.begin();
                 let cursor = self.follower.cursor();
-                let (position, gap) =
-                    self.log.subscribe(cursor.map(Cursor::seq), cursor.and_then(Cursor::epoch));
-                self.position = position;
-                self.frames.extend(gap.map(|gap| frame(&self.log, gap)));
+                self.reader = self.log.subscribe(cursor.map(Cursor::seq), cursor.and_then(Cursor::epoch));
+                // What cannot be had comes first.
+                self.read(0);
             }
 
             fn read(&mut self, bytes: usize) {
                 let mut batch = Vec::new();
-                let gap = self.log.read(&mut self.position, bytes, &mut batch);
+                let gap = block_on(self.log.read(&mut self.reader, bytes, &mut batch)).unwrap();
                 self.frames.extend(gap.map(|gap| frame(&self.log, gap)));
                 let epoch = Some(self.log.epoch());
                 self.frames.extend(batch.into_iter().map(|(seq, payload)| Response::Event {
@@ -405,7 +405,7 @@ mod tests {
                     Step::Read(bytes) => self.read(bytes.into()),
                     Step::Heartbeat => {
                         self.read(usize::MAX);
-                        let (seq, epoch) = (self.position.last_seq(), self.log.epoch());
+                        let (seq, epoch) = (self.reader.last_seq(), self.log.epoch());
                         self.frames.push(Response::Heartbeat { seq, epoch });
                     }
                 }

@@ -4,23 +4,28 @@ use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 
-use super::ring::{Bounds, Ring, StoredEvent};
+use super::{
+    log_clock::LogClock,
+    ring::{Bounds, Ring},
+    stored_event::StoredEvent,
+};
 use crate::{
     error::{Error, ErrorKind},
     message::EVENT_OVERHEAD,
     sync::{AtomicUsize, Event, EventListener, Mutex, MutexGuard, lock},
 };
 
-/// What subscribers can get: of a durable log, only events that are on disk.
+/// What subscribers can get from memory: all events of a log that has nothing else, or the newest events
+/// that a store holds, too.
 pub(super) struct History {
     epoch: u64,
     bounds: Bounds,
     max_subscribers: usize,
+    clock: LogClock,
     ring: Mutex<Ring>,
     published: Event,
     subscribers: AtomicUsize,
@@ -30,12 +35,20 @@ pub(super) struct History {
 const EPOCH_MASK: u64 = (1 << 53) - 1;
 
 impl History {
-    pub(super) fn new(epoch: u64, bounds: Bounds, max_subscribers: usize, ring: Ring) -> Arc<Self> {
+    /// A history whose next event gets the number `next`.
+    pub(super) fn new(
+        epoch: u64,
+        next: u64,
+        bounds: Bounds,
+        max_subscribers: usize,
+        clock: LogClock,
+    ) -> Arc<Self> {
         Arc::new(Self {
             epoch,
             bounds,
             max_subscribers,
-            ring: Mutex::new(ring),
+            clock,
+            ring: Mutex::new(Ring::new(bounds, next)),
             published: Event::new(),
             subscribers: AtomicUsize::new(0),
         })
@@ -64,57 +77,38 @@ impl History {
         self.ring().last()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.ring().len()
+    pub(super) fn clock(&self) -> &LogClock {
+        &self.clock
     }
 
-    /// What [`first_seq`](Self::first_seq) will be when these events are appended.
-    #[cfg(feature = "durable")]
-    pub(super) fn first_seq_after(&self, events: &[StoredEvent]) -> u64 {
-        self.ring().first_after(events)
-    }
-
-    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, and what
-    /// it cannot get.
-    pub(super) fn subscribe(
-        &self,
-        resume_from: Option<u64>,
-        epoch: Option<u64>,
-    ) -> (Position, Option<GapBefore>) {
-        let (first, last) = {
-            let ring = self.ring();
-            (ring.first(), ring.last())
-        };
-        let gap = |missed| Some(GapBefore { first_seq: first, missed });
+    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, of a log
+    /// whose oldest event is `first`.
+    pub(super) fn position(&self, first: u64, resume_from: Option<u64>, epoch: Option<u64>) -> Position {
+        let of_another = |seq| epoch.is_some_and(|epoch| epoch != self.epoch) || seq > self.last_seq();
         match resume_from {
-            None => (Position { next: first }, None),
+            None => Position { next: first, of_another_history: false },
             // A cursor of another history says nothing about this one, and a cursor ahead of the log
             // belongs to another history.
-            Some(_) if epoch.is_some_and(|epoch| epoch != self.epoch) => {
-                (Position { next: first }, gap(None))
-            }
-            Some(seq) if seq > last => (Position { next: first }, gap(None)),
-            Some(seq) if seq + 1 < first => (Position { next: first }, gap(Some(first - (seq + 1)))),
-            Some(seq) => (Position { next: seq + 1 }, None),
+            Some(seq) if of_another(seq) => Position { next: first, of_another_history: true },
+            Some(seq) => Position { next: seq + 1, of_another_history: false },
         }
     }
 
     /// Puts the events from `position` on into `batch`, until their payloads together reach `enough` bytes,
-    /// and moves `position` behind them. If the next event is no longer held, returns what was missed, and
-    /// goes on after the gap.
+    /// and moves `position` behind them. If the next event is no longer in memory, what happens depends on
+    /// whether `older` events are elsewhere.
     pub(super) fn read(
         &self,
         position: &mut Position,
+        older: Older,
         enough: usize,
         batch: &mut Vec<(u64, Bytes)>,
-    ) -> Option<GapBefore> {
+    ) -> Read {
         let ring = self.ring();
-        let first = ring.first();
-        let gap = (position.next < first).then(|| {
-            let missed = Some(first - position.next);
-            position.next = first;
-            GapBefore { first_seq: first, missed }
-        });
+        if older == Older::Stored && position.next < ring.first() {
+            return Read::Stored { before: ring.first() };
+        }
+        let gap = position.move_to(ring.first().max(position.next));
         let mut bytes = 0;
         for payload in ring.from(position.next) {
             batch.push((position.next, payload.clone()));
@@ -124,7 +118,7 @@ impl History {
                 break;
             }
         }
-        gap
+        Read::Events(gap)
     }
 
     /// A slot for a subscriber, until it is dropped; `None` if all are taken.
@@ -148,7 +142,7 @@ impl History {
     fn ring(&self) -> MutexGuard<'_, Ring> {
         let mut ring = lock(&self.ring);
         if self.bounds.age.is_some() {
-            ring.expire(since_1970());
+            ring.expire(self.clock.now());
         }
         ring
     }
@@ -171,10 +165,30 @@ impl fmt::Debug for SubscriberSlot {
     }
 }
 
+/// Where the events are that are no longer in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Older {
+    /// Nowhere.
+    Discarded,
+    /// In a store.
+    Stored,
+}
+
+/// What a subscriber gets from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Events, perhaps none, after a gap, if there is one.
+    Events(Option<GapBefore>),
+    /// Nothing: its next events are in the store, or were, up to the number `before`.
+    Stored { before: u64 },
+}
+
 /// The next event that a subscriber is to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     next: u64,
+    /// The subscriber's cursor is of another history, which it has to be told.
+    of_another_history: bool,
 }
 
 impl Position {
@@ -182,21 +196,32 @@ impl Position {
     pub(crate) fn last_seq(self) -> u64 {
         self.next - 1
     }
+
+    pub(super) fn next(self) -> u64 {
+        self.next
+    }
+
+    /// The subscriber gets this event.
+    pub(super) fn pass(&mut self, seq: u64) {
+        self.next = seq + 1;
+    }
+
+    /// Goes on to the next event held, which is `next`. Returns the gap that this makes.
+    pub(super) fn move_to(&mut self, next: u64) -> Option<GapBefore> {
+        let unknown = std::mem::take(&mut self.of_another_history);
+        let missed = next - self.next;
+        self.next = next;
+        (unknown || missed > 0).then(|| GapBefore { first_seq: next, missed: (!unknown).then_some(missed) })
+    }
 }
 
 /// Events that a subscriber will not get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GapBefore {
-    /// The oldest event held.
+    /// The next event held, or the number that the next event will get.
     pub(crate) first_seq: u64,
     /// How many are missing; `None` if that is not known.
     pub(crate) missed: Option<u64>,
-}
-
-/// Calendar time, in which ages are measured: a log may go on in another process, or after a restart of the
-/// machine.
-pub(super) fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A number that two histories of a node have in common by chance only.
@@ -212,12 +237,15 @@ pub(super) fn closed_error() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::{Duration, Instant};
+
+    use super::{super::log_clock::system_clocks, *};
 
     /// A history of `count` events that holds the newest `max_events`.
     fn history(count: u64, max_events: usize) -> Arc<History> {
         let bounds = Bounds { events: max_events, bytes: usize::MAX, age: None };
-        let history = History::new(random_epoch(), bounds, 1, Ring::new(bounds, 1));
+        let clock = LogClock::starting(system_clocks(Instant::now));
+        let history = History::new(random_epoch(), 1, bounds, 1, clock);
         for seq in 1..=count {
             assert_eq!(history.append([event(seq)]), seq);
         }
@@ -228,15 +256,28 @@ mod tests {
         StoredEvent { payload: format!("event {seq}").into(), published: Duration::ZERO }
     }
 
+    fn read(
+        history: &History,
+        position: &mut Position,
+        enough: usize,
+        batch: &mut Vec<(u64, Bytes)>,
+    ) -> Option<GapBefore> {
+        match history.read(position, Older::Discarded, enough, batch) {
+            Read::Events(gap) => gap,
+            Read::Stored { .. } => panic!("nothing is stored"),
+        }
+    }
+
     /// The sequence numbers that a subscriber gets, and the gap before them.
     fn replay(
         history: &History,
         resume_from: Option<u64>,
         epoch: Option<u64>,
     ) -> (Option<GapBefore>, Vec<u64>) {
-        let (mut position, gap) = history.subscribe(resume_from, epoch);
+        let mut position = history.position(history.first_seq(), resume_from, epoch);
         let mut batch = Vec::new();
-        assert_eq!(history.read(&mut position, usize::MAX, &mut batch), None);
+        let gap = read(history, &mut position, usize::MAX, &mut batch);
+        assert_eq!(read(history, &mut position, usize::MAX, &mut batch), None, "a gap is announced once");
         (gap, batch.into_iter().map(|(seq, _)| seq).collect())
     }
 
@@ -252,7 +293,7 @@ mod tests {
     #[test]
     fn events_that_are_no_longer_held_are_a_gap_with_their_count() {
         let history = history(10, 4);
-        assert_eq!((history.first_seq(), history.last_seq(), history.len()), (7, 10, 4));
+        assert_eq!((history.first_seq(), history.last_seq()), (7, 10));
         let gap = GapBefore { first_seq: 7, missed: Some(3) };
         assert_eq!(replay(&history, Some(3), None), (Some(gap), vec![7, 8, 9, 10]));
         assert_eq!(replay(&history, Some(6), None), (None, vec![7, 8, 9, 10]), "nothing is missing");
@@ -278,7 +319,7 @@ mod tests {
     #[test]
     fn an_empty_history_promises_the_first_event() {
         let history = history(0, 10);
-        assert_eq!((history.len(), history.first_seq(), history.last_seq()), (0, 1, 0));
+        assert_eq!((history.first_seq(), history.last_seq()), (1, 0));
         assert_eq!(replay(&history, Some(0), None), (None, vec![]));
         let gap = GapBefore { first_seq: 1, missed: None };
         assert_eq!(replay(&history, Some(1), None), (Some(gap), vec![]));
@@ -287,15 +328,27 @@ mod tests {
     #[test]
     fn a_subscriber_that_falls_behind_learns_how_many_it_missed() {
         let history = history(4, 4);
-        let (mut position, _) = history.subscribe(None, None);
+        let mut position = history.position(1, None, None);
         let mut batch = Vec::new();
-        assert_eq!(history.read(&mut position, 1, &mut batch), None);
+        assert_eq!(read(&history, &mut position, 1, &mut batch), None);
         assert_eq!(batch.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [1], "one event is enough");
         history.append((5..=9).map(event));
         batch.clear();
-        let gap = history.read(&mut position, usize::MAX, &mut batch);
+        let gap = read(&history, &mut position, usize::MAX, &mut batch);
         assert_eq!(gap, Some(GapBefore { first_seq: 6, missed: Some(4) }), "2 to 5");
         assert_eq!(batch.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn events_that_are_stored_are_no_gap() {
+        let history = history(10, 4);
+        let mut position = history.position(1, Some(2), None);
+        let mut batch = Vec::new();
+        let read = history.read(&mut position, Older::Stored, usize::MAX, &mut batch);
+        assert_eq!((read, position.next(), batch.len()), (Read::Stored { before: 7 }, 3, 0));
+        let mut position = history.position(1, Some(6), None);
+        let read = history.read(&mut position, Older::Stored, usize::MAX, &mut batch);
+        assert_eq!((read, position.last_seq(), batch.len()), (Read::Events(None), 10, 4));
     }
 
     #[test]

@@ -7,8 +7,10 @@ use minicbor::Encode;
 
 use super::{
     backing::Backing,
-    history::{GapBefore, History, Position, SubscriberSlot, since_1970},
-    ring::StoredEvent,
+    health::LogHealth,
+    history::{GapBefore, History, SubscriberSlot},
+    reader::EventReader,
+    stored_event::StoredEvent,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -21,7 +23,8 @@ use crate::{
 /// Each event gets a sequence number, from 1 by 1, and the log as a whole a random epoch, so that a
 /// subscriber can tell this history from another one. The newest events are kept, up to a number and up to a
 /// size; subscribers that come too late for an event are told how many they missed. The log lives in memory,
-/// and a process that restarts begins a new epoch; with feature `durable` it may live in a file, and go on.
+/// and a process that restarts begins a new epoch; with feature `durable` it may live in files or another
+/// store, go on, and be larger than memory.
 ///
 /// Cloning gives another handle to the same log. Publishing works from any thread, and waits for no
 /// subscriber.
@@ -42,7 +45,7 @@ pub struct EventLog {
 
 struct Shared {
     history: Arc<History>,
-    backing: Backing,
+    backing: Box<dyn Backing>,
     max_payload_bytes: usize,
 }
 
@@ -74,9 +77,9 @@ impl EventLog {
     /// [`Codec`](ErrorKind::Codec) if the event cannot be encoded;
     /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) if it is larger than
     /// [`max_payload_bytes`](crate::EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once
-    /// the log is [closed](Self::close). Of a durable log,
-    /// [`Exhausted`](ErrorKind::Exhausted) if more events wait to be written than the log may hold, and
-    /// [`Io`](ErrorKind::Io) once writing has failed.
+    /// the log is [closed](Self::close). Of a durable log, [`Exhausted`](ErrorKind::Exhausted) while its
+    /// store fails, or more events wait to be written than may be in memory; [`Error::retry_after`] says
+    /// when to try again. [`Io`](ErrorKind::Io) if the executor that writes is gone.
     pub fn publish<T: Encode<()> + ?Sized>(&self, event: &T) -> Result<u64> {
         self.publish_raw(value::encode(event)?)
     }
@@ -90,15 +93,7 @@ impl EventLog {
     ///
     /// As for [`publish`](Self::publish).
     pub fn publish_raw(&self, payload: impl Into<Bytes>) -> Result<u64> {
-        let payload = payload.into();
-        let Shared { history, backing, max_payload_bytes } = &*self.shared;
-        if payload.len() > *max_payload_bytes {
-            let length = payload.len();
-            return Err(Error::new(ErrorKind::MessageTooLarge).detail(format!(
-                "an event of {length} bytes, at most {max_payload_bytes} may be published"
-            )));
-        }
-        backing.publish(history, StoredEvent { payload, published: since_1970() })
+        self.shared.backing.publish(self.event(payload.into())?)
     }
 
     /// As [`publish`](Self::publish), and resolves when the event survives the process and the machine: in a
@@ -106,7 +101,9 @@ impl EventLog {
     ///
     /// # Errors
     ///
-    /// As for [`publish`](Self::publish); [`Io`](ErrorKind::Io) if writing failed.
+    /// As for [`publish`](Self::publish), also when the event was taken and then could not be written. Its
+    /// number is then given to another event. Only if the process ends before that one is written, the log
+    /// may have the event after all when it is opened again.
     ///
     /// # Cancellation
     ///
@@ -126,9 +123,7 @@ impl EventLog {
     ///
     /// The event is published all the same.
     pub async fn publish_durable_raw(&self, payload: impl Into<Bytes>) -> Result<u64> {
-        let seq = self.publish_raw(payload)?;
-        self.shared.backing.committed(seq).await?;
-        Ok(seq)
+        self.shared.backing.publish_durable(self.event(payload.into())?).await
     }
 
     /// Resolves when every event published so far survives the process; see
@@ -137,7 +132,8 @@ impl EventLog {
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) if writing failed.
+    /// As for [`publish_durable`](Self::publish_durable), also if events that were published since the last
+    /// flush could not be written.
     ///
     /// # Cancellation
     ///
@@ -156,7 +152,8 @@ impl EventLog {
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) if writing failed, now or earlier. The file is released all the same.
+    /// As for [`flush`](Self::flush), and [`Io`](ErrorKind::Io) if the store was not closed in order. It is
+    /// released all the same.
     ///
     /// # Cancellation
     ///
@@ -175,14 +172,14 @@ impl EventLog {
     /// The sequence number of the oldest event still held, or of the next event if none is held.
     #[must_use]
     pub fn first_seq(&self) -> u64 {
-        self.shared.history.first_seq()
+        self.shared.backing.first_seq()
     }
 
     /// The sequence number of the newest event that was published; 0 before the first. In a durable log, it
     /// may still have to be written: see [`committed_seq`](Self::committed_seq).
     #[must_use]
     pub fn last_seq(&self) -> u64 {
-        self.shared.backing.last_seq(&self.shared.history)
+        self.shared.backing.last_seq()
     }
 
     /// The sequence number of the newest event that subscribers can get; 0 before the first. In a durable
@@ -192,16 +189,30 @@ impl EventLog {
         self.shared.history.last_seq()
     }
 
-    /// How many events are held.
+    /// How many events are held: all that subscribers can get, and those in between that were lost to damage.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.history.len()
+        let held = (self.committed_seq() + 1).saturating_sub(self.first_seq());
+        usize::try_from(held).unwrap_or(usize::MAX)
     }
 
     /// Whether no event is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How often events were written since the log was opened; 0 for logs in memory.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.shared.backing.commits()
+    }
+
+    /// Whether events can be published, and what was lost since the log was opened. A log in memory is always
+    /// well.
+    #[must_use]
+    pub fn health(&self) -> LogHealth {
+        self.shared.backing.health()
     }
 
     /// How many subscriptions are open.
@@ -214,26 +225,24 @@ impl EventLog {
         self.shared.max_payload_bytes
     }
 
-    /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, and what
-    /// it cannot get.
-    pub(crate) fn subscribe(
-        &self,
-        resume_from: Option<u64>,
-        epoch: Option<u64>,
-    ) -> (Position, Option<GapBefore>) {
-        self.shared.history.subscribe(resume_from, epoch)
+    /// The place of a subscriber that has processed everything up to `resume_from` in `epoch`.
+    pub(crate) fn subscribe(&self, resume_from: Option<u64>, epoch: Option<u64>) -> EventReader {
+        let Shared { history, backing, .. } = &*self.shared;
+        EventReader::new(history.position(backing.first_seq(), resume_from, epoch))
     }
 
-    /// Puts the events from `position` on into `batch`, until their payloads together reach `enough` bytes,
-    /// and moves `position` behind them. If the next event is no longer held, returns what was missed, and
-    /// goes on after the gap.
-    pub(crate) fn read(
+    /// Puts the reader's next events into `batch`, until their payloads together reach `enough` bytes. If the
+    /// next event is lost, returns what was missed, and goes on after the gap.
+    ///
+    /// Ready immediately if the events are in memory.
+    pub(crate) async fn read(
         &self,
-        position: &mut Position,
+        reader: &mut EventReader,
         enough: usize,
         batch: &mut Vec<(u64, Bytes)>,
-    ) -> Option<GapBefore> {
-        self.shared.history.read(position, enough, batch)
+    ) -> Result<Option<GapBefore>> {
+        let Shared { history, backing, .. } = &*self.shared;
+        reader.read(history, &**backing, enough, batch).await
     }
 
     /// A slot for a subscriber, until it is dropped; `None` if all are taken.
@@ -246,13 +255,19 @@ impl EventLog {
         self.shared.history.listen()
     }
 
-    pub(super) fn with(history: Arc<History>, backing: Backing, max_payload_bytes: usize) -> Self {
+    pub(super) fn with(history: Arc<History>, backing: Box<dyn Backing>, max_payload_bytes: usize) -> Self {
         Self { shared: Arc::new(Shared { history, backing, max_payload_bytes }) }
     }
 
-    #[cfg(feature = "durable")]
-    pub(super) fn backing(&self) -> &Backing {
-        &self.shared.backing
+    fn event(&self, payload: Bytes) -> Result<StoredEvent> {
+        let Shared { history, max_payload_bytes, .. } = &*self.shared;
+        if payload.len() > *max_payload_bytes {
+            let length = payload.len();
+            return Err(Error::new(ErrorKind::MessageTooLarge).detail(format!(
+                "an event of {length} bytes, at most {max_payload_bytes} may be published"
+            )));
+        }
+        Ok(StoredEvent { payload, published: history.clock().now() })
     }
 }
 

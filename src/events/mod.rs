@@ -1,39 +1,68 @@
 //! The node's event log, and both ends of a subscription to it. No socket in here.
 
+mod ahead;
+#[cfg(feature = "durable")]
+mod archive;
 mod backing;
 mod builder;
 #[cfg(feature = "durable")]
+mod commit;
+#[cfg(feature = "durable")]
+mod commit_settings;
+#[cfg(feature = "durable")]
 mod committer;
-#[allow(dead_code, unreachable_pub, reason = "event logs do not use stores yet")]
+#[cfg(feature = "durable")]
 mod conformance;
 mod cursor;
-#[cfg(feature = "durable")]
+#[cfg(all(feature = "durable", unix))]
 mod cursor_store;
-#[allow(dead_code, unreachable_pub, reason = "event logs do not use stores yet")]
+#[cfg(all(feature = "durable", unix))]
+mod cursor_table;
+#[cfg(feature = "durable")]
 mod event_store;
 mod follower;
 mod gap;
+mod health;
 mod history;
 mod log;
-#[allow(dead_code, unreachable_pub, reason = "event logs do not use stores yet")]
+mod log_clock;
+#[cfg(feature = "durable")]
 mod memory_store;
 #[cfg(feature = "durable")]
 mod open;
 #[cfg(feature = "durable")]
-mod progress;
+mod pending;
+mod reader;
 mod ring;
 #[cfg(all(feature = "durable", unix))]
-#[allow(dead_code, unreachable_pub, unused_imports, reason = "event logs do not use stores yet")]
 mod segment;
 #[cfg(feature = "durable")]
-mod store;
+mod stored;
+#[cfg_attr(not(feature = "durable"), expect(unreachable_pub, reason = "public for stores alone"))]
+mod stored_event;
 
-#[cfg(feature = "durable")]
-pub use self::cursor_store::CursorStore;
-#[cfg(all(fuzzing, feature = "durable"))]
+#[cfg(all(fuzzing, feature = "durable", unix))]
 pub use self::segment::fuzz::open_any_segment;
-pub use self::{builder::EventLogBuilder, cursor::Cursor, gap::Gap, log::EventLog};
+pub use self::{
+    builder::EventLogBuilder,
+    cursor::Cursor,
+    gap::Gap,
+    health::{LogHealth, LogState},
+    log::EventLog,
+};
+#[cfg(feature = "durable")]
+pub use self::{
+    conformance::conformance,
+    event_store::{Batch, Clocks, EventStore, Extent, StoredEvent},
+    memory_store::MemoryStore,
+};
+#[cfg(all(feature = "durable", unix))]
+pub use self::{
+    cursor_store::CursorStore,
+    segment::{LostEvents, SegmentOptions, SegmentStore},
+};
 pub(crate) use self::{
     follower::{Delivery, Follower, ended_without_reason},
-    history::{GapBefore, Position},
+    history::GapBefore,
+    reader::EventReader,
 };

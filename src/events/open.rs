@@ -1,26 +1,32 @@
 //! Event logs in files.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+#[cfg(unix)]
+use std::path::Path;
+use std::{sync::Arc, time::Duration};
 
 use quinn::Runtime;
 
+#[cfg(unix)]
+use super::segment::{SegmentOptions, SegmentStore};
 use super::{
-    backing::Backing,
     builder::EventLogBuilder,
-    committer::{CommitSettings, Committer},
-    history::random_epoch,
+    committer::{Committer, Retention},
+    event_store::{EventStore, Extent},
     log::EventLog,
-    ring::Ring,
-    store::{Contents, Store},
+    log_clock::{LogClock, system_clocks},
+    stored::Stored,
 };
 use crate::{
     error::{Error, Result},
-    runtime::default_runtime,
+    runtime::{Clock, default_runtime},
 };
+
+#[cfg(unix)]
+/// Eight segments are as many bytes as a log may have, so that few events go at a time: but not in segments
+/// that would be more header than events, nor in larger ones than it takes to spare anything.
+const MIN_SEGMENT_BYTES: u64 = 64 * 1024;
+#[cfg(unix)]
+const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 impl EventLogBuilder {
     /// The runtime of the task that writes, and of its clock. Default: as for
@@ -55,65 +61,89 @@ impl EventLogBuilder {
         self
     }
 
-    /// Opens the log in this file, or creates it: a history that goes on across restarts, with its epoch and
-    /// its numbers.
+    /// Makes the interval between commits pass before the first event after a pause is written, too: an
+    /// event then waits for up to the interval, and a log that gets one event now and then writes flash less
+    /// often. For logs that are [opened](Self::open).
+    #[must_use]
+    pub fn delay_first_commit(mut self) -> Self {
+        self.commits.delays_first = true;
+        self
+    }
+
+    /// Opens the log in this directory, or creates it: a history that goes on across restarts, with its epoch
+    /// and its numbers, in a [`SegmentStore`] of at most [`max_bytes`](Self::max_bytes).
     ///
     /// An event whose [`publish_durable`](EventLog::publish_durable) has resolved survives kill -9 and the
-    /// loss of power, as far as the disk keeps what it was told to. Subscribers get an event only when it
-    /// is written, so that none ever gets one that is then forgotten. A damaged file is moved
-    /// aside, to the path that [`EventLog::damaged`] returns, and a new epoch begins.
+    /// loss of power, as far as the disk keeps what it was told to. Damage costs the damaged events, which
+    /// subscribers learn by a gap; see [`EventLog::health`].
     ///
-    /// This blocks while the file is read and checked, all of it. Writing goes through the thread pool of
-    /// the `blocking` crate, as smol's own file operations do.
+    /// This blocks while the newest two segments are read. Reading and writing later go through the thread
+    /// pool of the `blocking` crate, as smol's own file operations do: at most one write and four reads of a
+    /// log at a time.
+    ///
+    /// For other options of the store, open it yourself, and use [`on`](Self::on).
     ///
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a
     /// runtime;
-    /// [`Io`](crate::ErrorKind::Io) if the file cannot be opened, or another process has it.
+    /// [`Io`](crate::ErrorKind::Io) as for [`SegmentStore::open`].
+    #[cfg(unix)]
     pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
+        let runtime = self.checked_runtime()?;
+        let segment_bytes = (self.max_bytes / 8).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        let options = SegmentOptions::default().segment_bytes(segment_bytes).max_bytes(self.max_bytes);
+        let store = SegmentStore::open(path, &options)?;
+        Ok(self.start(runtime, Arc::new(store)))
+    }
+
+    /// Continues the log that is in this store, or begins one in it.
+    ///
+    /// Subscribers get an event only when the store has it, so that none ever gets one that is then
+    /// forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a
+    /// runtime.
+    pub fn on(self, store: impl EventStore) -> Result<EventLog> {
+        let runtime = self.checked_runtime()?;
+        Ok(self.start(runtime, Arc::new(store)))
+    }
+
+    fn checked_runtime(&self) -> Result<Arc<dyn Runtime>> {
         self.check()?;
-        let CommitSettings { runtime, commit_events, .. } = self.commits.clone();
-        let runtime =
-            runtime.or_else(default_runtime).ok_or_else(|| Error::invalid_config("no runtime was given"))?;
-        if commit_events == 0 {
+        if self.commits.commit_events == 0 {
             return Err(Error::invalid_config("commit_events is zero"));
         }
-        let (store, contents, damaged) = Store::open(path.as_ref(), random_epoch)?;
-        Ok(self.start(runtime, store, contents, damaged))
+        let runtime = self.commits.runtime.clone().or_else(default_runtime);
+        runtime.ok_or_else(|| Error::invalid_config("no runtime was given"))
     }
 
-    fn start(
-        self,
-        runtime: Arc<dyn Runtime>,
-        store: Store,
-        contents: Contents,
-        damaged: Option<PathBuf>,
-    ) -> EventLog {
-        let Contents { epoch, first, events } = contents;
-        let mut ring = Ring::new(self.bounds(), first);
-        events.into_iter().for_each(|event| ring.push(event));
-        // A subscriber could never get past an event that no longer fits a frame.
-        ring.evict_larger_than(self.max_payload_bytes);
-        let history = self.history(epoch, ring);
-        let max_pending_bytes = self.bounds().bytes;
-        let committer =
-            Committer::new(runtime, store, Arc::clone(&history), &self.commits, max_pending_bytes, damaged);
-        EventLog::with(history, Backing::File(committer), self.max_payload_bytes)
-    }
-}
-
-impl EventLog {
-    /// The path to which a damaged file was moved when this log was opened; `None` if the file was sound.
-    #[must_use]
-    pub fn damaged(&self) -> Option<&Path> {
-        self.backing().committer()?.damaged()
-    }
-
-    /// How often events were written since the log was opened; 0 for logs in memory.
-    #[must_use]
-    pub fn commits(&self) -> u64 {
-        self.backing().committer().map_or(0, Committer::commits)
+    fn start(self, runtime: Arc<dyn Runtime>, store: Arc<dyn EventStore>) -> EventLog {
+        let Extent { epoch, next, .. } = store.extent();
+        let clocks = {
+            let runtime = Arc::clone(&runtime);
+            system_clocks(move || runtime.now())
+        };
+        let clock = match store.last_clocks() {
+            Some(last) => LogClock::resuming(clocks, last),
+            None => LogClock::starting(clocks),
+        };
+        let history = self.newest(epoch, next, clock);
+        let retention =
+            Retention { events: u64::try_from(self.max_events).unwrap_or(u64::MAX), age: self.max_age };
+        let max_pending_bytes = self.stored_memory_bytes();
+        let committer = Committer::new(
+            Clock::new(runtime),
+            Arc::clone(&store),
+            Arc::clone(&history),
+            self.commits,
+            retention,
+            max_pending_bytes,
+        );
+        let stored = Stored::new(committer, store, self.max_payload_bytes);
+        EventLog::with(history, Box::new(stored), self.max_payload_bytes)
     }
 }
 
@@ -125,26 +155,47 @@ mod tests {
     };
 
     use async_executor::Executor;
-    use futures_lite::future::block_on;
-    use redb::{StorageBackend, backends::InMemoryBackend};
+    use bytes::Bytes;
+    use futures_lite::future::{self, block_on};
 
     use super::*;
-    use crate::{error::ErrorKind, runtime::AsyncIoRuntime};
+    use crate::{
+        error::ErrorKind,
+        events::{
+            GapBefore, LogState,
+            event_store::{Batch, Clocks, StoredEvent},
+        },
+        runtime::AsyncIoRuntime,
+        sync::{Mutex, lock},
+    };
 
+    const EPOCH: u64 = 5;
     const SOUND: u8 = 0;
     const FULL: u8 = 1;
-    const CRASHING: u8 = 2;
+    const PANICKING: u8 = 2;
 
-    /// A disk in memory, which fails as the test says.
-    #[derive(Clone, Debug)]
-    struct Disk {
-        memory: Arc<InMemoryBackend>,
-        state: Arc<AtomicU8>,
+    /// A store in memory, which loses and fails what the test says.
+    #[derive(Default)]
+    struct Faulty {
+        events: Mutex<Vec<(u64, StoredEvent)>>,
+        next: Mutex<u64>,
+        state: AtomicU8,
     }
 
-    impl Disk {
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Faulty>);
+
+    impl Shared {
+        fn set(&self, state: u8) {
+            self.0.state.store(state, Ordering::Relaxed);
+        }
+
+        fn lose(&self, numbers: std::ops::Range<u64>) {
+            lock(&self.0.events).retain(|(seq, _)| !numbers.contains(seq));
+        }
+
         fn check(&self) -> io::Result<()> {
-            match self.state.load(Ordering::Relaxed) {
+            match self.0.state.load(Ordering::Relaxed) {
                 SOUND => Ok(()),
                 FULL => Err(io::ErrorKind::StorageFull.into()),
                 _ => panic!("the test asked for this"),
@@ -152,73 +203,224 @@ mod tests {
         }
     }
 
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
+    impl EventStore for Shared {
+        fn extent(&self) -> Extent {
+            let (next, events) = (*lock(&self.0.next) + 1, lock(&self.0.events));
+            Extent { epoch: EPOCH, first: events.first().map_or(next, |(seq, _)| *seq), next }
         }
 
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.memory.read(offset, out)
+        fn last_clocks(&self) -> Option<Clocks> {
+            None
         }
 
-        fn set_len(&self, len: u64) -> io::Result<()> {
+        fn append(&self, batch: &Batch) -> io::Result<()> {
             self.check()?;
-            self.memory.set_len(len)
+            let mut last = lock(&self.0.next);
+            *last = batch.end(*last + 1)? - 1;
+            lock(&self.0.events).extend((batch.first..).zip(batch.events.iter().cloned()));
+            Ok(())
         }
 
-        fn sync_data(&self) -> io::Result<()> {
+        fn read(&self, from: u64, max: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
             self.check()?;
-            self.memory.sync_data()
+            let events = lock(&self.0.events);
+            let mut bytes = 0;
+            for (seq, event) in events.iter().filter(|(seq, _)| *seq >= from) {
+                out.push((*seq, event.clone()));
+                bytes += event.payload.len();
+                if bytes >= max {
+                    return Ok(seq + 1);
+                }
+            }
+            Ok(*lock(&self.0.next) + 1)
         }
 
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.check()?;
-            self.memory.write(offset, data)
+        fn discard(&self, below: u64) -> io::Result<()> {
+            lock(&self.0.events).retain(|(seq, _)| *seq >= below);
+            Ok(())
+        }
+
+        fn close(&self) -> io::Result<()> {
+            Ok(())
         }
     }
 
-    /// A log on such a disk, the state of the disk, and the executor that writes.
-    fn log() -> (EventLog, Arc<AtomicU8>, Arc<Executor<'static>>) {
-        let state = Arc::new(AtomicU8::new(SOUND));
-        let disk = Disk { memory: Arc::new(InMemoryBackend::new()), state: Arc::clone(&state) };
-        let database = redb::Builder::new().create_with_backend(disk).unwrap();
-        let Ok((store, contents)) = Store::on(database, &random_epoch) else { panic!("the disk is sound") };
-        let executor = Arc::new(Executor::new());
-        let runtime = Arc::new(AsyncIoRuntime::on(Arc::clone(&executor)));
-        let builder = EventLog::builder().commit_interval(Duration::ZERO);
-        (builder.start(runtime, store, contents, None), state, executor)
+    /// A log in such a store, and the executor that writes. Few events are in memory.
+    fn log() -> (EventLog, Shared, Arc<Executor<'static>>) {
+        let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
+        let runtime = AsyncIoRuntime::on(Arc::clone(&executor));
+        let builder = EventLog::builder().commit_interval(Duration::ZERO).runtime(runtime);
+        let builder = builder.max_payload_bytes(100).memory_bytes(4 * 164);
+        (builder.on(store.clone()).unwrap(), store, executor)
+    }
+
+    fn publish(log: &EventLog, executor: &Executor<'static>, count: u64) {
+        block_on(executor.run(async {
+            for _ in 0..count {
+                log.publish_durable_raw(vec![0; 100]).await.unwrap();
+            }
+        }));
+    }
+
+    /// The gaps and the numbers of events that a subscriber gets.
+    fn replay(log: &EventLog, resume_from: Option<u64>, epoch: Option<u64>) -> (Vec<GapBefore>, Vec<u64>) {
+        let mut reader = log.subscribe(resume_from, epoch);
+        let (mut gaps, mut seqs) = (Vec::new(), Vec::new());
+        loop {
+            let mut batch: Vec<(u64, Bytes)> = Vec::new();
+            let gap = block_on(log.read(&mut reader, 250, &mut batch)).unwrap();
+            if gap.is_none() && batch.is_empty() {
+                assert_eq!(reader.last_seq(), log.committed_seq());
+                return (gaps, seqs);
+            }
+            gaps.extend(gap);
+            seqs.extend(batch.into_iter().map(|(seq, _)| seq));
+        }
+    }
+
+    fn gap(first_seq: u64, missed: u64) -> GapBefore {
+        GapBefore { first_seq, missed: Some(missed) }
     }
 
     #[test]
-    fn a_disk_that_fails_fails_the_log_and_every_waiting_call() {
-        for failing in [FULL, CRASHING] {
-            let (log, state, executor) = log();
-            block_on(executor.run(async {
-                assert_eq!(log.publish_durable_raw("kept").await.unwrap(), 1);
-                state.store(failing, Ordering::Relaxed);
-                let error = log.publish_durable_raw("lost").await.unwrap_err();
-                assert_eq!(error.kind(), &ErrorKind::Io, "{failing}");
+    fn a_log_holds_more_than_fits_in_memory() {
+        let (log, _store, executor) = log();
+        publish(&log, &executor, 50);
+        assert_eq!((log.first_seq(), log.last_seq(), log.len()), (1, 50, 50));
+        assert_eq!(replay(&log, None, None), (vec![], (1..=50).collect()));
+        assert_eq!(replay(&log, Some(13), Some(EPOCH)), (vec![], (14..=50).collect()));
+        let unknown = GapBefore { first_seq: 1, missed: None };
+        assert_eq!(replay(&log, Some(13), Some(6)), (vec![unknown], (1..=50).collect()));
+    }
+
+    #[test]
+    fn holes_are_gaps_with_their_counts_wherever_they_are() {
+        let (log, store, executor) = log();
+        publish(&log, &executor, 50);
+        for lost in [1..4, 10..11, 20..40] {
+            store.lose(lost);
+        }
+        let seqs: Vec<u64> = (4..10).chain(11..20).chain(40..=50).collect();
+        let gaps = [gap(11, 1), gap(40, 20)];
+        assert_eq!(replay(&log, None, None), (gaps.to_vec(), seqs.clone()), "none was promised the first");
+        assert_eq!(replay(&log, Some(0), None), ([&[gap(4, 3)], &gaps[..]].concat(), seqs));
+        // A cursor in a hole stays where it is, and the gap leads to the next event.
+        assert_eq!(replay(&log, Some(30), None), (vec![gap(40, 9)], (40..=50).collect()));
+        // Up to what is in memory, where nothing is lost.
+        store.lose(40..50);
+        assert_eq!(replay(&log, Some(39), None), (vec![gap(47, 7)], (47..=50).collect()));
+        let unknown = GapBefore { first_seq: 4, missed: None };
+        assert_eq!(replay(&log, Some(99), None).0[0], unknown);
+    }
+
+    #[test]
+    fn a_log_that_ends_in_a_hole_says_so_before_a_heartbeat() {
+        let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
+        *lock(&store.0.next) = 10;
+        let log = EventLog::builder().runtime(AsyncIoRuntime::on(executor)).on(store).unwrap();
+        assert_eq!((log.first_seq(), log.last_seq(), log.len()), (11, 10, 0));
+        assert_eq!(replay(&log, Some(3), None), (vec![gap(11, 7)], vec![]));
+    }
+
+    #[test]
+    fn a_store_that_breaks_its_rules_is_an_error() {
+        struct Lying(Shared, u64);
+        impl EventStore for Lying {
+            fn extent(&self) -> Extent {
+                self.0.extent()
+            }
+            fn last_clocks(&self) -> Option<Clocks> {
+                None
+            }
+            fn append(&self, batch: &Batch) -> io::Result<()> {
+                self.0.append(batch)
+            }
+            fn read(&self, from: u64, _max: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
+                let event = StoredEvent { payload: Bytes::new(), published: Duration::ZERO };
+                match self.1 {
+                    // Events before those that were asked for.
+                    0 => out.push((from - 1, event)),
+                    1 => out.extend([(from, event.clone()), (from, event)]),
+                    _ => {
+                        out.push((from, event));
+                        return Ok(from);
+                    }
+                }
+                Ok(from + 1)
+            }
+            fn discard(&self, below: u64) -> io::Result<()> {
+                self.0.discard(below)
+            }
+            fn close(&self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for lie in 0..3 {
+            let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
+            let runtime = AsyncIoRuntime::on(Arc::clone(&executor));
+            let builder = EventLog::builder().runtime(runtime).max_payload_bytes(100).memory_bytes(164);
+            let log = builder.on(Lying(store, lie)).unwrap();
+            publish(&log, &executor, 5);
+            let mut reader = log.subscribe(Some(1), None);
+            let read = block_on(log.read(&mut reader, 250, &mut Vec::new()));
+            assert_eq!(read.unwrap_err().kind(), &ErrorKind::Io, "{lie}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_fails_its_events_alone_and_the_log_goes_on_when_it_does() {
+        for failing in [FULL, PANICKING] {
+            let (log, store, executor) = log();
+            publish(&log, &executor, 1);
+            store.set(failing);
+            let error = block_on(executor.run(log.publish_durable_raw("lost"))).unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::Exhausted, "{failing}");
+            let pause = error.retry_after().unwrap();
+            let refused = log.publish_raw("too early").unwrap_err();
+            assert!(refused.retry_after().unwrap() <= pause && refused.kind() == &ErrorKind::Exhausted);
+            assert!(matches!(log.health().state, LogState::Failing(_)));
+            assert_eq!((log.health().failed_commits, log.health().unwritten_events), (1, 1));
+            assert_eq!((log.last_seq(), log.committed_seq()), (1, 1), "subscribers see what is on disk");
+            assert_eq!(block_on(log.flush()).unwrap_err().kind(), &ErrorKind::Exhausted, "it was lost");
+            block_on(log.flush()).unwrap();
+
+            store.set(SOUND);
+            let seq = block_on(executor.run(async {
+                loop {
+                    match log.publish_durable_raw("kept").await {
+                        Ok(seq) => break seq,
+                        Err(error) => _ = async_io::Timer::after(error.retry_after().unwrap()).await,
+                    }
+                }
             }));
-            state.store(SOUND, Ordering::Relaxed);
-            assert_eq!(log.publish_raw("too late").unwrap_err().kind(), &ErrorKind::Io);
-            assert_eq!(
-                (log.last_seq(), log.committed_seq(), log.commits()),
-                (1, 1, 1),
-                "subscribers see only what is on disk"
-            );
-            assert_eq!(block_on(log.flush()).unwrap_err().kind(), &ErrorKind::Io);
-            assert_eq!(block_on(log.close()).unwrap_err().kind(), &ErrorKind::Io);
+            assert_eq!((seq, log.committed_seq(), log.health().state), (2, 2, LogState::Writable));
+            block_on(executor.run(log.close())).unwrap();
             assert_eq!(log.publish_raw("too late").unwrap_err().kind(), &ErrorKind::Closed);
+            assert_eq!(log.health().state, LogState::Closed);
         }
     }
 
     #[test]
-    fn an_executor_that_is_dropped_fails_the_log_too() {
-        let (log, _state, executor) = log();
-        block_on(executor.run(async { assert_eq!(log.publish_durable_raw("kept").await.unwrap(), 1) }));
+    fn an_executor_that_is_dropped_fails_the_log_for_good() {
+        let (log, _store, executor) = log();
+        publish(&log, &executor, 1);
         let waiting = log.publish_durable_raw("never written");
+        let mut waiting = std::pin::pin!(waiting);
+        assert!(block_on(future::poll_once(&mut waiting)).is_none());
         drop(executor);
         assert_eq!(block_on(waiting).unwrap_err().kind(), &ErrorKind::Io);
         assert_eq!(log.last_seq(), 1);
+        assert_eq!(log.publish_raw("never written").unwrap_err().kind(), &ErrorKind::Io);
+    }
+
+    #[test]
+    fn old_events_are_given_up() {
+        let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
+        let builder = EventLog::builder().max_events(10).commit_interval(Duration::ZERO);
+        let log = builder.runtime(AsyncIoRuntime::on(Arc::clone(&executor))).on(store.clone()).unwrap();
+        publish(&log, &executor, 50);
+        assert_eq!((log.first_seq(), log.len()), (41, 10));
+        assert_eq!(replay(&log, Some(3), None), (vec![gap(41, 37)], (41..=50).collect()));
+        assert!(lock(&store.0.events).len() <= 11);
     }
 }

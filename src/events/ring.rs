@@ -4,6 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
+use super::stored_event::StoredEvent;
+
 /// Events in the order of their sequence numbers, bounded by number, size and age.
 pub(super) struct Ring {
     events: VecDeque<StoredEvent>,
@@ -20,13 +22,6 @@ pub(super) struct Bounds {
     pub(super) events: usize,
     pub(super) bytes: usize,
     pub(super) age: Option<Duration>,
-}
-
-#[derive(Clone)]
-pub(super) struct StoredEvent {
-    pub(super) payload: Bytes,
-    /// When it was published, since 1970, so that the time is valid in the next process, too.
-    pub(super) published: Duration,
 }
 
 /// The memory that an event takes beside its payload: its entry in the ring and the overhead of its
@@ -56,32 +51,6 @@ impl Ring {
         }
     }
 
-    /// What `first` will be when these events are pushed.
-    #[cfg(feature = "durable")]
-    pub(super) fn first_after(&self, coming: &[StoredEvent]) -> u64 {
-        let mut events = self.events.len() + coming.len();
-        let mut bytes = self.bytes + coming.iter().map(|event| cost(&event.payload)).sum::<usize>();
-        let mut first = self.first;
-        for event in self.events.iter().chain(coming) {
-            if events <= self.bounds.events && bytes <= self.bounds.bytes {
-                break;
-            }
-            events -= 1;
-            bytes -= cost(&event.payload);
-            first += 1;
-        }
-        first
-    }
-
-    /// Evicts everything up to the last event that is larger.
-    #[cfg(feature = "durable")]
-    pub(super) fn evict_larger_than(&mut self, max_payload_bytes: usize) {
-        let last = self.events.iter().rposition(|event| event.payload.len() > max_payload_bytes);
-        for _ in 0..last.map_or(0, |last| last + 1) {
-            self.evict_oldest();
-        }
-    }
-
     pub(super) fn first(&self) -> u64 {
         self.first
     }
@@ -89,10 +58,6 @@ impl Ring {
     pub(super) fn last(&self) -> u64 {
         // No log publishes 2^64 events.
         self.first + u64::try_from(self.events.len()).unwrap_or(u64::MAX) - 1
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.events.len()
     }
 
     /// The payloads from number `seq` on, which is not below `first`.

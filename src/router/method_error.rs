@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     message::{Response, WireError},
 };
 
@@ -134,12 +134,17 @@ impl fmt::Display for MethodError {
 
 impl std::error::Error for MethodError {}
 
-/// `internal`, without a detail. The error itself goes to the log of this node, at level `debug`.
+/// `internal`, without a detail; or `resource_exhausted` with its `retry_after`, where something of this
+/// node's is [used up](crate::ErrorKind::Exhausted) for a while, such as the disk of its event log. The
+/// error itself goes to the log of this node, at level `debug`.
 impl From<Error> for MethodError {
     fn from(error: Error) -> Self {
         let source = std::error::Error::source(&error);
         tracing::debug!(%error, source, "a handler failed");
-        Self::new(WireError::Internal)
+        match (error.kind(), error.retry_after()) {
+            (ErrorKind::Exhausted, Some(after)) => Self::new(WireError::ResourceExhausted).retry_after(after),
+            _ => Self::new(WireError::Internal),
+        }
     }
 }
 
@@ -148,7 +153,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{error::ErrorKind, message::Codec};
+    use crate::message::Codec;
+
+    #[test]
+    fn a_disk_that_fails_asks_the_caller_to_come_back() {
+        let after = Duration::from_secs(3);
+        let failing = Error::new(ErrorKind::Exhausted).detail("hunter2").after(Some(after));
+        let expected = MethodError::new(WireError::ResourceExhausted).retry_after(after);
+        assert_eq!(MethodError::from(failing).into_response(), expected.into_response());
+        let busy = Error::new(ErrorKind::Exhausted).detail("hunter2");
+        assert_eq!(
+            MethodError::from(busy).into_response(),
+            MethodError::new(WireError::Internal).into_response()
+        );
+    }
 
     #[test]
     fn nothing_of_an_error_is_sent_to_the_peer() {

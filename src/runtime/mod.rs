@@ -15,6 +15,6 @@ pub use self::poll::PollRuntime;
 pub(crate) use self::{
     async_io::default_runtime,
     batch_sizer::BatchSizer,
-    clock::{Clock, Elapsed, RuntimeWatch, runtime_is_gone},
+    clock::{Clock, Elapsed, RuntimeWatch, monotonic_now, runtime_is_gone},
     own_waker::OwnWaker,
 };

@@ -14,7 +14,7 @@ use crate::{
     admission::Charge,
     code::Code,
     error::{Error, Result},
-    events::{EventLog, GapBefore, Position},
+    events::{EventLog, EventReader, GapBefore},
     frame,
     message::{EVENT_OVERHEAD, Request, Response, encode_event},
     router::{Context, MethodError},
@@ -85,12 +85,8 @@ struct Subscription<'a> {
 
 impl Subscription<'_> {
     async fn serve(mut self, request: &Request) -> Result<EndedBy> {
-        let (mut position, gap) = self.log.subscribe(request.resume_from, request.epoch);
-        let mut frames = Vec::new();
-        if let Some(gap) = gap {
-            self.append(&mut frames, &self.gap(gap))?;
-        }
-        let mut batch = Vec::new();
+        let mut reader = self.log.subscribe(request.resume_from, request.epoch);
+        let (mut frames, mut batch) = (Vec::new(), Vec::new());
         loop {
             let published = self.log.listen();
             loop {
@@ -101,7 +97,7 @@ impl Subscription<'_> {
                 } else {
                     room.await
                 }
-                self.gather(&mut position, &mut batch, &mut frames)?;
+                self.gather(&mut reader, &mut batch, &mut frames).await?;
                 if frames.is_empty() {
                     break;
                 }
@@ -125,7 +121,7 @@ impl Subscription<'_> {
                 Wake::Published => {}
                 Wake::Heartbeat => {
                     // Not the log's last: an event may have been published since this looked.
-                    let seq = position.last_seq();
+                    let seq = reader.last_seq();
                     let heartbeat = Response::Heartbeat { seq, epoch: self.log.epoch() };
                     self.append(&mut frames, &heartbeat)?;
                 }
@@ -153,13 +149,13 @@ impl Subscription<'_> {
     }
 
     /// Moves events from the log into frames, until they fill a write or there are no more.
-    fn gather(
+    async fn gather(
         &self,
-        position: &mut Position,
+        reader: &mut EventReader,
         batch: &mut Vec<(u64, Bytes)>,
         frames: &mut Vec<u8>,
     ) -> Result<()> {
-        if let Some(gap) = self.log.read(position, WRITE_BYTES, batch) {
+        if let Some(gap) = self.log.read(reader, WRITE_BYTES, batch).await? {
             self.append(frames, &self.gap(gap))?;
         }
         self.exchange.node.counters.events_sent.add_many(batch.len());

@@ -3,11 +3,12 @@
 use minicbor::{Encoder, encode::Error as EncodeError};
 
 use super::node::Node;
-use crate::{message::Response, tls::ClientAuth};
+use crate::{events::EventLog, message::Response, tls::ClientAuth};
 
 pub(super) fn health(node: &Node) -> Response {
+    let log = node.router.event_log().map(EventLog::health);
     Response::Health {
-        ok: true,
+        ok: log.is_none_or(|log| log.state.is_writable()),
         node_rpc_mtls_required: Some(node.security.client_auth() == ClientAuth::Required),
         // Writing to memory does not fail; were it to, health without numbers is health still.
         payload: details(node).ok().map(Into::into),
@@ -39,6 +40,10 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
     if let Some(log) = node.router.event_log() {
         numbers.push(("events_published", log.last_seq()));
         numbers.push(("events_held", u64::try_from(log.len()).unwrap_or(u64::MAX)));
+        let health = log.health();
+        numbers.push(("events_unwritten", health.unwritten_events));
+        numbers.push(("events_damaged", health.damaged_events));
+        numbers.push(("event_commits_failed", health.failed_commits));
     }
     let mut encoder = Encoder::new(Vec::new());
     encoder.map(u64::try_from(numbers.len() + 1).unwrap_or(u64::MAX))?;

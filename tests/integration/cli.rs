@@ -1225,7 +1225,7 @@ fn a_node_that_ends_tells_its_followers() {
 #[test]
 fn durable_events_outlive_the_node() {
     let pki = Pki::new();
-    let file = pki.file("events.redb");
+    let file = pki.file("events");
     let durable = ["--durable", file.to_str().unwrap()];
     let mut server = pki.serve(&durable);
     assert!(server.ask("events", &[]).succeeded().is_empty());
@@ -1235,7 +1235,7 @@ fn durable_events_outlive_the_node() {
     assert_eq!(payloads(&before), ["called", "notified"]);
 
     let second = ["serve", "--listen", "127.0.0.1:0", "--pki", pki.dir()];
-    run([&second[..], &durable].concat()).failed("events.redb");
+    run([&second[..], &durable].concat()).failed("events");
     server.running.signal("TERM");
     server.running.ended().succeeded();
 

@@ -1,8 +1,7 @@
 //! Event logs and cursors in files: what survives, and what happens to damaged files.
 
 use std::{
-    env, fs,
-    io::{self, Read, Seek, SeekFrom, Write},
+    env, fs, io,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -12,7 +11,7 @@ use std::{
 use futures_lite::future;
 use palyra_quic::{
     CertificateAuthority, ClientTls, Cursor, CursorStore, Endpoint, ErrorKind, EventItem, EventLog,
-    EventLogBuilder, Router, ServerTls,
+    EventLogBuilder, LogHealth, Router, ServerTls,
 };
 use smol::block_on;
 
@@ -31,7 +30,7 @@ impl Scratch {
     }
 
     fn log(&self) -> PathBuf {
-        self.0.join("events.redb")
+        self.0.join("events")
     }
 }
 
@@ -65,6 +64,16 @@ fn publish(log: &EventLog, count: u64) {
 
 /// Every event that a subscriber without a cursor gets.
 fn replay(log: &EventLog) -> Vec<(u64, String)> {
+    let (gaps, events) = replay_around_gaps(log);
+    assert_eq!(gaps, []);
+    events
+}
+
+/// The first number of each gap, and its count.
+type Gaps = Vec<(u64, u64)>;
+
+/// The gaps and the events that a subscriber without a cursor gets.
+fn replay_around_gaps(log: &EventLog) -> (Gaps, Vec<(u64, String)>) {
     block_on(async {
         let authority = CertificateAuthority::new("Test CA").unwrap();
         let router = Router::new().events(log.clone());
@@ -77,15 +86,19 @@ fn replay(log: &EventLog) -> Vec<(u64, String)> {
         let client = client.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         let mut events = connection.events_raw().open().await.unwrap();
-        let mut replayed = Vec::new();
+        let (mut gaps, mut replayed) = (Vec::new(), Vec::new());
         while let Some(item) = events.next_raw().await.unwrap() {
-            let EventItem::Event { seq, epoch, payload } = item else { panic!("{item:?}") };
-            assert_eq!(epoch, Some(log.epoch()));
-            replayed.push((seq, String::from_utf8(payload.into()).unwrap()));
+            match item {
+                EventItem::Event { seq, epoch, payload } => {
+                    assert_eq!(epoch, Some(log.epoch()));
+                    replayed.push((seq, String::from_utf8(payload.into()).unwrap()));
+                }
+                EventItem::Gap(gap) => gaps.push((gap.from, gap.missed.unwrap())),
+            }
         }
         // Not shut down, which would write what is pending.
         drop(node);
-        replayed
+        (gaps, replayed)
     })
 }
 
@@ -109,8 +122,12 @@ fn a_shutdown_writes_what_was_published() {
         }
         block_on(node.shutdown(grace));
         // As it is on disk now, whatever is written later.
-        let copy = scratch.0.join("copy.redb");
-        fs::copy(scratch.log(), &copy).unwrap();
+        let copy = scratch.0.join("copy");
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(scratch.log()).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
         assert_eq!(open(builder, &copy).last_seq(), count);
     }
 }
@@ -119,13 +136,14 @@ fn a_shutdown_writes_what_was_published() {
 fn a_history_goes_on_after_it_is_opened_again() {
     let scratch = Scratch::new();
     let log = open(EventLog::builder(), &scratch.log());
-    assert_eq!((log.first_seq(), log.last_seq(), log.damaged()), (1, 0, None));
+    assert_eq!((log.first_seq(), log.last_seq(), log.health()), (1, 0, LogHealth::default()));
     publish(&log, 5);
     let epoch = log.epoch();
     drop(log);
 
     let log = open(EventLog::builder(), &scratch.log());
-    assert_eq!((log.epoch(), log.first_seq(), log.last_seq(), log.damaged()), (epoch, 1, 5, None));
+    assert_eq!((log.epoch(), log.first_seq(), log.last_seq()), (epoch, 1, 5));
+    assert_eq!(log.health(), LogHealth::default());
     publish(&log, 2);
     assert_eq!(replay(&log), events(1..=7));
 }
@@ -290,8 +308,9 @@ fn bounds_hold_on_disk_and_numbers_are_not_reused() {
     assert_eq!((log.first_seq(), log.last_seq()), (9, 10));
     publish(&log, 1);
     drop(log);
+    // What was given up stays so. An age is that of a whole segment, and this one is the newest.
     let log = open(bounded.max_age(Duration::ZERO), &scratch.log());
-    assert_eq!((log.first_seq(), log.last_seq(), log.len()), (12, 11, 0));
+    assert_eq!((log.first_seq(), log.last_seq(), log.len()), (10, 11, 2));
     publish(&log, 1);
     drop(log);
     let log = open(EventLog::builder(), &scratch.log());
@@ -309,7 +328,7 @@ fn a_log_belongs_to_one_process_at_a_time() {
 #[test]
 fn a_path_that_cannot_be_opened_is_a_typed_error() {
     let scratch = Scratch::new();
-    let missing = scratch.0.join("missing").join("events.redb");
+    let missing = scratch.0.join("missing").join("events");
     assert_eq!(EventLog::builder().open(missing).unwrap_err().kind(), &ErrorKind::Io);
     let contradictory = EventLog::builder().commit_events(0).open(scratch.log());
     assert_eq!(contradictory.unwrap_err().kind(), &ErrorKind::InvalidConfig);
@@ -318,64 +337,109 @@ fn a_path_that_cannot_be_opened_is_a_typed_error() {
     assert!(!scratch.log().exists(), "nothing was made");
 }
 
-fn overwrite(path: &Path, at: u64, with: &[u8]) {
-    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(with).unwrap();
+/// The only segment of a log that is closed.
+fn segment(scratch: &Scratch) -> PathBuf {
+    let entries = fs::read_dir(scratch.log()).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments = entries.filter(|path| path.extension().is_some_and(|suffix| suffix == "segment"));
+    let segment = segments.next().unwrap();
+    assert!(segments.next().is_none(), "more than one segment");
+    segment
 }
 
 /// A log of a hundred events, closed.
 fn written(scratch: &Scratch) -> u64 {
     let log = open(EventLog::builder(), &scratch.log());
-    for seq in 1..100 {
+    for seq in 1..=100 {
         log.publish_raw(format!("event {seq}")).unwrap();
     }
-    block_on(log.publish_durable_raw("event 100")).unwrap();
+    block_on(log.close()).unwrap();
     log.epoch()
 }
 
 #[test]
-fn a_damaged_file_is_moved_aside_and_a_new_epoch_begins() {
-    let damages: [&dyn Fn(&Path); 4] = [
-        &|path| fs::write(path, "this is no event log").unwrap(),
-        &|path| overwrite(path, 0, &[0; 64]),
-        &|path| {
-            let length = fs::metadata(path).unwrap().len();
-            fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length / 2).unwrap();
-        },
-        &|path| {
-            // A bit of a payload, wherever it is.
-            let mut content = Vec::new();
-            fs::File::open(path).unwrap().read_to_end(&mut content).unwrap();
-            let found = content.windows(8).enumerate().filter(|(_, window)| window == b"event 57");
-            let places: Vec<_> = found.map(|(place, _)| u64::try_from(place).unwrap()).collect();
-            assert!(!places.is_empty());
-            places.into_iter().for_each(|place| overwrite(path, place, b"Event"));
-        },
-    ];
-    for (n, damage) in damages.into_iter().enumerate() {
-        let scratch = Scratch::new();
-        let epoch = written(&scratch);
-        // Nobody writes any more once it can be opened.
-        drop(open(EventLog::builder(), &scratch.log()));
-        damage(&scratch.log());
-        let damaged = fs::read(scratch.log()).unwrap();
+fn a_damaged_event_costs_itself_and_a_gap_tells_its_number() {
+    let scratch = Scratch::new();
+    let epoch = written(&scratch);
+    let path = segment(&scratch);
+    let mut content = fs::read(&path).unwrap();
+    let place = content.windows(8).position(|window| window == b"event 57").unwrap();
+    content[place] ^= 0x20;
+    fs::write(&path, content).unwrap();
 
+    for _ in 0..2 {
         let log = open(EventLog::builder(), &scratch.log());
-        assert_eq!(fs::read(log.damaged().expect("damage is found")).unwrap(), damaged, "damage {n}");
-        assert_ne!(log.epoch(), epoch);
-        assert!(log.is_empty());
-        publish(&log, 1);
+        assert_eq!((log.epoch(), log.last_seq(), log.health().damaged_events), (epoch, 100, 1));
+        assert_eq!(replay_around_gaps(&log), (vec![(57, 1)], events((1..57).chain(58..=100))));
+        assert!(fs::read_to_string(scratch.log().join("damage")).unwrap().starts_with("events 57 to 57 "));
+        block_on(log.close()).unwrap();
     }
+    // Somebody has read the report, and removed it.
+    fs::remove_file(scratch.log().join("damage")).unwrap();
+    let log = open(EventLog::builder(), &scratch.log());
+    assert_eq!(replay_around_gaps(&log).0, [(57, 1)], "the event is still lost");
 }
 
-/// The twin: a file that nobody touched is opened.
+/// The twin: files that nobody touched are sound.
 #[test]
-fn a_sound_file_is_not_moved_aside() {
+fn a_sound_log_reports_no_damage() {
     let scratch = Scratch::new();
     let epoch = written(&scratch);
     let log = open(EventLog::builder(), &scratch.log());
-    assert_eq!((log.epoch(), log.last_seq(), log.damaged()), (epoch, 100, None));
+    assert_eq!((log.epoch(), log.last_seq(), log.health()), (epoch, 100, LogHealth::default()));
+    assert_eq!(replay(&log), events(1..=100));
+    assert!(!scratch.log().join("damage").exists());
+}
+
+#[test]
+fn what_is_no_log_is_refused_and_left_alone() {
+    let scratch = Scratch::new();
+    fs::write(scratch.log(), b"redb\x1a\x0a\xa9\x0d\x0a and so on").unwrap();
+    let error = EventLog::builder().open(scratch.log()).unwrap_err();
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(text.contains("redb database"), "{text}");
+    assert!(fs::read(scratch.log()).unwrap().starts_with(b"redb"));
+
+    fs::remove_file(scratch.log()).unwrap();
+    fs::create_dir(scratch.log()).unwrap();
+    fs::write(scratch.log().join("letters.txt"), "dear").unwrap();
+    let error = EventLog::builder().open(scratch.log()).unwrap_err();
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(text.contains("letters.txt"), "{text}");
+    assert_eq!(fs::read_dir(scratch.log()).unwrap().count(), 2, "its lock and the letters");
+
+    fs::remove_dir_all(scratch.log()).unwrap();
+    std::os::unix::fs::symlink(scratch.0.join("nowhere"), scratch.log()).unwrap();
+    assert_eq!(EventLog::builder().open(scratch.log()).unwrap_err().kind(), &ErrorKind::Io);
+    assert_eq!(CursorStore::open(scratch.log()).unwrap_err().kind(), &ErrorKind::Io);
+    assert!(fs::symlink_metadata(scratch.log()).unwrap().is_symlink());
+}
+
+/// A history that neither fits into memory nor into the bound on disk.
+#[test]
+fn the_disk_bounds_the_history_and_memory_does_not() {
+    let scratch = Scratch::new();
+    let builder = EventLog::builder().max_events(1_000_000).max_payload_bytes(1000);
+    let builder = builder.memory_bytes(64 * 1024).max_bytes(1024 * 1024);
+    let log = open(builder.clone(), &scratch.log());
+    let payload = vec![b'x'; 1000];
+    for round in 1..=60_u64 {
+        for _ in 0..50 {
+            log.publish_raw(payload.clone()).unwrap();
+        }
+        block_on(log.flush()).unwrap();
+        let files =
+            fs::read_dir(scratch.log()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert!(files.sum::<u64>() <= 1024 * 1024 + 16 * 1024, "round {round}");
+    }
+    assert_eq!(log.last_seq(), 3000);
+    let held = log.len();
+    assert!((600..1000).contains(&held), "{held} events of 1 kB in 1 MiB");
+    assert_eq!(replay_around_gaps(&log).1.len(), held);
+    let first = log.first_seq();
+    block_on(log.close()).unwrap();
+    let log = open(builder, &scratch.log());
+    assert_eq!((log.first_seq(), log.last_seq()), (first, 3000));
+    assert_eq!(replay_around_gaps(&log).1.len(), held);
 }
 
 #[test]
@@ -396,7 +460,9 @@ fn cursors_survive_under_their_names() {
     drop(store);
 
     fs::write(scratch.log(), "these are no cursors").unwrap();
+    assert_eq!(CursorStore::open(scratch.log()).unwrap_err().kind(), &ErrorKind::Io);
+    assert_eq!(fs::read(scratch.log()).unwrap(), b"these are no cursors");
+    fs::write(scratch.log(), "").unwrap();
     let store = CursorStore::open(scratch.log()).unwrap();
-    assert!(store.damaged().unwrap().exists());
-    assert_eq!(store.load("one").unwrap(), None);
+    assert_eq!(store.load("one").unwrap_err().kind(), &ErrorKind::Io, "an empty file is damage");
 }

@@ -37,7 +37,7 @@ fn router(setup: &Setup) -> Result<Router> {
     // Twice what the events count for with their overhead, and room for those published later.
     let log = EventLog::builder()
         .max_events(events + 100_000)
-        .max_bytes(256 * events + 16 * 1024 * 1024)
+        .max_bytes(u64::try_from(256 * events + 16 * 1024 * 1024).unwrap_or(u64::MAX))
         .build()?;
     for n in 0..events {
         log.publish_raw(event(n))?;

@@ -86,7 +86,7 @@ fn open(log: EventLogBuilder, _: &Arc<dyn quinn::Runtime>) -> Result<EventLog> {
 
 #[cfg(feature = "durable")]
 fn open(log: EventLogBuilder, runtime: &Arc<dyn quinn::Runtime>) -> Result<EventLog> {
-    log.shared_runtime(Arc::clone(runtime)).open("tiny-node.redb")
+    log.shared_runtime(Arc::clone(runtime)).open("tiny-node-events")
 }
 
 async fn sleep(runtime: &dyn quinn::Runtime, time: Duration) {

@@ -63,6 +63,17 @@ impl NewSegment<'_> {
         created
     }
 
+    /// The length that the file may reach.
+    pub(super) fn capacity(&self) -> io::Result<u64> {
+        // As if each were a batch of its own, which is more than enough.
+        let lens = self.rewritten.iter().map(|recent| encoded_len(slice::from_ref(&recent.event)));
+        let rewritten = lens.sum::<io::Result<u64>>()?;
+        // Two more blocks for padding.
+        let sectors = (rewritten + self.batch_len).div_ceil(SECTOR_STREAM);
+        let needed = DATA_START + sectors * SECTOR + 2 * BLOCK;
+        Ok(self.bytes.max(needed).next_multiple_of(BLOCK))
+    }
+
     fn write(&self, disk: &dyn Disk) -> io::Result<(Active, Vec<Recent>)> {
         let header = self.header(disk.prefers_filled_files())?;
         let file = disk.create(SEGMENT_NEW)?;
@@ -91,18 +102,12 @@ impl NewSegment<'_> {
     }
 
     fn header(&self, filled: bool) -> io::Result<Header> {
-        // As if each were a batch of its own, which is more than enough.
-        let lens = self.rewritten.iter().map(|recent| encoded_len(slice::from_ref(&recent.event)));
-        let rewritten = lens.sum::<io::Result<u64>>()?;
-        // Two more blocks for padding.
-        let sectors = (rewritten + self.batch_len).div_ceil(SECTOR_STREAM);
-        let needed = DATA_START + sectors * SECTOR + 2 * BLOCK;
         Ok(Header {
             epoch: self.epoch,
             first: self.rewritten.first().map_or(self.next, |recent| recent.number),
             floor: self.floor,
             durable: self.next.saturating_sub(1),
-            capacity: self.bytes.max(needed).next_multiple_of(BLOCK),
+            capacity: self.capacity()?,
             salt: random_salt(),
             filled,
             fresh_blocks: self.fresh_blocks,

@@ -54,6 +54,11 @@ impl DamageReport {
         &self.lost
     }
 
+    /// How many numbers are listed.
+    pub(super) fn count(&self) -> u64 {
+        self.lost.iter().map(|LostEvents { first, last, .. }| last - first + 1).fold(0, u64::saturating_add)
+    }
+
     /// Adds events that the report does not list yet. Returns whether there were any.
     pub(super) fn add(&mut self, lost: LostEvents, file: &str) -> bool {
         if lost.first > lost.last || self.lists_all(&lost) {

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 /// One directory, open and locked.
-pub(super) trait Disk: Send + Sync + 'static {
+pub(in crate::events) trait Disk: Send + Sync + 'static {
     /// The names of all entries, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
 
@@ -29,7 +29,7 @@ pub(super) trait Disk: Send + Sync + 'static {
     fn unlock(&self);
 }
 
-pub(super) trait DiskFile: Send + Sync {
+pub(in crate::events) trait DiskFile: Send + Sync {
     /// Reads up to this many bytes; 0 at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
@@ -47,7 +47,7 @@ pub(super) trait DiskFile: Send + Sync {
 }
 
 /// Writes all bytes, in several calls if need be.
-pub(super) fn write_all(file: &dyn DiskFile, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+pub(in crate::events) fn write_all(file: &dyn DiskFile, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write_at(offset, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -63,7 +63,11 @@ pub(super) fn write_all(file: &dyn DiskFile, mut offset: u64, mut bytes: &[u8]) 
 }
 
 /// Fills the buffer from this offset on, as far as the file goes. Returns how many bytes were read.
-pub(super) fn read_full(file: &dyn DiskFile, mut offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub(in crate::events) fn read_full(
+    file: &dyn DiskFile,
+    mut offset: u64,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(offset, rest) {

@@ -37,3 +37,12 @@ mod tests;
 mod writer;
 
 pub use self::{damage::LostEvents, options::SegmentOptions, store::SegmentStore};
+#[cfg(test)]
+pub(super) use self::{
+    disk::Disk,
+    sim_disk::{Call, Fault, FaultKind, SimDisk},
+};
+pub(super) use self::{
+    disk::{DiskFile, read_full, write_all},
+    real_disk::open_locked_file,
+};

@@ -8,12 +8,13 @@ use super::{
     damage::{DamageReport, LostEvents, most_events_in},
     disk::{Disk, DiskFile, read_full, write_all},
     header::Header,
-    index::Index,
+    index::{Entry, Index},
     names::{DAMAGE_NEW, SEGMENT_NEW, is_foreign, segment_name, segment_number},
     newest,
     number::{to_u64, to_usize},
     options::SegmentOptions,
     recovery::{Verdict, judge},
+    scan::first_batch,
     stream::READ_BYTES,
     survey::{Recent, Survey, survey},
 };
@@ -40,6 +41,16 @@ struct Segment {
 
 /// Larger than the segments of most logs. Numbers are plentiful.
 const LARGE_SEGMENT: u64 = 64 * 1024 * 1024;
+
+impl Segment {
+    fn entry(&self) -> io::Result<Entry> {
+        let Self { first, file, header, is_repaired: _ } = self;
+        let entry = Entry { first: *first, bytes: file.len()?, began: None };
+        let Some(header) = header else { return Ok(entry) };
+        let began = first_batch(&**file, header)?.map(|batch| batch.clocks.log);
+        Ok(Entry { bytes: entry.bytes.max(header.capacity), began, ..entry })
+    }
+}
 
 /// The end of the log.
 struct End {
@@ -91,7 +102,8 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     if options.needs_epoch(epoch, next) {
         return begin(disk, options, &segments, next, damage);
     }
-    let index = Index::new(firsts, floor, next, clocks);
+    let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
+    let index = Index::new(entries, floor, next, clocks);
     Ok(Opened { epoch, index, active: end.active, recent: end.recent, damage })
 }
 
@@ -141,7 +153,8 @@ fn begin(
         disk.unlink(&segment_name(segment.first))?;
         disk.sync_dir()?;
     }
-    let index = Index::new(vec![next], next, next, None);
+    let entry = Entry { first: next, bytes: active.header.capacity, began: None };
+    let index = Index::new(vec![entry], next, next, None);
     Ok(Opened { epoch, index, active: Some(active), recent, damage })
 }
 

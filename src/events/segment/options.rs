@@ -16,6 +16,7 @@ pub struct SegmentOptions {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) segment_bytes: u64,
+    pub(super) max_bytes: u64,
     pub(super) fresh_blocks: bool,
 }
 
@@ -28,7 +29,7 @@ const MIN_SEGMENT_BYTES: u64 = 4 * 4096;
 impl Default for SegmentOptions {
     fn default() -> Self {
         Self {
-            layout: Layout { segment_bytes: SEGMENT_BYTES, fresh_blocks: false },
+            layout: Layout { segment_bytes: SEGMENT_BYTES, max_bytes: u64::MAX, fresh_blocks: false },
             new_epoch: Box::new(random_epoch),
             begins_epoch: false,
             at_least: None,
@@ -43,6 +44,16 @@ impl SegmentOptions {
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.layout.segment_bytes = bytes.max(MIN_SEGMENT_BYTES);
+        self
+    }
+
+    /// How many bytes of the disk the segments may take. Before a segment is begun that would be too much,
+    /// the oldest ones are removed, but for the newest. So it is exceeded only by two segments that are
+    /// larger together, and by segments that damage has made unreadable, which stay until somebody removes
+    /// them. Default: no bound; the owner of the store [discards](crate::EventStore::discard) what is old.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.layout.max_bytes = bytes;
         self
     }
 

@@ -43,25 +43,17 @@ impl RealDisk {
         let directory = File::open(path)?;
         let lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error.into() {
-            error if io::Error::kind(&error) == io::ErrorKind::WouldBlock => io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                format!("the event log at {} is already open, in this process or another", path.display()),
-            ),
-            error => error,
-        })?;
+        lock_file(&lock, path)?;
         Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)) })
     }
 }
 
 fn create(path: &Path, error: io::Error) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok() {
-        let text = format!("{} is a symbolic link to a path that does not exist", path.display());
-        return Err(io::Error::new(error.kind(), text));
+        return Err(dangling(path, error.kind()));
     }
     fs::create_dir(path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    parent_of(path)?.sync_all()
 }
 
 fn not_a_directory(path: &Path) -> io::Error {
@@ -71,11 +63,61 @@ fn not_a_directory(path: &Path) -> io::Error {
         .and_then(|file| file.take(to_u64(REDB_MAGIC.len())).read_to_end(&mut start))
         .is_ok_and(|_| start == REDB_MAGIC);
     let what = if is_redb {
-        "a redb database, as versions of palyra-quic before 0.2 wrote: choose another path"
+        "a redb database, in which earlier versions of palyra-quic kept events: choose another path"
     } else {
         "not a directory"
     };
     io::Error::new(io::ErrorKind::InvalidInput, format!("{} is {what}", path.display()))
+}
+
+/// Opens and locks a file, or creates it with the content that `initialize` gives it: under another name
+/// first, so that one which is not complete does not take the name.
+pub(in crate::events) fn open_locked_file(
+    path: &Path,
+    initialize: impl Fn(&dyn DiskFile) -> io::Result<()>,
+) -> io::Result<Arc<dyn DiskFile>> {
+    if !path.try_exists()? {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(dangling(path, io::ErrorKind::NotFound));
+        }
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(Path::new(&new))?;
+        lock_file(&file, path)?;
+        // Another process may have finished the same.
+        if !path.try_exists()? {
+            file.set_len(0)?;
+            let file = RealFile(file);
+            initialize(&file)?;
+            file.0.sync_all()?;
+            fs::rename(&new, path)?;
+            parent_of(path)?.sync_all()?;
+            return Ok(Arc::new(file));
+        }
+        fs::remove_file(&new)?;
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    lock_file(&file, path)?;
+    Ok(Arc::new(RealFile(file)))
+}
+
+fn lock_file(file: &File, path: &Path) -> io::Result<()> {
+    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error.into() {
+        error if io::Error::kind(&error) == io::ErrorKind::WouldBlock => io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            format!("{} is already open, in this process or another", path.display()),
+        ),
+        error => error,
+    })
+}
+
+fn dangling(path: &Path, kind: io::ErrorKind) -> io::Error {
+    io::Error::new(kind, format!("{} is a symbolic link to a path that does not exist", path.display()))
+}
+
+fn parent_of(path: &Path) -> io::Result<File> {
+    File::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
 impl Disk for RealDisk {

@@ -5,7 +5,7 @@ use std::{io, ops::Range, time::Duration};
 use super::{
     batch::{BATCH_HEADER_LEN, BATCH_MAGIC, BatchHeader, RECORD_HEAD_LEN, RecordHead, batch_start},
     checksum::Checksum,
-    disk::DiskFile,
+    disk::{DiskFile, read_full},
     header::{Header, u32_at, u64_at},
     layout::{offset_of, unbroken},
     number::to_u64,
@@ -51,6 +51,14 @@ const BATCH_HEADER: u64 = 48;
 const _: () = assert!(RECORD_HEAD_LEN == 24 && BATCH_HEADER_LEN == 48);
 /// The bytes of a search that are looked at together.
 const SEARCH: u64 = 64 * 1024;
+
+/// The header of a segment's first batch. `None` if it has none, or a damaged one.
+pub(super) fn first_batch(file: &dyn DiskFile, header: &Header) -> io::Result<Option<BatchHeader>> {
+    let mut bytes = [0; BATCH_HEADER_LEN];
+    let offset = offset_of(batch_start(0, header.fresh_blocks));
+    let read = read_full(file, offset, &mut bytes)?;
+    Ok(BatchHeader::decode(bytes.get(..read).unwrap_or_default(), &Checksum::new(&header.salt), offset))
+}
 
 impl<'f> Scanner<'f> {
     /// `numbers` are the numbers that the segment may have from this position on.

@@ -18,7 +18,7 @@ const SECTOR: usize = 512;
 const BLOCK: usize = 4096;
 
 #[derive(Clone)]
-pub(super) struct SimDisk(Arc<Mutex<State>>);
+pub(in crate::events) struct SimDisk(Arc<Mutex<State>>);
 
 struct State {
     files: Vec<SimFile>,
@@ -49,17 +49,17 @@ enum NameChange {
 
 /// What a test wants to go wrong.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
-    pub(super) call: Call,
+pub(in crate::events) struct Fault {
+    pub(in crate::events) call: Call,
     /// This many calls of the kind work before.
-    pub(super) after: u64,
+    pub(in crate::events) after: u64,
     /// This many calls fail.
-    pub(super) times: u64,
-    pub(super) kind: FaultKind,
+    pub(in crate::events) times: u64,
+    pub(in crate::events) kind: FaultKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
+pub(in crate::events) enum Call {
     List,
     Create,
     Open,
@@ -73,7 +73,7 @@ pub(super) enum Call {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FaultKind {
+pub(in crate::events) enum FaultKind {
     Io,
     Full,
     /// Only a part of a write is done, without an error.
@@ -83,7 +83,7 @@ pub(super) enum FaultKind {
 }
 
 impl SimDisk {
-    pub(super) fn new(seed: u64, filled: bool) -> Self {
+    pub(in crate::events) fn new(seed: u64, filled: bool) -> Self {
         let state = State {
             files: Vec::new(),
             names: BTreeMap::new(),
@@ -102,24 +102,24 @@ impl SimDisk {
         lock(&self.0)
     }
 
-    pub(super) fn inject(&self, fault: Fault) {
+    pub(in crate::events) fn inject(&self, fault: Fault) {
         self.state().faults.push(fault);
     }
 
-    pub(super) fn heal(&self) {
+    pub(in crate::events) fn heal(&self) {
         self.state().faults.clear();
     }
 
-    pub(super) fn calls(&self) -> u64 {
+    pub(in crate::events) fn calls(&self) -> u64 {
         self.state().calls
     }
 
-    pub(super) fn syncs(&self) -> u64 {
+    pub(in crate::events) fn syncs(&self) -> u64 {
         self.state().syncs
     }
 
     /// Of what was not synced, any part is lost: sectors, lengths and names.
-    pub(super) fn lose_power(&self) {
+    pub(in crate::events) fn lose_power(&self) {
         let mut state = self.state();
         let State { files, names, durable_names, unsynced_names, random, faults, .. } = &mut *state;
         for file in files {
@@ -135,13 +135,13 @@ impl SimDisk {
     }
 
     /// The contents of all files.
-    pub(super) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(in crate::events) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
         state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].content.clone())).collect()
     }
 
     /// Changes a file behind the back of the store, durably.
-    pub(super) fn rot(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    pub(in crate::events) fn rot(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
         let file = state.names[name];
         let file = &mut state.files[file];
@@ -151,7 +151,7 @@ impl SimDisk {
     }
 
     /// Puts a file in place, or removes it, durably.
-    pub(super) fn replace(&self, name: &str, content: Option<Vec<u8>>) {
+    pub(in crate::events) fn replace(&self, name: &str, content: Option<Vec<u8>>) {
         let mut state = self.state();
         let inode = state.files.len();
         let change = match content {

@@ -1,18 +1,17 @@
 //! The store as the log sees it.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use super::{
     damage::{DamageReport, LostEvents},
     disk::Disk,
     index::Index,
-    names::segment_name,
     number::to_u64,
     open::{Opened, open},
     options::{Layout, SegmentOptions},
     reader::Reader,
     real_disk::RealDisk,
-    writer::{Target, Writer},
+    writer::{Target, Writer, remove_discarded},
 };
 use crate::{
     events::event_store::{Batch, Clocks, EventStore, Extent, StoredEvent},
@@ -105,6 +104,14 @@ impl EventStore for SegmentStore {
         lock(&self.index).clocks
     }
 
+    fn expired(&self, before: Duration) -> u64 {
+        lock(&self.index).expired(before)
+    }
+
+    fn damaged(&self) -> u64 {
+        lock(&self.damage).count()
+    }
+
     fn append(&self, batch: &Batch) -> io::Result<()> {
         lock(&self.writer).append(self.target(), batch)
     }
@@ -133,15 +140,7 @@ impl EventStore for SegmentStore {
             let mut index = lock(&self.index);
             index.floor = index.floor.max(below.min(index.next));
         }
-        while let Some(oldest) = { lock(&self.index).discarded_segment() } {
-            match self.disk.unlink(&segment_name(oldest)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            lock(&self.index).remove_oldest();
-            self.disk.sync_dir()?;
-        }
-        Ok(())
+        remove_discarded(self.target())
     }
 
     fn close(&self) -> io::Result<()> {

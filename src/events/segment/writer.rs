@@ -6,8 +6,10 @@ use super::{
     batch::{EncodedBatch, batch_start, encoded_len},
     create::{Active, NewSegment},
     disk::Disk,
-    index::Index,
+    header::Header,
+    index::{Entry, Index},
     layout::{block_start, end_offset_of},
+    names::segment_name,
     newest,
     options::Layout,
     survey::Recent,
@@ -140,9 +142,11 @@ impl Writer {
             rewritten: &self.recent,
             clocks: clocks.unwrap_or_default(),
         };
+        make_room(target, new.capacity()?)?;
         let (active, recent) = new.create(disk)?;
         // Readers open files by name, and find the new one from here on.
-        lock(index).add_segment(active.header.first);
+        let Header { first, capacity, .. } = active.header;
+        lock(index).add_segment(Entry { first, bytes: capacity, began: Some(batch.clocks.log) });
         disk.sync_dir()?;
         newest::save(disk, &active.header)?;
         self.recent = recent;
@@ -166,6 +170,30 @@ impl Writer {
             end: *end,
         }));
     }
+}
+
+/// Removes the oldest segments if another one of this size would be too much.
+fn make_room(target: Target<'_>, bytes: u64) -> io::Result<()> {
+    let Target { layout, index, .. } = target;
+    {
+        let mut index = lock(index);
+        let below = index.room_for(bytes, layout.max_bytes);
+        index.floor = index.floor.max(below.min(index.next));
+    }
+    remove_discarded(target)
+}
+
+/// Removes the segments that have only discarded events.
+pub(super) fn remove_discarded(Target { disk, index, .. }: Target<'_>) -> io::Result<()> {
+    while let Some(oldest) = { lock(index).discarded_segment() } {
+        match disk.unlink(&segment_name(oldest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        lock(index).remove_oldest();
+        disk.sync_dir()?;
+    }
+    Ok(())
 }
 
 impl Active {

@@ -112,6 +112,11 @@ impl Clock {
     }
 }
 
+/// The monotonic clock of the system, for what has no runtime: an event log in memory.
+pub(crate) fn monotonic_now() -> Instant {
+    Instant::now()
+}
+
 /// The error of everything that a dropped runtime leaves unfinished.
 pub(crate) fn runtime_is_gone() -> Error {
     Error::new(ErrorKind::Closed).detail("the runtime of the endpoint was dropped")

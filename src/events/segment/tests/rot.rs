@@ -15,7 +15,6 @@ use super::{
         scan::{Found, Scanner},
         sim_disk::{Call, Fault, FaultKind, SimDisk},
     },
-    SegmentOptions,
     model::{Model, is_listed, read_all},
     must_find, open, options, run,
 };

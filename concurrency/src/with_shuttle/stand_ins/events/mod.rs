@@ -1,15 +1,22 @@
 //! The history of an event log, opened to the cases: the log itself adds nothing that depends on threads.
 
 mod history;
+mod log_clock;
 mod ring;
+mod stored_event;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use self::{
-    history::{History, SubscriberSlot},
-    ring::{Bounds, Ring, StoredEvent},
+    history::{History, Older, Read, SubscriberSlot},
+    log_clock::{LogClock, system_clocks},
+    ring::Bounds,
+    stored_event::StoredEvent,
 };
 use crate::sync::EventListener;
 
@@ -21,19 +28,23 @@ pub(crate) struct Log(Arc<History>);
 impl Log {
     pub(crate) fn new(max_subscribers: usize) -> Self {
         let bounds = Bounds { events: 100, bytes: 1 << 20, age: None };
-        Self(History::new(1, bounds, max_subscribers, Ring::new(bounds, 1)))
+        let clock = LogClock::starting(system_clocks(Instant::now));
+        Self(History::new(1, 1, bounds, max_subscribers, clock))
     }
 
     pub(crate) fn publish(&self, payload: &'static str) -> u64 {
         self.0.append([StoredEvent { payload: Bytes::from_static(payload.as_bytes()), published: Duration::ZERO }])
     }
 
-    pub(crate) fn subscribe(&self) -> (Position, Option<GapBefore>) {
-        self.0.subscribe(Some(0), None)
+    pub(crate) fn subscribe(&self) -> Position {
+        self.0.position(1, Some(0), None)
     }
 
     pub(crate) fn read(&self, position: &mut Position, events: &mut Vec<(u64, Bytes)>) -> Option<GapBefore> {
-        self.0.read(position, usize::MAX, events)
+        match self.0.read(position, Older::Discarded, usize::MAX, events) {
+            Read::Events(gap) => gap,
+            Read::Stored { .. } => panic!("nothing is stored"),
+        }
     }
 
     pub(crate) fn listen(&self) -> EventListener {

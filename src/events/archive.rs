@@ -1,0 +1,76 @@
+//! Reads events from a store, for subscribers whose next events are no longer in memory.
+
+use std::{collections::VecDeque, io, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_lite::FutureExt;
+
+use super::{ahead::Ahead, event_store::EventStore, stored_event::StoredEvent};
+use crate::{
+    error::{Error, Result},
+    sync::Semaphore,
+};
+
+/// The payload bytes that are read for a subscriber at a time. What it does not take immediately stays in
+/// memory for it.
+const READ_BYTES: usize = 64 * 1024;
+/// A disk that hangs keeps no more threads than this, of those that the whole process has for blocking work.
+const READS_AT_A_TIME: usize = 4;
+
+pub(super) struct Archive {
+    store: Arc<dyn EventStore>,
+    reads: Semaphore,
+    /// A subscriber could never get past an event that does not fit a frame. It is left out.
+    max_payload_bytes: usize,
+}
+
+impl Archive {
+    pub(super) fn new(store: Arc<dyn EventStore>, max_payload_bytes: usize) -> Self {
+        Self { store, reads: Semaphore::new(READS_AT_A_TIME), max_payload_bytes }
+    }
+
+    /// The events from number `from` up to `before`, or as many as are read at a time. From `before` on they
+    /// are in memory.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if the store cannot be read, or breaks the rules of [`EventStore`].
+    pub(super) async fn read(&self, from: u64, before: u64) -> Result<Ahead> {
+        let _turn = self.reads.acquire().await;
+        let store = Arc::clone(&self.store);
+        let read = AssertUnwindSafe(blocking::unblock(move || {
+            let mut events = Vec::new();
+            store.read(from, READ_BYTES, &mut events).map(|next| (events, next))
+        }));
+        let read = read.catch_unwind().await.unwrap_or_else(|_| Err(io::Error::other("the store panicked")));
+        let (events, next) = read.map_err(|error| {
+            tracing::warn!(%error, "events could not be read");
+            Error::from(error)
+        })?;
+        if events.is_empty() && next < before {
+            // A store that has nothing more has lost what it had.
+            return Ok(Ahead::nothing_before(before));
+        }
+        self.checked(from, before, events, next).ok_or_else(|| {
+            tracing::warn!(
+                "the store of events broke its rules: it returned other events than it was asked for"
+            );
+            Error::from(io::Error::other("the store returned other events than it was asked for"))
+        })
+    }
+
+    /// `None` if the store did not return events from `from` on, each once and in order.
+    fn checked(&self, from: u64, before: u64, events: Vec<(u64, StoredEvent)>, next: u64) -> Option<Ahead> {
+        let mut expected = from;
+        let mut ahead = VecDeque::with_capacity(events.len());
+        for (seq, event) in events {
+            if seq < expected {
+                return None;
+            }
+            expected = seq.checked_add(1)?;
+            if seq < before && event.payload.len() <= self.max_payload_bytes {
+                ahead.push_back((seq, event.payload));
+            }
+        }
+        (next >= expected && next > from).then(|| Ahead::new(ahead, next.min(before)))
+    }
+}

@@ -1,0 +1,40 @@
+//! How a log fares.
+
+/// How an [`EventLog`](crate::EventLog) fares; see [`EventLog::health`](crate::EventLog::health).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct LogHealth {
+    /// Whether events can be published.
+    pub state: LogState,
+    /// How many commits have failed since the log was opened.
+    pub failed_commits: u64,
+    /// How many events were given a number and then not written, because a commit failed. Their
+    /// numbers were given again, to other events.
+    pub unwritten_events: u64,
+    /// How many events the store has lost to damage, as far as it knows; see
+    /// [`EventStore::damaged`](crate::EventStore::damaged).
+    pub damaged_events: u64,
+}
+
+/// Whether events can be published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LogState {
+    /// As far as is known.
+    #[default]
+    Writable,
+    /// The latest commit failed, with this error. The next event is refused, or tries again.
+    Failing(String),
+    /// A commit has been running for more than ten seconds.
+    Stalled,
+    /// The log was closed, or its executor is gone. No event can be published any more.
+    Closed,
+}
+
+impl LogState {
+    /// Whether this is [`Writable`](Self::Writable).
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        *self == Self::Writable
+    }
+}

@@ -1,0 +1,374 @@
+//! The events that wait to be written, and where the log stands. Decided without a clock and without a store.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    commit::{Commit, WriteError},
+    history::closed_error,
+    ring::cost,
+    stored_event::StoredEvent,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    runtime::Clock,
+};
+
+/// A commit that failed is tried again after this time at the earliest, and after twice the time when it
+/// fails again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A disk that was full or unplugged is noticed within this time when it is back.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+pub(super) struct Pending {
+    events: Vec<StoredEvent>,
+    /// What the events count for.
+    bytes: usize,
+    max_bytes: usize,
+    /// When the first of the events came.
+    since: Option<Instant>,
+    /// The number of the newest event, pending or not.
+    last: u64,
+    /// The number of the newest event on disk.
+    committed: u64,
+    latest_commit: Option<Instant>,
+    /// The commit that will write the events.
+    next: Arc<Commit>,
+    running: Option<Running>,
+    /// The commit before, whose task may still have to release the store.
+    before: Arc<Commit>,
+    /// A task is committing. Invariant: true while events are pending.
+    committing: bool,
+    /// A caller waits for the pending events, which are to be written now.
+    flush: bool,
+    end: Option<End>,
+    failure: Option<Failure>,
+    /// Why events were given up that no flush has reported yet.
+    unreported: Option<WriteError>,
+    pub(super) commits: u64,
+    pub(super) failed_commits: u64,
+    pub(super) unwritten_events: u64,
+}
+
+/// A commit whose events are being written.
+struct Running {
+    commit: Arc<Commit>,
+    events: usize,
+    since: Instant,
+}
+
+/// The latest commit failed.
+pub(super) struct Failure {
+    pub(super) reason: Arc<str>,
+    until: Instant,
+    pause: Duration,
+}
+
+/// Why no more events are published.
+enum End {
+    Closed,
+    Failed(WriteError),
+}
+
+impl Pending {
+    /// Of a log whose newest event is `committed`.
+    pub(super) fn new(committed: u64, max_bytes: usize) -> Self {
+        Self {
+            events: Vec::new(),
+            bytes: 0,
+            max_bytes,
+            since: None,
+            last: committed,
+            committed,
+            latest_commit: None,
+            next: Arc::default(),
+            running: None,
+            before: finished(),
+            committing: false,
+            flush: false,
+            end: None,
+            failure: None,
+            unreported: None,
+            commits: 0,
+            failed_commits: 0,
+            unwritten_events: 0,
+        }
+    }
+
+    /// Takes an event for the next commit, and returns its number.
+    pub(super) fn add(&mut self, event: StoredEvent, now: impl Fn() -> Instant) -> Result<u64> {
+        match &self.end {
+            None => {}
+            Some(End::Closed) => return Err(closed_error()),
+            Some(End::Failed(error)) => return Err(error.clone().into()),
+        }
+        if let Some(Failure { reason, until, .. }) = &self.failure {
+            let left = until.saturating_duration_since(now());
+            if !left.is_zero() {
+                let reason = Arc::clone(reason);
+                return Err(WriteError { reason, retry_after: Some(left) }.into());
+            }
+        }
+        let bytes = self.bytes + cost(&event.payload);
+        if bytes > self.max_bytes {
+            let full = Error::new(ErrorKind::Exhausted).detail("too many events wait to be written");
+            return Err(full.after(Some(FIRST_PAUSE)));
+        }
+        self.bytes = bytes;
+        if self.events.is_empty() {
+            self.since = Some(now());
+        }
+        self.events.push(event);
+        self.last += 1;
+        Ok(self.last)
+    }
+
+    /// The commit that will write the events that were added.
+    pub(super) fn commit(&self) -> &Arc<Commit> {
+        &self.next
+    }
+
+    /// Whether a task has to be spawned that commits.
+    pub(super) fn begin_committing(&mut self) -> bool {
+        !std::mem::replace(&mut self.committing, true)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// Whether no more events are published.
+    pub(super) fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Since when events are being written.
+    pub(super) fn running_since(&self) -> Option<Instant> {
+        self.running.as_ref().map(|running| running.since)
+    }
+
+    /// From when the interval counts that passes before the events are written; `None` to write them
+    /// immediately.
+    pub(super) fn interval_begins(&self, delays_first: bool) -> Option<Instant> {
+        let begins = if delays_first { self.since } else { self.latest_commit };
+        begins.filter(|_| !self.flush && self.failure.is_none())
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.flush
+    }
+
+    /// Asks for the events to be written now. Returns the commit before, whose outcome is known, and the commits
+    /// that write all events that were added.
+    pub(super) fn flush(&mut self) -> (Arc<Commit>, [Option<Arc<Commit>>; 2]) {
+        self.flush = !self.events.is_empty();
+        let running = self.running.as_ref().map(|running| Arc::clone(&running.commit));
+        (Arc::clone(&self.before), [running, self.flush.then(|| Arc::clone(&self.next))])
+    }
+
+    /// Why events were given up since this was asked for the last time.
+    pub(super) fn take_unreported(&mut self) -> Option<WriteError> {
+        self.unreported.take()
+    }
+
+    pub(super) fn close(&mut self) {
+        self.end.get_or_insert(End::Closed);
+    }
+
+    /// Takes the events to write, with the number of the first.
+    pub(super) fn take(&mut self, now: Instant) -> (u64, Vec<StoredEvent>) {
+        let events = std::mem::take(&mut self.events);
+        self.bytes = 0;
+        self.flush = false;
+        let commit = std::mem::take(&mut self.next);
+        self.running = Some(Running { commit, events: events.len(), since: now });
+        (self.committed + 1, events)
+    }
+
+    /// The events up to number `last` are written. Returns their commit, and whether other events are
+    /// pending.
+    pub(super) fn written(&mut self, last: u64, now: Instant) -> (Arc<Commit>, bool) {
+        if let Some(Failure { reason, .. }) = self.failure.take() {
+            tracing::warn!(%reason, "events are written again");
+        }
+        self.committed = last;
+        self.commits += 1;
+        self.latest_commit = Some(now);
+        self.committing = !self.events.is_empty();
+        if let Some(Running { commit, .. }) = self.running.take() {
+            self.before = commit;
+        }
+        (Arc::clone(&self.before), self.committing)
+    }
+
+    /// Gives up all events that are not written. Returns their commit and its error. Nothing is accepted for
+    /// a while, or ever again if there is no `now` from which to wait.
+    pub(super) fn failed(&mut self, reason: Arc<str>, now: Option<Instant>) -> (Arc<Commit>, WriteError) {
+        let pause = self.failure.as_ref().map_or(FIRST_PAUSE, |failure| (2 * failure.pause).min(MAX_PAUSE));
+        let error = WriteError { reason: Arc::clone(&reason), retry_after: now.map(|_| pause) };
+        match now {
+            Some(now) => self.failure = Some(Failure { reason, until: Clock::after(now, pause), pause }),
+            None => _ = self.end.get_or_insert(End::Failed(error.clone())),
+        }
+        let waiting = std::mem::take(&mut self.events).len();
+        let running = self.running.take();
+        let lost = waiting + running.as_ref().map_or(0, |running| running.events);
+        if lost > 0 {
+            self.unreported = Some(error.clone());
+        }
+        self.failed_commits += 1;
+        self.unwritten_events += u64::try_from(lost).unwrap_or(u64::MAX);
+        self.bytes = 0;
+        self.flush = false;
+        self.committing = false;
+        // Neither subscribers nor callers of `publish_durable` have got these numbers.
+        self.last = self.committed;
+        let next = std::mem::take(&mut self.next);
+        let Some(Running { commit, .. }) = running else { return (next, error) };
+        next.end(Err(error.clone()));
+        self.before = Arc::clone(&commit);
+        (commit, error)
+    }
+}
+
+fn finished() -> Arc<Commit> {
+    let commit = Arc::<Commit>::default();
+    commit.end(Ok(()));
+    commit
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+
+    fn event() -> StoredEvent {
+        StoredEvent { payload: Bytes::from_static(b"event"), published: Duration::ZERO }
+    }
+
+    fn add(pending: &mut Pending, now: Instant) -> Result<u64> {
+        pending.add(event(), || now)
+    }
+
+    fn fail(pending: &mut Pending, now: Instant) {
+        let (commit, error) = pending.failed("no space left".into(), Some(now));
+        commit.end(Err(error));
+    }
+
+    #[test]
+    fn a_commit_has_the_events_of_its_time_and_no_others() {
+        let (mut pending, now) = (Pending::new(41, 1000), Instant::now());
+        assert_eq!(add(&mut pending, now).unwrap(), 42);
+        assert!(pending.begin_committing() && !pending.begin_committing());
+        let first = Arc::clone(pending.commit());
+        let (number, events) = pending.take(now);
+        assert_eq!((number, events.len(), pending.running_since()), (42, 1, Some(now)));
+        assert_eq!(add(&mut pending, now).unwrap(), 43);
+        let second = Arc::clone(pending.commit());
+        let (written, more) = pending.written(42, now);
+        assert!(more && Arc::ptr_eq(&written, &first) && !Arc::ptr_eq(&first, &second));
+        // What is written is not ended: its task has to release the store.
+        let (before, [running, _]) = pending.flush();
+        assert!(Arc::ptr_eq(&before, &first) && running.is_none());
+        assert!(block_on(poll_once(before.ended())).is_none());
+        written.end(Ok(()));
+        block_on(async {
+            first.ended().await.unwrap();
+            assert!(poll_once(second.ended()).await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_failure_gives_up_what_is_not_written_and_its_numbers() {
+        let (mut pending, now) = (Pending::new(0, 1000), Instant::now());
+        add(&mut pending, now).unwrap();
+        pending.begin_committing();
+        let commits = [Arc::clone(pending.commit()), {
+            pending.take(now);
+            add(&mut pending, now).unwrap();
+            Arc::clone(pending.commit())
+        }];
+        fail(&mut pending, now);
+        for commit in commits {
+            let error = block_on(commit.ended()).unwrap_err();
+            assert_eq!((error.kind(), error.retry_after()), (&ErrorKind::Exhausted, Some(FIRST_PAUSE)));
+        }
+        assert_eq!((pending.last(), pending.unwritten_events, pending.failed_commits), (0, 2, 1));
+        assert!(pending.take_unreported().is_some() && pending.take_unreported().is_none());
+        // The next events get the numbers, and their commit is another one.
+        assert_eq!(add(&mut pending, now + FIRST_PAUSE).unwrap(), 1);
+        assert!(pending.begin_committing());
+        assert_eq!(pending.interval_begins(true), None, "the attempt is not put off");
+        pending.take(now);
+        pending.written(1, now).0.end(Ok(()));
+        assert!(pending.failure().is_none());
+    }
+
+    #[test]
+    fn pauses_grow_while_commits_fail_and_begin_anew_after_a_success() {
+        let (mut pending, mut now) = (Pending::new(0, 1000), Instant::now());
+        for pause in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000] {
+            add(&mut pending, now).unwrap();
+            pending.take(now);
+            fail(&mut pending, now);
+            let refused = add(&mut pending, now).unwrap_err();
+            let pause = Duration::from_millis(pause);
+            assert_eq!((refused.kind(), refused.retry_after()), (&ErrorKind::Exhausted, Some(pause)));
+            now += pause;
+        }
+        add(&mut pending, now).unwrap();
+        pending.take(now);
+        pending.written(1, now);
+        fail(&mut pending, now);
+        assert_eq!(add(&mut pending, now).unwrap_err().retry_after(), Some(FIRST_PAUSE));
+    }
+
+    #[test]
+    fn an_end_is_final() {
+        let (mut pending, now) = (Pending::new(0, 1000), Instant::now());
+        pending.failed("the executor is gone".into(), None);
+        assert_eq!(add(&mut pending, now).unwrap_err().kind(), &ErrorKind::Io);
+        let mut pending = Pending::new(0, 1000);
+        pending.close();
+        assert_eq!(add(&mut pending, now).unwrap_err().kind(), &ErrorKind::Closed);
+        pending.failed("the executor is gone".into(), None);
+        assert_eq!(add(&mut pending, now).unwrap_err().kind(), &ErrorKind::Closed, "the first counts");
+    }
+
+    #[test]
+    fn the_interval_runs_from_the_latest_commit_or_from_the_first_event() {
+        let (mut pending, now) = (Pending::new(0, 1000), Instant::now());
+        add(&mut pending, now).unwrap();
+        assert_eq!((pending.interval_begins(false), pending.interval_begins(true)), (None, Some(now)));
+        pending.take(now);
+        let later = now + Duration::from_secs(1);
+        pending.written(1, later);
+        add(&mut pending, later + Duration::from_secs(1)).unwrap();
+        assert_eq!(pending.interval_begins(false), Some(later));
+        assert_eq!(pending.interval_begins(true), Some(later + Duration::from_secs(1)));
+        assert_eq!(pending.flush().1.into_iter().flatten().count(), 1);
+        assert_eq!(pending.interval_begins(true), None);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut pending = Pending::new(0, 2 * cost(&event().payload));
+        let now = Instant::now();
+        assert!(add(&mut pending, now).is_ok() && add(&mut pending, now).is_ok());
+        assert_eq!(add(&mut pending, now).unwrap_err().kind(), &ErrorKind::Exhausted);
+        pending.take(now);
+        assert!(add(&mut pending, now).is_ok());
+    }
+}

@@ -1,0 +1,87 @@
+//! A log whose events are in a store.
+
+use std::sync::Arc;
+
+use super::{
+    ahead::Ahead,
+    archive::Archive,
+    backing::{Backing, BoxFuture},
+    committer::Committer,
+    event_store::EventStore,
+    health::LogHealth,
+    history::Older,
+    stored_event::StoredEvent,
+};
+use crate::error::Result;
+
+/// The committer appends events to the history once they are in the store.
+pub(super) struct Stored {
+    committer: Arc<Committer>,
+    archive: Archive,
+    store: Arc<dyn EventStore>,
+}
+
+impl Stored {
+    pub(super) fn new(
+        committer: Arc<Committer>,
+        store: Arc<dyn EventStore>,
+        max_payload_bytes: usize,
+    ) -> Self {
+        let archive = Archive::new(Arc::clone(&store), max_payload_bytes);
+        Self { committer, archive, store }
+    }
+}
+
+impl Backing for Stored {
+    fn publish(&self, event: StoredEvent) -> Result<u64> {
+        self.committer.publish(event)
+    }
+
+    fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>> {
+        match self.committer.publish_durable(event) {
+            Ok(written) => Box::pin(written),
+            Err(error) => Box::pin(async { Err(error) }),
+        }
+    }
+
+    fn first_seq(&self) -> u64 {
+        let extent = self.store.extent();
+        self.committer.first_held(extent.first, extent.next)
+    }
+
+    fn last_seq(&self) -> u64 {
+        self.committer.last_seq()
+    }
+
+    fn older(&self) -> Older {
+        Older::Stored
+    }
+
+    fn read_older(&self, from: u64, before: u64) -> BoxFuture<'_, Result<Ahead>> {
+        // Not those that the log no longer holds, though they may still be there.
+        let first = self.first_seq().min(before);
+        Box::pin(async move {
+            if first == before {
+                Ok(Ahead::nothing_before(before))
+            } else {
+                self.archive.read(from.max(first), before).await
+            }
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.committer.flush())
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.committer.close())
+    }
+
+    fn commits(&self) -> u64 {
+        self.committer.commits()
+    }
+
+    fn health(&self) -> LogHealth {
+        LogHealth { damaged_events: self.store.damaged(), ..self.committer.health() }
+    }
+}
