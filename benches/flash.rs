@@ -1,7 +1,7 @@
-//! What an event log costs flash: `cargo bench --bench flash`, as root. Publishes to a log, and appends to a file
-//! whose space was written before, in turns, on an ext4 file system of its own with blocks of 4 KiB, in an image on a
-//! loop device. Counts what reaches the device, and takes the time. Progress goes to stderr, and the result to stdout
-//! as Markdown tables.
+//! What an event log costs flash: `cargo bench --bench flash`, as root. Publishes to a log, and appends to
+//! a file whose space was written before, in turns, on an ext4 file system of its own with blocks of 4 KiB,
+//! in an image on a loop device. Counts what reaches the device, and takes the time. Progress goes to
+//! stderr, and the result to stdout as Markdown tables.
 
 use std::{
     env,

@@ -80,6 +80,7 @@ pub fn encode(max: usize, write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>) -
 ///
 /// [`ErrorKind::MessageTooLarge`] for a body of more than `max` bytes, [`ErrorKind::Codec`] for an
 /// empty one, and whatever `write_body` fails with. `buf` is then as it was before.
+#[inline]
 pub(crate) fn append(
     buf: &mut Vec<u8>,
     max: usize,

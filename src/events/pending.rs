@@ -168,8 +168,8 @@ impl Pending {
         self.flush
     }
 
-    /// Asks for the events to be written now. Returns the commit before, whose outcome is known, and the commits
-    /// that write all events that were added.
+    /// Asks for the events to be written now. Returns the commit before, whose outcome is known, and the
+    /// commits that write all events that were added.
     pub(super) fn flush(&mut self) -> (Arc<Commit>, [Option<Arc<Commit>>; 2]) {
         self.flush = !self.events.is_empty();
         let running = self.running.as_ref().map(|running| Arc::clone(&running.commit));

@@ -9,6 +9,7 @@ use crate::frame::PREFIX_LEN;
 
 /// Writes a [`Response::Event`](super::Response::Event) from its parts, behind the bytes that `out` holds
 /// already. Allocates nothing but room in `out`: a replay goes through here for every event.
+#[inline]
 pub(crate) fn encode_event(
     codec: Codec,
     seq: u64,
@@ -40,6 +41,7 @@ pub(super) struct Event<'a> {
 }
 
 impl Message for Event<'_> {
+    #[inline]
     fn write(&self, fields: &mut impl FieldWriter) {
         let &Self { seq, epoch, payload } = self;
         write_response_head(fields, "event", true);

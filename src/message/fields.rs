@@ -60,6 +60,7 @@ pub(super) fn debug(name: &str, message: &impl Message, f: &mut fmt::Formatter<'
 }
 
 /// The three fields that open each response.
+#[inline]
 pub(super) fn write_response_head(fields: &mut impl FieldWriter, kind: &str, ok: bool) {
     fields.uint(0, "protocol_version", u64::from(PROTOCOL_VERSION));
     fields.text(1, "kind", kind);
