@@ -18,14 +18,14 @@ const READS_AT_A_TIME: usize = 4;
 
 pub(super) struct Archive {
     store: Arc<dyn EventStore>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     /// A subscriber could never get past an event that does not fit a frame. It is left out.
     max_payload_bytes: usize,
 }
 
 impl Archive {
     pub(super) fn new(store: Arc<dyn EventStore>, max_payload_bytes: usize) -> Self {
-        Self { store, reads: Semaphore::new(READS_AT_A_TIME), max_payload_bytes }
+        Self { store, reads: Arc::new(Semaphore::new(READS_AT_A_TIME)), max_payload_bytes }
     }
 
     /// The events from number `from` up to `before`, or as many as are read at a time. From `before` on they
@@ -35,9 +35,11 @@ impl Archive {
     ///
     /// `Io` if the store cannot be read, or breaks the rules of [`EventStore`].
     pub(super) async fn read(&self, from: u64, before: u64) -> Result<Ahead> {
-        let _turn = self.reads.acquire().await;
+        let turn = self.reads.acquire_arc().await;
         let store = Arc::clone(&self.store);
         let read = AssertUnwindSafe(blocking::unblock(move || {
+            // Until the read ends, though the subscriber may have gone.
+            let _turn = turn;
             let mut events = Vec::new();
             store.read(from, READ_BYTES, &mut events).map(|next| (events, next))
         }));

@@ -11,7 +11,7 @@ use std::{
 use futures_lite::FutureExt;
 
 use super::{
-    commit::EndOnDrop,
+    commit::{Commit, EndOnDrop},
     commit_settings::CommitSettings,
     event_store::{Batch, EventStore},
     health::{LogHealth, LogState},
@@ -82,22 +82,25 @@ impl Committer {
         self: &Arc<Self>,
         event: StoredEvent,
     ) -> Result<impl Future<Output = Result<u64>> + Send + use<>> {
-        let (seq, pending) = self.add(event)?;
-        let commit = Arc::clone(pending.commit());
-        drop(pending);
+        let (seq, commit) = self.add(event)?;
         Ok(async move { commit.ended().await.map(|()| seq) })
     }
 
-    fn add(self: &Arc<Self>, event: StoredEvent) -> Result<(u64, MutexGuard<'_, Pending>)> {
-        let mut pending = self.pending();
-        let seq = pending.add(event, || self.clock.now())?;
-        if pending.begin_committing() {
+    fn add(self: &Arc<Self>, event: StoredEvent) -> Result<(u64, Arc<Commit>)> {
+        let (seq, commit, idle, count) = {
+            let mut pending = self.pending();
+            let seq = pending.add(event, || self.clock.now())?;
+            (seq, Arc::clone(pending.commit()), pending.begin_committing(), pending.count())
+        };
+        if idle {
+            // Not under the lock: an executor that is gone drops the task here, which fails the log.
             let task = CommitTask(Some(Arc::clone(self)));
             self.clock.spawn(async move { task.run().await });
-        } else if pending.count() >= self.settings.commit_events {
+            self.pending().check_failed()?;
+        } else if count >= self.settings.commit_events {
             self.due.notify(usize::MAX);
         }
-        Ok((seq, pending))
+        Ok((seq, commit))
     }
 
     /// The number of the oldest event that the log holds, as `next` is the number of its next one.
@@ -182,9 +185,11 @@ impl Committer {
                 }
             };
         let last = self.history.append(batch.events);
-        let (commit, more) = self.pending().written(last, self.clock.now());
+        let commit = self.pending().written(last, self.clock.now());
+        // Made before, so that it ends if the executor drops the task while old events are discarded.
+        let end = EndOnDrop { commit, outcome: Ok(()) };
         self.discard(store, last).await;
-        (EndOnDrop { commit, outcome: Ok(()) }, more)
+        (end, self.pending().continue_committing())
     }
 
     /// Gives up the events that wait. Without `now` for good.
@@ -195,22 +200,25 @@ impl Committer {
 
     /// Has the store give up events that are too many or too old.
     async fn discard(&self, store: Arc<dyn EventStore>, last: u64) {
-        let Retention { events, age } = self.retention;
-        let mut below = last.saturating_add(1).saturating_sub(events);
-        if let Some(age) = age {
-            let before = self.history.clock().now().saturating_sub(age);
-            below = below.max(store.expired(before));
-        }
-        // Not with each commit: subscribers do not get what is below anyway.
-        let postponed = store.extent().first.saturating_add((events / 16).min(1024));
-        if below <= postponed {
-            return;
-        }
+        let below = catch_unwind(AssertUnwindSafe(|| self.expired(&*store, last)));
+        let Ok(Some(below)) = below else { return };
         let discarded =
             AssertUnwindSafe(blocking::unblock(move || store.discard(below))).catch_unwind().await;
         if let Err(error) = discarded.unwrap_or_else(|_| Err(panicked())) {
             tracing::warn!(%error, "old events could not be discarded");
         }
+    }
+
+    /// The number below which events are to be given up now.
+    fn expired(&self, store: &dyn EventStore, last: u64) -> Option<u64> {
+        let Retention { events, age } = self.retention;
+        let mut below = last.saturating_add(1).saturating_sub(events);
+        if let Some(age) = age {
+            below = below.max(store.expired(self.history.clock().now().saturating_sub(age)));
+        }
+        // Not with each commit: subscribers do not get what is below anyway.
+        let postponed = store.extent().first.saturating_add((events / 16).min(1024));
+        (below > postponed).then_some(below)
     }
 
     /// Resolves when the interval since the latest commit is over, enough events are pending, or a caller

@@ -46,8 +46,10 @@ pub struct CursorStore {
 struct Shared {
     table: Mutex<Versioned>,
     /// Held while a caller writes, or waits for another's write.
-    turn: AsyncMutex<()>,
+    turn: Arc<AsyncMutex<()>>,
     file: Mutex<Slots>,
+    /// The version of the table that is on disk.
+    written: Mutex<u64>,
 }
 
 /// The cursors, of which some may have to be written.
@@ -61,8 +63,6 @@ struct Slots {
     /// The slot to write next: not the one with the newest valid content.
     next: usize,
     generation: u64,
-    /// The version of the table that is on disk.
-    written: u64,
 }
 
 impl CursorStore {
@@ -81,8 +81,9 @@ impl CursorStore {
         let (slots, table) = Slots::read(file)?;
         let shared = Shared {
             table: Mutex::new(Versioned { table, version: 0 }),
-            turn: AsyncMutex::new(()),
+            turn: Arc::default(),
             file: Mutex::new(slots),
+            written: Mutex::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -125,13 +126,18 @@ impl CursorStore {
             table.version += 1;
             table.version
         };
-        let _turn = self.shared.turn.lock().await;
+        let turn = self.shared.turn.lock_arc().await;
         // The caller who had the turn before may have written this one, too.
-        if lock(&self.shared.file).written >= version {
+        if *lock(&self.shared.written) >= version {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        blocking::unblock(move || shared.write()).await.map_err(Error::from)
+        let written = blocking::unblock(move || {
+            // Until the write ends, though the caller may have given up.
+            let _turn = turn;
+            shared.write()
+        });
+        written.await.map_err(Error::from)
     }
 }
 
@@ -143,7 +149,7 @@ impl Shared {
             (table.table.clone(), table.version)
         };
         slots.write(&table)?;
-        slots.written = version;
+        *lock(&self.written) = version;
         Ok(())
     }
 }
@@ -168,13 +174,11 @@ impl Slots {
             }
         }
         match newest {
-            Some((slot, generation, table)) => {
-                Ok((Self { file, next: 1 - slot, generation, written: 0 }, table))
-            }
+            Some((slot, generation, table)) => Ok((Self { file, next: 1 - slot, generation }, table)),
             None if is_ours => {
                 tracing::warn!("both copies of the cursors are damaged");
                 let table = CursorTable::incomplete();
-                Ok((Self { file, next: 0, generation: 0, written: 0 }, table))
+                Ok((Self { file, next: 0, generation: 0 }, table))
             }
             None => Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not one of cursors")),
         }

@@ -413,6 +413,17 @@ mod tests {
         assert_eq!(log.publish_raw("never written").unwrap_err().kind(), &ErrorKind::Io);
     }
 
+    /// It drops the task that would write while the event is being published.
+    #[test]
+    fn a_publisher_learns_that_the_executor_is_gone() {
+        let (log, _store, executor) = log();
+        publish(&log, &executor, 1);
+        drop(executor);
+        assert_eq!(log.publish_raw("never written").unwrap_err().kind(), &ErrorKind::Io);
+        assert_eq!(block_on(log.publish_durable_raw("never written")).unwrap_err().kind(), &ErrorKind::Io);
+        assert_eq!(log.last_seq(), 1);
+    }
+
     #[test]
     fn old_events_are_given_up() {
         let (store, executor) = (Shared::default(), Arc::new(Executor::new()));

@@ -195,20 +195,34 @@ impl Pending {
         (self.committed + 1, events)
     }
 
-    /// The events up to number `last` are written. Returns their commit, and whether other events are
-    /// pending.
-    pub(super) fn written(&mut self, last: u64, now: Instant) -> (Arc<Commit>, bool) {
+    /// The events up to number `last` are written. Returns their commit.
+    pub(super) fn written(&mut self, last: u64, now: Instant) -> Arc<Commit> {
         if let Some(Failure { reason, .. }) = self.failure.take() {
             tracing::warn!(%reason, "events are written again");
         }
         self.committed = last;
         self.commits += 1;
         self.latest_commit = Some(now);
-        self.committing = !self.events.is_empty();
         if let Some(Running { commit, .. }) = self.running.take() {
             self.before = commit;
         }
-        (Arc::clone(&self.before), self.committing)
+        Arc::clone(&self.before)
+    }
+
+    /// Whether the task that commits has to go on, since other events are pending.
+    pub(super) fn continue_committing(&mut self) -> bool {
+        self.committing = !self.events.is_empty();
+        self.committing
+    }
+
+    /// # Errors
+    ///
+    /// If the log has failed for good.
+    pub(super) fn check_failed(&self) -> Result<()> {
+        match &self.end {
+            Some(End::Failed(error)) => Err(error.clone().into()),
+            _ => Ok(()),
+        }
     }
 
     /// Gives up all events that are not written. Returns their commit and its error. Nothing is accepted for
@@ -277,8 +291,10 @@ mod tests {
         assert_eq!((number, events.len(), pending.running_since()), (42, 1, Some(now)));
         assert_eq!(add(&mut pending, now).unwrap(), 43);
         let second = Arc::clone(pending.commit());
-        let (written, more) = pending.written(42, now);
-        assert!(more && Arc::ptr_eq(&written, &first) && !Arc::ptr_eq(&first, &second));
+        let written = pending.written(42, now);
+        assert!(
+            pending.continue_committing() && Arc::ptr_eq(&written, &first) && !Arc::ptr_eq(&first, &second)
+        );
         // What is written is not ended: its task has to release the store.
         let (before, [running, _]) = pending.flush();
         assert!(Arc::ptr_eq(&before, &first) && running.is_none());
@@ -312,7 +328,8 @@ mod tests {
         assert!(pending.begin_committing());
         assert_eq!(pending.interval_begins(true), None, "the attempt is not put off");
         pending.take(now);
-        pending.written(1, now).0.end(Ok(()));
+        pending.written(1, now).end(Ok(()));
+        assert!(!pending.continue_committing());
         assert!(pending.failure().is_none());
     }
 

@@ -30,6 +30,9 @@ pub(super) struct Reader<'a> {
     pub(super) lost: Vec<(LostEvents, String)>,
 }
 
+/// What one read returns at most, however small the events are.
+const MAX_EVENTS: usize = 2048;
+
 impl Reader<'_> {
     /// Reads from this number on, and returns the number to read from next.
     pub(super) fn read(&mut self, from: u64) -> io::Result<u64> {
@@ -82,7 +85,7 @@ impl Reader<'_> {
             self.wanted = self.wanted.saturating_sub(to_u64(event.payload.len()));
             self.out.push((number, event));
             expected = number + 1;
-            if self.wanted == 0 || expected == segment.end {
+            if self.wanted == 0 || self.out.len() >= MAX_EVENTS || expected == segment.end {
                 let place = Hint { salt: header.salt, number: expected, position: place.end };
                 lock(self.index).remember(place, hint);
                 return Ok(expected);
