@@ -94,8 +94,8 @@ impl EventLogBuilder {
 
     /// How many bytes of memory the events may take, each with its payload and 64 bytes more. A log in memory
     /// holds no more than this; of a log with a store, these are the newest events, which followers get
-    /// without reading the disk. As much again may wait to be written. Default: `max_bytes`, but at most
-    /// 1 MiB if there is a store.
+    /// without reading the disk. As much again may be written at a time, and as much may wait for that.
+    /// Default: `max_bytes`, but at most 1 MiB if there is a store.
     #[must_use]
     pub fn memory_bytes(self, memory_bytes: usize) -> Self {
         Self { memory_bytes: Some(memory_bytes), ..self }
