@@ -1,4 +1,6 @@
 //! Methods whose name and types are stated once, for the side that serves them and the side that calls them.
+//!
+//! The names of the protocol's own methods are in `src/protocol.rs`.
 
 use std::{fmt, marker::PhantomData};
 

@@ -1,4 +1,6 @@
 //! How many of something there are, for as long as each of them lives.
+//!
+//! Of everybody together. `accounts.rs` counts by address and by identity.
 
 use std::sync::{Arc, atomic::Ordering};
 

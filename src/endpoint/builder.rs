@@ -32,7 +32,7 @@ const QUIC_V1: u32 = 1;
 const MAX_UDP_PAYLOAD: u64 = 64 * 1024;
 
 impl Endpoint {
-    /// Chooses what the endpoint is to be.
+    /// Begins a builder, which says what the endpoint is to be.
     #[must_use]
     pub fn builder() -> EndpointBuilder {
         EndpointBuilder::default()

@@ -42,7 +42,7 @@ pub(super) trait Backing: Send + Sync {
     /// Refuses further events, and releases the store.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// How often events were written.
+    /// How many commits there were.
     fn commits(&self) -> u64;
 
     fn health(&self) -> LogHealth;

@@ -111,7 +111,7 @@ pub struct Clocks {
 pub(super) const MAX_NUMBER: u64 = (1 << 53) - 1;
 
 impl Batch {
-    /// The number behind the last event.
+    /// The number after that of the last event.
     ///
     /// # Errors
     ///

@@ -1,4 +1,6 @@
 //! A gap in a subscription.
+//!
+//! A log finds it in `history.rs`, and a subscriber counts it in `follower.rs`.
 
 /// Events that a subscriber will not get, because the log that it follows no longer holds them.
 ///

@@ -1,4 +1,6 @@
 //! What happens to an open connection when the peer's certificate expires or is revoked.
+//!
+//! The settings alone: `src/link.rs` acts on them.
 
 use super::{path::PathFinder, revocation::RevocationList};
 
