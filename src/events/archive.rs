@@ -1,10 +1,8 @@
 //! Reads events from a store, for subscribers whose next events are no longer in memory.
 
-use std::{collections::VecDeque, io, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 
-use futures_lite::FutureExt;
-
-use super::{ahead::Ahead, event_store::EventStore, stored_event::StoredEvent};
+use super::{ahead::Ahead, event_store::EventStore, on_thread::on_thread, stored_event::StoredEvent};
 use crate::{
     error::{Error, Result},
     sync::Semaphore,
@@ -37,14 +35,13 @@ impl Archive {
     pub(super) async fn read(&self, from: u64, before: u64) -> Result<Ahead> {
         let turn = self.reads.acquire_arc().await;
         let store = Arc::clone(&self.store);
-        let read = AssertUnwindSafe(blocking::unblock(move || {
+        let read = on_thread(move || {
             // Until the read ends, though the subscriber may have gone.
             let _turn = turn;
             let mut events = Vec::new();
             store.read(from, READ_BYTES, &mut events).map(|next| (events, next))
-        }));
-        let read = read.catch_unwind().await.unwrap_or_else(|_| Err(io::Error::other("the store panicked")));
-        let (events, next) = read.map_err(|error| {
+        });
+        let (events, next) = read.await.map_err(|error| {
             tracing::warn!(%error, "events could not be read");
             Error::from(error)
         })?;

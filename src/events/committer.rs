@@ -2,13 +2,10 @@
 
 use std::{
     future::Future,
-    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
-
-use futures_lite::FutureExt;
 
 use super::{
     commit::{Commit, EndOnDrop},
@@ -16,6 +13,7 @@ use super::{
     event_store::{Batch, EventStore},
     health::{LogHealth, LogState},
     history::History,
+    on_thread::on_thread,
     pending::Pending,
     stored_event::StoredEvent,
 };
@@ -156,9 +154,9 @@ impl Committer {
         // Locked while the store is closed, so that every other caller waits for that, too.
         let mut store = self.store.lock().await;
         let Some(store) = store.take() else { return flushed };
-        let closed = AssertUnwindSafe(blocking::unblock(move || store.close())).catch_unwind().await;
+        let closed = on_thread(move || store.close()).await;
         flushed?;
-        closed.unwrap_or_else(|_| Err(panicked())).map_err(Error::from)
+        closed.map_err(Error::from)
     }
 
     /// Writes the pending events in one commit. Returns the commit and its outcome, and whether other events
@@ -170,20 +168,14 @@ impl Committer {
         };
         let (first, events) = self.pending().take(self.clock.now());
         let batch = Batch { first, events, clocks: self.history.clock().clocks() };
-        let written = AssertUnwindSafe(blocking::unblock(move || {
-            let written = store.append(&batch);
-            (store, batch, written)
-        }));
-        // A panic in the store would end the whole executor.
-        let written = written.catch_unwind().await.map_err(|_| panicked());
-        let (store, batch) =
-            match written.and_then(|(store, batch, written)| written.map(|()| (store, batch))) {
-                Ok(written) => written,
-                Err(error) => {
-                    tracing::warn!(%error, "events could not be written");
-                    return (self.failed(error.to_string().into(), Some(self.clock.now())), false);
-                }
-            };
+        let written = on_thread(move || store.append(&batch).map(|()| (store, batch)));
+        let (store, batch) = match written.await {
+            Ok(written) => written,
+            Err(error) => {
+                tracing::warn!(%error, "events could not be written");
+                return (self.failed(error.to_string().into(), Some(self.clock.now())), false);
+            }
+        };
         let last = self.history.append(batch.events);
         let commit = self.pending().written(last, self.clock.now());
         // Made before, so that it ends if the executor drops the task while old events are discarded.
@@ -202,9 +194,7 @@ impl Committer {
     async fn discard(&self, store: Arc<dyn EventStore>, last: u64) {
         let below = catch_unwind(AssertUnwindSafe(|| self.expired(&*store, last)));
         let Ok(Some(below)) = below else { return };
-        let discarded =
-            AssertUnwindSafe(blocking::unblock(move || store.discard(below))).catch_unwind().await;
-        if let Err(error) = discarded.unwrap_or_else(|_| Err(panicked())) {
+        if let Err(error) = on_thread(move || store.discard(below)).await {
             tracing::warn!(%error, "old events could not be discarded");
         }
     }
@@ -285,8 +275,4 @@ async fn release(mut committer: Arc<Committer>) {
     if Arc::get_mut(&mut committer).is_some() {
         blocking::unblock(move || drop(committer)).await;
     }
-}
-
-fn panicked() -> io::Error {
-    io::Error::other("the store panicked")
 }

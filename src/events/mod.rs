@@ -29,6 +29,8 @@ mod log_clock;
 #[cfg(feature = "durable")]
 mod memory_store;
 #[cfg(feature = "durable")]
+mod on_thread;
+#[cfg(feature = "durable")]
 mod open;
 #[cfg(feature = "durable")]
 mod pending;
