@@ -1,6 +1,11 @@
 //! The store as the log sees it.
 
-use std::{fmt, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{
     damage::{DamageReport, LostEvents},
@@ -15,7 +20,7 @@ use super::{
 };
 use crate::{
     events::event_store::{Batch, Clocks, EventStore, Extent, StoredEvent},
-    sync::{Mutex, lock},
+    sync::{AtomicU64, Mutex, lock},
 };
 
 /// An [`EventStore`] in the files of a directory.
@@ -33,7 +38,10 @@ pub struct SegmentStore {
     epoch: u64,
     index: Mutex<Index>,
     writer: Mutex<Writer>,
+    /// Locked while the report is written.
     damage: Mutex<DamageReport>,
+    /// How many events the report counts.
+    damaged: AtomicU64,
 }
 
 impl SegmentStore {
@@ -61,12 +69,13 @@ impl SegmentStore {
             epoch,
             index: Mutex::new(index),
             writer: Mutex::new(Writer::new(active, recent)),
+            damaged: AtomicU64::new(damage.count()),
             damage: Mutex::new(damage),
         })
     }
 
     /// The events that were lost to damage, in the order in which that was found. At most about a thousand
-    /// entries are kept.
+    /// entries are kept. Blocks while the report is written to the disk.
     #[must_use]
     pub fn lost(&self) -> Vec<LostEvents> {
         lock(&self.damage).lost().to_vec()
@@ -88,6 +97,7 @@ impl SegmentStore {
                 tracing::warn!(first, last, segment, "events are lost: the segment is damaged");
             }
         }
+        self.damaged.store(damage.count(), Ordering::Relaxed);
         if let Err(error) = damage.save(&*self.disk) {
             tracing::warn!(%error, "the report of damage to an event log cannot be written");
         }
@@ -109,7 +119,7 @@ impl EventStore for SegmentStore {
     }
 
     fn damaged(&self) -> u64 {
-        lock(&self.damage).count()
+        self.damaged.load(Ordering::Relaxed)
     }
 
     fn append(&self, batch: &Batch) -> io::Result<()> {
@@ -153,7 +163,7 @@ impl EventStore for SegmentStore {
 
 impl fmt::Debug for SegmentStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { disk: _, layout, epoch, index, writer: _, damage: _ } = self;
+        let Self { disk: _, layout, epoch, index, writer: _, damage: _, damaged: _ } = self;
         f.debug_struct("SegmentStore")
             .field("layout", layout)
             .field("epoch", epoch)
