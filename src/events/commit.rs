@@ -1,10 +1,13 @@
 //! One commit, as those see it who wait for its events to be written.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use crate::{
     error::{Error, ErrorKind},
-    sync::{Event, Mutex, lock, wait_until},
+    sync::{AtomicUsize, Event, Mutex, lock, wait_until},
 };
 
 /// The commit that will write certain events, or fail to. Numbers would not do: those of events that could
@@ -13,6 +16,7 @@ use crate::{
 pub(super) struct Commit {
     outcome: Mutex<Option<Outcome>>,
     ended: Event,
+    waiters: AtomicUsize,
 }
 
 type Outcome = Result<(), WriteError>;
@@ -21,8 +25,8 @@ type Outcome = Result<(), WriteError>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WriteError {
     pub(super) reason: Arc<str>,
-    /// When to try again; `None` if that cannot help.
-    pub(super) retry_after: Option<Duration>,
+    /// When to try again.
+    pub(super) retry_after: Duration,
 }
 
 impl Commit {
@@ -37,18 +41,41 @@ impl Commit {
         let outcome = lock(&self.outcome).clone();
         outcome.unwrap_or(Ok(())).map_err(WriteError::into)
     }
+
+    /// How many callers wait for events that they published.
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Relaxed)
+    }
+}
+
+/// A caller that waits for an event that it published, until it is dropped.
+pub(super) struct Waiter(Arc<Commit>);
+
+impl Waiter {
+    pub(super) fn new(commit: &Arc<Commit>) -> Self {
+        commit.waiters.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(commit))
+    }
+
+    pub(super) async fn ended(&self) -> crate::error::Result<()> {
+        self.0.ended().await
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl From<WriteError> for Error {
     fn from(WriteError { reason, retry_after }: WriteError) -> Self {
-        let kind = if retry_after.is_some() { ErrorKind::Exhausted } else { ErrorKind::Io };
-        Self::new(kind).detail(format!("events cannot be written: {reason}")).after(retry_after)
+        let error = Self::new(ErrorKind::Exhausted).detail(format!("events cannot be written: {reason}"));
+        error.after(Some(retry_after))
     }
 }
 
-/// Ends a commit when it is dropped, even by an executor that drops the task: after the task has released
-/// the store, so that callers who learn that their event is on disk may drop their handles, and find the
-/// store free.
+/// Ends a commit when it is dropped.
 pub(super) struct EndOnDrop {
     pub(super) commit: Arc<Commit>,
     pub(super) outcome: Outcome,

@@ -2,43 +2,51 @@
 
 use std::{
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use event_listener::Listener;
+
 use super::{
-    commit::{Commit, EndOnDrop},
+    closing::Closing,
+    commit::{Commit, EndOnDrop, Waiter},
     commit_settings::CommitSettings,
-    event_store::{Batch, EventStore},
+    event_store::{Batch, EventStore, Extent},
     health::{LogHealth, LogState},
     history::History,
-    on_thread::on_thread,
+    on_thread::{catch_panic, start_thread},
     pending::Pending,
     stored_event::StoredEvent,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     runtime::{Clock, Elapsed},
-    sync::{AsyncMutex, Event, Mutex, MutexGuard, lock},
+    sync::{Event, Mutex, MutexGuard, lock},
 };
 
 /// A commit that takes longer is reported.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
+/// Callers that waited for their events publish their next ones within this time, if they do so at all.
+const MAX_GATHERING: Duration = Duration::from_millis(1);
 
-/// Collects events, and has a task write them while there are any.
+/// Collects events, and writes them on a thread that may block while there are any.
+///
+/// The executor only lets the interval between two commits pass. When it is gone, events are written without
+/// an interval.
 ///
 /// When the store fails, the events that wait are given up with an error, and for a while that grows with
 /// each failure nothing is accepted. The next event after that tries again.
 pub(super) struct Committer {
-    /// `None` once the log is closed.
-    store: AsyncMutex<Option<Arc<dyn EventStore>>>,
+    store: Arc<dyn EventStore>,
+    closing: Closing,
     history: Arc<History>,
     clock: Clock,
     settings: CommitSettings,
     retention: Retention,
     pending: Mutex<Pending>,
-    /// Notified when pending events are to be written without waiting for the interval to end.
+    /// Notified when pending events are to be written without waiting any longer.
     due: Event,
 }
 
@@ -58,21 +66,22 @@ impl Committer {
         retention: Retention,
         max_pending_bytes: usize,
     ) -> Arc<Self> {
-        let pending = Mutex::new(Pending::new(history.last_seq(), max_pending_bytes));
+        let pending = Pending::new(history.last_seq(), max_pending_bytes, settings.commit_events);
         Arc::new(Self {
-            store: AsyncMutex::new(Some(store)),
+            closing: Closing::new(Arc::clone(&store)),
+            store,
             history,
             clock,
             settings,
             retention,
-            pending,
+            pending: Mutex::new(pending),
             due: Event::new(),
         })
     }
 
-    /// Takes an event for the next commit. Returns its number, and the commit.
+    /// Takes an event for the next commit. Returns its number.
     pub(super) fn publish(self: &Arc<Self>, event: StoredEvent) -> Result<u64> {
-        self.add(event).map(|(seq, _)| seq)
+        self.add(event, |_| ()).map(|(seq, ())| seq)
     }
 
     /// Takes an event for the next commit, and resolves to its number when it is written.
@@ -80,30 +89,31 @@ impl Committer {
         self: &Arc<Self>,
         event: StoredEvent,
     ) -> Result<impl Future<Output = Result<u64>> + Send + use<>> {
-        let (seq, commit) = self.add(event)?;
-        Ok(async move { commit.ended().await.map(|()| seq) })
+        let (seq, waiter) = self.add(event, Waiter::new)?;
+        Ok(async move { waiter.ended().await.map(|()| seq) })
     }
 
-    fn add(self: &Arc<Self>, event: StoredEvent) -> Result<(u64, Arc<Commit>)> {
-        let (seq, commit, idle, count) = {
+    fn add<T>(self: &Arc<Self>, event: StoredEvent, wait: fn(&Arc<Commit>) -> T) -> Result<(u64, T)> {
+        let (seq, waiter, idle, enough) = {
             let mut pending = self.pending();
             let seq = pending.add(event, || self.clock.now())?;
-            (seq, Arc::clone(pending.commit()), pending.begin_committing(), pending.count())
+            (seq, wait(pending.commit()), pending.begin_committing(), pending.is_enough())
         };
         if idle {
-            // Not under the lock: an executor that is gone drops the task here, which fails the log.
-            let task = CommitTask(Some(Arc::clone(self)));
-            self.clock.spawn(async move { task.run().await });
-            self.pending().check_failed()?;
-        } else if count >= self.settings.commit_events {
+            // Not under the lock: an executor that is gone drops the task here.
+            self.start();
+        } else if enough {
             self.due.notify(usize::MAX);
         }
-        Ok((seq, commit))
+        Ok((seq, waiter))
     }
 
-    /// The number of the oldest event that the log holds, as `next` is the number of its next one.
-    pub(super) fn first_held(&self, oldest: u64, next: u64) -> u64 {
-        oldest.max(next.saturating_sub(self.retention.events))
+    /// The number of the oldest event that the log holds, or of the next one if it holds none.
+    pub(super) fn first_seq(&self) -> u64 {
+        let Extent { first, next, .. } = self.store.extent();
+        let next_to_subscribers = self.history.last_seq().saturating_add(1);
+        // Whatever the store says, a subscriber is at a number that exists.
+        first.max(next.saturating_sub(self.retention.events)).clamp(1, next_to_subscribers)
     }
 
     /// The number of the newest event that was published, on disk or not.
@@ -120,7 +130,7 @@ impl Committer {
         let pending = self.pending();
         let stalled = |began| now.saturating_duration_since(began) > STALLED_AFTER;
         let state = match pending.failure() {
-            _ if pending.is_ended() => LogState::Closed,
+            _ if pending.is_closed() => LogState::Closed,
             Some(failure) => LogState::Failing(failure.reason.to_string()),
             None if pending.running_since().is_some_and(stalled) => LogState::Stalled,
             None => LogState::Writable,
@@ -136,14 +146,14 @@ impl Committer {
     /// Writes the pending events without waiting for the interval between commits to end. Resolves when
     /// they are on disk.
     pub(super) async fn flush(&self) -> Result<()> {
-        let (before, commits) = self.pending().flush();
+        let (reported, before, commits) = self.pending().flush();
         self.due.notify(usize::MAX);
-        // The failure of an earlier commit is reported once, and below.
+        // Whether an earlier commit failed is found below.
         let mut flushed = before.ended().await.or(Ok(()));
         for commit in commits.into_iter().flatten() {
             flushed = flushed.and(commit.ended().await);
         }
-        let unreported = self.pending().take_unreported();
+        let unreported = self.pending().take_unreported(reported);
         flushed.and(unreported.map_or(Ok(()), |error| Err(error.into())))
     }
 
@@ -151,79 +161,109 @@ impl Committer {
     pub(super) async fn close(&self) -> Result<()> {
         self.pending().close();
         let flushed = self.flush().await;
-        // Locked while the store is closed, so that every other caller waits for that, too.
-        let mut store = self.store.lock().await;
-        let Some(store) = store.take() else { return flushed };
-        let closed = on_thread(move || store.close()).await;
+        let closed = self.closing.close().await;
         flushed?;
-        closed.map_err(Error::from)
+        closed.map_err(Into::into)
     }
 
-    /// Writes the pending events in one commit. Returns the commit and its outcome, and whether other events
-    /// are pending by then.
-    async fn commit(&self) -> (EndOnDrop, bool) {
-        self.wait_until_due().await;
-        let Some(store) = self.store.lock().await.clone() else {
-            return (self.failed("the log is closed".into(), None), false);
-        };
+    /// Has the pending events written, on a thread, when they are due.
+    fn start(self: &Arc<Self>) {
+        let begin = CommitOnDrop(Some(Arc::clone(self)));
+        if self.is_due() {
+            drop(begin);
+        } else {
+            self.clock.spawn(async move { begin.when_due().await });
+        }
+    }
+
+    /// Writes pending events, group by group, until there are none or an interval has to pass. Blocks.
+    fn run(self: Arc<Self>) {
+        loop {
+            self.gather();
+            let Committed { commit, more } = self.commit();
+            if !more {
+                // Callers who learn that their event is on disk may drop their handles, and find the store
+                // free.
+                drop(self);
+                return;
+            }
+            drop(commit);
+            if !self.is_due() {
+                self.start();
+                return;
+            }
+        }
+    }
+
+    /// Waits a moment for those who waited for the commit before: their next events are then written
+    /// together with the ones that are pending. Otherwise each commit would have the events of one half of
+    /// the callers, while the other half waits.
+    fn gather(&self) {
+        let Some(until) = self.pending().expect_callers(Instant::now()) else { return };
+        loop {
+            let listener = self.due.listen();
+            if self.is_complete() {
+                return;
+            }
+            if listener.wait_deadline(until).is_none() {
+                self.pending().expect_nobody();
+                return;
+            }
+        }
+    }
+
+    /// Writes the pending events in one commit, and gives up old ones.
+    fn commit(&self) -> Committed {
+        let began = Instant::now();
         let (first, events) = self.pending().take(self.clock.now());
         let batch = Batch { first, events, clocks: self.history.clock().clocks() };
-        let written = on_thread(move || store.append(&batch).map(|()| (store, batch)));
-        let (store, batch) = match written.await {
-            Ok(written) => written,
-            Err(error) => {
-                tracing::warn!(%error, "events could not be written");
-                return (self.failed(error.to_string().into(), Some(self.clock.now())), false);
-            }
-        };
+        if let Err(error) = catch_panic(|| self.store.append(&batch)) {
+            tracing::warn!(%error, "events could not be written");
+            let (commit, error) = self.pending().failed(error.to_string().into(), self.clock.now());
+            let commit = EndOnDrop { commit, outcome: Err(error) };
+            return Committed { commit, more: false };
+        }
         let last = self.history.append(batch.events);
         let commit = self.pending().written(last, self.clock.now());
-        // Made before, so that it ends if the executor drops the task while old events are discarded.
-        let end = EndOnDrop { commit, outcome: Ok(()) };
-        self.discard(store, last).await;
-        (end, self.pending().continue_committing())
-    }
-
-    /// Gives up the events that wait. Without `now` for good.
-    fn failed(&self, reason: Arc<str>, now: Option<Instant>) -> EndOnDrop {
-        let (commit, error) = self.pending().failed(reason, now);
-        EndOnDrop { commit, outcome: Err(error) }
+        let commit = EndOnDrop { commit, outcome: Ok(()) };
+        if self.settings.commit_interval.is_zero() {
+            let ended = Instant::now();
+            let time = ended.saturating_duration_since(began).min(MAX_GATHERING);
+            self.pending().release_callers(Clock::after(ended, time));
+        }
+        if let Err(error) = catch_panic(|| self.discard(last)) {
+            tracing::warn!(%error, "old events could not be discarded");
+        }
+        Committed { commit, more: self.pending().continue_committing() }
     }
 
     /// Has the store give up events that are too many or too old.
-    async fn discard(&self, store: Arc<dyn EventStore>, last: u64) {
-        let below = catch_unwind(AssertUnwindSafe(|| self.expired(&*store, last)));
-        let Ok(Some(below)) = below else { return };
-        if let Err(error) = on_thread(move || store.discard(below)).await {
-            tracing::warn!(%error, "old events could not be discarded");
-        }
-    }
-
-    /// The number below which events are to be given up now.
-    fn expired(&self, store: &dyn EventStore, last: u64) -> Option<u64> {
+    fn discard(&self, last: u64) -> io::Result<()> {
         let Retention { events, age } = self.retention;
         let mut below = last.saturating_add(1).saturating_sub(events);
         if let Some(age) = age {
-            below = below.max(store.expired(self.history.clock().now().saturating_sub(age)));
+            below = below.max(self.store.expired(self.history.clock().now().saturating_sub(age)));
         }
         // Not with each commit: subscribers do not get what is below anyway.
-        let postponed = store.extent().first.saturating_add((events / 16).min(1024));
-        (below > postponed).then_some(below)
+        let postponed = self.store.extent().first.saturating_add((events / 16).min(1024));
+        if below > postponed { self.store.discard(below) } else { Ok(()) }
     }
 
-    /// Resolves when the interval since the latest commit is over, enough events are pending, or a caller
-    /// waits for them.
-    async fn wait_until_due(&self) {
-        let CommitSettings { commit_interval, commit_events, delays_first, .. } = self.settings;
-        let Some(begins) = self.pending().interval_begins(delays_first) else { return };
-        let Some(end) = begins.checked_add(commit_interval) else { return };
-        let due = crate::sync::wait_until(&self.due, || {
-            let pending = self.pending();
-            pending.is_flushed() || pending.count() >= commit_events
-        });
-        match self.clock.timeout_at(Some(end), due).await {
-            Ok(()) | Err(Elapsed) => {}
-        }
+    /// Whether no interval has to pass before the pending events are written.
+    fn is_due(&self) -> bool {
+        self.interval_end().is_none_or(|end| end <= self.clock.now()) || self.is_complete()
+    }
+
+    /// When the interval ends that has to pass before the pending events are written.
+    fn interval_end(&self) -> Option<Instant> {
+        let CommitSettings { commit_interval, delays_first, .. } = self.settings;
+        self.pending().interval_begins(delays_first)?.checked_add(commit_interval)
+    }
+
+    /// Whether the pending events are not to wait for others.
+    fn is_complete(&self) -> bool {
+        let pending = self.pending();
+        pending.is_flushed() || pending.is_enough()
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -231,48 +271,33 @@ impl Committer {
     }
 }
 
-/// A log that is not closed before its last handle is dropped closes its store then, so that the store
-/// knows where it ends.
-impl Drop for Committer {
+/// What a commit leaves to do.
+struct Committed {
+    commit: EndOnDrop,
+    /// Other events are pending.
+    more: bool,
+}
+
+/// Has the pending events written when it is dropped, by an executor that drops its tasks, too.
+struct CommitOnDrop(Option<Arc<Committer>>);
+
+impl CommitOnDrop {
+    /// Is dropped when the interval since the latest commit is over, enough events are pending, or a caller
+    /// waits for them.
+    async fn when_due(self) {
+        let Some(committer) = &self.0 else { return };
+        let end = committer.interval_end();
+        let complete = crate::sync::wait_until(&committer.due, || committer.is_complete());
+        match committer.clock.timeout_at(end, complete).await {
+            Ok(()) | Err(Elapsed) => {}
+        }
+    }
+}
+
+impl Drop for CommitOnDrop {
     fn drop(&mut self) {
-        let Some(store) = self.store.get_mut().take() else { return };
-        match catch_unwind(AssertUnwindSafe(|| store.close())) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the store of an event log was not closed"),
-            Err(_panic) => tracing::warn!("the store of an event log panicked when it was closed"),
+        if let Some(committer) = self.0.take() {
+            start_thread(move || committer.run());
         }
-    }
-}
-
-/// The task that commits. An executor may drop it at any time: then the log fails, and no caller waits for
-/// ever.
-struct CommitTask(Option<Arc<Committer>>);
-
-impl CommitTask {
-    /// Writes pending events, group by group, until there are none.
-    async fn run(mut self) {
-        while let Some(committer) = &self.0 {
-            // Ends even if the executor drops this task while it releases the committer.
-            let (_end, more) = committer.commit().await;
-            if !more && let Some(committer) = self.0.take() {
-                release(committer).await;
-            }
-        }
-    }
-}
-
-impl Drop for CommitTask {
-    fn drop(&mut self) {
-        if let Some(committer) = &self.0 {
-            tracing::warn!("the executor dropped the task that writes events");
-            drop(committer.failed("the executor dropped the task that writes them".into(), None));
-        }
-    }
-}
-
-/// Drops a handle; in the thread pool if it is the last one, and so closes the store.
-async fn release(mut committer: Arc<Committer>) {
-    if Arc::get_mut(&mut committer).is_some() {
-        blocking::unblock(move || drop(committer)).await;
     }
 }

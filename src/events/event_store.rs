@@ -110,6 +110,20 @@ pub struct Clocks {
 /// JSON, and the peers that speak it, hold integers exactly up to 2^53 (RFC 8259, section 6).
 pub(super) const MAX_NUMBER: u64 = (1 << 53) - 1;
 
+impl Extent {
+    /// # Errors
+    ///
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if a number is not as the fields say.
+    pub(super) fn checked(self) -> io::Result<Self> {
+        let Self { epoch, first, next } = self;
+        if (1..=MAX_NUMBER).contains(&epoch) && 1 <= first && first <= next && next <= MAX_NUMBER {
+            return Ok(self);
+        }
+        let text = format!("a store of events cannot be in epoch {epoch} with numbers {first} to {next}");
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
+    }
+}
+
 impl Batch {
     /// The number after that of the last event.
     ///

@@ -27,7 +27,7 @@ pub enum LogState {
     Failing(String),
     /// A commit has been running for more than ten seconds.
     Stalled,
-    /// The log was closed, or its executor is gone. No event can be published any more.
+    /// The log was closed. No event can be published any more.
     Closed,
 }
 

@@ -79,7 +79,7 @@ impl EventLog {
     /// [`max_payload_bytes`](crate::EventLogBuilder::max_payload_bytes); [`Closed`](ErrorKind::Closed) once
     /// the log is [closed](Self::close). Of a durable log, [`Exhausted`](ErrorKind::Exhausted) while its
     /// store fails, or more events wait to be written than may be in memory; [`Error::retry_after`] says
-    /// when to try again. [`Io`](ErrorKind::Io) if the executor that writes is gone.
+    /// when to try again.
     pub fn publish<T: Encode<()> + ?Sized>(&self, event: &T) -> Result<u64> {
         self.publish_raw(value::encode(event)?)
     }
@@ -133,7 +133,8 @@ impl EventLog {
     /// # Errors
     ///
     /// As for [`publish_durable`](Self::publish_durable), also if events that were published since the last
-    /// flush could not be written.
+    /// flush ended could not be written. Not for events whose publisher awaited
+    /// [`publish_durable`](Self::publish_durable), and so got the error.
     ///
     /// # Cancellation
     ///
@@ -146,9 +147,9 @@ impl EventLog {
     /// if other handles are left. Subscribers still get the events that are held in memory. Further calls
     /// have no other effect, and each waits until the file is released.
     ///
-    /// Dropping the last handle releases the file, too: immediately if no event is pending, and otherwise
-    /// once they are written. A log that an [`Endpoint`](crate::Endpoint) serves has a handle there, until
-    /// the endpoint is dropped.
+    /// Dropping the last handle releases the file, too: once pending events are written, and otherwise
+    /// immediately, for which the drop waits for the disk, up to 100 ms. A log that an
+    /// [`Endpoint`](crate::Endpoint) serves has a handle there, until the endpoint is dropped.
     ///
     /// # Errors
     ///
@@ -157,8 +158,8 @@ impl EventLog {
     ///
     /// # Cancellation
     ///
-    /// No more events are published, and those that are pending are written. The file is released by the
-    /// next call, or with the last handle.
+    /// No more events are published, and those that are pending are written. The file is released, if not
+    /// now, then by the next call or with the last handle.
     pub async fn close(&self) -> Result<()> {
         self.shared.backing.close().await
     }

@@ -6,6 +6,8 @@ mod archive;
 mod backing;
 mod builder;
 #[cfg(feature = "durable")]
+mod closing;
+#[cfg(feature = "durable")]
 mod commit;
 #[cfg(feature = "durable")]
 mod commit_settings;

@@ -1,13 +1,24 @@
-//! Calls of a store, each on a thread of the crate `blocking`.
+//! Calls of a store, on threads of the crate `blocking`.
 
-use std::{io, panic::AssertUnwindSafe};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
-use futures_lite::FutureExt;
-
-/// A panic of the store is an error, since it would end the whole executor.
+/// Calls a store on a thread that may block, and gives the result.
 pub(super) async fn on_thread<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let called = AssertUnwindSafe(blocking::unblock(call)).catch_unwind().await;
+    blocking::unblock(move || catch_panic(call)).await
+}
+
+/// Runs this on a thread that may block, whether anybody waits for it or not.
+pub(super) fn start_thread(run: impl FnOnce() + Send + 'static) {
+    blocking::unblock(run).detach();
+}
+
+/// Calls a store. A panic of the store is an error.
+pub(super) fn catch_panic<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let called = catch_unwind(AssertUnwindSafe(call));
     called.unwrap_or_else(|_| Err(io::Error::other("the store panicked")))
 }

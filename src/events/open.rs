@@ -29,9 +29,10 @@ const MIN_SEGMENT_BYTES: u64 = 64 * 1024;
 const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 impl EventLogBuilder {
-    /// The runtime of the task that writes, and of its clock. Default: as for
-    /// [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime). For logs that are
-    /// [opened](Self::open).
+    /// The runtime whose timers let the [interval](Self::commit_interval) between commits pass, and whose
+    /// clock measures ages. Default: as for
+    /// [`EndpointBuilder::runtime`](crate::EndpointBuilder::runtime). If its executor is dropped, events are
+    /// written without an interval. For logs that are [opened](Self::open).
     #[must_use]
     pub fn runtime(self, runtime: impl Runtime) -> Self {
         self.shared_runtime(Arc::new(runtime))
@@ -47,6 +48,10 @@ impl EventLogBuilder {
 
     /// The least time between two commits, unless [`commit_events`](Self::commit_events) wait. Default: 20
     /// ms. An event that comes after a pause is written immediately. For logs that are [opened](Self::open).
+    ///
+    /// With an interval of zero, events are written as soon as the disk is free. If callers of
+    /// [`publish_durable`](EventLog::publish_durable) share the log, a commit then lets those publish who
+    /// waited for the one before: for as long as the disk took at most, and for no longer than 1 ms.
     #[must_use]
     pub fn commit_interval(mut self, interval: Duration) -> Self {
         self.commits.commit_interval = interval;
@@ -94,7 +99,7 @@ impl EventLogBuilder {
         let segment_bytes = (self.max_bytes / 8).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
         let options = SegmentOptions::default().segment_bytes(segment_bytes).max_bytes(self.max_bytes);
         let store = SegmentStore::open(path, &options)?;
-        Ok(self.start(runtime, Arc::new(store)))
+        self.start(runtime, Arc::new(store))
     }
 
     /// Continues the log that is in this store, or begins one in it.
@@ -105,10 +110,10 @@ impl EventLogBuilder {
     /// # Errors
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a
-    /// runtime.
+    /// runtime; [`Io`](crate::ErrorKind::Io) if the store is at numbers that [`Extent`] does not allow.
     pub fn on(self, store: impl EventStore) -> Result<EventLog> {
         let runtime = self.checked_runtime()?;
-        Ok(self.start(runtime, Arc::new(store)))
+        self.start(runtime, Arc::new(store))
     }
 
     fn checked_runtime(&self) -> Result<Arc<dyn Runtime>> {
@@ -120,8 +125,8 @@ impl EventLogBuilder {
         runtime.ok_or_else(|| Error::invalid_config("no runtime was given"))
     }
 
-    fn start(self, runtime: Arc<dyn Runtime>, store: Arc<dyn EventStore>) -> EventLog {
-        let Extent { epoch, next, .. } = store.extent();
+    fn start(self, runtime: Arc<dyn Runtime>, store: Arc<dyn EventStore>) -> Result<EventLog> {
+        let Extent { epoch, next, .. } = store.extent().checked()?;
         let clocks = {
             let runtime = Arc::clone(&runtime);
             system_clocks(move || runtime.now())
@@ -143,7 +148,7 @@ impl EventLogBuilder {
             max_pending_bytes,
         );
         let stored = Stored::new(committer, store, self.max_payload_bytes);
-        EventLog::with(history, Box::new(stored), self.max_payload_bytes)
+        Ok(EventLog::with(history, Box::new(stored), self.max_payload_bytes))
     }
 }
 
@@ -245,7 +250,7 @@ mod tests {
         }
     }
 
-    /// A log in such a store, and the executor that writes. Few events are in memory.
+    /// A log in such a store, and its executor. Few events are in memory.
     fn log() -> (EventLog, Shared, Arc<Executor<'static>>) {
         let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
         let runtime = AsyncIoRuntime::on(Arc::clone(&executor));
@@ -368,6 +373,102 @@ mod tests {
     }
 
     #[test]
+    fn a_store_at_numbers_that_cannot_be_is_refused() {
+        struct At(Extent);
+        impl EventStore for At {
+            fn extent(&self) -> Extent {
+                self.0
+            }
+            fn last_clocks(&self) -> Option<Clocks> {
+                None
+            }
+            fn append(&self, _batch: &Batch) -> io::Result<()> {
+                Ok(())
+            }
+            fn read(&self, _from: u64, _max: usize, _out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
+                Ok(self.0.next)
+            }
+            fn discard(&self, _below: u64) -> io::Result<()> {
+                Ok(())
+            }
+            fn close(&self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let on = |epoch, first, next| {
+            let runtime = AsyncIoRuntime::on(Arc::new(Executor::new()));
+            EventLog::builder().runtime(runtime).on(At(Extent { epoch, first, next }))
+        };
+        const MAX: u64 = 1 << 53;
+        for (epoch, first, next) in [
+            (0, 1, 1),
+            (MAX, 1, 1),
+            (1, 0, 1),
+            (1, 0, 0),
+            (1, 2, 1),
+            (1, 1, MAX),
+            (u64::MAX, u64::MAX, u64::MAX),
+        ] {
+            let refused = on(epoch, first, next).unwrap_err();
+            assert_eq!(refused.kind(), &ErrorKind::Io, "{epoch} {first} {next}");
+        }
+        for (epoch, first, next) in [(1, 1, 1), (MAX - 1, 7, 8), (1, MAX - 1, MAX - 1)] {
+            let log = on(epoch, first, next).unwrap();
+            assert_eq!((log.epoch(), log.first_seq(), log.last_seq()), (epoch, first, next - 1));
+        }
+    }
+
+    /// Such a store may change its mind while it is in use, too.
+    #[test]
+    fn a_store_that_turns_to_impossible_numbers_harms_no_subscriber() {
+        struct Turning(Shared, AtomicU8);
+        impl EventStore for Turning {
+            fn extent(&self) -> Extent {
+                match self.1.fetch_add(1, Ordering::Relaxed) {
+                    0 => self.0.extent(),
+                    n if n % 2 == 0 => Extent { epoch: 9, first: u64::MAX, next: 0 },
+                    _ => Extent { epoch: 9, first: 0, next: u64::MAX },
+                }
+            }
+            fn last_clocks(&self) -> Option<Clocks> {
+                Some(Clocks { log: Duration::MAX, wall: Duration::MAX })
+            }
+            fn append(&self, batch: &Batch) -> io::Result<()> {
+                self.0.append(batch)
+            }
+            fn read(&self, from: u64, max: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
+                self.0.read(from, max, out)
+            }
+            fn expired(&self, _before: Duration) -> u64 {
+                u64::MAX
+            }
+            fn discard(&self, _below: u64) -> io::Result<()> {
+                Ok(())
+            }
+            fn close(&self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
+        let builder = EventLog::builder().max_payload_bytes(100).memory_bytes(164).max_events(3);
+        let builder = builder.max_age(Duration::from_secs(1));
+        let log =
+            builder.runtime(AsyncIoRuntime::on(Arc::clone(&executor))).on(Turning(store, AtomicU8::new(0)));
+        let log = log.unwrap();
+        publish(&log, &executor, 5);
+        for resume_from in [None, Some(0), Some(3), Some(u64::MAX)] {
+            let mut reader = log.subscribe(resume_from, None);
+            for _ in 0..9 {
+                let mut batch = Vec::new();
+                drop(block_on(log.read(&mut reader, 250, &mut batch)));
+                assert!(batch.iter().all(|(seq, _)| (1..=5).contains(seq)));
+                assert!(reader.last_seq() <= 5);
+            }
+            assert!(log.len() <= 5 && log.first_seq() <= 6);
+        }
+    }
+
+    #[test]
     fn a_store_that_fails_fails_its_events_alone_and_the_log_goes_on_when_it_does() {
         for failing in [FULL, PANICKING] {
             let (log, store, executor) = log();
@@ -381,7 +482,6 @@ mod tests {
             assert!(matches!(log.health().state, LogState::Failing(_)));
             assert_eq!((log.health().failed_commits, log.health().unwritten_events), (1, 1));
             assert_eq!((log.last_seq(), log.committed_seq()), (1, 1), "subscribers see what is on disk");
-            assert_eq!(block_on(log.flush()).unwrap_err().kind(), &ErrorKind::Exhausted, "it was lost");
             block_on(log.flush()).unwrap();
 
             store.set(SOUND);
@@ -401,27 +501,36 @@ mod tests {
     }
 
     #[test]
-    fn an_executor_that_is_dropped_fails_the_log_for_good() {
-        let (log, _store, executor) = log();
-        publish(&log, &executor, 1);
-        let waiting = log.publish_durable_raw("never written");
-        let mut waiting = std::pin::pin!(waiting);
-        assert!(block_on(future::poll_once(&mut waiting)).is_none());
-        drop(executor);
-        assert_eq!(block_on(waiting).unwrap_err().kind(), &ErrorKind::Io);
-        assert_eq!(log.last_seq(), 1);
-        assert_eq!(log.publish_raw("never written").unwrap_err().kind(), &ErrorKind::Io);
+    fn a_flush_reports_that_events_were_lost_unless_their_publishers_know() {
+        let (log, store, executor) = log();
+        store.set(FULL);
+        let waiting = block_on(executor.run(log.publish_durable_raw("lost, and reported")));
+        assert_eq!(waiting.unwrap_err().kind(), &ErrorKind::Exhausted);
+        block_on(log.flush()).unwrap();
+
+        block_on(async {
+            while let Err(error) = log.publish_raw("lost") {
+                async_io::Timer::after(error.retry_after().unwrap()).await;
+            }
+        });
+        assert_eq!(block_on(log.flush()).unwrap_err().kind(), &ErrorKind::Exhausted);
+        block_on(log.flush()).unwrap();
     }
 
-    /// It drops the task that would write while the event is being published.
+    /// The executor lets the interval pass, and no more.
     #[test]
-    fn a_publisher_learns_that_the_executor_is_gone() {
-        let (log, _store, executor) = log();
-        publish(&log, &executor, 1);
+    fn events_are_written_though_the_executor_is_gone() {
+        let (store, executor) = (Shared::default(), Arc::new(Executor::new()));
+        let builder = EventLog::builder().commit_interval(Duration::from_secs(3600)).delay_first_commit();
+        let log = builder.runtime(AsyncIoRuntime::on(Arc::clone(&executor))).on(store).unwrap();
+        let mut waiting = std::pin::pin!(log.publish_durable_raw("before"));
+        assert!(block_on(future::poll_once(&mut waiting)).is_none());
         drop(executor);
-        assert_eq!(log.publish_raw("never written").unwrap_err().kind(), &ErrorKind::Io);
-        assert_eq!(block_on(log.publish_durable_raw("never written")).unwrap_err().kind(), &ErrorKind::Io);
-        assert_eq!(log.last_seq(), 1);
+        assert_eq!(block_on(waiting).unwrap(), 1);
+        assert_eq!(block_on(log.publish_durable_raw("after")).unwrap(), 2);
+        log.publish_raw("after that").unwrap();
+        block_on(log.close()).unwrap();
+        assert_eq!(log.committed_seq(), 3);
     }
 
     #[test]

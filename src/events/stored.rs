@@ -45,8 +45,7 @@ impl Backing for Stored {
     }
 
     fn first_seq(&self) -> u64 {
-        let extent = self.store.extent();
-        self.committer.first_held(extent.first, extent.next)
+        self.committer.first_seq()
     }
 
     fn last_seq(&self) -> u64 {
