@@ -1,217 +1,84 @@
-//! What an event log costs flash: `cargo bench --bench flash`, as root. Publishes to a log, and appends to
-//! a file whose space was written before, in turns, on an ext4 file system of its own with blocks of 4 KiB,
-//! in an image on a loop device. Counts what reaches the device, and takes the time. Progress goes to
-//! stderr, and the result to stdout as Markdown tables.
+//! What an event log costs flash, beside SQLite and a plain file:
+//! `cargo run --release --manifest-path benches/flash/Cargo.toml`, as root.
+//!
+//! All of them write in turns, on an ext4 file system of their own with blocks of 4 KiB, in an image on a
+//! loop device. Counts what reaches the device, and takes the time. Progress goes to stderr, and the result
+//! to stdout as Markdown tables.
 
-use std::{
-    env,
-    error::Error,
-    fs::{self, File, OpenOptions},
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant},
-};
+mod crowd;
+mod device;
+mod writers;
 
-use palyra_quic::EventLog;
-use smol::future;
+use std::time::Duration;
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+use device::{Cost, Device};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const ROUNDS: usize = 9;
-const COMMITS: u32 = 2000;
 const EVENT: [u8; 64] = [b'x'; 64];
-const MIB: u64 = 1024 * 1024;
 const BLOCK: f64 = 4096.0;
 
 fn main() -> Result<()> {
-    // `cargo test --benches` starts this too, and is not to wait for it.
-    if env::args().all(|arg| arg != "--bench") {
-        return Ok(());
-    }
     let device = Device::new()?;
-    let mut logged = Vec::new();
-    let mut plain = Vec::new();
+    commits(&device)?;
+    crowd::report(&device)?;
+    wear(&device)
+}
+
+/// One event for each commit.
+fn commits(device: &Device) -> Result<()> {
+    let writers = writers::ALL;
+    let mut costs: Vec<Vec<Cost>> = writers.iter().map(|_| Vec::new()).collect();
     for round in 1..=ROUNDS {
-        logged.push(device.measure(publish_alone)?);
-        plain.push(device.measure(append)?);
-        eprintln!("{round}/{ROUNDS} {COMMITS} commits of one event, and as many appends");
+        for (writer, costs) in writers.iter().zip(&mut costs) {
+            costs.push(device.measure(writer.work)?);
+        }
+        eprintln!("{round}/{ROUNDS} {} commits of one event by each of {}", writers::COMMITS, writers.len());
     }
-    println!("| each of one event of 64 bytes | blocks of 4 KiB | flushes | p50 |\n|---|---|---|---|");
-    for (name, costs) in [("`publish_durable`, interval 0", &logged), ("append into written space", &plain)] {
-        println!("| {name} | {:.3} | {:.3} | {:.0} µs |", blocks(costs), flushes(costs), 1e6 * p50(costs));
-    }
-    println!("\nThe ratio of their p50 is {:.2}.", p50(&logged) / p50(&plain));
-    println!("\n| 32 publishers | events/s | events per append |\n|---|---|---|");
-    for (name, interval) in [("interval 0", Duration::ZERO), ("default interval", Duration::from_millis(20))]
-    {
-        let rate = device.crowd(interval)?;
-        println!("| {name} | {rate:.0} | {:.1} |", rate * p50(&plain));
+    let append = costs.last().map(Vec::as_slice).unwrap_or_default();
+    println!("| one event of 64 bytes for each commit | blocks of 4 KiB | flushes | p50 | of an append's |");
+    println!("|---|---|---|---|---|");
+    for (writer, costs) in writers.iter().zip(&costs) {
+        let ratios = costs.iter().zip(append).map(|(cost, append)| cost.p50 / append.p50).collect();
+        let [blocks, flushes, p50] = [
+            median(costs.iter().map(|cost| cost.bytes / BLOCK / f64::from(writers::COMMITS)).collect()),
+            median(costs.iter().map(|cost| cost.flushes / f64::from(writers::COMMITS)).collect()),
+            median(costs.iter().map(|cost| 1e6 * cost.p50).collect()),
+        ];
+        println!("| {} | {blocks:.3} | {flushes:.3} | {p50:.0} µs | {:.2} |", writer.name, median(ratios));
     }
     Ok(())
 }
 
-/// What one commit costs.
-struct Cost {
-    blocks: f64,
-    flushes: f64,
-    p50: f64,
-}
-
-/// A file system in a file, gone when this is dropped.
-struct Device {
-    directory: PathBuf,
-    name: String,
-}
-
-impl Device {
-    fn new() -> Result<Self> {
-        let directory = env::temp_dir().join(format!("palyra-flash-{}", std::process::id()));
-        fs::create_dir_all(directory.join("mounted"))?;
-        let image = directory.join("image");
-        // Written, so that the device itself has no holes to fill.
-        fs::write(&image, vec![0; usize::try_from(256 * MIB)?])?;
-        let loop_device = output(Command::new("losetup").args(["--show", "--find"]).arg(&image))?;
-        let name = loop_device.trim_start_matches("/dev/").to_owned();
-        let device = Self { directory, name };
-        let lazy = "lazy_itable_init=0,lazy_journal_init=0";
-        output(Command::new("mkfs.ext4").args(["-q", "-b", "4096", "-E", lazy, &loop_device]))?;
-        output(Command::new("mount").arg(&loop_device).arg(device.mounted()))?;
-        Ok(device)
-    }
-
-    fn mounted(&self) -> PathBuf {
-        self.directory.join("mounted")
-    }
-
-    /// Bytes written, and flushes.
-    fn counters(&self) -> Result<(f64, f64)> {
-        let text = fs::read_to_string(format!("/sys/block/{}/stat", self.name))?;
-        let field = |at| text.split_whitespace().nth(at).and_then(|field| field.parse::<f64>().ok());
-        let (Some(sectors), Some(flushes)) = (field(6), field(15)) else { return Err("no counters".into()) };
-        Ok((512.0 * sectors, flushes))
-    }
-
-    /// Everything of this work reaches the device: beginning segments, and what the file system writes later.
-    fn measure(&self, work: fn(&Path) -> Result<Vec<Duration>>) -> Result<Cost> {
-        let path = self.mounted().join("work");
-        output(&mut Command::new("sync"))?;
-        let (bytes, flushes) = self.counters()?;
-        let mut times = work(&path)?;
-        output(Command::new("sync").arg("-f").arg(&path))?;
-        let (bytes_after, flushes_after) = self.counters()?;
-        if path.is_dir() {
-            fs::remove_dir_all(path)?
-        } else {
-            fs::remove_file(path)?
+/// What a log that gets so many events per second costs in ten years, by how often it commits.
+fn wear(device: &Device) -> Result<()> {
+    const TEN_YEARS: f64 = 10.0 * 365.25 * 24.0 * 3600.0;
+    const INTERVALS: [u32; 3] = [0, 10, 60];
+    println!("\n| events per second, 64 bytes each | interval 0 | interval 10 s | interval 60 s |");
+    println!("|---|---|---|---|");
+    for rate in [1, 10, 100_u32] {
+        print!("| {rate} |");
+        for interval in INTERVALS {
+            let events = (rate * interval).max(1);
+            let commits = (200_000 / events).clamp(50, 2000);
+            let cost = device.measure(move |path| writers::publish_groups(path, commits, events))?;
+            eprintln!("{commits} commits of {events} events");
+            let all = TEN_YEARS * f64::from(rate) / f64::from(events) / f64::from(commits);
+            print!(" {:.2} TB, {:.0} million flushes |", cost.bytes * all / 1e12, cost.flushes * all / 1e6);
         }
-        let count = f64::from(COMMITS);
-        times.sort_unstable();
-        let p50 = times.get(times.len() / 2).copied().unwrap_or_default().as_secs_f64();
-        Ok(Cost {
-            blocks: (bytes_after - bytes) / BLOCK / count,
-            flushes: (flushes_after - flushes) / count,
-            p50,
-        })
+        println!();
     }
-
-    /// Events a second of 32 publishers that each wait for their event.
-    fn crowd(&self, interval: Duration) -> Result<f64> {
-        const PUBLISHERS: u32 = 32;
-        const EVENTS: u32 = 500;
-        let mut rates = Vec::new();
-        for _ in 0..ROUNDS {
-            let path = self.mounted().join("crowd");
-            let log = EventLog::builder().commit_interval(interval).open(&path)?;
-            let start = Instant::now();
-            let publishers: Vec<_> = (0..PUBLISHERS)
-                .map(|_| {
-                    let log = log.clone();
-                    smol::spawn(async move {
-                        for _ in 0..EVENTS {
-                            log.publish_durable_raw(EVENT.to_vec()).await?;
-                        }
-                        Ok::<_, palyra_quic::Error>(())
-                    })
-                })
-                .collect();
-            smol::block_on(async {
-                for publisher in publishers {
-                    publisher.await?;
-                }
-                Ok::<_, palyra_quic::Error>(())
-            })?;
-            rates.push(f64::from(PUBLISHERS * EVENTS) / start.elapsed().as_secs_f64());
-            smol::block_on(log.close())?;
-            fs::remove_dir_all(path)?;
-        }
-        Ok(median(rates))
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.mounted()).status();
-        let _ = Command::new("losetup").arg("--detach").arg(format!("/dev/{}", self.name)).status();
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn publish_alone(path: &Path) -> Result<Vec<Duration>> {
-    let log = EventLog::builder().commit_interval(Duration::ZERO).open(path)?;
-    smol::block_on(async {
-        let mut times = Vec::new();
-        for _ in 0..COMMITS {
-            let start = Instant::now();
-            log.publish_durable_raw(EVENT.to_vec()).await?;
-            times.push(start.elapsed());
-            // The task that writes has its turn to end, as when events come one by one.
-            future::yield_now().await;
-        }
-        log.close().await?;
-        Ok(times)
-    })
-}
-
-fn append(path: &Path) -> Result<Vec<Duration>> {
-    let file: File = OpenOptions::new().create_new(true).write(true).open(path)?;
-    let record = [EVENT.as_slice(), &[0; 28]].concat();
-    let space = record.len() * usize::try_from(COMMITS)?;
-    file.write_all_at(&vec![0; space.next_multiple_of(4096)], 0)?;
-    file.sync_all()?;
-    let mut times = Vec::new();
-    let mut offset = 0;
-    for _ in 0..COMMITS {
-        let start = Instant::now();
-        file.write_all_at(&record, offset)?;
-        file.sync_data()?;
-        times.push(start.elapsed());
-        offset += u64::try_from(record.len())?;
-    }
-    Ok(times)
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output()?;
-    if !output.status.success() {
-        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-}
-
-fn blocks(costs: &[Cost]) -> f64 {
-    median(costs.iter().map(|cost| cost.blocks).collect())
-}
-
-fn flushes(costs: &[Cost]) -> f64 {
-    median(costs.iter().map(|cost| cost.flushes).collect())
-}
-
-fn p50(costs: &[Cost]) -> f64 {
-    median(costs.iter().map(|cost| cost.p50).collect())
+    Ok(())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
+    values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The median of times, in seconds.
+fn p50(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default().as_secs_f64()
 }
