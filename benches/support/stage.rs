@@ -74,6 +74,14 @@ impl Stage {
         command
     }
 
+    pub(crate) fn trust(&self) -> Trust {
+        self.authority.trust()
+    }
+
+    pub(crate) fn client_identity(&self) -> palyra_quic::Result<Identity> {
+        Identity::from_pem(self.client.0.as_bytes(), self.client.1.as_bytes())
+    }
+
     fn command(&self, executable: &Path, role: &str, kind: Kind, (cert, key): &(String, String)) -> Command {
         let mut command = Command::new(executable);
         command
