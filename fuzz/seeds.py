@@ -34,11 +34,11 @@ def main():
     for target in ("cbor_message", "json_message", "frame", "segment"):
         (HERE / "seeds" / target).mkdir(parents=True)
 
-    for kind in ("requests", "responses", "notifications"):
+    for kind in ("requests", "responses", "notifications", "items"):
         for vector in vectors(kind):
             name = f"{kind[:-1]} {vector['name']}"
             write("cbor_message", name, bytes.fromhex(vector["hex"]))
-            if vector["reencodes"]:
+            if vector["reencodes"] and vector["json"] is not None:
                 twin = json.dumps(vector["json"], ensure_ascii=False, separators=(",", ":"))
                 write("json_message", name, twin.encode())
 

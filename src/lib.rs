@@ -76,7 +76,8 @@
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
 //! | try things out, with feature `cert` | `connected_pair`, `CertificateAuthority` |
 //! | test on bad links, in virtual time | `sim`, with feature `sim` |
-//! | read or write single messages | [`Request`], [`Response`], [`Notification`] |
+//! | read or write single messages | [`Request`], [`Item`], [`Response`], [`Notification`] |
+//! | say which trace a message belongs to | [`TraceContext`] |
 //!
 //! The protocol is written down in `docs/protocol.md`, with CDDL and test vectors beside it.
 //!
@@ -97,6 +98,7 @@
 //! | `chacha20poly1305` | yes | the cipher suite for machines without AES instructions |
 //! | `cert` | no | a small certificate authority and two connected endpoints, for tests |
 //! | `durable` | no | event logs and cursors in files |
+//! | `streams` | no | requests that continue with items |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 //!
@@ -164,7 +166,10 @@ pub use self::{
     events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
-    message::{CborError, Codec, JsonError, MAX_NESTING, MessageError, Notification, Request, Response},
+    message::{
+        CborError, Codec, CountedResponse, Item, JsonError, MAX_NESTING, MessageError, Notification, Request,
+        Response, TraceContext,
+    },
     method::{AnyMethod, LogMethod, Method, MethodName, NotificationMethod, StreamingMethod},
     protocol::PROTOCOL_VERSION,
     router::{Context, MethodError, Peers, PendingPeer, Refusal, ResponseSink, Router},

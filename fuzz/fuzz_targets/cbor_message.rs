@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use palyra_quic::{
-    Bytes, Codec, MessageError, Notification, Request, Response,
+    Bytes, Codec, CountedResponse, Item, MessageError, Notification, Request, Response,
     fuzzing::{validate_body, validate_item},
     minicbor,
 };
@@ -133,19 +133,50 @@ fn messages(input: &[u8]) {
     if let Ok(message) = &request {
         assert!((1..=128).contains(&message.method.len()));
         let fields = Plain { rest: input }.fields().unwrap();
-        assert!(fields.keys().all(|key| matches!(key, 0..=6 | 16..)), "an unknown key");
-        there_and_back(message, input, Request::encode, Request::decode);
+        assert!(fields.keys().all(|key| matches!(key, 0..=7 | 16..)), "an unknown key");
+        assert_eq!(message.trace().map(|trace| trace.to_bytes().to_vec()), trace(&fields));
+        there_and_back(message, input, Request::encode, Request::decode, |message| {
+            let in_json = Request::decode(&json(message, Request::encode)).unwrap();
+            assert!(in_json.trace().is_none() && in_json.more() == message.more());
+            message.trace().map_or(in_json.clone(), |trace| in_json.with_trace(trace))
+        });
     }
     if let Ok(message) = &response {
-        there_and_back(message, input, Response::encode, Response::decode);
+        there_and_back(message, input, Response::encode, Response::decode, Clone::clone);
+    }
+    if let Ok(message) = CountedResponse::decode(&body) {
+        assert_eq!(response.as_ref(), Ok(&message.response), "another response with its items");
+        there_and_back(&message, input, CountedResponse::encode, CountedResponse::decode, Clone::clone);
+    }
+    if let Ok(message) = Item::decode(&body) {
+        let fields = Plain { rest: input }.fields().unwrap();
+        assert!(fields.keys().all(|key| matches!(key, 3 | 16..)), "an unknown key");
+        there_and_back(&message, input, Item::encode, Item::decode, Clone::clone);
     }
     if let Ok(message) = notification {
-        there_and_back(&message, input, Notification::encode, Notification::decode);
+        there_and_back(&message, input, Notification::encode, Notification::decode, |message| {
+            let in_json = Notification::decode(&json(message, Notification::encode)).unwrap();
+            message.trace().map_or(in_json.clone(), |trace| in_json.with_trace(trace))
+        });
         // A notification is a request with fewer keys.
+        let trace = message.trace();
         let mut same = Request::new(message.method);
         (same.protocol_version, same.params) = (message.protocol_version, message.params);
-        assert_eq!(request, Ok(same));
+        assert_eq!(request, Ok(trace.map_or(same.clone(), |trace| same.with_trace(trace))));
     }
+}
+
+/// What a receiver takes for a trace context.
+fn trace(fields: &BTreeMap<i128, Field>) -> Option<Vec<u8>> {
+    let (2, 25, bytes) = fields.get(&16)? else { return None };
+    let is_set = |range: std::ops::Range<usize>| bytes[range].iter().any(|byte| *byte != 0);
+    (is_set(0..16) && is_set(16..24)).then(|| bytes.clone())
+}
+
+fn json<T>(message: &T, encode: impl Fn(&T, Codec, &mut Vec<u8>) -> Result<(), MessageError>) -> Bytes {
+    let mut encoded = Vec::new();
+    encode(message, Codec::Json, &mut encoded).unwrap();
+    encoded.into()
 }
 
 fn there_and_back<T: std::fmt::Debug + PartialEq>(
@@ -153,7 +184,10 @@ fn there_and_back<T: std::fmt::Debug + PartialEq>(
     input: &[u8],
     encode: impl Fn(&T, Codec, &mut Vec<u8>) -> Result<(), MessageError>,
     decode: impl Fn(&Bytes) -> Result<T, MessageError>,
+    // What JSON says of the message, with what it cannot say.
+    by_way_of_json: impl Fn(&T) -> T,
 ) {
+    assert_eq!(&by_way_of_json(message), message);
     assert_eq!(validate_body(input), Ok(()), "decoded without being valid");
     assert!(decode(&[input, &[0]].concat().into()).is_err(), "decoded with a byte behind it");
     for end in [input.len() / 2, input.len() - 1] {
@@ -175,6 +209,7 @@ fn there_and_back<T: std::fmt::Debug + PartialEq>(
         }
         // Senders use the shortest form, so nothing that says the same is shorter.
         assert!(codec == Codec::Json || encoded.len() <= input.len(), "{encoded:02x?}");
-        assert_eq!(decode(&encoded.into()).as_ref(), Ok(message), "{codec:?} does not bring it back");
+        let decoded = decode(&encoded.into()).expect("what was encoded");
+        assert!(codec == Codec::Json || decoded == *message, "CBOR does not bring it back");
     }
 }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use palyra_quic::{Bytes, Codec, MessageError, Notification, Request, Response};
+use palyra_quic::{Bytes, Codec, CountedResponse, Item, MessageError, Notification, Request, Response};
 use serde_json::{Map, Value};
 
 fuzz_target!(|input: &[u8]| -> Corpus {
@@ -38,6 +38,17 @@ fn messages(input: &[u8]) {
                 assert!(failed || text.get(&name) == Some(&value), "another {name} than in the text");
             }
         }
+    }
+    if let Ok(message) = CountedResponse::decode(&body) {
+        assert_eq!(response.as_ref(), Ok(&message.response), "another response with its items");
+        let encoded = there_and_back(&message, input, CountedResponse::encode, CountedResponse::decode);
+        if let Ok(text) = parse(input) {
+            assert!(encoded.get("items").is_none_or(|items| text.get("items") == Some(items)));
+        }
+    }
+    if let Ok(message) = Item::decode(&body) {
+        let encoded = there_and_back(&message, input, Item::encode, Item::decode);
+        assert_eq!(said(parse(input).unwrap()), said(encoded), "another item than the text");
     }
     if let Ok(message) = notification {
         let encoded = there_and_back(&message, input, Notification::encode, Notification::decode);

@@ -6,6 +6,7 @@ pub(super) use super::validate::Key;
 use super::{
     MessageError,
     fields::FieldWriter,
+    trace::TraceContext,
     validate::{Scalar, read_body, split_scalar},
 };
 use crate::frame::Body;
@@ -13,22 +14,34 @@ use crate::frame::Body;
 /// Writes the fields of a message as one map.
 pub(super) struct MapWriter<'a> {
     out: &'a mut Vec<u8>,
-    /// Where the map's head is, which is counted up with each field.
+    /// Where the map's head is.
     start: usize,
+    /// The head, which is counted up with each field, and written behind the last.
+    head: u8,
 }
 
 impl<'a> MapWriter<'a> {
     pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
         out.push(MAP << 5);
-        Self { out, start }
+        Self { out, start, head: MAP << 5 }
+    }
+
+    /// Continues the map that begins at `start` and ends with `out`.
+    pub(super) fn continued(out: &'a mut Vec<u8>, start: usize) -> Self {
+        let head = out.get(start).copied().unwrap_or(MAP << 5);
+        Self { out, start, head }
+    }
+
+    pub(super) fn finish(self) {
+        if let Some(head) = self.out.get_mut(self.start) {
+            *head = self.head;
+        }
     }
 
     fn key(&mut self, key: u8) {
         // No message has more than the 23 fields that a head of one byte can count.
-        if let Some(head) = self.out.get_mut(self.start) {
-            *head += 1;
-        }
+        self.head += 1;
         debug_assert!(key < 24, "the keys of messages are heads of one byte");
         self.out.push(key);
     }
@@ -60,7 +73,15 @@ impl FieldWriter for MapWriter<'_> {
         self.key(key);
         self.string(BYTES, value);
     }
+
+    fn trace(&mut self, trace: &TraceContext) {
+        self.key(TRACE_KEY);
+        self.string(BYTES, &trace.to_bytes());
+    }
 }
+
+/// As in `fields.rs`, for the one byte that the key takes.
+const TRACE_KEY: u8 = 16;
 
 const UNSIGNED: u8 = 0;
 const BYTES: u8 = 2;
@@ -220,6 +241,14 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A trace context. What is none is ignored, because only those who record traces would miss it.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        match self.scalar {
+            Scalar::Bytes(bytes) => TraceContext::from_bytes(bytes.try_into().ok()?),
+            _ => None,
+        }
+    }
+
     /// A byte string; see [`BodySource::keep`].
     pub(super) fn bytes(&self, field: &'static str) -> Result<Option<Bytes>, MessageError> {
         match self.scalar {
@@ -258,6 +287,11 @@ mod tests {
         map.bool(1, "", true);
         map.text(2, "", "é");
         map.bytes(3, "", &[]);
+        map.finish();
         assert_eq!(out, [0xff, 0xa4, 0, 0x19, 1, 0xf4, 1, 0xf5, 2, 0x62, 0xc3, 0xa9, 3, 0x40]);
+        let mut map = MapWriter::continued(&mut out, 1);
+        map.uint(4, "", 1);
+        map.finish();
+        assert_eq!((out[1], &out[14..]), (0xa5, &[4, 1][..]));
     }
 }

@@ -7,7 +7,7 @@ use super::json;
 use super::{
     MessageError,
     cbor::{self, BodySource},
-    fields::Message,
+    fields::{FieldWriter, Message},
 };
 
 /// How the body of a message is encoded.
@@ -52,7 +52,11 @@ impl Codec {
     /// Writes `message` behind the bytes that `out` holds already.
     pub(super) fn write(self, message: &impl Message, out: &mut Vec<u8>) -> Result<(), MessageError> {
         match self {
-            Self::Cbor => message.write(&mut cbor::MapWriter::new(out)),
+            Self::Cbor => {
+                let mut map = cbor::MapWriter::new(out);
+                message.write(&mut map);
+                map.finish();
+            }
             #[cfg(feature = "json")]
             Self::Json => {
                 let mut object = json::ObjectWriter::new(out);
@@ -63,6 +67,31 @@ impl Codec {
             Self::Json => return Err(JsonError::Disabled.into()),
         }
         Ok(())
+    }
+
+    /// Adds a field to the message that begins at `start` and ends with `out`.
+    pub(super) fn append_uint(
+        self,
+        (key, name): (u8, &'static str),
+        value: u64,
+        out: &mut Vec<u8>,
+        start: usize,
+    ) {
+        match self {
+            Self::Cbor => {
+                let mut map = cbor::MapWriter::continued(out, start);
+                map.uint(key, name, value);
+                map.finish();
+            }
+            #[cfg(feature = "json")]
+            Self::Json => {
+                let mut object = json::ObjectWriter::continued(out);
+                object.uint(key, name, value);
+                object.finish();
+            }
+            #[cfg(not(feature = "json"))]
+            Self::Json => {}
+        }
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use super::trace::TraceContext;
 use crate::protocol::PROTOCOL_VERSION;
+
+/// The key of the trace context. Only CBOR has it.
+pub(super) const TRACE_KEY: u64 = 16;
 
 /// A message, as a list of fields.
 pub(super) trait Message {
@@ -16,6 +20,9 @@ pub(super) trait FieldWriter {
     fn bool(&mut self, key: u8, name: &'static str, value: bool);
     fn text(&mut self, key: u8, name: &'static str, value: &str);
     fn bytes(&mut self, key: u8, name: &'static str, value: &[u8]);
+
+    /// The trace context, which JSON leaves out.
+    fn trace(&mut self, trace: &TraceContext);
 
     /// A field without a value. Left out, but where the reference implementation writes `null`.
     fn absent(&mut self, _name: &'static str) {}
@@ -50,6 +57,10 @@ impl FieldWriter for fmt::DebugStruct<'_, '_> {
 
     fn bytes(&mut self, _key: u8, name: &'static str, value: &[u8]) {
         self.field(name, &format_args!("{} bytes", value.len()));
+    }
+
+    fn trace(&mut self, trace: &TraceContext) {
+        self.field("trace", &format_args!("{trace}"));
     }
 }
 

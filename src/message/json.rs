@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::error::Category;
 
-use super::{JsonError, MAX_NESTING, MessageError, fields::FieldWriter};
+use super::{JsonError, MAX_NESTING, MessageError, fields::FieldWriter, trace::TraceContext};
 
 impl From<serde_json::Error> for JsonError {
     fn from(error: serde_json::Error) -> Self {
@@ -63,48 +63,65 @@ pub(super) fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
 /// For a field that is a boolean or else is not looked at: `None` for a value of another type, of which
 /// nothing is kept.
 pub(super) fn bool_or_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
-    deserializer.deserialize_any(BoolOrOther)
+    deserializer.deserialize_any(AnyValue).map(|scalar| match scalar {
+        Scalar::Bool(value) => Some(value),
+        Scalar::Uint(_) | Scalar::Other => None,
+    })
 }
 
-struct BoolOrOther;
+/// The same for one that is an unsigned integer.
+pub(super) fn uint_or_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    deserializer.deserialize_any(AnyValue).map(|scalar| match scalar {
+        Scalar::Uint(value) => Some(value),
+        Scalar::Bool(_) | Scalar::Other => None,
+    })
+}
 
-impl<'de> Visitor<'de> for BoolOrOther {
-    type Value = Option<bool>;
+enum Scalar {
+    Bool(bool),
+    Uint(u64),
+    Other,
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Scalar;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Some(value))
+        Ok(Scalar::Bool(value))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Scalar::Uint(value))
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Scalar::Other)
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Scalar::Other)
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Scalar::Other)
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(Scalar::Other)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Self::Value, A::Error> {
-        IgnoredAny.visit_seq(elements).map(|_| None)
+        IgnoredAny.visit_seq(elements).map(|_| Scalar::Other)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
-        IgnoredAny.visit_map(entries).map(|_| None)
+        IgnoredAny.visit_map(entries).map(|_| Scalar::Other)
     }
 }
 
@@ -118,6 +135,13 @@ impl<'a> ObjectWriter<'a> {
     pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Self { out, empty: true }
+    }
+
+    /// Continues the object that `out` ends with and that has a field.
+    pub(super) fn continued(out: &'a mut Vec<u8>) -> Self {
+        let brace = out.pop();
+        debug_assert_eq!(brace, Some(b'}'), "the object was finished");
+        Self { out, empty: false }
     }
 
     pub(super) fn finish(self) {
@@ -155,6 +179,10 @@ impl FieldWriter for ObjectWriter<'_> {
 
     fn bytes(&mut self, _key: u8, name: &'static str, value: &[u8]) {
         self.field(name, Base64(value));
+    }
+
+    fn trace(&mut self, _trace: &TraceContext) {
+        // JSON has no extension keys, and nodes of the tokio implementation refuse any other name.
     }
 
     fn absent(&mut self, name: &'static str) {

@@ -1,21 +1,24 @@
 //! Messages: what the body of a frame says. Bytes to types and back, no I/O.
 //!
-//! A message is a few fields, each with a number for CBOR and a name for JSON. The three messages list
+//! A message is a few fields, each with a number for CBOR and a name for JSON. The four messages list
 //! their fields once, in [`fields::Message::write`], and read them once per encoding, into a struct of
 //! options that becomes the message where it is complete and consistent.
 
 mod cbor;
 mod codec;
+mod counted;
 mod error;
 mod event;
 mod fields;
 mod head;
+mod item;
 #[cfg(feature = "json")]
 mod json;
 mod json_error;
 mod notification;
 mod request;
 mod response;
+mod trace;
 mod validate;
 
 pub(crate) use self::codec::is_json;
@@ -28,11 +31,14 @@ pub(crate) use self::validate::validate_item;
 pub use self::validate::validate_item;
 pub use self::{
     codec::Codec,
+    counted::CountedResponse,
     error::MessageError,
+    item::Item,
     json_error::JsonError,
     notification::Notification,
     request::Request,
     response::Response,
+    trace::TraceContext,
     validate::{CborError, MAX_NESTING},
 };
 pub(crate) use crate::{protocol::PROTOCOL_VERSION, text::printable, wire_error::WireError};

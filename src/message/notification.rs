@@ -8,8 +8,9 @@ use super::{
     MessageError,
     cbor::{self, BodySource, Key},
     codec::{self, Codec},
-    fields::{self, FieldWriter, Message},
+    fields::{self, FieldWriter, Message, TRACE_KEY},
     head,
+    trace::TraceContext,
 };
 use crate::protocol::PROTOCOL_VERSION;
 
@@ -37,6 +38,8 @@ pub struct Notification {
     pub method: Box<str>,
     /// What there is to tell, in a form that the method defines.
     pub params: Option<Bytes>,
+    /// Boxed, because few notifications have one.
+    pub(crate) trace: Option<Box<TraceContext>>,
 }
 
 impl Notification {
@@ -49,7 +52,7 @@ impl Notification {
     /// ```
     #[must_use]
     pub fn new(method: impl Into<Box<str>>) -> Self {
-        Self { protocol_version: PROTOCOL_VERSION, method: method.into(), params: None }
+        Self { protocol_version: PROTOCOL_VERSION, method: method.into(), params: None, trace: None }
     }
 
     /// Sets `params`.
@@ -57,6 +60,19 @@ impl Notification {
     pub fn with_params(mut self, params: impl Into<Bytes>) -> Self {
         self.params = Some(params.into());
         self
+    }
+
+    /// Says which trace the notification belongs to. Only CBOR can say so.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(Box::new(trace));
+        self
+    }
+
+    /// The trace that the notification belongs to. A value that is not valid is read as `None`.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace.as_deref().copied()
     }
 
     /// Writes the body behind the bytes that `out` holds already.
@@ -77,18 +93,22 @@ impl Notification {
     ///
     /// The first fault found; see [`MessageError`]. Not an unknown `protocol_version`.
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
-        let NotificationFields { protocol_version, method, params } = codec::decode(BodySource::Owned(body))?;
+        let NotificationFields { protocol_version, method, params, trace } =
+            codec::decode(BodySource::Owned(body))?;
         let (protocol_version, method) = head::required_head(protocol_version, method)?;
-        Ok(Self { protocol_version, method, params })
+        Ok(Self { protocol_version, method, params, trace })
     }
 }
 
 impl Message for Notification {
     fn write(&self, fields: &mut impl FieldWriter) {
-        let Self { protocol_version, method, params } = self;
+        let Self { protocol_version, method, params, trace } = self;
         fields.uint(0, "protocol_version", u64::from(*protocol_version));
         fields.text(1, "method", method);
         fields.optional_bytes(3, "params", params.as_deref());
+        if let Some(trace) = trace {
+            fields.trace(trace);
+        }
     }
 }
 
@@ -105,6 +125,8 @@ struct NotificationFields {
     method: Option<Box<str>>,
     #[cfg_attr(feature = "json", serde(deserialize_with = "super::json::base64"))]
     params: Option<Bytes>,
+    #[cfg_attr(feature = "json", serde(skip))]
+    trace: Option<Box<TraceContext>>,
 }
 
 impl cbor::Fields for NotificationFields {
@@ -113,7 +135,8 @@ impl cbor::Fields for NotificationFields {
             Key::Unsigned(0) => self.protocol_version = value.u16("protocol_version")?,
             Key::Unsigned(1) => self.method = value.text("method")?,
             Key::Unsigned(3) => self.params = value.bytes("params")?,
-            Key::Unsigned(16..) => {}
+            Key::Unsigned(TRACE_KEY) => self.trace = value.trace().map(Box::new),
+            Key::Unsigned(17..) => {}
             _ => return Err(cbor::unknown(key)),
         }
         Ok(())

@@ -8,8 +8,9 @@ use super::{
     MessageError,
     cbor::{self, BodySource, Key, split_bytes, split_text, split_uint},
     codec::{self, Codec},
-    fields::{self, FieldWriter, Message},
+    fields::{self, FieldWriter, Message, TRACE_KEY},
     head,
+    trace::TraceContext,
 };
 use crate::{frame::Body, protocol::PROTOCOL_VERSION};
 
@@ -48,6 +49,8 @@ pub struct Request {
     pub follow: bool,
     /// The epoch that `resume_from` belongs to.
     pub epoch: Option<u64>,
+    /// Boxed, because few requests have any, and all are moved around.
+    pub(crate) additions: Option<Box<Additions>>,
 }
 
 impl Request {
@@ -68,6 +71,7 @@ impl Request {
             timeout_ms: None,
             follow: false,
             epoch: None,
+            additions: None,
         }
     }
 
@@ -104,6 +108,36 @@ impl Request {
     pub fn with_epoch(mut self, epoch: u64) -> Self {
         self.epoch = Some(epoch);
         self
+    }
+
+    /// Sets `more`: with `true`, [`Item`](super::Item)s follow on the stream. `false` says what its absence
+    /// says, and also asks whether the peer knows the field: an earlier node answers `invalid_request`.
+    #[must_use]
+    pub fn with_more(mut self, more: bool) -> Self {
+        self.additions.get_or_insert_default().more = Some(more);
+        self
+    }
+
+    /// Whether [`Item`](super::Item)s follow on the stream.
+    ///
+    /// A build without the feature `streams` refuses to read this field, as an earlier node does, with
+    /// [`MessageError::UnknownKey`], or in JSON with [`JsonError::Field`](super::JsonError::Field).
+    #[must_use]
+    pub fn more(&self) -> Option<bool> {
+        self.additions.as_ref()?.more
+    }
+
+    /// Says which trace the request belongs to. Only CBOR can say so.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.additions.get_or_insert_default().trace = Some(trace);
+        self
+    }
+
+    /// The trace that the request belongs to. A value that is not valid is read as `None`.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.additions.as_ref()?.trace
     }
 
     /// Writes the body behind the bytes that `out` holds already.
@@ -149,29 +183,60 @@ impl Request {
         let mut fields_left = head.checked_sub(MAP_OF_2)?;
         let (method, mut rest) = split_text(rest.strip_prefix(METHOD)?)?;
         head::check_method(method).ok()?;
-        let mut request = Self::new(method);
-        if let Some(params) = rest.strip_prefix(&[3]) {
-            let (params, behind) = split_bytes(params)?;
-            request.params = Some(source.keep(params));
+        let (mut params, mut timeout_ms) = (None, None);
+        if let Some(bytes) = rest.strip_prefix(&[3]) {
+            let (bytes, behind) = split_bytes(bytes)?;
+            params = Some(source.keep(bytes));
             rest = behind;
             fields_left = fields_left.checked_sub(1)?;
         }
-        if let Some(timeout) = rest.strip_prefix(&[4]) {
-            let (timeout, behind) = split_uint(timeout)?;
-            request.timeout_ms = Some(timeout);
+        if let Some(number) = rest.strip_prefix(&[4]) {
+            let (number, behind) = split_uint(number)?;
+            timeout_ms = Some(number);
             rest = behind;
             fields_left = fields_left.checked_sub(1)?;
         }
-        (fields_left == 0 && rest.is_empty()).then_some(request)
+        if fields_left != 0 || !rest.is_empty() {
+            return None;
+        }
+        Some(Self {
+            protocol_version: PROTOCOL_VERSION,
+            method: method.into(),
+            resume_from: None,
+            params,
+            timeout_ms,
+            follow: false,
+            epoch: None,
+            additions: None,
+        })
     }
 
     fn decode_any(source: BodySource<'_>) -> Result<Self, MessageError> {
-        let RequestFields { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } =
-            codec::decode(source)?;
-        let (protocol_version, method) = head::required_head(protocol_version, method)?;
-        let follow = follow.unwrap_or(false);
-        Ok(Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch })
+        let fields: RequestFields = codec::decode(source)?;
+        let (protocol_version, method) = head::required_head(fields.protocol_version, fields.method)?;
+        #[cfg(feature = "streams")]
+        let more = fields.more;
+        #[cfg(not(feature = "streams"))]
+        let more = None;
+        let additions = Additions { more, trace: fields.trace };
+        Ok(Self {
+            protocol_version,
+            method,
+            resume_from: fields.resume_from,
+            params: fields.params,
+            timeout_ms: fields.timeout_ms,
+            follow: fields.follow.unwrap_or(false),
+            epoch: fields.epoch,
+            additions: (additions != Additions::default()).then(|| Box::new(additions)),
+        })
     }
+}
+
+/// Fields that the first release did not have.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Additions {
+    pub(crate) more: Option<bool>,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 const MAP_OF_2: u8 = 0xa2;
@@ -180,7 +245,8 @@ const METHOD: &[u8] = b"\x00\x01\x01";
 
 impl Message for Request {
     fn write(&self, fields: &mut impl FieldWriter) {
-        let Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch } = self;
+        let Self { protocol_version, method, resume_from, params, timeout_ms, follow, epoch, additions } =
+            self;
         fields.uint(0, "protocol_version", u64::from(*protocol_version));
         fields.text(1, "method", method);
         match resume_from {
@@ -193,6 +259,22 @@ impl Message for Request {
             fields.bool(5, "follow", true);
         }
         fields.optional_uint(6, "epoch", *epoch);
+        if let Some(additions) = additions {
+            additions.write(fields);
+        }
+    }
+}
+
+impl Additions {
+    #[cold]
+    fn write(&self, fields: &mut impl FieldWriter) {
+        let Self { more, trace } = self;
+        if let Some(more) = *more {
+            fields.bool(7, "more", more);
+        }
+        if let Some(trace) = trace {
+            fields.trace(trace);
+        }
     }
 }
 
@@ -213,6 +295,10 @@ struct RequestFields {
     timeout_ms: Option<u64>,
     follow: Option<bool>,
     epoch: Option<u64>,
+    #[cfg(feature = "streams")]
+    more: Option<bool>,
+    #[cfg_attr(feature = "json", serde(skip))]
+    trace: Option<TraceContext>,
 }
 
 impl cbor::Fields for RequestFields {
@@ -225,7 +311,10 @@ impl cbor::Fields for RequestFields {
             Key::Unsigned(4) => self.timeout_ms = value.u64("timeout_ms")?,
             Key::Unsigned(5) => self.follow = value.bool("follow")?,
             Key::Unsigned(6) => self.epoch = value.u64("epoch")?,
-            Key::Unsigned(16..) => {}
+            #[cfg(feature = "streams")]
+            Key::Unsigned(7) => self.more = value.bool("more")?,
+            Key::Unsigned(TRACE_KEY) => self.trace = value.trace(),
+            Key::Unsigned(17..) => {}
             _ => return Err(cbor::unknown(key)),
         }
         Ok(())

@@ -158,7 +158,7 @@ impl Response {
         Self::decode_from(BodySource::from(&body))
     }
 
-    fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {
+    pub(super) fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {
         match Self::decode_usual(source) {
             Some(response) => Ok(response),
             None => Self::decode_any(source),
@@ -197,10 +197,10 @@ impl Response {
 }
 
 const MAP_OF_4: u8 = 0xa4;
-const MAP_OF_5: u8 = 0xa5;
+pub(super) const MAP_OF_5: u8 = 0xa5;
 const MAP_OF_6: u8 = 0xa6;
 /// The first fields of a result, up to the key of its payload.
-const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
+pub(super) const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
 /// The first fields of an event, up to the key of its sequence number.
 const EVENT: &[u8] = b"\x00\x01\x01\x65event\x02\xf5\x03";
 

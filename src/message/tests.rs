@@ -11,14 +11,17 @@ const CODECS: &[Codec] = &[
     Codec::Json,
 ];
 
-/// A message of any type, so that a test is written once for all three.
+/// A message of any type, so that a test is written once for all.
 trait AnyMessage: Sized + PartialEq + Debug {
     fn encode(&self, codec: Codec) -> Vec<u8>;
     fn decode(body: &Bytes) -> Result<Self, MessageError>;
+
+    /// What is left of it in JSON.
+    fn in_json(self) -> Self;
 }
 
 macro_rules! any_message {
-    ($($message:ty),*) => {$(
+    ($($message:ty, $in_json:expr;)*) => {$(
         impl AnyMessage for $message {
             fn encode(&self, codec: Codec) -> Vec<u8> {
                 let mut out = Vec::new();
@@ -29,11 +32,25 @@ macro_rules! any_message {
             fn decode(body: &Bytes) -> Result<Self, MessageError> {
                 <$message>::decode(body)
             }
+
+            fn in_json(self) -> Self {
+                $in_json(self)
+            }
         }
     )*};
 }
 
-any_message!(Request, Notification, Response);
+any_message! {
+    Request, |message: Request| {
+        let more = message.more();
+        let request = Request { additions: None, ..message };
+        more.map_or(request.clone(), |more| request.with_more(more))
+    };
+    Notification, |message| Notification { trace: None, ..message };
+    Response, |message| message;
+    CountedResponse, |message| message;
+    Item, |message| message;
+}
 
 fn decode<M: AnyMessage>(body: &[u8]) -> Result<M, MessageError> {
     M::decode(&Bytes::copy_from_slice(body))
@@ -55,16 +72,33 @@ fn number() -> impl Strategy<Value = Option<u64>> {
 prop_compose! {
     fn request()(
         protocol_version: u16, method in method(), resume_from in number(), params in bytes(),
-        timeout_ms in number(), follow: bool, epoch in number(),
+        timeout_ms in number(), follow: bool, epoch in number(), more in more(), trace in trace(),
     ) -> Request {
-        Request { protocol_version, method, resume_from, params, timeout_ms, follow, epoch }
+        let additions = request::Additions { more, trace };
+        let additions = (additions != Default::default()).then(|| Box::new(additions));
+        Request { protocol_version, method, resume_from, params, timeout_ms, follow, epoch, additions }
     }
 }
 
+/// Builds without streams do not read the field.
+fn more() -> impl Strategy<Value = Option<bool>> {
+    any::<Option<bool>>().prop_map(|more| more.filter(|_| cfg!(feature = "streams")))
+}
+
+fn trace() -> impl Strategy<Value = Option<TraceContext>> {
+    prop::option::of(any::<[u8; 25]>()).prop_map(|trace| trace.and_then(TraceContext::from_bytes))
+}
+
 prop_compose! {
-    fn notification()(protocol_version: u16, method in method(), params in bytes()) -> Notification {
-        Notification { protocol_version, method, params }
+    fn notification()(
+        protocol_version: u16, method in method(), params in bytes(), trace in trace(),
+    ) -> Notification {
+        Notification { protocol_version, method, params, trace: trace.map(Box::new) }
     }
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    bytes().prop_map(|params| Item { params })
 }
 
 fn wire_error() -> impl Strategy<Value = WireError> {
@@ -95,21 +129,29 @@ fn response() -> impl Strategy<Value = Response> {
     ]
 }
 
+fn counted_response() -> impl Strategy<Value = CountedResponse> {
+    (response(), number()).prop_map(|(response, items)| {
+        let items = items.filter(|_| matches!(response, Response::Result { .. } | Response::Error { .. }));
+        CountedResponse { response, items }
+    })
+}
+
 /// Whatever the encoding, what was written is what is read.
-fn survives<M: AnyMessage>(message: &M) -> Result<(), TestCaseError> {
+fn survives<M: AnyMessage + Clone>(message: &M) -> Result<(), TestCaseError> {
     for &codec in CODECS {
         let body = Bytes::from(message.encode(codec));
         prop_assert_eq!(Codec::of(&body), codec);
         if codec == Codec::Cbor {
             prop_assert_eq!(validate_body(&body), Ok(()));
         }
-        prop_assert_eq!(&M::decode(&body).unwrap(), message, "{:?}", codec);
+        let left = if codec == Codec::Cbor { message.clone() } else { message.clone().in_json() };
+        prop_assert_eq!(M::decode(&body).unwrap(), left, "{:?}", codec);
     }
     Ok(())
 }
 
 /// What is read from any bytes can be written, and is then the same in every encoding.
-fn settles<M: AnyMessage>(body: &[u8]) -> Result<(), TestCaseError> {
+fn settles<M: AnyMessage + Clone>(body: &[u8]) -> Result<(), TestCaseError> {
     match decode::<M>(body) {
         Ok(message) => survives(&message),
         Err(_) => Ok(()),
@@ -121,7 +163,8 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let codec = prop::sample::select(CODECS);
     let body = prop_oneof![
         (request(), codec.clone()).prop_map(|(message, codec)| AnyMessage::encode(&message, codec)),
-        (response(), codec).prop_map(|(message, codec)| AnyMessage::encode(&message, codec)),
+        (counted_response(), codec.clone()).prop_map(|(message, codec)| AnyMessage::encode(&message, codec)),
+        (item(), codec).prop_map(|(message, codec)| AnyMessage::encode(&message, codec)),
     ];
     let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (body, damage).prop_map(|(mut body, damage)| {
@@ -144,6 +187,16 @@ proptest! {
     }
 
     #[test]
+    fn counted_responses_survive_the_way(message in counted_response()) {
+        survives(&message)?;
+    }
+
+    #[test]
+    fn items_survive_the_way(message in item()) {
+        survives(&message)?;
+    }
+
+    #[test]
     fn responses_survive_the_way(message in response()) {
         survives(&message)?;
     }
@@ -155,6 +208,10 @@ proptest! {
         settles::<Request>(&body)?;
         settles::<Notification>(&body)?;
         settles::<Response>(&body)?;
+        settles::<CountedResponse>(&body)?;
+        settles::<Item>(&body)?;
+        let response = decode::<CountedResponse>(&body).ok().map(|counted| counted.response);
+        prop_assert!(response.is_none() || response == decode::<Response>(&body).ok());
     }
 
     #[test]
@@ -172,7 +229,9 @@ proptest! {
     #[test]
     fn a_detail_is_cut_to_whole_characters(detail in "[a-zé🦊]{0,300}") {
         let error = WireError::Internal;
-        let long = Response::Error { error, detail: Some(detail.as_str().into()), retry_after: None, not_run: false };
+        let detail_sent = Some(detail.as_str().into());
+        let long =
+            Response::Error { error, detail: detail_sent, retry_after: None, not_run: false };
         for &codec in CODECS {
             let Ok(Response::Error { detail: Some(sent), .. }) = decode(&AnyMessage::encode(&long, codec)) else {
                 panic!("an error with a detail");
@@ -201,9 +260,10 @@ fn response_with(kind: &str, entries: u8, rest: &[u8]) -> Vec<u8> {
 #[test]
 fn keys_below_16_are_kept_for_later_and_those_above_for_extensions() {
     for (key, expected) in [
-        (&[0x07][..], Err(MessageError::UnknownKey(7))),
+        (&[0x08][..], Err(MessageError::UnknownKey(8))),
         (&[0x0f], Err(MessageError::UnknownKey(15))),
         (&[0x10], Ok(())),
+        (&[0x11], Ok(())),
         (&[0x1b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Ok(())),
         (&[0x20], Err(MessageError::UnknownKey(-1))),
         (&[0x3b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Err(MessageError::UnknownKey(-1 << 64))),
@@ -211,8 +271,9 @@ fn keys_below_16_are_kept_for_later_and_those_above_for_extensions() {
         let entry = [key, &[0x82, 0x00, 0xf6]].concat();
         assert_eq!(decode::<Request>(&request_with(&entry)).map(drop), expected, "{key:02x?}");
         assert_eq!(decode::<Notification>(&request_with(&entry)).map(drop), expected, "{key:02x?}");
+        assert_eq!(decode::<Item>(&[b"\xa1", &*entry].concat()).map(drop), expected, "{key:02x?}");
         let response = response_with("result", 1, &entry);
-        let known = matches!(key, [0x07]);
+        let known = matches!(key, [0x08]);
         assert_eq!(decode::<Response>(&response).is_err(), known, "a response ignores all it does not know");
     }
 }
@@ -270,20 +331,12 @@ fn each_kind_of_response_has_its_required_fields() {
         (response_with("event", 0, &[]), Err(MessageError::MissingField("seq"))),
         (response_with("event", 1, &[3, 9]), Ok(Response::Event { seq: 9, epoch: None, payload: None })),
         (response_with("error", 0, &[]), Err(MessageError::MissingField("error"))),
-        (
-            response_with("error", 1, b"\x05\x61?"),
-            Ok(Response::Error {
-                error: WireError::from("?"),
-                detail: None,
-                retry_after: None,
-                not_run: false,
-            }),
-        ),
+        (response_with("error", 1, b"\x05\x61?"), Ok(Response::error(WireError::from("?")))),
         (
             response_with("health", 0, &[]),
             Ok(Response::Health { ok: true, node_rpc_mtls_required: None, payload: None }),
         ),
-        (response_with("result", 0, &[]), Ok(Response::Result { payload: None })),
+        (response_with("result", 0, &[]), Ok(Response::result(None))),
         (response_with("gap", 0, &[]), Err(MessageError::MissingField("first_seq"))),
         (response_with("heartbeat", 0, &[]), Err(MessageError::MissingField("seq"))),
     ] {
@@ -326,7 +379,7 @@ fn debug_shows_lengths_and_never_contents() {
     let texts = [
         format!("{:?}", Request { params: secret.clone(), ..Request::new("m") }),
         format!("{:?}", Notification { params: secret.clone(), ..Notification::new("m") }),
-        format!("{:?}", Response::Result { payload: secret.clone() }),
+        format!("{:?}", Response::result(secret.clone())),
         format!("{:?}", Response::Event { seq: 1, epoch: None, payload: secret.clone() }),
         format!("{:?}", Response::Health { ok: true, node_rpc_mtls_required: Some(true), payload: secret }),
     ];

@@ -161,7 +161,7 @@ fn wide_entry(key: u64, value: u8) -> Vec<u8> {
 
 #[test]
 fn unknown_keys_are_invalid_below_sixteen_and_ignored_above() {
-    let low: Vec<_> = (7..16).chain([-1, -16, -1000]).map(|key| with(&[entry(key, true)])).collect();
+    let low: Vec<_> = (8..16).chain([-1, -16, -1000]).map(|key| with(&[entry(key, true)])).collect();
     let high = [16, 17, 255, 65_536, u64::MAX].map(|key| with(&[wide_entry(key, 0xf5)]));
     invalid(&low, &high);
 }

@@ -5,7 +5,7 @@ Usage: python3 -m pip install cbor2==6.3.0 && python3 tests/vectors/generate.py
 
 Needs nothing but cbor2, and writes the same bytes every time, next to itself:
 
-requests.json, responses.json, notifications.json
+requests.json, responses.json, notifications.json, items.json
     name       what the vector is about
     hex        the CBOR body
     diag       the same in diagnostic notation (RFC 8949, section 8)
@@ -42,13 +42,20 @@ U64_MAX = 2**64 - 1
 
 REQUEST = {
     0: "protocol_version", 1: "method", 2: "resume_from", 3: "params", 4: "timeout_ms",
-    5: "follow", 6: "epoch",
+    5: "follow", 6: "epoch", 7: "more", 16: "trace",
 }
 RESPONSE = {
     0: "protocol_version", 1: "kind", 2: "ok", 3: "seq", 4: "node_rpc_mtls_required", 5: "error",
     6: "payload", 7: "epoch", 8: "first_seq", 9: "missed", 10: "retry_after_ms", 11: "detail", 12: "not_run",
+    13: "items",
 }
-NOTIFICATION = {0: "protocol_version", 1: "method", 3: "params"}
+NOTIFICATION = {0: "protocol_version", 1: "method", 3: "params", 16: "trace"}
+ITEM = {3: "params"}
+
+
+def is_trace(value):
+    """Whether a receiver takes this value of key 16, and does not ignore it."""
+    return isinstance(value, bytes) and len(value) == 25 and any(value[:16]) and any(value[16:24])
 
 
 def diag(value):
@@ -78,31 +85,37 @@ def holds(encoded, value):
 
 
 def twin(fields, body):
-    """The JSON form: known fields by name; what a receiver ignores is left out."""
+    """The JSON form: known fields by name; what a receiver ignores is left out. JSON has no trace context."""
+    if 16 in fields and is_trace(body.get(16)):
+        return None
     result = {}
     for key, value in body.items():
-        if key in fields:
+        if key in fields and key != 16:
             result[fields[key]] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
     return result
 
 
-def vector(name, fields, body, *, kept=True):
+def vector(name, fields, body, *, kept=True, lenient=False):
     """A valid vector from a body whose encoding is the shortest form with ascending keys.
 
-    `kept` says whether a receiver keeps all the known fields.
+    `kept` says whether a receiver keeps all the known fields; `lenient`, that a sender may not send them so.
     """
     encoded = cbor2.dumps(body)
     assert holds(encoded, body), name
     assert list(body) == sorted(body), name
-    known = all(key in fields for key in body)
-    extended = all(key in fields or key >= 16 for key in body)
+    def defined(key, value):
+        # The CDDL speaks of 25 bytes, zeros or not, and leaves other values to the extension keys.
+        return key in fields and (key != 16 or isinstance(value, bytes) and len(value) == 25)
+
+    known = all(defined(key, value) for key, value in body.items())
+    extended = all(defined(key, value) or key >= 16 for key, value in body.items())
     return {
         "name": name,
         "hex": encoded.hex(),
         "diag": diag(body),
         "json": twin(fields, body),
         "reencodes": known and kept,
-        "cddl": "closed" if known else "extension" if extended else "lenient",
+        "cddl": "lenient" if lenient or not extended else "closed" if known else "extension",
     }
 
 
@@ -152,6 +165,8 @@ def in_turn(levels):
 
 HEALTH = {0: 1, 1: "node.health"}
 STREAM = {0: 1, 1: "node.stream_events"}
+# The example of W3C trace context, level 1.
+TRACE = bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736 00f067aa0ba902b7 01")
 
 
 def requests():
@@ -171,7 +186,17 @@ def requests():
         make("params of 256 bytes", {0: 1, 1: "demo.echo", 3: bytes(range(256))}),
         make("timeout of 0", {0: 1, 1: "demo.echo", 4: 0}),
         make("timeout of 1500 ms", {0: 1, 1: "demo.echo", 4: 1500}),
-        make("every field", {0: 1, 1: "demo.all", 2: 7, 3: b"\x01\x02\x03", 4: 30000, 5: True, 6: 3}),
+        make("every field", {0: 1, 1: "demo.all", 2: 7, 3: b"\x01\x02\x03", 4: 30000, 5: True, 6: 3, 7: True}),
+        make("items follow", {0: 1, 1: "demo.put", 3: b"\x07", 7: True}),
+        make("no items follow, which asks whether the node knows the key", HEALTH | {7: False}),
+        make("a trace context", {0: 1, 1: "demo.echo", 3: b"\x07", 16: TRACE}),
+        make("a trace context beside everything else", {0: 1, 1: "demo.all", 2: 7, 3: b"\x01", 4: 30000, 5: True, 6: 3, 7: True, 16: TRACE, 1000: 0}),
+        make("a trace context of another sender, not sampled", HEALTH | {16: TRACE[:24] + b"\x00"}),
+        make("a trace context whose trace-id is 0", HEALTH | {16: bytes(16) + TRACE[16:]}, kept=False),
+        make("a trace context whose parent-id is 0", HEALTH | {16: TRACE[:16] + bytes(8) + b"\x01"}, kept=False),
+        make("a trace context of 24 bytes", HEALTH | {16: TRACE[:24]}),
+        make("a trace context of 26 bytes", HEALTH | {16: TRACE + b"\x01"}),
+        make("a trace context as text", HEALTH | {16: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}),
         make("protocol version 0", {0: 0, 1: "node.health"}),
         make("protocol version 2", {0: 2, 1: "node.health"}),
         make("protocol version 65535", {0: 65535, 1: "node.health"}),
@@ -257,11 +282,18 @@ def responses():
         make("a kind that this version does not know", {0: 1, 1: "novelty", 2: True}),
         make("every field", {
             0: 1, 1: "event", 2: True, 3: 1, 4: True, 5: "internal", 6: b"\x01", 7: 2, 8: 3, 9: 4, 10: 5, 11: "x", 12: True,
+            13: 6,
         }, kept=False),
         make("an error before any handler started", error | {5: "unsupported_method", 12: True}),
         make("that a handler started, said needlessly", error | {5: "internal", 12: False}, kept=False),
         make("not_run in another kind than error", health | {12: True}, kept=False),
-        make("unknown key 13", health | {13: True}),
+        make("a result after 3 items", {0: 1, 1: "result", 2: True, 6: b"\x07", 13: 3}),
+        make("a result without a payload and without items", {0: 1, 1: "result", 2: True, 13: 0}),
+        make("an error after 2^64-1 items", error | {5: "internal", 13: U64_MAX}),
+        make("an error before any handler started, and so before any item", error | {5: "resource_exhausted", 10: 1000, 12: True, 13: 0}),
+        make("a number of items in another kind than result and error", health | {13: 3}, kept=False),
+        make("items of another type in another kind", health | {13: True}, kept=False, lenient=True),
+        make("unknown key 14", health | {14: True}),
         make("unknown key 15 with a nested value", health | {15: [[{"a": 1}]]}),
         make("unknown key 16", health | {16: True}),
         make("unknown key 1000 with nested values", health | {1000: {"a": [1, {"b": b"\x00"}]}}),
@@ -305,10 +337,28 @@ def notifications():
         make("method of 128 bytes", {0: 1, 1: "n" * 128}),
         make("protocol version 2", {0: 2, 1: "demo.note"}),
         make("protocol version 65535", {0: 65535, 1: "demo.note"}),
-        make("extension key 16", {0: 1, 1: "demo.note", 16: "later"}),
+        make("a trace context", {0: 1, 1: "demo.note", 3: b"\x00", 16: TRACE}),
+        make("extension key 16 with what is no trace context", {0: 1, 1: "demo.note", 16: "later"}),
+        make("extension key 17", {0: 1, 1: "demo.note", 17: "later"}),
         make("extension key 1000 with nested values", {0: 1, 1: "demo.note", 3: b"\x00", 1000: [{"a": [{}]}]}),
         make("nesting of exactly 16", {0: 1, 1: "demo.note", 16: nested(15, in_map)}),
         loose("keys in descending order", NOTIFICATION, "a2 01 616e 00 01", {1: "n", 0: 1}),
+    ]
+
+
+def items():
+    def make(name, body):
+        return vector(name, ITEM, body)
+
+    return [
+        make("as small as it gets", {}),
+        make("with params", {3: bytes.fromhex("a1616101")}),
+        make("with empty params", {3: b""}),
+        make("params of 256 bytes", {3: bytes(range(256))}),
+        make("extension key 16, which means nothing here", {16: TRACE}),
+        make("extension key 1000 with nested values", {3: b"\x00", 1000: [{"a": [{}]}]}),
+        make("nesting of exactly 16", {16: nested(15, in_map)}),
+        loose("a map head of two bytes", ITEM, "b801 03 4100", {3: b"\x00"}),
     ]
 
 
@@ -335,7 +385,7 @@ def invalid():
             "hex": body.encode("utf-8", "surrogateescape").hex(), "diag": None, "why": why, "cddl": False,
         })
 
-    req, res, note = "request", "response", "notification"
+    req, res, note, item = "request", "response", "notification", "item"
 
     # Not a map.
     value(req, "not_a_map", "an array", [1, "m"], "the body must be a map")
@@ -397,10 +447,14 @@ def invalid():
     value(note, "unknown_key", "a negative key in a notification", {0: 1, 1: "n", -1: 1}, "negative keys are unknown keys")
 
     # Unknown keys below 16.
-    value(req, "unknown_key", "key 7", {0: 1, 1: "m", 7: True}, "keys 7 to 15 are kept for later versions")
-    value(req, "unknown_key", "key 15", {0: 1, 1: "m", 15: None}, "keys 7 to 15 are kept for later versions")
+    value(req, "unknown_key", "key 8", {0: 1, 1: "m", 8: True}, "keys 8 to 15 are kept for later versions")
+    value(req, "unknown_key", "key 15", {0: 1, 1: "m", 15: None}, "keys 8 to 15 are kept for later versions")
+    value(note, "unknown_key", "key 7 in a notification", {0: 1, 1: "n", 7: True}, "a notification has the keys 0, 1, 3 and 16")
+    value(item, "unknown_key", "a request as an item", {0: 1, 1: "m"}, "an item has only key 3")
+    value(item, "unknown_key", "key 15 in an item", {3: b"", 15: 1}, "keys below 16 are kept for later versions")
+    value(item, "unknown_key", "a negative key in an item", {3: b"", -1: 1}, "negative keys are unknown keys")
     for key in (2, 4, 5, 6):
-        value(note, "unknown_key", f"key {key} in a notification", {0: 1, 1: "n", key: key == 5 or 1}, "a notification has the keys 0, 1 and 3")
+        value(note, "unknown_key", f"key {key} in a notification", {0: 1, 1: "n", key: key == 5 or 1}, "a notification has the keys 0, 1, 3 and 16")
     value(note, "unknown_key", "key 15 in a notification", {0: 1, 1: "n", 15: 1}, "keys below 16 are kept for later versions")
 
     # Missing keys.
@@ -431,6 +485,18 @@ def invalid():
     value(req, "wrong_type", "timeout_ms as text", {0: 1, 1: "m", 4: "10s"}, "key 4 is an unsigned integer")
     value(req, "wrong_type", "follow as a number", {0: 1, 1: "m", 5: 1}, "key 5 is a boolean")
     value(req, "wrong_type", "follow as null", {0: 1, 1: "m", 5: None}, "key 5 is a boolean")
+    value(req, "wrong_type", "more as a number", {0: 1, 1: "m", 7: 1}, "key 7 is a boolean")
+    value(req, "wrong_type", "more as null", {0: 1, 1: "m", 7: None}, "key 7 is a boolean")
+    value(item, "wrong_type", "an item's params as text", {3: "a"}, "key 3 is a byte string")
+    value(item, "not_a_map", "an item that is only its params", b"a", "the body must be a map")
+    add(item, "trailing", "two items in one frame", "a1 03 41 00 a1 03 41 00", "one body, one map")
+    add(item, "truncated", "an item cut short", "a1 03 42 00", "announces 2 bytes, has 1")
+    value(res, "wrong_type", "items as text", {0: 1, 1: "result", 2: True, 13: "3"}, "an unsigned integer")
+    value(res, "wrong_type", "a negative number of items", {0: 1, 1: "error", 2: False, 5: "internal", 13: -1}, "an unsigned integer")
+    text(res, "wrong_type", "JSON's items as text", '{"protocol_version":1,"kind":"result","ok":true,"items":"3"}', "an unsigned number")
+    text(req, "wrong_type", "JSON's more as a number", '{"protocol_version":1,"method":"m","more":1}', "a boolean")
+    text(item, "unknown_key", "an unknown field in a JSON item", '{"params":"AA==","method":"m"}', "an item has one field")
+    text(item, "bad_base64", "a JSON item whose params are not base64", '{"params":"a*b="}', "not in the alphabet")
     value(req, "wrong_type", "epoch as text", {0: 1, 1: "m", 6: "e"}, "key 6 is an unsigned integer")
     value(req, "wrong_type", "a tagged epoch", {0: 1, 1: "m", 6: cbor2.CBORTag(4711, 5)}, "no field has a tag")
     value(res, "wrong_type", "ok as a number", {0: 1, 1: "health", 2: 1}, "key 2 is a boolean")
@@ -538,6 +604,7 @@ def frames():
             good("one JSON request", [text]),
             good("the smallest frame", [b"\xa0"]),
             good("two notifications", [first, second]),
+            good("a request and two items", [cbor2.dumps({0: 1, 1: "demo.put", 7: True}), cbor2.dumps({3: b"\x00"}), cbor2.dumps({})]),
             good("a body of exactly the limit", [b"\xa0" * 1024], 1024),
             good("a body of 255 bytes", [b"\x00" * 255]),
             good("a body of 256 bytes", [b"\x00" * 256]),
@@ -572,7 +639,7 @@ def write(name, content):
 def main():
     for name, vectors in (
         ("requests.json", requests()), ("responses.json", responses()),
-        ("notifications.json", notifications()), ("invalid.json", invalid()), ("frames.json", frames()),
+        ("notifications.json", notifications()), ("items.json", items()), ("invalid.json", invalid()), ("frames.json", frames()),
     ):
         write(name, vectors)
         print(f"{name}: {len(vectors) if isinstance(vectors, list) else sum(map(len, vectors.values()))}")

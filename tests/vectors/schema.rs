@@ -60,11 +60,9 @@ impl<'a> Schema<'a> {
             && match (ctrl, definite(item)) {
                 (ControlOperator::LE, Item::Unsigned(value)) => *value <= number(type2),
                 (ControlOperator::GE, Item::Unsigned(value)) => *value >= number(type2),
-                (ControlOperator::SIZE, Item::Text(text)) => {
-                    let (least, most) = range(type2);
-                    // RFC 8610, section 3.8.1: for text, the size is that of its UTF-8.
-                    (least..=most).contains(&u64::try_from(text.len()).expect("64 bits"))
-                }
+                // RFC 8610, section 3.8.1: for text, the size is that of its UTF-8.
+                (ControlOperator::SIZE, Item::Text(text)) => has_size(text.len(), type2),
+                (ControlOperator::SIZE, Item::Bytes(bytes)) => has_size(bytes.len(), type2),
                 _ => panic!("unknown control: {type1}"),
             }
     }
@@ -113,6 +111,14 @@ fn definite(item: &Item) -> &Item {
 fn number(type2: &Type2<'_>) -> u64 {
     let Type2::UintValue { value, .. } = type2 else { panic!("no number: {type2}") };
     u64::try_from(*value).expect("64 bits")
+}
+
+fn has_size(length: usize, type2: &Type2<'_>) -> bool {
+    let (least, most) = match type2 {
+        Type2::UintValue { .. } => (number(type2), number(type2)),
+        _ => range(type2),
+    };
+    (least..=most).contains(&u64::try_from(length).expect("64 bits"))
 }
 
 fn range(type2: &Type2<'_>) -> (u64, u64) {
