@@ -33,6 +33,12 @@ pub(in crate::events) trait DiskFile: Send + Sync {
     /// Reads up to this many bytes; 0 at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// As [`read_at`](Self::read_at), for bytes that are to be written again: an error if one of them cannot
+    /// be read, even where `read_at` has something else for it.
+    fn read_intact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_at(offset, buffer)
+    }
+
     /// Writes at least one byte and up to all of them.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize>;
 
@@ -44,6 +50,17 @@ pub(in crate::events) trait DiskFile: Send + Sync {
 
     /// Whether the file still has a name: a file that was unlinked or replaced is lost with its last handle.
     fn is_linked(&self) -> io::Result<bool>;
+}
+
+/// Whether content cannot be read, or not now. Other errors say nothing about the content.
+pub(super) fn is_medium_error(error: &io::Error) -> bool {
+    let error = rustix::io::Errno::from_io_error(error);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if error == Some(rustix::io::Errno::UCLEAN) {
+        return true;
+    }
+    // The second one, where a checksum of the file system is wrong.
+    [Some(rustix::io::Errno::IO), Some(rustix::io::Errno::BADMSG)].contains(&error)
 }
 
 /// Writes all bytes, in several calls if need be.

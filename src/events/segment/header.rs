@@ -5,7 +5,7 @@ use std::io;
 use super::{
     checksum::{SALT_LEN, matches},
     disk::{DiskFile, read_full, write_all},
-    layout::BLOCK,
+    layout::{BLOCK, BLOCK_LEN},
 };
 
 pub(super) const MAGIC: [u8; 8] = *b"palyra\x00\xE5";
@@ -59,6 +59,13 @@ impl Header {
         header
     }
 
+    /// A copy with the zeros behind it: a block that cannot be read can be written only as a whole.
+    fn block(&self) -> [u8; BLOCK_LEN] {
+        let mut block = [0; BLOCK_LEN];
+        block.iter_mut().zip(self.encode()).for_each(|(to, from)| *to = from);
+        block
+    }
+
     /// `Ok(None)` if this is no header, or a damaged one.
     ///
     /// # Errors
@@ -105,12 +112,33 @@ impl Header {
 
     /// Reads both copies, and returns the newer valid one; `None` if both are damaged, or belong to a
     /// segment that begins with another number than `first`.
+    ///
+    /// # Errors
+    ///
+    /// If a copy cannot be read, and the other one is not valid; if a later version of the format wrote one.
     pub(super) fn read(file: &dyn DiskFile, first: u64) -> io::Result<Option<Self>> {
-        let copies = [Self::read_copy(file, COPIES[0])?, Self::read_copy(file, COPIES[1])?];
+        let [one, other] = COPIES;
+        let copies = [Self::read_copy(file, one), Self::read_copy(file, other)];
         // The copies differ if power was lost between the writes. No event is appended before both are on
         // disk, so that both are true, and the newer one says more.
-        let newest = copies.into_iter().flatten().max_by_key(|copy| (copy.durable, copy.closed, copy.floor));
-        Ok(newest.filter(|header| header.is_of(first)))
+        let mut newest: Option<Self> = None;
+        let mut failure = None;
+        for copy in copies {
+            match copy {
+                Ok(copy) => newest = newest.into_iter().chain(copy).max_by_key(Self::age),
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (newest, failure) {
+            (None, Some(error)) => Err(error),
+            (newest, _) => Ok(newest.filter(|header| header.is_of(first))),
+        }
+    }
+
+    /// The greater one is of the newer copy.
+    fn age(&self) -> (u64, bool, u64) {
+        (self.durable, self.closed, self.floor)
     }
 
     /// Whether this header makes sense in the segment with this first number.
@@ -126,15 +154,23 @@ impl Header {
 
     /// Writes both copies of the header of a new file. The caller makes them durable.
     pub(super) fn write(&self, file: &dyn DiskFile) -> io::Result<()> {
-        let bytes = self.encode();
+        let bytes = self.block();
         COPIES.iter().try_for_each(|offset| write_all(file, *offset, &bytes))
     }
 
     /// Replaces both copies, one after the other, so that one of them is valid at any time.
     pub(super) fn replace(&self, file: &dyn DiskFile) -> io::Result<()> {
-        let bytes = self.encode();
+        let bytes = self.block();
         let [one, other] = COPIES;
-        let order = if Self::read_copy(file, other)?.is_some() { [one, other] } else { [other, one] };
+        let order = match Self::read_copy(file, other) {
+            Ok(Some(_)) => [one, other],
+            Ok(None) => [other, one],
+            // It is not replaced unless the first one is known to be valid.
+            Err(error) => match Self::read_copy(file, one) {
+                Ok(Some(_)) => [other, one],
+                Ok(None) | Err(_) => return Err(error),
+            },
+        };
         order.iter().try_for_each(|offset| {
             write_all(file, *offset, &bytes)?;
             file.sync_data()

@@ -10,6 +10,8 @@ pub(super) const MARK: u8 = 0xA5;
 pub(super) const SECTOR: u64 = 512;
 /// The unit in which file systems write to a disk.
 pub(super) const BLOCK: u64 = 4096;
+/// The same, of memory.
+pub(super) const BLOCK_LEN: usize = 4096;
 /// The header and its copy are in the two blocks before.
 pub(super) const DATA_START: u64 = 2 * BLOCK;
 

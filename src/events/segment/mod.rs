@@ -4,7 +4,8 @@
 //! `recovery`, which only thinks, and `survey`, which reads. `writer` appends and `create` makes segments;
 //! `reader` reads, with `scan`, which finds records, and `stream`, which reads large pieces. `batch`,
 //! `header`, `layout` and `checksum` are the format, which `docs/event-log-format.md` describes. `disk` is
-//! what all of them need from a file system, and `real_disk` the one of the operating system.
+//! what all of them need from a file system, `real_disk` the one of the operating system, and `retrying`
+//! reads around what a disk cannot read.
 
 mod batch;
 mod checksum;
@@ -24,6 +25,7 @@ mod options;
 mod reader;
 mod real_disk;
 mod recovery;
+mod retrying;
 #[cfg(test)]
 mod sabotage;
 mod scan;

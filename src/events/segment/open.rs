@@ -6,16 +6,16 @@ use super::{
     checksum::Checksum,
     create::{Active, NewSegment},
     damage::{DamageReport, LostEvents, most_events_in},
-    disk::{Disk, DiskFile, read_full, write_all},
+    disk::{Disk, DiskFile, is_medium_error, read_full, write_all},
     header::Header,
     index::{Entry, Index},
+    layout::{BLOCK, BLOCK_LEN},
     names::{DAMAGE_NEW, SEGMENT_NEW, is_foreign, segment_name, segment_number},
     newest,
-    number::{to_u64, to_usize},
+    number::to_usize,
     options::SegmentOptions,
     recovery::{Verdict, judge},
     scan::first_batch,
-    stream::READ_BYTES,
     survey::{Recent, Survey, survey},
 };
 use crate::events::event_store::{Clocks, MAX_NUMBER};
@@ -244,18 +244,23 @@ fn find_end(
 
 /// Writes the same bytes again. After a sync that failed, the operating system may take for durable what is
 /// in its memory alone; if that is written again, the next sync writes it to the disk.
+///
+/// A block that cannot be read is not in memory either, and is left alone.
 fn write_again(file: &dyn DiskFile, range: Range<u64>) -> io::Result<()> {
-    let mut buffer = vec![0; to_usize(READ_BYTES)];
     let mut offset = range.start;
     while offset < range.end {
-        let len = to_usize(range.end - offset).min(buffer.len());
-        let Some(piece) = buffer.get_mut(..len) else { break };
-        let read = read_full(file, offset, piece)?;
-        write_all(file, offset, piece.get(..read).unwrap_or_default())?;
-        if read < len {
-            break;
+        let end = (offset / BLOCK * BLOCK).saturating_add(BLOCK).min(range.end);
+        let mut block = [0; BLOCK_LEN];
+        let Some(part) = block.get_mut(..to_usize(end - offset)) else { break };
+        // This finds out whether the block can be read, and what follows is not in vain.
+        read_full(file, offset, part)?;
+        match file.read_intact_at(offset, part) {
+            // Of a regular file, only the last read is short.
+            Ok(read) => write_all(file, offset, part.get(..read).unwrap_or_default())?,
+            Err(error) if is_medium_error(&error) => {}
+            Err(error) => return Err(error),
         }
-        offset += to_u64(read);
+        offset = end;
     }
     Ok(())
 }

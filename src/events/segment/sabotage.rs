@@ -17,6 +17,8 @@ pub(super) enum Sabotage {
     HideDamage,
     /// A segment is renamed before its content is durable.
     RenameEarly,
+    /// What cannot be read counts as damaged, though the whole disk does not answer.
+    TakeErrorsForDamage,
 }
 
 thread_local! {

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     sync::{Arc, MutexGuard},
 };
 
@@ -27,6 +28,8 @@ struct State {
     durable_names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
     faults: Vec<Fault>,
+    unreadable: Vec<(usize, Range<usize>)>,
+    unopenable: BTreeSet<String>,
     /// Whether new segments are to be filled.
     filled: bool,
     calls: u64,
@@ -90,6 +93,8 @@ impl SimDisk {
             durable_names: BTreeMap::new(),
             unsynced_names: Vec::new(),
             faults: Vec::new(),
+            unreadable: Vec::new(),
+            unopenable: BTreeSet::new(),
             filled,
             calls: 0,
             syncs: 0,
@@ -107,7 +112,22 @@ impl SimDisk {
     }
 
     pub(in crate::events) fn heal(&self) {
-        self.state().faults.clear();
+        let mut state = self.state();
+        state.faults.clear();
+        state.unreadable.clear();
+        state.unopenable.clear();
+    }
+
+    /// No byte of this part of a file can be read any more. A read that includes one fails, and so does a
+    /// write of less than the whole part.
+    pub(in crate::events) fn make_unreadable(&self, name: &str, part: Range<usize>) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.unreadable.push((inode, part));
+    }
+
+    pub(in crate::events) fn make_unopenable(&self, name: &str) {
+        self.state().unopenable.insert(name.to_owned());
     }
 
     pub(in crate::events) fn calls(&self) -> u64 {
@@ -232,6 +252,11 @@ impl NameChange {
 }
 
 impl State {
+    fn is_unreadable(&self, inode: usize, range: Range<usize>) -> bool {
+        let mut of_file = self.unreadable.iter().filter(|(of, _)| *of == inode);
+        of_file.any(|(_, part)| part.start < range.end && range.start < part.end)
+    }
+
     /// The fault of this call, if it has one.
     fn fault(&mut self, call: Call) -> Option<FaultKind> {
         self.calls += 1;
@@ -263,7 +288,7 @@ impl State {
 fn error(kind: FaultKind) -> io::Error {
     match kind {
         FaultKind::Full => io::ErrorKind::StorageFull.into(),
-        _ => io::Error::other("the test asked for this"),
+        _ => rustix::io::Errno::IO.into(),
     }
 }
 
@@ -290,6 +315,9 @@ impl Disk for SimDisk {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         state.check(Call::Open)?;
+        if state.unopenable.contains(name) {
+            return Err(error(FaultKind::Io));
+        }
         let inode = *state.names.get(name).ok_or_else(not_found)?;
         Ok(Arc::new(Handle { disk: self.clone(), inode }))
     }
@@ -336,8 +364,12 @@ impl DiskFile for Handle {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.disk.state();
         state.check(Call::Read)?;
+        let start = to_usize(offset);
+        if state.is_unreadable(self.inode, start..start.saturating_add(buffer.len())) {
+            return Err(error(FaultKind::Io));
+        }
         let content = &state.files[self.inode].content;
-        let rest = content.get(to_usize(offset)..).unwrap_or_default();
+        let rest = content.get(start..).unwrap_or_default();
         let len = rest.len().min(buffer.len());
         buffer[..len].copy_from_slice(&rest[..len]);
         Ok(len)
@@ -346,9 +378,17 @@ impl DiskFile for Handle {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.disk.state();
         let fault = state.fault(Call::Write);
+        let offset = to_usize(offset);
+        let range = offset..offset + bytes.len();
+        let is_written = |part: &(usize, Range<usize>)| {
+            part.0 == self.inode && range.start <= part.1.start && part.1.end <= range.end
+        };
+        state.unreadable.retain(|part| fault.is_some() || !is_written(part));
+        if state.is_unreadable(self.inode, range) {
+            return Err(error(FaultKind::Io));
+        }
         let State { files, random, .. } = &mut *state;
         let file = &mut files[self.inode];
-        let offset = to_usize(offset);
         let Some(kind) = fault else {
             file.write(offset, bytes);
             return Ok(bytes.len());

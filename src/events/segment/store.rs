@@ -16,6 +16,7 @@ use super::{
     options::{Layout, SegmentOptions},
     reader::Reader,
     real_disk::RealDisk,
+    retrying::RetryingDisk,
     writer::{Target, Writer, remove_discarded},
 };
 use crate::{
@@ -31,7 +32,8 @@ use crate::{
 /// somebody removes that file. The format is described in `docs/event-log-format.md`.
 ///
 /// After an error of the disk, the store begins a new segment with the next batch, and so recovers when the
-/// disk does.
+/// disk does. A read that fails is repeated, block by block; a block that fails four times is damaged if the
+/// disk answers in between, and otherwise the read is an error.
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     layout: Layout,
@@ -62,6 +64,7 @@ impl SegmentStore {
     }
 
     pub(super) fn on(disk: Arc<dyn Disk>, options: &SegmentOptions) -> io::Result<Self> {
+        let disk: Arc<dyn Disk> = Arc::new(RetryingDisk(disk));
         let Opened { epoch, index, active, recent, damage } = open(&*disk, options)?;
         Ok(Self {
             disk,

@@ -95,20 +95,6 @@ fn each_fault_of_each_call_is_survived() {
 }
 
 #[test]
-fn an_error_while_reading_is_not_damage() {
-    let disk = SimDisk::new(1, true);
-    let store = open(&disk, &small()).unwrap();
-    append(&store, "one").unwrap();
-    disk.inject(Fault { call: Call::Read, after: 0, times: 3, kind: FaultKind::Io });
-    store.read(1, 0, &mut Vec::new()).unwrap_err();
-    disk.heal();
-    assert_eq!((payloads(&store), store.lost()), (vec![(1, "one".into())], vec![]));
-    drop(store);
-    disk.inject(Fault { call: Call::Read, after: 0, times: 1, kind: FaultKind::Io });
-    open(&disk, &small()).unwrap_err();
-}
-
-#[test]
 fn a_segment_that_goes_while_it_is_written_costs_the_events_that_are_not_in_memory() {
     const FIRST: &str = "00000000000000000001.segment";
     for (truncates, filled) in [(true, true), (true, false), (false, true), (false, false)] {

@@ -7,6 +7,7 @@ mod faults;
 mod model;
 mod rot;
 mod storm;
+mod unreadable;
 mod vectors;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    sync::Arc,
 };
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
         header::Header,
         layout::{end_offset_of, offset_of},
         names::{segment_name, segment_number},
+        retrying::RetryingDisk,
         sabotage::Sabotage,
         scan::{Found, Scanner},
         sim_disk::{Call, Fault, FaultKind, SimDisk},
@@ -102,7 +104,10 @@ fn running(seed: u64) -> Result<(), String> {
     let mut damaged = BTreeSet::new();
     for _ in 0..random.u8(1..6) {
         for _ in 0..random.u8(1..30) {
-            model.append(&store, &mut random)?.map_err(|error| format!("append: {error}"))?;
+            // Nothing can be written into a part of a block that cannot be read. The next segment has others.
+            if model.append(&store, &mut random)?.is_err() {
+                model.append(&store, &mut random)?.map_err(|error| format!("append: {error}"))?;
+            }
         }
         if random.bool() {
             // What was read before must not be remembered as sound.
@@ -175,7 +180,12 @@ fn rot(disk: &SimDisk, random: &mut fastrand::Rng) {
     match random.u8(..16) {
         0..5 => disk.rot(name, |content| content[random.usize(..len)] ^= 1 << random.u8(..8)),
         5..7 => disk.rot(name, |content| content[one..one + BLOCK].fill(0)),
-        7..9 => disk.rot(name, |content| random.fill(&mut content[one..one + BLOCK])),
+        7..9 => {
+            disk.rot(name, |content| random.fill(&mut content[one..one + BLOCK]));
+            if random.bool() {
+                disk.make_unreadable(name, one..one + BLOCK);
+            }
+        }
         9..11 => disk.rot(name, |content| {
             let block = content[one..one + BLOCK].to_vec();
             content.copy_within(other..other + BLOCK, one);
@@ -213,6 +223,7 @@ struct Damage {
 impl Content {
     fn of(disk: &SimDisk) -> Self {
         let files = disk.contents();
+        let disk = RetryingDisk(Arc::new(disk.clone()));
         let mut content = Self { files, events: Vec::new(), batches: Vec::new(), headers: BTreeMap::new() };
         let firsts: Vec<u64> = content.files.keys().filter_map(|name| segment_number(name)).collect();
         for (at, first) in firsts.iter().enumerate() {
