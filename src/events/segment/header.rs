@@ -118,7 +118,12 @@ impl Header {
     /// If a copy cannot be read, and the other one is not valid; if a later version of the format wrote one.
     pub(super) fn read(file: &dyn DiskFile, first: u64) -> io::Result<Option<Self>> {
         let [one, other] = COPIES;
-        let copies = [Self::read_copy(file, one), Self::read_copy(file, other)];
+        let mut copies = vec![Self::read_copy(file, one), Self::read_copy(file, other)];
+        if !copies.iter().any(|copy| matches!(copy, Ok(Some(_)))) {
+            // A writer that replaces them one after the other may have been at each when it was read. Then
+            // the first one is finished.
+            copies.push(Self::read_copy(file, one));
+        }
         // The copies differ if power was lost between the writes. No event is appended before both are on
         // disk, so that both are true, and the newer one says more.
         let mut newest: Option<Self> = None;

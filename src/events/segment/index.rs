@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use super::checksum::SALT_LEN;
+use super::{checksum::SALT_LEN, survey::Recent};
 use crate::events::event_store::Clocks;
 
 /// The numbers of a store, in memory. A few bytes for each segment.
@@ -14,6 +14,13 @@ pub(super) struct Index {
     pub(super) floor: u64,
     pub(super) next: u64,
     pub(super) clocks: Option<Clocks>,
+    /// The events in the block that the next batch shares. A write that fails may destroy them on the disk,
+    /// until they are written again.
+    pub(super) recent: Vec<Recent>,
+    /// How many segments were begun. What a reader missed before may be in a later one.
+    pub(super) generation: u64,
+    /// Whether the directory may have another owner.
+    pub(super) is_closed: bool,
     hints: VecDeque<Hint>,
 }
 
@@ -42,7 +49,16 @@ const MAX_HINTS: usize = 64;
 
 impl Index {
     pub(super) fn new(segments: Vec<Entry>, floor: u64, next: u64, clocks: Option<Clocks>) -> Self {
-        Self { segments: segments.into(), floor, next, clocks, hints: VecDeque::new() }
+        Self {
+            segments: segments.into(),
+            floor,
+            next,
+            clocks,
+            recent: Vec::new(),
+            generation: 0,
+            is_closed: false,
+            hints: VecDeque::new(),
+        }
     }
 
     /// The oldest number that may be held.
@@ -64,6 +80,7 @@ impl Index {
             self.segments.pop_back();
         }
         self.segments.push_back(entry);
+        self.generation += 1;
     }
 
     /// The oldest segment, if it has only discarded events, and is not the newest.

@@ -31,6 +31,8 @@ mod sabotage;
 mod scan;
 #[cfg(any(test, fuzzing))]
 mod sim_disk;
+#[cfg(any(test, fuzzing))]
+mod sim_fault;
 mod store;
 mod stream;
 mod survey;

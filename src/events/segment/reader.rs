@@ -1,104 +1,179 @@
 //! Reads events from segments.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     damage::LostEvents,
-    disk::Disk,
+    disk::{Disk, DiskFile},
     header::Header,
     index::{Hint, Index},
     names::segment_name,
     number::to_u64,
     scan::{Found, Scanner},
+    survey::Recent,
 };
 use crate::{
     events::event_store::StoredEvent,
     sync::{Mutex, lock},
 };
 
-/// One call of `read`.
+/// One call of `read`. Events are appended and segments removed meanwhile, so that what is not where it was
+/// looked for may be elsewhere.
 pub(super) struct Reader<'a> {
-    pub(super) disk: &'a dyn Disk,
-    pub(super) epoch: u64,
-    pub(super) index: &'a Mutex<Index>,
+    disk: &'a dyn Disk,
+    epoch: u64,
+    index: &'a Mutex<Index>,
     /// How many more bytes of payloads are wanted.
-    pub(super) wanted: u64,
-    pub(super) out: &'a mut Vec<(u64, StoredEvent)>,
+    wanted: u64,
+    /// The number to read from next.
+    next: u64,
+    /// How many events were read.
+    found: usize,
+    out: &'a mut Vec<(u64, StoredEvent)>,
     /// What was found to be lost, and in which segment.
-    pub(super) lost: Vec<(LostEvents, String)>,
+    lost: Vec<(LostEvents, String)>,
+}
+
+/// Where numbers were when a reader asked for them.
+struct Segment {
+    numbers: Range<u64>,
+    generation: u64,
 }
 
 /// What one read returns at most, however small the events are.
 const MAX_EVENTS: usize = 2048;
 
-impl Reader<'_> {
-    /// Reads from this number on, and returns the number to read from next.
-    pub(super) fn read(&mut self, from: u64) -> io::Result<u64> {
-        let mut number = from;
-        let mut found = 0;
-        loop {
-            let segment = {
-                let index = lock(self.index);
-                number = number.max(index.first()).min(index.next);
-                index.segment_of(number)
-            };
-            let Some(segment) = segment else { return Ok(number) };
-            let before = self.out.len();
-            number = self.read_segment(segment, number)?;
-            found += self.out.len() - before;
-            if found > 0 && self.wanted == 0 {
-                return Ok(number);
-            }
-        }
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        disk: &'a dyn Disk,
+        epoch: u64,
+        index: &'a Mutex<Index>,
+        max_bytes: usize,
+        out: &'a mut Vec<(u64, StoredEvent)>,
+    ) -> Self {
+        let wanted = to_u64(max_bytes);
+        Self { disk, epoch, index, wanted, next: 0, found: 0, out, lost: Vec::new() }
     }
 
-    fn read_segment(&mut self, segment: Range<u64>, from: u64) -> io::Result<u64> {
-        let file = match self.disk.open(&segment_name(segment.start)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Discarded meanwhile, or somebody else removed it.
-                if lock(self.index).segment_of(from) == Some(segment.clone()) {
-                    self.add_lost(from..segment.end, segment.start);
-                }
-                return Ok(segment.end);
+    /// Reads from this number on. Returns the number to read from next.
+    pub(super) fn read(&mut self, from: u64) -> io::Result<u64> {
+        self.next = from;
+        while !self.is_full() {
+            let Some(segment) = self.segment() else { break };
+            if let Err(error) = self.read_segment(&segment) {
+                // The next call fails at this place, if it still must.
+                return if self.found > 0 { Ok(self.next) } else { Err(error) };
             }
-            Err(error) => return Err(error),
-        };
-        let header = Header::read(&*file, segment.start)?.filter(|header| header.epoch == self.epoch);
-        let Some(header) = header else {
-            self.add_lost(from..segment.end, segment.start);
-            return Ok(segment.end);
-        };
-        let hint = lock(self.index).hint(&header.salt, from);
-        let (position, number) = hint.map_or((0, segment.start), |hint| (hint.position, hint.number));
-        let mut scanner = Scanner::new(&*file, &header, position, number..segment.end)?;
-        let mut expected = from;
+        }
+        Ok(self.next)
+    }
+
+    /// What the calls so far found to be lost.
+    pub(super) fn into_lost(self) -> Vec<(LostEvents, String)> {
+        self.lost
+    }
+
+    fn is_full(&self) -> bool {
+        self.found > 0 && (self.wanted == 0 || self.found >= MAX_EVENTS)
+    }
+
+    /// The segment that has the next number. `None` behind the last event.
+    fn segment(&mut self) -> Option<Segment> {
+        let index = lock(self.index);
+        self.next = self.next.max(index.first()).min(index.next);
+        let numbers = index.segment_of(self.next)?;
+        Some(Segment { numbers, generation: index.generation })
+    }
+
+    /// Reads until enough is found, or the segment ends, or another one may have the next number.
+    fn read_segment(&mut self, segment: &Segment) -> io::Result<()> {
+        let numbers = segment.numbers.clone();
+        let Some((file, header)) = self.open(segment)? else { return self.miss(numbers.end, segment) };
+        let hint = lock(self.index).hint(&header.salt, self.next);
+        let (position, number) = hint.map_or((0, numbers.start), |hint| (hint.position, hint.number));
+        let mut scanner = Scanner::new(&*file, &header, position, number..numbers.end)?;
         while let Some(found) = scanner.next()? {
             let Found::Record { number, published, payload, place } = found else { continue };
-            if number < from {
+            if number < self.next {
                 continue;
             }
-            let event = StoredEvent { payload: Bytes::copy_from_slice(payload), published };
-            self.add_lost(expected..number, segment.start);
-            self.wanted = self.wanted.saturating_sub(to_u64(event.payload.len()));
-            self.out.push((number, event));
-            expected = number + 1;
-            if self.wanted == 0 || self.out.len() >= MAX_EVENTS || expected == segment.end {
-                let place = Hint { salt: header.salt, number: expected, position: place.end };
+            self.miss(number, segment)?;
+            if self.next < number || self.is_full() {
+                return Ok(());
+            }
+            self.take(number, StoredEvent { payload: Bytes::copy_from_slice(payload), published });
+            if self.is_full() || self.next == numbers.end {
+                let place = Hint { salt: header.salt, number: self.next, position: place.end };
                 lock(self.index).remember(place, hint);
-                return Ok(expected);
+                return Ok(());
             }
         }
-        self.add_lost(expected..segment.end, segment.start);
-        Ok(segment.end)
+        self.miss(numbers.end, segment)
     }
 
-    fn add_lost(&mut self, numbers: Range<u64>, segment: u64) {
-        if let Some(last) = numbers.end.checked_sub(1).filter(|last| *last >= numbers.start) {
-            let lost = LostEvents { first: numbers.start, last, exact: true };
-            self.lost.push((lost, segment_name(segment)));
+    /// `None` if there is no such segment of this epoch, or its header is damaged.
+    fn open(&self, segment: &Segment) -> io::Result<Option<(Arc<dyn DiskFile>, Header)>> {
+        let first = segment.numbers.start;
+        let file = match self.disk.open(&segment_name(first)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let header = Header::read(&*file, first)?.filter(|header| header.epoch == self.epoch);
+        Ok(header.map(|header| (file, header)))
+    }
+
+    fn take(&mut self, number: u64, event: StoredEvent) {
+        self.wanted = self.wanted.saturating_sub(to_u64(event.payload.len()));
+        self.next = number + 1;
+        self.found += 1;
+        self.out.push((number, event));
+    }
+
+    /// The numbers from the next one up to `end` are not in the segment. Goes on behind those that are lost.
+    /// Stops at one that may be found elsewhere, and if enough was found.
+    ///
+    /// # Errors
+    ///
+    /// If the store is closed: the next owner of the directory may have removed them.
+    fn miss(&mut self, end: u64, segment: &Segment) -> io::Result<()> {
+        if self.next >= end {
+            return Ok(());
+        }
+        let in_memory: Vec<Recent> = {
+            let index = lock(self.index);
+            if index.is_closed {
+                return Err(io::Error::other("the store is closed"));
+            }
+            #[cfg(test)]
+            let looks_once = super::sabotage::is(super::sabotage::Sabotage::LookOnce);
+            #[cfg(not(test))]
+            let looks_once = false;
+            if index.generation != segment.generation && !looks_once {
+                return Ok(());
+            }
+            // Discarded meanwhile, which raises the floor before it removes anything.
+            self.next = self.next.max(index.first().min(end));
+            let missed = self.next..end;
+            index.recent.iter().filter(|recent| missed.contains(&recent.number)).cloned().collect()
+        };
+        for Recent { number, event, .. } in in_memory {
+            self.lose(number, segment);
+            self.take(number, event);
+            if self.is_full() {
+                return Ok(());
+            }
+        }
+        self.lose(end, segment);
+        Ok(())
+    }
+
+    fn lose(&mut self, end: u64, segment: &Segment) {
+        if let Some(last) = end.checked_sub(1).filter(|last| *last >= self.next) {
+            let lost = LostEvents { first: self.next, last, exact: true };
+            self.lost.push((lost, segment_name(segment.numbers.start)));
+            self.next = end;
         }
     }
 }

@@ -19,6 +19,8 @@ pub(super) enum Sabotage {
     RenameEarly,
     /// What cannot be read counts as damaged, though the whole disk does not answer.
     TakeErrorsForDamage,
+    /// A reader takes for lost what is not where it looked first.
+    LookOnce,
 }
 
 thread_local! {

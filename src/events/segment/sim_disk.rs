@@ -9,9 +9,11 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
+pub(in crate::events) use super::sim_fault::{Call, Fault, FaultKind};
 use super::{
     disk::{Disk, DiskFile},
     number::to_usize,
+    sim_fault::Interruption,
 };
 use crate::sync::{Mutex, lock};
 
@@ -30,6 +32,7 @@ struct State {
     faults: Vec<Fault>,
     unreadable: Vec<(usize, Range<usize>)>,
     unopenable: BTreeSet<String>,
+    interruptions: Vec<Interruption>,
     /// Whether new segments are to be filled.
     filled: bool,
     calls: u64,
@@ -50,41 +53,6 @@ enum NameChange {
     Remove(String),
 }
 
-/// What a test wants to go wrong.
-#[derive(Clone, Debug)]
-pub(in crate::events) struct Fault {
-    pub(in crate::events) call: Call,
-    /// This many calls of the kind work before.
-    pub(in crate::events) after: u64,
-    /// This many calls fail.
-    pub(in crate::events) times: u64,
-    pub(in crate::events) kind: FaultKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::events) enum Call {
-    List,
-    Create,
-    Open,
-    Rename,
-    Unlink,
-    SyncDir,
-    Read,
-    Write,
-    Sync,
-    Any,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::events) enum FaultKind {
-    Io,
-    Full,
-    /// Only a part of a write is done, without an error.
-    Short,
-    /// The write fails, and what its blocks contained is lost.
-    DestroyBlocks,
-}
-
 impl SimDisk {
     pub(in crate::events) fn new(seed: u64, filled: bool) -> Self {
         let state = State {
@@ -95,6 +63,7 @@ impl SimDisk {
             faults: Vec::new(),
             unreadable: Vec::new(),
             unopenable: BTreeSet::new(),
+            interruptions: Vec::new(),
             filled,
             calls: 0,
             syncs: 0,
@@ -128,6 +97,26 @@ impl SimDisk {
 
     pub(in crate::events) fn make_unopenable(&self, name: &str) {
         self.state().unopenable.insert(name.to_owned());
+    }
+
+    /// Has this done before a call, on the thread that calls.
+    pub(in crate::events) fn interrupt(&self, call: Call, after: u64, work: impl FnOnce() + Send + 'static) {
+        self.state().interruptions.push(Interruption { call, after, work: Box::new(work) });
+    }
+
+    /// Whether all interruptions were due.
+    pub(in crate::events) fn is_uninterrupted(&self) -> bool {
+        self.state().interruptions.is_empty()
+    }
+
+    /// The state, at the beginning of a call.
+    fn begin(&self, call: Call) -> MutexGuard<'_, State> {
+        loop {
+            let mut state = self.state();
+            let Some(work) = state.due(call) else { return state };
+            drop(state);
+            work();
+        }
     }
 
     pub(in crate::events) fn calls(&self) -> u64 {
@@ -252,6 +241,19 @@ impl NameChange {
 }
 
 impl State {
+    /// What is to be done before this call.
+    fn due(&mut self, call: Call) -> Option<Box<dyn FnOnce() + Send>> {
+        let of_call = |interruption: &&mut Interruption| [call, Call::Any].contains(&interruption.call);
+        let at = self.interruptions.iter().position(|interruption| {
+            [call, Call::Any].contains(&interruption.call) && interruption.after == 0
+        });
+        if let Some(at) = at {
+            return Some(self.interruptions.remove(at).work);
+        }
+        self.interruptions.iter_mut().filter(of_call).for_each(|interruption| interruption.after -= 1);
+        None
+    }
+
     fn is_unreadable(&self, inode: usize, range: Range<usize>) -> bool {
         let mut of_file = self.unreadable.iter().filter(|(of, _)| *of == inode);
         of_file.any(|(_, part)| part.start < range.end && range.start < part.end)
@@ -298,13 +300,13 @@ fn not_found() -> io::Error {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut state = self.state();
+        let mut state = self.begin(Call::List);
         state.check(Call::List)?;
         Ok(state.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.state();
+        let mut state = self.begin(Call::Create);
         state.check(Call::Create)?;
         let inode = state.files.len();
         state.files.push(SimFile { content: Vec::new(), durable: Vec::new(), unsynced: BTreeSet::new() });
@@ -313,7 +315,7 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let mut state = self.state();
+        let mut state = self.begin(Call::Open);
         state.check(Call::Open)?;
         if state.unopenable.contains(name) {
             return Err(error(FaultKind::Io));
@@ -323,7 +325,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin(Call::Rename);
         state.check(Call::Rename)?;
         let inode = *state.names.get(from).ok_or_else(not_found)?;
         state.change(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
@@ -331,17 +333,19 @@ impl Disk for SimDisk {
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin(Call::Unlink);
         state.check(Call::Unlink)?;
         if !state.names.contains_key(name) {
             return Err(not_found());
         }
         state.change(NameChange::Remove(name.to_owned()));
+        drop(state);
+        drop(self.begin(Call::Unlinked));
         Ok(())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.begin(Call::SyncDir);
         state.check(Call::SyncDir)?;
         state.unsynced_names.clear();
         state.durable_names = state.names.clone();
@@ -362,7 +366,7 @@ struct Handle {
 
 impl DiskFile for Handle {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.begin(Call::Read);
         state.check(Call::Read)?;
         let start = to_usize(offset);
         if state.is_unreadable(self.inode, start..start.saturating_add(buffer.len())) {
@@ -376,7 +380,7 @@ impl DiskFile for Handle {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.begin(Call::Write);
         let fault = state.fault(Call::Write);
         let offset = to_usize(offset);
         let range = offset..offset + bytes.len();
@@ -408,7 +412,7 @@ impl DiskFile for Handle {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.state();
+        let mut state = self.disk.begin(Call::Sync);
         state.syncs += 1;
         let fault = state.check(Call::Sync);
         let State { files, random, .. } = &mut *state;

@@ -11,7 +11,6 @@ use super::{
     damage::{DamageReport, LostEvents},
     disk::Disk,
     index::Index,
-    number::to_u64,
     open::{Opened, open},
     options::{Layout, SegmentOptions},
     reader::Reader,
@@ -65,7 +64,8 @@ impl SegmentStore {
 
     pub(super) fn on(disk: Arc<dyn Disk>, options: &SegmentOptions) -> io::Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(RetryingDisk(disk));
-        let Opened { epoch, index, active, recent, damage } = open(&*disk, options)?;
+        let Opened { epoch, mut index, active, recent, damage } = open(&*disk, options)?;
+        index.recent.clone_from(&recent);
         Ok(Self {
             disk,
             layout: options.layout,
@@ -94,6 +94,10 @@ impl SegmentStore {
             return;
         }
         let mut damage = lock(&self.damage);
+        if lock(&self.index).is_closed {
+            // The file may be that of the next owner.
+            return;
+        }
         for (lost, segment) in lost {
             if damage.add(lost, &segment) {
                 let LostEvents { first, last, .. } = lost;
@@ -130,16 +134,9 @@ impl EventStore for SegmentStore {
     }
 
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
-        let mut reader = Reader {
-            disk: &*self.disk,
-            epoch: self.epoch,
-            index: &self.index,
-            wanted: to_u64(max_bytes),
-            out,
-            lost: Vec::new(),
-        };
+        let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, max_bytes, out);
         let next = reader.read(from);
-        let lost = reader.lost;
+        let lost = reader.into_lost();
         if !lost.is_empty() {
             self.report(lost);
         }
@@ -158,6 +155,7 @@ impl EventStore for SegmentStore {
 
     fn close(&self) -> io::Result<()> {
         let closed = lock(&self.writer).close(self.target());
+        lock(&self.index).is_closed = true;
         let saved = lock(&self.damage).save(&*self.disk);
         self.disk.unlock();
         closed.and(saved)

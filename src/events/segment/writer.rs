@@ -65,6 +65,7 @@ impl Writer {
                 let mut index = lock(index);
                 index.next = end;
                 index.clocks = Some(batch.clocks);
+                index.recent.clone_from(&self.recent);
                 Ok(())
             }
             Err(error) => {

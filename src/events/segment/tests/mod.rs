@@ -5,6 +5,7 @@
 mod crash;
 mod faults;
 mod model;
+mod races;
 mod rot;
 mod storm;
 mod unreadable;

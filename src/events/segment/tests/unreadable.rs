@@ -235,6 +235,21 @@ fn a_disk_that_does_not_answer() -> Result<(), String> {
     Ok(())
 }
 
+/// Events that come before an unreadable place are delivered, so that subscribers get on.
+#[test]
+fn what_was_read_before_an_error_is_returned() {
+    let disk = SimDisk::new(1, true);
+    let store = filled(&disk);
+    let second = firsts(&disk)[1];
+    disk.make_unopenable(&segment_name(second));
+    disk.inject(Fault { call: Call::SyncDir, after: 0, times: u64::MAX, kind: FaultKind::Io });
+    let mut out = Vec::new();
+    assert_eq!(store.read(1, usize::MAX, &mut out).unwrap(), second);
+    assert_eq!(u64::try_from(out.len()).unwrap(), second - 1);
+    store.read(second, 1, &mut Vec::new()).unwrap_err();
+    assert_eq!(store.lost(), []);
+}
+
 #[test]
 fn what_cannot_be_read_is_not_written_again() {
     let disk = SimDisk::new(1, true);
