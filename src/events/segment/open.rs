@@ -145,17 +145,34 @@ fn begin(
         rewritten: &[],
         clocks: Clocks::default(),
     };
+    let entries = old.iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
+    let room = Index::new(entries, 1, next, None).room_for(new.capacity()?, options.layout.max_bytes);
+    let old = remove(disk, old, |segment| segment.first < room)?;
     let (active, recent) = new.create(disk)?;
     disk.sync_dir()?;
     newest::save(disk, &active.header)?;
     // The new segment replaced one without events, if that began with the same number.
-    for segment in old.iter().filter(|segment| segment.header.is_some() && segment.first < next) {
+    let old = old.into_iter().filter(|segment| segment.first < next);
+    let damaged = remove(disk, old, |segment| segment.header.is_some())?;
+    // They count until they are removed to make room.
+    let mut entries = damaged.into_iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
+    entries.push(Entry { first: next, bytes: active.header.capacity, began: None });
+    let index = Index::new(entries, next, next, None);
+    Ok(Opened { epoch, index, active: Some(active), recent, damage })
+}
+
+/// Removes those segments for which this holds, and returns the others.
+fn remove<'s>(
+    disk: &dyn Disk,
+    segments: impl IntoIterator<Item = &'s Segment>,
+    is_removed: impl Fn(&Segment) -> bool,
+) -> io::Result<Vec<&'s Segment>> {
+    let (removed, others): (Vec<_>, Vec<_>) = segments.into_iter().partition(|segment| is_removed(segment));
+    for segment in removed {
         disk.unlink(&segment_name(segment.first))?;
         disk.sync_dir()?;
     }
-    let entry = Entry { first: next, bytes: active.header.capacity, began: None };
-    let index = Index::new(vec![entry], next, next, None);
-    Ok(Opened { epoch, index, active: Some(active), recent, damage })
+    Ok(others)
 }
 
 /// The segments, oldest first.
@@ -188,15 +205,14 @@ fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// Removes the segments that have only discarded events. Damaged ones stay.
+/// Removes the segments that have only discarded events, up to the first damaged one. A damaged segment goes
+/// with the next ones that are removed later, so that an operator who reads the report at the start finds it.
 fn remove_discarded(disk: &dyn Disk, segments: &mut Vec<Segment>, floor: u64) -> io::Result<()> {
-    let discarded =
-        segments.windows(2).take_while(|pair| matches!(pair, [_, next] if next.first <= floor)).count();
-    for segment in segments.drain(..discarded).filter(|segment| segment.header.is_some()) {
-        disk.unlink(&segment_name(segment.first))?;
-        disk.sync_dir()?;
-    }
-    Ok(())
+    let is_discarded =
+        |pair: &&[Segment]| matches!(pair, [oldest, next] if oldest.header.is_some() && next.first <= floor);
+    let discarded = segments.windows(2).take_while(is_discarded).count();
+    let discarded: Vec<Segment> = segments.drain(..discarded).collect();
+    remove(disk, &discarded, |_| true).map(drop)
 }
 
 /// How many events a segment without a header may have had. It may have been truncated.

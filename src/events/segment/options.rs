@@ -39,18 +39,23 @@ impl Default for SegmentOptions {
 
 impl SegmentOptions {
     /// The size of a segment in bytes. Events are discarded by whole segments, and a segment is written with
-    /// zeros before use. A batch that is larger gets a segment of its own size. Default: 4 MiB; at least
-    /// 16 KiB.
+    /// zeros before use. A batch that is larger gets a segment of its own size and up to 24 KiB more.
+    /// Default: 4 MiB; at least 16 KiB.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.layout.segment_bytes = bytes.max(MIN_SEGMENT_BYTES);
         self
     }
 
-    /// How many bytes of the disk the segments may take. Before a segment is begun that would be too much,
-    /// the oldest ones are removed, but for the newest. So it is exceeded only by two segments that are
-    /// larger together, and by segments that damage has made unreadable, which stay until somebody removes
-    /// them. Default: no bound; the owner of the store [discards](crate::EventStore::discard) what is old.
+    /// How many bytes of the disk the segments may take, those included that are damaged. Before a segment
+    /// is begun that would be too much, the oldest ones are removed, but for the newest. So it is exceeded
+    /// only by two segments that are larger together, and after it was made smaller, until a segment is
+    /// begun. Beside the segments, the directory has at most 136 KiB: the report of damage, twice while it is
+    /// replaced, and copies of the header of the newest segment. Default: no bound; the owner of the store
+    /// [discards](crate::EventStore::discard) what is old.
+    ///
+    /// A damaged segment is removed like any other, though not while the store is opened. What it had stays
+    /// in the report.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.layout.max_bytes = bytes;

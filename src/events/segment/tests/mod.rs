@@ -6,6 +6,7 @@ mod crash;
 mod faults;
 mod model;
 mod races;
+mod retention;
 mod rot;
 mod storm;
 mod unreadable;
