@@ -4,8 +4,8 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use super::{
     Cursor,
-    cursor_table::{CursorTable, MAGIC, MAX_SLOT_BYTES, check_name},
-    segment::{DiskFile, open_locked_file, read_full, write_all},
+    cursor_table::{CursorTable, HEAD_LEN, MAGIC, check_name},
+    segment::{DiskFile, is_medium_error, open_locked_file, read_full, write_all},
 };
 use crate::{
     error::{Error, Result},
@@ -15,6 +15,10 @@ use crate::{
 /// Where the two slots begin. Far enough apart that no block of any flash holds parts of both, so that a
 /// write to one cannot damage the other.
 const SLOTS: [u64; 2] = [0, 128 * 1024];
+/// Slots are written in whole blocks, because a part of a block that cannot be read cannot be written.
+const BLOCK: usize = 4096;
+/// A slot counts as damaged after this many failed reads, if the other one can be read in between.
+const ATTEMPTS: usize = 4;
 
 /// Keeps the cursors of subscriptions across restarts, each under a name.
 ///
@@ -23,8 +27,10 @@ const SLOTS: [u64; 2] = [0, 128 * 1024];
 /// write is 4 KiB or more of flash, so that a busy subscriber should save from time to time, and not after
 /// every event.
 ///
-/// The file has all cursors twice. The newer copy is never overwritten, and both have a checksum. If both are
-/// damaged, [`load`](Self::load) says so, instead of that there is no cursor.
+/// The file has all cursors twice, and both copies have a checksum. The older copy is overwritten only when
+/// the newer one is durable. After a restart, the first save therefore writes the newer one again: the save
+/// before may have failed, and what can be read may be in the memory of the operating system alone. If both
+/// are damaged, [`load`](Self::load) says so, instead of that there is no cursor.
 ///
 /// ```
 /// use palyra_quic::{Cursor, CursorStore};
@@ -63,6 +69,8 @@ struct Slots {
     /// The slot to write next: not the one with the newest valid content.
     next: usize,
     generation: u64,
+    /// The content of the other slot, unless it is known to be durable.
+    unsettled: Option<Vec<u8>>,
 }
 
 impl CursorStore {
@@ -159,40 +167,92 @@ impl Slots {
     ///
     /// # Errors
     ///
-    /// If it is not a file of cursors.
+    /// If it is not a file of cursors, or neither slot can be read.
     fn read(file: Arc<dyn DiskFile>) -> io::Result<(Self, CursorTable)> {
         let mut newest: Option<(usize, u64, CursorTable)> = None;
-        let mut is_ours = file.len()? == 0;
-        for (slot, offset) in SLOTS.into_iter().enumerate() {
-            let mut bytes = vec![0; MAX_SLOT_BYTES];
-            let read = read_full(&*file, offset, &mut bytes)?;
-            bytes.truncate(read);
-            is_ours |= bytes.starts_with(&MAGIC);
-            let Some((generation, table)) = CursorTable::decode(&bytes) else { continue };
+        let slots = read_slots(&*file)?;
+        let is_ours = file.len()? == 0 || are_slots(&slots);
+        for (slot, bytes) in slots.iter().enumerate() {
+            let Some(bytes) = bytes else {
+                tracing::warn!(slot, "a copy of the cursors cannot be read");
+                continue;
+            };
+            let Some((generation, table)) = CursorTable::decode(bytes) else { continue };
             if newest.as_ref().is_none_or(|(_, other, _)| *other < generation) {
                 newest = Some((slot, generation, table));
             }
         }
         match newest {
-            Some((slot, generation, table)) => Ok((Self { file, next: 1 - slot, generation }, table)),
+            Some((slot, generation, table)) => {
+                let unsettled = Some(table.encode(generation));
+                Ok((Self { file, next: 1 - slot, generation, unsettled }, table))
+            }
             None if is_ours => {
                 tracing::warn!("both copies of the cursors are damaged");
                 let table = CursorTable::incomplete();
-                Ok((Self { file, next: 0, generation: 0 }, table))
+                Ok((Self { file, next: 0, generation: 0, unsettled: None }, table))
             }
             None => Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not one of cursors")),
         }
     }
 
     fn write(&mut self, table: &CursorTable) -> io::Result<()> {
-        let offset = SLOTS.get(self.next).copied().unwrap_or_default();
+        if let Some(newest) = &self.unsettled {
+            // The same bytes, so that they are not lost if this is cut off.
+            self.write_slot(1 - self.next, newest)?;
+            self.unsettled = None;
+        }
         let generation = self.generation + 1;
-        write_all(&*self.file, offset, &table.encode(generation))?;
-        self.file.sync_data()?;
+        self.write_slot(self.next, &table.encode(generation))?;
         self.generation = generation;
         self.next = 1 - self.next;
         Ok(())
     }
+
+    /// Writes a slot, and makes it durable.
+    fn write_slot(&self, slot: usize, content: &[u8]) -> io::Result<()> {
+        let offset = SLOTS.get(slot).copied().unwrap_or_default();
+        let mut blocks = content.to_vec();
+        blocks.resize(content.len().next_multiple_of(BLOCK), 0);
+        write_all(&*self.file, offset, &blocks)?;
+        self.file.sync_data()
+    }
+}
+
+/// The content of both slots; `None` in the place of one that cannot be read.
+///
+/// # Errors
+///
+/// If both cannot be read: that may be temporary.
+fn read_slots(file: &dyn DiskFile) -> io::Result<[Option<Vec<u8>>; 2]> {
+    let mut attempts = 1;
+    loop {
+        match SLOTS.map(|offset| read_slot(file, offset)) {
+            [Ok(one), Ok(other)] => return Ok([Some(one), Some(other)]),
+            [Err(error), Err(_)] => return Err(error),
+            [Err(error), Ok(_)] | [Ok(_), Err(error)] if !is_medium_error(&error) => return Err(error),
+            [one, other] if attempts == ATTEMPTS => return Ok([one.ok(), other.ok()]),
+            _ => attempts += 1,
+        }
+    }
+}
+
+/// Whether this is a file of cursors. Of a new one, the second slot is empty.
+fn are_slots(slots: &[Option<Vec<u8>>]) -> bool {
+    let mut readable = slots.iter().flatten();
+    let is_one_unreadable = slots.contains(&None);
+    readable.any(|slot| slot.starts_with(&MAGIC) || is_one_unreadable && slot.iter().all(|byte| *byte == 0))
+}
+
+/// What is in a slot, as far as it says how long that is: what is behind may be unreadable.
+fn read_slot(file: &dyn DiskFile, offset: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; HEAD_LEN];
+    let head = read_full(file, offset, &mut bytes)?;
+    let len = CursorTable::encoded_len(bytes.get(..head).unwrap_or_default()).unwrap_or(head);
+    bytes.resize(len, 0);
+    let read = read_full(file, offset, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 /// Fills a new file: with its full length, so that later writes change no metadata, and with no cursors.
@@ -260,6 +320,82 @@ mod tests {
                 assert!(found == saved || found == saved + 1, "{found} of {saved}, seed {seed}");
                 saved = found;
             }
+        }
+    }
+
+    /// It can be read, until the operating system forgets it.
+    #[test]
+    fn a_save_that_failed_before_a_restart_does_not_take_the_place_of_one_that_did_not() {
+        for seed in 0..1000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let disk = created(seed);
+            // So that a write is of several sectors, of which some may reach the disk.
+            let store = open(&disk);
+            let names = (0..12).map(|n| format!("{n:064}"));
+            names.for_each(|name| block_on(store.save(&name, cursor(1))).unwrap());
+            drop(store);
+            let (mut saved, mut tried) = (0, 0);
+            for _ in 0..random.u8(2..6) {
+                let store = open(&disk);
+                let found = store.load("a").unwrap().map_or(0, Cursor::seq);
+                assert!((saved..=tried).contains(&found), "{found} of {saved} to {tried}, seed {seed}");
+                for _ in 0..random.u8(..4) {
+                    let call = [Call::Sync, Call::Write, Call::Any][random.usize(..3)];
+                    let kind = [FaultKind::Io, FaultKind::Full, FaultKind::Short][random.usize(..3)];
+                    let times = [1, u64::MAX][random.usize(..2)];
+                    if random.bool() {
+                        disk.inject(Fault { call, after: random.u64(..5), times, kind });
+                    }
+                    tried += 1;
+                    if block_on(store.save("a", cursor(tried))).is_ok() {
+                        saved = tried;
+                    }
+                }
+                disk.heal();
+                // Otherwise the process alone ends.
+                if random.u8(..3) == 0 {
+                    disk.lose_power();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_read_costs_at_most_the_newest_save() {
+        for slot in SLOTS {
+            let disk = created(1);
+            let store = open(&disk);
+            for seq in 1..=4 {
+                block_on(store.save("a", cursor(seq))).unwrap();
+            }
+            let slot = usize::try_from(slot).unwrap();
+            disk.make_unreadable(NAME, slot..slot + BLOCK);
+            let store = open(&disk);
+            assert!((3..=4).contains(&store.load("a").unwrap().unwrap().seq()));
+            for seq in 5..=6 {
+                block_on(store.save("a", cursor(seq))).unwrap();
+            }
+            assert_eq!(open(&disk).load("a").unwrap(), Some(cursor(6)));
+        }
+        // Of a new file, only the first is in use.
+        let disk = created(1);
+        disk.make_unreadable(NAME, 0..BLOCK);
+        assert_eq!(open(&disk).load("a").unwrap_err().kind(), &ErrorKind::Io);
+        disk.make_unreadable(NAME, usize::try_from(SLOTS[1]).unwrap()..usize::MAX);
+        CursorStore::on(disk.open(NAME).unwrap()).map(drop).unwrap_err();
+    }
+
+    #[test]
+    fn read_errors_that_go_away_cost_nothing() {
+        for (after, times) in (0..5).flat_map(|after| (1..12).map(move |times| (after, times))) {
+            let disk = created(1);
+            let store = open(&disk);
+            for seq in 1..=4 {
+                block_on(store.save("a", cursor(seq))).unwrap();
+            }
+            disk.inject(Fault { call: Call::Read, after, times, kind: FaultKind::Io });
+            let opened = (0..20).find_map(|_| CursorStore::on(disk.open(NAME).unwrap()).ok());
+            assert_eq!(opened.unwrap().load("a").unwrap(), Some(cursor(4)), "{times} after {after}");
         }
     }
 

@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 pub(super) const MAX_NAME_BYTES: usize = 64;
 pub(super) const MAX_NAMES: usize = 256;
 /// What a slot takes at most.
-pub(super) const MAX_SLOT_BYTES: usize = HEAD_LEN + MAX_NAMES * (MAX_NAME_BYTES + 18) + CRC_LEN;
+const MAX_SLOT_BYTES: usize = HEAD_LEN + MAX_NAMES * (MAX_NAME_BYTES + 18) + CRC_LEN;
 
 pub(super) const MAGIC: [u8; 8] = *b"palyra\x00\xC5";
 const VERSION: u32 = 1;
-const HEAD_LEN: usize = 28;
+pub(super) const HEAD_LEN: usize = 28;
 const CRC_LEN: usize = 4;
 
 /// The cursors that were saved last.
@@ -75,6 +75,13 @@ impl CursorTable {
         bytes
     }
 
+    /// How long the content of a slot is that begins with these bytes; `None` if it is not valid.
+    pub(super) fn encoded_len(head: &[u8]) -> Option<usize> {
+        let len = head.strip_prefix(&MAGIC)?.get(16..)?.first_chunk()?;
+        let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
+        Some(HEAD_LEN.saturating_add(len).saturating_add(CRC_LEN)).filter(|len| *len <= MAX_SLOT_BYTES)
+    }
+
     /// The cursors in a slot, and their generation; `None` if it is damaged, or empty.
     pub(super) fn decode(slot: &[u8]) -> Option<(u64, Self)> {
         let rest = slot.strip_prefix(&MAGIC)?;
@@ -131,6 +138,7 @@ mod tests {
         for is_incomplete in [false, true] {
             let table = CursorTable { is_incomplete, ..table() };
             assert_eq!(CursorTable::decode(&table.encode(7)), Some((7, table.clone())));
+            assert_eq!(CursorTable::encoded_len(&table.encode(7)), Some(table.encode(7).len()));
             // A slot is longer than what is in it.
             assert_eq!(CursorTable::decode(&[table.encode(7), vec![1; 9]].concat()), Some((7, table)));
         }

@@ -53,7 +53,7 @@ pub(in crate::events) trait DiskFile: Send + Sync {
 }
 
 /// Whether content cannot be read, or not now. Other errors say nothing about the content.
-pub(super) fn is_medium_error(error: &io::Error) -> bool {
+pub(in crate::events) fn is_medium_error(error: &io::Error) -> bool {
     let error = rustix::io::Errno::from_io_error(error);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if error == Some(rustix::io::Errno::UCLEAN) {

@@ -47,6 +47,6 @@ pub(super) use self::{
     sim_disk::{Call, Fault, FaultKind, SimDisk},
 };
 pub(super) use self::{
-    disk::{DiskFile, read_full, write_all},
+    disk::{DiskFile, is_medium_error, read_full, write_all},
     real_disk::open_locked_file,
 };
