@@ -2,10 +2,14 @@
 
 use std::{collections::VecDeque, io, sync::Arc};
 
-use super::{ahead::Ahead, event_store::EventStore, on_thread::on_thread, stored_event::StoredEvent};
+use super::{
+    ahead::Ahead, event_store::EventStore, on_thread::on_thread, read_failures::ReadFailures,
+    stored_event::StoredEvent,
+};
 use crate::{
-    error::{Error, Result},
-    sync::Semaphore,
+    error::Result,
+    runtime::Clock,
+    sync::{Mutex, MutexGuard, Semaphore, SemaphoreGuardArc, lock},
 };
 
 /// The payload bytes that are read for a subscriber at a time. What it does not take immediately stays in
@@ -19,11 +23,18 @@ pub(super) struct Archive {
     reads: Arc<Semaphore>,
     /// A subscriber could never get past an event that does not fit a frame. It is left out.
     max_payload_bytes: usize,
+    clock: Clock,
+    failures: Mutex<ReadFailures>,
 }
 
 impl Archive {
-    pub(super) fn new(store: Arc<dyn EventStore>, max_payload_bytes: usize) -> Self {
-        Self { store, reads: Arc::new(Semaphore::new(READS_AT_A_TIME)), max_payload_bytes }
+    pub(super) fn new(store: Arc<dyn EventStore>, max_payload_bytes: usize, clock: Clock) -> Self {
+        let (reads, failures) = (Arc::new(Semaphore::new(READS_AT_A_TIME)), Mutex::default());
+        Self { store, reads, max_payload_bytes, clock, failures }
+    }
+
+    pub(super) fn failures(&self) -> MutexGuard<'_, ReadFailures> {
+        lock(&self.failures)
     }
 
     /// The events from number `from` up to `before`, or as many as are read at a time. From `before` on they
@@ -31,9 +42,25 @@ impl Archive {
     ///
     /// # Errors
     ///
-    /// `Io` if the store cannot be read, or breaks the rules of [`EventStore`].
+    /// `Exhausted` if the store cannot be read, or breaks the rules of [`EventStore`]. The store is then not
+    /// read again before the time that the error says.
     pub(super) async fn read(&self, from: u64, before: u64) -> Result<Ahead> {
         let turn = self.reads.acquire_arc().await;
+        self.failures().check(self.clock.now())?;
+        let read = self.read_now(from, before, turn).await;
+        match read {
+            Ok(ahead) => {
+                self.failures().succeeded();
+                Ok(ahead)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "events could not be read");
+                Err(self.failures().failed(error.to_string().into(), self.clock.now()))
+            }
+        }
+    }
+
+    async fn read_now(&self, from: u64, before: u64, turn: SemaphoreGuardArc) -> io::Result<Ahead> {
         let store = Arc::clone(&self.store);
         let read = on_thread(move || {
             // Until the read ends, though the subscriber may have gone.
@@ -41,19 +68,13 @@ impl Archive {
             let mut events = Vec::new();
             store.read(from, READ_BYTES, &mut events).map(|next| (events, next))
         });
-        let (events, next) = read.await.map_err(|error| {
-            tracing::warn!(%error, "events could not be read");
-            Error::from(error)
-        })?;
+        let (events, next) = read.await?;
         if events.is_empty() && next < before {
             // A store that has nothing more has lost what it had.
             return Ok(Ahead::nothing_before(before));
         }
         self.checked(from, before, events, next).ok_or_else(|| {
-            tracing::warn!(
-                "the store of events broke its rules: it returned other events than it was asked for"
-            );
-            Error::from(io::Error::other("the store returned other events than it was asked for"))
+            io::Error::other("the store broke its rules: it returned other events than it was asked for")
         })
     }
 

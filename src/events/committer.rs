@@ -139,7 +139,7 @@ impl Committer {
             state,
             failed_commits: pending.failed_commits,
             unwritten_events: pending.unwritten_events,
-            damaged_events: 0,
+            ..LogHealth::default()
         }
     }
 

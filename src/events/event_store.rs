@@ -57,7 +57,8 @@ pub trait EventStore: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// An error of the medium, which may be temporary: content that could not be read is not lost.
+    /// An error of the medium, which may be temporary: content that could not be read is not lost. The log
+    /// tries again after a pause.
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64>;
 
     /// Gives up the events below this number. The store may keep some of them for as long as it likes.

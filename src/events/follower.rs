@@ -326,7 +326,7 @@ mod tests {
         use proptest::{collection::vec, prelude::*};
 
         use super::*;
-        use crate::events::{EventLog, EventReader, GapBefore};
+        use crate::events::{EventLog, GapBefore, reader::EventReader};
 
         #[derive(Clone, Debug)]
         enum Step {

@@ -14,6 +14,12 @@ pub struct LogHealth {
     /// How many events the store has lost to damage, as far as it knows; see
     /// [`EventStore::damaged`](crate::EventStore::damaged).
     pub damaged_events: u64,
+    /// How many reads of the store have failed since the log was opened. The subscribers that they were for
+    /// were sent away, and come back later: nothing is lost.
+    pub failed_reads: u64,
+    /// Why the latest read of the store failed, until one succeeds. Subscribers whose next events are no
+    /// longer in memory are sent away meanwhile, for 100 ms and after more failures for up to 10 s.
+    pub read_error: Option<String>,
 }
 
 /// Whether events can be published.

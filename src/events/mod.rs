@@ -36,6 +36,8 @@ mod on_thread;
 mod open;
 #[cfg(feature = "durable")]
 mod pending;
+#[cfg(feature = "durable")]
+mod read_failures;
 mod reader;
 mod ring;
 #[cfg(all(feature = "durable", unix))]
@@ -68,5 +70,4 @@ pub use self::{
 pub(crate) use self::{
     follower::{Delivery, Follower, ended_without_reason},
     history::GapBefore,
-    reader::EventReader,
 };

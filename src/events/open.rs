@@ -139,15 +139,16 @@ impl EventLogBuilder {
         let retention =
             Retention { events: u64::try_from(self.max_events).unwrap_or(u64::MAX), age: self.max_age };
         let max_pending_bytes = self.stored_memory_bytes();
+        let clock = Clock::new(runtime);
         let committer = Committer::new(
-            Clock::new(runtime),
+            clock.clone(),
             Arc::clone(&store),
             Arc::clone(&history),
             self.commits,
             retention,
             max_pending_bytes,
         );
-        let stored = Stored::new(committer, store, self.max_payload_bytes);
+        let stored = Stored::new(committer, store, self.max_payload_bytes, clock);
         Ok(EventLog::with(history, Box::new(stored), self.max_payload_bytes))
     }
 }
@@ -156,7 +157,7 @@ impl EventLogBuilder {
 mod tests {
     use std::{
         io,
-        sync::atomic::{AtomicU8, Ordering},
+        sync::atomic::{AtomicU8, AtomicU32, Ordering},
     };
 
     use async_executor::Executor;
@@ -185,6 +186,7 @@ mod tests {
         events: Mutex<Vec<(u64, StoredEvent)>>,
         next: Mutex<u64>,
         state: AtomicU8,
+        reads: AtomicU32,
     }
 
     #[derive(Clone, Default)]
@@ -227,6 +229,7 @@ mod tests {
         }
 
         fn read(&self, from: u64, max: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
+            self.0.reads.fetch_add(1, Ordering::Relaxed);
             self.check()?;
             let events = lock(&self.0.events);
             let mut bytes = 0;
@@ -368,7 +371,9 @@ mod tests {
             publish(&log, &executor, 5);
             let mut reader = log.subscribe(Some(1), None);
             let read = block_on(log.read(&mut reader, 250, &mut Vec::new()));
-            assert_eq!(read.unwrap_err().kind(), &ErrorKind::Io, "{lie}");
+            assert_eq!(read.unwrap_err().kind(), &ErrorKind::Exhausted, "{lie}");
+            assert_eq!(log.health().failed_reads, 1);
+            assert!(log.health().read_error.is_some_and(|error| error.contains("broke its rules")));
         }
     }
 
@@ -465,6 +470,35 @@ mod tests {
                 assert!(reader.last_seq() <= 5);
             }
             assert!(log.len() <= 5 && log.first_seq() <= 6);
+        }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_read_is_left_alone_for_a_while() {
+        for failing in [FULL, PANICKING] {
+            let (log, store, executor) = log();
+            publish(&log, &executor, 50);
+            assert_eq!((log.health().failed_reads, log.health().read_error), (0, None));
+            store.set(failing);
+            let mut reader = log.subscribe(Some(3), Some(EPOCH));
+            let mut read = || block_on(log.read(&mut reader, 250, &mut Vec::new()));
+            let pauses: Vec<Duration> = (0..10_000)
+                .map(|_| {
+                    let error = read().unwrap_err();
+                    assert_eq!(error.kind(), &ErrorKind::Exhausted);
+                    error.retry_after().unwrap()
+                })
+                .collect();
+            let reads = store.0.reads.load(Ordering::Relaxed);
+            // The pauses double, so that this leaves room for more than ten seconds.
+            assert!(reads < 9, "{reads} reads");
+            assert_eq!(log.health().failed_reads, u64::from(reads));
+            assert!(log.health().read_error.is_some());
+
+            store.set(SOUND);
+            block_on(async_io::Timer::after(*pauses.last().unwrap()));
+            read().unwrap();
+            assert_eq!((log.health().failed_reads, log.health().read_error), (u64::from(reads), None));
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     history::Older,
     stored_event::StoredEvent,
 };
-use crate::error::Result;
+use crate::{error::Result, runtime::Clock};
 
 /// The committer appends events to the history once they are in the store.
 pub(super) struct Stored {
@@ -26,8 +26,9 @@ impl Stored {
         committer: Arc<Committer>,
         store: Arc<dyn EventStore>,
         max_payload_bytes: usize,
+        clock: Clock,
     ) -> Self {
-        let archive = Archive::new(Arc::clone(&store), max_payload_bytes);
+        let archive = Archive::new(Arc::clone(&store), max_payload_bytes, clock);
         Self { committer, archive, store }
     }
 }
@@ -81,6 +82,12 @@ impl Backing for Stored {
     }
 
     fn health(&self) -> LogHealth {
-        LogHealth { damaged_events: self.store.damaged(), ..self.committer.health() }
+        let reads = self.archive.failures();
+        LogHealth {
+            damaged_events: self.store.damaged(),
+            failed_reads: reads.count,
+            read_error: reads.reason().map(str::to_owned),
+            ..self.committer.health()
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     admission::Charge,
     code::Code,
     error::{Error, Result},
-    events::{EventLog, EventReader, GapBefore},
+    events::{EventLog, GapBefore},
     frame,
     message::{EVENT_OVERHEAD, Request, Response, encode_event},
     router::{Context, MethodError},
@@ -28,6 +28,9 @@ const WRITE_BYTES: usize = 16 * 1024;
 
 /// When a subscriber that found no place may try again: places become free as connections end.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When a subscriber may come back whose events could not be read, unless the log says.
+const READ_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves a subscription.
 pub(super) async fn stream(
@@ -58,21 +61,27 @@ pub(super) async fn stream(
         run_handler(exchange.node, ShutdownWaits::ForHandler, deadline, pin!(stopped), Box::pin(serving))
             .await
     };
-    match outcome {
+    match (outcome, ended_by) {
         // A follower comes back to another node, or later, from where it was.
-        Outcome::Returned(Ok(())) if ended_by == EndedBy::Shutdown => {
+        (Outcome::Returned(Ok(())), EndedBy::Shutdown) => {
             ExchangeResult::reset(exchange, writer, Code::SHUTTING_DOWN)
         }
+        (Outcome::Returned(Ok(())), EndedBy::FailedRead(error)) => {
+            let failed = MethodError::resource_exhausted("the events cannot be read now");
+            let failed = failed.retry_after(error.retry_after().unwrap_or(READ_RETRY_AFTER));
+            ExchangeResult::conclude(exchange, Outcome::Returned(Err(failed)), writer, Some(guard))
+        }
         // The stream broke under the events.
-        Outcome::Returned(Err(_)) => ExchangeResult::reset(exchange, writer, Code::INTERNAL),
-        outcome => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
+        (Outcome::Returned(Err(_)), _) => ExchangeResult::reset(exchange, writer, Code::INTERNAL),
+        (outcome, _) => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum EndedBy {
     LastEvent,
     Shutdown,
+    /// The next events could not be read from the log.
+    FailedRead(Error),
 }
 
 struct Subscription<'a> {
@@ -97,7 +106,10 @@ impl Subscription<'_> {
                 } else {
                     room.await
                 }
-                self.gather(&mut reader, &mut batch, &mut frames).await?;
+                match self.log.read(&mut reader, WRITE_BYTES, &mut batch).await {
+                    Ok(gap) => self.encode(gap, &mut batch, &mut frames)?,
+                    Err(error) => return Ok(EndedBy::FailedRead(error)),
+                }
                 if frames.is_empty() {
                     break;
                 }
@@ -148,14 +160,14 @@ impl Subscription<'_> {
         future::or(shutdown, future::or(published, heartbeat)).await
     }
 
-    /// Moves events from the log into frames, until they fill a write or there are no more.
-    async fn gather(
+    /// Moves events into frames, behind the gap before them.
+    fn encode(
         &self,
-        reader: &mut EventReader,
+        gap: Option<GapBefore>,
         batch: &mut Vec<(u64, Bytes)>,
         frames: &mut Vec<u8>,
     ) -> Result<()> {
-        if let Some(gap) = self.log.read(reader, WRITE_BYTES, batch).await? {
+        if let Some(gap) = gap {
             self.append(frames, &self.gap(gap))?;
         }
         self.exchange.node.counters.events_sent.add_many(batch.len());

@@ -44,6 +44,7 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         numbers.push(("events_unwritten", health.unwritten_events));
         numbers.push(("events_damaged", health.damaged_events));
         numbers.push(("event_commits_failed", health.failed_commits));
+        numbers.push(("event_reads_failed", health.failed_reads));
     }
     let mut encoder = Encoder::new(Vec::new());
     encoder.map(u64::try_from(numbers.len() + 1).unwrap_or(u64::MAX))?;

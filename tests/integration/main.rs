@@ -67,5 +67,6 @@ mod socket_errors;
 mod stats;
 mod subscribers;
 mod typed;
+mod unreadable_store;
 mod unverifiable_certificates;
 mod vectors;
