@@ -81,9 +81,9 @@ impl BatchHeader {
 impl RecordHead {
     fn encode(&self) -> [u8; RECORD_HEAD_LEN - CRC_LEN] {
         let mut bytes = [0; RECORD_HEAD_LEN - CRC_LEN];
-        let fields =
-            [&self.len.to_le_bytes()[..], &self.number.to_le_bytes(), &millis(self.published).to_le_bytes()];
-        bytes.iter_mut().zip(fields.concat()).for_each(|(to, from)| *to = from);
+        let (len, number) = (self.len.to_le_bytes(), self.number.to_le_bytes());
+        let fields = len.into_iter().chain(number).chain(millis(self.published).to_le_bytes());
+        bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         bytes
     }
 

@@ -1,6 +1,6 @@
 //! Reads events from segments.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -29,11 +29,18 @@ pub(super) struct Reader<'a> {
     wanted: u64,
     /// The number to read from next.
     next: u64,
-    /// How many events were read.
-    found: usize,
-    out: &'a mut Vec<(u64, StoredEvent)>,
+    found: Vec<FoundEvent>,
+    /// The payloads of all of them. One buffer costs less than one for each event.
+    payloads: Vec<u8>,
     /// What was found to be lost, and in which segment.
     lost: Vec<(LostEvents, String)>,
+}
+
+struct FoundEvent {
+    number: u64,
+    published: Duration,
+    /// Where it is among the payloads.
+    payload: Range<usize>,
 }
 
 /// Where numbers were when a reader asked for them.
@@ -44,17 +51,14 @@ struct Segment {
 
 /// What one read returns at most, however small the events are.
 const MAX_EVENTS: usize = 2048;
+/// The buffer of payloads begins with this size, or with what is wanted if that is less.
+const MAX_BUFFER: usize = 64 * 1024;
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(
-        disk: &'a dyn Disk,
-        epoch: u64,
-        index: &'a Mutex<Index>,
-        max_bytes: usize,
-        out: &'a mut Vec<(u64, StoredEvent)>,
-    ) -> Self {
+    pub(super) fn new(disk: &'a dyn Disk, epoch: u64, index: &'a Mutex<Index>, max_bytes: usize) -> Self {
+        let payloads = Vec::with_capacity(max_bytes.min(MAX_BUFFER));
         let wanted = to_u64(max_bytes);
-        Self { disk, epoch, index, wanted, next: 0, found: 0, out, lost: Vec::new() }
+        Self { disk, epoch, index, wanted, next: 0, found: Vec::new(), payloads, lost: Vec::new() }
     }
 
     /// Reads from this number on. Returns the number to read from next.
@@ -64,19 +68,26 @@ impl<'a> Reader<'a> {
             let Some(segment) = self.segment() else { break };
             if let Err(error) = self.read_segment(&segment) {
                 // The next call fails at this place, if it still must.
-                return if self.found > 0 { Ok(self.next) } else { Err(error) };
+                return if self.found.is_empty() { Err(error) } else { Ok(self.next) };
             }
         }
         Ok(self.next)
     }
 
-    /// What the calls so far found to be lost.
-    pub(super) fn into_lost(self) -> Vec<(LostEvents, String)> {
+    /// Puts the events that were read into `out`. Returns what was found to be lost.
+    pub(super) fn finish(mut self, out: &mut Vec<(u64, StoredEvent)>) -> Vec<(LostEvents, String)> {
+        if self.payloads.len() < self.payloads.capacity() / 2 {
+            self.payloads.shrink_to_fit();
+        }
+        let payloads = Bytes::from(self.payloads);
+        out.extend(self.found.into_iter().map(|FoundEvent { number, published, payload }| {
+            (number, StoredEvent { payload: payloads.slice(payload), published })
+        }));
         self.lost
     }
 
     fn is_full(&self) -> bool {
-        self.found > 0 && (self.wanted == 0 || self.found >= MAX_EVENTS)
+        !self.found.is_empty() && (self.wanted == 0 || self.found.len() >= MAX_EVENTS)
     }
 
     /// The segment that has the next number. `None` behind the last event.
@@ -103,7 +114,7 @@ impl<'a> Reader<'a> {
             if self.next < number || self.is_full() {
                 return Ok(());
             }
-            self.take(number, StoredEvent { payload: Bytes::copy_from_slice(payload), published });
+            self.take(number, published, payload);
             if self.is_full() || self.next == numbers.end {
                 let place = Hint { salt: header.salt, number: self.next, position: place.end };
                 lock(self.index).remember(place, hint);
@@ -124,11 +135,12 @@ impl<'a> Reader<'a> {
         Ok(header.map(|header| (file, header)))
     }
 
-    fn take(&mut self, number: u64, event: StoredEvent) {
-        self.wanted = self.wanted.saturating_sub(to_u64(event.payload.len()));
+    fn take(&mut self, number: u64, published: Duration, payload: &[u8]) {
+        self.wanted = self.wanted.saturating_sub(to_u64(payload.len()));
         self.next = number + 1;
-        self.found += 1;
-        self.out.push((number, event));
+        let start = self.payloads.len();
+        self.payloads.extend_from_slice(payload);
+        self.found.push(FoundEvent { number, published, payload: start..self.payloads.len() });
     }
 
     /// The numbers from the next one up to `end` are not in the segment. Goes on behind those that are lost.
@@ -160,7 +172,7 @@ impl<'a> Reader<'a> {
         };
         for Recent { number, event, .. } in in_memory {
             self.lose(number, segment);
-            self.take(number, event);
+            self.take(number, event.published, &event.payload);
             if self.is_full() {
                 return Ok(());
             }

@@ -32,7 +32,9 @@ use crate::{
 ///
 /// After an error of the disk, the store begins a new segment with the next batch, and so recovers when the
 /// disk does. A read that fails is repeated, block by block; a block that fails four times is damaged if the
-/// disk answers in between, and otherwise the read is an error.
+/// disk answers in between, and otherwise the read is an error. The payloads that one call of
+/// [`read`](EventStore::read) returns are in one buffer, which is freed with the last of them: a caller that
+/// keeps one for long should copy it.
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     layout: Layout,
@@ -134,9 +136,9 @@ impl EventStore for SegmentStore {
     }
 
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
-        let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, max_bytes, out);
+        let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, max_bytes);
         let next = reader.read(from);
-        let lost = reader.into_lost();
+        let lost = reader.finish(out);
         if !lost.is_empty() {
             self.report(lost);
         }

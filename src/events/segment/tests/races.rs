@@ -247,4 +247,7 @@ fn a_read_of_many_small_events_is_bounded_in_events_and_in_calls() {
     let next = store.read(1, 64 * 1024, &mut out).unwrap();
     assert_eq!((next, out.len()), (2049, 2048));
     assert!(disk.calls() - before < 10, "{} calls", disk.calls() - before);
+    let one_behind_another =
+        |pair: &[(u64, StoredEvent)]| pair[0].1.payload.as_ptr_range().end == pair[1].1.payload.as_ptr();
+    assert!(out.windows(2).all(one_behind_another), "the payloads are in one buffer");
 }
