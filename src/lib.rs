@@ -64,6 +64,7 @@
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | state names and types once | [`Method`], [`StreamingMethod`], [`NotificationMethod`], [`LogMethod`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`ResponseSink`], [`MethodError`] |
+//! | run code around every exchange | [`Router::around`], [`Exchange`], [`Next`] |
 //! | publish events | [`EventLog`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
@@ -170,9 +171,9 @@ pub use self::{
         CborError, Codec, CountedResponse, Item, JsonError, MAX_NESTING, MessageError, Notification, Request,
         Response, TraceContext,
     },
-    method::{AnyMethod, LogMethod, Method, MethodName, NotificationMethod, StreamingMethod},
+    method::{AnyMethod, LogMethod, Method, MethodKind, MethodName, NotificationMethod, StreamingMethod},
     protocol::PROTOCOL_VERSION,
-    router::{Context, MethodError, Peers, PendingPeer, Refusal, ResponseSink, Router},
+    router::{Context, Exchange, MethodError, Next, Peers, PendingPeer, Refusal, ResponseSink, Router},
     runtime::AsyncIoRuntime,
     stats::{
         ConnectionStats, ConnectionsRefused, EndpointStats, HandshakesFailed, RequestsFailed, StreamsReset,

@@ -132,6 +132,45 @@ pub struct LogMethod<T: ?Sized> {
     types: PhantomData<fn(&T)>,
 }
 
+/// What a method takes, and what it answers with: the kinds of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MethodKind {
+    /// One request, one answer.
+    Unary,
+    /// One request, any number of answers.
+    Streaming,
+    /// A request that goes on with items, one answer.
+    Items,
+    /// A request that goes on with items, any number of answers.
+    Both,
+    /// No answer.
+    Notification,
+    /// An event log.
+    Log,
+}
+
+impl MethodKind {
+    /// The word of the protocol for this kind.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::Streaming => "streaming",
+            Self::Items => "items",
+            Self::Both => "both",
+            Self::Notification => "notification",
+            Self::Log => "log",
+        }
+    }
+}
+
+impl fmt::Display for MethodKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// Stands for a [`Method`] and for a [`StreamingMethod`], where either will do: in
 /// [`Connection::request`](crate::Connection::request).
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use super::handler::HandlerFuture;
+use super::handler_future::HandlerFuture;
 use crate::{
     code::{Code, CodeClass},
     link::PeerState,

@@ -151,6 +151,10 @@ impl Context {
         wait_until(&self.inner.ended, || self.is_over()).await;
     }
 
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.inner.link
+    }
+
     /// Ends the exchange for those who hold this context when the guard is dropped.
     pub(crate) fn guard(&self) -> ExchangeGuard {
         ExchangeGuard(self.clone())

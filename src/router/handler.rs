@@ -1,14 +1,15 @@
 //! What a router keeps of a handler.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{context::Context, method_error::MethodError, response_size::ResponseSize, sink::ResponseSink};
-use crate::connection::Connection;
+use super::{
+    context::Context, handler_future::HandlerFuture, interceptor::Interceptor, method_error::MethodError,
+    response_size::ResponseSize, sink::ResponseSink,
+};
+use crate::{connection::Connection, method::MethodKind};
 
-/// The future of a handler.
-pub(crate) type HandlerFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) type Unary =
     Box<dyn Fn(Context, Bytes) -> HandlerFuture<Result<Bytes, MethodError>> + Send + Sync>;
 pub(crate) type Streaming =
@@ -20,15 +21,38 @@ pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> 
 pub(crate) struct Registration {
     pub(crate) handler: Handler,
     pub(crate) response_size: Arc<ResponseSize>,
+    /// Of the nested routers that this came with, outermost first, until the endpoint is bound.
+    pub(super) interceptors: Vec<Interceptor>,
 }
 
 impl From<Handler> for Registration {
     fn from(handler: Handler) -> Self {
-        Self { handler, response_size: Arc::default() }
+        Self { handler, response_size: Arc::default(), interceptors: Vec::new() }
+    }
+}
+
+pub(crate) struct NotificationRegistration {
+    pub(crate) handler: NotificationHandler,
+    /// As in [`Registration`].
+    pub(super) interceptors: Vec<Interceptor>,
+}
+
+impl From<NotificationHandler> for NotificationRegistration {
+    fn from(handler: NotificationHandler) -> Self {
+        Self { handler, interceptors: Vec::new() }
     }
 }
 
 pub(crate) enum Handler {
     Unary(Unary),
     Streaming(Streaming),
+}
+
+impl Handler {
+    pub(super) fn kind(&self) -> MethodKind {
+        match self {
+            Self::Unary(_) => MethodKind::Unary,
+            Self::Streaming(_) => MethodKind::Streaming,
+        }
+    }
 }

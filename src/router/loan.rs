@@ -10,7 +10,8 @@ pub(crate) struct Lender<T> {
     loan: Arc<Loan<T>>,
 }
 
-/// The side that may use the value for now, and that may outlive the loan.
+/// The side that may use the value for now, and that may outlive the loan. Its clones use the value one at a
+/// time.
 pub(crate) struct Borrower<T> {
     loan: Arc<Loan<T>>,
 }
@@ -37,6 +38,12 @@ impl<T> Lender<T> {
     /// Leaves the value to the borrower, who drops it when it next asks for it, or when it is dropped itself.
     pub(crate) fn abandon(self) {
         self.loan.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<T> Clone for Borrower<T> {
+    fn clone(&self) -> Self {
+        Self { loan: Arc::clone(&self.loan) }
     }
 }
 

@@ -48,7 +48,8 @@ impl MethodError {
     ///
     /// The caller gets the string unchanged, and assumes that the method [may have
     /// run](crate::Error::may_have_run). There is one exception: `unavailable` tells callers that the method
-    /// has not run, so only the node itself may send it. From a handler, it becomes `resource_exhausted`.
+    /// has not run. So it is for the node itself, and for interceptors that refuse the exchange. From a
+    /// handler, it becomes `resource_exhausted`.
     #[must_use]
     pub fn new(error: WireError) -> Self {
         Self { error, detail: None, retry_after: None, not_run: false }
@@ -107,12 +108,18 @@ impl MethodError {
         &self.error
     }
 
-    /// As a handler may say it.
+    /// As a handler may say it, or an interceptor.
     pub(crate) fn of_handler(self) -> Self {
         match self.error {
-            WireError::Unavailable => Self { error: WireError::ResourceExhausted, ..self },
+            WireError::Unavailable if !self.not_run => Self { error: WireError::ResourceExhausted, ..self },
             _ => self,
         }
+    }
+
+    /// For an interceptor, which must not keep what says that a handler has not run; and whether it said so.
+    pub(super) fn without_not_run(self) -> (Self, bool) {
+        let not_run = self.not_run;
+        (Self { not_run: false, ..self }, not_run)
     }
 
     /// As the caller gets it.

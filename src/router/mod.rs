@@ -1,10 +1,13 @@
 //! Methods by name, and the handlers behind them.
 
 mod accepted;
+mod around;
 mod authorize;
 mod check;
 mod context;
 mod handler;
+mod handler_future;
+mod interceptor;
 mod loan;
 mod method_error;
 mod nest;
@@ -16,11 +19,12 @@ mod sink;
 
 use std::{collections::BTreeMap, fmt};
 
-use self::authorize::Authorizer;
 pub(crate) use self::response_size::ResponseSize;
+use self::{authorize::Authorizer, handler::NotificationRegistration, interceptor::Interceptor};
 pub use self::{
     authorize::{PendingPeer, Refusal},
     context::Context,
+    interceptor::{Exchange, Next},
     method_error::MethodError,
     peers::Peers,
     sink::ResponseSink,
@@ -93,12 +97,16 @@ use crate::events::EventLog;
 #[derive(Default)]
 pub struct Router {
     methods: BTreeMap<Box<str>, Registration>,
-    notifications: BTreeMap<Box<str>, NotificationHandler>,
+    notifications: BTreeMap<Box<str>, NotificationRegistration>,
     events: Option<EventLog>,
     rules: BTreeMap<Box<str>, Peers>,
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
+    /// Outermost first.
+    interceptors: Vec<Interceptor>,
+    /// Puts the interceptors around the handlers when the endpoint is bound.
+    intercept: Option<fn(&mut Self)>,
     /// What first went wrong when a router was nested, for the check when the endpoint is bound.
     fault: Option<Box<str>>,
 }
@@ -117,6 +125,14 @@ impl Router {
         Self { events: Some(log), ..self }
     }
 
+    /// As it is served: with its interceptors around its handlers.
+    pub(crate) fn assemble(mut self) -> Self {
+        if let Some(intercept) = self.intercept {
+            intercept(&mut self);
+        }
+        self
+    }
+
     /// Whether there is a method or a notification of this name. The built-in methods are not among them.
     fn serves(&self, name: &str) -> bool {
         self.methods.contains_key(name) || self.notifications.contains_key(name)
@@ -127,7 +143,7 @@ impl Router {
     }
 
     pub(crate) fn notification_handler(&self, name: &str) -> Option<&NotificationHandler> {
-        self.notifications.get(name)
+        self.notifications.get(name).map(|registration| &registration.handler)
     }
 
     pub(crate) fn event_log(&self) -> Option<&EventLog> {
@@ -153,6 +169,8 @@ impl fmt::Debug for Router {
             default_rule,
             authorizer: _,
             on_connection: _,
+            interceptors,
+            intercept: _,
             fault: _,
         } = self;
         f.debug_struct("Router")
@@ -161,6 +179,7 @@ impl fmt::Debug for Router {
             .field("events", events)
             .field("rules", rules)
             .field("default_rule", default_rule)
+            .field("interceptors", &interceptors.len())
             .finish_non_exhaustive()
     }
 }

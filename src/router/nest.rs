@@ -14,8 +14,11 @@ impl Router {
     /// such rule, they follow the default rule of this router, as do names under the prefix that nothing
     /// serves.
     ///
+    /// Interceptors of [`around`](Self::around) in `other` run around its own methods and notifications
+    /// alone, within those of this router.
+    ///
     /// Afterwards the methods belong to this router: a later [`allow`](Self::allow) or
-    /// [`serve`](Self::serve) with a full name replaces what came from `other`.
+    /// [`serve`](Self::serve) with a full name replaces what came from `other`, its interceptors included.
     ///
     /// # Errors
     ///
@@ -65,7 +68,12 @@ impl Router {
         let fault = other.fault_of_merging(prefix).or_else(|| self.fault_of_adding(prefix, &other));
         self.fault = self.fault.or(fault);
 
-        let Self { methods, notifications, mut rules, default_rule, .. } = other;
+        let Self { mut methods, mut notifications, mut rules, default_rule, interceptors, .. } = other;
+        let own = methods.values_mut().map(|method| &mut method.interceptors);
+        for around in own.chain(notifications.values_mut().map(|method| &mut method.interceptors)) {
+            around.splice(..0, interceptors.iter().cloned());
+        }
+        self.intercept = self.intercept.or(other.intercept);
         if let Some(peers) = default_rule {
             for name in methods.keys().chain(notifications.keys()) {
                 let has_rule = rules.contains_key(name) || self.rules.contains_key(&*full_name(prefix, name));

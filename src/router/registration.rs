@@ -168,7 +168,7 @@ impl Router {
             let handler = Arc::clone(&handler);
             Box::pin(async move { handler(context, params).await })
         });
-        self.notifications.insert(name.into(), notification);
+        self.notifications.insert(name.into(), notification.into());
         self
     }
 }

@@ -9,6 +9,7 @@ use super::{loan::Borrower, response_size::ResponseSize};
 use crate::{
     admission::Charge,
     error::{Error, ErrorKind, Result},
+    link::Link,
     message::{Codec, Response},
     stream::{FrameWriter, response_frame},
     value::{self, Raw},
@@ -66,6 +67,13 @@ impl ResponseSink {
     ) -> Self {
         let results = ResultWriter { writer, codec, max_frame_len, charge, response_size };
         Self { results, values: PhantomData }
+    }
+
+    /// Another sink for the same stream.
+    pub(super) fn another(&self, link: &Link) -> Self {
+        let ResultWriter { writer, codec, max_frame_len, charge: _, response_size } = &self.results;
+        let charge = link.allowance().charge();
+        Self::new(writer.clone(), *codec, *max_frame_len, charge, Arc::clone(response_size))
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn call(
     timeout_ms: Option<u64>,
     writer: FrameWriter,
 ) -> ExchangeResult {
-    let Registration { handler, response_size } = registered;
+    let Registration { handler, response_size, .. } = registered;
     let ExchangeState { node, link, .. } = exchange;
     let limit = node.limits.handler_timeout();
     let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));

@@ -39,7 +39,7 @@ impl Node {
         security: Arc<Security>,
     ) -> Self {
         Self {
-            router,
+            router: router.assemble(),
             security,
             admission: Admission::new(Arc::clone(&limits), clock.clone()),
             drain: Arc::default(),

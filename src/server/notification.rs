@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     link::Link,
     message::{Notification, PROTOCOL_VERSION, WireError},
-    router::Context,
+    router::{Context, MethodError},
     runtime::OwnWaker,
     span::{self, record},
     stream::{DeadlineFrom, FrameReader},
@@ -303,16 +303,29 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: ShutdownWait
     });
     match run_handler(node, holds, Some(deadline), aborted, running).await {
         Outcome::Returned(Ok(())) => Ok(()),
-        Outcome::Returned(Err(error)) if *error.error() == WireError::InvalidRequest => {
-            Err(violation(node, link, &error))
-        }
-        Outcome::Returned(Err(_)) | Outcome::Panicked => {
-            tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
-            Err(Code::INTERNAL)
-        }
+        Outcome::Returned(Err(error)) => Err(refused(node, link, &error)),
+        Outcome::Panicked => Err(failed(link)),
         Outcome::GivenUp(code) => Err(code),
         Outcome::TimedOut => Err(Code::DEADLINE_EXCEEDED),
     }
+}
+
+/// The code for a notification that its handler did not take, or that an interceptor refused.
+fn refused(node: &Node, link: &Link, error: &MethodError) -> Code {
+    match error.error() {
+        WireError::InvalidRequest => violation(node, link, error),
+        WireError::PermissionDenied => {
+            node.counters.notifications_denied.add();
+            Code::IDENTITY_REJECTED
+        }
+        WireError::ResourceExhausted => Code::RATE_LIMITED,
+        _ => failed(link),
+    }
+}
+
+fn failed(link: &Link) -> Code {
+    tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
+    Code::INTERNAL
 }
 
 fn violation(node: &Node, link: &Link, fault: &dyn std::fmt::Display) -> Code {

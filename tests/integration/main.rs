@@ -44,6 +44,7 @@ mod events;
 mod exchange;
 mod frames;
 mod identity;
+mod interceptors;
 mod key_log;
 mod layers;
 mod links;

@@ -1,0 +1,171 @@
+//! Interceptors around the handlers of a router.
+
+use std::{future::Future, mem, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Router,
+    handler::{Handler, NotificationHandler, NotificationRegistration, Registration, Streaming, Unary},
+    handler_future::HandlerFuture,
+    interceptor::{Chain, Exchange, Interceptor, Next},
+    method_error::MethodError,
+};
+use crate::method::MethodKind;
+
+impl Router {
+    /// Runs this around every exchange that has a handler: requests of unary and streaming methods, and
+    /// notifications. An interceptor can measure, log, delay or refuse the exchange, and replace its answer.
+    ///
+    /// It is an async closure or function that takes the [`Exchange`] and the [`Next`], which runs the rest.
+    /// What it returns is the answer. Interceptors nest in the order in which they are added: the first is
+    /// the outermost. It does not matter whether a method is added before or after them. Those of a router
+    /// that is [nested](Self::nest) run within those of the router around it, and only for the methods that
+    /// came with their own router.
+    ///
+    /// # What it sees
+    ///
+    /// The rules of [`allow`](Self::allow), the rates of peers and a shutdown come first: an interceptor does
+    /// not see a request that they refuse, or one whose method does not exist. It sees parameters that do not
+    /// decode, as the error `invalid_request`. It does not run for the built-in methods, such as
+    /// `node.health` and `node.stream_events`: use [`allow`](Self::allow) to say who may call these.
+    ///
+    /// # The answer
+    ///
+    /// - **Unary methods**: the bytes are the payload of the one result.
+    /// - **Streaming methods**: [`Next::run`] ends when all answers have been sent, and gives no bytes. Bytes
+    ///   that the interceptor returns are sent as one further answer. An error ends the stream.
+    /// - **Notifications**: bytes are ignored. An error stops the stream of the notification, with
+    ///   IDENTITY_REJECTED for `permission_denied`, RATE_LIMITED for `resource_exhausted`,
+    ///   PROTOCOL_VIOLATION for `invalid_request`, and INTERNAL for others; what follows on the stream is not
+    ///   handled.
+    ///
+    /// If the handler has not run, the caller learns with the error that it may safely
+    /// [repeat](crate::Error::may_have_run) the request. Only then may an interceptor answer `unavailable`.
+    ///
+    /// # Time and panics
+    ///
+    /// The interceptor is a part of the exchange. The time that it takes counts towards the deadline, at
+    /// which it is dropped with the handler and the answer is `deadline_exceeded`. If it panics, the stream
+    /// is reset with INTERNAL. Like a handler, it is dropped when the caller leaves, and must not block.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Instant;
+    /// use palyra_quic::{Exchange, MethodError, Next, Router};
+    ///
+    /// let router = Router::new()
+    ///     .serve("demo.double", |_, n: u32| async move { Ok(u64::from(n) * 2) })
+    ///     .around(|exchange: Exchange, next: Next| async move {
+    ///         let began = Instant::now();
+    ///         let answer = next.run().await;
+    ///         println!("{}: {:?}, {}", exchange.method(), began.elapsed(), answer.is_ok());
+    ///         answer
+    ///     })
+    ///     .around(|exchange: Exchange, next: Next| async move {
+    ///         if exchange.params_len() > 1024 {
+    ///             return Err(MethodError::invalid_request("too many parameters"));
+    ///         }
+    ///         next.run().await
+    ///     });
+    /// # drop(router);
+    /// ```
+    #[must_use]
+    pub fn around<F, R>(mut self, interceptor: F) -> Self
+    where
+        F: Fn(Exchange, Next) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Bytes, MethodError>> + Send + 'static,
+    {
+        let interceptor: Interceptor = Arc::new(move |exchange, next| Box::pin(interceptor(exchange, next)));
+        self.interceptors.push(interceptor);
+        self.intercept = Some(intercept);
+        self
+    }
+}
+
+/// Puts the interceptors around the handlers. A router has this as a pointer, so that it is not a part of
+/// programs without interceptors.
+fn intercept(router: &mut Router) {
+    let outer = mem::take(&mut router.interceptors);
+    router.methods = mem::take(&mut router.methods)
+        .into_iter()
+        .map(|(name, Registration { handler, response_size, interceptors })| {
+            let handler = match chain(&name, handler.kind(), &outer, interceptors) {
+                Some(chain) => around_method(chain, handler),
+                None => handler,
+            };
+            (name, Registration { handler, response_size, interceptors: Vec::new() })
+        })
+        .collect();
+    router.notifications = mem::take(&mut router.notifications)
+        .into_iter()
+        .map(|(name, NotificationRegistration { handler, interceptors })| {
+            let handler = match chain(&name, MethodKind::Notification, &outer, interceptors) {
+                Some(chain) => around_notification(chain, handler),
+                None => handler,
+            };
+            (name, handler.into())
+        })
+        .collect();
+}
+
+fn chain(
+    name: &str,
+    kind: MethodKind,
+    outer: &[Interceptor],
+    mut own: Vec<Interceptor>,
+) -> Option<Arc<Chain>> {
+    own.splice(..0, outer.iter().cloned());
+    (!own.is_empty()).then(|| Chain::new(name, kind, own))
+}
+
+fn around_method(chain: Arc<Chain>, handler: Handler) -> Handler {
+    match handler {
+        Handler::Unary(handler) => Handler::Unary(around_unary(chain, handler)),
+        Handler::Streaming(handler) => Handler::Streaming(around_streaming(chain, handler)),
+    }
+}
+
+fn around_unary(chain: Arc<Chain>, handler: Unary) -> Unary {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let call = Box::new(move || handler(context_of_handler, params));
+        Box::pin(chain.run(context, params_len, call))
+    })
+}
+
+fn around_streaming(chain: Arc<Chain>, handler: Streaming) -> Streaming {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params, sink| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let mut answers = sink.another(context.link());
+        let call = Box::new(move || without_payload(handler(context_of_handler, params, sink)));
+        Box::pin(async move {
+            let answer = chain.run(context, params_len, call).await?;
+            if !answer.is_empty() {
+                answers.send_raw(answer).await?;
+            }
+            Ok(())
+        })
+    })
+}
+
+fn around_notification(chain: Arc<Chain>, handler: NotificationHandler) -> NotificationHandler {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let call = Box::new(move || without_payload(handler(context_of_handler, params)));
+        Box::pin(async move { chain.run(context, params_len, call).await.map(drop) })
+    })
+}
+
+fn without_payload(
+    handler: HandlerFuture<Result<(), MethodError>>,
+) -> HandlerFuture<Result<Bytes, MethodError>> {
+    Box::pin(async move { handler.await.map(|()| Bytes::new()) })
+}
