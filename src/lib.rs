@@ -64,6 +64,7 @@
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | state names and types once | [`Method`], [`StreamingMethod`], [`NotificationMethod`], [`LogMethod`] |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`ResponseSink`], [`MethodError`] |
+//! | limit single methods | [`Router::limits`], [`MethodLimits`] |
 //! | run code around every exchange | [`Router::around`], [`Exchange`], [`Next`] |
 //! | publish events | [`EventLog`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
@@ -173,7 +174,9 @@ pub use self::{
     },
     method::{AnyMethod, LogMethod, Method, MethodKind, MethodName, NotificationMethod, StreamingMethod},
     protocol::PROTOCOL_VERSION,
-    router::{Context, Exchange, MethodError, Next, Peers, PendingPeer, Refusal, ResponseSink, Router},
+    router::{
+        Context, Exchange, MethodError, MethodLimits, Next, Peers, PendingPeer, Refusal, ResponseSink, Router,
+    },
     runtime::AsyncIoRuntime,
     stats::{
         ConnectionStats, ConnectionsRefused, EndpointStats, HandshakesFailed, RequestsFailed, StreamsReset,

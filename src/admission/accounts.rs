@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    limits::Bucket,
+    limits::{Bucket, Rate},
     sync::{AtomicU32, Mutex, lock},
     tls::{Fingerprint, PeerIdentity},
 };
@@ -66,6 +66,11 @@ impl Account {
         let below = |open: u32| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
         Some(AccountGuard(Arc::clone(self)))
+    }
+
+    /// Counts a request, or says after how long there may be one.
+    pub(crate) fn take_request(&self, rate: Rate, now: Instant) -> Result<(), Duration> {
+        self.requests.take(rate, now)
     }
 
     fn is_forgettable(&self, now: Instant) -> bool {
@@ -143,8 +148,6 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Rate;
-
     fn address(n: u32) -> Payer {
         Payer::at(IpAddr::from(n.to_be_bytes()))
     }

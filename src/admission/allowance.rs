@@ -89,7 +89,7 @@ impl Allowance {
     pub(crate) fn take_request(&self, clock: &Clock) -> Result<(), TooMany> {
         let Some(account) = &self.account else { return Ok(()) };
         let now = clock.now();
-        account.requests.take(self.request_rate, now).map_err(|wait| {
+        account.take_request(self.request_rate, now).map_err(|wait| {
             match self.refusals.take(self.refusal_rate, now) {
                 Ok(()) => TooMany::Wait(wait),
                 Err(_) => TooMany::Enough(wait),

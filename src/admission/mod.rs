@@ -10,6 +10,7 @@ mod slots;
 mod unread_pieces;
 
 pub(crate) use self::{
+    accounts::{Accounts, Payer},
     allowance::{Allowance, TooMany},
     budget::{Charge, OpenStream},
     handshakes::{ConnectionSlot, HandshakeSlot},

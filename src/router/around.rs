@@ -1,17 +1,15 @@
-//! Interceptors around the handlers of a router.
+//! Code of the application around every exchange.
 
-use std::{future::Future, mem, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Router,
-    handler::{Handler, NotificationHandler, NotificationRegistration, Registration, Streaming, Unary},
-    handler_future::HandlerFuture,
-    interceptor::{Chain, Exchange, Interceptor, Next},
+    assemble::assemble,
+    interceptor::{Exchange, Interceptor, Next},
     method_error::MethodError,
 };
-use crate::method::MethodKind;
 
 impl Router {
     /// Runs this around every exchange that has a handler: requests of unary and streaming methods, and
@@ -27,8 +25,9 @@ impl Router {
     ///
     /// The rules of [`allow`](Self::allow), the rates of peers and a shutdown come first: an interceptor does
     /// not see a request that they refuse, or one whose method does not exist. It sees parameters that do not
-    /// decode, as the error `invalid_request`. It does not run for the built-in methods, such as
-    /// `node.health` and `node.stream_events`: use [`allow`](Self::allow) to say who may call these.
+    /// decode, as the error `invalid_request`. The limits of [`limits`](Self::limits) apply within it. It
+    /// does not run for the built-in methods, such as `node.health` and `node.stream_events`: use
+    /// [`allow`](Self::allow) to say who may call these.
     ///
     /// # The answer
     ///
@@ -79,93 +78,7 @@ impl Router {
     {
         let interceptor: Interceptor = Arc::new(move |exchange, next| Box::pin(interceptor(exchange, next)));
         self.interceptors.push(interceptor);
-        self.intercept = Some(intercept);
+        self.assemble = Some(assemble);
         self
     }
-}
-
-/// Puts the interceptors around the handlers. A router has this as a pointer, so that it is not a part of
-/// programs without interceptors.
-fn intercept(router: &mut Router) {
-    let outer = mem::take(&mut router.interceptors);
-    router.methods = mem::take(&mut router.methods)
-        .into_iter()
-        .map(|(name, Registration { handler, response_size, interceptors })| {
-            let handler = match chain(&name, handler.kind(), &outer, interceptors) {
-                Some(chain) => around_method(chain, handler),
-                None => handler,
-            };
-            (name, Registration { handler, response_size, interceptors: Vec::new() })
-        })
-        .collect();
-    router.notifications = mem::take(&mut router.notifications)
-        .into_iter()
-        .map(|(name, NotificationRegistration { handler, interceptors })| {
-            let handler = match chain(&name, MethodKind::Notification, &outer, interceptors) {
-                Some(chain) => around_notification(chain, handler),
-                None => handler,
-            };
-            (name, handler.into())
-        })
-        .collect();
-}
-
-fn chain(
-    name: &str,
-    kind: MethodKind,
-    outer: &[Interceptor],
-    mut own: Vec<Interceptor>,
-) -> Option<Arc<Chain>> {
-    own.splice(..0, outer.iter().cloned());
-    (!own.is_empty()).then(|| Chain::new(name, kind, own))
-}
-
-fn around_method(chain: Arc<Chain>, handler: Handler) -> Handler {
-    match handler {
-        Handler::Unary(handler) => Handler::Unary(around_unary(chain, handler)),
-        Handler::Streaming(handler) => Handler::Streaming(around_streaming(chain, handler)),
-    }
-}
-
-fn around_unary(chain: Arc<Chain>, handler: Unary) -> Unary {
-    let handler = Arc::new(handler);
-    Box::new(move |context, params| {
-        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
-        let (context_of_handler, params_len) = (context.clone(), params.len());
-        let call = Box::new(move || handler(context_of_handler, params));
-        Box::pin(chain.run(context, params_len, call))
-    })
-}
-
-fn around_streaming(chain: Arc<Chain>, handler: Streaming) -> Streaming {
-    let handler = Arc::new(handler);
-    Box::new(move |context, params, sink| {
-        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
-        let (context_of_handler, params_len) = (context.clone(), params.len());
-        let mut answers = sink.another(context.link());
-        let call = Box::new(move || without_payload(handler(context_of_handler, params, sink)));
-        Box::pin(async move {
-            let answer = chain.run(context, params_len, call).await?;
-            if !answer.is_empty() {
-                answers.send_raw(answer).await?;
-            }
-            Ok(())
-        })
-    })
-}
-
-fn around_notification(chain: Arc<Chain>, handler: NotificationHandler) -> NotificationHandler {
-    let handler = Arc::new(handler);
-    Box::new(move |context, params| {
-        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
-        let (context_of_handler, params_len) = (context.clone(), params.len());
-        let call = Box::new(move || without_payload(handler(context_of_handler, params)));
-        Box::pin(async move { chain.run(context, params_len, call).await.map(drop) })
-    })
-}
-
-fn without_payload(
-    handler: HandlerFuture<Result<(), MethodError>>,
-) -> HandlerFuture<Result<Bytes, MethodError>> {
-    Box::pin(async move { handler.await.map(|()| Bytes::new()) })
 }

@@ -15,6 +15,11 @@ impl Router {
             return Err(Error::invalid_config(&**fault));
         }
         self.check_rules()?;
+        if let Some(name) = self.limited_without_method() {
+            return Err(Error::invalid_config(format!(
+                "limits are for a method that is not served: {name:?}"
+            )));
+        }
         for name in self.methods.keys().chain(self.notifications.keys()) {
             if !is_method_len(name.len()) {
                 return Err(Error::invalid_config(format!(
@@ -35,6 +40,11 @@ impl Router {
             )));
         }
         Ok(())
+    }
+
+    /// What has limits and is no method.
+    pub(super) fn limited_without_method(&self) -> Option<&str> {
+        self.limits.keys().map(|name| &**name).find(|name| !self.methods.contains_key(*name))
     }
 
     fn check_rules(&self) -> Result<()> {

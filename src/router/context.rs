@@ -118,7 +118,8 @@ impl Context {
     }
 
     /// When the handler will be dropped, on the clock of the endpoint's runtime: the lower of the caller's
-    /// `timeout_ms` and the node's `handler_timeout`. `Some` in every method and notification.
+    /// `timeout_ms` and the `handler_timeout` of the node, or of the method if it has
+    /// [one](crate::MethodLimits::handler_timeout). `Some` in every method and notification.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.inner.deadline

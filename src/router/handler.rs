@@ -1,6 +1,6 @@
 //! What a router keeps of a handler.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -21,13 +21,15 @@ pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> 
 pub(crate) struct Registration {
     pub(crate) handler: Handler,
     pub(crate) response_size: Arc<ResponseSize>,
+    /// Instead of the node's `handler_timeout`.
+    pub(crate) timeout: Option<Duration>,
     /// Of the nested routers that this came with, outermost first, until the endpoint is bound.
     pub(super) interceptors: Vec<Interceptor>,
 }
 
 impl From<Handler> for Registration {
     fn from(handler: Handler) -> Self {
-        Self { handler, response_size: Arc::default(), interceptors: Vec::new() }
+        Self { handler, response_size: Arc::default(), timeout: None, interceptors: Vec::new() }
     }
 }
 

@@ -2,14 +2,17 @@
 
 mod accepted;
 mod around;
+mod assemble;
 mod authorize;
 mod check;
 mod context;
 mod handler;
 mod handler_future;
 mod interceptor;
+mod limited;
 mod loan;
 mod method_error;
+mod method_limits;
 mod nest;
 mod peers;
 mod registration;
@@ -26,6 +29,7 @@ pub use self::{
     context::Context,
     interceptor::{Exchange, Next},
     method_error::MethodError,
+    method_limits::MethodLimits,
     peers::Peers,
     sink::ResponseSink,
 };
@@ -105,8 +109,9 @@ pub struct Router {
     on_connection: Option<ConnectionHandler>,
     /// Outermost first.
     interceptors: Vec<Interceptor>,
-    /// Puts the interceptors around the handlers when the endpoint is bound.
-    intercept: Option<fn(&mut Self)>,
+    limits: BTreeMap<Box<str>, MethodLimits>,
+    /// Puts interceptors and limits around the handlers when the endpoint is bound.
+    assemble: Option<fn(&mut Self)>,
     /// What first went wrong when a router was nested, for the check when the endpoint is bound.
     fault: Option<Box<str>>,
 }
@@ -125,10 +130,10 @@ impl Router {
         Self { events: Some(log), ..self }
     }
 
-    /// As it is served: with its interceptors around its handlers.
+    /// As it is served: with its interceptors and limits around its handlers.
     pub(crate) fn assemble(mut self) -> Self {
-        if let Some(intercept) = self.intercept {
-            intercept(&mut self);
+        if let Some(assemble) = self.assemble {
+            assemble(&mut self);
         }
         self
     }
@@ -170,7 +175,8 @@ impl fmt::Debug for Router {
             authorizer: _,
             on_connection: _,
             interceptors,
-            intercept: _,
+            limits,
+            assemble: _,
             fault: _,
         } = self;
         f.debug_struct("Router")
@@ -180,6 +186,7 @@ impl fmt::Debug for Router {
             .field("rules", rules)
             .field("default_rule", default_rule)
             .field("interceptors", &interceptors.len())
+            .field("limits", limits)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,8 @@ impl Router {
     /// Adds what `other` serves, under names that begin with `prefix` and a dot: with the prefix `demo`, its
     /// method `add` becomes `demo.add`. A nested router may contain nested routers: `demo.math.add`.
     ///
-    /// Methods, notifications and the rules of [`allow`](Self::allow) get the prefix. If `other` has a rule
+    /// Methods, notifications, the rules of [`allow`](Self::allow) and the limits of
+    /// [`limits`](Self::limits) get the prefix. If `other` has a rule
     /// of [`allow_by_default`](Self::allow_by_default), that becomes the rule of each of its methods and
     /// notifications without a rule, be it in `other` or, by the full name, in this router. If it has no
     /// such rule, they follow the default rule of this router, as do names under the prefix that nothing
@@ -27,8 +28,8 @@ impl Router {
     /// - the prefix is empty, or begins or ends with a dot;
     /// - a full name is longer than 128 bytes or starts with `node.`, or a name in `other` is empty;
     /// - this router already serves a method or a notification with such a full name;
-    /// - both routers have a rule of [`allow`](Self::allow) for a method;
-    /// - `other` has a rule for a method that it does not serve, a built-in one included;
+    /// - both routers have a rule of [`allow`](Self::allow), or limits, for a method;
+    /// - `other` has a rule or limits for a method that it does not serve, a built-in one included;
     /// - `other` has a log of [`events`](Self::events), or uses [`authorize`](Self::authorize) or
     ///   [`on_connection`](Self::on_connection). A node has one of each: set it on the outermost router.
     ///
@@ -68,12 +69,21 @@ impl Router {
         let fault = other.fault_of_merging(prefix).or_else(|| self.fault_of_adding(prefix, &other));
         self.fault = self.fault.or(fault);
 
-        let Self { mut methods, mut notifications, mut rules, default_rule, interceptors, .. } = other;
+        let Self {
+            mut methods,
+            mut notifications,
+            mut rules,
+            default_rule,
+            interceptors,
+            limits,
+            assemble,
+            ..
+        } = other;
         let own = methods.values_mut().map(|method| &mut method.interceptors);
         for around in own.chain(notifications.values_mut().map(|method| &mut method.interceptors)) {
             around.splice(..0, interceptors.iter().cloned());
         }
-        self.intercept = self.intercept.or(other.intercept);
+        self.assemble = self.assemble.or(assemble);
         if let Some(peers) = default_rule {
             for name in methods.keys().chain(notifications.keys()) {
                 let has_rule = rules.contains_key(name) || self.rules.contains_key(&*full_name(prefix, name));
@@ -85,6 +95,7 @@ impl Router {
         self.methods.extend(prefixed(prefix, methods));
         self.notifications.extend(prefixed(prefix, notifications));
         self.rules.extend(prefixed(prefix, rules));
+        self.limits.extend(prefixed(prefix, limits));
         self
     }
 
@@ -111,10 +122,11 @@ impl Router {
         if self.serves("") {
             return Some(format!("a method of the router under {prefix:?} has no name").into());
         }
-        let stray = self.rules.keys().find(|name| !self.serves(name))?;
+        let stray = self.rules.keys().find(|name| !self.serves(name)).map(|name| ("a rule", &**name));
+        let (what, stray) = stray.or_else(|| Some(("a limit", self.limited_without_method()?)))?;
         Some(
             format!(
-                "a rule of the router under {prefix:?} is for a method that it does not serve: {stray:?}"
+                "{what} of the router under {prefix:?} is for a method that it does not serve: {stray:?}"
             )
             .into(),
         )
@@ -128,8 +140,12 @@ impl Router {
             return Some(format!("two routers serve {name:?}").into());
         }
         let ruled = other.rules.keys().map(|name| full_name(prefix, name));
-        let twice = ruled.into_iter().find(|name| self.rules.contains_key(&**name))?;
-        Some(format!("two routers have a rule for {twice:?}").into())
+        if let Some(twice) = ruled.into_iter().find(|name| self.rules.contains_key(&**name)) {
+            return Some(format!("two routers have a rule for {twice:?}").into());
+        }
+        let limited = other.limits.keys().map(|name| full_name(prefix, name));
+        let twice = limited.into_iter().find(|name| self.limits.contains_key(&**name))?;
+        Some(format!("two routers have limits for {twice:?}").into())
     }
 }
 

@@ -33,9 +33,9 @@ pub(super) async fn call(
     timeout_ms: Option<u64>,
     writer: FrameWriter,
 ) -> ExchangeResult {
-    let Registration { handler, response_size, .. } = registered;
+    let Registration { handler, response_size, timeout, .. } = registered;
     let ExchangeState { node, link, .. } = exchange;
-    let limit = node.limits.handler_timeout();
+    let limit = timeout.unwrap_or(node.limits.handler_timeout());
     let limit = timeout_ms.map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
     let deadline = Clock::after(exchange.began, limit);
     // No response can reach the caller in time. So a handler does not start: a peer that cancels calls which

@@ -65,6 +65,11 @@ pub(crate) fn client_tls() -> ClientTls {
     ClientTls::new(pki().authority.trust()).identity(pki().client.identity())
 }
 
+/// Issued what the hosts show.
+pub(crate) fn authority() -> &'static CertificateAuthority {
+    &pki().authority
+}
+
 /// What [`client_tls`] shows.
 pub(crate) fn client_identity() -> &'static IssuedCertificate {
     &pki().client

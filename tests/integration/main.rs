@@ -49,6 +49,7 @@ mod key_log;
 mod layers;
 mod links;
 mod may_have_run;
+mod method_limits;
 mod nesting;
 mod notifications;
 mod paths;

@@ -1,0 +1,111 @@
+//! Puts interceptors and limits around the handlers of a router.
+
+use std::{mem, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Router,
+    handler::{Handler, NotificationHandler, NotificationRegistration, Registration, Streaming, Unary},
+    handler_future::HandlerFuture,
+    interceptor::{Chain, Interceptor},
+    method_error::MethodError,
+};
+use crate::method::MethodKind;
+
+/// Puts interceptors and limits around the handlers. A router has this as a pointer, so that it is not a part
+/// of programs without both.
+pub(super) fn assemble(router: &mut Router) {
+    let limits = mem::take(&mut router.limits);
+    let outer = mem::take(&mut router.interceptors);
+    router.methods = mem::take(&mut router.methods)
+        .into_iter()
+        .map(|(name, mut registration)| {
+            if let Some(limits) = limits.get(&name) {
+                registration.timeout = limits.timeout();
+                registration.interceptors.extend(limits.interceptor());
+            }
+            let registration = around_registration(&name, &outer, registration);
+            (name, registration)
+        })
+        .collect();
+    router.notifications = mem::take(&mut router.notifications)
+        .into_iter()
+        .map(|(name, NotificationRegistration { handler, interceptors })| {
+            let handler = match chain(&name, MethodKind::Notification, &outer, interceptors) {
+                Some(chain) => around_notification(chain, handler),
+                None => handler,
+            };
+            (name, handler.into())
+        })
+        .collect();
+}
+
+fn around_registration(name: &str, outer: &[Interceptor], registration: Registration) -> Registration {
+    let Registration { handler, response_size, timeout, interceptors } = registration;
+    let handler = match chain(name, handler.kind(), outer, interceptors) {
+        Some(chain) => around_method(chain, handler),
+        None => handler,
+    };
+    Registration { handler, response_size, timeout, interceptors: Vec::new() }
+}
+
+fn chain(
+    name: &str,
+    kind: MethodKind,
+    outer: &[Interceptor],
+    mut own: Vec<Interceptor>,
+) -> Option<Arc<Chain>> {
+    own.splice(..0, outer.iter().cloned());
+    (!own.is_empty()).then(|| Chain::new(name, kind, own))
+}
+
+fn around_method(chain: Arc<Chain>, handler: Handler) -> Handler {
+    match handler {
+        Handler::Unary(handler) => Handler::Unary(around_unary(chain, handler)),
+        Handler::Streaming(handler) => Handler::Streaming(around_streaming(chain, handler)),
+    }
+}
+
+fn around_unary(chain: Arc<Chain>, handler: Unary) -> Unary {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let call = Box::new(move || handler(context_of_handler, params));
+        Box::pin(chain.run(context, params_len, call))
+    })
+}
+
+fn around_streaming(chain: Arc<Chain>, handler: Streaming) -> Streaming {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params, sink| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let mut answers = sink.another(context.link());
+        let call = Box::new(move || without_payload(handler(context_of_handler, params, sink)));
+        Box::pin(async move {
+            let answer = chain.run(context, params_len, call).await?;
+            if !answer.is_empty() {
+                answers.send_raw(answer).await?;
+            }
+            Ok(())
+        })
+    })
+}
+
+fn around_notification(chain: Arc<Chain>, handler: NotificationHandler) -> NotificationHandler {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let call = Box::new(move || without_payload(handler(context_of_handler, params)));
+        Box::pin(async move { chain.run(context, params_len, call).await.map(drop) })
+    })
+}
+
+fn without_payload(
+    handler: HandlerFuture<Result<(), MethodError>>,
+) -> HandlerFuture<Result<Bytes, MethodError>> {
+    Box::pin(async move { handler.await.map(|()| Bytes::new()) })
+}
