@@ -19,6 +19,7 @@ type Sources = &'static [(&'static str, &'static str)];
 const OF_SHUTTLE: Sources = &[
     ("../src/sync.rs", "sync.rs"),
     ("../src/drain.rs", "drain.rs"),
+    ("../src/handoff.rs", "handoff.rs"),
     ("../src/admission", "admission"),
     ("../src/events/history.rs", "events/history.rs"),
     ("../src/events/ring.rs", "events/ring.rs"),

@@ -126,6 +126,21 @@ pub(crate) const SHUTTLE: &[Plant] = &[
         file: "src/router/loan.rs",
         changes: &[("            *value = None;\n", "")],
     },
+    Plant {
+        name: "wants_work_and_tells_nobody",
+        case: "handoff",
+        file: "src/handoff.rs",
+        changes: &[("        worker.into_iter().for_each(Waker::wake);\n", "")],
+    },
+    Plant {
+        name: "finishes_work_and_tells_nobody",
+        case: "handoff",
+        file: "src/handoff.rs",
+        changes: &[(
+            "            state.progress = Progress::Done(result);\n            state.wake();\n",
+            "            state.progress = Progress::Done(result);\n",
+        )],
+    },
 ];
 
 pub(crate) const LOOM: &[Plant] = &[

@@ -147,6 +147,7 @@ mod tests {
             | ErrorKind::Closed
             | ErrorKind::DeadlineExceeded
             | ErrorKind::Exhausted
+            | ErrorKind::Intercepted
             | ErrorKind::ConnectionLost
             | ErrorKind::PinMismatch
             | ErrorKind::PeerCertificate
@@ -174,6 +175,7 @@ mod tests {
             ErrorKind::Closed,
             ErrorKind::DeadlineExceeded,
             ErrorKind::Exhausted,
+            ErrorKind::Intercepted,
             ErrorKind::HandshakeTimeout,
             ErrorKind::ConnectionLost,
             ErrorKind::PinMismatch,

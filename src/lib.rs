@@ -66,6 +66,7 @@
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`ResponseSink`], [`MethodError`] |
 //! | limit single methods | [`Router::limits`], [`MethodLimits`] |
 //! | run code around every exchange | [`Router::around`], [`Exchange`], [`Next`] |
+//! | run code around every call | [`EndpointBuilder::around_calls`], [`OutgoingCall`], [`NextCall`] |
 //! | publish events | [`EventLog`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
@@ -113,6 +114,7 @@
 
 mod address;
 mod admission;
+mod call_interceptor;
 #[cfg(feature = "cert")]
 mod cert;
 mod client;
@@ -127,6 +129,7 @@ mod error;
 mod events;
 mod fallback;
 mod frame;
+mod handoff;
 mod limits;
 mod link;
 mod message;
@@ -160,6 +163,7 @@ pub use self::events::{CursorStore, LostEvents, SegmentOptions, SegmentStore};
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 pub use self::{
+    call_interceptor::{NextCall, OutgoingCall},
     client::{Backoff, Client, ClientBuilder, ClientCall, Subscribe, Subscription, SubscriptionItem},
     code::{Code, CodeClass},
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},

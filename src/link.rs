@@ -20,6 +20,7 @@ use tracing::Span;
 use crate::{
     address::canonical,
     admission::Allowance,
+    call_interceptor::CallInterceptors,
     close_state::CloseState,
     code::Code,
     drain::{Drain, Phase},
@@ -54,6 +55,7 @@ pub(crate) struct Link {
     answered: AtomicBool,
     /// The end of the endpoint.
     close_state: Arc<CloseState>,
+    call_interceptors: CallInterceptors,
     span: Span,
 }
 
@@ -109,8 +111,18 @@ impl Link {
             json_only: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             close_state,
+            call_interceptors: CallInterceptors::default(),
             span,
         }
+    }
+
+    /// Puts these around the calls of this side.
+    pub(crate) fn with_call_interceptors(self, call_interceptors: &CallInterceptors) -> Self {
+        Self { call_interceptors: call_interceptors.clone(), ..self }
+    }
+
+    pub(crate) fn call_interceptors(&self) -> &CallInterceptors {
+        &self.call_interceptors
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Connection {

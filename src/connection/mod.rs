@@ -4,6 +4,7 @@ mod answer;
 mod call;
 mod events;
 mod health;
+mod intercepted;
 mod notify;
 mod outgoing;
 mod reader;

@@ -1,18 +1,18 @@
 //! Notifications: sent, and not answered.
 
-use std::fmt;
+use std::{fmt, mem, sync::Arc};
 
 use bytes::Bytes;
 use minicbor::Encode;
 
-use super::Connection;
+use super::{Connection, intercepted::Intercepted};
 use crate::{
     code::Code,
     error::{Error, ErrorKind, Result},
     frame,
     link::{Link, OutstandingGuard},
     message::{Codec, Notification},
-    method::{MethodName, NotificationMethod},
+    method::{MethodKind, MethodName, NotificationMethod},
     stream::FrameWriter,
     value,
 };
@@ -48,10 +48,24 @@ impl Connection {
     ///
     /// As for [`notify`](Self::notify).
     pub async fn notify_raw(&self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
-        let method = method.as_ref();
+        let (method, mut params) = (method.as_ref(), params.into());
+        if !self.link().call_interceptors().is_empty() {
+            return Box::pin(self.notify_intercepted(method, params)).await;
+        }
+        self.notify_now(method, &mut params).await
+    }
+
+    async fn notify_intercepted(&self, method: &str, mut params: Bytes) -> Result<()> {
+        let intercepted = interceptors(self.link(), method, &params);
+        let sent = intercepted.notification(self.notify_now(method, &mut params)).await;
+        sent.map_err(|error| self.link().name(error, method))
+    }
+
+    /// By reference, since what a future takes by value it has twice.
+    async fn notify_now(&self, method: &str, params: &mut Bytes) -> Result<()> {
         let _sending = OutstandingGuard::new(self.link());
         let mut notifier = self.notifier().await.map_err(|error| error.of_method(method))?;
-        notifier.send_raw(method, params).await?;
+        notifier.send_now(method, params).await?;
         let Notifier { mut writer, .. } = notifier;
         writer.finish();
         self.link().outstanding().keep(writer);
@@ -71,6 +85,10 @@ impl Connection {
         let writer = FrameWriter::new(stream, Code::CANCELLED);
         Ok(Notifier { connection: self.clone(), writer, codec: Codec::Cbor })
     }
+}
+
+fn interceptors<'a>(link: &'a Arc<Link>, method: &str, params: &Bytes) -> Intercepted<'a> {
+    Intercepted::new(link, MethodKind::Notification, method, Some(params), None)
 }
 
 /// A node of the tokio implementation acknowledges as many streams of notifications as it allows, and reads
@@ -126,11 +144,24 @@ impl Notifier {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_raw(&mut self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
-        let method = method.as_ref();
+        let (method, mut params) = (method.as_ref(), params.into());
+        if !self.connection.link().call_interceptors().is_empty() {
+            return Box::pin(self.send_intercepted(method, params)).await;
+        }
+        self.send_now(method, &mut params).await
+    }
+
+    async fn send_intercepted(&mut self, method: &str, mut params: Bytes) -> Result<()> {
+        let link = Arc::clone(self.connection.link());
+        let intercepted = interceptors(&link, method, &params);
+        let sent = intercepted.notification(self.send_now(method, &mut params)).await;
+        sent.map_err(|error| link.name(error, method))
+    }
+
+    async fn send_now(&mut self, method: &str, params: &mut Bytes) -> Result<()> {
         check_peer_reads(self.connection.link())?;
-        let params = params.into();
         let mut notification = Notification::new(method);
-        notification.params = (!params.is_empty()).then_some(params);
+        notification.params = (!params.is_empty()).then(|| mem::take(params));
         let max = self.connection.link().limits().max_frame_len();
         let link = self.connection.link();
         let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from));

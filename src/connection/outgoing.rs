@@ -13,6 +13,7 @@ use tracing::{Instrument, Span};
 use super::{
     Connection,
     answer::{Deadline, read, record_end, remote_error, timed_out, violated},
+    intercepted::Intercepted,
     reader::ResponseReader,
     responses::Responses,
 };
@@ -22,6 +23,7 @@ use crate::{
     frame,
     link::OutstandingGuard,
     message::{Codec, Request, Response},
+    method::MethodKind,
     span::{self, record},
     stream::{FrameReader, FrameWriter},
 };
@@ -63,13 +65,41 @@ impl OutgoingRequest {
         self.tell_timeout();
         let span = self.span(connection);
         // Pinned, because what is brought along is moved.
-        let exchange = pin!(self.exchange(connection, &span));
-        let outcome = exchange.instrument(span.clone()).await;
+        let outcome = if !connection.link().call_interceptors().is_empty() {
+            Box::pin(self.intercepted(connection, &span)).instrument(span.clone()).await
+        } else {
+            let exchange = pin!(self.exchange(connection, &span));
+            exchange.instrument(span.clone()).await
+        };
         record_end(&span, outcome.as_ref().err());
         match outcome {
             Err(error) => Err(self.name(connection, error)),
             answered => answered,
         }
+    }
+
+    /// The exchange, within interceptors.
+    async fn intercepted(&self, connection: &Connection, span: &Span) -> Result<Response> {
+        let intercepted = self.interceptors(connection, MethodKind::Unary);
+        let deadline = intercepted.deadline();
+        let exchange = async { self.with_time_left(connection, deadline).exchange(connection, span).await };
+        intercepted.answer(exchange).await
+    }
+
+    /// The interceptors around this, and what they see of it.
+    fn interceptors<'a>(&self, connection: &'a Connection, kind: MethodKind) -> Intercepted<'a> {
+        let Request { method, params, .. } = &self.request;
+        let deadline = self.timeout.map(|timeout| connection.link().clock().deadline(timeout));
+        Intercepted::new(connection.link(), kind, method, params.as_ref(), deadline)
+    }
+
+    /// The same request after its interceptors have taken some of its time.
+    fn with_time_left(&self, connection: &Connection, deadline: Deadline) -> Self {
+        let now = connection.link().clock().now();
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let mut request = Self { timeout, ..self.clone() };
+        request.tell_timeout();
+        request
     }
 
     async fn exchange(&self, connection: &Connection, span: &Span) -> Result<Response> {
@@ -106,6 +136,21 @@ impl OutgoingRequest {
 
     /// Sends the request, and gives what reads the answers. Where that succeeds, the request is used up.
     pub(crate) async fn stream<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
+        if !connection.link().call_interceptors().is_empty() {
+            return Box::pin(self.stream_intercepted(connection)).await;
+        }
+        self.stream_now(connection).await
+    }
+
+    async fn stream_intercepted<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
+        let intercepted = self.interceptors(connection, MethodKind::Streaming);
+        let deadline = intercepted.deadline();
+        let open = async { self.with_time_left(connection, deadline).stream_now(connection).await };
+        let opened = intercepted.stream(open).await;
+        opened.map_err(|error| self.name(connection, error))
+    }
+
+    async fn stream_now<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
         self.tell_timeout();
         // Those who follow something do so until they are told to stop, or the node shuts down.
         let outstanding = (!self.request.follow).then(|| OutstandingGuard::new(connection.link()));

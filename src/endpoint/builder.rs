@@ -6,12 +6,13 @@ use std::{
 };
 
 use fastrand::Rng;
-use quinn::{AsyncUdpSocket, Runtime, ServerConfig};
+use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig};
 use rustls::KeyLog;
 
 use super::{Endpoint, Inner, dialled::DialledConnections, resolve::Resolver};
 use crate::{
     address::{Families, SocketReach},
+    call_interceptor::CallInterceptors,
     close_state::{Cause, OpenEndpoint},
     error::{Error, Result},
     limits::{PeerStreams, TransportLimits},
@@ -51,6 +52,7 @@ pub struct EndpointBuilder {
     key_log: Option<KeyLogger>,
     router: Option<Router>,
     recorder: Recorder,
+    pub(super) call_interceptors: CallInterceptors,
 }
 
 impl EndpointBuilder {
@@ -240,8 +242,8 @@ impl EndpointBuilder {
         families: Families,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
-        let Self { runtime: _, limits, server, client, wall_clock, restart_key, key_log, router, recorder } =
-            self;
+        let call_interceptors = self.call_interceptors.clone();
+        let Self { limits, server, client, wall_clock, restart_key, key_log, router, recorder, .. } = self;
         let dialled_peer_streams =
             if router.is_some() { PeerStreams::Accepted } else { PeerStreams::Refused };
         let router = router.unwrap_or_default();
@@ -249,10 +251,7 @@ impl EndpointBuilder {
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
         let reach = SocketReach::of(address, families);
-        let by_identity = || server.as_ref()?.endpoint_config(address);
-        let by_key = |key: RestartKey| key.endpoint_config(address);
-        let mut config = restart_key.map_or_else(by_identity, by_key).unwrap_or_default();
-        config.rng_seed(seed).supported_versions(vec![QUIC_V1]);
+        let config = endpoint_config(server.as_ref(), restart_key, address, seed);
         let max_datagram_len = config.get_max_udp_payload_size().min(MAX_UDP_PAYLOAD);
         let max_datagram_len = usize::try_from(max_datagram_len).unwrap_or(usize::MAX);
         let socket = Arc::new(EndpointSocket::new(socket, Arc::clone(&runtime), max_datagram_len)?);
@@ -269,7 +268,8 @@ impl EndpointBuilder {
         if clock.is_runtime_dropped() {
             return Err(runtime_is_gone());
         }
-        let node = Arc::new(Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security)));
+        let node = Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security));
+        let node = Arc::new(node.with_call_interceptors(call_interceptors));
         if let Some(server) = server {
             let recorder = recorder.clone();
             let (node_of_task, socket) = (Arc::clone(&node), Arc::clone(&health));
@@ -293,6 +293,19 @@ impl EndpointBuilder {
         });
         Ok(Endpoint { inner })
     }
+}
+
+fn endpoint_config(
+    server: Option<&ServerTls>,
+    restart_key: Option<RestartKey>,
+    address: SocketAddr,
+    seed: Option<[u8; 32]>,
+) -> EndpointConfig {
+    let by_identity = || server?.endpoint_config(address);
+    let by_key = |key: RestartKey| key.endpoint_config(address);
+    let mut config = restart_key.map_or_else(by_identity, by_key).unwrap_or_default();
+    config.rng_seed(seed).supported_versions(vec![QUIC_V1]);
+    config
 }
 
 fn rng(seed: Option<[u8; 32]>) -> Rng {

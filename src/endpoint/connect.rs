@@ -219,7 +219,8 @@ impl Endpoint {
             until,
         };
         let link = dial(dialler, security, address, name).await.map_err(|error| error.at(address));
-        let link = Arc::new(link.inspect_err(|error| node.counters().dials_failed.count(error))?);
+        let link = link.inspect_err(|error| node.counters().dials_failed.count(error))?;
+        let link = Arc::new(link.with_call_interceptors(node.call_interceptors()));
         // Counted before the look, so that a shutdown which is not seen here waits for the task.
         let task = node.drain().task();
         if node.drain().has_reached(Phase::Closing) {

@@ -1,5 +1,6 @@
 //! One UDP socket that dials, accepts, or both.
 
+mod around_calls;
 mod builder;
 mod connect;
 mod connections;

@@ -95,6 +95,7 @@ fn is_answer(kind: &ErrorKind) -> bool {
         | ErrorKind::Closed
         | ErrorKind::DeadlineExceeded
         | ErrorKind::Exhausted
+        | ErrorKind::Intercepted
         | ErrorKind::HandshakeTimeout => false,
         ErrorKind::ConnectionLost
         | ErrorKind::PinMismatch

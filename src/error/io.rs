@@ -38,6 +38,7 @@ fn io_kind(error: &Error) -> io::ErrorKind {
         ErrorKind::Closed => Io::NotConnected,
         ErrorKind::DeadlineExceeded | ErrorKind::HandshakeTimeout => Io::TimedOut,
         ErrorKind::Exhausted => Io::WouldBlock,
+        ErrorKind::Intercepted => Io::Other,
         ErrorKind::ConnectionLost => Io::ConnectionAborted,
         ErrorKind::PinMismatch | ErrorKind::PeerCertificate | ErrorKind::CertificateRefused => {
             Io::PermissionDenied

@@ -29,6 +29,8 @@ pub enum ErrorKind {
     DeadlineExceeded,
     /// A bound of this side is reached; there may be room again later.
     Exhausted,
+    /// An [interceptor](crate::EndpointBuilder::around_calls) of this side did not let the call pass.
+    Intercepted,
 
     // On the way.
     /// No handshake within `handshake_timeout`: the peer is away, or UDP is blocked. Where the system did not
@@ -83,6 +85,7 @@ impl fmt::Display for ErrorKind {
             Self::Closed => "closed by this side",
             Self::DeadlineExceeded => "deadline exceeded",
             Self::Exhausted => "no room",
+            Self::Intercepted => "intercepted by this side",
             Self::HandshakeTimeout => "handshake timed out",
             Self::ConnectionLost => "connection lost",
             Self::PinMismatch => "pin mismatch",

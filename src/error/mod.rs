@@ -116,6 +116,12 @@ impl Error {
         self
     }
 
+    /// Remembers that nothing of the request had left, whichever other request the error is of.
+    pub(crate) fn before_request(mut self) -> Self {
+        self.0.request = Progress::NotSent;
+        self
+    }
+
     /// Remembers that the request had left.
     pub(crate) fn after_request(mut self) -> Self {
         if self.0.request == Progress::NotSent {
@@ -287,6 +293,7 @@ impl Error {
             ErrorKind::InvalidConfig
             | ErrorKind::MessageTooLarge
             | ErrorKind::Codec
+            | ErrorKind::Intercepted
             | ErrorKind::PinMismatch
             | ErrorKind::PeerCertificate
             | ErrorKind::CertificateRefused

@@ -199,7 +199,8 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 Arc::clone(&node.close_state),
                 report.take_path(),
                 |peer, address| node.admission.accepted(peer, address),
-            );
+            )
+            .with_call_interceptors(node.call_interceptors());
             if let Some(doubt) = report.inconclusive() {
                 link.close(Code::INTERNAL, doubt.explanation().unwrap_or_default());
                 node.warn_of_doubt(&link, &doubt);

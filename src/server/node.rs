@@ -7,9 +7,9 @@ use std::{
 
 use super::unread_watch::UnreadWatch;
 use crate::{
-    admission::Admission, close_state::CloseState, code::Code, drain::Drain, error::Error, events::EventLog,
-    limits::TransportLimits, link::Link, router::Router, runtime::Clock, stats::Counters,
-    stream::FrameWriter, sync::lock, tls::Security,
+    admission::Admission, call_interceptor::CallInterceptors, close_state::CloseState, code::Code,
+    drain::Drain, error::Error, events::EventLog, limits::TransportLimits, link::Link, router::Router,
+    runtime::Clock, stats::Counters, stream::FrameWriter, sync::lock, tls::Security,
 };
 
 /// The least time between two warnings that peers can cause.
@@ -26,6 +26,7 @@ pub(crate) struct Node {
     pub(super) drain: Arc<Drain>,
     pub(super) counters: Counters,
     pub(super) close_state: Arc<CloseState>,
+    call_interceptors: CallInterceptors,
     pub(super) started: Instant,
     warned_of_doubt: Mutex<Option<Instant>>,
     pub(super) watched: UnreadWatch,
@@ -45,6 +46,7 @@ impl Node {
             drain: Arc::default(),
             counters: Counters::default(),
             close_state: Arc::default(),
+            call_interceptors: CallInterceptors::default(),
             started: clock.now(),
             warned_of_doubt: Mutex::default(),
             watched: UnreadWatch::default(),
@@ -74,6 +76,16 @@ impl Node {
     /// The end of the endpoint.
     pub(crate) fn close_state(&self) -> &Arc<CloseState> {
         &self.close_state
+    }
+
+    /// Puts these around the calls of this node.
+    pub(crate) fn with_call_interceptors(self, call_interceptors: CallInterceptors) -> Self {
+        Self { call_interceptors, ..self }
+    }
+
+    /// What is around the calls of this node.
+    pub(crate) fn call_interceptors(&self) -> &CallInterceptors {
+        &self.call_interceptors
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -27,7 +27,10 @@ const LAYERS: [(&[&str], &str); 16] = [
     (&["server/"], "accepts connections and serves them; `dispatch.rs` runs a request inline or as a task"),
     (&["router/"], "methods, their handlers and `Context`; who may call what"),
     (&["connection/"], "`Connection`: calls, notifications, subscriptions, health"),
-    (&["link.rs", "outstanding.rs"], "the parts of a connection that serving and calling share"),
+    (
+        &["link.rs", "outstanding.rs", "call_interceptor.rs", "handoff.rs"],
+        "the parts of a connection that serving and calling share",
+    ),
     (&["stream.rs", "stats.rs"], "frames on a stream; counters"),
     (
         &["span.rs", "events/", "admission/"],

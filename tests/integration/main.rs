@@ -19,6 +19,7 @@ mod addresses;
 mod admission;
 mod authorization;
 mod backoff;
+mod call_interceptors;
 #[cfg(feature = "rsa")]
 mod certificates;
 mod chain_sizes;

@@ -5,6 +5,7 @@ use std::pin::Pin;
 mod admission;
 mod budget;
 mod drain;
+mod handoff;
 mod loan;
 mod log;
 
@@ -12,6 +13,7 @@ pub(crate) use self::{
     admission::{accounts, handshakes, pieces},
     budget::{cancellation, exemption, room_for_small, room_that_shrinks, turns},
     drain::{drain, drain_in_handlers},
+    handoff::handoff,
     loan::loan,
     log::{subscribers, wakeups},
 };
@@ -30,6 +32,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("wakeups", wakeups),
     ("subscribers", subscribers),
     ("loan", loan),
+    ("handoff", handoff),
 ];
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

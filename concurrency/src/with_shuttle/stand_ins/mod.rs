@@ -5,6 +5,7 @@ pub(crate) mod cases;
 pub(crate) mod drain;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod handoff;
 pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod router;
