@@ -63,6 +63,7 @@
 //! | verify who the peers are | [`Trust`], [`Pin`], [`RevocationList`], [`WallClock`] |
 //! | change that while the node runs | [`Endpoint::rotate`], [`Rotation`] |
 //! | state names and types once | [`Method`], [`StreamingMethod`], [`NotificationMethod`], [`LogMethod`] |
+//! | send types that only implement serde's traits | `Serde`, with feature `serde` |
 //! | serve methods, notifications, events | [`Router`], [`Context`], [`ResponseSink`], [`MethodError`] |
 //! | limit single methods | [`Router::limits`], [`MethodLimits`] |
 //! | run code around every exchange | [`Router::around`], [`Exchange`], [`Next`] |
@@ -102,6 +103,7 @@
 //! | `cert` | no | a small certificate authority and two connected endpoints, for tests |
 //! | `durable` | no | event logs and cursors in files |
 //! | `streams` | no | requests that continue with items |
+//! | `serde` | no | values of types that implement serde's traits |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
 //!
@@ -110,7 +112,8 @@
 //! [`quinn`] 0.11, [`rustls`] 0.23, [`minicbor`] 2 and [`Bytes`] of bytes 1 are part of the interface, and
 //! exported again: taken from here, their types are always those that this crate means. A new major version
 //! of one of them, which for quinn and rustls is a new number behind `0.`, is a breaking change of this
-//! crate: it comes with a new major version of it, and before 1.0 with a new minor one.
+//! crate: it comes with a new major version of it, and before 1.0 with a new minor one. With feature `serde`,
+//! so is serde 1, which is not exported, because its derive macros need the crate itself.
 
 mod address;
 mod admission;
@@ -141,6 +144,8 @@ mod quinn_compat;
 mod retry_after;
 mod router;
 mod runtime;
+#[cfg(feature = "serde")]
+mod serde_value;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -162,6 +167,8 @@ pub use self::events::{Batch, Clocks, EventStore, Extent, MemoryStore, StoredEve
 pub use self::events::{CursorStore, LostEvents, SegmentOptions, SegmentStore};
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
+#[cfg(feature = "serde")]
+pub use self::serde_value::Serde;
 pub use self::{
     call_interceptor::{NextCall, OutgoingCall},
     client::{Backoff, Client, ClientBuilder, ClientCall, Subscribe, Subscription, SubscriptionItem},

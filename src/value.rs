@@ -52,11 +52,20 @@ pub(crate) fn decode<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Result<T> {
 /// As for [`decode`].
 pub(crate) fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P> {
     match params {
-        [] | NULL if TypeId::of::<P>() == TypeId::of::<()>() => decode(UNIT),
+        [] | NULL if is_unit::<P>() => decode(UNIT),
         // Where an array of nothing is no value of the type, only an optional one can be `null`.
         UNIT => decode(UNIT).or_else(|error| decode(NULL).map_err(|_| error)),
         _ => decode(params),
     }
+}
+
+fn is_unit<P: 'static>() -> bool {
+    let is = TypeId::of::<P>();
+    #[cfg(feature = "serde")]
+    if is == TypeId::of::<crate::serde_value::Serde<()>>() {
+        return true;
+    }
+    is == TypeId::of::<()>()
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ const LAYERS: [(&[&str], &str); 16] = [
     ),
     (&["tls/"], "certificates, revocation, and the TLS configurations"),
     (
-        &["message/", "value.rs", "method.rs"],
+        &["message/", "value.rs", "serde_value.rs", "method.rs"],
         "requests, responses and notifications, in CBOR or JSON; names and types of methods",
     ),
     (&["limits/"], "all limits, their defaults and their memory"),

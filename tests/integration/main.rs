@@ -64,6 +64,7 @@ mod rotation;
 mod runtime;
 #[cfg(unix)]
 mod runtime_poll;
+mod serde_values;
 mod shutdown;
 #[cfg(target_os = "linux")]
 mod socket_errors;

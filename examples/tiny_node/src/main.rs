@@ -5,6 +5,8 @@
 
 #[cfg(feature = "log")]
 mod log;
+#[cfg(feature = "serde")]
+mod readings;
 mod runtime;
 
 use std::{
@@ -60,6 +62,8 @@ fn serve(address: SocketAddr, authority: &[u8], certificate: &[u8], key: &[u8]) 
     let handle = runtime.handle();
     let log = open(EventLog::builder().within(&limits), &handle)?;
     let router = Router::new().serve_raw("demo.echo", |_, params| async move { Ok(params) }).events(log.clone());
+    #[cfg(feature = "serde")]
+    let router = readings::serve(router);
     let tls = ServerTls::new(Identity::from_pem(certificate, key)?)
         .require_client_certificates(Trust::from_pem(authority)?);
 
