@@ -70,6 +70,7 @@
 //! | run code around every call | [`EndpointBuilder::around_calls`], [`OutgoingCall`], [`NextCall`] |
 //! | publish events | [`EventLog`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
+//! | ask a peer what it serves | [`Connection::describe`], [`Description`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
 //! | follow events | [`Connection::events`], [`Events`], [`Gap`] |
 //! | stay connected and subscribed | [`Client`], [`ClientCall`], [`Subscription`], [`Backoff`] |
@@ -180,8 +181,8 @@ pub use self::{
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{
-        CborError, Codec, CountedResponse, Item, JsonError, MAX_NESTING, MessageError, Notification, Request,
-        Response, TraceContext,
+        CborError, Codec, CountedResponse, DescribedMethod, Description, Item, JsonError, MAX_NESTING,
+        MessageError, Notification, Request, Response, TraceContext,
     },
     method::{AnyMethod, LogMethod, Method, MethodKind, MethodName, NotificationMethod, StreamingMethod},
     protocol::PROTOCOL_VERSION,

@@ -148,6 +148,8 @@ pub enum MethodKind {
     Notification,
     /// An event log.
     Log,
+    /// A kind that this version does not know.
+    Unknown,
 }
 
 impl MethodKind {
@@ -161,7 +163,15 @@ impl MethodKind {
             Self::Both => "both",
             Self::Notification => "notification",
             Self::Log => "log",
+            Self::Unknown => "unknown",
         }
+    }
+}
+
+impl From<&str> for MethodKind {
+    fn from(text: &str) -> Self {
+        let known = [Self::Unary, Self::Streaming, Self::Items, Self::Both, Self::Notification, Self::Log];
+        known.into_iter().find(|kind| kind.as_str() == text).unwrap_or(Self::Unknown)
     }
 }
 

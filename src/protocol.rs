@@ -13,6 +13,8 @@ pub const PROTOCOL_VERSION: u16 = 1;
 
 /// Asks a node how it is.
 pub(crate) const HEALTH: &str = "node.health";
+/// Asks a node for its methods and limits.
+pub(crate) const DESCRIBE: &str = "node.describe";
 /// Asks for events of a node's log.
 pub(crate) const STREAM_EVENTS: &str = "node.stream_events";
 /// Names of methods that start with this are the protocol's own.

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Ask a node for its health; fails if the node reports that it is not well.
     Health(Health),
+    /// Print a table of the methods that a node lets this one call, and its limits.
+    Describe(Describe),
     /// Call a method, and print each answer.
     Call(Call),
     /// Notify a node, and wait until it has received the notification.
@@ -135,6 +137,15 @@ pub(crate) struct Peer {
 
 #[derive(Args)]
 pub(crate) struct Health {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    /// How long to wait for the answer, in milliseconds, once connected.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub(crate) timeout_ms: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct Describe {
     #[command(flatten)]
     pub(crate) peer: Peer,
     /// How long to wait for the answer, in milliseconds, once connected.

@@ -172,7 +172,7 @@ async fn wait_for_node(target: &Target, limits: &TransportLimits) -> Result<Dial
 
 /// Limits the time of an exchange: a peer may accept a connection, but never allow a stream or never
 /// answer.
-async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     timeout: Duration,
     exchange: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Failure> {
@@ -263,7 +263,7 @@ impl Wanted {
     }
 }
 
-fn with_connection(
+pub(crate) fn with_connection(
     peer: &Peer,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {

@@ -19,6 +19,11 @@ use crate::failure::{Failure, is_control};
 pub(crate) fn print(line: &impl Serialize) -> Result<(), Failure> {
     let mut text = escape_controls(&serde_json::to_string(line).map_err(Failure::new)?);
     text.push('\n');
+    write(&text)
+}
+
+/// Writes text that has no control characters but line ends, and flushes it.
+pub(crate) fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::ReaderGone,

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod describe;
 mod failure;
 mod lines;
 mod log;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Pki(args) => pki::run(args),
         Command::Serve(args) => serve::run(&args),
         Command::Health(args) => client::health(&args),
+        Command::Describe(args) => describe::describe(&args),
         Command::Call(args) => client::call(&args),
         Command::Notify(args) => client::notify(&args),
         Command::Events(args) => client::events(&args),

@@ -7,8 +7,9 @@ use super::{attempts::Attempts, call::ClientCall, reconnecting::Client};
 use crate::{
     connection::{Health, Notifier, OutgoingRequest, Responses},
     error::Result,
+    message::Description,
     method::{AnyMethod, Method, MethodName, NotificationMethod, StreamingMethod},
-    protocol::HEALTH,
+    protocol::{DESCRIBE, HEALTH},
     value,
 };
 
@@ -179,6 +180,17 @@ impl Client {
                 return outcome;
             }
         }
+    }
+
+    /// Asks the peer for its methods and limits, within the client's
+    /// [`call_timeout`](super::ClientBuilder::call_timeout). See
+    /// [`Connection::describe`](crate::Connection::describe).
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn describe(&self) -> Result<Description> {
+        self.value(&mut OutgoingRequest::new(DESCRIBE, Bytes::new())).await
     }
 
     /// Asks the peer how it is, within the client's [`call_timeout`](super::ClientBuilder::call_timeout).

@@ -160,7 +160,7 @@ pub struct Call<T = Raw> {
 }
 
 impl<T> Call<T> {
-    fn new(connection: &Connection, outgoing: OutgoingRequest) -> Self {
+    pub(super) fn new(connection: &Connection, outgoing: OutgoingRequest) -> Self {
         Self { connection: connection.clone(), outgoing, result: PhantomData }
     }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod call;
+mod describe;
 mod events;
 mod health;
 mod intercepted;

@@ -7,6 +7,7 @@
 mod cbor;
 mod codec;
 mod counted;
+mod description;
 mod error;
 mod event;
 mod fields;
@@ -22,6 +23,7 @@ mod trace;
 mod validate;
 
 pub(crate) use self::codec::is_json;
+pub(crate) use self::description::{DescribedLimits, encode_description};
 pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
 #[cfg(any(fuzzing, feature = "__internals"))]
 pub use self::validate::validate_body;
@@ -32,6 +34,7 @@ pub use self::validate::validate_item;
 pub use self::{
     codec::Codec,
     counted::CountedResponse,
+    description::{DescribedMethod, Description},
     error::MessageError,
     item::Item,
     json_error::JsonError,

@@ -26,7 +26,7 @@ impl Router {
     /// The rules of [`allow`](Self::allow), the rates of peers and a shutdown come first: an interceptor does
     /// not see a request that they refuse, or one whose method does not exist. It sees parameters that do not
     /// decode, as the error `invalid_request`. The limits of [`limits`](Self::limits) apply within it. It
-    /// does not run for the built-in methods, such as `node.health` and `node.stream_events`: use
+    /// does not run for the built-in methods `node.health`, `node.describe` and `node.stream_events`: use
     /// [`allow`](Self::allow) to say who may call these.
     ///
     /// # The answer

@@ -4,7 +4,7 @@ use super::{Router, peers::Peers};
 use crate::{
     error::{Error, Result},
     message::largest_event_payload,
-    protocol::{HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
+    protocol::{DESCRIBE, HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
 };
 
 impl Router {
@@ -50,7 +50,7 @@ impl Router {
     fn check_rules(&self) -> Result<()> {
         for (name, peers) in &self.rules {
             let known = match &**name {
-                HEALTH => true,
+                DESCRIBE | HEALTH => true,
                 STREAM_EVENTS => self.events.is_some(),
                 name => self.serves(name),
             };
@@ -98,6 +98,7 @@ mod tests {
             |router: Router| router.check(MAX).err().and_then(|error| Some(error.explanation()?.to_owned()));
         let anybody = Peers::anybody;
         assert_eq!(fault(with("a").allow("a", anybody()).allow(HEALTH, anybody())), None);
+        assert_eq!(fault(Router::new().allow(DESCRIBE, Peers::nobody())), None);
         assert_eq!(
             fault(Router::new().on_notification_raw("a", |_, _| async {}).allow("a", anybody())),
             None

@@ -6,6 +6,7 @@ mod assemble;
 mod authorize;
 mod check;
 mod context;
+mod describe;
 mod handler;
 mod handler_future;
 mod interceptor;
@@ -40,8 +41,8 @@ pub(crate) use self::{
 };
 use crate::events::EventLog;
 
-/// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`;
-/// with [`events`](Self::events) it answers `node.stream_events` too.
+/// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`
+/// and `node.describe`; with [`events`](Self::events) it answers `node.stream_events` too.
 ///
 /// A handler is an async closure or function that takes a [`Context`] and the parameters. It is dropped, at
 /// an `await`, when the caller no longer waits for the answer or the time limit has passed. If it panics,
@@ -117,7 +118,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router with nothing but the built-in method `node.health`, which anybody may call.
+    /// A router with nothing but the built-in methods `node.health` and `node.describe`, which anybody may
+    /// call.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -9,6 +9,7 @@ use tracing::Span;
 use super::{
     call::call,
     connection_state::ConnectionState,
+    describe::describe,
     events,
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
@@ -21,7 +22,7 @@ use crate::{
     error::{Error, Result},
     events::EventLog,
     message::{MessageError, PROTOCOL_VERSION, Request, Response, WireError},
-    protocol::{HEALTH, STREAM_EVENTS},
+    protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
     router::{MethodError, Registration},
     runtime::Clock,
     span::{codec_name, method, record},
@@ -159,6 +160,7 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     };
     match &*request.method {
         HEALTH => Route::Respond(health(node)),
+        DESCRIBE => Route::Respond(describe(node, link.peer())),
         STREAM_EVENTS => match node.router.event_log() {
             // A subscription has no use for parameters.
             Some(log) => Route::Events { log, request: Box::new(Request { params: None, ..request }) },

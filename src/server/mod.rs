@@ -7,6 +7,7 @@ mod accept;
 mod authorize;
 mod call;
 mod connection_state;
+mod describe;
 mod dispatch;
 mod events;
 mod exchange;

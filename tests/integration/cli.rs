@@ -22,13 +22,55 @@ use crate::common::{RawServer, RawStream, frame};
 use crate::program::{binary, lines};
 use base64::Engine;
 use palyra_quic::{
-    CertificateAuthority, Codec, Endpoint, EventLog, Identity, IssuedCertificate, MethodError, Response,
-    Router, ServerTls, TransportLimits, Trust,
+    CertificateAuthority, Codec, Endpoint, EventLog, Identity, IssuedCertificate, MethodError, Peers,
+    Response, Router, ServerTls, TransportLimits, Trust,
 };
 use quinn::crypto::rustls::QuicServerConfig;
 use serde_json::{Value, json};
 
 // What is asked, and what is answered.
+
+#[test]
+fn describe_prints_a_table_in_either_encoding() {
+    let pki = Pki::new();
+    let server = pki.serve(&[]);
+    for codec in ["cbor", "json"] {
+        let table = server.ask("describe", &["--codec", codec]);
+        assert_eq!((table.code, &*table.stderr), (Some(0), ""), "{table:?}");
+        let rows: Vec<Vec<&str>> = table
+            .stdout
+            .lines()
+            .map(|row| row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        let expected: [&[&str]; 11] = [
+            &["METHOD", "KIND"],
+            &["demo.echo", "unary"],
+            &["demo.publish", "unary, notification"],
+            &["node.describe", "unary"],
+            &["node.health", "unary"],
+            &["node.stream_events", "log"],
+            &[],
+            &["LIMIT", "VALUE"],
+            &["max_frame_bytes", "524288"],
+            &["streams", "32"],
+            &["notification_streams", "32"],
+        ];
+        assert_eq!(rows, expected);
+    }
+}
+
+#[test]
+fn a_table_shows_no_control_characters_and_no_methods_that_are_denied() {
+    let pki = Pki::new();
+    let echo = |_, params| async move { Ok(params) };
+    let router = Router::new().serve_raw("a\nb\u{1b}[31m", echo).serve_raw("secret", echo);
+    let node = pki.serve_in_process(router.allow("secret", Peers::nobody()));
+    let table = node.ask("describe", &[]);
+    assert!(table.stdout.contains("a\u{fffd}b\u{fffd}[31m"), "{table:?}");
+    assert!(!table.stdout.contains("secret") && table.stdout.lines().count() == 9, "{table:?}");
+    let closed = pki.serve_in_process(Router::new().allow("node.describe", Peers::nobody()));
+    closed.ask("describe", &[]).failed("permission_denied");
+}
 
 #[test]
 fn health_tells_how_the_node_is_in_either_encoding() {

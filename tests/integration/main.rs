@@ -35,6 +35,7 @@ mod config;
 #[cfg(unix)]
 mod crash;
 mod deadlines;
+mod describe;
 mod drain;
 mod drain_seeds;
 #[cfg(unix)]

@@ -340,6 +340,12 @@ fn the_names_in_the_cddl_are_those_of_the_vectors() {
     let schema = Schema::new(CDDL);
     for vector in Kind::Response.valid() {
         let item = Item::from_bytes(&bytes(&vector)).unwrap();
+        let payload = match item.field(6) {
+            Some(Item::Bytes(payload)) => Item::from_bytes(payload).ok(),
+            _ => None,
+        };
+        let described = payload.is_some_and(|payload| schema.matches("description", &payload));
+        assert_eq!(described, vector["name"] == "a description", "{}", vector["name"]);
         let known = schema.matches("known-kind", item.field(1).unwrap());
         assert_eq!(known, kind_is_known(&item), "{}", vector["name"]);
         if let Some(error @ Item::Text(text)) = item.field(5) {

@@ -175,6 +175,7 @@ def requests():
 
     vectors = [
         make("node.health", HEALTH),
+        make("node.describe", {0: 1, 1: "node.describe"}),
         make("node.stream_events from the beginning", STREAM),
         make("node.stream_events resumed", STREAM | {2: 41}),
         make("node.stream_events followed", STREAM | {2: 41, 5: True, 6: 1699999999999}),
@@ -259,12 +260,20 @@ def responses():
         "connections_refused": 2, "handshakes_failed": 1, "requests": 4096, "notifications": 12,
         "events_published": 70000,
     })
+    description = cbor2.dumps({
+        "methods": {
+            "demo.add": ["unary"], "demo.count": ["streaming"], "demo.note": ["unary", "notification"],
+            "node.describe": ["unary"], "node.health": ["unary"], "node.stream_events": ["log"],
+        },
+        "streams": 32, "max_frame_bytes": 524288, "notification_streams": 32,
+    })
     vectors = [
         make("health, as small as it gets", health),
         make("health with mutual TLS", health | {4: True}),
         make("health without mutual TLS", health | {4: False}),
         make("health with a payload", health | {4: True, 6: payload}),
         make("a result", {0: 1, 1: "result", 2: True, 6: bytes.fromhex("a1616101")}),
+        make("a description", {0: 1, 1: "result", 2: True, 6: description}),
         make("a result without a payload", {0: 1, 1: "result", 2: True}),
         make("a result with an empty payload", {0: 1, 1: "result", 2: True, 6: b""}),
         make("an event", event | {3: 1}),

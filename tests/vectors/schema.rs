@@ -74,8 +74,23 @@ impl<'a> Schema<'a> {
             Type2::TextValue { value, .. } => matches!(item, Item::Text(text) if *text == **value),
             Type2::UintValue { .. } => *item == Item::Unsigned(number(type2)),
             Type2::Map { group, .. } => matches!(definite(item), Item::Map(map) if self.group(group, map)),
+            Type2::Array { group, .. } => {
+                matches!(definite(item), Item::Array(items) if self.items(group, items))
+            }
             other => panic!("unknown type: {other}"),
         }
+    }
+
+    /// All items are of the one kind that the group has, and there is at least one.
+    fn items(&self, group: &Group<'a>, items: &[Item]) -> bool {
+        let [choice] = &*group.group_choices else { panic!("a choice of groups: {group}") };
+        let [(GroupEntry::TypeGroupname { ge, .. }, _)] = &*choice.group_entries else {
+            panic!("unknown items: {group}")
+        };
+        let Some(Occur::OneOrMore { .. }) = ge.occur.as_ref().map(|occurrence| &occurrence.occur) else {
+            panic!("unknown occurrence: {group}")
+        };
+        !items.is_empty() && items.iter().all(|item| self.named(ge.name.ident, item))
     }
 
     /// Each entry of the group takes what it can of the map, and nothing must be left.

@@ -1,0 +1,162 @@
+//! What a node says about its methods and limits: the payload of `node.describe`.
+
+use std::convert::Infallible;
+
+use minicbor::{Decode, Decoder, Encoder, decode::Error as DecodeError, encode::Error as EncodeError};
+
+use crate::method::MethodKind;
+
+/// The methods of a node that a peer may call, and the limits that the peer must know. See
+/// [`Connection::describe`](crate::Connection::describe).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Description {
+    /// By name, in ascending order. A name that serves both requests and notifications is there twice.
+    pub methods: Vec<DescribedMethod>,
+    /// The largest body of a frame that the node reads, in bytes.
+    pub max_frame_bytes: u64,
+    /// How many requests the peer may have open at a time.
+    pub streams: u64,
+    /// How many streams of notifications the peer may have open at a time.
+    pub notification_streams: u64,
+}
+
+/// A method of a [`Description`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DescribedMethod {
+    /// The name that requests or notifications carry.
+    pub name: Box<str>,
+    /// What it takes, and what it answers with.
+    pub kind: MethodKind,
+}
+
+/// The limits in a description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DescribedLimits {
+    pub(crate) max_frame_bytes: usize,
+    pub(crate) streams: u32,
+    pub(crate) notification_streams: u32,
+}
+
+const METHODS: &str = "methods";
+const MAX_FRAME_BYTES: &str = "max_frame_bytes";
+const STREAMS: &str = "streams";
+const NOTIFICATION_STREAMS: &str = "notification_streams";
+
+/// Writes a description. The methods are in the order of their names.
+pub(crate) fn encode_description(
+    methods: &[(&str, MethodKind)],
+    limits: DescribedLimits,
+) -> Result<Vec<u8>, EncodeError<Infallible>> {
+    let by_name = || methods.chunk_by(|(one, _), (next, _)| one == next);
+    let mut encoder = Encoder::new(Vec::new());
+    encoder.map(4)?.str(METHODS)?.map(length(by_name().count()))?;
+    for same_name in by_name() {
+        if let [(name, _), ..] = same_name {
+            encoder.str(name)?.array(length(same_name.len()))?;
+        }
+        for (_, kind) in same_name {
+            encoder.str(kind.as_str())?;
+        }
+    }
+    encoder.str(STREAMS)?.u32(limits.streams)?;
+    encoder.str(MAX_FRAME_BYTES)?.u64(length(limits.max_frame_bytes))?;
+    encoder.str(NOTIFICATION_STREAMS)?.u32(limits.notification_streams)?;
+    Ok(encoder.into_writer())
+}
+
+fn length(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+impl<'b, C> Decode<'b, C> for Description {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+        let (mut methods, mut max_frame_bytes, mut streams, mut notification_streams) =
+            (None, None, None, None);
+        for _ in 0..decoder.map()?.unwrap_or_default() {
+            match decoder.str()? {
+                METHODS => methods = Some(decode_methods(decoder)?),
+                MAX_FRAME_BYTES => max_frame_bytes = Some(decoder.u64()?),
+                STREAMS => streams = Some(decoder.u64()?),
+                NOTIFICATION_STREAMS => notification_streams = Some(decoder.u64()?),
+                _ => decoder.skip()?,
+            }
+        }
+        let missing = |name: &str| DecodeError::message(format!("`{name}` is missing"));
+        Ok(Self {
+            methods: methods.ok_or_else(|| missing(METHODS))?,
+            max_frame_bytes: max_frame_bytes.ok_or_else(|| missing(MAX_FRAME_BYTES))?,
+            streams: streams.ok_or_else(|| missing(STREAMS))?,
+            notification_streams: notification_streams.ok_or_else(|| missing(NOTIFICATION_STREAMS))?,
+        })
+    }
+}
+
+fn decode_methods(decoder: &mut Decoder<'_>) -> Result<Vec<DescribedMethod>, DecodeError> {
+    let mut methods = Vec::new();
+    for _ in 0..decoder.map()?.unwrap_or_default() {
+        let name = decoder.str()?;
+        for _ in 0..decoder.array()?.unwrap_or_default() {
+            methods.push(DescribedMethod { name: name.into(), kind: decoder.str()?.into() });
+        }
+    }
+    // A stable order of what one name is used for is the sender's.
+    methods.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(methods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value;
+
+    const LIMITS: DescribedLimits =
+        DescribedLimits { max_frame_bytes: 524_288, streams: 32, notification_streams: 8 };
+
+    fn described(methods: &[(&str, MethodKind)]) -> Vec<DescribedMethod> {
+        let encoded = encode_description(methods, LIMITS).unwrap();
+        let Description { methods, max_frame_bytes, streams, notification_streams } =
+            value::decode(&encoded).unwrap();
+        assert_eq!((max_frame_bytes, streams, notification_streams), (524_288, 32, 8));
+        methods
+    }
+
+    #[test]
+    fn a_description_survives_the_round_trip() {
+        let methods = [
+            ("a", MethodKind::Unary),
+            ("a", MethodKind::Notification),
+            ("a.b", MethodKind::Both),
+            ("b", MethodKind::Log),
+        ];
+        for methods in [&methods[..], &[]] {
+            let expected: Vec<_> =
+                methods.iter().map(|&(name, kind)| DescribedMethod { name: name.into(), kind }).collect();
+            assert_eq!(described(methods), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_passed_over_and_what_is_needed_is_named() {
+        let encoded = encode_description(&[("a", MethodKind::Items)], LIMITS).unwrap();
+        let novel: Vec<u8> =
+            [&[0xa5, 0x65], &b"novel"[..], &[0x81, 0xa1, 0x00, 0x00], &encoded[1..]].concat();
+        assert_eq!(
+            value::decode::<Description>(&novel).unwrap(),
+            value::decode::<Description>(&encoded).unwrap()
+        );
+        let kind = encoded.windows(5).position(|bytes| bytes == b"items").unwrap();
+        let mut unknown = encoded.clone();
+        unknown[kind] = b'I';
+        assert_eq!(value::decode::<Description>(&unknown).unwrap().methods[0].kind, MethodKind::Unknown);
+        for name in [METHODS, STREAMS, MAX_FRAME_BYTES, NOTIFICATION_STREAMS] {
+            let at = encoded.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap();
+            let mut without = encoded.clone();
+            without[at] = b'X';
+            let error = value::decode::<Description>(&without).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains(&format!("`{name}` is missing")), "{source}");
+        }
+    }
+}

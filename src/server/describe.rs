@@ -1,0 +1,18 @@
+//! `node.describe`.
+
+use super::node::Node;
+use crate::{
+    message::{DescribedLimits, Response, encode_description},
+    tls::PeerIdentity,
+};
+
+pub(super) fn describe(node: &Node, peer: Option<&PeerIdentity>) -> Response {
+    let limits = DescribedLimits {
+        max_frame_bytes: node.max_frame_len(),
+        streams: node.limits.max_concurrent_bidi_streams(),
+        notification_streams: node.limits.max_concurrent_uni_streams(),
+    };
+    // Writing to memory does not fail.
+    let description = encode_description(&node.router.describe(peer), limits).unwrap_or_default();
+    Response::Result { payload: Some(description.into()) }
+}
