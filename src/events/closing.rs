@@ -1,22 +1,19 @@
 //! Closes the store of a log, once, on a thread that may block.
 
-use std::{
-    io, mem,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{io, mem, sync::Arc, time::Duration};
 
 use blocking::Task;
+use event_listener::Listener;
 
 use super::{
     event_store::EventStore,
     on_thread::{catch_panic, start_thread},
 };
-use crate::sync::AsyncMutex;
+use crate::sync::{AsyncMutex, Event};
 
-/// Most disks take less time, so that a log which was dropped can be opened again immediately. One that hangs
-/// holds up the thread that drops the log for no longer.
-const MAX_WAIT_IN_DROP: Duration = Duration::from_millis(100);
+/// Disks that work take less time, so that a log which was dropped can be opened again immediately. One that
+/// hangs holds up the thread that drops the log for no longer.
+const MAX_WAIT_IN_DROP: Duration = Duration::from_secs(1);
 
 /// Closes a store when it is asked to, or when it is dropped.
 pub(super) struct Closing(AsyncMutex<State>);
@@ -68,15 +65,16 @@ impl Drop for Closing {
 }
 
 fn close_soon(store: Arc<dyn EventStore>) {
-    let (closed, wait) = mpsc::sync_channel(1);
+    let closed = Arc::new(Event::new());
+    let listener = closed.listen();
     start_thread(move || {
         if let Err(error) = catch_panic(|| store.close()) {
             tracing::warn!(%error, "the store of an event log was not closed in order");
         }
-        // The other side may have stopped waiting.
-        let _ = closed.send(());
+        drop(store);
+        closed.notify(usize::MAX);
     });
-    let _ = wait.recv_timeout(MAX_WAIT_IN_DROP);
+    let _ = listener.wait_timeout(MAX_WAIT_IN_DROP);
 }
 
 #[cfg(test)]

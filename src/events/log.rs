@@ -148,7 +148,7 @@ impl EventLog {
     /// have no other effect, and each waits until the file is released.
     ///
     /// Dropping the last handle releases the file, too: once pending events are written, and otherwise
-    /// immediately, for which the drop waits for the disk, up to 100 ms. A log that an
+    /// immediately, for which the drop waits for the disk, up to a second. A log that an
     /// [`Endpoint`](crate::Endpoint) serves has a handle there, until the endpoint is dropped.
     ///
     /// # Errors

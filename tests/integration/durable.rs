@@ -158,14 +158,14 @@ fn another_file_is_another_history() {
     assert!(other.is_empty());
 }
 
-/// With nothing pending, the file is free as soon as the last handle is dropped, however the event came to
-/// be on disk.
+/// With nothing pending, the last handle that is dropped releases the file, however the event came to be on
+/// disk.
 #[test]
 fn a_drop_releases_the_file() {
     let scratch = Scratch::new();
     for round in 0..50 {
         // By default, it was locked until the interval between commits was over.
-        let log = EventLog::builder().commit_interval(HOUR).open(scratch.log()).unwrap();
+        let log = open(EventLog::builder().commit_interval(HOUR), &scratch.log());
         assert_eq!(log.last_seq(), 3 * round);
         block_on(async {
             log.publish_durable_raw("a").await.unwrap();
