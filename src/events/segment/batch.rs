@@ -5,13 +5,15 @@ use std::{io, time::Duration};
 use super::{
     checksum::{Checksum, matches},
     header::{u32_at, u64_at},
-    layout::{MARK, SECTOR, end_offset_of, next_block, offset_of, unbroken},
+    layout::{BATCH_END, MARK, SECTOR, end_offset_of, next_block, offset_of, unbroken},
     number::{to_u64, to_usize},
 };
 use crate::events::event_store::{Batch, Clocks, StoredEvent};
 
 pub(super) const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"\xB5btc");
 pub(super) const BATCH_HEADER_LEN: usize = 48;
+/// What is behind the records of a batch: [`BATCH_END`].
+pub(super) const BATCH_END_LEN: u64 = 1;
 /// A record without its payload and the checksum behind it.
 pub(super) const RECORD_HEAD_LEN: usize = 24;
 const CRC_LEN: usize = 4;
@@ -40,8 +42,14 @@ pub(super) struct RecordHead {
 }
 
 impl BatchHeader {
+    /// The number behind the last event.
     pub(super) fn end(&self) -> u64 {
         self.first.saturating_add(u64::from(self.count))
+    }
+
+    /// The position behind the batch, if this header is at `start`.
+    pub(super) fn end_position(&self, start: u64) -> u64 {
+        start + to_u64(BATCH_HEADER_LEN) + u64::from(self.body) + BATCH_END_LEN
     }
 
     fn encode(&self, checksum: &Checksum, offset: u64) -> Vec<u8> {
@@ -128,7 +136,7 @@ pub(super) fn encoded_len(events: &[StoredEvent]) -> io::Result<u64> {
     let body = events.iter().map(|event| to_u64(event.payload.len()) + to_u64(RECORD_OVERHEAD)).sum::<u64>();
     u32::try_from(body)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a batch of 4 GiB or more"))?;
-    Ok(body + to_u64(BATCH_HEADER_LEN))
+    Ok(to_u64(BATCH_HEADER_LEN) + body + BATCH_END_LEN)
 }
 
 /// A batch as it is written to a file.
@@ -151,7 +159,7 @@ pub(super) fn encode(
 ) -> io::Result<EncodedBatch> {
     let len = encoded_len(&batch.events)?;
     let header = BatchHeader {
-        body: u32::try_from(len - to_u64(BATCH_HEADER_LEN)).unwrap_or(u32::MAX),
+        body: u32::try_from(len - to_u64(BATCH_HEADER_LEN) - BATCH_END_LEN).unwrap_or(u32::MAX),
         first: batch.first,
         count: u32::try_from(batch.events.len()).unwrap_or(u32::MAX),
         durable,
@@ -170,6 +178,7 @@ pub(super) fn encode(
         stream.push(&checksum.of(offset, &[&head, &event.payload]).to_le_bytes());
         record_ends.push(stream.position);
     }
+    stream.push(&[BATCH_END]);
     Ok(EncodedBatch { offset: stream.offset, bytes: stream.bytes, end: stream.position, record_ends })
 }
 
@@ -235,7 +244,7 @@ mod tests {
             let encoded = encode(&batch, 8, position, &checksum).unwrap();
             prop_assert_eq!(encoded.end, position + encoded_len(&batch.events).unwrap());
             prop_assert_eq!(encoded.offset + to_u64(encoded.bytes.len()), end_offset_of(encoded.end));
-            prop_assert_eq!(encoded.record_ends.last(), Some(&encoded.end));
+            prop_assert_eq!(encoded.record_ends.last(), Some(&(encoded.end - 1)));
             // Every sector that begins in here has its mark, and without the marks it is the stream.
             let (mut stream, mut offset) = (Vec::new(), encoded.offset);
             for byte in &encoded.bytes {
@@ -248,6 +257,7 @@ mod tests {
             }
             let header = BatchHeader::decode(&stream, &checksum, offset_of(position)).unwrap();
             prop_assert_eq!((header.first, header.end(), header.durable), (9, 9 + to_u64(payloads.len()), 8));
+            prop_assert_eq!(header.end_position(position), encoded.end);
             let mut rest = &stream[BATCH_HEADER_LEN..];
             let mut at = position + to_u64(BATCH_HEADER_LEN);
             for payload in &payloads {
@@ -259,7 +269,7 @@ mod tests {
                 at += to_u64(record.len());
                 rest = others;
             }
-            prop_assert!(rest.is_empty());
+            prop_assert_eq!(rest, [BATCH_END]);
         }
     }
 

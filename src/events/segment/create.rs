@@ -11,10 +11,11 @@ use super::{
     checksum::{Checksum, SALT_LEN},
     disk::{Disk, DiskFile, write_all},
     header::Header,
-    layout::{BLOCK, DATA_START, SECTOR, SECTOR_STREAM},
+    layout::{BLOCK, DATA_START, SECTOR, SECTOR_BYTES, SECTOR_STREAM},
     names::{SEGMENT_NEW, segment_name},
-    number::to_u64,
+    number::{to_u64, to_usize},
     survey::Recent,
+    unwritten::Unwritten,
 };
 use crate::events::event_store::{Batch, Clocks};
 
@@ -43,8 +44,8 @@ pub(super) struct Active {
     pub(super) end: u64,
 }
 
-/// Zeros are written in pieces of this size.
-const ZEROS: usize = 256 * 1024;
+/// Sectors are filled in pieces of this size.
+const FILL_BYTES: u64 = 256 * 1024;
 
 impl NewSegment<'_> {
     /// Makes the segment under a temporary name, makes it durable, and gives it its name. It is the newest
@@ -78,7 +79,7 @@ impl NewSegment<'_> {
         let header = self.header(disk.prefers_filled_files())?;
         let file = disk.create(SEGMENT_NEW)?;
         if header.filled {
-            fill(&*file, header.capacity)?;
+            fill(&*file, &header)?;
         }
         header.write(&*file)?;
         let checksum = Checksum::new(&header.salt);
@@ -107,6 +108,7 @@ impl NewSegment<'_> {
             first: self.rewritten.first().map_or(self.next, |recent| recent.number),
             floor: self.floor,
             durable: self.next.saturating_sub(1),
+            certain: self.next.saturating_sub(1),
             capacity: self.capacity()?,
             salt: random_salt(),
             filled,
@@ -132,13 +134,18 @@ impl Active {
     }
 }
 
-fn fill(file: &dyn DiskFile, capacity: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS];
-    let mut offset = 0;
-    while offset < capacity {
-        let len = usize::try_from(capacity - offset).map_or(ZEROS, |len| len.min(ZEROS));
-        write_all(file, offset, zeros.get(..len).unwrap_or_default())?;
-        offset += to_u64(len);
+/// Gives the file its full length, with the stamps of sectors that are not written yet.
+fn fill(file: &dyn DiskFile, header: &Header) -> io::Result<()> {
+    let unwritten = Unwritten::of(header);
+    write_all(file, 0, &vec![0; to_usize(DATA_START)])?;
+    let mut offset = DATA_START;
+    while offset < header.capacity {
+        let end = header.capacity.min(offset + FILL_BYTES);
+        let mut piece = Vec::with_capacity(to_usize(FILL_BYTES));
+        let sectors = (offset..end).step_by(SECTOR_BYTES);
+        sectors.for_each(|sector| piece.extend_from_slice(&unwritten.sector(sector)));
+        write_all(file, offset, &piece)?;
+        offset += to_u64(piece.len());
     }
     Ok(())
 }

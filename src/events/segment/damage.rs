@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -117,9 +118,19 @@ fn parse(line: &str) -> Option<LostEvents> {
     (first <= last).then_some(LostEvents { first, last, exact: !rest.starts_with("at most ") })
 }
 
-/// The greatest count of events in this much damage: a record has at least so few bytes.
+/// The loss of these numbers, of which those from `uncertain_from` on may never have been used.
+pub(super) fn lost_events(numbers: Range<u64>, uncertain_from: u64) -> impl Iterator<Item = LostEvents> {
+    let Range { start, end } = numbers;
+    let border = uncertain_from.clamp(start, end.max(start));
+    [(start..border, true), (border..end, false)].into_iter().filter_map(|(numbers, exact)| {
+        let last = numbers.end.checked_sub(1).filter(|last| *last >= numbers.start)?;
+        Some(LostEvents { first: numbers.start, last, exact })
+    })
+}
+
+/// The greatest count of events in this much damage: a record has at least the bytes beside its payload.
 pub(super) fn most_events_in(bytes: u64) -> u64 {
-    bytes.div_ceil(to_u64(super::batch::RECORD_OVERHEAD))
+    bytes / to_u64(super::batch::RECORD_OVERHEAD)
 }
 
 #[cfg(test)]

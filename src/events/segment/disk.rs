@@ -21,7 +21,7 @@ pub(in crate::events) trait Disk: Send + Sync + 'static {
     /// Makes the names durable.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// Whether files are to be filled with zeros before use, because writing into allocated and initialized
+    /// Whether files are to be filled before use, because writing into allocated and initialized
     /// space changes no metadata on this file system.
     fn prefers_filled_files(&self) -> bool;
 

@@ -6,10 +6,11 @@ use super::{
     SegmentOptions, SegmentStore,
     checksum::SALT_LEN,
     header::Header,
-    layout::{BLOCK, DATA_START},
+    layout::{BLOCK, DATA_START, SECTOR_BYTES},
     names::segment_name,
     number::{to_u64, to_usize},
     sim_disk::SimDisk,
+    unwritten::Unwritten,
 };
 use crate::events::event_store::{Batch, Clocks, EventStore, StoredEvent};
 
@@ -80,6 +81,7 @@ fn header(flags: u8, first: u64, durable: u64) -> Header {
         first,
         floor: 1,
         durable,
+        certain: durable,
         capacity: CAPACITY,
         salt: [7; SALT_LEN],
         filled: flags & FILLED != 0,
@@ -94,8 +96,12 @@ fn with_header(header: &Header, content: &[u8]) -> Vec<u8> {
     file.extend(header.encode());
     file.resize(to_usize(DATA_START), 0);
     file.extend(content);
-    if header.filled && to_u64(file.len()) < CAPACITY {
-        file.resize(to_usize(CAPACITY), 0);
+    if header.filled {
+        let unwritten = Unwritten::of(header);
+        file.resize(file.len().next_multiple_of(SECTOR_BYTES), 0);
+        while to_u64(file.len()) < CAPACITY {
+            file.extend(unwritten.sector(to_u64(file.len())));
+        }
     }
     file
 }

@@ -9,8 +9,8 @@ use super::{
 };
 
 pub(super) const MAGIC: [u8; 8] = *b"palyra\x00\xE5";
-pub(super) const VERSION: u32 = 1;
-pub(super) const HEADER_LEN: usize = 76;
+pub(super) const VERSION: u32 = 2;
+pub(super) const HEADER_LEN: usize = 84;
 /// Where the two copies are. They are in different blocks, which one fault of a disk rarely hits together.
 pub(super) const COPIES: [u64; 2] = [0, BLOCK];
 
@@ -27,10 +27,12 @@ pub(super) struct Header {
     pub(super) floor: u64,
     /// All events up to this number were durable when the header was written.
     pub(super) durable: u64,
+    /// Of the events behind this number and up to `durable`, it is not known whether they were published.
+    pub(super) certain: u64,
     /// The length that the file may reach.
     pub(super) capacity: u64,
     pub(super) salt: [u8; SALT_LEN],
-    /// Whether the file had its full length, all zeros, before the first batch.
+    /// Whether the file had its full length, with stamps in all sectors, before the first batch.
     pub(super) filled: bool,
     /// Whether each batch begins in a block of its own.
     pub(super) fresh_blocks: bool,
@@ -40,7 +42,8 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_LEN] {
-        let Self { epoch, first, floor, durable, capacity, salt, filled, fresh_blocks, closed } = self;
+        let Self { epoch, first, floor, durable, certain, capacity, salt, filled, fresh_blocks, closed } =
+            self;
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let flags =
             flag(*filled, FLAG_FILLED) | flag(*fresh_blocks, FLAG_FRESH_BLOCKS) | flag(*closed, FLAG_CLOSED);
@@ -48,7 +51,7 @@ impl Header {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&flags.to_le_bytes());
-        for number in [epoch, first, floor, durable, capacity] {
+        for number in [epoch, first, floor, durable, certain, capacity] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.extend_from_slice(salt);
@@ -96,13 +99,14 @@ impl Header {
         }
         let number = |at| u64_at(content, at).unwrap_or_default();
         let mut salt = [0; SALT_LEN];
-        salt.iter_mut().zip(content.iter().skip(56)).for_each(|(to, from)| *to = *from);
+        salt.iter_mut().zip(content.iter().skip(64)).for_each(|(to, from)| *to = *from);
         Ok(Some(Self {
             epoch: number(16),
             first: number(24),
             floor: number(32),
             durable: number(40),
-            capacity: number(48),
+            certain: number(48),
+            capacity: number(56),
             salt,
             filled: flags & FLAG_FILLED != 0,
             fresh_blocks: flags & FLAG_FRESH_BLOCKS != 0,
@@ -155,6 +159,12 @@ impl Header {
         let mut bytes = [0; HEADER_LEN];
         let len = read_full(file, offset, &mut bytes)?;
         Self::decode(bytes.get(..len).unwrap_or_default())
+    }
+
+    /// The first number of those that may never have been used, although they are below the end of the
+    /// segment.
+    pub(super) fn uncertain_from(&self) -> u64 {
+        if self.certain < self.durable { self.certain.saturating_add(1) } else { u64::MAX }
     }
 
     /// Writes both copies of the header of a new file. The caller makes them durable.

@@ -1,13 +1,15 @@
 //! Where the bytes of the stream of batches are in a segment.
 //!
 //! The stream is cut into pieces of 511 bytes. Each piece is in a sector of 512 bytes, behind a mark that is
-//! not zero. Segments begin as zeros, so that a sector that is all zero was never written, even if payloads
-//! are zeros.
+//! not zero, so that a sector which was written is never as it was before, even if payloads are zeros.
 
 /// The first byte of every sector that was written.
 pub(super) const MARK: u8 = 0xA5;
+/// The last byte of every batch. It is not zero, so that a batch of which the end is missing is known by it.
+pub(super) const BATCH_END: u8 = 0xE5;
 /// The unit that a disk writes completely or not at all.
 pub(super) const SECTOR: u64 = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 /// The unit in which file systems write to a disk.
 pub(super) const BLOCK: u64 = 4096;
 /// The same, of memory.
@@ -28,6 +30,11 @@ pub(super) fn offset_of(position: u64) -> u64 {
 /// mark that belongs to a sector that begins here.
 pub(super) fn end_offset_of(position: u64) -> u64 {
     position.checked_sub(1).map_or(DATA_START, |last| offset_of(last) + 1)
+}
+
+/// The offset at which the sector of this offset begins.
+pub(super) fn sector_start(offset: u64) -> u64 {
+    offset / SECTOR * SECTOR
 }
 
 /// The length of the stream in a file of this length.

@@ -29,6 +29,7 @@ mod retrying;
 #[cfg(test)]
 mod sabotage;
 mod scan;
+mod sectors;
 #[cfg(any(test, fuzzing))]
 mod sim_disk;
 #[cfg(any(test, fuzzing))]
@@ -36,8 +37,10 @@ mod sim_fault;
 mod store;
 mod stream;
 mod survey;
+mod tail;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 mod writer;
 
 pub use self::{damage::LostEvents, options::SegmentOptions, store::SegmentStore};

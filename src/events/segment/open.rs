@@ -5,7 +5,7 @@ use std::{io, ops::Range, sync::Arc};
 use super::{
     checksum::Checksum,
     create::{Active, NewSegment},
-    damage::{DamageReport, LostEvents, most_events_in},
+    damage::{DamageReport, LostEvents, lost_events, most_events_in},
     disk::{Disk, DiskFile, is_medium_error, read_full, write_all},
     header::Header,
     index::{Entry, Index},
@@ -87,7 +87,7 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
             // Of the older ones, damage is found when they are read.
             Some(header) if at + 2 == segments.len() => {
                 let found = survey(&*segment.file, header, end)?;
-                lost.add_missing(&found, end, u64::MAX);
+                lost.add_missing(&found, end, header.uncertain_from());
                 clocks = clocks.or(found.clocks);
             }
             Some(_) => {}
@@ -242,6 +242,7 @@ fn find_end(
         newest.file.sync_data()?;
         // The verdict holds from now on, whatever happens to the end of the segment.
         header.durable = verdict.next.saturating_sub(1);
+        header.certain = verdict.uncertain_from.min(verdict.next).saturating_sub(1);
         header.closed = true;
         disk.sync_dir()?;
         newest::save(disk, &header)?;
@@ -297,12 +298,8 @@ struct Losses {
 impl Losses {
     /// Numbers from `uncertain_from` on may never have been used.
     fn add(&mut self, numbers: Range<u64>, uncertain_from: u64, segment: u64) {
-        let start = numbers.start.max(self.floor);
-        let certain_end = numbers.end.min(uncertain_from);
-        for (numbers, exact) in [(start..certain_end, true), (start.max(certain_end)..numbers.end, false)] {
-            if let Some(last) = numbers.end.checked_sub(1).filter(|last| *last >= numbers.start) {
-                self.damage.add(LostEvents { first: numbers.start, last, exact }, &segment_name(segment));
-            }
+        for lost in lost_events(numbers.start.max(self.floor)..numbers.end, uncertain_from) {
+            self.damage.add(lost, &segment_name(segment));
         }
     }
 

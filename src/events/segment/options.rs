@@ -38,9 +38,9 @@ impl Default for SegmentOptions {
 }
 
 impl SegmentOptions {
-    /// The size of a segment in bytes. Events are discarded by whole segments, and a segment is written with
-    /// zeros before use. A batch that is larger gets a segment of its own size and up to 24 KiB more.
-    /// Default: 4 MiB; at least 16 KiB.
+    /// The size of a segment in bytes. Events are discarded by whole segments, and a segment is filled before
+    /// use. A batch that is larger gets a segment of its own size and up to 24 KiB more. Default: 4 MiB; at
+    /// least 16 KiB.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.layout.segment_bytes = bytes.max(MIN_SEGMENT_BYTES);

@@ -5,7 +5,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    damage::LostEvents,
+    damage::{LostEvents, lost_events},
     disk::{Disk, DiskFile},
     header::Header,
     index::{Hint, Index},
@@ -47,6 +47,8 @@ struct FoundEvent {
 struct Segment {
     numbers: Range<u64>,
     generation: u64,
+    /// Those of its numbers from here on may never have been used.
+    uncertain_from: u64,
 }
 
 /// What one read returns at most, however small the events are.
@@ -66,7 +68,7 @@ impl<'a> Reader<'a> {
         self.next = from;
         while !self.is_full() {
             let Some(segment) = self.segment() else { break };
-            if let Err(error) = self.read_segment(&segment) {
+            if let Err(error) = self.read_segment(segment) {
                 // The next call fails at this place, if it still must.
                 return if self.found.is_empty() { Err(error) } else { Ok(self.next) };
             }
@@ -95,13 +97,14 @@ impl<'a> Reader<'a> {
         let index = lock(self.index);
         self.next = self.next.max(index.first()).min(index.next);
         let numbers = index.segment_of(self.next)?;
-        Some(Segment { numbers, generation: index.generation })
+        Some(Segment { numbers, generation: index.generation, uncertain_from: u64::MAX })
     }
 
     /// Reads until enough is found, or the segment ends, or another one may have the next number.
-    fn read_segment(&mut self, segment: &Segment) -> io::Result<()> {
+    fn read_segment(&mut self, mut segment: Segment) -> io::Result<()> {
         let numbers = segment.numbers.clone();
-        let Some((file, header)) = self.open(segment)? else { return self.miss(numbers.end, segment) };
+        let Some((file, header)) = self.open(&segment)? else { return self.miss(numbers.end, &segment) };
+        segment.uncertain_from = header.uncertain_from();
         let hint = lock(self.index).hint(&header.salt, self.next);
         let (position, number) = hint.map_or((0, numbers.start), |hint| (hint.position, hint.number));
         let mut scanner = Scanner::new(&*file, &header, position, number..numbers.end)?;
@@ -110,7 +113,7 @@ impl<'a> Reader<'a> {
             if number < self.next {
                 continue;
             }
-            self.miss(number, segment)?;
+            self.miss(number, &segment)?;
             if self.next < number || self.is_full() {
                 return Ok(());
             }
@@ -121,7 +124,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
         }
-        self.miss(numbers.end, segment)
+        self.miss(numbers.end, &segment)
     }
 
     /// `None` if there is no such segment of this epoch, or its header is damaged.
@@ -182,10 +185,8 @@ impl<'a> Reader<'a> {
     }
 
     fn lose(&mut self, end: u64, segment: &Segment) {
-        if let Some(last) = end.checked_sub(1).filter(|last| *last >= self.next) {
-            let lost = LostEvents { first: self.next, last, exact: true };
-            self.lost.push((lost, segment_name(segment.numbers.start)));
-            self.next = end;
-        }
+        let lost = lost_events(self.next..end, segment.uncertain_from);
+        self.lost.extend(lost.map(|lost| (lost, segment_name(segment.numbers.start))));
+        self.next = self.next.max(end);
     }
 }

@@ -9,6 +9,8 @@ pub(super) struct Findings {
     pub(super) first: u64,
     /// From the header: all events up to here were durable.
     pub(super) durable: u64,
+    /// From the header: numbers from here on, up to `durable`, may never have been used.
+    pub(super) uncertain_from: u64,
     /// From the header: nothing was appended since.
     pub(super) closed: bool,
     /// The valid batch header that is nearest to the end.
@@ -27,23 +29,36 @@ pub(super) struct LastBatch {
     pub(super) durable: u64,
     /// Whether all its records are valid.
     pub(super) is_complete: bool,
-    /// Whether a sector of it was never written, or its last byte was not.
-    pub(super) is_cut_off: bool,
+    pub(super) written: Written,
+}
+
+/// How much of a batch was written. What was damaged later does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Written {
+    #[default]
+    Completely,
+    /// A part of it was never written, so that nobody was told that it is durable.
+    InPart,
+    /// A part of it was never written, or was damaged in a way that looks like that.
+    InDoubt,
 }
 
 /// What is behind the last batch, or at the start of a segment without one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// All zero.
+    /// Nothing was ever written there.
     #[default]
     Unwritten,
-    /// A part of a batch header, and nothing behind it: its write was cut off.
-    CutOffHeader,
-    /// The place of the next batch header is zero, and something behind it is not.
-    WithoutHeader,
-    /// There is something in the place of the next batch header, or the file is too short.
+    /// Nothing that is there was acknowledged, but the next batch must not be written over it.
+    Abandoned,
+    /// Batches that were there are damaged.
     Damaged {
-        /// How many bytes may have been records.
+        /// How many bytes may have been records, behind those that were found.
+        bytes: u64,
+    },
+    /// Batches that were there are damaged, or one that was there was never written completely.
+    InDoubt {
+        /// As for `Damaged`.
         bytes: u64,
     },
 }
@@ -60,7 +75,7 @@ pub(super) struct Verdict {
 }
 
 pub(super) fn judge(findings: &Findings) -> Verdict {
-    let Findings { first, durable, closed, last_batch, found_end, rest } = *findings;
+    let Findings { first, durable, uncertain_from, closed, last_batch, found_end, rest } = *findings;
     let batch_end = last_batch.map_or(first, |batch| batch.end);
     let is_complete = last_batch.is_none_or(|batch| batch.is_complete);
     let durable_end = durable.saturating_add(1);
@@ -71,42 +86,54 @@ pub(super) fn judge(findings: &Findings) -> Verdict {
     }
     if closed {
         let can_continue = rest == Rest::Unwritten && batch_end == durable_end;
-        return Verdict { next: durable_end, uncertain_from: durable_end, can_continue };
+        let uncertain_from = uncertain_from.min(durable_end);
+        return Verdict { next: durable_end, uncertain_from, can_continue };
     }
     let durable_end = durable_end.max(last_batch.map_or(0, |batch| batch.durable.saturating_add(1)));
-    let next = match (last_batch, rest) {
-        // Power was lost while this batch was written: nobody was told that it is durable.
-        (Some(batch), Rest::Unwritten | Rest::CutOffHeader)
-            if !batch.is_complete && batch.is_cut_off && batch.end > durable_end =>
-        {
-            batch.first.max(durable_end)
-        }
-        // The same, and the sector with the header is among those that were not written.
-        (_, Rest::WithoutHeader) if is_complete => batch_end.max(durable_end),
-        _ => batch_end.max(durable_end).max(found_end),
+    let written_end = batch_end.max(durable_end);
+    let (certain_end, used_end, bytes) = match rest {
+        Rest::Unwritten | Rest::Abandoned => (written_end, written_end, 0),
+        Rest::Damaged { bytes } => (written_end.max(found_end), written_end.max(found_end), bytes),
+        Rest::InDoubt { bytes } => (written_end, written_end.max(found_end), bytes),
     };
-    let uncertain = match rest {
-        Rest::Damaged { bytes } => most_events_in(bytes),
-        Rest::Unwritten | Rest::CutOffHeader | Rest::WithoutHeader => 0,
+    let (uncertain_from, next) = match last_batch.filter(|batch| !batch.is_complete) {
+        // Power was lost while this batch was written: nobody was told that it is durable.
+        Some(batch) if batch.written == Written::InPart => {
+            let next = batch.first.max(durable_end);
+            (next, next)
+        }
+        Some(batch) if batch.written == Written::InDoubt => (batch.first.max(durable_end), used_end),
+        _ => (certain_end, used_end),
     };
     Verdict {
-        next: next.saturating_add(uncertain),
-        uncertain_from: next,
+        next: next.saturating_add(most_events_in(bytes)),
+        uncertain_from,
         can_continue: is_complete && rest == Rest::Unwritten && next == batch_end,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Written::{Completely, InDoubt, InPart},
+        *,
+    };
 
-    fn last(first: u64, end: u64, is_complete: bool, is_cut_off: bool) -> Option<LastBatch> {
-        Some(LastBatch { first, end, durable: first - 1, is_complete, is_cut_off })
+    fn last(first: u64, end: u64, is_complete: bool, written: Written) -> Option<LastBatch> {
+        Some(LastBatch { first, end, durable: first - 1, is_complete, written })
     }
 
     /// A segment that begins with number 1 and was not closed.
     fn findings(last_batch: Option<LastBatch>, found_end: u64, rest: Rest) -> Findings {
-        Findings { first: 1, durable: 0, closed: false, last_batch, found_end, rest }
+        Findings {
+            first: 1,
+            durable: 0,
+            uncertain_from: u64::MAX,
+            closed: false,
+            last_batch,
+            found_end,
+            rest,
+        }
     }
 
     fn next(findings: Findings) -> (u64, bool) {
@@ -117,38 +144,53 @@ mod tests {
     #[test]
     fn a_complete_end_goes_on_where_it_is() {
         assert_eq!(next(findings(None, 1, Rest::Unwritten)), (1, true));
-        assert_eq!(next(findings(last(7, 10, true, false), 10, Rest::Unwritten)), (10, true));
+        assert_eq!(next(findings(last(7, 10, true, Completely), 10, Rest::Unwritten)), (10, true));
+        assert_eq!(next(findings(last(7, 10, true, Completely), 10, Rest::Abandoned)), (10, false));
     }
 
     #[test]
     fn a_torn_batch_was_never_acknowledged() {
-        assert_eq!(next(findings(last(7, 10, false, true), 9, Rest::Unwritten)), (7, false));
-        assert_eq!(next(findings(last(4, 7, true, false), 10, Rest::WithoutHeader)), (7, false));
-        assert_eq!(next(findings(last(4, 7, true, false), 7, Rest::CutOffHeader)), (7, false));
+        assert_eq!(next(findings(last(7, 10, false, InPart), 9, Rest::Abandoned)), (7, false));
+        assert_eq!(next(findings(last(4, 7, true, Completely), 10, Rest::Abandoned)), (7, false));
+        // Only its last byte is missing.
+        assert_eq!(next(findings(last(4, 7, true, InPart), 7, Rest::Abandoned)), (7, false));
+        let durable = Findings { durable: 7, ..findings(last(7, 10, false, InPart), 9, Rest::Abandoned) };
+        assert_eq!(next(durable), (8, false));
     }
 
     #[test]
     fn a_damaged_batch_keeps_its_numbers() {
-        assert_eq!(next(findings(last(7, 10, false, false), 9, Rest::Unwritten)), (10, false));
-        // Something behind shows that it was acknowledged.
-        assert_eq!(next(findings(last(7, 10, false, true), 9, Rest::WithoutHeader)), (10, false));
-        let durable = Findings { durable: 9, ..findings(last(7, 10, false, true), 9, Rest::Unwritten) };
-        assert_eq!(next(durable), (10, false));
+        let verdict = judge(&findings(last(7, 10, false, Completely), 9, Rest::Unwritten));
+        assert_eq!((verdict.next, verdict.uncertain_from, verdict.can_continue), (10, 10, false));
+        let verdict = judge(&findings(last(4, 7, true, Completely), 9, Rest::Damaged { bytes: 0 }));
+        assert_eq!((verdict.next, verdict.uncertain_from), (9, 9));
+    }
+
+    #[test]
+    fn a_batch_in_doubt_keeps_its_numbers_and_they_may_not_have_been_used() {
+        let verdict = judge(&findings(last(7, 10, false, InDoubt), 9, Rest::Unwritten));
+        assert_eq!((verdict.next, verdict.uncertain_from), (10, 7));
+        let verdict = judge(&findings(last(4, 7, true, Completely), 9, Rest::InDoubt { bytes: 28 }));
+        assert_eq!((verdict.next, verdict.uncertain_from), (10, 7));
+        let durable = Findings { durable: 8, ..findings(last(7, 10, false, InDoubt), 9, Rest::Unwritten) };
+        assert_eq!(judge(&durable).uncertain_from, 9);
     }
 
     #[test]
     fn numbers_in_damage_of_unknown_content_are_not_used() {
-        let verdict = judge(&findings(last(4, 7, true, false), 7, Rest::Damaged { bytes: 57 }));
-        assert_eq!((verdict.uncertain_from, verdict.next), (7, 10), "three records of 28 bytes at most");
+        let verdict = judge(&findings(last(4, 7, true, Completely), 7, Rest::Damaged { bytes: 57 }));
+        assert_eq!((verdict.uncertain_from, verdict.next), (7, 9), "two records of 28 bytes at most");
     }
 
     #[test]
     fn a_closed_segment_knows_its_end_whatever_it_contains() {
-        for rest in [Rest::Unwritten, Rest::WithoutHeader, Rest::Damaged { bytes: 9999 }] {
-            let damaged = findings(last(4, 7, false, true), 5, rest);
+        for rest in [Rest::Unwritten, Rest::Abandoned, Rest::Damaged { bytes: 9999 }] {
+            let damaged = findings(last(4, 7, false, InPart), 5, rest);
             assert_eq!(next(Findings { closed: true, durable: 19, ..damaged }), (20, false));
         }
-        let sound = findings(last(4, 7, true, false), 7, Rest::Unwritten);
+        let sound = findings(last(4, 7, true, Completely), 7, Rest::Unwritten);
         assert_eq!(next(Findings { closed: true, durable: 6, ..sound }), (7, true));
+        let in_doubt = Findings { closed: true, durable: 19, uncertain_from: 12, ..sound };
+        assert_eq!(judge(&in_doubt).uncertain_from, 12);
     }
 }

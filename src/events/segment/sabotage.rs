@@ -9,6 +9,8 @@ pub(super) enum Sabotage {
     IgnoreChecksums,
     /// A damaged last batch is truncated as if it were torn.
     ReuseDamagedNumbers,
+    /// A zeroed sector is taken for one that was never written.
+    TakeZerosForUnwritten,
     /// Acknowledged events in the block of a failed write are not written again.
     SkipRewrite,
     /// A failed write is tried again in the same segment.

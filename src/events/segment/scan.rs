@@ -3,11 +3,13 @@
 use std::{io, ops::Range, time::Duration};
 
 use super::{
-    batch::{BATCH_HEADER_LEN, BATCH_MAGIC, BatchHeader, RECORD_HEAD_LEN, RecordHead, batch_start},
+    batch::{
+        BATCH_END_LEN, BATCH_HEADER_LEN, BATCH_MAGIC, BatchHeader, RECORD_HEAD_LEN, RecordHead, batch_start,
+    },
     checksum::Checksum,
     disk::{DiskFile, read_full},
     header::{Header, u32_at, u64_at},
-    layout::{offset_of, unbroken},
+    layout::{BATCH_END, offset_of, unbroken},
     number::to_u64,
     stream::Stream,
 };
@@ -28,7 +30,7 @@ pub(super) enum Found<'s> {
         header: BatchHeader,
         /// Where the header begins.
         start: u64,
-        /// Where the records end.
+        /// The position behind the batch.
         end: u64,
     },
     Record {
@@ -69,7 +71,7 @@ impl<'f> Scanner<'f> {
         numbers: Range<u64>,
     ) -> io::Result<Self> {
         Ok(Self {
-            stream: Stream::new(file, header.capacity)?,
+            stream: Stream::new(file, header)?,
             checksum: Checksum::new(&header.salt),
             fresh_blocks: header.fresh_blocks,
             position,
@@ -86,7 +88,7 @@ impl<'f> Scanner<'f> {
                     if header.first >= self.numbers.end {
                         return Ok(None);
                     }
-                    let end = start + BATCH_HEADER + u64::from(header.body);
+                    let end = header.end_position(start);
                     self.position = start + BATCH_HEADER;
                     return Ok(Some(Found::Batch { header, start, end }));
                 }
@@ -123,11 +125,13 @@ impl<'f> Scanner<'f> {
         Ok(rest.and_then(|rest| head.payload(rest, &self.checksum, offset_of(start))).is_some())
     }
 
-    /// What begins at this position, or behind the padding at this position.
+    /// What begins at this position, or behind the end of a batch and the padding at this position.
     fn piece(&mut self, position: u64) -> io::Result<Option<(u64, Piece)>> {
         if let Some(head) = self.record_head(position)? {
             return Ok(Some((position, Piece::Record(head))));
         }
+        let ends = self.stream.get(position, BATCH_END_LEN)?.is_some_and(|end| end == [BATCH_END]);
+        let position = if ends { position + BATCH_END_LEN } else { position };
         let start = batch_start(position, self.fresh_blocks);
         let padding = self.stream.get(position, start - position)?;
         if padding.is_none_or(|padding| padding.iter().any(|byte| *byte != 0)) {

@@ -407,6 +407,9 @@ impl DiskFile for Handle {
             return Err(error(kind));
         }
         let part = random.usize(..=bytes.len());
+        // Systems copy whole pages from a program, so that a write ends between sectors.
+        let beyond = (offset + part) % SECTOR;
+        let part = if kind == FaultKind::Short { part } else { part.saturating_sub(beyond) };
         file.write(offset, &bytes[..part]);
         if kind == FaultKind::Short && part > 0 { Ok(part) } else { Err(error(kind)) }
     }

@@ -4,16 +4,20 @@ use std::io;
 
 use super::{
     disk::{DiskFile, read_full},
-    layout::{DATA_START, SECTOR, SECTOR_STREAM, offset_of, stream_len},
+    header::Header,
+    layout::{DATA_START, SECTOR, SECTOR_BYTES, SECTOR_STREAM, offset_of, stream_len},
     number::{to_u64, to_usize},
+    unwritten::Unwritten,
 };
 
 /// What is read in one call unless a record is larger: large enough that the calls cost little.
 pub(super) const READ_BYTES: u64 = 128 * 1024;
 
-/// A window on the stream. Its memory is bounded by what is asked for in one call and by [`READ_BYTES`].
+/// A window on the stream, in which sectors that were never written are zeros. Its memory is bounded by what
+/// is asked for in one call and by [`READ_BYTES`].
 pub(super) struct Stream<'f> {
     file: &'f dyn DiskFile,
+    unwritten: Unwritten,
     /// The position behind the last byte.
     len: u64,
     /// The position of the first byte of `window`. A sector begins here.
@@ -22,10 +26,10 @@ pub(super) struct Stream<'f> {
 }
 
 impl<'f> Stream<'f> {
-    /// The stream of a file of which only the first `limit` bytes count.
-    pub(super) fn new(file: &'f dyn DiskFile, limit: u64) -> io::Result<Self> {
-        let len = stream_len(file.len()?.min(limit));
-        Ok(Self { file, len, start: 0, window: Vec::new() })
+    /// The stream of a file with this header.
+    pub(super) fn new(file: &'f dyn DiskFile, header: &Header) -> io::Result<Self> {
+        let len = stream_len(file.len()?.min(header.capacity));
+        Ok(Self { file, unwritten: Unwritten::of(header), len, start: 0, window: Vec::new() })
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -73,9 +77,13 @@ impl<'f> Stream<'f> {
         self.window.clear();
         self.window.shrink_to(to_usize(READ_BYTES));
         self.window.reserve_exact(raw.len());
-        let sector = to_usize(SECTOR);
-        raw.chunks(sector)
-            .for_each(|sector| self.window.extend_from_slice(sector.get(1..).unwrap_or_default()));
+        for (sector, offset) in raw.chunks(SECTOR_BYTES).zip((offset..).step_by(SECTOR_BYTES)) {
+            if self.unwritten.is_all_of(sector, offset) {
+                self.window.resize(self.window.len() + sector.len().saturating_sub(1), 0);
+            } else {
+                self.window.extend_from_slice(sector.get(1..).unwrap_or_default());
+            }
+        }
         self.start = first * SECTOR_STREAM;
         Ok(())
     }

@@ -87,6 +87,7 @@ impl Writer {
         };
         active.header.floor = floor;
         active.header.durable = next.saturating_sub(1);
+        active.header.certain = active.header.durable;
         active.header.closed = true;
         active.header.replace(&*active.file)?;
         newest::save(target.disk, &active.header)

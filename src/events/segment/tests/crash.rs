@@ -25,9 +25,8 @@ fn a_segment_that_gets_its_name_too_early_is_found() {
 /// Several lives of a store, each of which ends at some call to the disk.
 fn trial(seed: u64) -> Result<(), String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let disk = SimDisk::new(seed, random.bool());
+    let (disk, mut model) = Model::on_disk(seed, random.bool());
     let options = options(&mut random);
-    let mut model = Model::default();
     for _ in 0..random.u8(1..5) {
         life(&disk, &options, &mut model, &mut random)?;
         disk.heal();

@@ -70,8 +70,8 @@ fn each_fault_of_each_call_is_survived() {
             let few = (0..trials(8, 30)).flat_map(|after| [(after, 1), (after, 3), (after, u64::MAX)]);
             for (after, times) in few {
                 let mut random = fastrand::Rng::with_seed(after);
-                let disk = SimDisk::new(after, after % 2 == 0);
-                let mut model = Model::default();
+                let (disk, mut model) = Model::on_disk(after, after % 2 == 0);
+                model.may_be_in_doubt |= kind == FaultKind::Short;
                 let store = open(&disk, &small()).unwrap();
                 model.append(&store, &mut random).unwrap().unwrap();
                 disk.inject(Fault { call, after, times, kind });

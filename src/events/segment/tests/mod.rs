@@ -4,6 +4,7 @@
 
 mod crash;
 mod faults;
+mod last_batch;
 mod model;
 mod races;
 mod retention;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use super::{
     SegmentOptions, SegmentStore,
+    header::Header,
     sabotage::{Sabotage, with},
     sim_disk::SimDisk,
 };
@@ -46,6 +48,22 @@ fn options(random: &mut fastrand::Rng) -> SegmentOptions {
     let options =
         SegmentOptions::default().segment_bytes((16 * 1024) << random.u32(..3)).epochs_from(|| EPOCH);
     if random.u8(..4) == 0 { options.fresh_block_for_each_commit() } else { options }
+}
+
+/// The header of the segment in `docs/event-log-format.md`.
+pub(super) fn header(filled: bool) -> Header {
+    Header {
+        epoch: EPOCH,
+        first: 5,
+        floor: 3,
+        durable: 4,
+        certain: 4,
+        capacity: 16384,
+        salt: std::array::from_fn(|at| u8::try_from(at).unwrap()),
+        filled,
+        fresh_blocks: false,
+        closed: false,
+    }
 }
 
 fn open(disk: &SimDisk, options: &SegmentOptions) -> std::io::Result<SegmentStore> {

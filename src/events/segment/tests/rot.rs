@@ -9,9 +9,10 @@ use std::{
 use super::{
     super::{
         disk::Disk,
-        header::Header,
+        header::{HEADER_LEN, Header},
         layout::{end_offset_of, offset_of},
         names::{segment_name, segment_number},
+        number::to_u64,
         retrying::RetryingDisk,
         sabotage::Sabotage,
         scan::{Found, Scanner},
@@ -43,13 +44,19 @@ fn a_store_that_uses_damaged_numbers_again_is_found() {
 }
 
 #[test]
+fn a_store_that_takes_zeros_for_unwritten_is_found() {
+    must_find(Sabotage::TakeZerosForUnwritten, at_rest);
+}
+
+#[test]
 fn a_store_that_hides_damage_is_found() {
     must_find(Sabotage::HideDamage, running);
 }
 
 fn at_rest(seed: u64) -> Result<(), String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let disk = SimDisk::new(seed, random.bool());
+    let filled = random.bool();
+    let disk = SimDisk::new(seed, filled);
     let options = options(&mut random);
     let mut model = Model::default();
     for _ in 0..random.u8(1..3) {
@@ -70,19 +77,22 @@ fn at_rest(seed: u64) -> Result<(), String> {
         disk.lose_power();
     }
     let before = Content::of(&disk);
-    for _ in 0..random.u8(1..4) {
+    let rots = random.u8(1..4);
+    for _ in 0..rots {
         rot(&disk, &mut random);
     }
-    let mut damage = before.damage(&Content::of(&disk));
-    damage.last_acknowledged = model.acknowledged.keys().max().copied().unwrap_or(0);
-    if let Some(from) = damage.unclean_end {
+    let after = Content::of(&disk);
+    let mut damage = before.damage(&after);
+    damage.events.retain(|number| model.acknowledged.contains_key(number));
+    let vanished = if filled { None } else { before.vanished(&after, rots) };
+    if let Some(from) = vanished {
         model.forgive(from);
     }
     model.may_be_damaged = true;
     for _ in 0..2 {
         let store = open(&disk, &options).map_err(|error| format!("open: {error}"))?;
         model.check(&store, &mut random)?;
-        if damage.unclean_end.is_none() {
+        if vanished.is_none() {
             check_loss(&store, &damage, &model, &mut random)?;
         }
         for _ in 0..random.u8(1..20) {
@@ -152,9 +162,10 @@ fn check_loss(
             ));
         }
     }
-    let known = |number: &u64| damage.events.contains(number);
+    // An event that failed may have been written in part, and been damaged as well.
+    let known = |number: &u64| damage.events.contains(number) || model.failed.contains_key(number);
     // Without a mark that the log was closed, any damage behind the last event may have been events.
-    for lost in lost.iter().filter(|lost| damage.is_closed || lost.last <= damage.last_acknowledged) {
+    for lost in lost.iter().filter(|lost| lost.exact || damage.is_exact) {
         if !lost.exact || !(lost.first..=lost.last).all(|number| known(&number)) {
             return Err(format!("{lost:?} is reported, but lost are {damage:?}"));
         }
@@ -207,17 +218,15 @@ struct Content {
     events: Vec<(u64, String, Range<u64>)>,
     /// The batches of the newest segment: the number behind them, and where header and records are.
     batches: Vec<(u64, Range<u64>)>,
-    /// The segments that have a header, and whether it says that the log was closed.
-    headers: BTreeMap<String, bool>,
+    /// The segments that have a header.
+    headers: BTreeMap<String, Header>,
 }
 
 #[derive(Debug, Default)]
 struct Damage {
     events: BTreeSet<u64>,
-    is_closed: bool,
-    last_acknowledged: u64,
-    /// The power failed, and from this number on the last events were damaged, too.
-    unclean_end: Option<u64>,
+    /// Whether it is known how many events there were.
+    is_exact: bool,
 }
 
 impl Content {
@@ -230,7 +239,7 @@ impl Content {
             let name = segment_name(*first);
             let file = disk.open(&name).unwrap();
             let Some(header) = Header::read(&*file, *first).unwrap() else { continue };
-            content.headers.insert(name.clone(), header.closed);
+            content.headers.insert(name.clone(), header.clone());
             let end = firsts.get(at + 1).copied().unwrap_or(u64::MAX);
             content.batches.clear();
             let mut scanner = Scanner::new(&*file, &header, 0, *first..end).unwrap();
@@ -268,15 +277,28 @@ impl Content {
                 .zip(before.iter().zip(&after))
                 .any(|(at, (before, after))| at % 512 > 0 && before != after)
         };
-        let Some((newest, is_closed)) = self.headers.last_key_value() else { return Damage::default() };
+        let Some((newest, header)) = self.headers.last_key_value() else { return Damage::default() };
         // The header of the newest segment is in another file, too.
         let lost = |(_, name, place): &&(u64, String, Range<u64>)| {
             name != newest && !after.headers.contains_key(name) || changed(name, place)
         };
         let events = self.events.iter().filter(lost).map(|(number, ..)| *number).collect();
-        let sound = self.batches.iter().rposition(|(_, place)| !changed(newest, place));
-        let unclean_end = (!is_closed && sound.is_none_or(|at| at + 1 < self.batches.len()))
-            .then(|| sound.map_or(segment_number(newest).unwrap(), |at| self.batches[at].0));
-        Damage { events, is_closed: *is_closed, unclean_end, ..Damage::default() }
+        // The other copies say that the log is closed a little later, or that it is open a little earlier.
+        let is_closed = header.closed && after.headers.contains_key(newest);
+        Damage { events, is_exact: is_closed && header.filled }
+    }
+
+    /// The number from which on the last events are gone without a trace: in a segment that grows and was
+    /// not closed, nothing says how long the file was.
+    fn vanished(&self, after: &Self, rots: u8) -> Option<u64> {
+        let (newest, header) = self.headers.last_key_value().filter(|(_, header)| !header.closed)?;
+        let [before, after] = [self, after].map(|content| to_u64(content.files[newest].len()));
+        let ends = self.batches.iter().map(|(_, place)| place.end);
+        let ends_with_batch = ends.chain([4096 + to_u64(HEADER_LEN)]).any(|end| end == after);
+        // Something else may have been put behind what is left.
+        let is_truncated = after != before && (ends_with_batch || rots > 1);
+        let is_left = |(_, place): &&(u64, Range<u64>)| place.end <= after;
+        let left = self.batches.iter().rfind(is_left).map_or(header.first, |(end, _)| *end);
+        is_truncated.then_some(left)
     }
 }

@@ -260,8 +260,9 @@ fn what_cannot_be_read_is_not_written_again() {
     // A part of the last batch, which is written again when the log was not closed.
     disk.make_unreadable(&segment_name(1), 3 * BLOCK..3 * BLOCK + 512);
     let store = open(&disk, &small()).unwrap();
-    assert_eq!(store.extent().next, 2, "the number is not used again");
-    assert_eq!(reported(&store), [1].into());
+    // Nor are those of the batches that may have been behind it in the same block.
+    assert_eq!(store.extent().next, 77, "the number is not used again");
+    assert_eq!(reported(&store), (1..77).collect());
     drop(store);
     disk.heal();
     let store = open(&disk, &small()).unwrap();

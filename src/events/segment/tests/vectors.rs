@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::header;
 use crate::events::{
     event_store::{Batch, Clocks, StoredEvent},
-    segment::{batch::encode, checksum::Checksum, header::Header},
+    segment::{batch::encode, checksum::Checksum, unwritten::Unwritten},
 };
 
 const DOCUMENT: &str = include_str!("../../../../docs/event-log-format.md");
@@ -19,24 +20,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn salt() -> [u8; 16] {
-    std::array::from_fn(|at| u8::try_from(at).unwrap())
+#[test]
+fn a_header_is_as_the_document_shows() {
+    assert_eq!(hex(&header(true).encode()), vector("header"));
 }
 
 #[test]
-fn a_header_is_as_the_document_shows() {
-    let header = Header {
-        epoch: 77,
-        first: 5,
-        floor: 3,
-        durable: 4,
-        capacity: 16384,
-        salt: salt(),
-        filled: true,
-        fresh_blocks: false,
-        closed: false,
-    };
-    assert_eq!(hex(&header.encode()), vector("header"));
+fn an_unwritten_sector_is_as_the_document_shows() {
+    let sector = Unwritten::of(&header(true)).sector(8192);
+    let (stamp, zeros) = sector.split_at(5);
+    assert_eq!(hex(stamp), vector("stamp"));
+    assert_eq!(zeros, [0; 507]);
 }
 
 #[test]
@@ -50,7 +44,7 @@ fn a_batch_is_as_the_document_shows() {
         events: vec![event("hello", 1000), event("", 1001)],
         clocks: Clocks { log: Duration::from_millis(1002), wall: Duration::from_millis(1_700_000_000_000) },
     };
-    let encoded = encode(&batch, 4, 0, &Checksum::new(&salt())).unwrap();
+    let encoded = encode(&batch, 4, 0, &Checksum::new(&header(true).salt)).unwrap();
     assert_eq!(encoded.offset, 8192);
     assert_eq!(hex(&encoded.bytes), vector("batch"));
 }
