@@ -237,9 +237,11 @@ fn find_end(
     let verdict = judge(&found.findings);
     lost.add_missing(&found, verdict.next, verdict.uncertain_from);
     let mut header = header.clone();
-    if !header.closed {
+    if !header.closed || !verdict.can_continue {
         write_again(&*newest.file, found.last_batch_bytes.clone())?;
         newest.file.sync_data()?;
+    }
+    if !header.closed {
         // The verdict holds from now on, whatever happens to the end of the segment.
         header.durable = verdict.next.saturating_sub(1);
         header.certain = verdict.uncertain_from.min(verdict.next).saturating_sub(1);

@@ -24,6 +24,8 @@ pub(super) struct Writer {
     /// The newest segment. `None` if the next batch must go to another one: after an error, and when a
     /// segment was left in a state that is not known.
     active: Option<Active>,
+    /// The newest segment after an error, which may have left a part of a batch there.
+    failed: Option<Active>,
     /// The events in the block that the next batch will share. If writing that batch fails, the block may
     /// be lost, and they are written again.
     recent: Vec<Recent>,
@@ -41,7 +43,7 @@ pub(super) struct Target<'a> {
 
 impl Writer {
     pub(super) fn new(active: Option<Active>, recent: Vec<Recent>) -> Self {
-        Self { active, recent, is_closed: false }
+        Self { active, failed: None, recent, is_closed: false }
     }
 
     /// Writes a batch and makes it durable.
@@ -70,7 +72,7 @@ impl Writer {
             }
             Err(error) => {
                 if !stay {
-                    self.active = None;
+                    self.failed = self.active.take().or(self.failed.take());
                 }
                 Err(error)
             }
@@ -80,17 +82,18 @@ impl Writer {
     /// Marks the newest segment as closed, so that its end is known whatever happens to its content.
     pub(super) fn close(&mut self, target: Target<'_>) -> io::Result<()> {
         self.is_closed = true;
-        let Some(mut active) = self.active.take() else { return Ok(()) };
-        let (floor, next) = {
-            let index = lock(target.index);
-            (index.floor, index.next)
-        };
-        active.header.floor = floor;
-        active.header.durable = next.saturating_sub(1);
-        active.header.certain = active.header.durable;
-        active.header.closed = true;
-        active.header.replace(&*active.file)?;
-        newest::save(target.disk, &active.header)
+        if let Some(active) = self.active.take() {
+            return active.mark_closed(target);
+        }
+        // What a failed write left cannot be taken for acknowledged events then. Without the mark, they are
+        // only in doubt: an error changes nothing.
+        if let Some(failed) = self.failed.take()
+            && failed.file.is_linked().is_ok_and(|is_linked| is_linked)
+            && let Err(error) = failed.mark_closed(target)
+        {
+            tracing::debug!(%error, "a segment of an event log cannot be marked as closed");
+        }
+        Ok(())
     }
 
     fn write(&mut self, target: Target<'_>, batch: &Batch) -> io::Result<EncodedBatch> {
@@ -148,6 +151,7 @@ impl Writer {
         let (active, recent) = new.create(disk)?;
         // Readers open files by name, and find the new one from here on.
         let Header { first, capacity, .. } = active.header;
+        self.failed = None;
         lock(index).add_segment(Entry { first, bytes: capacity, began: Some(batch.clocks.log) });
         disk.sync_dir()?;
         newest::save(disk, &active.header)?;
@@ -199,6 +203,17 @@ pub(super) fn remove_discarded(Target { disk, index, .. }: Target<'_>) -> io::Re
 }
 
 impl Active {
+    fn mark_closed(mut self, Target { disk, index, .. }: Target<'_>) -> io::Result<()> {
+        let (floor, next) = {
+            let index = lock(index);
+            (index.floor, index.next)
+        };
+        let durable = next.saturating_sub(1);
+        self.header = Header { floor, durable, certain: durable, closed: true, ..self.header };
+        self.header.replace(&*self.file)?;
+        newest::save(disk, &self.header)
+    }
+
     fn has_space_for(&self, batch_len: u64) -> bool {
         let start = batch_start(self.end, self.header.fresh_blocks);
         end_offset_of(start.saturating_add(batch_len)) <= self.header.capacity

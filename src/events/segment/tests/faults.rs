@@ -116,6 +116,25 @@ fn a_segment_that_goes_while_it_is_written_costs_the_events_that_are_not_in_memo
     }
 }
 
+/// A program that is restarted because its disk is full must not report damage.
+#[test]
+fn a_write_that_failed_leaves_no_doubt_if_the_store_is_closed() {
+    for (seed, filled) in (0..20).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let disk = SimDisk::new(seed, filled);
+        let store = open(&disk, &small()).unwrap();
+        append(&store, "one").unwrap();
+        disk.inject(Fault { call: Call::Write, after: 0, times: 1, kind: FaultKind::Short });
+        disk.inject(Fault { call: Call::Write, after: 1, times: 1, kind: FaultKind::Full });
+        append(&store, &"x".repeat(2000)).unwrap_err();
+        store.close().unwrap();
+        disk.heal();
+        let store = open(&disk, &small()).unwrap();
+        assert_eq!((store.lost(), store.extent().next), (vec![], 2), "seed {seed}, filled: {filled}");
+        append(&store, "two").unwrap();
+        assert_eq!(payloads(&store), [(1, "one".into()), (2, "two".into())]);
+    }
+}
+
 #[test]
 fn a_commit_is_one_write_and_one_sync() {
     let disk = SimDisk::new(1, true);
