@@ -246,8 +246,7 @@ impl EndpointBuilder {
         let Self { limits, server, client, wall_clock, restart_key, key_log, router, recorder, .. } = self;
         let dialled_peer_streams =
             if router.is_some() { PeerStreams::Accepted } else { PeerStreams::Refused };
-        let router = router.unwrap_or_default();
-        router.check(limits.max_frame_len())?;
+        let router = router.unwrap_or_default().assembled(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
         let reach = SocketReach::of(address, families);

@@ -83,17 +83,18 @@ impl FieldWriter for MapWriter<'_> {
 /// As in `fields.rs`, for the one byte that the key takes.
 const TRACE_KEY: u8 = 16;
 
-const UNSIGNED: u8 = 0;
+pub(super) const UNSIGNED: u8 = 0;
 const BYTES: u8 = 2;
-const TEXT: u8 = 3;
-const MAP: u8 = 5;
+pub(super) const TEXT: u8 = 3;
+pub(super) const ARRAY: u8 = 4;
+pub(super) const MAP: u8 = 5;
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
 
 /// Writes a major type and its argument in as few bytes as it takes (RFC 8949, section 4.2.1).
 ///
 /// By hand, because minicbor's encoder returns errors that writing into a `Vec` cannot have.
-fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
+pub(super) fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let major = major << 5;
     match u8::try_from(argument) {
         Ok(argument @ 0..24) => out.push(major | argument),

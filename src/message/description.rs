@@ -1,9 +1,8 @@
 //! What a node says about its methods and limits: the payload of `node.describe`.
 
-use std::convert::Infallible;
+use minicbor::{Decode, Decoder, decode::Error as DecodeError};
 
-use minicbor::{Decode, Decoder, Encoder, decode::Error as DecodeError, encode::Error as EncodeError};
-
+use super::cbor::{ARRAY, MAP, TEXT, UNSIGNED, put_head};
 use crate::method::MethodKind;
 
 /// The methods of a node that a peer may call, and the limits that the peer must know. See
@@ -45,29 +44,49 @@ const STREAMS: &str = "streams";
 const NOTIFICATION_STREAMS: &str = "notification_streams";
 
 /// Writes a description. The methods are in the order of their names.
-pub(crate) fn encode_description(
-    methods: &[(&str, MethodKind)],
-    limits: DescribedLimits,
-) -> Result<Vec<u8>, EncodeError<Infallible>> {
-    let by_name = || methods.chunk_by(|(one, _), (next, _)| one == next);
-    let mut encoder = Encoder::new(Vec::new());
-    encoder.map(4)?.str(METHODS)?.map(length(by_name().count()))?;
-    for same_name in by_name() {
-        if let [(name, _), ..] = same_name {
-            encoder.str(name)?.array(length(same_name.len()))?;
+///
+/// By functions that are not inlined, since nothing here is worth a byte of code.
+pub(crate) fn encode_description(methods: &[(&str, MethodKind)], limits: DescribedLimits) -> Vec<u8> {
+    let mut out = Vec::new();
+    head(&mut out, MAP, 4);
+    text(&mut out, METHODS);
+    let is_another =
+        |index: usize| index == 0 || methods.get(index - 1).map(name) != methods.get(index).map(name);
+    head(&mut out, MAP, (0..methods.len()).filter(|&index| is_another(index)).count());
+    for (index, method) in methods.iter().enumerate() {
+        if is_another(index) {
+            text(&mut out, name(method));
+            let kinds = 1 + (index + 1..methods.len()).take_while(|&next| !is_another(next)).count();
+            head(&mut out, ARRAY, kinds);
         }
-        for (_, kind) in same_name {
-            encoder.str(kind.as_str())?;
-        }
+        text(&mut out, method.1.as_str());
     }
-    encoder.str(STREAMS)?.u32(limits.streams)?;
-    encoder.str(MAX_FRAME_BYTES)?.u64(length(limits.max_frame_bytes))?;
-    encoder.str(NOTIFICATION_STREAMS)?.u32(limits.notification_streams)?;
-    Ok(encoder.into_writer())
+    let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    for (name, value) in [
+        (STREAMS, size(limits.streams)),
+        (MAX_FRAME_BYTES, limits.max_frame_bytes),
+        (NOTIFICATION_STREAMS, size(limits.notification_streams)),
+    ] {
+        text(&mut out, name);
+        head(&mut out, UNSIGNED, value);
+    }
+    out
 }
 
-fn length(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
+fn name<'a>(method: &(&'a str, MethodKind)) -> &'a str {
+    method.0
+}
+
+#[inline(never)]
+fn text(out: &mut Vec<u8>, text: &str) {
+    head(out, TEXT, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[inline(never)]
+fn head(out: &mut Vec<u8>, major: u8, argument: usize) {
+    // On no platform does a size have more than 64 bits.
+    put_head(out, major, u64::try_from(argument).unwrap_or(u64::MAX));
 }
 
 impl<'b, C> Decode<'b, C> for Description {
@@ -115,7 +134,7 @@ mod tests {
         DescribedLimits { max_frame_bytes: 524_288, streams: 32, notification_streams: 8 };
 
     fn described(methods: &[(&str, MethodKind)]) -> Vec<DescribedMethod> {
-        let encoded = encode_description(methods, LIMITS).unwrap();
+        let encoded = encode_description(methods, LIMITS);
         let Description { methods, max_frame_bytes, streams, notification_streams } =
             value::decode(&encoded).unwrap();
         assert_eq!((max_frame_bytes, streams, notification_streams), (524_288, 32, 8));
@@ -139,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_passed_over_and_what_is_needed_is_named() {
-        let encoded = encode_description(&[("a", MethodKind::Items)], LIMITS).unwrap();
+        let encoded = encode_description(&[("a", MethodKind::Items)], LIMITS);
         let novel: Vec<u8> =
             [&[0xa5, 0x65], &b"novel"[..], &[0x81, 0xa1, 0x00, 0x00], &encoded[1..]].concat();
         assert_eq!(

@@ -11,11 +11,17 @@ use super::{
     interceptor::{Chain, Interceptor},
     method_error::MethodError,
 };
-use crate::method::MethodKind;
+use crate::{
+    error::{Error, Result},
+    method::MethodKind,
+};
 
 /// Puts interceptors and limits around the handlers. A router has this as a pointer, so that it is not a part
 /// of programs without both.
-pub(super) fn assemble(router: &mut Router) {
+pub(super) fn assemble(router: &mut Router) -> Result<()> {
+    if let Some(name) = router.limited_without_method() {
+        return Err(Error::invalid_config(format!("limits are for a method that is not served: {name:?}")));
+    }
     let limits = mem::take(&mut router.limits);
     let outer = mem::take(&mut router.interceptors);
     router.methods = mem::take(&mut router.methods)
@@ -39,6 +45,7 @@ pub(super) fn assemble(router: &mut Router) {
             (name, handler.into())
         })
         .collect();
+    Ok(())
 }
 
 fn around_registration(name: &str, outer: &[Interceptor], registration: Registration) -> Registration {

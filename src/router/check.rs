@@ -10,16 +10,11 @@ use crate::{
 impl Router {
     /// Finds routers that could not be merged, names that could never be called, rules for what is not there,
     /// and events that would not fit a frame.
-    pub(crate) fn check(&self, max_frame_len: usize) -> Result<()> {
+    pub(super) fn check(&self, max_frame_len: usize) -> Result<()> {
         if let Some(fault) = &self.fault {
             return Err(Error::invalid_config(&**fault));
         }
         self.check_rules()?;
-        if let Some(name) = self.limited_without_method() {
-            return Err(Error::invalid_config(format!(
-                "limits are for a method that is not served: {name:?}"
-            )));
-        }
         for name in self.methods.keys().chain(self.notifications.keys()) {
             if !is_method_len(name.len()) {
                 return Err(Error::invalid_config(format!(

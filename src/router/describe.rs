@@ -7,18 +7,71 @@ use crate::{
     tls::PeerIdentity,
 };
 
-/// The methods that every node serves.
-const BUILT_IN: [(&str, MethodKind); 2] = [(DESCRIBE, MethodKind::Unary), (HEALTH, MethodKind::Unary)];
+/// A name, and what it serves.
+type Entry<'a> = (&'a str, MethodKind);
+
+/// The methods of the protocol, by name.
+const BUILT_IN: [Entry<'static>; 3] = [
+    (DESCRIBE, MethodKind::Unary),
+    (HEALTH, MethodKind::Unary),
+    // Of nodes that have a log.
+    (STREAM_EVENTS, MethodKind::Log),
+];
 
 impl Router {
     /// The methods that this peer may use, by name, with their kinds.
-    pub(crate) fn describe(&self, peer: Option<&PeerIdentity>) -> Vec<(&str, MethodKind)> {
-        let methods = self.methods.iter().map(|(name, method)| (&**name, method.handler.kind()));
-        let notifications = self.notifications.keys().map(|name| (&**name, MethodKind::Notification));
-        let log = self.events.as_ref().map(|_| (STREAM_EVENTS, MethodKind::Log));
-        let all = BUILT_IN.into_iter().chain(log).chain(methods).chain(notifications);
-        let mut allowed: Vec<_> = all.filter(|(name, _)| self.allows(peer, name)).collect();
-        allowed.sort_by_key(|(name, _)| *name);
-        allowed
+    pub(crate) fn describe(&self, peer: Option<&PeerIdentity>) -> Vec<Entry<'_>> {
+        let is_served = |(name, _): &Entry<'_>| *name != STREAM_EVENTS || self.events.is_some();
+        let mut methods = self.methods.iter().map(|(name, method)| (&**name, method.handler.kind()));
+        let mut notifications = self.notifications.keys().map(|name| (&**name, MethodKind::Notification));
+        let own = merged(&mut methods, &mut notifications);
+        let mut all = merged(&mut BUILT_IN.into_iter().filter(is_served), &mut own.into_iter());
+        all.retain(|(name, _)| self.allows(peer, name));
+        all
+    }
+}
+
+/// All entries by name, from both sources, which are in this order. Not a sort, whose code is much larger.
+fn merged<'a>(
+    one: &mut dyn Iterator<Item = Entry<'a>>,
+    other: &mut dyn Iterator<Item = Entry<'a>>,
+) -> Vec<Entry<'a>> {
+    let (mut merged, mut first, mut second) = (Vec::new(), one.next(), other.next());
+    loop {
+        let first_is_next = match (first, second) {
+            (Some((first, _)), Some((second, _))) => first <= second,
+            (first, _) => first.is_some(),
+        };
+        let entry = if first_is_next {
+            std::mem::replace(&mut first, one.next())
+        } else {
+            std::mem::replace(&mut second, other.next())
+        };
+        let Some(entry) = entry else { return merged };
+        merged.push(entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_merged_is_in_order_and_whole() {
+        let entries =
+            |names: &[&'static str], kind| names.iter().map(|name| (*name, kind)).collect::<Vec<_>>();
+        let cases: [(&[&str], &[&str]); 5] = [
+            (&[], &[]),
+            (&["a", "b"], &[]),
+            (&[], &["a", "b"]),
+            (&["a", "c", "d"], &["a", "b", "e", "f"]),
+            (&["x", "y"], &["a", "b"]),
+        ];
+        for (one, other) in cases {
+            let (one, other) = (entries(one, MethodKind::Unary), entries(other, MethodKind::Log));
+            let mut expected = [&*one, &other].concat();
+            expected.sort_by_key(|(name, _)| *name);
+            assert_eq!(merged(&mut one.into_iter(), &mut other.into_iter()), expected);
+        }
     }
 }

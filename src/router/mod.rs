@@ -39,7 +39,7 @@ pub(crate) use self::{
     handler::{ConnectionHandler, Handler, NotificationHandler, Registration},
     loan::Lender,
 };
-use crate::events::EventLog;
+use crate::{error::Result, events::EventLog};
 
 /// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`
 /// and `node.describe`; with [`events`](Self::events) it answers `node.stream_events` too.
@@ -112,7 +112,7 @@ pub struct Router {
     interceptors: Vec<Interceptor>,
     limits: BTreeMap<Box<str>, MethodLimits>,
     /// Puts interceptors and limits around the handlers when the endpoint is bound.
-    assemble: Option<fn(&mut Self)>,
+    assemble: Option<fn(&mut Self) -> Result<()>>,
     /// What first went wrong when a router was nested, for the check when the endpoint is bound.
     fault: Option<Box<str>>,
 }
@@ -132,12 +132,17 @@ impl Router {
         Self { events: Some(log), ..self }
     }
 
-    /// As it is served: with its interceptors and limits around its handlers.
-    pub(crate) fn assemble(mut self) -> Self {
+    /// As it is served: checked, and with its interceptors and limits around its handlers.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig`.
+    pub(crate) fn assembled(mut self, max_frame_len: usize) -> Result<Self> {
+        self.check(max_frame_len)?;
         if let Some(assemble) = self.assemble {
-            assemble(&mut self);
+            assemble(&mut self)?;
         }
-        self
+        Ok(self)
     }
 
     /// Whether there is a method or a notification of this name. The built-in methods are not among them.

@@ -12,7 +12,6 @@ pub(super) fn describe(node: &Node, peer: Option<&PeerIdentity>) -> Response {
         streams: node.limits.max_concurrent_bidi_streams(),
         notification_streams: node.limits.max_concurrent_uni_streams(),
     };
-    // Writing to memory does not fail.
-    let description = encode_description(&node.router.describe(peer), limits).unwrap_or_default();
+    let description = encode_description(&node.router.describe(peer), limits);
     Response::Result { payload: Some(description.into()) }
 }

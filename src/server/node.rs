@@ -40,7 +40,7 @@ impl Node {
         security: Arc<Security>,
     ) -> Self {
         Self {
-            router: router.assemble(),
+            router,
             security,
             admission: Admission::new(Arc::clone(&limits), clock.clone()),
             drain: Arc::default(),
