@@ -200,6 +200,11 @@ pub use self::{
     value::Raw,
     wire_error::WireError,
 };
+#[cfg(feature = "streams")]
+pub use self::{
+    method::{BidiMethod, ItemsMethod},
+    router::Items,
+};
 /// The vocabulary of others that this crate's interface speaks.
 pub use {bytes::Bytes, minicbor, quinn, rustls};
 

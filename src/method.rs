@@ -38,6 +38,24 @@ pub struct StreamingMethod<P: ?Sized, T> {
     types: PhantomData<fn(&P) -> T>,
 }
 
+/// A method that takes items and answers once: its name, the type `P` of its parameters, the type `I` of each
+/// item, and the type `T` of its result. See [`Method`] and
+/// [`Router::serve_items`](crate::Router::serve_items).
+#[cfg(feature = "streams")]
+pub struct ItemsMethod<P: ?Sized, I, T> {
+    name: &'static str,
+    types: PhantomData<fn(&P, &I) -> T>,
+}
+
+/// A method that takes items and answers any number of times: its name, the type `P` of its parameters, the
+/// type `I` of each item, and the type `T` of each answer. See [`Method`] and
+/// [`Router::serve_bidi`](crate::Router::serve_bidi).
+#[cfg(feature = "streams")]
+pub struct BidiMethod<P: ?Sized, I, T> {
+    name: &'static str,
+    types: PhantomData<fn(&P, &I) -> T>,
+}
+
 /// A notification: its name and the type `P` of its parameters. See [`Method`],
 /// [`Router::on_notification`](crate::Router::on_notification) and
 /// [`Connection::notify`](crate::Connection::notify).
@@ -78,6 +96,36 @@ impl<P: ?Sized, T> Method<P, T> {
 }
 
 impl<P: ?Sized, T> StreamingMethod<P, T> {
+    /// A method of this name; see [`Method::new`].
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, types: PhantomData }
+    }
+
+    /// The name that requests carry.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+#[cfg(feature = "streams")]
+impl<P: ?Sized, I, T> ItemsMethod<P, I, T> {
+    /// A method of this name; see [`Method::new`].
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, types: PhantomData }
+    }
+
+    /// The name that requests carry.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+#[cfg(feature = "streams")]
+impl<P: ?Sized, I, T> BidiMethod<P, I, T> {
     /// A method of this name; see [`Method::new`].
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
@@ -191,8 +239,8 @@ pub struct AnyMethod<P: ?Sized, T> {
 /// What names an `M`: the `M` itself, which brings the types along, or a string, to which the types are
 /// stated where it is used.
 ///
-/// `M` is [`Method`], [`StreamingMethod`], [`AnyMethod`], [`NotificationMethod`] or [`LogMethod`]. Sealed:
-/// only these and strings implement it.
+/// `M` is [`Method`], [`StreamingMethod`], [`AnyMethod`], [`NotificationMethod`] or [`LogMethod`], and with
+/// feature `streams` `ItemsMethod` or `BidiMethod`. Sealed: only these and strings implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not name a `{M}`",
     label = "neither a string nor a `{M}`"
@@ -207,30 +255,30 @@ mod sealed {
 }
 
 macro_rules! named_by_itself {
-    ($method:ident $(, $param:ident)?) => {
-        impl<P: ?Sized, $($param)?> sealed::Sealed for $method<P, $($param)?> {}
+    ($method:ident $(, $param:ident)*) => {
+        impl<P: ?Sized, $($param),*> sealed::Sealed for $method<P, $($param),*> {}
 
-        impl<P: ?Sized, $($param)?> MethodName<Self> for $method<P, $($param)?> {
+        impl<P: ?Sized, $($param),*> MethodName<Self> for $method<P, $($param),*> {
             fn method_name(&self) -> &str {
                 self.name
             }
         }
 
-        impl<P: ?Sized, $($param)?> AsRef<str> for $method<P, $($param)?> {
+        impl<P: ?Sized, $($param),*> AsRef<str> for $method<P, $($param),*> {
             fn as_ref(&self) -> &str {
                 self.name
             }
         }
 
-        impl<P: ?Sized, $($param)?> Clone for $method<P, $($param)?> {
+        impl<P: ?Sized, $($param),*> Clone for $method<P, $($param),*> {
             fn clone(&self) -> Self {
                 *self
             }
         }
 
-        impl<P: ?Sized, $($param)?> Copy for $method<P, $($param)?> {}
+        impl<P: ?Sized, $($param),*> Copy for $method<P, $($param),*> {}
 
-        impl<P: ?Sized, $($param)?> fmt::Debug for $method<P, $($param)?> {
+        impl<P: ?Sized, $($param),*> fmt::Debug for $method<P, $($param),*> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_tuple(stringify!($method)).field(&self.name).finish()
             }
@@ -242,6 +290,10 @@ named_by_itself!(Method, T);
 named_by_itself!(StreamingMethod, T);
 named_by_itself!(NotificationMethod);
 named_by_itself!(LogMethod);
+#[cfg(feature = "streams")]
+named_by_itself!(ItemsMethod, I, T);
+#[cfg(feature = "streams")]
+named_by_itself!(BidiMethod, I, T);
 
 impl<P: ?Sized, T> MethodName<AnyMethod<P, T>> for Method<P, T> {
     fn method_name(&self) -> &str {

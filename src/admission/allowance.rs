@@ -110,6 +110,14 @@ impl Allowance {
         }
     }
 
+    /// Counts an item as a request, and says when it may be handed over; `None` where that is too long.
+    #[cfg(feature = "streams")]
+    pub(crate) fn take_item(&self, now: Instant) -> Option<Instant> {
+        let Some(account) = &self.account else { return Some(now) };
+        let wait = account.requests.take_later(self.request_rate, now, self.max_notification_wait)?;
+        Some(Clock::after(now, wait))
+    }
+
     /// Counts something useless that costs its peer nothing; `false` once it exceeds `fault_rate`.
     pub(crate) fn try_consume_fault(&self, now: Instant) -> bool {
         self.faults.take(self.fault_rate, now).is_ok()

@@ -263,6 +263,12 @@ impl Charge {
         .await
     }
 
+    /// Whether there is room in the budget itself.
+    #[cfg(feature = "streams")]
+    pub(crate) fn has_room(&self) -> bool {
+        self.share.has_room()
+    }
+
     /// Counts `bytes` more if there is room for them.
     pub(crate) fn try_reserve(&mut self, bytes: usize) -> bool {
         let has_room = self.has_room_for(bytes);

@@ -73,6 +73,8 @@ fn check_counts(limits: &TransportLimits) -> Result<()> {
     for (name, count) in streams.into_iter().chain(others) {
         check(count > 0, || format!("{name} is zero"))?;
     }
+    #[cfg(feature = "streams")]
+    check(limits.max_concurrent_item_exchanges() > 0, || "max_concurrent_item_exchanges is zero".into())?;
     for (name, count) in streams {
         check(count <= MAX_STREAMS, || format!("{name} is above {MAX_STREAMS}"))?;
     }

@@ -38,6 +38,8 @@ pub struct TransportLimits {
     pub(super) heartbeat_interval: Duration,
     pub(super) max_concurrent_bidi_streams: u32,
     pub(super) max_concurrent_uni_streams: u32,
+    #[cfg(feature = "streams")]
+    pub(super) max_concurrent_item_exchanges: Option<u32>,
     pub(super) max_frame_bytes: u32,
     pub(super) max_connections: u32,
     pub(super) max_handshakes: u32,
@@ -87,6 +89,8 @@ impl Default for TransportLimits {
             heartbeat_interval: HEARTBEAT_INTERVAL,
             max_concurrent_bidi_streams: MAX_CONCURRENT_STREAMS,
             max_concurrent_uni_streams: MAX_CONCURRENT_STREAMS,
+            #[cfg(feature = "streams")]
+            max_concurrent_item_exchanges: None,
             max_frame_bytes: MAX_FRAME_BYTES,
             max_connections: MAX_CONNECTIONS,
             max_handshakes: MAX_HANDSHAKES,
@@ -135,8 +139,9 @@ limits! {
     request_read_timeout: Duration,
     /// How long a handler may run. Default: 30 s; a caller's lower `timeout_ms` wins. Then the handler is
     /// dropped and the caller is answered `deadline_exceeded`. Handlers of notifications and streaming ones
-    /// are included, waiting for a slow reader too; `node.stream_events` is exempt. Writing the last answer
-    /// may take as long again.
+    /// are included, waiting for a slow reader too; `node.stream_events` is exempt. Where items are sent to a
+    /// method, this is how long nothing may be received and nothing answered. Writing the last answer may
+    /// take as long again.
     handler_timeout: Duration,
     /// How often a followed event stream that has nothing to say sends a heartbeat. Default: 10 s.
     heartbeat_interval: Duration,
@@ -216,6 +221,29 @@ limits! {
     address_validation: AddressValidation,
 }
 
+#[cfg(feature = "streams")]
+impl TransportLimits {
+    /// How many of the `max_concurrent_bidi_streams` of one peer may be requests with items at a time.
+    /// Default: half of them, rounded down, and at least 1. A further one is answered `resource_exhausted`
+    /// before its method begins, so that uploads which take long leave room for other requests.
+    #[must_use]
+    pub fn max_concurrent_item_exchanges(&self) -> u32 {
+        let streams = self.max_concurrent_bidi_streams;
+        self.max_concurrent_item_exchanges.unwrap_or((streams / 2).max(1)).min(streams)
+    }
+}
+
+#[cfg(feature = "streams")]
+impl TransportLimitsBuilder {
+    /// How many of the `max_concurrent_bidi_streams` of one peer may be requests with items at a time. See
+    /// [`TransportLimits::max_concurrent_item_exchanges`].
+    #[must_use]
+    pub fn max_concurrent_item_exchanges(mut self, max_concurrent_item_exchanges: u32) -> Self {
+        self.0.max_concurrent_item_exchanges = Some(max_concurrent_item_exchanges);
+        self
+    }
+}
+
 impl TransportLimits {
     /// Starts from the defaults.
     #[must_use]
@@ -274,5 +302,24 @@ mod tests {
         assert_eq!(limits.max_connections(), 256);
         assert_eq!(limits.max_handshakes(), 64);
         assert_eq!(limits.max_certificate_chain_bytes(), 16_384);
+    }
+
+    #[cfg(feature = "streams")]
+    #[test]
+    fn requests_with_items_are_half_of_the_streams_unless_the_limit_says_otherwise() {
+        let items = |streams: u32, items: Option<u32>| {
+            let builder = TransportLimits::builder().max_concurrent_bidi_streams(streams);
+            let builder = match items {
+                Some(items) => builder.max_concurrent_item_exchanges(items),
+                None => builder,
+            };
+            builder.build().map(|limits| limits.max_concurrent_item_exchanges())
+        };
+        for (streams, set, expected) in
+            [(32, None, 16), (5, None, 2), (1, None, 1), (8, Some(8), 8), (8, Some(9), 8), (8, Some(1), 1)]
+        {
+            assert_eq!(items(streams, set).unwrap(), expected, "{streams} {set:?}");
+        }
+        assert!(items(8, Some(0)).unwrap_err().to_string().contains("max_concurrent_item_exchanges"));
     }
 }

@@ -10,6 +10,8 @@ use super::{
     codec::{self, Codec},
     fields::{self, FieldWriter, Message},
 };
+#[cfg(feature = "streams")]
+use crate::frame::Body;
 
 /// What a caller sends after a request with [`more`](super::Request::more): any number of these, each in a
 /// frame of its own.
@@ -59,6 +61,12 @@ impl Item {
     /// The first fault found; see [`MessageError`].
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
         Self::decode_from(BodySource::Owned(body))
+    }
+
+    /// The same, of a body where it lies, whose memory nothing may keep unless it is the body's own.
+    #[cfg(feature = "streams")]
+    pub(crate) fn read(body: Body<'_>) -> Result<Self, MessageError> {
+        Self::decode_from(BodySource::from(&body))
     }
 
     fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {

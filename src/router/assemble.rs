@@ -4,12 +4,15 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 
+#[cfg(feature = "streams")]
+use super::handler::{Bidi, ItemsHandler, ItemsOnce};
 use super::{
     Router,
     handler::{Handler, NotificationHandler, NotificationRegistration, Registration, Streaming, Unary},
     handler_future::HandlerFuture,
     interceptor::{Chain, Interceptor},
     method_error::MethodError,
+    sink::ResponseSink,
 };
 use crate::{
     error::{Error, Result},
@@ -71,7 +74,40 @@ fn around_method(chain: Arc<Chain>, handler: Handler) -> Handler {
     match handler {
         Handler::Unary(handler) => Handler::Unary(around_unary(chain, handler)),
         Handler::Streaming(handler) => Handler::Streaming(around_streaming(chain, handler)),
+        #[cfg(feature = "streams")]
+        Handler::Items(handler) => Handler::Items(around_items(chain, handler)),
     }
+}
+
+#[cfg(feature = "streams")]
+fn around_items(chain: Arc<Chain>, handler: ItemsHandler) -> ItemsHandler {
+    match handler {
+        ItemsHandler::Once(handler) => ItemsHandler::Once(around_once(chain, handler)),
+        ItemsHandler::Bidi(handler) => ItemsHandler::Bidi(around_bidi(chain, handler)),
+    }
+}
+
+#[cfg(feature = "streams")]
+fn around_once(chain: Arc<Chain>, handler: ItemsOnce) -> ItemsOnce {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params, items| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let call = Box::new(move || handler(context_of_handler, params, items));
+        Box::pin(chain.run(context, params_len, call))
+    })
+}
+
+#[cfg(feature = "streams")]
+fn around_bidi(chain: Arc<Chain>, handler: Bidi) -> Bidi {
+    let handler = Arc::new(handler);
+    Box::new(move |context, params, items, sink| {
+        let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
+        let (context_of_handler, params_len) = (context.clone(), params.len());
+        let answers = sink.another(context.link());
+        let call = Box::new(move || without_payload(handler(context_of_handler, params, items, sink)));
+        Box::pin(async move { send(answers, chain.run(context, params_len, call).await?).await })
+    })
 }
 
 fn around_unary(chain: Arc<Chain>, handler: Unary) -> Unary {
@@ -89,16 +125,18 @@ fn around_streaming(chain: Arc<Chain>, handler: Streaming) -> Streaming {
     Box::new(move |context, params, sink| {
         let (chain, handler) = (Arc::clone(&chain), Arc::clone(&handler));
         let (context_of_handler, params_len) = (context.clone(), params.len());
-        let mut answers = sink.another(context.link());
+        let answers = sink.another(context.link());
         let call = Box::new(move || without_payload(handler(context_of_handler, params, sink)));
-        Box::pin(async move {
-            let answer = chain.run(context, params_len, call).await?;
-            if !answer.is_empty() {
-                answers.send_raw(answer).await?;
-            }
-            Ok(())
-        })
+        Box::pin(async move { send(answers, chain.run(context, params_len, call).await?).await })
     })
+}
+
+/// Sends what an interceptor of a method with any number of answers has answered itself.
+async fn send(mut answers: ResponseSink, answer: Bytes) -> Result<(), MethodError> {
+    if !answer.is_empty() {
+        answers.send_raw(answer).await?;
+    }
+    Ok(())
 }
 
 fn around_notification(chain: Arc<Chain>, handler: NotificationHandler) -> NotificationHandler {

@@ -119,14 +119,15 @@ impl Context {
 
     /// When the handler will be dropped, on the clock of the endpoint's runtime: the lower of the caller's
     /// `timeout_ms` and the `handler_timeout` of the node, or of the method if it has
-    /// [one](crate::MethodLimits::handler_timeout). `Some` in every method and notification.
+    /// [one](crate::MethodLimits::handler_timeout). `Some` in every method and notification, except in a
+    /// method that items are sent to: there, only the caller's counts, and `None` is no limit.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.inner.deadline
     }
 
-    /// How long the handler may still run; zero where the deadline has passed. `Some` in every method and
-    /// notification.
+    /// How long the handler may still run; zero where the deadline has passed. `None` as for
+    /// [`deadline`](Self::deadline).
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         let deadline = self.inner.deadline?;

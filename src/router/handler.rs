@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+#[cfg(feature = "streams")]
+use super::items::Items;
 use super::{
     context::Context, handler_future::HandlerFuture, interceptor::Interceptor, method_error::MethodError,
     response_size::ResponseSize, sink::ResponseSink,
@@ -14,6 +16,12 @@ pub(crate) type Unary =
     Box<dyn Fn(Context, Bytes) -> HandlerFuture<Result<Bytes, MethodError>> + Send + Sync>;
 pub(crate) type Streaming =
     Box<dyn Fn(Context, Bytes, ResponseSink) -> HandlerFuture<Result<(), MethodError>> + Send + Sync>;
+#[cfg(feature = "streams")]
+pub(crate) type ItemsOnce =
+    Box<dyn Fn(Context, Bytes, Items) -> HandlerFuture<Result<Bytes, MethodError>> + Send + Sync>;
+#[cfg(feature = "streams")]
+pub(crate) type Bidi =
+    Box<dyn Fn(Context, Bytes, Items, ResponseSink) -> HandlerFuture<Result<(), MethodError>> + Send + Sync>;
 pub(crate) type NotificationHandler =
     Box<dyn Fn(Context, Bytes) -> HandlerFuture<Result<(), MethodError>> + Send + Sync>;
 pub(crate) type ConnectionHandler = Box<dyn Fn(Connection) -> HandlerFuture<()> + Send + Sync>;
@@ -48,6 +56,17 @@ impl From<NotificationHandler> for NotificationRegistration {
 pub(crate) enum Handler {
     Unary(Unary),
     Streaming(Streaming),
+    #[cfg(feature = "streams")]
+    Items(ItemsHandler),
+}
+
+/// A handler that takes items.
+#[cfg(feature = "streams")]
+pub(crate) enum ItemsHandler {
+    /// It answers once.
+    Once(ItemsOnce),
+    /// It answers any number of times.
+    Bidi(Bidi),
 }
 
 impl Handler {
@@ -55,6 +74,10 @@ impl Handler {
         match self {
             Self::Unary(_) => MethodKind::Unary,
             Self::Streaming(_) => MethodKind::Streaming,
+            #[cfg(feature = "streams")]
+            Self::Items(ItemsHandler::Once(_)) => MethodKind::Items,
+            #[cfg(feature = "streams")]
+            Self::Items(ItemsHandler::Bidi(_)) => MethodKind::Both,
         }
     }
 }

@@ -3,8 +3,8 @@
 use super::{Router, assemble::assemble, method_limits::MethodLimits};
 
 impl Router {
-    /// Limits the requests of one method, unary or streaming, in addition to the limits of the node. Later
-    /// limits for the same method replace these. Default: none.
+    /// Limits the requests of one method in addition to the limits of the node. Later limits for the same
+    /// method replace these. Default: none.
     ///
     /// The limits apply within the interceptors of [`around`](Self::around), which see what is refused. With
     /// [`nest`](Self::nest), limits of the nested router get the prefix with its methods.

@@ -10,6 +10,10 @@ mod describe;
 mod handler;
 mod handler_future;
 mod interceptor;
+#[cfg(feature = "streams")]
+mod item_source;
+#[cfg(feature = "streams")]
+mod items;
 mod limited;
 mod loan;
 mod method_error;
@@ -19,10 +23,14 @@ mod peers;
 mod registration;
 mod response_size;
 mod rules;
+#[cfg(feature = "streams")]
+mod serve_items;
 mod sink;
 
 use std::{collections::BTreeMap, fmt};
 
+#[cfg(feature = "streams")]
+pub use self::items::Items;
 pub(crate) use self::response_size::ResponseSize;
 use self::{authorize::Authorizer, handler::NotificationRegistration, interceptor::Interceptor};
 pub use self::{
@@ -38,6 +46,11 @@ pub(crate) use self::{
     context::ExchangeGuard,
     handler::{ConnectionHandler, Handler, NotificationHandler, Registration},
     loan::Lender,
+};
+#[cfg(feature = "streams")]
+pub(crate) use self::{
+    handler::ItemsHandler,
+    item_source::{ItemFault, ItemSource},
 };
 use crate::{error::Result, events::EventLog};
 

@@ -173,7 +173,7 @@ impl Router {
     }
 }
 
-fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P, MethodError> {
+pub(super) fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P, MethodError> {
     value::decode_params(params).map_err(|error| {
         let fault = std::error::Error::source(&error).map(ToString::to_string);
         MethodError::invalid_request(format!("params: {}", fault.unwrap_or_else(|| error.to_string())))

@@ -5,7 +5,11 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use bytes::Bytes;
 use minicbor::Encode;
 
+#[cfg(feature = "streams")]
+use super::item_source::ItemSource;
 use super::{loan::Borrower, response_size::ResponseSize};
+#[cfg(feature = "streams")]
+use crate::stream::counted_frame;
 use crate::{
     admission::Charge,
     error::{Error, ErrorKind, Result},
@@ -65,15 +69,35 @@ impl ResponseSink {
         charge: Charge,
         response_size: Arc<ResponseSize>,
     ) -> Self {
-        let results = ResultWriter { writer, codec, max_frame_len, charge, response_size };
+        let results = ResultWriter {
+            writer,
+            codec,
+            max_frame_len,
+            charge,
+            response_size,
+            #[cfg(feature = "streams")]
+            items: None,
+        };
         Self { results, values: PhantomData }
     }
 
     /// Another sink for the same stream.
     pub(super) fn another(&self, link: &Link) -> Self {
-        let ResultWriter { writer, codec, max_frame_len, charge: _, response_size } = &self.results;
+        let ResultWriter { writer, codec, max_frame_len, response_size, .. } = &self.results;
         let charge = link.allowance().charge();
-        Self::new(writer.clone(), *codec, *max_frame_len, charge, Arc::clone(response_size))
+        let another = Self::new(writer.clone(), *codec, *max_frame_len, charge, Arc::clone(response_size));
+        #[cfg(feature = "streams")]
+        if let Some(items) = &self.results.items {
+            return another.beside(Arc::clone(items));
+        }
+        another
+    }
+
+    /// Says with each answer how many of these items have been taken.
+    #[cfg(feature = "streams")]
+    pub(crate) fn beside(mut self, items: Arc<ItemSource>) -> Self {
+        self.results.items = Some(items);
+        self
     }
 }
 
@@ -91,11 +115,25 @@ struct ResultWriter {
     /// For the answer that is being sent.
     charge: Charge,
     response_size: Arc<ResponseSize>,
+    #[cfg(feature = "streams")]
+    items: Option<Arc<ItemSource>>,
 }
 
 impl ResultWriter {
+    #[cfg(feature = "streams")]
+    #[cold]
+    fn counted_frame(&self, response: &Response, items: &ItemSource) -> Result<Vec<u8>> {
+        counted_frame(response.clone(), items.handed(), self.codec, self.max_frame_len)
+    }
+
     async fn write(&mut self, payload: Bytes) -> Result<()> {
         let response = Response::Result { payload: Some(payload) };
+        #[cfg(feature = "streams")]
+        let frame = match &self.items {
+            None => response_frame(&response, self.codec, self.max_frame_len)?,
+            Some(items) => self.counted_frame(&response, items)?,
+        };
+        #[cfg(not(feature = "streams"))]
         let frame = response_frame(&response, self.codec, self.max_frame_len)?;
         // What an earlier call that was cancelled held is gone.
         self.charge.settle(0);
@@ -106,6 +144,10 @@ impl ResultWriter {
             None => Err(Error::new(ErrorKind::Closed).detail("the exchange is over")),
         };
         self.charge.settle(0);
+        #[cfg(feature = "streams")]
+        if let (Ok(()), Some(items)) = (&sent, &self.items) {
+            items.note_activity();
+        }
         sent
     }
 }

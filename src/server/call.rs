@@ -9,15 +9,17 @@ use std::{
 use bytes::Bytes;
 use futures_lite::future;
 
+#[cfg(feature = "streams")]
+use super::items::{ItemsMethod, call_without_items};
 use super::{
-    exchange_result::ExchangeResult,
+    exchange_result::{ExchangeResult, expired},
     exchange_state::ExchangeState,
     run_handler::{Outcome, ShutdownWaits, run_handler},
+    writer_loan::take_back,
 };
 use crate::{
     admission::Charge,
-    drain::Phase,
-    message::{Response, WireError},
+    message::Response,
     router::{
         Context, ExchangeGuard, Handler, Lender, MethodError, Registration, ResponseSink, ResponseSize,
     },
@@ -52,9 +54,9 @@ pub(super) async fn call(
         }
     }
     let context = Context::new(Arc::clone(link), Some(deadline));
-    let guard = context.guard();
     match handler {
         Handler::Unary(handler) => {
+            let guard = context.guard();
             let outcome = {
                 let stopped = pin!(writer.given_up());
                 run_handler(
@@ -74,8 +76,14 @@ pub(super) async fn call(
             ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
         }
         Handler::Streaming(handler) => {
+            let guard = context.guard();
             let handle = |sink| handler(context, params, sink);
             Box::pin(stream(exchange, handle, Arc::clone(response_size), deadline, writer, guard)).await
+        }
+        #[cfg(feature = "streams")]
+        Handler::Items(handler) => {
+            let method = ItemsMethod { handler, response_size, timeout: *timeout };
+            Box::pin(call_without_items(exchange, method, params, context, writer)).await
         }
     }
 }
@@ -95,11 +103,6 @@ async fn wait_for_room(
     let given_up = async { Err(Outcome::GivenUp(writer.given_up().await)) };
     let reserved = exchange.node.clock.timeout_at(Some(deadline), future::or(reserved, given_up)).await;
     reserved.unwrap_or_else(|Elapsed| Err(Outcome::Returned(Ok(Some(expired())))))
-}
-
-/// The response to a request whose time has passed before a handler started.
-fn expired() -> Response {
-    MethodError::new(WireError::DeadlineExceeded).not_run().into_response()
 }
 
 /// Runs a streaming handler, which gets the writer in its sink.
@@ -123,22 +126,7 @@ async fn stream(
     );
     let outcome =
         run_handler(node, ShutdownWaits::ForHandler, Some(deadline), pin!(stopped), handle(sink)).await;
-    // A task that the handler left its sink to may be in the middle of a frame, but not for ever.
-    let latest = node.clock.deadline(node.limits.handler_timeout());
-    let returned = async { Some(lender.take_back().await) };
-    let nobody_waits = async {
-        let closed = async {
-            link.quinn().closed().await;
-        };
-        future::or(closed, node.drain.reached(Phase::Aborting)).await;
-        None
-    };
-    let returned = node.clock.timeout_at(Some(latest), future::or(returned, nobody_waits)).await;
-    let Ok(Some(returned)) = returned else {
-        lender.abandon();
-        return ExchangeResult::WriterNotReturned;
-    };
-    match returned {
+    match take_back(exchange, lender).await {
         Some(writer) => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
         None => ExchangeResult::WriterNotReturned,
     }

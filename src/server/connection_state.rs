@@ -14,6 +14,8 @@ pub(super) struct ConnectionState {
     pub(super) node: Arc<Node>,
     pub(super) link: Arc<Link>,
     pub(super) exchange_permits: Arc<Semaphore>,
+    #[cfg(feature = "streams")]
+    pub(super) item_permits: Arc<Semaphore>,
     pub(super) unacked: UnackedResponses,
     pub(super) inline_policy: InlinePolicy,
     /// The slot of an accepted connection. It is free again when the last of the tasks has ended.
@@ -30,6 +32,8 @@ impl ConnectionState {
             node: Arc::clone(node),
             link: Arc::clone(link),
             exchange_permits: semaphore(max_exchanges),
+            #[cfg(feature = "streams")]
+            item_permits: semaphore(node.limits.max_concurrent_item_exchanges()),
             unacked: UnackedResponses::new(max_exchanges),
             inline_policy: InlinePolicy::default(),
             _slot: slot,

@@ -1,11 +1,13 @@
 //! One exchange: reads the request, admits it, has it answered, and ends the stream.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
+#[cfg(feature = "streams")]
+use super::items::{self, ItemsMethod};
 use super::{
     call::call,
     connection_state::ConnectionState,
@@ -14,7 +16,7 @@ use super::{
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
     health::health,
-    request::{DecodedRequest, fault_code, is_fault, read_request},
+    request::{DecodedRequest, is_fault, read_request},
 };
 use crate::{
     admission::TooMany,
@@ -24,43 +26,36 @@ use crate::{
     message::{MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
     router::{MethodError, Registration},
-    runtime::Clock,
-    span::{codec_name, method, record},
-    stream::{FrameReader, FrameWriter},
+    span::{method, record},
+    stream::{FrameReader, FrameWriter, fault_code},
 };
 
 /// Serves one bidirectional stream that the peer has opened.
 pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: RecvStream, span: Span) {
     let ConnectionState { node, link, unacked, .. } = &*state;
     let mut writer = FrameWriter::new(send, Code::INTERNAL);
+    #[cfg(feature = "streams")]
+    let mut items = None;
     let (DecodedRequest { codec, request }, mut charge) = {
         let mut reader = FrameReader::new(recv, node.max_frame_len(), link.allowance().charge());
         let mut decoded = None;
         let read = read_request(node, &mut reader, &mut decoded).await;
         match read.and_then(|()| decoded.ok_or_else(|| Error::protocol("a stream without a request"))) {
-            Ok(decoded) => (decoded, reader.take_charge()),
-            Err(error) => {
-                let code = fault_code(&error);
-                tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
-                reader.stop(code);
-                node.counters.unread(&error, code);
-                record(&span, "outcome", code);
-                writer.reset(code);
-                if is_fault(&error, link) {
-                    node.record_fault(link);
+            Ok(decoded) => {
+                let charge = reader.take_charge();
+                // Without items, the end has come.
+                #[cfg(feature = "streams")]
+                if reader.is_open() {
+                    items = Some(items::keep(reader));
                 }
-                return;
+                (decoded, charge)
             }
+            Err(error) => return not_read(&state, &error, &mut reader, &mut writer, &span),
         }
     };
     let work = node.drain.accept();
-    node.counters.requests.add();
-    link.counters().requests.add();
-    let began = node.clock.now();
     let timeout_ms = request.as_ref().ok().and_then(|request| request.timeout_ms);
-    let expires = timeout_ms.map(|millis| Clock::after(began, Duration::from_millis(millis)));
-    let exchange = ExchangeState { node, link, codec, span, began, expires };
-    record(&exchange.span, "codec", codec_name(exchange.codec));
+    let exchange = ExchangeState::begin(node, link, codec, span, timeout_ms);
     let result = match route(&exchange, admit(&exchange, request)) {
         Route::Method { method, params, timeout_ms } => {
             call(&exchange, method, params, timeout_ms, writer).await
@@ -70,8 +65,15 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
             // Boxed, so that a unary exchange needs no room for it.
             Box::pin(events::stream(&exchange, log, &request, writer)).await
         }
+        #[cfg(feature = "streams")]
+        Route::Items { method, params } => {
+            charge.settle(params.len());
+            Box::pin(items::call_with_items(&state, &exchange, method, params, items.take(), writer)).await
+        }
         Route::Respond(response) => ExchangeResult::respond(&exchange, &response, writer),
     };
+    #[cfg(feature = "streams")]
+    drop(items);
     let writer = match result {
         ExchangeResult::Respond { frame, mut writer, guard } => {
             frame.write(&exchange, &mut writer).await;
@@ -82,12 +84,30 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
         ExchangeResult::Reset | ExchangeResult::WriterNotReturned => return,
     };
     drop(charge);
-    if !writer.is_finished() {
-        return;
-    }
-    if let Err((writer, _work)) = unacked.keep(writer, work, &node.drain, link) {
+    if writer.is_finished()
+        && let Err((writer, _work)) = unacked.keep(writer, work, &node.drain, link)
+    {
         // Closing the connection would take the response back, and that is what comes next.
         let _ = writer.stopped().await;
+    }
+}
+
+/// Resets both directions of a stream whose request could not be read.
+fn not_read(
+    ConnectionState { node, link, .. }: &ConnectionState,
+    error: &Error,
+    reader: &mut FrameReader,
+    writer: &mut FrameWriter,
+    span: &Span,
+) {
+    let code = fault_code(error);
+    tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
+    reader.stop(code);
+    node.counters.unread(error, code);
+    record(span, "outcome", code);
+    writer.reset(code);
+    if is_fault(error, link) {
+        node.record_fault(link);
     }
 }
 
@@ -141,6 +161,12 @@ enum Route<'a> {
         log: &'a EventLog,
         request: Box<Request>,
     },
+    /// To a method that takes items, with a request that they follow.
+    #[cfg(feature = "streams")]
+    Items {
+        method: ItemsMethod<'a>,
+        params: Bytes,
+    },
     /// It is answered without a handler.
     Respond(Response),
 }
@@ -150,14 +176,15 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     let ExchangeState { node, link, .. } = exchange;
     let request = match admitted {
         Ok(request) => request,
-        Err(refusal) => {
-            if *refusal.error() == WireError::InvalidRequest {
-                node.record_fault(link);
-            }
-            tracing::debug!(remote = %link.remote_address(), error = %refusal, "request refused");
-            return Route::Respond(refusal.not_run().into_response());
-        }
+        Err(refusal) => return Route::Respond(refuse(exchange, refusal)),
     };
+    #[cfg(feature = "streams")]
+    if request.more() == Some(true) {
+        return match items::method_of(&node.router, &request.method) {
+            Ok(method) => Route::Items { method, params: request.params.unwrap_or_default() },
+            Err(refusal) => Route::Respond(refuse(exchange, refusal)),
+        };
+    }
     match &*request.method {
         HEALTH => Route::Respond(health(node)),
         DESCRIBE => Route::Respond(describe(node, link.peer())),
@@ -174,6 +201,15 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
             None => Route::Respond(unsupported()),
         },
     }
+}
+
+/// The response to a request for which no handler starts.
+fn refuse(ExchangeState { node, link, .. }: &ExchangeState<'_>, refusal: MethodError) -> Response {
+    if *refusal.error() == WireError::InvalidRequest {
+        node.record_fault(link);
+    }
+    tracing::debug!(remote = %link.remote_address(), error = %refusal, "request refused");
+    refusal.not_run().into_response()
 }
 
 fn unsupported() -> Response {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::{exchange_state::ExchangeState, run_handler::Outcome};
 use crate::{
     code::Code,
-    message::{Response, WireError},
+    error::Result,
+    message::{Codec, Response, WireError},
     router::{ExchangeGuard, MethodError},
     runtime::Elapsed,
     span::record,
@@ -42,15 +43,27 @@ const ABUSIVE_CANCEL: Duration = Duration::from_millis(50);
 impl ExchangeResult {
     /// Responds with this, which no handler has made.
     pub(super) fn respond(exchange: &ExchangeState<'_>, response: &Response, writer: FrameWriter) -> Self {
-        Self::encode(exchange, response, writer, None)
+        Self::encode(exchange, response, writer, None, response_frame)
     }
 
     /// Responds with what the outcome of a handler says, or ends the stream if no response has to follow.
     pub(super) fn conclude(
         exchange: &ExchangeState<'_>,
         outcome: Outcome<Option<Response>>,
+        writer: FrameWriter,
+        guard: Option<ExchangeGuard>,
+    ) -> Self {
+        Self::conclude_with(exchange, outcome, writer, guard, response_frame)
+    }
+
+    /// The same, with what makes a frame of the response.
+    #[inline]
+    pub(super) fn conclude_with(
+        exchange: &ExchangeState<'_>,
+        outcome: Outcome<Option<Response>>,
         mut writer: FrameWriter,
         guard: Option<ExchangeGuard>,
+        frame: impl Fn(&Response, Codec, usize) -> Result<Vec<u8>>,
     ) -> Self {
         let ExchangeState { node, link, span, .. } = exchange;
         let response = match outcome {
@@ -76,7 +89,7 @@ impl ExchangeResult {
                 return Self::reset(exchange, writer, Code::INTERNAL);
             }
         };
-        Self::encode(exchange, &response, writer, guard)
+        Self::encode(exchange, &response, writer, guard, frame)
     }
 
     /// Resets the stream for a reason of this side.
@@ -91,6 +104,7 @@ impl ExchangeResult {
         response: &Response,
         mut writer: FrameWriter,
         guard: Option<ExchangeGuard>,
+        frame: impl Fn(&Response, Codec, usize) -> Result<Vec<u8>>,
     ) -> Self {
         if !writer.is_between_frames() {
             // The handler was cut off in the middle of a frame; nothing that follows could be read.
@@ -100,7 +114,7 @@ impl ExchangeResult {
             };
             return Self::reset(exchange, writer, code);
         }
-        match FinalFrame::encode(exchange, response) {
+        match FinalFrame::encode(exchange, response, frame) {
             Some(frame) => Self::Respond { frame, writer, guard },
             None => {
                 exchange.node.reset(&mut writer, Code::INTERNAL);
@@ -111,7 +125,11 @@ impl ExchangeResult {
 }
 
 impl FinalFrame {
-    fn encode(exchange: &ExchangeState<'_>, response: &Response) -> Option<Self> {
+    fn encode(
+        exchange: &ExchangeState<'_>,
+        response: &Response,
+        frame: impl Fn(&Response, Codec, usize) -> Result<Vec<u8>>,
+    ) -> Option<Self> {
         let ExchangeState { node, link, codec, span, .. } = exchange;
         let failures = &node.counters.requests_failed;
         if let Response::Error { error, .. } = response {
@@ -120,13 +138,13 @@ impl FinalFrame {
         } else {
             record(span, "outcome", "ok");
         }
-        let frame = response_frame(response, *codec, node.max_frame_len()).or_else(|error| {
+        let encoded = frame(response, *codec, node.max_frame_len()).or_else(|error| {
             tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
             let failure = MethodError::internal(error.to_string()).into_response();
             failures.internal.add();
-            response_frame(&failure, *codec, node.max_frame_len())
+            frame(&failure, *codec, node.max_frame_len())
         });
-        Some(Self { frame: frame.ok()?, payload_len: payload_len(response) })
+        Some(Self { frame: encoded.ok()?, payload_len: payload_len(response) })
     }
 
     /// Writes the frame, and finishes the stream.
@@ -156,6 +174,11 @@ fn record_given_up(exchange: &ExchangeState<'_>) {
     if age < ABUSIVE_CANCEL && !exchange.expires_within_a_round_trip() {
         exchange.node.record_fault(exchange.link);
     }
+}
+
+/// The response to a request whose time has passed before a handler started.
+pub(super) fn expired() -> Response {
+    MethodError::new(WireError::DeadlineExceeded).not_run().into_response()
 }
 
 fn payload_len(response: &Response) -> usize {

@@ -8,7 +8,12 @@ use std::{
 use tracing::Span;
 
 use super::node::Node;
-use crate::{link::Link, message::Codec};
+use crate::{
+    link::Link,
+    message::Codec,
+    runtime::Clock,
+    span::{codec_name, record},
+};
 
 /// What the steps of one exchange share.
 pub(super) struct ExchangeState<'a> {
@@ -26,7 +31,24 @@ pub(super) struct ExchangeState<'a> {
 /// No handshake would succeed on a slower path, by the default limits.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
 
-impl ExchangeState<'_> {
+impl<'a> ExchangeState<'a> {
+    /// An exchange whose request has been read, and is counted here.
+    #[inline]
+    pub(super) fn begin(
+        node: &'a Node,
+        link: &'a Arc<Link>,
+        codec: Codec,
+        span: Span,
+        timeout_ms: Option<u64>,
+    ) -> Self {
+        node.counters.requests.add();
+        link.counters().requests.add();
+        let began = node.clock.now();
+        let expires = timeout_ms.map(|millis| Clock::after(began, Duration::from_millis(millis)));
+        record(&span, "codec", codec_name(codec));
+        Self { node, link, codec, span, began, expires }
+    }
+
     /// Whether the caller waits for no more than another round trip.
     pub(super) fn expires_within_a_round_trip(&self) -> bool {
         self.expires.is_some_and(|expires| {

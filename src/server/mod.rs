@@ -1,7 +1,7 @@
 //! The serving half of a node: which peers it lets in, what they ask, and how each connection ends.
 //!
 //! `accept` takes connections and `serve` runs one; `dispatch` decides where each exchange runs; `exchange`
-//! is one request with its answers.
+//! is one request with its answers, and `items` one whose request continues.
 
 mod accept;
 mod authorize;
@@ -16,6 +16,8 @@ mod exchange_state;
 mod future_slot;
 mod health;
 mod inline_policy;
+#[cfg(feature = "streams")]
+mod items;
 mod node;
 mod notification;
 mod request;
@@ -23,6 +25,7 @@ mod run_handler;
 mod serve;
 mod stream_credit;
 mod unread_watch;
+mod writer_loan;
 
 pub(crate) use self::{
     accept::accept_connections,

@@ -18,7 +18,7 @@ use tracing::{Instrument, Span};
 use super::{
     connection_state::{ConnectionState, semaphore},
     node::Node,
-    request::{fault_code, is_fault},
+    request::is_fault,
     run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     router::{Context, MethodError},
     runtime::OwnWaker,
     span::{self, record},
-    stream::{DeadlineFrom, FrameReader},
+    stream::{DeadlineFrom, FrameReader, fault_code},
 };
 
 /// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is

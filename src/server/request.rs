@@ -2,7 +2,6 @@
 
 use super::node::Node;
 use crate::{
-    code::Code,
     error::{Error, ErrorKind, Result},
     frame::Body,
     link::Link,
@@ -22,9 +21,16 @@ impl DecodedRequest {
     fn decode(body: Body<'_>) -> Self {
         Self { codec: Codec::of(body.bytes()), request: Request::read(body) }
     }
+
+    /// Whether items follow.
+    #[cfg(feature = "streams")]
+    fn has_items(&self) -> bool {
+        self.request.as_ref().is_ok_and(|request| request.more() == Some(true))
+    }
 }
 
-/// Reads one frame and FIN within the time for it; or FIN alone, which leaves `decoded` as it is.
+/// Reads one frame and FIN within the time for it; or FIN alone, which leaves `decoded` as it is. Only the
+/// frame, if items follow.
 ///
 /// The request goes where it stays, because results are moved from one future to the next.
 pub(super) async fn read_request(
@@ -34,6 +40,8 @@ pub(super) async fn read_request(
 ) -> Result<()> {
     let read = async {
         match reader.next(|body| *decoded = Some(DecodedRequest::decode(body))).await? {
+            #[cfg(feature = "streams")]
+            Some(()) if decoded.as_ref().is_some_and(DecodedRequest::has_items) => Ok(()),
             Some(()) => reader.end().await,
             None => Ok(()),
         }
@@ -42,17 +50,6 @@ pub(super) async fn read_request(
     read.unwrap_or_else(|Elapsed| {
         Err(Error::new(ErrorKind::DeadlineExceeded).detail("the request did not arrive in time"))
     })
-}
-
-/// The code for a stream whose frames could not be read.
-pub(super) fn fault_code(error: &Error) -> Code {
-    match error.kind() {
-        ErrorKind::FrameTooLarge => Code::FRAME_TOO_LARGE,
-        ErrorKind::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
-        ErrorKind::Protocol | ErrorKind::Truncated => Code::PROTOCOL_VIOLATION,
-        // The peer reset its half, or the connection is gone.
-        _ => Code::CANCELLED,
-    }
 }
 
 /// Whether a stream was not read because of something that the peer did, and that cost it nothing.

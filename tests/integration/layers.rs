@@ -31,7 +31,7 @@ const LAYERS: [(&[&str], &str); 16] = [
         &["link.rs", "outstanding.rs", "call_interceptor.rs", "handoff.rs"],
         "the parts of a connection that serving and calling share",
     ),
-    (&["stream.rs", "stats.rs"], "frames on a stream; counters"),
+    (&["stream/", "stats.rs"], "frames on a stream; counters"),
     (
         &["span.rs", "events/", "admission/"],
         "tracing; event logs and their cursors; connection slots and memory budgets",

@@ -47,6 +47,8 @@ mod exchange;
 mod frames;
 mod identity;
 mod interceptors;
+#[cfg(feature = "streams")]
+mod items_served;
 mod key_log;
 mod layers;
 mod links;

@@ -1,22 +1,22 @@
-//! Whole frames on quinn's streams: read as they arrive, written in one write each, reset unless finished.
+//! Frames, read from a stream as they arrive.
 
 use std::{
-    pin::{Pin, pin},
+    pin::pin,
     task::{Context, Poll, Waker},
     time::Duration,
 };
+#[cfg(feature = "streams")]
+use std::{task::ready, time::Instant};
 
 use bytes::Bytes;
-use pin_project_lite::pin_project;
-use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use quinn::{ReadError, RecvStream};
 
+use super::never::never;
 use crate::{
     admission::{Charge, OpenStream},
     code::Code,
     error::{Error, ErrorKind, Result},
-    frame::{self, Body, FrameBuffer},
-    message::{Codec, Response},
-    quinn_compat,
+    frame::{Body, FrameBuffer},
     runtime::Clock,
     tls::classify,
 };
@@ -235,158 +235,96 @@ impl Drop for FrameReader {
     }
 }
 
+/// What one step towards the next frame brought.
+#[cfg(feature = "streams")]
+pub(crate) enum Progress<T> {
+    /// What was made of the frame.
+    Frame(T),
+    /// Some bytes.
+    Bytes,
+    /// A clean end.
+    End,
+}
+
+#[cfg(feature = "streams")]
+impl FrameReader {
+    /// Reads what arrives next, towards a frame that has to be complete at `deadline`, which is set when it
+    /// begins.
+    ///
+    /// Cancel-safe: neither bytes nor the deadline are lost.
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next), and `DeadlineExceeded`.
+    pub(crate) async fn advance<T>(
+        &mut self,
+        clock: &Clock,
+        limit: Duration,
+        deadline: &mut Option<Instant>,
+        read: impl FnOnce(Body<'_>) -> T,
+    ) -> Result<Progress<T>> {
+        self.forget_last_body();
+        if let Some(read) = self.buffer.next_with(read).map_err(Error::from)? {
+            self.pieces = 0;
+            *deadline = None;
+            return Ok(Progress::Frame(read));
+        }
+        if !self.buffer.is_empty() {
+            deadline.get_or_insert_with(|| clock.deadline(limit));
+        }
+        let Ok(filled) = clock.timeout_at(*deadline, self.fill_where_there_is_room()).await else {
+            return Err(clock.timed_out(ErrorKind::DeadlineExceeded));
+        };
+        if filled? {
+            return Ok(Progress::Bytes);
+        }
+        self.buffer.finish().map_err(Error::from)?;
+        self.state = ReadState::Finished;
+        Ok(Progress::End)
+    }
+
+    /// Whether there may be more to read.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == ReadState::Open
+    }
+
+    /// The same reader, which counts the bytes that it holds anew, and stops the sender with NO_ERROR if it
+    /// is dropped: an answer says why.
+    pub(crate) fn until_answered(mut self) -> Self {
+        self.abandon = Code::NO_ERROR;
+        self.charge.add(self.buffer.held());
+        self
+    }
+
+    /// Reads ahead while little is held and there is room, and so finds out whether the sender has reset the
+    /// stream.
+    ///
+    /// Not by `received_reset`: that leaves a waker behind in quinn's connection if the end of the stream is
+    /// read next.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        while self.state == ReadState::Open && self.buffer.held() < READ_AHEAD && self.charge.has_room() {
+            let mut chunks: [Bytes; CHUNKS] = Default::default();
+            let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx));
+            match self.take(read, &mut chunks) {
+                Ok(true) => {}
+                // The end is found again behind what is held.
+                Ok(false) => break,
+                Err(error) => return Poll::Ready(matches!(error.kind(), ErrorKind::StreamReset(_))),
+            }
+        }
+        Poll::Ready(false)
+    }
+}
+
+/// How many bytes of a stream are read before anybody asks for them, about.
+#[cfg(feature = "streams")]
+const READ_AHEAD: usize = 16 * 1024;
+
 /// From when the time for a frame runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeadlineFrom {
     Now,
     FirstByte,
-}
-
-/// Writes frames to a stream. Resets it if it is dropped before [`finish`](Self::finish), so that an answer
-/// that was cut off never looks whole; quinn alone would finish it.
-#[derive(Debug)]
-pub(crate) struct FrameWriter {
-    stream: SendStream,
-    state: WriteState,
-    abandon: Code,
-    /// With what code the peer stopped the stream, if a write found that it did.
-    stopped: Option<Code>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WriteState {
-    BetweenWrites,
-    /// A write was begun and not completed, so that nothing may follow.
-    Writing,
-    Finished,
-    Reset,
-}
-
-impl FrameWriter {
-    /// `abandon` is the code of the reset where nobody chose another.
-    pub(crate) fn new(stream: SendStream, abandon: Code) -> Self {
-        Self { stream, state: WriteState::BetweenWrites, abandon, stopped: None }
-    }
-
-    /// Writes whole frames. If this is cancelled, the stream can only be reset.
-    pub(crate) async fn write(&mut self, frames: Vec<u8>) -> Result<()> {
-        if self.state != WriteState::BetweenWrites {
-            return Err(Error::new(ErrorKind::Closed).detail("the stream has ended"));
-        }
-        self.state = WriteState::Writing;
-        match self.stream.write_chunk(Bytes::from(frames)).await {
-            Ok(()) => {
-                self.state = WriteState::BetweenWrites;
-                Ok(())
-            }
-            Err(error) => {
-                let error = write_error(error);
-                if let ErrorKind::StreamReset(code) = error.kind() {
-                    self.stopped = Some(*code);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether another frame may follow.
-    pub(crate) fn is_between_frames(&self) -> bool {
-        self.state == WriteState::BetweenWrites
-    }
-
-    /// Marks what was written as complete.
-    pub(crate) fn finish(&mut self) {
-        match self.state {
-            WriteState::BetweenWrites => {
-                self.state = WriteState::Finished;
-                // Fails only where the peer has stopped the stream.
-                let _ = self.stream.finish();
-            }
-            WriteState::Writing => self.reset(self.abandon),
-            WriteState::Finished | WriteState::Reset => {}
-        }
-    }
-
-    /// Whether what was written is complete.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.state == WriteState::Finished
-    }
-
-    /// Whether the peer has everything that was written, complete with the end, or never will.
-    pub(crate) fn is_delivered(&self) -> bool {
-        self.is_finished() && quinn_compat::is_delivered(&self.stream)
-    }
-
-    /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the
-    /// stream. Not after [`finish`](Self::finish).
-    pub(crate) fn reset(&mut self, code: Code) {
-        if matches!(self.state, WriteState::BetweenWrites | WriteState::Writing) {
-            self.state = WriteState::Reset;
-            let _ = self.stream.reset(self.stopped.unwrap_or(code).to_varint());
-        }
-    }
-
-    /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when
-    /// the connection ends.
-    pub(crate) fn stopped(&self) -> impl Future<Output = Result<Option<Code>>> + Send + Sync + 'static {
-        StopFuture { stopped: self.stream.stopped() }
-    }
-
-    /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that
-    /// the peer stopped it with ([RFC 9000, section
-    /// 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
-    pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
-        CancelFuture { stopped: self.stopped() }
-    }
-}
-
-impl Drop for FrameWriter {
-    fn drop(&mut self) {
-        self.reset(self.abandon);
-    }
-}
-
-pin_project! {
-    /// See [`FrameWriter::stopped`]. As with [`CancelFuture`], an async block would keep what it awaits
-    /// twice.
-    struct StopFuture<F> {
-        #[pin]
-        stopped: F,
-    }
-}
-
-impl<F: Future<Output = std::result::Result<Option<VarInt>, StoppedError>>> Future for StopFuture<F> {
-    type Output = Result<Option<Code>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().stopped.poll(cx).map(|stopped| match stopped {
-            Ok(code) => Ok(code.map(Code::from)),
-            Err(StoppedError::ConnectionLost(error)) => Err(classify(&error, None)),
-            Err(error @ StoppedError::ZeroRttRejected) => Err(never(error)),
-        })
-    }
-}
-
-pin_project! {
-    /// See [`FrameWriter::given_up`].
-    struct CancelFuture<F> {
-        #[pin]
-        stopped: F,
-    }
-}
-
-impl<F: Future<Output = Result<Option<Code>>>> Future for CancelFuture<F> {
-    type Output = Code;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Code> {
-        let stopped = self.project().stopped.poll(cx);
-        stopped.map(|stopped| stopped.ok().flatten().unwrap_or(Code::CANCELLED))
-    }
-}
-
-/// One response as one frame.
-pub(crate) fn response_frame(response: &Response, codec: Codec, max_frame_len: usize) -> Result<Vec<u8>> {
-    frame::encode(max_frame_len, |out| response.encode(codec, out).map_err(Error::from))
 }
 
 fn read_error(error: ReadError) -> Error {
@@ -395,53 +333,5 @@ fn read_error(error: ReadError) -> Error {
         ReadError::ConnectionLost(error) => classify(&error, None),
         ReadError::ClosedStream => Error::new(ErrorKind::Closed).caused_by(ReadError::ClosedStream),
         error @ (ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => never(error),
-    }
-}
-
-fn write_error(error: WriteError) -> Error {
-    match error {
-        WriteError::Stopped(code) => Error::new(ErrorKind::StreamReset(code.into())),
-        WriteError::ConnectionLost(error) => classify(&error, None),
-        WriteError::ClosedStream => Error::new(ErrorKind::Closed).caused_by(WriteError::ClosedStream),
-        error @ WriteError::ZeroRttRejected => never(error),
-    }
-}
-
-/// What cannot be without early data and unordered reads is still an error, and not a panic.
-fn never(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Closed).caused_by(error)
-}
-
-#[cfg(all(feature = "cert", feature = "sim"))]
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        cert::CertificateAuthority,
-        endpoint::Endpoint,
-        sim::{Link, Sim},
-        tls::{ClientTls, ServerTls},
-    };
-
-    #[test]
-    fn what_was_written_is_delivered_when_the_peer_has_acknowledged_all_of_it() {
-        let (sim, ca) = (Sim::new(1), CertificateAuthority::new("ca").unwrap());
-        sim.set_default_link(Link::new().delay(Duration::from_millis(10)));
-        let builder = Endpoint::builder().server(ServerTls::new(ca.issue_server(&[]).unwrap().identity()));
-        let node = sim.host([10, 0, 0, 1]).bind(builder, 7443).unwrap();
-        let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
-        let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
-        sim.run(async {
-            let connection = client.connect((node.local_addr().unwrap(), "localhost")).await.unwrap();
-            let (stream, _answer) = connection.link().open_bi().await.unwrap();
-            let mut writer = FrameWriter::new(stream, Code::CANCELLED);
-            writer.write(vec![0, 0, 0, 1, 0xa0]).await.unwrap();
-            sim.sleep(Duration::from_secs(1)).await;
-            assert!(!writer.is_delivered(), "there may be more");
-            writer.finish();
-            assert!(!writer.is_delivered(), "it has not left yet");
-            sim.sleep(Duration::from_secs(1)).await;
-            assert!(writer.is_delivered());
-        });
     }
 }

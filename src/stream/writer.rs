@@ -1,0 +1,169 @@
+//! Frames, written to a stream.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use pin_project_lite::pin_project;
+use quinn::{SendStream, StoppedError, VarInt, WriteError};
+
+use super::never::never;
+use crate::{
+    code::Code,
+    error::{Error, ErrorKind, Result},
+    quinn_compat,
+    tls::classify,
+};
+
+/// Writes frames to a stream. Resets it if it is dropped before [`finish`](Self::finish), so that an answer
+/// that was cut off never looks whole; quinn alone would finish it.
+#[derive(Debug)]
+pub(crate) struct FrameWriter {
+    stream: SendStream,
+    state: WriteState,
+    abandon: Code,
+    /// With what code the peer stopped the stream, if a write found that it did.
+    stopped: Option<Code>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteState {
+    BetweenWrites,
+    /// A write was begun and not completed, so that nothing may follow.
+    Writing,
+    Finished,
+    Reset,
+}
+
+impl FrameWriter {
+    /// `abandon` is the code of the reset where nobody chose another.
+    pub(crate) fn new(stream: SendStream, abandon: Code) -> Self {
+        Self { stream, state: WriteState::BetweenWrites, abandon, stopped: None }
+    }
+
+    /// Writes whole frames. If this is cancelled, the stream can only be reset.
+    pub(crate) async fn write(&mut self, frames: Vec<u8>) -> Result<()> {
+        if self.state != WriteState::BetweenWrites {
+            return Err(Error::new(ErrorKind::Closed).detail("the stream has ended"));
+        }
+        self.state = WriteState::Writing;
+        match self.stream.write_chunk(Bytes::from(frames)).await {
+            Ok(()) => {
+                self.state = WriteState::BetweenWrites;
+                Ok(())
+            }
+            Err(error) => {
+                let error = write_error(error);
+                if let ErrorKind::StreamReset(code) = error.kind() {
+                    self.stopped = Some(*code);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether another frame may follow.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.state == WriteState::BetweenWrites
+    }
+
+    /// Marks what was written as complete.
+    pub(crate) fn finish(&mut self) {
+        match self.state {
+            WriteState::BetweenWrites => {
+                self.state = WriteState::Finished;
+                // Fails only where the peer has stopped the stream.
+                let _ = self.stream.finish();
+            }
+            WriteState::Writing => self.reset(self.abandon),
+            WriteState::Finished | WriteState::Reset => {}
+        }
+    }
+
+    /// Whether what was written is complete.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state == WriteState::Finished
+    }
+
+    /// Whether the peer has everything that was written, complete with the end, or never will.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.is_finished() && quinn_compat::is_delivered(&self.stream)
+    }
+
+    /// Takes back what was not delivered yet, and says why: with the peer's own code where it had stopped the
+    /// stream. Not after [`finish`](Self::finish).
+    pub(crate) fn reset(&mut self, code: Code) {
+        if matches!(self.state, WriteState::BetweenWrites | WriteState::Writing) {
+            self.state = WriteState::Reset;
+            let _ = self.stream.reset(self.stopped.unwrap_or(code).to_varint());
+        }
+    }
+
+    /// Resolves when the peer stops the stream, with its code; when it has everything, with `None`; or when
+    /// the connection ends.
+    pub(crate) fn stopped(&self) -> impl Future<Output = Result<Option<Code>>> + Send + Sync + 'static {
+        StopFuture { stopped: self.stream.stopped() }
+    }
+
+    /// Resolves when nobody wants the answer any more, with the code to reset the stream with: the one that
+    /// the peer stopped it with ([RFC 9000, section
+    /// 3.5](https://www.rfc-editor.org/rfc/rfc9000#section-3.5)).
+    pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
+        CancelFuture { stopped: self.stopped() }
+    }
+}
+
+impl Drop for FrameWriter {
+    fn drop(&mut self) {
+        self.reset(self.abandon);
+    }
+}
+
+pin_project! {
+    /// See [`FrameWriter::stopped`]. As with [`CancelFuture`], an async block would keep what it awaits
+    /// twice.
+    struct StopFuture<F> {
+        #[pin]
+        stopped: F,
+    }
+}
+
+impl<F: Future<Output = std::result::Result<Option<VarInt>, StoppedError>>> Future for StopFuture<F> {
+    type Output = Result<Option<Code>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().stopped.poll(cx).map(|stopped| match stopped {
+            Ok(code) => Ok(code.map(Code::from)),
+            Err(StoppedError::ConnectionLost(error)) => Err(classify(&error, None)),
+            Err(error @ StoppedError::ZeroRttRejected) => Err(never(error)),
+        })
+    }
+}
+
+pin_project! {
+    /// See [`FrameWriter::given_up`].
+    struct CancelFuture<F> {
+        #[pin]
+        stopped: F,
+    }
+}
+
+impl<F: Future<Output = Result<Option<Code>>>> Future for CancelFuture<F> {
+    type Output = Code;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Code> {
+        let stopped = self.project().stopped.poll(cx);
+        stopped.map(|stopped| stopped.ok().flatten().unwrap_or(Code::CANCELLED))
+    }
+}
+
+fn write_error(error: WriteError) -> Error {
+    match error {
+        WriteError::Stopped(code) => Error::new(ErrorKind::StreamReset(code.into())),
+        WriteError::ConnectionLost(error) => classify(&error, None),
+        WriteError::ClosedStream => Error::new(ErrorKind::Closed).caused_by(WriteError::ClosedStream),
+        error @ WriteError::ZeroRttRejected => never(error),
+    }
+}
