@@ -22,6 +22,8 @@ mod cursor_store;
 mod cursor_table;
 #[cfg(feature = "durable")]
 mod event_store;
+#[cfg(feature = "durable")]
+mod failure;
 mod follower;
 mod gap;
 mod health;

@@ -1,28 +1,18 @@
 //! The events that wait to be written, and where the log stands. Decided without a clock and without a store.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     commit::{Commit, WriteError},
+    failure::{FIRST_PAUSE, Failure},
     history::closed_error,
     ring::cost,
     stored_event::StoredEvent,
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    runtime::Clock,
-};
+use crate::error::{Error, ErrorKind, Result};
 
-/// A commit that failed is tried again after this time at the earliest, and after twice the time when it
-/// fails again.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Waiting in vain for other callers makes one commit of this many slower.
 const COMMITS_WITHOUT_CALLERS: u8 = 16;
-/// A disk that was full or unplugged is noticed within this time when it is back.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 pub(super) struct Pending {
     events: Vec<StoredEvent>,
@@ -51,6 +41,7 @@ pub(super) struct Pending {
     commit_events: usize,
     callers: Callers,
     closed: bool,
+    /// Of the latest commit.
     failure: Option<Failure>,
     unreported: Unreported,
     pub(super) commits: u64,
@@ -63,13 +54,6 @@ struct Running {
     commit: Arc<Commit>,
     events: usize,
     since: Instant,
-}
-
-/// The latest commit failed.
-pub(super) struct Failure {
-    pub(super) reason: Arc<str>,
-    until: Instant,
-    pause: Duration,
 }
 
 /// Callers that waited for the commit before, and may publish again as soon as they run.
@@ -124,10 +108,10 @@ impl Pending {
         if self.closed {
             return Err(closed_error());
         }
-        if let Some(Failure { reason, until, .. }) = &self.failure {
-            let left = until.saturating_duration_since(now());
+        if let Some(failure) = &self.failure {
+            let left = failure.left(now());
             if !left.is_zero() {
-                let reason = Arc::clone(reason);
+                let reason = Arc::clone(&failure.reason);
                 return Err(WriteError { reason, retry_after: left }.into());
             }
         }
@@ -267,9 +251,9 @@ impl Pending {
     /// Gives up all events that are not written. Returns their commit and its error. Nothing is accepted for
     /// a while.
     pub(super) fn failed(&mut self, reason: Arc<str>, now: Instant) -> (Arc<Commit>, WriteError) {
-        let pause = self.failure.as_ref().map_or(FIRST_PAUSE, |failure| (2 * failure.pause).min(MAX_PAUSE));
-        let error = WriteError { reason: Arc::clone(&reason), retry_after: pause };
-        self.failure = Some(Failure { reason, until: Clock::after(now, pause), pause });
+        let failure = Failure::after(self.failure.as_ref(), Arc::clone(&reason), now);
+        let error = WriteError { reason, retry_after: failure.pause };
+        self.failure = Some(failure);
         let next = std::mem::take(&mut self.next);
         let running = self.running.take();
         let mut lost = std::mem::take(&mut self.events).len();
@@ -305,10 +289,15 @@ fn finished() -> Arc<Commit> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use futures_lite::future::{block_on, poll_once};
 
-    use super::{super::commit::Waiter, *};
+    use super::{
+        super::{commit::Waiter, failure::MAX_PAUSE},
+        *,
+    };
 
     fn event() -> StoredEvent {
         StoredEvent { payload: Bytes::from_static(b"event"), published: Duration::ZERO }

@@ -1,20 +1,9 @@
 //! Reads of a store that fail, and when to try again. Decided without a clock and without a store.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use crate::{
-    error::{Error, ErrorKind, Result},
-    runtime::Clock,
-};
-
-/// After a read that failed, the store is left alone for this time, and for twice the time when the next read
-/// fails, too.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// A disk that works again is noticed within this time.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+use super::failure::Failure;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Subscribers that come back as soon as they are sent away do not make a store read more often than it may
 /// fail.
@@ -22,21 +11,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct ReadFailures {
     /// How many reads have failed.
     pub(super) count: u64,
+    /// Of the latest read.
     latest: Option<Failure>,
-}
-
-/// The latest read failed.
-struct Failure {
-    reason: Arc<str>,
-    until: Instant,
-    pause: Duration,
 }
 
 impl ReadFailures {
     /// Whether the store may be read.
     pub(super) fn check(&self, now: Instant) -> Result<()> {
         match &self.latest {
-            Some(failure) if now < failure.until => Err(failure.error(now)),
+            Some(failure) if !failure.left(now).is_zero() => Err(error(failure, now)),
             _ => Ok(()),
         }
     }
@@ -44,15 +27,12 @@ impl ReadFailures {
     /// A read failed. Returns the error for the subscriber.
     pub(super) fn failed(&mut self, reason: Arc<str>, now: Instant) -> Error {
         self.count += 1;
-        let (until, pause) = match &self.latest {
-            // It began before that one ended, as several do at a time.
-            Some(latest) if now < latest.until => (latest.until, latest.pause),
-            latest => {
-                let pause = latest.as_ref().map_or(FIRST_PAUSE, |latest| (latest.pause * 2).min(MAX_PAUSE));
-                (Clock::after(now, pause), pause)
-            }
+        let failure = match self.latest.take() {
+            // Several reads run at a time.
+            Some(latest) if !latest.left(now).is_zero() => latest.again(reason),
+            latest => Failure::after(latest.as_ref(), reason, now),
         };
-        self.latest.insert(Failure { reason, until, pause }).error(now)
+        error(self.latest.insert(failure), now)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -65,17 +45,16 @@ impl ReadFailures {
     }
 }
 
-impl Failure {
-    fn error(&self, now: Instant) -> Error {
-        let left = self.until.saturating_duration_since(now);
-        let detail = format!("events cannot be read: {}", self.reason);
-        Error::new(ErrorKind::Exhausted).detail(detail).after(Some(left))
-    }
+fn error(failure: &Failure, now: Instant) -> Error {
+    let detail = format!("events cannot be read: {}", failure.reason);
+    Error::new(ErrorKind::Exhausted).detail(detail).after(Some(failure.left(now)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use super::{super::failure::FIRST_PAUSE, *};
 
     #[test]
     fn pauses_grow_with_each_failure_after_the_pause_before_and_end_with_a_success() {
