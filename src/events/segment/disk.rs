@@ -48,8 +48,9 @@ pub(in crate::events) trait DiskFile: Send + Sync {
 
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether the file still has a name: a file that was unlinked or replaced is lost with its last handle.
-    fn is_linked(&self) -> io::Result<bool>;
+    /// The length of a file that still has a name. `None` for one that was unlinked or replaced, which is
+    /// lost with its last handle.
+    fn linked_len(&self) -> io::Result<Option<u64>>;
 }
 
 /// Whether content cannot be read, or not now. Other errors say nothing about the content.

@@ -192,8 +192,9 @@ impl DiskFile for RealFile {
         Ok(size_and_links(&self.0)?.0)
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        Ok(size_and_links(&self.0)?.1 > 0)
+    fn linked_len(&self) -> io::Result<Option<u64>> {
+        let (len, links) = size_and_links(&self.0)?;
+        Ok((links > 0).then_some(len))
     }
 }
 

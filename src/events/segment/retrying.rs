@@ -123,8 +123,8 @@ impl DiskFile for RetryingFile {
         self.file.len()
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        self.file.is_linked()
+    fn linked_len(&self) -> io::Result<Option<u64>> {
+        self.file.linked_len()
     }
 }
 
@@ -194,7 +194,7 @@ impl DiskFile for NoContent {
         Ok(0)
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        Ok(false)
+    fn linked_len(&self) -> io::Result<Option<u64>> {
+        Ok(None)
     }
 }

@@ -436,7 +436,8 @@ impl DiskFile for Handle {
         Ok(super::number::to_u64(state.files[self.inode].content.len()))
     }
 
-    fn is_linked(&self) -> io::Result<bool> {
-        Ok(self.disk.state().names.values().any(|inode| *inode == self.inode))
+    fn linked_len(&self) -> io::Result<Option<u64>> {
+        let is_linked = self.disk.state().names.values().any(|inode| *inode == self.inode);
+        if is_linked { self.len().map(Some) } else { Ok(None) }
     }
 }

@@ -88,7 +88,7 @@ impl Writer {
         // What a failed write left cannot be taken for acknowledged events then. Without the mark, they are
         // only in doubt: an error changes nothing.
         if let Some(failed) = self.failed.take()
-            && failed.file.is_linked().is_ok_and(|is_linked| is_linked)
+            && failed.file.linked_len().is_ok_and(|len| len.is_some())
             && let Err(error) = failed.mark_closed(target)
         {
             tracing::debug!(%error, "a segment of an event log cannot be marked as closed");
@@ -222,6 +222,6 @@ impl Active {
     /// Whether the file was neither truncated nor unlinked nor replaced since it was written.
     fn is_intact(&self) -> io::Result<bool> {
         let least = if self.header.filled { self.header.capacity } else { end_offset_of(self.end) };
-        Ok(self.file.is_linked()? && (self.end == 0 || self.file.len()? >= least))
+        Ok(self.file.linked_len()?.is_some_and(|len| self.end == 0 || len >= least))
     }
 }
