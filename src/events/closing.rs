@@ -7,7 +7,7 @@ use event_listener::Listener;
 
 use super::{
     event_store::EventStore,
-    on_thread::{catch_panic, start_thread},
+    on_thread::{catch_panic, on_thread, start_thread},
 };
 use crate::sync::{AsyncMutex, Event};
 
@@ -43,7 +43,7 @@ impl Closing {
         let mut state = self.0.lock().await;
         if let State::Open(store) = &*state {
             let store = Arc::clone(store);
-            *state = State::Closing(blocking::unblock(move || catch_panic(|| store.close())));
+            *state = State::Closing(on_thread(move || store.close()));
         }
         let State::Closing(task) = &mut *state else { return Ok(()) };
         let closed = task.await;

@@ -5,11 +5,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// Calls a store on a thread that may block, and gives the result.
-pub(super) async fn on_thread<T: Send + 'static>(
+use blocking::Task;
+
+/// Calls a store on a thread that may block. A call that has not begun when the task is dropped does not
+/// begin.
+pub(super) fn on_thread<T: Send + 'static>(
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    blocking::unblock(move || catch_panic(call)).await
+) -> Task<io::Result<T>> {
+    blocking::unblock(move || catch_panic(call))
 }
 
 /// Runs this on a thread that may block, whether anybody waits for it or not.
