@@ -1,61 +1,18 @@
 //! Interceptors around the calls of an endpoint: what they see, and what becomes of what they return.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_lite::{StreamExt, future};
 use palyra_quic::{
     Bytes, Client, Connection, Context, Endpoint, EndpointBuilder, Error, ErrorKind, EventLog, MethodKind,
-    NextCall, OutgoingCall, ResponseSink, Router, TransportLimits, WireError, sim::Link,
+    NextCall, OutgoingCall, Router, TransportLimits, WireError, sim::Link,
 };
 
 use crate::{
     common::{Server, loopback, run, serve, signal},
+    journal::{Journal, noting},
     simulation::{Pair, SECOND, client_tls},
 };
-
-/// What happened, in order.
-#[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<String>>>);
-
-impl Journal {
-    fn note(&self, line: impl Into<String>) {
-        self.0.lock().unwrap().push(line.into());
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.lock().unwrap().is_empty()
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
-
-/// A router whose handlers note that they have run.
-fn noting(journal: &Journal) -> Router {
-    let [unary, streaming, notification] = [(); 3].map(|()| journal.clone());
-    Router::new()
-        .serve("double", move |_: Context, n: u32| {
-            unary.note("double");
-            async move { Ok(n * 2) }
-        })
-        .serve_stream("count", move |_: Context, last: u32, mut answers: ResponseSink<u32>| {
-            streaming.note("count");
-            async move {
-                for n in 1..=last {
-                    answers.send(&n).await?;
-                }
-                Ok(())
-            }
-        })
-        .on_notification("note", move |_: Context, text: String| {
-            notification.note(text);
-            async {}
-        })
-}
 
 /// An interceptor that notes that it has begun and ended.
 fn named(builder: EndpointBuilder, journal: &Journal, name: &'static str) -> EndpointBuilder {

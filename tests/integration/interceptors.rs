@@ -11,50 +11,14 @@ use std::{
 use futures_lite::{StreamExt, future};
 use palyra_quic::{
     Bytes, Code, Connection, Context, Error, ErrorKind, EventLog, Exchange, MethodError, MethodKind, Next,
-    Peers, ResponseSink, Router, TransportLimits, WireError, minicbor, sim::Link,
+    Peers, Router, TransportLimits, WireError, minicbor, sim::Link,
 };
 
 use crate::{
     common::{run, serve, signal},
+    journal::{Journal, noting},
     simulation::{Pair, SECOND},
 };
-
-/// What happened, in order.
-#[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<String>>>);
-
-impl Journal {
-    fn note(&self, line: impl Into<String>) {
-        self.0.lock().unwrap().push(line.into());
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
-
-/// A router whose handlers note that they have run.
-fn noting(journal: &Journal) -> Router {
-    let [unary, streaming, notification] = [(); 3].map(|()| journal.clone());
-    Router::new()
-        .serve("double", move |_: Context, n: u32| {
-            unary.note("double");
-            async move { Ok(n * 2) }
-        })
-        .serve_stream("count", move |_: Context, last: u32, mut answers: ResponseSink<u32>| {
-            streaming.note("count");
-            async move {
-                for n in 1..=last {
-                    answers.send(&n).await?;
-                }
-                Ok(())
-            }
-        })
-        .on_notification("note", move |_: Context, text: String| {
-            notification.note(text);
-            async {}
-        })
-}
 
 /// An interceptor that notes that it has begun and ended.
 fn named(router: Router, journal: &Journal, name: &'static str) -> Router {
@@ -160,7 +124,7 @@ fn interceptors_of_a_nested_router_are_for_its_own_methods() {
         let begins = [&*outer, &nested, &deepest, "double"];
         assert_eq!(around("a.b.double").await, [&begins[..], &ends].concat());
         connection.notify("a.b.note", "hello").await.unwrap();
-        while journal.0.lock().unwrap().len() < 7 {
+        while journal.len() < 7 {
             future::yield_now().await;
         }
         assert_eq!(journal.take()[2..4], ["deepest a.b.note", "hello"]);

@@ -49,6 +49,7 @@ mod identity;
 mod interceptors;
 #[cfg(feature = "streams")]
 mod items_served;
+mod journal;
 mod key_log;
 mod layers;
 mod links;
