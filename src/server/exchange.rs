@@ -16,7 +16,7 @@ use super::{
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
     health::health,
-    request::{DecodedRequest, is_fault, read_request},
+    request::{DecodedRequest, read_request, record_unread},
 };
 use crate::{
     admission::TooMany,
@@ -27,7 +27,7 @@ use crate::{
     protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
     router::{MethodError, Registration},
     span::{method, record},
-    stream::{FrameReader, FrameWriter, fault_code},
+    stream::{FrameReader, FrameWriter},
 };
 
 /// Serves one bidirectional stream that the peer has opened.
@@ -100,15 +100,9 @@ fn not_read(
     writer: &mut FrameWriter,
     span: &Span,
 ) {
-    let code = fault_code(error);
-    tracing::debug!(remote = %link.remote_address(), %error, %code, "request not read");
+    let code = record_unread(node, link, span, "request", error);
     reader.stop(code);
-    node.counters.unread(error, code);
-    record(span, "outcome", code);
     writer.reset(code);
-    if is_fault(error, link) {
-        node.record_fault(link);
-    }
 }
 
 fn admit(

@@ -14,7 +14,7 @@ use super::{
     connection_state::ConnectionState,
     exchange_result::{ExchangeResult, expired},
     exchange_state::ExchangeState,
-    request::is_fault,
+    request::record_unread,
     run_handler::{Outcome, ShutdownWaits, run_handler},
     writer_loan::take_back,
 };
@@ -28,8 +28,7 @@ use crate::{
         Registration, ResponseSink, ResponseSize, Router,
     },
     runtime::Clock,
-    span::record,
-    stream::{FrameReader, FrameWriter, counted_frame, fault_code},
+    stream::{FrameReader, FrameWriter, counted_frame},
 };
 
 /// When a peer that has all the exchanges with items that it may have can try again.
@@ -208,13 +207,6 @@ fn unreadable(
     error: &Error,
     mut writer: FrameWriter,
 ) -> ExchangeResult {
-    let code = fault_code(error);
-    tracing::debug!(remote = %link.remote_address(), %error, %code, "item not read");
-    node.counters.unread(error, code);
-    record(span, "outcome", code);
-    writer.reset(code);
-    if is_fault(error, link) {
-        node.record_fault(link);
-    }
+    writer.reset(record_unread(node, link, span, "item", error));
     ExchangeResult::Reset
 }

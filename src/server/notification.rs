@@ -18,7 +18,7 @@ use tracing::{Instrument, Span};
 use super::{
     connection_state::{ConnectionState, semaphore},
     node::Node,
-    request::is_fault,
+    request::record_unread,
     run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     router::{Context, MethodError},
     runtime::OwnWaker,
     span::{self, record},
-    stream::{DeadlineFrom, FrameReader, fault_code},
+    stream::{DeadlineFrom, FrameReader},
 };
 
 /// Gives each stream of notifications that the peer opens a task, until the connection has ended and none is
@@ -158,14 +158,7 @@ async fn serve(state: &ConnectionState, recv: RecvStream, span: Span, mut before
                 return record(&span, "outcome", "ok");
             }
             Next::Read(Err(error)) => {
-                tracing::debug!(remote = %link.remote_address(), %error, "notification not read");
-                if is_fault(&error, link) {
-                    node.record_fault(link);
-                }
-                let code = fault_code(&error);
-                node.counters.unread(&error, code);
-                record(&span, "outcome", code);
-                return reader.stop(code);
+                return reader.stop(record_unread(node, link, &span, "notification", &error));
             }
             Next::Silence => Some(Code::SHUTTING_DOWN),
             Next::GivenUp => Some(Code::CANCELLED),

@@ -1,13 +1,17 @@
 //! Reads the request of an exchange, and classifies what may go wrong with that.
 
+use tracing::Span;
+
 use super::node::Node;
 use crate::{
+    code::Code,
     error::{Error, ErrorKind, Result},
     frame::Body,
     link::Link,
     message::{Codec, MessageError, Request},
     runtime::Elapsed,
-    stream::FrameReader,
+    span::record,
+    stream::{FrameReader, fault_code},
 };
 
 /// What came in the frame of a request.
@@ -52,8 +56,21 @@ pub(super) async fn read_request(
     })
 }
 
+/// Records that `what` could not be read from a stream of the peer. Returns the code to stop and reset the
+/// stream with.
+pub(super) fn record_unread(node: &Node, link: &Link, span: &Span, what: &str, error: &Error) -> Code {
+    let code = fault_code(error);
+    tracing::debug!(remote = %link.remote_address(), %error, %code, "{what} not read");
+    node.counters.unread(error, code);
+    record(span, "outcome", code);
+    if is_fault(error, link) {
+        node.record_fault(link);
+    }
+    code
+}
+
 /// Whether a stream was not read because of something that the peer did, and that cost it nothing.
-pub(super) fn is_fault(error: &Error, link: &Link) -> bool {
+fn is_fault(error: &Error, link: &Link) -> bool {
     match error.kind() {
         ErrorKind::StreamReset(_) | ErrorKind::Protocol | ErrorKind::Truncated | ErrorKind::FrameTooLarge => {
             true
