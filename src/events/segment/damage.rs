@@ -8,9 +8,11 @@ use std::{
 
 use super::{
     disk::{Disk, read_full, write_all},
+    known_losses::KnownLosses,
     names::{DAMAGE, DAMAGE_NEW},
     number::{to_u64, to_usize},
 };
+use crate::events::event_store::MAX_NUMBER;
 
 /// Events that were lost to damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,30 +27,48 @@ pub struct LostEvents {
     pub exact: bool,
 }
 
+impl LostEvents {
+    fn count(&self) -> u64 {
+        self.last.saturating_sub(self.first).saturating_add(1)
+    }
+}
+
 /// All damage that was found since somebody removed the file.
-#[derive(Debug, Default)]
+///
+/// What was listed is not listed again, also after the file was removed: whoever removes it has read it.
+#[derive(Debug)]
 pub(super) struct DamageReport {
-    text: String,
     lost: Vec<LostEvents>,
-    is_saved: bool,
+    known: KnownLosses,
+    epoch: u64,
+    /// Lines that are not in the file yet.
+    unsaved: String,
+    /// Whether it says that there is more than it lists.
+    is_full: bool,
 }
 
 /// A report that is longer ends with [`FULL`].
 const MAX_BYTES: usize = 64 * 1024;
+const MAX_LISTED: usize = 1024;
 const FULL: &str = "further damage is not listed\n";
 
 impl DamageReport {
-    /// Reads the report that is in the directory, if any.
-    pub(super) fn load(disk: &dyn Disk) -> io::Result<Self> {
-        let file = match disk.open(DAMAGE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            file => file?,
-        };
-        let mut bytes = vec![0; MAX_BYTES.min(to_usize(file.len()?))];
-        let len = read_full(&*file, 0, &mut bytes)?;
-        bytes.truncate(len);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Self { lost: text.lines().filter_map(parse).collect(), text, is_saved: true })
+    /// Reads the report that is in the directory, if any. What is reported of this epoch from number `floor`
+    /// on is known.
+    pub(super) fn load(disk: &dyn Disk, epoch: u64, floor: u64) -> io::Result<Self> {
+        let text = load(disk)?;
+        let listed: Vec<_> = text.lines().filter_map(parse).take(MAX_LISTED).collect();
+        let mut known = KnownLosses::load(disk, epoch, floor)?;
+        // The process may have ended before these were saved, too.
+        let of_epoch = listed.iter().filter(|(_, of)| *of == epoch);
+        of_epoch.for_each(|(lost, _)| known.insert(lost.first.max(floor)..lost.last.saturating_add(1)));
+        Ok(Self {
+            lost: listed.into_iter().map(|(lost, _)| lost).collect(),
+            known,
+            epoch,
+            is_full: text.ends_with(FULL),
+            unsaved: String::new(),
+        })
     }
 
     pub(super) fn lost(&self) -> &[LostEvents] {
@@ -57,65 +77,83 @@ impl DamageReport {
 
     /// How many numbers are listed.
     pub(super) fn count(&self) -> u64 {
-        self.lost.iter().map(|LostEvents { first, last, .. }| last - first + 1).fold(0, u64::saturating_add)
+        self.lost.iter().map(LostEvents::count).fold(0, u64::saturating_add)
     }
 
-    /// Adds events that the report does not list yet. Returns whether there were any.
+    /// Adds events that were not reported yet. Returns whether there were any.
     pub(super) fn add(&mut self, lost: LostEvents, file: &str) -> bool {
-        if lost.first > lost.last || self.lists_all(&lost) {
-            return false;
-        }
-        let line = line(&lost, file);
-        if self.text.len() + line.len() + FULL.len() <= MAX_BYTES {
-            self.text.push_str(&line);
+        let parts = self.known.unknown_in(lost.first..lost.last.saturating_add(1));
+        for Range { start, end } in &parts {
+            let lost = LostEvents { first: *start, last: end - 1, ..lost };
+            if self.known.is_full() || self.lost.len() >= MAX_LISTED {
+                let said_before = std::mem::replace(&mut self.is_full, true);
+                self.unsaved.push_str(if said_before { "" } else { FULL });
+                return !said_before;
+            }
+            self.unsaved.push_str(&line(&lost, self.epoch, file));
             self.lost.push(lost);
-        } else if self.text.ends_with(FULL) {
-            return false;
-        } else {
-            self.text.push_str(FULL);
+            self.known.insert(*start..*end);
         }
-        self.is_saved = false;
-        true
+        !parts.is_empty()
     }
 
-    fn lists_all(&self, lost: &LostEvents) -> bool {
-        let mut number = lost.first;
-        while number <= lost.last {
-            let mut listed = self.lost.iter().filter(|listed| (listed.first..=listed.last).contains(&number));
-            let Some(listed) = listed.next() else { return false };
-            number = listed.last.saturating_add(1);
-        }
-        true
+    /// Of the events of a new epoch, nothing is known.
+    pub(super) fn begin_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.known = KnownLosses::none(epoch);
     }
 
-    /// Writes the report if it has changed, all of it or nothing.
+    /// Writes what was added, all of it or nothing. If somebody has removed the file meanwhile, it lists only
+    /// what was added.
     pub(super) fn save(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        if self.is_saved || self.text.is_empty() {
-            return Ok(());
+        if !self.unsaved.is_empty() {
+            let mut text = load(disk)?;
+            for line in self.unsaved.split_inclusive('\n') {
+                let is_short = text.len() + line.len() + FULL.len() <= MAX_BYTES;
+                if !text.ends_with(FULL) {
+                    text.push_str(if is_short { line } else { FULL });
+                }
+            }
+            let file = disk.create(DAMAGE_NEW)?;
+            write_all(&*file, 0, text.as_bytes())?;
+            file.sync_data()?;
+            disk.rename(DAMAGE_NEW, DAMAGE)?;
+            disk.sync_dir()?;
+            self.unsaved.clear();
         }
-        let file = disk.create(DAMAGE_NEW)?;
-        write_all(&*file, 0, self.text.as_bytes())?;
-        file.sync_data()?;
-        disk.rename(DAMAGE_NEW, DAMAGE)?;
-        disk.sync_dir()?;
-        self.is_saved = true;
-        Ok(())
+        self.known.save(disk)
     }
 }
 
-fn line(lost: &LostEvents, file: &str) -> String {
-    let LostEvents { first, last, exact } = lost;
-    let count = last - first + 1;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let at_most = if *exact { "" } else { "at most " };
-    format!("events {first} to {last} are lost ({at_most}{count}), in {file}, found at {now} s since 1970\n")
+fn load(disk: &dyn Disk) -> io::Result<String> {
+    let file = match disk.open(DAMAGE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        file => file?,
+    };
+    let mut bytes = vec![0; MAX_BYTES.min(to_usize(file.len()?))];
+    let len = read_full(&*file, 0, &mut bytes)?;
+    bytes.truncate(len);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn parse(line: &str) -> Option<LostEvents> {
+fn line(lost: &LostEvents, epoch: u64, file: &str) -> String {
+    let LostEvents { first, last, exact } = lost;
+    let (count, at_most) = (lost.count(), if *exact { "" } else { "at most " });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!(
+        "events {first} to {last} of epoch {epoch} are lost ({at_most}{count}), in {file}, \
+         found at {now} s since 1970\n"
+    )
+}
+
+/// The events of a line, and their epoch. `None` if no store wrote this line.
+fn parse(line: &str) -> Option<(LostEvents, u64)> {
     let (first, rest) = line.strip_prefix("events ")?.split_once(" to ")?;
-    let (last, rest) = rest.split_once(" are lost (")?;
+    let (last, rest) = rest.split_once(" of epoch ")?;
+    let (epoch, rest) = rest.split_once(" are lost (")?;
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-    (first <= last).then_some(LostEvents { first, last, exact: !rest.starts_with("at most ") })
+    let lost = LostEvents { first, last, exact: !rest.starts_with("at most ") };
+    (1 <= first && first <= last && last <= MAX_NUMBER).then_some((lost, epoch.parse().ok()?))
 }
 
 /// The loss of these numbers, of which those from `uncertain_from` on may never have been used.
@@ -136,29 +174,94 @@ pub(super) fn most_events_in(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::segment::{names::DAMAGE_KNOWN, sim_disk::SimDisk};
 
     #[test]
     fn lines_say_what_they_were_made_of() {
         for exact in [true, false] {
             let lost = LostEvents { first: 10, last: 12, exact };
-            assert_eq!(parse(&line(&lost, "x.segment")), Some(lost));
+            assert_eq!(parse(&line(&lost, 7, "x.segment")), Some((lost, 7)));
         }
-        for other in ["", "events 2 to 1 are lost (", "events to are lost (", FULL] {
+        let edited = [
+            "",
+            "events 2 to 1 of epoch 7 are lost (",
+            "events to of epoch 7 are lost (",
+            "events 0 to 18446744073709551615 of epoch 7 are lost (1)",
+            "events 1 to 9007199254740992 of epoch 7 are lost (1)",
+            FULL,
+        ];
+        for other in edited {
             assert_eq!(parse(other), None, "{other}");
         }
     }
 
+    fn lost(first: u64) -> LostEvents {
+        LostEvents { first, last: first + 1, exact: true }
+    }
+
     #[test]
     fn a_report_is_bounded_and_lists_nothing_twice() {
-        let mut report = DamageReport::default();
-        let lost = |first| LostEvents { first, last: first + 1, exact: true };
+        let disk = SimDisk::new(1, true);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
         assert!(report.add(lost(1), "a"));
         assert!(!report.add(lost(1), "a"));
         assert!(report.add(lost(5), "a"));
         assert!(report.add(LostEvents { first: 1, last: 6, exact: true }, "a"), "3 and 4 are new");
+        assert_eq!((report.lost().last(), report.count()), (Some(&lost(3)), 6));
         assert!(!report.add(LostEvents { first: 2, last: 5, exact: true }, "a"));
-        let added = (0..10_000).filter(|n| report.add(lost(10 * n + 7), "a")).count();
+        let added = (1..10_000).filter(|n| report.add(lost(10 * n), "a.segment")).count();
         assert!((500..10_000).contains(&added), "{added}");
-        assert!(report.text.len() <= MAX_BYTES && report.text.ends_with(FULL));
+        report.save(&disk).unwrap();
+        let text = load(&disk).unwrap();
+        assert!(text.len() <= MAX_BYTES && text.ends_with(FULL), "{}", text.len());
+        assert!(!report.add(lost(1_000_000), "a"), "the report says that there is more");
+        report.save(&disk).unwrap();
+        assert_eq!(load(&disk).unwrap(), text);
+    }
+
+    #[test]
+    fn adjacent_losses_do_not_grow_a_report_without_bound() {
+        let disk = SimDisk::new(1, true);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        (1..10_000).for_each(|n| {
+            report.add(lost(2 * n), "00000000000000000001.segment");
+        });
+        assert_eq!(report.lost().len(), MAX_LISTED);
+        report.save(&disk).unwrap();
+        assert!(load(&disk).unwrap().len() <= MAX_BYTES);
+    }
+
+    #[test]
+    fn what_was_removed_is_not_reported_again_and_what_is_new_is() {
+        let disk = SimDisk::new(1, true);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        report.add(lost(1), "a");
+        report.save(&disk).unwrap();
+        disk.replace(DAMAGE, None);
+        assert!(!report.add(lost(1), "a"));
+        report.save(&disk).unwrap();
+        assert_eq!(load(&disk).unwrap(), "");
+        report.add(lost(5), "a");
+        report.save(&disk).unwrap();
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        assert_eq!(report.lost(), [lost(5)]);
+        assert!(!report.add(lost(1), "a"));
+        // In another epoch, events of the same numbers are others.
+        let mut other = DamageReport::load(&disk, 8, 1).unwrap();
+        assert!(other.add(lost(1), "a") && other.add(lost(5), "a"));
+    }
+
+    #[test]
+    fn a_report_whose_losses_were_not_saved_as_known_is_known() {
+        let disk = SimDisk::new(1, true);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        report.add(lost(1), "a");
+        report.save(&disk).unwrap();
+        disk.replace(DAMAGE_KNOWN, None);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        assert!(!report.add(lost(1), "a"));
+        report.save(&disk).unwrap();
+        disk.replace(DAMAGE, None);
+        assert!(!DamageReport::load(&disk, 7, 1).unwrap().add(lost(1), "a"));
     }
 }

@@ -16,6 +16,7 @@ mod disk;
 pub mod fuzz;
 mod header;
 mod index;
+mod known_losses;
 mod layout;
 mod names;
 mod newest;

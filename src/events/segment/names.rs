@@ -2,6 +2,8 @@
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const DAMAGE: &str = "damage";
+/// What was ever in the report of damage.
+pub(super) const DAMAGE_KNOWN: &str = "damage.known";
 pub(super) const DAMAGE_NEW: &str = "damage.new";
 /// A copy of the header of the newest segment.
 pub(super) const NEWEST: &str = "newest";
@@ -26,7 +28,7 @@ pub(super) fn segment_number(name: &str) -> Option<u64> {
 /// A name in the directory that neither this store nor a file system makes.
 pub(super) fn is_foreign(name: &str) -> bool {
     segment_number(name).is_none()
-        && ![LOCK, DAMAGE, DAMAGE_NEW, NEWEST, SEGMENT_NEW, "lost+found"].contains(&name)
+        && ![LOCK, DAMAGE, DAMAGE_KNOWN, DAMAGE_NEW, NEWEST, SEGMENT_NEW, "lost+found"].contains(&name)
 }
 
 #[cfg(test)]

@@ -62,10 +62,9 @@ struct End {
 
 pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Opened> {
     let mut segments = list(disk)?;
-    let damage = DamageReport::load(disk)?;
     let newest_header = segments.iter().rev().find_map(|segment| segment.header.as_ref());
     let Some(epoch) = newest_header.map(|header| header.epoch) else {
-        return begin_after_loss(disk, options, &segments, damage);
+        return begin_after_loss(disk, options, &segments);
     };
     // Of another epoch: it was superseded, or does not belong here.
     segments
@@ -76,7 +75,7 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     let floor = floor.unwrap_or(1);
     remove_discarded(disk, &mut segments, floor)?;
 
-    let mut lost = Losses { damage, floor };
+    let mut lost = Losses { damage: DamageReport::load(disk, epoch, floor)?, floor };
     let end = find_end(disk, options, &segments, &mut lost)?;
     let mut clocks = end.clocks;
     let firsts: Vec<u64> = segments.iter().map(|segment| segment.first).collect();
@@ -100,7 +99,7 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
         return Err(io::Error::other("the numbers of the epoch are used up: begin a new one"));
     }
     if options.needs_epoch(epoch, next) {
-        return begin(disk, options, &segments, next, damage);
+        return begin(disk, options, &segments, (options.new_epoch)(), next, damage);
     }
     let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
     let index = Index::new(entries, floor, next, clocks);
@@ -109,12 +108,9 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
 
 /// Begins an epoch in a directory of which no segment says which epoch it has: in an empty one, or because
 /// all are damaged.
-fn begin_after_loss(
-    disk: &dyn Disk,
-    options: &SegmentOptions,
-    damaged: &[Segment],
-    mut damage: DamageReport,
-) -> io::Result<Opened> {
+fn begin_after_loss(disk: &dyn Disk, options: &SegmentOptions, damaged: &[Segment]) -> io::Result<Opened> {
+    let epoch = (options.new_epoch)();
+    let mut damage = DamageReport::load(disk, epoch, 1)?;
     let mut next = 1;
     for Segment { first, file, .. } in damaged {
         let last = first.saturating_add(most_events_of(&**file, options)?);
@@ -122,7 +118,7 @@ fn begin_after_loss(
         next = next.max(last.saturating_add(1));
     }
     save(disk, &mut damage);
-    begin(disk, options, damaged, next, damage)
+    begin(disk, options, damaged, epoch, next, damage)
 }
 
 /// Begins an epoch. Its numbers go on behind those of the segments that are there, so that these are below
@@ -131,10 +127,11 @@ fn begin(
     disk: &dyn Disk,
     options: &SegmentOptions,
     old: &[Segment],
+    epoch: u64,
     next: u64,
-    damage: DamageReport,
+    mut damage: DamageReport,
 ) -> io::Result<Opened> {
-    let epoch = (options.new_epoch)();
+    damage.begin_epoch(epoch);
     let new = NewSegment {
         epoch,
         next,

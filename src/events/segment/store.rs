@@ -79,8 +79,9 @@ impl SegmentStore {
         })
     }
 
-    /// The events that were lost to damage, in the order in which that was found. At most about a thousand
-    /// entries are kept. Blocks while the report is written to the disk.
+    /// The events that were lost to damage, in the order in which that was found: those in the file `damage`
+    /// when the store was opened, and those found since. At most about a thousand entries are kept. Blocks
+    /// while the report is written to the disk.
     #[must_use]
     pub fn lost(&self) -> Vec<LostEvents> {
         lock(&self.damage).lost().to_vec()

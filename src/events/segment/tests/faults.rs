@@ -214,6 +214,7 @@ fn foreign_content_is_refused_and_left_alone() {
 
 #[test]
 fn damage_is_reported_until_somebody_removes_the_report() {
+    const REPORT: &str = "events 2 to 2 of epoch 77 are lost (1), in 00000000000000000001.segment";
     let directory = Directory::new("report");
     let path = &directory.0;
     let store = SegmentStore::open(path, &small()).unwrap();
@@ -221,11 +222,15 @@ fn damage_is_reported_until_somebody_removes_the_report() {
         append(&store, payload).unwrap();
     }
     store.close().unwrap();
-    let segment = path.join("00000000000000000001.segment");
-    let mut content = fs::read(&segment).unwrap();
-    let place = content.windows(3).position(|window| window == b"two").unwrap();
-    content[place] ^= 1;
-    fs::write(&segment, content).unwrap();
+    let damage = |payload: &str| {
+        let segment = path.join("00000000000000000001.segment");
+        let mut content = fs::read(&segment).unwrap();
+        let is_there = |window: &[u8]| window == payload.as_bytes();
+        let place = content.windows(payload.len()).position(is_there).unwrap();
+        content[place] ^= 1;
+        fs::write(&segment, content).unwrap();
+    };
+    damage("two");
     for _ in 0..2 {
         let store = SegmentStore::open(path, &small()).unwrap();
         assert_eq!(payloads(&store), [(1, "one".into()), (3, "three".into())]);
@@ -234,5 +239,45 @@ fn damage_is_reported_until_somebody_removes_the_report() {
         store.close().unwrap();
     }
     let report = fs::read_to_string(path.join("damage")).unwrap();
-    assert!(report.starts_with("events 2 to 2 are lost (1), in 00000000000000000001.segment"), "{report}");
+    assert!(report.starts_with(REPORT), "{report}");
+
+    // Somebody has read the report, and removes it.
+    fs::remove_file(path.join("damage")).unwrap();
+    for _ in 0..2 {
+        let store = SegmentStore::open(path, &small()).unwrap();
+        assert_eq!((payloads(&store).len(), store.lost(), store.damaged()), (2, vec![], 0));
+        store.close().unwrap();
+        assert!(!path.join("damage").exists(), "it is not news any more");
+    }
+    damage("three");
+    let store = SegmentStore::open(path, &small()).unwrap();
+    assert_eq!((payloads(&store).len(), store.lost().len(), store.damaged()), (1, 1, 1));
+    let report = fs::read_to_string(path.join("damage")).unwrap();
+    assert!(report.starts_with("events 3 to 3 of epoch 77") && report.lines().count() == 1, "{report}");
+}
+
+#[test]
+fn a_report_that_is_removed_while_the_store_is_open_stays_removed() {
+    let disk = SimDisk::new(1, true);
+    let store = open(&disk, &small()).unwrap();
+    for payload in ["one", "two", "three", "four"] {
+        append(&store, payload).unwrap();
+    }
+    // What is in the last block is in memory, too.
+    append(&store, &"x".repeat(5000)).unwrap();
+    let damage = |payload: &str| {
+        disk.rot("00000000000000000001.segment", |content| {
+            let is_there = |window: &[u8]| window == payload.as_bytes();
+            let place = content.windows(payload.len()).position(is_there).unwrap();
+            content[place] ^= 1;
+        });
+        payloads(&store).len()
+    };
+    assert_eq!((damage("two"), store.lost().len()), (4, 1));
+    disk.replace("damage", None);
+    assert_eq!((payloads(&store).len(), payloads(&store).len()), (4, 4));
+    assert!(!disk.contents().contains_key("damage"));
+    assert_eq!((damage("four"), store.lost().len()), (3, 2));
+    let report = String::from_utf8(disk.contents()["damage"].clone()).unwrap();
+    assert!(report.starts_with("events 4 to 4 of epoch 77") && report.lines().count() == 1, "{report}");
 }

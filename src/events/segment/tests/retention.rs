@@ -13,8 +13,9 @@ use super::{
 use crate::events::event_store::{Batch, Clocks, EventStore, StoredEvent};
 
 const MAX_BYTES: usize = 100_000;
-/// The report of damage twice, while it is replaced, and the copies of the newest header.
-const OTHER_FILES: usize = 2 * 64 * 1024 + 8 * 1024;
+/// The report of damage twice, while it is replaced, what was in earlier ones, and the copies of the newest
+/// header.
+const OTHER_FILES: usize = 2 * 64 * 1024 + 24 * 1024 + 8 * 1024;
 
 fn options() -> SegmentOptions {
     let max_bytes = u64::try_from(MAX_BYTES).unwrap();
