@@ -85,7 +85,8 @@ pub(super) fn judge(findings: &Findings) -> Verdict {
         return Verdict { next, uncertain_from: next, can_continue: false };
     }
     if closed {
-        let can_continue = rest == Rest::Unwritten && batch_end == durable_end;
+        // Behind a damaged batch, later opens could not tell which of its events are in doubt.
+        let can_continue = is_complete && rest == Rest::Unwritten && batch_end == durable_end;
         let uncertain_from = uncertain_from.min(durable_end);
         return Verdict { next: durable_end, uncertain_from, can_continue };
     }
@@ -190,6 +191,8 @@ mod tests {
         }
         let sound = findings(last(4, 7, true, Completely), 7, Rest::Unwritten);
         assert_eq!(next(Findings { closed: true, durable: 6, ..sound }), (7, true));
+        let damaged = findings(last(4, 7, false, Completely), 6, Rest::Unwritten);
+        assert_eq!(next(Findings { closed: true, durable: 6, ..damaged }), (7, false));
         let in_doubt = Findings { closed: true, durable: 19, uncertain_from: 12, ..sound };
         assert_eq!(judge(&in_doubt).uncertain_from, 12);
     }
