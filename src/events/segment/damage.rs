@@ -35,7 +35,8 @@ impl LostEvents {
 
 /// All damage that was found since somebody removed the file.
 ///
-/// What was listed is not listed again, also after the file was removed: whoever removes it has read it.
+/// What was listed is not listed again, also after the file was removed: the owner who removes it has read
+/// it.
 #[derive(Debug)]
 pub(super) struct DamageReport {
     lost: Vec<LostEvents>,
@@ -122,6 +123,13 @@ impl DamageReport {
             self.unsaved.clear();
         }
         self.known.save(disk)
+    }
+}
+
+/// A report that cannot be written must not keep the log from opening. It is tried again later.
+pub(super) fn save_if_possible(disk: &dyn Disk, damage: &mut DamageReport) {
+    if let Err(error) = damage.save(disk) {
+        tracing::warn!(%error, "the report of damage to an event log cannot be written");
     }
 }
 

@@ -1,16 +1,19 @@
 //! Event logs in files: a directory of segments, to which batches are appended.
 //!
 //! From the top: `store` is the store as the log sees it. `open` decides where a log goes on, with
-//! `recovery`, which only thinks, and `survey`, which reads. `writer` appends and `create` makes segments;
-//! `reader` reads, with `scan`, which finds records, and `stream`, which reads large pieces. `batch`,
-//! `header`, `layout` and `checksum` are the format, which `docs/event-log-format.md` describes. `disk` is
-//! what all of them need from a file system, `real_disk` the one of the operating system, and `retrying`
-//! reads around what a disk cannot read.
+//! `directory`, which finds the segments, `recovery`, which only thinks, and `survey` and `tail`, which read;
+//! `begin` begins an epoch. `writer` appends and `create` makes segments; `reader` reads, with `scan`, which
+//! finds records, and `stream`, which reads large pieces. `damage` and `known_losses` keep what was lost.
+//! `batch`, `header`, `layout`, `unwritten` and `checksum` are the format, which
+//! `docs/event-log-format.md` describes. `disk` is what all of them need from a file system, `real_disk` the
+//! one of the operating system, and `retrying` reads around what a disk cannot read.
 
 mod batch;
+mod begin;
 mod checksum;
 mod create;
 mod damage;
+mod directory;
 mod disk;
 #[cfg(fuzzing)]
 pub mod fuzz;

@@ -8,10 +8,11 @@ use std::{
 };
 
 use super::{
+    begin::Opened,
     damage::{DamageReport, LostEvents},
     disk::Disk,
     index::Index,
-    open::{Opened, open},
+    open::open,
     options::{Layout, SegmentOptions},
     reader::Reader,
     real_disk::RealDisk,

@@ -3,6 +3,7 @@
 //! `SEGMENT_TRIALS=full cargo test --release --lib segment` runs the full number of trials.
 
 mod crash;
+mod epochs;
 mod faults;
 mod last_batch;
 mod model;

@@ -1,0 +1,81 @@
+//! Begins an epoch.
+
+use std::io;
+
+use super::{
+    create::{Active, NewSegment},
+    damage::{DamageReport, LostEvents, save_if_possible},
+    directory::{Segment, most_events_of, remove},
+    disk::Disk,
+    index::{Entry, Index},
+    names::segment_name,
+    newest,
+    options::SegmentOptions,
+    survey::Recent,
+};
+use crate::events::event_store::Clocks;
+
+/// What an open store begins with.
+pub(super) struct Opened {
+    pub(super) epoch: u64,
+    pub(super) index: Index,
+    pub(super) active: Option<Active>,
+    pub(super) recent: Vec<Recent>,
+    pub(super) damage: DamageReport,
+}
+
+/// Begins an epoch in a directory of which no segment says which epoch it has: in an empty one, or because
+/// all are damaged.
+pub(super) fn begin_after_loss(
+    disk: &dyn Disk,
+    options: &SegmentOptions,
+    damaged: &[Segment],
+) -> io::Result<Opened> {
+    let epoch = (options.new_epoch)();
+    let mut damage = DamageReport::load(disk, epoch, 1)?;
+    let mut next = 1;
+    for Segment { first, file, .. } in damaged {
+        let last = first.saturating_add(most_events_of(&**file, options)?);
+        damage.add(LostEvents { first: *first, last, exact: false }, &segment_name(*first));
+        next = next.max(last.saturating_add(1));
+    }
+    save_if_possible(disk, &mut damage);
+    begin(disk, options, damaged, epoch, next, damage)
+}
+
+/// Begins an epoch. Its numbers go on behind those of the segments that are there, so that these are below
+/// its floor, and the new segment takes effect with its name.
+pub(super) fn begin(
+    disk: &dyn Disk,
+    options: &SegmentOptions,
+    old: &[Segment],
+    epoch: u64,
+    next: u64,
+    mut damage: DamageReport,
+) -> io::Result<Opened> {
+    damage.begin_epoch(epoch);
+    let new = NewSegment {
+        epoch,
+        next,
+        floor: next,
+        bytes: options.layout.segment_bytes,
+        batch_len: 0,
+        fresh_blocks: options.layout.fresh_blocks,
+        rewritten: &[],
+        clocks: Clocks::default(),
+    };
+    let entries = old.iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
+    let room = Index::new(entries, 1, next, None).room_for(new.capacity()?, options.layout.max_bytes);
+    let old = remove(disk, old, |segment| segment.first < room)?;
+    let (active, recent) = new.create(disk)?;
+    disk.sync_dir()?;
+    newest::save(disk, &active.header)?;
+    // The new segment replaced one without events, if that began with the same number.
+    let old = old.into_iter().filter(|segment| segment.first < next);
+    let damaged = remove(disk, old, |segment| segment.header.is_some() || segment.is_of_other_epoch)?;
+    // They count until they are removed to make room.
+    let mut entries = damaged.into_iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
+    entries.push(Entry { first: next, bytes: active.header.capacity, began: None });
+    let index = Index::new(entries, next, next, None);
+    Ok(Opened { epoch, index, active: Some(active), recent, damage })
+}

@@ -1,0 +1,106 @@
+//! The segments in a directory.
+
+use std::{io, sync::Arc};
+
+use super::{
+    damage::most_events_in,
+    disk::{Disk, DiskFile},
+    header::Header,
+    index::Entry,
+    names::{DAMAGE_NEW, SEGMENT_NEW, is_foreign, segment_name, segment_number},
+    newest,
+    options::SegmentOptions,
+    scan::first_batch,
+};
+
+/// A segment in the directory.
+pub(super) struct Segment {
+    pub(super) first: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// `None` if all copies are damaged, or of another epoch.
+    pub(super) header: Option<Header>,
+    /// Whether the header is valid, but of another epoch than the newest.
+    pub(super) is_of_other_epoch: bool,
+    /// Whether only the copies in another file are valid.
+    pub(super) is_repaired: bool,
+}
+
+/// Larger than the segments of most logs. Numbers are plentiful.
+const LARGE_SEGMENT: u64 = 64 * 1024 * 1024;
+
+impl Segment {
+    pub(super) fn entry(&self) -> io::Result<Entry> {
+        let Self { first, file, header, is_of_other_epoch: _, is_repaired: _ } = self;
+        let entry = Entry { first: *first, bytes: file.len()?, began: None };
+        let Some(header) = header else { return Ok(entry) };
+        let began = first_batch(&**file, header)?.map(|batch| batch.clocks.log);
+        Ok(Entry { bytes: entry.bytes.max(header.capacity), began, ..entry })
+    }
+}
+
+/// Removes those segments for which this holds, and returns the others.
+pub(super) fn remove<'s>(
+    disk: &dyn Disk,
+    segments: impl IntoIterator<Item = &'s Segment>,
+    is_removed: impl Fn(&Segment) -> bool,
+) -> io::Result<Vec<&'s Segment>> {
+    let (removed, others): (Vec<_>, Vec<_>) = segments.into_iter().partition(|segment| is_removed(segment));
+    for segment in removed {
+        disk.unlink(&segment_name(segment.first))?;
+        disk.sync_dir()?;
+    }
+    Ok(others)
+}
+
+/// The segments, oldest first.
+pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
+    let names = disk.list()?;
+    let mut firsts: Vec<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
+    firsts.sort_unstable();
+    if let (true, Some(foreign)) = (firsts.is_empty(), names.iter().find(|name| is_foreign(name))) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the directory is not an event log: it has other files, such as {foreign:?}"),
+        ));
+    }
+    // What was not complete when the process ended.
+    for name in [SEGMENT_NEW, DAMAGE_NEW] {
+        if names.iter().any(|existing| existing == name) {
+            disk.unlink(name)?;
+        }
+    }
+    let open = |first| -> io::Result<Segment> {
+        let file = disk.open(&segment_name(first))?;
+        let header = Header::read(&*file, first)?;
+        Ok(Segment { first, file, header, is_of_other_epoch: false, is_repaired: false })
+    };
+    let mut segments = firsts.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+    if let Some(newest) = segments.last_mut().filter(|newest| newest.header.is_none()) {
+        newest.header = newest::load(disk, newest.first)?;
+        newest.is_repaired = true;
+    }
+    Ok(segments)
+}
+
+/// Removes the segments that have only discarded events: those of another epoch, which a crash left when a
+/// new one was begun, and others up to the first damaged one. A damaged segment goes with the next ones that
+/// are removed later, so that an operator who reads the report at the start finds it.
+pub(super) fn remove_discarded(disk: &dyn Disk, segments: &mut Vec<Segment>, floor: u64) -> io::Result<()> {
+    let is_discarded = |pair: &&[Segment]| matches!(pair, [_, next] if next.first <= floor);
+    let discarded = segments.windows(2).take_while(is_discarded).count();
+    let kept = segments.split_off(discarded);
+    let discarded = std::mem::replace(segments, kept);
+    let is_damaged = |segment: &Segment| segment.header.is_none() && !segment.is_of_other_epoch;
+    let before_damage = discarded.iter().find(|segment| is_damaged(segment)).map(|segment| segment.first);
+    let is_removed = |segment: &Segment| {
+        segment.is_of_other_epoch || before_damage.is_none_or(|damaged| segment.first < damaged)
+    };
+    remove(disk, &discarded, is_removed)?;
+    segments.splice(..0, discarded.into_iter().filter(|segment| !is_removed(segment)));
+    Ok(())
+}
+
+/// How many events a segment without a header may have had. It may have been truncated.
+pub(super) fn most_events_of(file: &dyn DiskFile, options: &SegmentOptions) -> io::Result<u64> {
+    Ok(most_events_in(file.len()?.max(options.layout.segment_bytes).max(LARGE_SEGMENT)))
+}
