@@ -8,12 +8,12 @@ use super::{
     directory::{Segment, most_events_of, remove},
     disk::Disk,
     index::{Entry, Index},
-    names::segment_name,
+    names::{damaged_name, segment_name},
     newest,
     options::SegmentOptions,
     survey::Recent,
 };
-use crate::events::event_store::Clocks;
+use crate::events::event_store::{Clocks, MAX_NUMBER};
 
 /// What an open store begins with.
 pub(super) struct Opened {
@@ -35,7 +35,7 @@ pub(super) fn begin_after_loss(
     let mut damage = DamageReport::load(disk, epoch, 1)?;
     let mut next = 1;
     for Segment { first, file, .. } in damaged {
-        let last = first.saturating_add(most_events_of(&**file, options)?);
+        let last = first.saturating_add(most_events_of(&**file, options)?).min(MAX_NUMBER);
         damage.add(LostEvents { first: *first, last, exact: false }, &segment_name(*first));
         next = next.max(last.saturating_add(1));
     }
@@ -43,8 +43,12 @@ pub(super) fn begin_after_loss(
     begin(disk, options, damaged, epoch, next, damage)
 }
 
+/// An epoch does not begin with a greater number, so that it has enough of them.
+const MAX_FIRST: u64 = MAX_NUMBER / 2;
+
 /// Begins an epoch. Its numbers go on behind those of the segments that are there, so that these are below
-/// its floor, and the new segment takes effect with its name.
+/// its floor, and the new segment takes effect with its name. If too few numbers are left, they begin anew,
+/// without the segments that are there.
 pub(super) fn begin(
     disk: &dyn Disk,
     options: &SegmentOptions,
@@ -54,6 +58,12 @@ pub(super) fn begin(
     mut damage: DamageReport,
 ) -> io::Result<Opened> {
     damage.begin_epoch(epoch);
+    let (old, next) = if next <= MAX_FIRST {
+        (old, next)
+    } else {
+        make_way(disk, old)?;
+        (Default::default(), 1)
+    };
     let new = NewSegment {
         epoch,
         next,
@@ -78,4 +88,15 @@ pub(super) fn begin(
     entries.push(Entry { first: next, bytes: active.header.capacity, began: None });
     let index = Index::new(entries, next, next, None);
     Ok(Opened { epoch, index, active: Some(active), recent, damage })
+}
+
+/// Takes all segments away. The damaged ones get another name, so that somebody can examine them. They are
+/// the last, so that nothing goes on with their numbers if power is lost meanwhile.
+fn make_way(disk: &dyn Disk, old: &[Segment]) -> io::Result<()> {
+    let damaged = remove(disk, old, |segment| segment.header.is_some() || segment.is_of_other_epoch)?;
+    for segment in damaged {
+        disk.rename(&segment_name(segment.first), &damaged_name(segment.first))?;
+        disk.sync_dir()?;
+    }
+    Ok(())
 }

@@ -7,12 +7,16 @@ use super::{
     disk::{DiskFile, read_full, write_all},
     layout::{BLOCK, BLOCK_LEN},
 };
+use crate::events::event_store::MAX_NUMBER;
 
 pub(super) const MAGIC: [u8; 8] = *b"palyra\x00\xE5";
 pub(super) const VERSION: u32 = 2;
 pub(super) const HEADER_LEN: usize = 84;
 /// Where the two copies are. They are in different blocks, which one fault of a disk rarely hits together.
 pub(super) const COPIES: [u64; 2] = [0, BLOCK];
+
+/// More than any file system allows.
+const MAX_CAPACITY: u64 = u64::MAX / 4;
 
 const FLAG_FILLED: u32 = 1;
 const FLAG_FRESH_BLOCKS: u32 = 2;
@@ -134,14 +138,17 @@ impl Header {
         let mut failure = None;
         for copy in copies {
             match copy {
-                Ok(copy) => newest = newest.into_iter().chain(copy).max_by_key(Self::age),
+                Ok(copy) => {
+                    let copy = copy.filter(|header| header.is_of(first));
+                    newest = newest.into_iter().chain(copy).max_by_key(Self::age);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error),
                 Err(error) => failure = Some(error),
             }
         }
         match (newest, failure) {
             (None, Some(error)) => Err(error),
-            (newest, _) => Ok(newest.filter(|header| header.is_of(first))),
+            (newest, _) => Ok(newest),
         }
     }
 
@@ -150,9 +157,13 @@ impl Header {
         (self.durable, self.closed, self.floor)
     }
 
-    /// Whether this header makes sense in the segment with this first number.
+    /// Whether this header makes sense in the segment with this first number. Then its numbers and its
+    /// capacity can be added to without overflow.
     fn is_of(&self, first: u64) -> bool {
-        self.first == first && self.capacity >= 2 * BLOCK
+        let Self { floor, durable, certain, capacity, .. } = *self;
+        self.first == first
+            && [first, floor, durable, certain].iter().all(|number| *number <= MAX_NUMBER)
+            && (2 * BLOCK..=MAX_CAPACITY).contains(&capacity)
     }
 
     fn read_copy(file: &dyn DiskFile, offset: u64) -> io::Result<Option<Self>> {

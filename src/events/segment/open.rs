@@ -65,11 +65,11 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     let mut damage = lost.damage;
     save_if_possible(disk, &mut damage);
     let next = end.verdict.next;
-    if !(1..=MAX_NUMBER).contains(&next) {
-        return Err(io::Error::other("the numbers of the epoch are used up: begin a new one"));
-    }
     if options.needs_epoch(epoch, next) {
         return begin(disk, options, &segments, (options.new_epoch)(), next, damage);
+    }
+    if next > MAX_NUMBER {
+        return Err(io::Error::other("the numbers of the epoch are used up: begin a new one"));
     }
     let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
     let index = Index::new(entries, floor, next, clocks);
@@ -84,12 +84,13 @@ fn find_end(
 ) -> io::Result<End> {
     let Some(newest) = segments.last() else { return Err(io::Error::other("no segment")) };
     let Some(header) = &newest.header else {
-        let next = newest.first.saturating_add(most_events_of(&*newest.file, options)?).saturating_add(1);
+        let most = most_events_of(&*newest.file, options)?;
+        let next = newest.first.saturating_add(most).min(MAX_NUMBER) + 1;
         lost.add(newest.first..next, newest.first, newest.first);
         let verdict = Verdict { next, uncertain_from: newest.first, can_continue: false };
         return Ok(End { verdict, clocks: None, active: None, recent: Vec::new() });
     };
-    let found = survey(&*newest.file, header, u64::MAX)?;
+    let found = survey(&*newest.file, header, MAX_NUMBER + 1)?;
     let verdict = judge(&found.findings);
     lost.add_missing(&found, verdict.next, verdict.uncertain_from);
     let mut header = header.clone();

@@ -80,7 +80,8 @@ impl SegmentOptions {
     }
 
     /// Begins a new epoch without the events of the one before, as after a backup was restored: the events
-    /// behind those of the backup had the same numbers that new ones would get.
+    /// behind those of the backup had the same numbers that new ones would get. Also where a store cannot be
+    /// opened because its numbers are used up, as it seems if a damaged segment has a very great number.
     #[must_use]
     pub fn begin_epoch(mut self) -> Self {
         self.begins_epoch = true;

@@ -1,6 +1,7 @@
 //! What the newest segment says about the end of the log. No input or output in here.
 
 use super::damage::most_events_in;
+use crate::events::event_store::MAX_NUMBER;
 
 /// What was found in the newest segment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,9 +107,10 @@ pub(super) fn judge(findings: &Findings) -> Verdict {
         Some(batch) if batch.written == Written::InDoubt => (batch.first.max(durable_end), used_end),
         _ => (certain_end, used_end),
     };
+    let end = next.saturating_add(most_events_in(bytes)).min(MAX_NUMBER + 1);
     Verdict {
-        next: next.saturating_add(most_events_in(bytes)),
-        uncertain_from,
+        next: end,
+        uncertain_from: uncertain_from.min(end),
         can_continue: is_complete && rest == Rest::Unwritten && next == batch_end,
     }
 }
@@ -181,6 +183,14 @@ mod tests {
     fn numbers_in_damage_of_unknown_content_are_not_used() {
         let verdict = judge(&findings(last(4, 7, true, Completely), 7, Rest::Damaged { bytes: 57 }));
         assert_eq!((verdict.uncertain_from, verdict.next), (7, 9), "two records of 28 bytes at most");
+    }
+
+    #[test]
+    fn numbers_do_not_go_on_behind_the_greatest() {
+        for end in [MAX_NUMBER, MAX_NUMBER + 5, u64::MAX] {
+            let damaged = findings(last(4, end, true, Completely), 7, Rest::Damaged { bytes: u64::MAX });
+            assert_eq!(next(damaged), (MAX_NUMBER + 1, false));
+        }
     }
 
     #[test]

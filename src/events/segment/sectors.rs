@@ -55,7 +55,9 @@ impl<'f> Sectors<'f> {
     /// Whether nothing was written to a sector of which a part is in this range of offsets.
     pub(super) fn any_unwritten(&mut self, range: Range<u64>) -> io::Result<bool> {
         let mut sector = sector_start(range.start);
-        while sector < range.end {
+        // Behind the end of the file, one is like all others.
+        let end = range.end.min(self.len().saturating_add(SECTOR));
+        while sector < end {
             if self.is_unwritten(sector)? {
                 return Ok(true);
             }

@@ -133,11 +133,15 @@ impl Inspection<'_> {
             return Ok(None);
         }
         let mut boundary = (from + 1).next_multiple_of(self.boundaries);
-        while boundary < self.capacity && !self.sectors.is_unwritten(boundary)? {
+        while boundary < self.sectors.len() && !self.sectors.is_unwritten(boundary)? {
             boundary += self.boundaries;
         }
         let known_end = self.known_end()?;
-        let mut written_end = self.written_end(from..boundary.min(self.capacity))?;
+        if boundary >= self.sectors.len() && boundary != self.capacity {
+            // The file was truncated.
+            return Ok(Some(self.capacity.saturating_sub(known_end)));
+        }
+        let mut written_end = self.written_end(from..boundary)?;
         let (sector, is_shared) = (sector_start(known_end), !known_end.is_multiple_of(SECTOR));
         let is_sound = is_sound || self.known.records_end > self.known.last_batch.end;
         if is_shared && is_sound && written_end == sector + SECTOR {
