@@ -12,6 +12,7 @@ use super::{
     options::SegmentOptions,
     scan::first_batch,
 };
+use crate::events::event_store::Clocks;
 
 /// A segment in the directory.
 pub(super) struct Segment {
@@ -33,8 +34,14 @@ impl Segment {
         let Self { first, file, header, is_of_other_epoch: _, is_repaired: _ } = self;
         let entry = Entry { first: *first, bytes: file.len()?, began: None };
         let Some(header) = header else { return Ok(entry) };
-        let began = first_batch(&**file, header)?.map(|batch| batch.clocks.log);
+        let began = self.first_clocks()?.map(|clocks| clocks.log);
         Ok(Entry { bytes: entry.bytes.max(header.capacity), began, ..entry })
+    }
+
+    /// The clocks of the first batch. `None` if it is damaged, or there is none.
+    pub(super) fn first_clocks(&self) -> io::Result<Option<Clocks>> {
+        let Some(header) = &self.header else { return Ok(None) };
+        Ok(first_batch(&*self.file, header)?.map(|batch| batch.clocks))
     }
 }
 

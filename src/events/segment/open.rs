@@ -71,6 +71,12 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     if next > MAX_NUMBER {
         return Err(io::Error::other("the numbers of the epoch are used up: begin a new one"));
     }
+    // Of the older segments, at least the first batch says where the clock was.
+    for segment in segments.iter().rev() {
+        if clocks.is_none() {
+            clocks = segment.first_clocks()?;
+        }
+    }
     let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
     let index = Index::new(entries, floor, next, clocks);
     Ok(Opened { epoch, index, active: end.active, recent: end.recent, damage })

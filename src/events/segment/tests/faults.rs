@@ -1,6 +1,6 @@
 //! Single faults, on the simulated disk, and what only a real directory shows.
 
-use std::{fs, io, path::PathBuf, process};
+use std::{fs, io, path::PathBuf, process, time::Duration};
 
 use super::{
     super::sim_disk::{Call, Fault, FaultKind, SimDisk},
@@ -36,7 +36,7 @@ fn small() -> SegmentOptions {
 
 fn append(store: &SegmentStore, payload: &str) -> io::Result<u64> {
     let first = store.extent().next;
-    let event = StoredEvent { payload: payload.to_owned().into(), published: std::time::Duration::ZERO };
+    let event = StoredEvent { payload: payload.to_owned().into(), published: Duration::ZERO };
     store.append(&Batch { first, events: vec![event], clocks: Clocks::default() })?;
     Ok(first)
 }
@@ -280,4 +280,34 @@ fn a_report_that_is_removed_while_the_store_is_open_stays_removed() {
     assert_eq!((damage("four"), store.lost().len()), (3, 2));
     let report = String::from_utf8(disk.contents()["damage"].clone()).unwrap();
     assert!(report.starts_with("events 4 to 4 of epoch 77") && report.lines().count() == 1, "{report}");
+}
+
+/// Without a clock, ages would be measured from the wall clock, which may have been set by 56 years.
+#[test]
+fn the_clock_of_a_log_goes_on_from_the_newest_batch_that_is_left() {
+    for destroyed in 1..4 {
+        let disk = SimDisk::new(1, true);
+        let store = open(&disk, &small()).unwrap();
+        let clocks = |number: u64| Clocks {
+            log: Duration::from_secs(number),
+            wall: Duration::from_secs(1_700_000_000 + number),
+        };
+        while disk.contents().keys().filter(|name| name.ends_with(".segment")).count() < 5 {
+            let first = store.extent().next;
+            let event = StoredEvent { payload: vec![7; 1000].into(), published: clocks(first).log };
+            store.append(&Batch { first, events: vec![event], clocks: clocks(first) }).unwrap();
+        }
+        store.close().unwrap();
+        let names: Vec<String> =
+            disk.contents().into_keys().filter(|name| name.ends_with(".segment")).collect();
+        for name in names.iter().rev().take(destroyed) {
+            disk.rot(name, |content| content[8192..].fill(1));
+        }
+        let store = open(&disk, &small()).unwrap();
+        let newest = names[names.len() - 1 - destroyed].trim_end_matches(".segment").parse().unwrap();
+        let second = names[names.len() - destroyed].trim_end_matches(".segment").parse::<u64>().unwrap();
+        // The newest two segments are read completely, and of the others only the first batch.
+        let expected = if destroyed == 1 { second - 1 } else { newest };
+        assert_eq!(store.last_clocks(), Some(clocks(expected)), "{destroyed} of {names:?}");
+    }
 }
