@@ -560,13 +560,13 @@ fn the_checks_notice_every_planted_fault() {
 const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A node's directory, which is gone with its handle.
-struct Node {
+pub(crate) struct Node {
     directory: PathBuf,
     events: PathBuf,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let unique = (process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = env::temp_dir().join(format!("palyra-quic-crash-{}-{}", unique.0, unique.1));
@@ -595,7 +595,7 @@ impl Node {
 
     /// A server that listens. The port of a server that has ended may be in use for a moment: the system
     /// may have given it to a socket that was bound to port 0.
-    fn serve(&self, address: &str, options: &[&str]) -> Server {
+    pub(crate) fn serve(&self, address: &str, options: &[&str]) -> Server {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let mut program = self.spawn_server(address, options);
@@ -635,7 +635,7 @@ impl Node {
     }
 
     /// A client in this process, which finds out soon that the node is gone, and comes back soon.
-    fn client(&self, address: &str) -> Client {
+    pub(crate) fn client(&self, address: &str) -> Client {
         let identity = Identity::from_pem(&self.file("client.pem"), &self.file("client.key")).unwrap();
         let tls = ClientTls::new(Trust::from_pem(&self.file("ca.pem")).unwrap()).identity(identity);
         let limits = TransportLimits::builder()
@@ -656,17 +656,23 @@ impl Drop for Node {
     }
 }
 
-struct Server {
+pub(crate) struct Server {
     program: Program,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Server {
+    /// The number of the process.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.program.child.id()
+    }
+
     fn kill(self) {
         self.program.kill();
     }
 
-    fn terminate(mut self) {
+    pub(crate) fn terminate(mut self) {
         self.program.signal("TERM");
         assert_eq!(self.program.ended(), (Some(0), String::new()));
     }
@@ -708,7 +714,7 @@ impl Follower {
 }
 
 /// A child whose output is read as it comes, and which does not outlive its handle.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     stdout: Receiver<String>,
     stderr: Receiver<String>,

@@ -44,6 +44,8 @@ mod durable;
 mod error_names;
 mod events;
 mod exchange;
+#[cfg(target_os = "linux")]
+mod file_limit;
 mod frames;
 mod identity;
 mod interceptors;
