@@ -72,6 +72,7 @@
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | ask a peer what it serves | [`Connection::describe`], [`Description`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
+//! | serve and send items, with feature `streams` | `Router::serve_items`, `Items`, `Upload`, `ItemSink` |
 //! | follow events | [`Connection::events`], [`Events`], [`Gap`] |
 //! | stay connected and subscribed | [`Client`], [`ClientCall`], [`Subscription`], [`Backoff`] |
 //! | keep one's place in a log | [`Cursor`], and with feature `durable` `CursorStore` |
@@ -103,7 +104,7 @@
 //! | `chacha20poly1305` | yes | the cipher suite for machines without AES instructions |
 //! | `cert` | no | a small certificate authority and two connected endpoints, for tests |
 //! | `durable` | no | event logs and cursors in files |
-//! | `streams` | no | requests that continue with items |
+//! | `streams` | no | requests that continue with items, and answers beside them |
 //! | `serde` | no | values of types that implement serde's traits |
 //! | `qlog` | no | records of connections, as quinn writes them |
 //! | `sim` | no | a simulated network with virtual time, for tests of nodes on bad links |
@@ -202,6 +203,7 @@ pub use self::{
 };
 #[cfg(feature = "streams")]
 pub use self::{
+    connection::{ItemSink, Upload},
     method::{BidiMethod, ItemsMethod},
     router::Items,
 };

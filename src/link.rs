@@ -11,6 +11,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+#[cfg(feature = "streams")]
+use crate::sync::AsyncMutex;
 use event_listener::Event;
 use futures_lite::future;
 use quinn::{RecvStream, SendStream};
@@ -56,6 +58,9 @@ pub(crate) struct Link {
     /// The end of the endpoint.
     close_state: Arc<CloseState>,
     call_interceptors: CallInterceptors,
+    /// Whether the peer takes items, once it was asked.
+    #[cfg(feature = "streams")]
+    takes_items: AsyncMutex<Option<bool>>,
     span: Span,
 }
 
@@ -112,8 +117,17 @@ impl Link {
             answered: AtomicBool::new(false),
             close_state,
             call_interceptors: CallInterceptors::default(),
+            #[cfg(feature = "streams")]
+            takes_items: AsyncMutex::new(None),
             span,
         }
+    }
+
+    /// Whether the peer takes items; `None` until it was asked. The caller that asks keeps the lock
+    /// meanwhile.
+    #[cfg(feature = "streams")]
+    pub(crate) fn takes_items(&self) -> &AsyncMutex<Option<bool>> {
+        &self.takes_items
     }
 
     /// Puts these around the calls of this side.

@@ -229,8 +229,8 @@ impl fmt::Display for MethodKind {
     }
 }
 
-/// Stands for a [`Method`] and for a [`StreamingMethod`], where either will do: in
-/// [`Connection::request`](crate::Connection::request).
+/// Stands for a [`Method`], a [`StreamingMethod`], and a method that takes items, where any of them will do:
+/// in [`Connection::request`](crate::Connection::request).
 #[derive(Debug)]
 pub struct AnyMethod<P: ?Sized, T> {
     _types: PhantomData<fn(&P) -> T>,
@@ -302,6 +302,20 @@ impl<P: ?Sized, T> MethodName<AnyMethod<P, T>> for Method<P, T> {
 }
 
 impl<P: ?Sized, T> MethodName<AnyMethod<P, T>> for StreamingMethod<P, T> {
+    fn method_name(&self) -> &str {
+        self.name
+    }
+}
+
+#[cfg(feature = "streams")]
+impl<P: ?Sized, I, T> MethodName<AnyMethod<P, T>> for ItemsMethod<P, I, T> {
+    fn method_name(&self) -> &str {
+        self.name
+    }
+}
+
+#[cfg(feature = "streams")]
+impl<P: ?Sized, I, T> MethodName<AnyMethod<P, T>> for BidiMethod<P, I, T> {
     fn method_name(&self) -> &str {
         self.name
     }

@@ -104,6 +104,11 @@ impl<T> ClientCall<T> {
     pub async fn stream(mut self) -> Result<Responses<T>> {
         self.client.open_stream(&mut self.outgoing).await
     }
+
+    #[cfg(feature = "streams")]
+    pub(super) fn parts(&mut self) -> (&Client, &mut OutgoingRequest) {
+        (&self.client, &mut self.outgoing)
+    }
 }
 
 impl<T: for<'b> Decode<'b, ()>> ClientCall<T> {

@@ -6,6 +6,8 @@ mod builder;
 mod call;
 mod calls;
 mod connector;
+#[cfg(feature = "streams")]
+mod items;
 mod pending_dial;
 mod policy;
 mod reconnecting;

@@ -1,5 +1,7 @@
 //! How an answer is read, and how a call ends: what calls with one answer and with many share.
 
+#[cfg(feature = "streams")]
+use crate::message::CountedResponse;
 use std::time::{Duration, Instant};
 
 use tracing::Span;
@@ -26,8 +28,17 @@ pub(super) async fn read(
     asked: Codec,
     reader: &mut FrameReader,
 ) -> Result<Option<DecodedResponse>> {
+    read_with(link, reader, |body| decode(link, asked, body)).await
+}
+
+/// The same, of what `decode` makes of a response.
+#[inline]
+pub(super) async fn read_with<T>(
+    link: &Link,
+    reader: &mut FrameReader,
+    decode: impl FnMut(Body<'_>) -> T,
+) -> Result<Option<T>> {
     let limit = link.limits().request_read_timeout();
-    let decode = |body: Body<'_>| decode(link, asked, body);
     let next = reader.next_within(link.clock(), limit, DeadlineFrom::FirstByte, decode).await;
     // From here on, the caller accounts for the memory of the response.
     reader.forget_last_body();
@@ -43,6 +54,14 @@ pub(super) fn decode(link: &Link, asked: Codec, body: Body<'_>) -> DecodedRespon
         link.note_json_only();
     }
     response
+}
+
+/// Reads a response to a request with items, and notes how many of them the peer says that it has taken.
+#[cfg(feature = "streams")]
+pub(super) fn decode_counted(body: Body<'_>, items_taken: &mut Option<u64>) -> DecodedResponse {
+    let CountedResponse { response, items } = CountedResponse::read(body)?;
+    *items_taken = items.or(*items_taken);
+    Ok(response)
 }
 
 fn is_invalid_request(response: &DecodedResponse) -> bool {

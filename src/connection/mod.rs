@@ -6,10 +6,18 @@ mod describe;
 mod events;
 mod health;
 mod intercepted;
+#[cfg(feature = "streams")]
+mod item_sink;
+#[cfg(feature = "streams")]
+mod items;
+#[cfg(feature = "streams")]
+mod items_call;
 mod notify;
 mod outgoing;
 mod reader;
 mod responses;
+#[cfg(feature = "streams")]
+mod upload;
 
 use std::{
     fmt,
@@ -26,6 +34,8 @@ pub use self::{
     notify::Notifier,
     responses::Responses,
 };
+#[cfg(feature = "streams")]
+pub use self::{item_sink::ItemSink, upload::Upload};
 use crate::{
     close_state::OpenEndpoint, code::Code, error::Error, link::Link, stats::ConnectionStats,
     tls::PeerIdentity,

@@ -87,14 +87,14 @@ impl OutgoingRequest {
     }
 
     /// The interceptors around this, and what they see of it.
-    fn interceptors<'a>(&self, connection: &'a Connection, kind: MethodKind) -> Intercepted<'a> {
+    pub(super) fn interceptors<'a>(&self, connection: &'a Connection, kind: MethodKind) -> Intercepted<'a> {
         let Request { method, params, .. } = &self.request;
         let deadline = self.timeout.map(|timeout| connection.link().clock().deadline(timeout));
         Intercepted::new(connection.link(), kind, method, params.as_ref(), deadline)
     }
 
     /// The same request after its interceptors have taken some of its time.
-    fn with_time_left(&self, connection: &Connection, deadline: Deadline) -> Self {
+    pub(super) fn with_time_left(&self, connection: &Connection, deadline: Deadline) -> Self {
         let now = connection.link().clock().now();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now));
         let mut request = Self { timeout, ..self.clone() };
@@ -102,7 +102,7 @@ impl OutgoingRequest {
         request
     }
 
-    async fn exchange(&self, connection: &Connection, span: &Span) -> Result<Response> {
+    pub(super) async fn exchange(&self, connection: &Connection, span: &Span) -> Result<Response> {
         let _outstanding = OutstandingGuard::new(connection.link());
         let clock = connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
@@ -160,10 +160,11 @@ impl OutgoingRequest {
         let opened =
             clock.timeout_at(deadline, self.open(connection, &span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
-        let streams = opened.map_err(|error| {
+        let (writer, reader) = opened.map_err(|error| {
             record_end(&span, Some(&error));
             self.name(connection, error)
         })?;
+        let streams = (Some(writer), reader);
         let (connection, method) = (connection.clone(), mem::take(&mut self.request.method));
         let reader =
             ResponseReader::new(connection, method, self.codec, streams, deadline, span, outstanding);
@@ -175,7 +176,7 @@ impl OutgoingRequest {
         connection.link().name(error, &self.request.method)
     }
 
-    fn tell_timeout(&mut self) {
+    pub(super) fn tell_timeout(&mut self) {
         if self.codec == Codec::Cbor {
             self.request.timeout_ms = self.timeout.map(millis_rounded_down);
         }
@@ -193,13 +194,13 @@ impl OutgoingRequest {
         self.encode(connection, &Request { timeout_ms: told, ..self.request.clone() })
     }
 
-    fn span(&self, connection: &Connection) -> Span {
+    pub(super) fn span(&self, connection: &Connection) -> Span {
         let link = connection.link();
         span::call(|| link.remote_address(), link.peer(), &self.request.method, self.codec)
     }
 
-    /// Opens a stream and writes the request, complete with FIN.
-    async fn open(
+    /// Opens a stream and writes the request, complete with FIN unless items follow.
+    pub(super) async fn open(
         &self,
         connection: &Connection,
         span: &Span,
@@ -227,6 +228,8 @@ impl OutgoingRequest {
         let mut writer = FrameWriter::new(send, Code::CANCELLED);
         let reader = FrameReader::new(recv, max, link.allowance().charge());
         match writer.write(frame).await {
+            #[cfg(feature = "streams")]
+            Ok(()) if self.request.more() == Some(true) => {}
             Ok(()) => writer.finish(),
             // The peer may have answered without reading on; then its answer is what counts.
             Err(error) if matches!(error.kind(), ErrorKind::StreamReset(_)) => {}

@@ -2,12 +2,15 @@
 
 use tracing::Span;
 
+#[cfg(feature = "streams")]
+use super::answer::decode_counted;
 use super::{
     Connection,
-    answer::{Deadline, decode, read, record_end, remote_error, timed_out, violated},
+    answer::{Deadline, decode, read_with, record_end, remote_error, timed_out, violated},
 };
 use crate::{
     error::{Error, Result},
+    frame::Body,
     link::OutstandingGuard,
     message::{Codec, MessageError, Response},
     stream::{FrameReader, FrameWriter},
@@ -21,8 +24,11 @@ pub(super) struct ResponseReader {
     /// Of the request.
     codec: Codec,
     reader: FrameReader,
-    /// Resets the request's half, should it not have left whole.
-    _writer: FrameWriter,
+    /// Resets the request's half, should it not have left whole; `None` if items follow.
+    _writer: Option<FrameWriter>,
+    /// Of a request with items, how many of them have been taken as far as the peer has said.
+    #[cfg(feature = "streams")]
+    items_taken: Option<Option<u64>>,
     deadline: Deadline,
     /// Of the call, until its end.
     span: Span,
@@ -38,7 +44,7 @@ impl ResponseReader {
         connection: Connection,
         method: Box<str>,
         codec: Codec,
-        (writer, reader): (FrameWriter, FrameReader),
+        (writer, reader): (Option<FrameWriter>, FrameReader),
         deadline: Deadline,
         span: Span,
         outstanding: Option<OutstandingGuard>,
@@ -49,12 +55,20 @@ impl ResponseReader {
             codec,
             reader,
             _writer: writer,
+            #[cfg(feature = "streams")]
+            items_taken: None,
             deadline,
             span,
             ended: false,
             answered: false,
             outstanding,
         }
+    }
+
+    /// Reads the responses to a request with items.
+    #[cfg(feature = "streams")]
+    pub(super) fn beside_items(self) -> Self {
+        Self { items_taken: Some(None), ..self }
     }
 
     /// The next response of any kind but `error`, or `None` once the peer has finished.
@@ -68,7 +82,15 @@ impl ResponseReader {
             return Ok(None);
         }
         let link = self.connection.link();
-        let read = link.clock().timeout_at(self.deadline, read(link, self.codec, &mut self.reader)).await;
+        let Self { codec, reader, .. } = self;
+        #[cfg(feature = "streams")]
+        let decode = |body: Body<'_>| match &mut self.items_taken {
+            Some(taken) => decode_counted(body, taken),
+            None => decode(link, *codec, body),
+        };
+        #[cfg(not(feature = "streams"))]
+        let decode = |body: Body<'_>| decode(link, *codec, body);
+        let read = link.clock().timeout_at(self.deadline, read_with(link, reader, decode)).await;
         let response = match read.unwrap_or_else(|_elapsed| Err(timed_out(link.clock()))) {
             Ok(Some(response)) => response,
             Ok(None) => {
@@ -86,7 +108,14 @@ impl ResponseReader {
             return None;
         }
         let (link, asked) = (self.connection.link(), self.codec);
-        Some(match self.reader.take_arrived(|body| decode(link, asked, body))? {
+        #[cfg(feature = "streams")]
+        let decode = |body: Body<'_>| match &mut self.items_taken {
+            Some(taken) => decode_counted(body, taken),
+            None => decode(link, asked, body),
+        };
+        #[cfg(not(feature = "streams"))]
+        let decode = |body: Body<'_>| decode(link, asked, body);
+        Some(match self.reader.take_arrived(decode)? {
             Ok(response) => self.taken(response),
             Err(error) => Err(self.fail(error)),
         })
@@ -129,6 +158,8 @@ impl ResponseReader {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.end(Some(&error));
         let error = violated(&mut self.reader, error);
+        #[cfg(feature = "streams")]
+        let error = error.after_items(self.items_taken.flatten());
         self.name(if self.answered { error.after_answer() } else { error.after_request() })
     }
 

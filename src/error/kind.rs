@@ -65,7 +65,8 @@ pub enum ErrorKind {
     /// The peer answered with an error.
     Remote(WireError),
     /// The peer is known to be a node that cannot do this: one of the tokio implementation reads no
-    /// notifications, see [`Connection::is_json_only`](crate::Connection::is_json_only).
+    /// notifications, see [`Connection::is_json_only`](crate::Connection::is_json_only); and one of the tokio
+    /// implementation, of an earlier release, or without the feature `streams`, takes no items.
     Unsupported,
     /// A frame ended before its announced length, or an answer before its end.
     Truncated,

@@ -42,6 +42,8 @@ struct Inner {
     detail: Option<Box<str>>,
     retry_after: Option<Duration>,
     request: Progress,
+    #[cfg(feature = "streams")]
+    items_taken: Option<u64>,
     /// The cause may be this side's own, and pass.
     temporary: bool,
     /// Shared with [duplicates](Error::duplicate).
@@ -79,6 +81,8 @@ impl Error {
             detail: None,
             retry_after: None,
             request: Progress::NotSent,
+            #[cfg(feature = "streams")]
+            items_taken: None,
             temporary: false,
             source: None,
             context: ErrorDetails::default(),
@@ -142,6 +146,13 @@ impl Error {
         self
     }
 
+    /// Adds how many items the peer had handed to the handler, if it has said so.
+    #[cfg(feature = "streams")]
+    pub(crate) fn after_items(mut self, taken: Option<u64>) -> Self {
+        self.0.items_taken = taken;
+        self
+    }
+
     /// Says that trying again later may help, though failures of this kind are final otherwise.
     pub(crate) fn temporary(mut self) -> Self {
         self.0.temporary = true;
@@ -171,6 +182,8 @@ impl Error {
             detail,
             retry_after: _,
             request: _,
+            #[cfg(feature = "streams")]
+                items_taken: _,
             temporary: _,
             source,
             context: _,
@@ -261,6 +274,17 @@ impl Error {
                 ErrorKind::Remote(WireError::Unavailable) | ErrorKind::CertificateRefused
             ),
         }
+    }
+
+    /// How many items of the request the peer had handed to its handler when it last said so: with its error,
+    /// or with an answer before that. `None` if it did not say, and for requests without items.
+    ///
+    /// What the handler has done with them is for the method to define. Items beyond these may be on the way,
+    /// and are not handled any more.
+    #[cfg(feature = "streams")]
+    #[must_use]
+    pub fn items_taken(&self) -> Option<u64> {
+        self.0.items_taken
     }
 
     /// Whether trying again cannot help: the two sides do not belong together, do not understand each other,
@@ -366,12 +390,23 @@ impl fmt::Display for ErrorDetails {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, detail, retry_after, request, temporary, source, context, other_attempt } =
-            &*self.0;
-        f.debug_struct("Error")
-            .field("kind", kind)
-            .field("detail", detail)
-            .field("retry_after", retry_after)
+        let Inner {
+            kind,
+            detail,
+            retry_after,
+            request,
+            #[cfg(feature = "streams")]
+            items_taken,
+            temporary,
+            source,
+            context,
+            other_attempt,
+        } = &*self.0;
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", kind).field("detail", detail).field("retry_after", retry_after);
+        #[cfg(feature = "streams")]
+        debug.field("items_taken", items_taken);
+        debug
             .field("request", request)
             .field("temporary", temporary)
             .field("source", source)

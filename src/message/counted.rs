@@ -8,6 +8,8 @@ use super::{
     codec::{self, Codec},
     response::{MAP_OF_5, RESULT, Response},
 };
+#[cfg(feature = "streams")]
+use crate::frame::Body;
 
 /// A response with the number of [`Item`](super::Item)s that the node had handed to the handler by then:
 /// response key 13.
@@ -66,6 +68,12 @@ impl CountedResponse {
     /// The first fault found; see [`MessageError`].
     pub fn decode(body: &Bytes) -> Result<Self, MessageError> {
         Self::decode_from(BodySource::Owned(body))
+    }
+
+    /// The same, of a body where it lies, whose memory nothing may keep unless it is the body's own.
+    #[cfg(feature = "streams")]
+    pub(crate) fn read(body: Body<'_>) -> Result<Self, MessageError> {
+        Self::decode_from(BodySource::from(&body))
     }
 
     fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {

@@ -118,6 +118,11 @@ impl Request {
         self
     }
 
+    #[cfg(feature = "streams")]
+    pub(crate) fn set_more(&mut self, more: bool) {
+        self.additions.get_or_insert_default().more = Some(more);
+    }
+
     /// Whether [`Item`](super::Item)s follow on the stream.
     ///
     /// A build without the feature `streams` refuses to read this field, as an earlier node does, with

@@ -64,6 +64,12 @@ impl FrameWriter {
         }
     }
 
+    /// With what code the peer has stopped the stream, if a write found that it has.
+    #[cfg(feature = "streams")]
+    pub(crate) fn stopped_with(&self) -> Option<Code> {
+        self.stopped
+    }
+
     /// Whether another frame may follow.
     pub(crate) fn is_between_frames(&self) -> bool {
         self.state == WriteState::BetweenWrites

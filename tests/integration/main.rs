@@ -50,6 +50,10 @@ mod frames;
 mod identity;
 mod interceptors;
 #[cfg(feature = "streams")]
+mod items_links;
+#[cfg(feature = "streams")]
+mod items_sent;
+#[cfg(feature = "streams")]
 mod items_served;
 mod journal;
 mod key_log;
