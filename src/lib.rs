@@ -163,6 +163,8 @@ mod wire_error;
 
 #[cfg(feature = "cert")]
 pub use self::cert::{CertificateAuthority, ConnectedPair, IssuedCertificate, connected_pair};
+#[cfg(feature = "streams")]
+pub use self::connection::Pipeline;
 #[cfg(feature = "durable")]
 pub use self::events::{Batch, Clocks, EventStore, Extent, MemoryStore, StoredEvent, conformance};
 #[cfg(all(feature = "durable", unix))]

@@ -9,14 +9,9 @@ use super::{
     outgoing::OutgoingRequest,
     reader::ResponseReader,
     responses::Responses,
+    takes_items,
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    link::OutstandingGuard,
-    message::{Response, WireError},
-    method::MethodKind,
-    protocol::HEALTH,
-};
+use crate::{error::Result, link::OutstandingGuard, method::MethodKind};
 
 impl OutgoingRequest {
     /// Sends the request, and gives where its items go and what reads the answers.
@@ -48,7 +43,7 @@ impl OutgoingRequest {
         let outstanding = OutstandingGuard::new(link);
         let span = self.span(connection);
         let begin = async {
-            check_peer_takes_items(connection, deadline).await?;
+            takes_items::ensure(connection, deadline).await?;
             // What is left of its time is what the peer is told.
             self.with_time_left(connection, deadline).open(connection, &span, deadline).await
         };
@@ -68,42 +63,5 @@ impl OutgoingRequest {
             Some(outstanding),
         );
         Ok((sink, Responses::new(reader.beside_items())))
-    }
-}
-
-/// Asks the peer whether it takes items, once for each connection: an earlier node would keep a request that
-/// items follow until its time for reading is over.
-async fn check_peer_takes_items(connection: &Connection, deadline: Deadline) -> Result<()> {
-    // Others who would ask wait for the same answer, or ask if this is dropped.
-    let mut known = connection.link().takes_items().lock().await;
-    let takes_items = match *known {
-        Some(takes_items) => takes_items,
-        None => *known.insert(ask(connection, deadline).await?),
-    };
-    if takes_items {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Unsupported).detail("the peer does not take streams"))
-}
-
-async fn ask(connection: &Connection, deadline: Deadline) -> Result<bool> {
-    if connection.is_json_only() {
-        return Ok(false);
-    }
-    let mut health = OutgoingRequest::new(HEALTH, Default::default());
-    health.request.set_more(false);
-    let health = health.with_time_left(connection, deadline);
-    let span = health.span(connection);
-    let answer = health.exchange(connection, &span).instrument(span.clone()).await;
-    record_end(&span, answer.as_ref().err());
-    match answer {
-        Ok(Response::Health { .. }) => Ok(true),
-        Ok(_) => Err(Error::protocol("the answer is not about health").before_request()),
-        Err(error) => match error.kind() {
-            ErrorKind::Remote(WireError::InvalidRequest) => Ok(false),
-            // It has read the request without a fault.
-            ErrorKind::Remote(WireError::PermissionDenied) => Ok(true),
-            _ => Err(error.before_request()),
-        },
     }
 }

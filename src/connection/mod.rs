@@ -2,6 +2,8 @@
 
 mod answer;
 mod call;
+#[cfg(feature = "streams")]
+mod call_stream;
 mod describe;
 mod events;
 mod health;
@@ -14,8 +16,12 @@ mod items;
 mod items_call;
 mod notify;
 mod outgoing;
+#[cfg(feature = "streams")]
+mod pipeline;
 mod reader;
 mod responses;
+#[cfg(feature = "streams")]
+mod takes_items;
 #[cfg(feature = "streams")]
 mod upload;
 
@@ -27,6 +33,8 @@ use std::{
 };
 
 pub(crate) use self::outgoing::{OutgoingRequest, payload};
+#[cfg(feature = "streams")]
+pub use self::pipeline::Pipeline;
 pub use self::{
     call::Call,
     events::{EventItem, Events, EventsRequest},

@@ -49,7 +49,7 @@ pub(crate) use self::{
 };
 #[cfg(feature = "streams")]
 pub(crate) use self::{
-    handler::ItemsHandler,
+    handler::{ItemsHandler, Unary},
     item_source::{ItemFault, ItemSource},
 };
 use crate::{error::Result, events::EventLog};

@@ -89,7 +89,7 @@ pub(super) async fn call(
 }
 
 /// Waits for room for a response, unless the deadline comes first or the caller leaves.
-async fn wait_for_room(
+pub(super) async fn wait_for_room(
     exchange: &ExchangeState<'_>,
     room: &mut Charge,
     bytes: usize,

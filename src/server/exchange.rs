@@ -6,8 +6,6 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tracing::Span;
 
-#[cfg(feature = "streams")]
-use super::items::{self, ItemsMethod};
 use super::{
     call::call,
     connection_state::ConnectionState,
@@ -16,10 +14,14 @@ use super::{
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
     health::health,
-    request::{DecodedRequest, read_request, record_unread},
+    request::{DecodedRequest, read_request, record_unread, take_request},
+};
+#[cfg(feature = "streams")]
+use super::{
+    items::{self, ItemsMethod},
+    pipeline::{self, UnaryMethod},
 };
 use crate::{
-    admission::TooMany,
     code::Code,
     error::{Error, Result},
     events::EventLog,
@@ -66,9 +68,9 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
             Box::pin(events::stream(&exchange, log, &request, writer)).await
         }
         #[cfg(feature = "streams")]
-        Route::Items { method, params } => {
-            charge.settle(params.len());
-            Box::pin(items::call_with_items(&state, &exchange, method, params, items.take(), writer)).await
+        Route::WithItems(method, params) => {
+            charge.settle(params.as_ref().map_or(0, Bytes::len));
+            Box::pin(with_items(&state, &exchange, method, params, items.take(), writer)).await
         }
         Route::Respond(response) => ExchangeResult::respond(&exchange, &response, writer),
     };
@@ -127,22 +129,6 @@ fn admit(
     Ok(request)
 }
 
-/// Counts the request against the peer's rate.
-fn take_request(ExchangeState { node, link, .. }: &ExchangeState<'_>) -> Result<(), MethodError> {
-    let wait = match link.allowance().take_request(&node.clock) {
-        Ok(()) => return Ok(()),
-        Err(TooMany::Wait(wait)) => wait,
-        Err(TooMany::Enough(wait)) => {
-            if link.is_open() {
-                node.counters.excessive.add();
-            }
-            link.close_until(Code::RATE_LIMITED, wait);
-            wait
-        }
-    };
-    Err(MethodError::resource_exhausted("requests come too often").retry_after(wait))
-}
-
 /// Where a request goes.
 enum Route<'a> {
     Method {
@@ -155,14 +141,40 @@ enum Route<'a> {
         log: &'a EventLog,
         request: Box<Request>,
     },
-    /// To a method that takes items, with a request that they follow.
+    /// With a request that items follow.
     #[cfg(feature = "streams")]
-    Items {
-        method: ItemsMethod<'a>,
-        params: Bytes,
-    },
+    WithItems(MethodWithItems<'a>, Option<Bytes>),
     /// It is answered without a handler.
     Respond(Response),
+}
+
+/// What items are for a method.
+#[cfg(feature = "streams")]
+enum MethodWithItems<'a> {
+    /// It takes them.
+    Takes(ItemsMethod<'a>),
+    /// Each is another call of it.
+    Calls(UnaryMethod<'a>),
+}
+
+#[cfg(feature = "streams")]
+async fn with_items(
+    state: &ConnectionState,
+    exchange: &ExchangeState<'_>,
+    method: MethodWithItems<'_>,
+    params: Option<Bytes>,
+    reader: Option<Box<FrameReader>>,
+    writer: FrameWriter,
+) -> ExchangeResult {
+    match method {
+        MethodWithItems::Takes(method) => {
+            let params = params.unwrap_or_default();
+            items::call_with_items(state, exchange, method, params, reader, writer).await
+        }
+        MethodWithItems::Calls(method) => {
+            pipeline::serve(state, exchange, method, params, reader, writer).await
+        }
+    }
 }
 
 /// Not a part of the future that waits for the response: a request that is moved into one costs two copies.
@@ -174,8 +186,11 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     };
     #[cfg(feature = "streams")]
     if request.more() == Some(true) {
+        if let Some(method) = node.router.method(&request.method).and_then(UnaryMethod::of) {
+            return Route::WithItems(MethodWithItems::Calls(method), request.params);
+        }
         return match items::method_of(&node.router, &request.method) {
-            Ok(method) => Route::Items { method, params: request.params.unwrap_or_default() },
+            Ok(method) => Route::WithItems(MethodWithItems::Takes(method), request.params),
             Err(refusal) => Route::Respond(refuse(exchange, refusal)),
         };
     }

@@ -74,14 +74,17 @@ pub(super) async fn call_with_items(
 ) -> ExchangeResult {
     let Some(_permit) = state.item_permits.try_acquire_arc() else {
         drop(reader);
-        let full =
-            MethodError::resource_exhausted("the peer has all the requests with items that it may have");
-        let response = full.retry_after(RETRY_AFTER).not_run().into_response();
-        return ExchangeResult::respond(exchange, &response, writer);
+        return ExchangeResult::respond(exchange, &too_many_item_exchanges(), writer);
     };
     let context = Context::new(Arc::clone(exchange.link), exchange.expires);
     let source = ItemSource::new(exchange.link, reader.map(|reader| *reader));
     call(exchange, method, params, context, &source, writer).await
+}
+
+/// The response to a request with items that its peer may not have beside those that are served.
+pub(super) fn too_many_item_exchanges() -> Response {
+    let full = MethodError::resource_exhausted("the peer has all the requests with items that it may have");
+    full.retry_after(RETRY_AFTER).not_run().into_response()
 }
 
 /// Serves a request without items for a method that takes them.

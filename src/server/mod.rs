@@ -20,6 +20,8 @@ mod inline_policy;
 mod items;
 mod node;
 mod notification;
+#[cfg(feature = "streams")]
+mod pipeline;
 mod request;
 mod run_handler;
 mod serve;

@@ -2,13 +2,15 @@
 
 use tracing::Span;
 
-use super::node::Node;
+use super::{exchange_state::ExchangeState, node::Node};
 use crate::{
+    admission::TooMany,
     code::Code,
     error::{Error, ErrorKind, Result},
     frame::Body,
     link::Link,
     message::{Codec, MessageError, Request},
+    router::MethodError,
     runtime::Elapsed,
     span::record,
     stream::{FrameReader, fault_code},
@@ -67,6 +69,24 @@ pub(super) fn record_unread(node: &Node, link: &Link, span: &Span, what: &str, e
         node.record_fault(link);
     }
     code
+}
+
+/// Counts the request against the peer's rate.
+pub(super) fn take_request(
+    ExchangeState { node, link, .. }: &ExchangeState<'_>,
+) -> std::result::Result<(), MethodError> {
+    let wait = match link.allowance().take_request(&node.clock) {
+        Ok(()) => return Ok(()),
+        Err(TooMany::Wait(wait)) => wait,
+        Err(TooMany::Enough(wait)) => {
+            if link.is_open() {
+                node.counters.excessive.add();
+            }
+            link.close_until(Code::RATE_LIMITED, wait);
+            wait
+        }
+    };
+    Err(MethodError::resource_exhausted("requests come too often").retry_after(wait))
 }
 
 /// Whether a stream was not read because of something that the peer did, and that cost it nothing.

@@ -1,4 +1,5 @@
-//! Requests with items, as a caller sends them: to nodes of this crate, and to a server that can say anything.
+//! Requests with items, as a caller sends them: to nodes of this crate, and to a server that can say
+//! anything.
 
 use std::{
     sync::{
@@ -54,7 +55,11 @@ fn router() -> Router {
             items.next().await?;
             Err::<(), _>(MethodError::resource_exhausted("no more room").retry_after(Duration::from_secs(7)))
         })
-        .serve_items_raw("demo.deaf", |_, _, _items: Items| pending())
+        .serve_items_raw("demo.deaf", |_, _, items: Items| async move {
+            // Dropped, they would tell the caller that no more are needed.
+            let _kept = items;
+            pending().await
+        })
 }
 
 fn payload(response: CountedResponse) -> Vec<u8> {
@@ -319,14 +324,16 @@ fn a_peer_that_does_not_read_makes_the_sender_wait() {
         let connection = server.connect().await;
         let mut upload = connection.send_items_raw("demo.deaf", "").await.unwrap();
         let item = Bytes::from(vec![7; 1024]);
-        let mut sent = 0;
+        // These fit into the windows, once those have arrived.
+        for _ in 0..10 {
+            upload.send_raw(item.clone()).await.unwrap();
+        }
+        let mut sent = 10;
         while let Some(result) = poll_once(upload.send_raw(item.clone())).await {
             result.unwrap();
             sent += 1;
             assert!(sent < 100, "no backpressure");
         }
-        // In windows that wait for a round trip.
-        assert!(sent >= 10);
         assert!(connection.health().await.unwrap().ok, "others are served");
         let error = upload.send_raw("x").await.unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Closed, "an item was given up half way");
@@ -504,12 +511,11 @@ fn the_reason_for_a_reset_is_the_peers() {
 fn refusals_say_that_nothing_has_run() {
     run(async {
         let limits = TransportLimits::builder().max_concurrent_item_exchanges(1).build().unwrap();
-        let server = serve_within(limits, router().serve_raw("demo.echo", |_, p| async move { Ok(p) }));
+        let server = serve_within(limits, router());
         let connection = server.connect().await;
         let _open = connection.send_items_raw("demo.deaf", "").await.unwrap();
         for (method, expected) in [
             ("demo.deaf", WireError::ResourceExhausted),
-            ("demo.echo", WireError::InvalidRequest),
             ("node.health", WireError::InvalidRequest),
             ("demo.other", WireError::UnsupportedMethod),
         ] {

@@ -193,7 +193,6 @@ fn a_method_that_takes_no_items_refuses_them() {
         let server = serve(router);
         let peer = server.raw().await;
         for (method, expected) in [
-            ("demo.unary", WireError::InvalidRequest),
             ("demo.stream", WireError::InvalidRequest),
             ("node.health", WireError::InvalidRequest),
             ("node.stream_events", WireError::InvalidRequest),

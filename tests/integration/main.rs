@@ -66,6 +66,8 @@ mod notifications;
 mod paths;
 mod peers;
 mod permissions;
+#[cfg(feature = "streams")]
+mod pipelines;
 mod requests;
 mod responses;
 mod resumption;

@@ -1,0 +1,206 @@
+//! Many calls of one method on one stream.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use tracing::Instrument;
+
+use super::{
+    Connection,
+    answer::{record_end, remote_error, timed_out},
+    call_stream::{Answer, CallStream},
+    intercepted::Intercepted,
+    outgoing::payload,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    link::OutstandingGuard,
+    message::{Codec, Response},
+    method::{Method, MethodKind, MethodName},
+    span,
+    sync::lock,
+    value::{self, Raw},
+};
+
+impl Connection {
+    /// Prepares many calls of a method with one answer, on a stream of their own: such a call costs less than
+    /// half of one by [`call`](Self::call), which opens a stream for each. The method is a [`Method`] or a
+    /// string.
+    ///
+    /// The peer serves the calls one after another and answers them in this order, so a slow call delays
+    /// those behind it, and no others. Any number may be in flight: callers share the pipeline, or a
+    /// clone of it.
+    ///
+    /// ```
+    /// # async fn example(connection: palyra_quic::Connection) -> palyra_quic::Result<()> {
+    /// use palyra_quic::Method;
+    ///
+    /// const ADD: Method<(u32, u32), u64> = Method::new("demo.add");
+    ///
+    /// let add = connection.pipeline(ADD);
+    /// let (first, second) = (add.call(&(40, 2)), add.call(&(1, 1)));
+    /// let sums = futures_lite::future::try_zip(first, second).await?;
+    /// assert_eq!(sums, (42, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The stream is opened with the first call, and once more after it has ended: a node ends it when
+    /// nothing has happened on it for as long as its handlers may take.
+    #[must_use]
+    pub fn pipeline<P: ?Sized, T>(&self, method: impl MethodName<Method<P, T>>) -> Pipeline<P, T> {
+        Pipeline::new(self, method.method_name())
+    }
+
+    /// The same with parameters and results of plain bytes.
+    #[must_use]
+    pub fn pipeline_raw(&self, method: impl AsRef<str>) -> Pipeline {
+        Pipeline::new(self, method.as_ref())
+    }
+}
+
+/// Many calls of one method on one stream; see [`Connection::pipeline`].
+///
+/// Cloning gives another handle to the same stream. It ends with the last handle.
+pub struct Pipeline<P: ?Sized = Raw, T = Raw> {
+    shared: Arc<Shared>,
+    timeout: Option<Duration>,
+    types: PhantomData<fn(&P) -> T>,
+}
+
+struct Shared {
+    connection: Connection,
+    method: Box<str>,
+    stream: Mutex<Option<Arc<CallStream>>>,
+}
+
+impl<P: ?Sized, T> Pipeline<P, T> {
+    fn new(connection: &Connection, method: &str) -> Self {
+        let shared =
+            Shared { connection: connection.clone(), method: method.into(), stream: Mutex::default() };
+        Self { shared: Arc::new(shared), timeout: None, types: PhantomData }
+    }
+
+    /// How long each call waits for its answer. Default: for as long as the connection lives.
+    ///
+    /// The peer is not told, and serves calls whose time is up.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Calls the method with parameters of plain bytes, for a result of plain bytes. See
+    /// [`call`](Self::call).
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call).
+    pub async fn call_raw(&self, params: impl Into<Bytes>) -> Result<Bytes> {
+        let params = params.into();
+        let Shared { connection, method, .. } = &*self.shared;
+        let link = connection.link();
+        let span = span::call(|| link.remote_address(), link.peer(), method, Codec::Cbor);
+        let answered = async {
+            let _outstanding = OutstandingGuard::new(link);
+            let clock = link.clock();
+            let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
+            let calling = async {
+                let answered = clock.timeout_at(deadline, self.shared.call(&params)).await;
+                answered.unwrap_or_else(|_elapsed| Err(timed_out(clock).after_request()))
+            };
+            if link.call_interceptors().is_empty() {
+                return calling.await;
+            }
+            let sent = (!params.is_empty()).then_some(&params);
+            let intercepted = Intercepted::new(link, MethodKind::Unary, method, sent, deadline);
+            let answer = intercepted.answer(async { Ok(Response::result(Some(calling.await?))) });
+            payload(Box::pin(answer).await?)
+        };
+        let answered = answered.instrument(span.clone()).await;
+        record_end(&span, answered.as_ref().err());
+        answered.map_err(|error| link.name(error, method))
+    }
+}
+
+impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
+    /// Calls the method. Waits while the peer does not read the calls before.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Connection::call`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) if
+    /// [`timeout`](Self::timeout) has passed;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the peer does not take streams of calls. An error of one
+    /// call ends no other.
+    ///
+    /// # Cancellation
+    ///
+    /// The answer is dropped when it comes. The handler runs all the same, unless the call was not sent yet.
+    pub async fn call(&self, params: &P) -> Result<T> {
+        let name = |error| self.shared.connection.link().name(error, &self.shared.method);
+        let params = value::encode(params).map_err(name)?;
+        let result = self.call_raw(params).await?;
+        value::decode(&result).map_err(|error| name(error.after_request()))
+    }
+}
+
+impl Shared {
+    async fn call(&self, params: &Bytes) -> Result<Bytes> {
+        let mut repeated = false;
+        loop {
+            let answer = self.stream().call(params).await?;
+            return match answer {
+                Answer::Response(Response::Error { error, detail, retry_after, not_run }) => {
+                    Err(remote_error(error, detail, retry_after, not_run).after_request())
+                }
+                Answer::Response(response) => payload(response).map_err(Error::after_request),
+                Answer::Failed(error) => Err(error),
+                // A node ends a stream that was idle; this call came at that time.
+                Answer::NotTaken if !repeated => {
+                    repeated = true;
+                    continue;
+                }
+                Answer::NotTaken => Err(Error::new(ErrorKind::Closed).detail("the peer takes no more calls")),
+            };
+        }
+    }
+
+    fn stream(&self) -> Arc<CallStream> {
+        let mut stream = lock(&self.stream);
+        match &*stream {
+            Some(stream) if stream.takes_calls() => Arc::clone(stream),
+            _ => Arc::clone(stream.insert(CallStream::open(&self.connection, &self.method))),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(stream) = lock(&self.stream).take() {
+            stream.finish();
+        }
+    }
+}
+
+impl<P: ?Sized, T> Clone for Pipeline<P, T> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), timeout: self.timeout, types: PhantomData }
+    }
+}
+
+impl<P: ?Sized, T> fmt::Debug for Pipeline<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { connection, method, stream: _ } = &*self.shared;
+        f.debug_struct("Pipeline")
+            .field("connection", connection)
+            .field("method", method)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,334 @@
+//! Many calls of one method on one stream, answered in their order.
+//!
+//! The calls run one after another, so a slow one delays those behind it on its stream, and none on other
+//! streams. What they are answered is gathered while further calls have arrived already, so that many answers
+//! are one write.
+
+use std::{
+    pin::{Pin, pin},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_lite::future;
+
+use super::{
+    call::wait_for_room,
+    connection_state::ConnectionState,
+    exchange_result::{ExchangeResult, expired},
+    exchange_state::ExchangeState,
+    items::too_many_item_exchanges,
+    request::{record_unread, take_request},
+    run_handler::{Outcome, ShutdownWaits, run_handler},
+};
+use crate::{
+    admission::Charge,
+    code::Code,
+    error::{Error, Result},
+    frame,
+    message::{Item, MessageError, Response},
+    router::{Context, Handler, MethodError, Registration, ResponseSize, Unary},
+    runtime::Clock,
+    stream::{DeadlineFrom, FrameReader, FrameWriter},
+};
+
+/// Answers are written when they are this long altogether, though more calls have arrived.
+const WRITE_BYTES: usize = 16 * 1024;
+/// After this many calls without a wait, other tasks run.
+const CALLS_IN_A_ROW: u32 = 32;
+
+/// A method with one answer.
+pub(super) struct UnaryMethod<'a> {
+    handler: &'a Unary,
+    response_size: &'a ResponseSize,
+    timeout: Option<Duration>,
+}
+
+impl<'a> UnaryMethod<'a> {
+    /// `None` for a method of another kind.
+    pub(super) fn of(registered: &'a Registration) -> Option<Self> {
+        let Registration { handler: Handler::Unary(handler), response_size, timeout, .. } = registered else {
+            return None;
+        };
+        Some(Self { handler, response_size, timeout: *timeout })
+    }
+}
+
+/// Serves the calls of a stream whose request has been read, unless the peer has too many such streams.
+pub(super) async fn serve(
+    state: &ConnectionState,
+    exchange: &ExchangeState<'_>,
+    method: UnaryMethod<'_>,
+    first: Option<Bytes>,
+    reader: Option<Box<FrameReader>>,
+    mut writer: FrameWriter,
+) -> ExchangeResult {
+    let (Some(_permit), Some(mut reader)) = (state.item_permits.try_acquire_arc(), reader) else {
+        return ExchangeResult::respond(exchange, &too_many_item_exchanges(), writer);
+    };
+    let UnaryMethod { handler, response_size, timeout } = method;
+    let limit = timeout.unwrap_or(exchange.node.limits.handler_timeout());
+    let given_up = writer.given_up();
+    let ended = {
+        let charge = exchange.link.allowance().charge();
+        let answers = Answers { exchange, writer: &mut writer, frames: Vec::new(), charge };
+        Pipeline { exchange, handler, response_size, limit, answers, given_up: pin!(given_up) }
+            .serve(first, &mut reader)
+            .await
+    };
+    match ended {
+        PipelineEnd::Complete => {
+            writer.finish();
+            ExchangeResult::Finished(writer)
+        }
+        PipelineEnd::Quiet(code) => {
+            reader.stop(code);
+            writer.finish();
+            ExchangeResult::Finished(writer)
+        }
+        PipelineEnd::Broken(code) => {
+            reader.stop(code);
+            ExchangeResult::reset(exchange, writer, code)
+        }
+    }
+}
+
+/// How the stream ends.
+enum PipelineEnd {
+    /// The caller has finished, and everything is answered.
+    Complete,
+    /// Everything is answered, and no further call is taken.
+    Quiet(Code),
+    /// Calls may be without an answer.
+    Broken(Code),
+}
+
+struct Pipeline<'a, G> {
+    exchange: &'a ExchangeState<'a>,
+    handler: &'a Unary,
+    response_size: &'a ResponseSize,
+    /// For each call.
+    limit: Duration,
+    answers: Answers<'a>,
+    given_up: Pin<&'a mut G>,
+}
+
+/// A call that was taken from the stream.
+type Call = std::result::Result<Item, MessageError>;
+
+impl<G: Future<Output = Code>> Pipeline<'_, G> {
+    async fn serve(mut self, first: Option<Bytes>, reader: &mut FrameReader) -> PipelineEnd {
+        if let Some(params) = first {
+            // It was counted and admitted as the request of the exchange.
+            if let Err(ended) = self.call(params).await {
+                return ended;
+            }
+        }
+        let mut in_a_row = 0;
+        loop {
+            let call = match reader.take_arrived(Item::read) {
+                Some(call) => call.map(Some),
+                None => {
+                    in_a_row = 0;
+                    if let Err(ended) = self.answers.flush().await {
+                        return ended;
+                    }
+                    match self.wait(reader).await {
+                        Ok(call) => call,
+                        Err(ended) => return ended,
+                    }
+                }
+            };
+            let served = match call {
+                Ok(Some(call)) => self.next(call).await,
+                Ok(None) => return PipelineEnd::Complete,
+                Err(error) => Err(self.unreadable(&error)),
+            };
+            if let Err(ended) = served {
+                return ended;
+            }
+            in_a_row += 1;
+            if in_a_row == CALLS_IN_A_ROW {
+                in_a_row = 0;
+                future::yield_now().await;
+            }
+        }
+    }
+
+    /// The next call, or `None` at the end of the stream.
+    async fn wait(
+        &mut self,
+        reader: &mut FrameReader,
+    ) -> std::result::Result<Result<Option<Call>>, PipelineEnd> {
+        let Self { exchange, given_up, .. } = self;
+        let ExchangeState { node, expires, .. } = exchange;
+        // Nobody may keep a stream open that nothing happens on.
+        let silent = node.clock.deadline(node.limits.handler_timeout());
+        let until = expires.map_or(silent, |expires| expires.min(silent));
+        let limit = node.limits.request_read_timeout();
+        let next = async {
+            let next = reader.next_within(&node.clock, limit, DeadlineFrom::FirstByte, Item::read).await;
+            Ok(next)
+        };
+        let given_up = async { Err(PipelineEnd::Broken(given_up.as_mut().await)) };
+        let shutdown = async {
+            node.drain.begun().await;
+            Err(PipelineEnd::Quiet(Code::SHUTTING_DOWN))
+        };
+        let waited = future::or(next, future::or(given_up, shutdown));
+        node.clock.timeout_at(Some(until), waited).await.unwrap_or(Err(PipelineEnd::Quiet(Code::NO_ERROR)))
+    }
+
+    fn unreadable(&self, error: &Error) -> PipelineEnd {
+        let ExchangeState { node, link, span, .. } = self.exchange;
+        PipelineEnd::Broken(record_unread(node, link, span, "call", error))
+    }
+
+    /// Admits a call as the request of an exchange of its own would be, and serves it.
+    async fn next(&mut self, call: Call) -> std::result::Result<(), PipelineEnd> {
+        let ExchangeState { node, link, .. } = self.exchange;
+        node.counters.requests.add();
+        link.counters().requests.add();
+        let params = take_request(self.exchange).and_then(|()| {
+            let item = call.map_err(|error| MethodError::invalid_request(error.to_string()))?;
+            if node.drain.has_begun() {
+                return Err(MethodError::unavailable("the node is shutting down"));
+            }
+            Ok(item.params.unwrap_or_default())
+        });
+        match params {
+            Ok(params) => self.call(params).await,
+            Err(refusal) => self.answers.add(&refusal.not_run().into_response()).await,
+        }
+    }
+
+    /// Runs the handler, and answers.
+    async fn call(&mut self, params: Bytes) -> std::result::Result<(), PipelineEnd> {
+        let ExchangeState { node, link, expires, .. } = self.exchange;
+        if self.exchange.expires_within_a_round_trip() {
+            return self.answers.add(&expired()).await;
+        }
+        let deadline = Clock::after(node.clock.now(), self.limit);
+        let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
+        let mut room = link.allowance().charge();
+        let outcome = if room.try_reserve(self.response_size.expected()) {
+            self.run(params, deadline).await?
+        } else {
+            self.answers.flush().await?;
+            let expected = self.response_size.expected();
+            let turn = wait_for_room(self.exchange, &mut room, expected, deadline, self.answers.writer);
+            match Box::pin(turn).await {
+                Ok(()) => self.run(params, deadline).await?,
+                Err(outcome) => outcome,
+            }
+        };
+        drop(room);
+        let response = match outcome {
+            Outcome::Returned(Ok(response)) => response.unwrap_or_else(|| Response::result(None)),
+            Outcome::Returned(Err(error)) => error.of_handler().into_response(),
+            Outcome::TimedOut => expired_while_running(),
+            Outcome::GivenUp(code) => {
+                if link.is_open() {
+                    node.counters.streams_reset_by_peers.add();
+                }
+                return Err(PipelineEnd::Broken(code));
+            }
+            Outcome::Panicked => {
+                tracing::warn!(remote = %link.remote_address(), "a handler panicked");
+                MethodError::internal("the handler failed").into_response()
+            }
+        };
+        self.answers.add(&response).await
+    }
+
+    async fn run(
+        &mut self,
+        params: Bytes,
+        deadline: Instant,
+    ) -> std::result::Result<Outcome<Option<Response>>, PipelineEnd> {
+        let Self { exchange, handler, response_size, answers, given_up, .. } = self;
+        let context = Context::new(exchange.link.clone(), Some(deadline));
+        let _guard = context.guard();
+        let running = run_handler(
+            exchange.node,
+            ShutdownWaits::ForHandler,
+            Some(deadline),
+            given_up.as_mut(),
+            handler(context, params),
+        );
+        let mut running = pin!(running);
+        let outcome = match future::poll_once(&mut running).await {
+            Some(outcome) => outcome,
+            // Those who wait for the calls before are not to wait for this one.
+            None => {
+                let (flushed, outcome) = future::zip(answers.flush(), running).await;
+                flushed?;
+                outcome
+            }
+        };
+        if let Outcome::Returned(Ok(payload)) = &outcome {
+            response_size.observe(payload.len());
+        }
+        Ok(outcome.map(|payload| Some(Response::Result { payload: Some(payload) })))
+    }
+}
+
+/// Answers that are written together.
+struct Answers<'a> {
+    exchange: &'a ExchangeState<'a>,
+    writer: &'a mut FrameWriter,
+    frames: Vec<u8>,
+    /// For the frames.
+    charge: Charge,
+}
+
+impl Answers<'_> {
+    async fn add(&mut self, response: &Response) -> std::result::Result<(), PipelineEnd> {
+        let ExchangeState { node, link, codec, .. } = self.exchange;
+        if let Response::Error { error, .. } = response {
+            node.counters.requests_failed.count(error);
+        }
+        let before = self.frames.len();
+        let max = node.max_frame_len();
+        let encoded =
+            frame::append(&mut self.frames, max, |out| response.encode(*codec, out).map_err(Error::from));
+        if let Err(error) = encoded {
+            tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
+            self.frames.truncate(before);
+            node.counters.requests_failed.internal.add();
+            let failure = MethodError::internal(error.to_string()).into_response();
+            let encoded =
+                frame::append(&mut self.frames, max, |out| failure.encode(*codec, out).map_err(Error::from));
+            if encoded.is_err() {
+                return Err(PipelineEnd::Broken(Code::INTERNAL));
+            }
+        }
+        self.charge.add(self.frames.len() - before);
+        if self.frames.len() >= WRITE_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> std::result::Result<(), PipelineEnd> {
+        if self.frames.is_empty() {
+            return Ok(());
+        }
+        let ExchangeState { node, link, .. } = self.exchange;
+        let write = self.writer.write(std::mem::take(&mut self.frames));
+        // A peer that does not read must not hold the answers for ever.
+        let written = node.clock.timeout(node.limits.handler_timeout(), write).await;
+        self.charge.settle(0);
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(remote = %link.remote_address(), %error, "answers not taken");
+                node.counters.unread(&error, Code::CANCELLED);
+                Err(PipelineEnd::Broken(Code::CANCELLED))
+            }
+            Err(_elapsed) => Err(PipelineEnd::Broken(Code::DEADLINE_EXCEEDED)),
+        }
+    }
+}
+
+/// The answer to a call whose handler was dropped because its time was up.
+fn expired_while_running() -> Response {
+    MethodError::new(crate::message::WireError::DeadlineExceeded).into_response()
+}
