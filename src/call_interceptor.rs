@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, ErrorKind, Result},
     handoff::{HandedOff, Handoff, Wish},
+    message::TraceContext,
     method::MethodKind,
     runtime::{Clock, Elapsed},
     tls::PeerIdentity,
@@ -30,6 +31,7 @@ pub struct OutgoingCall {
     pub(crate) method: Arc<str>,
     pub(crate) kind: MethodKind,
     pub(crate) params_len: usize,
+    pub(crate) trace: Option<TraceContext>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) peer: Option<PeerIdentity>,
     pub(crate) remote_address: SocketAddr,
@@ -54,6 +56,12 @@ impl OutgoingCall {
     #[must_use]
     pub fn params_len(&self) -> usize {
         self.params_len
+    }
+
+    /// The trace that the call belongs to, and that the peer is told of.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace
     }
 
     /// When the caller stops waiting, on the clock of the endpoint's runtime; `None` for calls without a time

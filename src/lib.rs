@@ -70,6 +70,7 @@
 //! | run code around every call | [`EndpointBuilder::around_calls`], [`OutgoingCall`], [`NextCall`] |
 //! | publish events | [`EventLog`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
+//! | continue traces across nodes | [`EndpointBuilder::inject_trace`], [`TraceContext`] |
 //! | ask a peer what it serves | [`Connection::describe`], [`Description`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
 //! | serve and send items, with feature `streams` | `Router::serve_items`, `Items`, `Upload`, `ItemSink` |
@@ -111,14 +112,16 @@
 //!
 //! # Crates that the interface speaks
 //!
-//! [`quinn`] 0.11, [`rustls`] 0.23, [`minicbor`] 2 and [`Bytes`] of bytes 1 are part of the interface, and
-//! exported again: taken from here, their types are always those that this crate means. A new major version
-//! of one of them, which for quinn and rustls is a new number behind `0.`, is a breaking change of this
-//! crate: it comes with a new major version of it, and before 1.0 with a new minor one. With feature `serde`,
-//! so is serde 1, which is not exported, because its derive macros need the crate itself.
+//! [`quinn`] 0.11, [`rustls`] 0.23, [`minicbor`] 2, [`tracing`] 0.1 and [`Bytes`] of bytes 1 are part of the
+//! interface, and exported again: taken from here, their types are always those that this crate means. A new
+//! major version of one of them, which for quinn, rustls and tracing is a new number behind `0.`, is a
+//! breaking change of this crate: it comes with a new major version of it, and before 1.0 with a new minor
+//! one. With feature `serde`, so is serde 1, which is not exported, because its derive macros need the crate
+//! itself.
 
 mod address;
 mod admission;
+mod call_hooks;
 mod call_interceptor;
 #[cfg(feature = "cert")]
 mod cert;
@@ -210,7 +213,7 @@ pub use self::{
     router::Items,
 };
 /// The vocabulary of others that this crate's interface speaks.
-pub use {bytes::Bytes, minicbor, quinn, rustls};
+pub use {bytes::Bytes, minicbor, quinn, rustls, tracing};
 
 /// For fuzz targets, and for benches and tests of this crate. Not part of the interface, and in no normal
 /// build.

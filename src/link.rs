@@ -22,6 +22,7 @@ use tracing::Span;
 use crate::{
     address::canonical,
     admission::Allowance,
+    call_hooks::CallHooks,
     call_interceptor::CallInterceptors,
     close_state::CloseState,
     code::Code,
@@ -57,7 +58,7 @@ pub(crate) struct Link {
     answered: AtomicBool,
     /// The end of the endpoint.
     close_state: Arc<CloseState>,
-    call_interceptors: CallInterceptors,
+    call_hooks: CallHooks,
     /// Whether the peer takes items, once it was asked.
     #[cfg(feature = "streams")]
     takes_items: AsyncMutex<Option<bool>>,
@@ -116,7 +117,7 @@ impl Link {
             json_only: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             close_state,
-            call_interceptors: CallInterceptors::default(),
+            call_hooks: CallHooks::default(),
             #[cfg(feature = "streams")]
             takes_items: AsyncMutex::new(None),
             span,
@@ -131,12 +132,16 @@ impl Link {
     }
 
     /// Puts these around the calls of this side.
-    pub(crate) fn with_call_interceptors(self, call_interceptors: &CallInterceptors) -> Self {
-        Self { call_interceptors: call_interceptors.clone(), ..self }
+    pub(crate) fn with_call_hooks(self, call_hooks: &CallHooks) -> Self {
+        Self { call_hooks: call_hooks.clone(), ..self }
+    }
+
+    pub(crate) fn call_hooks(&self) -> &CallHooks {
+        &self.call_hooks
     }
 
     pub(crate) fn call_interceptors(&self) -> &CallInterceptors {
-        &self.call_interceptors
+        &self.call_hooks.interceptors
     }
 
     pub(crate) fn quinn(&self) -> &quinn::Connection {

@@ -66,6 +66,12 @@ pub(crate) fn exchange(connection: &Span, stream: StreamId) -> Span {
     })
 }
 
+/// A handler, if the application connects a tracing system. Within the span of its exchange, unless that
+/// system says otherwise.
+pub(crate) fn handler(name: &str) -> Span {
+    where_wanted(|| debug_span!(target: TARGET, "handler", method = %method(name)))
+}
+
 /// A stream of notifications that is served.
 pub(crate) fn notifications(connection: &Span, stream: StreamId) -> Span {
     where_wanted(

@@ -14,7 +14,9 @@ use std::{
 };
 
 use futures_lite::future::{pending, poll_once};
-use palyra_quic::{Connection, Context, Peers, Router, TransportLimits, sim::Link};
+use palyra_quic::{
+    Connection, Context, Endpoint, Peers, Router, TraceContext, TransportLimits, sim::Link, tracing::Span,
+};
 use simulation::{PORT, Pair, SECOND};
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -253,6 +255,55 @@ fn a_call_is_in_the_span_of_its_caller() {
     let log = collector.log();
     let parent = &log.spans[usize::try_from(call.parent.unwrap()).unwrap() - 1];
     assert_eq!((parent.name, parent.fields.get("stream")), ("own", None));
+}
+
+/// The spans of two nodes, as a tracing system that is connected to both would link them.
+#[test]
+fn a_trace_is_injected_for_a_call_and_extracted_for_the_span_of_its_handler() {
+    let collector = Collector::at(Level::DEBUG);
+    let links = Arc::new(Mutex::new(Vec::new()));
+    tracing::subscriber::with_default(collector.clone(), || {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let router = Router::new()
+            .serve_raw("demo.echo", |_: Context, params| async move {
+                let within = tracing::debug_span!(target: "palyra_quic", "within");
+                within.in_scope(|| Ok(params))
+            })
+            .on_notification_raw("demo.note", |_: Context, _| async {});
+        let noted = Arc::clone(&links);
+        let extract = move |span: &Span, trace: Option<TraceContext>| {
+            let parent = u64::from_be_bytes(trace.unwrap().parent_id());
+            noted.lock().unwrap().push((span.id().unwrap().into_u64(), parent));
+        };
+        let inject = |span: &Span| {
+            let id = span.id().map_or(u64::MAX, |id| id.into_u64());
+            TraceContext::new([7; 16], id.to_be_bytes(), 1)
+        };
+        let node = Endpoint::builder().server(simulation::server_tls()).router(router).extract_trace(extract);
+        let _node = pair.gateway.bind(node, PORT).unwrap();
+        let dialler = Endpoint::builder().client(simulation::client_tls()).inject_trace(inject);
+        let dialler = pair.sensor.bind(dialler, 0).unwrap();
+        pair.sim.clone().run(async {
+            let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+            connection.call_raw("demo.echo", "x").await.unwrap();
+            connection.notify_raw("demo.note", "x").await.unwrap();
+            pair.sim.sleep(SECOND).await;
+        });
+    });
+    let id_of = |name: &str| {
+        let log = collector.log();
+        let index = log.spans.iter().position(|span| span.name == name).unwrap();
+        u64::try_from(index).unwrap() + 1
+    };
+    let handlers = collector.spans("handler");
+    let methods: Vec<_> = handlers.iter().map(|span| &*span.fields["method"]).collect();
+    assert_eq!(methods, ["demo.echo", "demo.note"]);
+    let links = links.lock().unwrap();
+    assert_eq!(links[0], (id_of("handler"), id_of("call")));
+    assert_eq!(links[1].1, u64::MAX, "a notification has no span of its own on this side");
+    assert_eq!(handlers[0].parent, Some(id_of("exchange")), "unless the tracing system says otherwise");
+    assert_eq!(collector.spans("within")[0].parent, Some(id_of("handler")));
+    assert_eq!(collector.open("handler"), 0);
 }
 
 /// What peers say and do wrong is for debugging, and their words cannot break a line or fill a disk.

@@ -9,7 +9,7 @@ use super::{attempts::Attempts, reconnecting::Client};
 use crate::{
     connection::{Health, OutgoingRequest, Responses, payload},
     error::Result,
-    message::{Codec, Response},
+    message::{Codec, Response, TraceContext},
     value::{self, Raw},
 };
 
@@ -47,6 +47,13 @@ impl<T> ClientCall<T> {
     /// The codec of request and answers. Default: CBOR.
     pub fn codec(mut self, codec: Codec) -> Self {
         self.outgoing.codec = codec;
+        self
+    }
+
+    /// Says which trace the call belongs to. Default: what
+    /// [`inject_trace`](crate::EndpointBuilder::inject_trace) says. Only CBOR can carry it.
+    pub fn trace(mut self, trace: TraceContext) -> Self {
+        self.outgoing.set_trace(trace);
         self
     }
 
@@ -199,7 +206,7 @@ impl<T> Clone for ClientCall<T> {
 impl<T> fmt::Debug for ClientCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client, outgoing, result: _ } = self;
-        let OutgoingRequest { request, codec, timeout } = outgoing;
+        let OutgoingRequest { request, codec, timeout, .. } = outgoing;
         f.debug_struct("ClientCall")
             .field("client", client)
             .field("request", request)

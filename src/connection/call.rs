@@ -8,7 +8,7 @@ use minicbor::{Decode, Encode};
 use super::{Connection, outgoing::OutgoingRequest, responses::Responses};
 use crate::{
     error::Result,
-    message::{Codec, Request, Response},
+    message::{Codec, Request, Response, TraceContext},
     method::{AnyMethod, Method, MethodName, StreamingMethod},
     value::{self, Raw},
 };
@@ -180,6 +180,13 @@ impl<T> Call<T> {
         self
     }
 
+    /// Says which trace the call belongs to. Default: what
+    /// [`inject_trace`](crate::EndpointBuilder::inject_trace) says. Only CBOR can carry it.
+    pub fn trace(mut self, trace: TraceContext) -> Self {
+        self.outgoing.set_trace(trace);
+        self
+    }
+
     /// Sets `resume_from`, for methods that replay something.
     pub fn resume_from(mut self, seq: u64) -> Self {
         self.outgoing.request.resume_from = Some(seq);
@@ -272,7 +279,7 @@ impl<T> Clone for Call<T> {
 
 impl<T> fmt::Debug for Call<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connection, outgoing: OutgoingRequest { request, codec, timeout }, result: _ } = self;
+        let Self { connection, outgoing: OutgoingRequest { request, codec, timeout, .. }, result: _ } = self;
         f.debug_struct("Call")
             .field("connection", connection)
             .field("request", request)

@@ -9,7 +9,7 @@ use crate::{
     call_interceptor::OutgoingCall,
     error::{Error, ErrorKind, Result},
     link::{Link, OutstandingGuard},
-    message::Response,
+    message::{Response, TraceContext},
     method::MethodKind,
 };
 
@@ -25,12 +25,14 @@ impl<'a> Intercepted<'a> {
         kind: MethodKind,
         method: &str,
         params: Option<&Bytes>,
+        trace: Option<TraceContext>,
         deadline: Deadline,
     ) -> Self {
         let call = OutgoingCall {
             method: method.into(),
             kind,
             params_len: params.map_or(0, Bytes::len),
+            trace,
             deadline,
             peer: link.peer().cloned(),
             remote_address: link.remote_address(),

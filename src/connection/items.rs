@@ -1,6 +1,6 @@
 //! Opens a request that items follow, at a peer that takes them.
 
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::{
     Connection,
@@ -22,14 +22,16 @@ impl OutgoingRequest {
     ) -> Result<(ItemSink<I>, Responses<T>)> {
         let mut request = self.clone();
         request.request.set_more(true);
+        let span = self.span(connection);
+        request.tell_trace(connection, &span);
         let link = connection.link();
         let opened = if link.call_interceptors().is_empty() {
             let deadline = self.timeout.map(|timeout| link.clock().deadline(timeout));
-            request.begin(connection, deadline).await
+            request.begin(connection, &span, deadline).await
         } else {
-            let intercepted = self.interceptors(connection, kind);
+            let intercepted = request.interceptors(connection, kind);
             let deadline = intercepted.deadline();
-            Box::pin(intercepted.stream(request.begin(connection, deadline))).await
+            Box::pin(intercepted.stream(request.begin(connection, &span, deadline))).await
         };
         opened.map_err(|error| self.name(connection, error))
     }
@@ -37,19 +39,19 @@ impl OutgoingRequest {
     async fn begin<I, T>(
         &self,
         connection: &Connection,
+        span: &Span,
         deadline: Deadline,
     ) -> Result<(ItemSink<I>, Responses<T>)> {
         let link = connection.link();
         let outstanding = OutstandingGuard::new(link);
-        let span = self.span(connection);
         let begin = async {
             takes_items::ensure(connection, deadline).await?;
             // What is left of its time is what the peer is told.
-            self.with_time_left(connection, deadline).open(connection, &span, deadline).await
+            self.with_time_left(connection, deadline).open(connection, span, deadline).await
         };
         let begun = link.clock().timeout_at(deadline, begin.instrument(span.clone())).await;
         let begun = begun.unwrap_or_else(|_elapsed| Err(timed_out(link.clock())));
-        let (writer, reader) = begun.inspect_err(|error| record_end(&span, Some(error)))?;
+        let (writer, reader) = begun.inspect_err(|error| record_end(span, Some(error)))?;
         let (method, codec) = (&*self.request.method, self.codec);
         let sink = ItemSink::new(connection, method, codec, writer, deadline);
         let streams = (None, reader);
@@ -59,7 +61,7 @@ impl OutgoingRequest {
             codec,
             streams,
             deadline,
-            span,
+            span.clone(),
             Some(outstanding),
         );
         Ok((sink, Responses::new(reader.beside_items())))

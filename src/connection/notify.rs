@@ -1,6 +1,6 @@
 //! Notifications: sent, and not answered.
 
-use std::{fmt, mem, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use minicbor::Encode;
@@ -48,24 +48,25 @@ impl Connection {
     ///
     /// As for [`notify`](Self::notify).
     pub async fn notify_raw(&self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
-        let (method, mut params) = (method.as_ref(), params.into());
+        let notification = notification(self.link(), method.as_ref(), params.into());
         if !self.link().call_interceptors().is_empty() {
-            return Box::pin(self.notify_intercepted(method, params)).await;
+            return Box::pin(self.notify_intercepted(&notification)).await;
         }
-        self.notify_now(method, &mut params).await
+        self.notify_now(&notification).await
     }
 
-    async fn notify_intercepted(&self, method: &str, mut params: Bytes) -> Result<()> {
-        let intercepted = interceptors(self.link(), method, &params);
-        let sent = intercepted.notification(self.notify_now(method, &mut params)).await;
-        sent.map_err(|error| self.link().name(error, method))
+    async fn notify_intercepted(&self, notification: &Notification) -> Result<()> {
+        let intercepted = interceptors(self.link(), notification);
+        let sent = intercepted.notification(self.notify_now(notification)).await;
+        sent.map_err(|error| self.link().name(error, &notification.method))
     }
 
     /// By reference, since what a future takes by value it has twice.
-    async fn notify_now(&self, method: &str, params: &mut Bytes) -> Result<()> {
+    async fn notify_now(&self, notification: &Notification) -> Result<()> {
         let _sending = OutstandingGuard::new(self.link());
-        let mut notifier = self.notifier().await.map_err(|error| error.of_method(method))?;
-        notifier.send_now(method, params).await?;
+        let notifier = self.notifier().await;
+        let mut notifier = notifier.map_err(|error| error.of_method(&notification.method))?;
+        notifier.send_now(notification).await?;
         let Notifier { mut writer, .. } = notifier;
         writer.finish();
         self.link().outstanding().keep(writer);
@@ -87,8 +88,19 @@ impl Connection {
     }
 }
 
-fn interceptors<'a>(link: &'a Arc<Link>, method: &str, params: &Bytes) -> Intercepted<'a> {
-    Intercepted::new(link, MethodKind::Notification, method, Some(params), None)
+/// Empty parameters are left out.
+fn notification(link: &Link, method: &str, params: Bytes) -> Notification {
+    let mut notification = Notification::new(method);
+    notification.params = (!params.is_empty()).then_some(params);
+    notification.trace = link.call_hooks().current_trace().map(Box::new);
+    notification
+}
+
+/// The interceptors around a notification, and what they see of it.
+fn interceptors<'a>(link: &'a Arc<Link>, notification: &Notification) -> Intercepted<'a> {
+    let Notification { method, params, .. } = notification;
+    let trace = notification.trace();
+    Intercepted::new(link, MethodKind::Notification, method, params.as_ref(), trace, None)
 }
 
 /// A node of the tokio implementation acknowledges as many streams of notifications as it allows, and reads
@@ -144,26 +156,24 @@ impl Notifier {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_raw(&mut self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
-        let (method, mut params) = (method.as_ref(), params.into());
+        let notification = notification(self.connection.link(), method.as_ref(), params.into());
         if !self.connection.link().call_interceptors().is_empty() {
-            return Box::pin(self.send_intercepted(method, params)).await;
+            return Box::pin(self.send_intercepted(&notification)).await;
         }
-        self.send_now(method, &mut params).await
+        self.send_now(&notification).await
     }
 
-    async fn send_intercepted(&mut self, method: &str, mut params: Bytes) -> Result<()> {
+    async fn send_intercepted(&mut self, notification: &Notification) -> Result<()> {
         let link = Arc::clone(self.connection.link());
-        let intercepted = interceptors(&link, method, &params);
-        let sent = intercepted.notification(self.send_now(method, &mut params)).await;
-        sent.map_err(|error| link.name(error, method))
+        let intercepted = interceptors(&link, notification);
+        let sent = intercepted.notification(self.send_now(notification)).await;
+        sent.map_err(|error| link.name(error, &notification.method))
     }
 
-    async fn send_now(&mut self, method: &str, params: &mut Bytes) -> Result<()> {
-        check_peer_reads(self.connection.link())?;
-        let mut notification = Notification::new(method);
-        notification.params = (!params.is_empty()).then(|| mem::take(params));
-        let max = self.connection.link().limits().max_frame_len();
-        let link = self.connection.link();
+    async fn send_now(&mut self, notification: &Notification) -> Result<()> {
+        let (link, method) = (self.connection.link(), &notification.method);
+        check_peer_reads(link)?;
+        let max = link.limits().max_frame_len();
         let frame = frame::encode(max, |out| notification.encode(self.codec, out).map_err(Error::from));
         let frame = frame.map_err(|error| link.name(error, method))?;
         let sent = self.writer.write(frame).await;

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     frame,
     link::OutstandingGuard,
-    message::{Codec, Request, Response},
+    message::{Codec, Request, Response, TraceContext},
     method::MethodKind,
     span::{self, record},
     stream::{FrameReader, FrameWriter},
@@ -35,6 +35,8 @@ pub(crate) struct OutgoingRequest {
     pub(crate) request: Request,
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
+    /// Whether the caller has said which trace the request belongs to.
+    has_own_trace: bool,
 }
 
 impl OutgoingRequest {
@@ -42,7 +44,12 @@ impl OutgoingRequest {
     pub(crate) fn new(method: &str, params: Bytes) -> Self {
         let mut request = Request::new(method);
         request.params = (!params.is_empty()).then_some(params);
-        Self { request, codec: Codec::Cbor, timeout: None }
+        Self { request, codec: Codec::Cbor, timeout: None, has_own_trace: false }
+    }
+
+    pub(crate) fn set_trace(&mut self, trace: TraceContext) {
+        self.request.set_trace(Some(trace));
+        self.has_own_trace = true;
     }
 
     /// The payload of the one `result`; empty where it has none.
@@ -64,6 +71,7 @@ impl OutgoingRequest {
     pub(super) async fn run(&mut self, connection: &Connection) -> Result<Response> {
         self.tell_timeout();
         let span = self.span(connection);
+        self.tell_trace(connection, &span);
         // Pinned, because what is brought along is moved.
         let outcome = if !connection.link().call_interceptors().is_empty() {
             Box::pin(self.intercepted(connection, &span)).instrument(span.clone()).await
@@ -90,7 +98,7 @@ impl OutgoingRequest {
     pub(super) fn interceptors<'a>(&self, connection: &'a Connection, kind: MethodKind) -> Intercepted<'a> {
         let Request { method, params, .. } = &self.request;
         let deadline = self.timeout.map(|timeout| connection.link().clock().deadline(timeout));
-        Intercepted::new(connection.link(), kind, method, params.as_ref(), deadline)
+        Intercepted::new(connection.link(), kind, method, params.as_ref(), self.request.trace(), deadline)
     }
 
     /// The same request after its interceptors have taken some of its time.
@@ -136,38 +144,42 @@ impl OutgoingRequest {
 
     /// Sends the request, and gives what reads the answers. Where that succeeds, the request is used up.
     pub(crate) async fn stream<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
+        let span = self.span(connection);
+        self.tell_trace(connection, &span);
         if !connection.link().call_interceptors().is_empty() {
-            return Box::pin(self.stream_intercepted(connection)).await;
+            return Box::pin(self.stream_intercepted(connection, &span)).await;
         }
-        self.stream_now(connection).await
+        self.stream_now(connection, &span).await
     }
 
-    async fn stream_intercepted<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
+    async fn stream_intercepted<T>(&mut self, connection: &Connection, span: &Span) -> Result<Responses<T>> {
         let intercepted = self.interceptors(connection, MethodKind::Streaming);
         let deadline = intercepted.deadline();
-        let open = async { self.with_time_left(connection, deadline).stream_now(connection).await };
-        let opened = intercepted.stream(open).await;
-        opened.map_err(|error| self.name(connection, error))
+        let open = async { self.with_time_left(connection, deadline).stream_now(connection, span).await };
+        let opened = intercepted.stream(open).instrument(span.clone()).await;
+        opened.map_err(|error| {
+            record_end(span, Some(&error));
+            self.name(connection, error)
+        })
     }
 
-    async fn stream_now<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
+    async fn stream_now<T>(&mut self, connection: &Connection, span: &Span) -> Result<Responses<T>> {
         self.tell_timeout();
         // Those who follow something do so until they are told to stop, or the node shuts down.
         let outstanding = (!self.request.follow).then(|| OutstandingGuard::new(connection.link()));
         let clock = connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-        let span = self.span(connection);
         let opened =
-            clock.timeout_at(deadline, self.open(connection, &span, deadline).instrument(span.clone())).await;
+            clock.timeout_at(deadline, self.open(connection, span, deadline).instrument(span.clone())).await;
         let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
         let (writer, reader) = opened.map_err(|error| {
-            record_end(&span, Some(&error));
+            record_end(span, Some(&error));
             self.name(connection, error)
         })?;
         let streams = (Some(writer), reader);
         let (connection, method) = (connection.clone(), mem::take(&mut self.request.method));
         let reader =
-            ResponseReader::new(connection, method, self.codec, streams, deadline, span, outstanding);
+            ResponseReader::new(connection, method, self.codec, streams, deadline, span.clone(), outstanding);
         Ok(Responses::new(reader))
     }
 
@@ -179,6 +191,13 @@ impl OutgoingRequest {
     pub(super) fn tell_timeout(&mut self) {
         if self.codec == Codec::Cbor {
             self.request.timeout_ms = self.timeout.map(millis_rounded_down);
+        }
+    }
+
+    /// Says which trace the request belongs to, unless the caller has. An earlier attempt had another span.
+    pub(super) fn tell_trace(&mut self, connection: &Connection, span: &Span) {
+        if !self.has_own_trace && self.codec == Codec::Cbor {
+            self.request.set_trace(connection.link().call_hooks().trace(span));
         }
     }
 

@@ -119,7 +119,7 @@ impl<P: ?Sized, T> Pipeline<P, T> {
                 return calling.await;
             }
             let sent = (!params.is_empty()).then_some(&params);
-            let intercepted = Intercepted::new(link, MethodKind::Unary, method, sent, deadline);
+            let intercepted = Intercepted::new(link, MethodKind::Unary, method, sent, None, deadline);
             let answer = intercepted.answer(async { Ok(Response::result(Some(calling.await?))) });
             payload(Box::pin(answer).await?)
         };

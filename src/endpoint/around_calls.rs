@@ -60,7 +60,7 @@ impl EndpointBuilder {
         F: Fn(OutgoingCall, NextCall) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Bytes>> + Send + 'static,
     {
-        self.call_interceptors.add(interceptor);
+        self.call_hooks.interceptors.add(interceptor);
         self
     }
 }

@@ -9,10 +9,10 @@ use fastrand::Rng;
 use quinn::{AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig};
 use rustls::KeyLog;
 
-use super::{Endpoint, Inner, dialled::DialledConnections, resolve::Resolver};
+use super::{Endpoint, Inner, dialled::DialledConnections, extract_trace::ExtractTrace, resolve::Resolver};
 use crate::{
     address::{Families, SocketReach},
-    call_interceptor::CallInterceptors,
+    call_hooks::CallHooks,
     close_state::{Cause, OpenEndpoint},
     error::{Error, Result},
     limits::{PeerStreams, TransportLimits},
@@ -52,7 +52,8 @@ pub struct EndpointBuilder {
     key_log: Option<KeyLogger>,
     router: Option<Router>,
     recorder: Recorder,
-    pub(super) call_interceptors: CallInterceptors,
+    pub(super) call_hooks: CallHooks,
+    pub(super) extract_trace: ExtractTrace,
 }
 
 impl EndpointBuilder {
@@ -242,11 +243,11 @@ impl EndpointBuilder {
         families: Families,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
-        let call_interceptors = self.call_interceptors.clone();
+        let (call_hooks, extract) = (self.call_hooks, self.extract_trace);
         let Self { limits, server, client, wall_clock, restart_key, key_log, router, recorder, .. } = self;
         let dialled_peer_streams =
             if router.is_some() { PeerStreams::Accepted } else { PeerStreams::Refused };
-        let router = router.unwrap_or_default().assembled(limits.max_frame_len())?;
+        let router = extract.apply(router.unwrap_or_default()).assembled(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
         let reach = SocketReach::of(address, families);
@@ -268,7 +269,7 @@ impl EndpointBuilder {
             return Err(runtime_is_gone());
         }
         let node = Node::new(router, Arc::clone(&limits), clock.clone(), Arc::clone(&security));
-        let node = Arc::new(node.with_call_interceptors(call_interceptors));
+        let node = Arc::new(node.with_call_hooks(call_hooks));
         if let Some(server) = server {
             let recorder = recorder.clone();
             let (node_of_task, socket) = (Arc::clone(&node), Arc::clone(&health));

@@ -220,7 +220,7 @@ impl Endpoint {
         };
         let link = dial(dialler, security, address, name).await.map_err(|error| error.at(address));
         let link = link.inspect_err(|error| node.counters().dials_failed.count(error))?;
-        let link = Arc::new(link.with_call_interceptors(node.call_interceptors()));
+        let link = Arc::new(link.with_call_hooks(node.call_hooks()));
         // Counted before the look, so that a shutdown which is not seen here waits for the task.
         let task = node.drain().task();
         if node.drain().has_reached(Phase::Closing) {

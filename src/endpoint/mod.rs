@@ -6,6 +6,7 @@ mod connect;
 mod connections;
 mod dial;
 mod dialled;
+mod extract_trace;
 #[cfg(any(feature = "smol", feature = "durable"))]
 mod look_ups;
 mod race;
@@ -14,6 +15,7 @@ mod server_address;
 mod shutdown;
 #[cfg(feature = "sim")]
 mod simulated;
+mod trace_hooks;
 
 use std::{
     fmt,

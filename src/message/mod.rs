@@ -25,6 +25,7 @@ mod validate;
 pub(crate) use self::codec::is_json;
 pub(crate) use self::description::{DescribedLimits, encode_description};
 pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
+pub(crate) use self::request::Additions;
 #[cfg(any(fuzzing, feature = "__internals"))]
 pub use self::validate::validate_body;
 #[cfg(not(any(fuzzing, feature = "__internals")))]

@@ -135,8 +135,16 @@ impl Request {
     /// Says which trace the request belongs to. Only CBOR can say so.
     #[must_use]
     pub fn with_trace(mut self, trace: TraceContext) -> Self {
-        self.additions.get_or_insert_default().trace = Some(trace);
+        self.set_trace(Some(trace));
         self
+    }
+
+    #[inline]
+    pub(crate) fn set_trace(&mut self, trace: Option<TraceContext>) {
+        // Without additions, there is no trace to be taken back.
+        if trace.is_some() || self.additions.is_some() {
+            self.additions.get_or_insert_default().trace = trace;
+        }
     }
 
     /// The trace that the request belongs to. A value that is not valid is read as `None`.

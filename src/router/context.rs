@@ -13,7 +13,7 @@ use std::{
 
 use event_listener::Event;
 
-use crate::{connection::Connection, link::Link, sync::wait_until, tls::PeerIdentity};
+use crate::{connection::Connection, link::Link, message::TraceContext, sync::wait_until, tls::PeerIdentity};
 
 /// What a handler can ask about its call: the peer, the connection, the deadline, and whether the exchange is
 /// over. Cloning is cheap.
@@ -54,6 +54,7 @@ pub struct Context {
 struct Inner {
     link: Arc<Link>,
     deadline: Option<Instant>,
+    trace: Option<TraceContext>,
     over: AtomicBool,
     /// Whether anybody ever waited for the end: to tell nobody of it costs an allocation.
     is_awaited: AtomicBool,
@@ -62,10 +63,16 @@ struct Inner {
 
 impl Context {
     pub(crate) fn new(link: Arc<Link>, deadline: Option<Instant>) -> Self {
+        Self::traced(link, deadline, None)
+    }
+
+    /// The context of a request or notification that belongs to this trace.
+    pub(crate) fn traced(link: Arc<Link>, deadline: Option<Instant>, trace: Option<TraceContext>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 link,
                 deadline,
+                trace,
                 over: AtomicBool::new(false),
                 is_awaited: AtomicBool::new(false),
                 ended: Event::new(),
@@ -132,6 +139,14 @@ impl Context {
     pub fn time_left(&self) -> Option<Duration> {
         let deadline = self.inner.deadline?;
         Some(deadline.saturating_duration_since(self.inner.link.clock().now()))
+    }
+
+    /// The trace that the request or notification belongs to, as its sender says
+    /// ([W3C trace context](https://www.w3.org/TR/trace-context-1/)). `None` if it does not say, and always
+    /// in JSON. A sender can say anything.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.inner.trace
     }
 
     /// The connection that the exchange came on, for calls in the other direction.

@@ -40,7 +40,7 @@ impl Exchange {
         self.kind
     }
 
-    /// What the handler gets, too: the peer, the deadline, the connection.
+    /// What the handler gets, too: the peer, the deadline, the trace, the connection.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context

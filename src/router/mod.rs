@@ -9,6 +9,7 @@ mod context;
 mod describe;
 mod handler;
 mod handler_future;
+mod in_spans;
 mod interceptor;
 #[cfg(feature = "streams")]
 mod item_source;

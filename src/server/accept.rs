@@ -200,7 +200,7 @@ async fn shake_hands(node: &Node, incoming: Incoming, mut config: ServerConfig) 
                 report.take_path(),
                 |peer, address| node.admission.accepted(peer, address),
             )
-            .with_call_interceptors(node.call_interceptors());
+            .with_call_hooks(node.call_hooks());
             if let Some(doubt) = report.inconclusive() {
                 link.close(Code::INTERNAL, doubt.explanation().unwrap_or_default());
                 node.warn_of_doubt(&link, &doubt);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     admission::Charge,
-    message::Response,
+    message::{Additions, Response},
     router::{
         Context, ExchangeGuard, Handler, Lender, MethodError, Registration, ResponseSink, ResponseSize,
     },
@@ -33,6 +33,7 @@ pub(super) async fn call(
     registered: &Registration,
     params: Bytes,
     timeout_ms: Option<u64>,
+    additions: Option<Box<Additions>>,
     writer: FrameWriter,
 ) -> ExchangeResult {
     let Registration { handler, response_size, timeout, .. } = registered;
@@ -53,20 +54,15 @@ pub(super) async fn call(
             return ExchangeResult::conclude(exchange, outcome, writer, None);
         }
     }
-    let context = Context::new(Arc::clone(link), Some(deadline));
+    let trace = additions.and_then(|additions| additions.trace);
+    let context = Context::traced(Arc::clone(link), Some(deadline), trace);
     match handler {
         Handler::Unary(handler) => {
             let guard = context.guard();
             let outcome = {
                 let stopped = pin!(writer.given_up());
-                run_handler(
-                    node,
-                    ShutdownWaits::ForHandler,
-                    Some(deadline),
-                    stopped,
-                    handler(context, params),
-                )
-                .await
+                let running = handler(context, params);
+                run_handler(node, ShutdownWaits::ForHandler, Some(deadline), stopped, running).await
             };
             if let Outcome::Returned(Ok(payload)) = &outcome {
                 response_size.observe(payload.len());

@@ -25,7 +25,7 @@ use crate::{
     code::Code,
     error::{Error, Result},
     events::EventLog,
-    message::{MessageError, PROTOCOL_VERSION, Request, Response, WireError},
+    message::{Additions, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
     protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
     router::{MethodError, Registration},
     span::{method, record},
@@ -59,8 +59,8 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
     let timeout_ms = request.as_ref().ok().and_then(|request| request.timeout_ms);
     let exchange = ExchangeState::begin(node, link, codec, span, timeout_ms);
     let result = match route(&exchange, admit(&exchange, request)) {
-        Route::Method { method, params, timeout_ms } => {
-            call(&exchange, method, params, timeout_ms, writer).await
+        Route::Method { method, params, timeout_ms, additions } => {
+            call(&exchange, method, params, timeout_ms, additions, writer).await
         }
         Route::Events { log, request } => {
             charge.settle(0);
@@ -68,9 +68,9 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
             Box::pin(events::stream(&exchange, log, &request, writer)).await
         }
         #[cfg(feature = "streams")]
-        Route::WithItems(method, params) => {
-            charge.settle(params.as_ref().map_or(0, Bytes::len));
-            Box::pin(with_items(&state, &exchange, method, params, items.take(), writer)).await
+        Route::WithItems(method, request) => {
+            charge.settle(request.params.as_ref().map_or(0, Bytes::len));
+            Box::pin(with_items(&state, &exchange, method, request, items.take(), writer)).await
         }
         Route::Respond(response) => ExchangeResult::respond(&exchange, &response, writer),
     };
@@ -135,15 +135,13 @@ enum Route<'a> {
         method: &'a Registration,
         params: Bytes,
         timeout_ms: Option<u64>,
+        additions: Option<Box<Additions>>,
     },
     /// Boxed, because a subscription may last for days and needs few of the fields.
-    Events {
-        log: &'a EventLog,
-        request: Box<Request>,
-    },
+    Events { log: &'a EventLog, request: Box<Request> },
     /// With a request that items follow.
     #[cfg(feature = "streams")]
-    WithItems(MethodWithItems<'a>, Option<Bytes>),
+    WithItems(MethodWithItems<'a>, Box<Request>),
     /// It is answered without a handler.
     Respond(Response),
 }
@@ -162,17 +160,19 @@ async fn with_items(
     state: &ConnectionState,
     exchange: &ExchangeState<'_>,
     method: MethodWithItems<'_>,
-    params: Option<Bytes>,
+    request: Box<Request>,
     reader: Option<Box<FrameReader>>,
     writer: FrameWriter,
 ) -> ExchangeResult {
+    let trace = request.trace();
+    let params = request.params;
     match method {
         MethodWithItems::Takes(method) => {
             let params = params.unwrap_or_default();
-            items::call_with_items(state, exchange, method, params, reader, writer).await
+            items::call_with_items(state, exchange, method, params, trace, reader, writer).await
         }
         MethodWithItems::Calls(method) => {
-            pipeline::serve(state, exchange, method, params, reader, writer).await
+            pipeline::serve(state, exchange, method, (params, trace), reader, writer).await
         }
     }
 }
@@ -187,10 +187,10 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     #[cfg(feature = "streams")]
     if request.more() == Some(true) {
         if let Some(method) = node.router.method(&request.method).and_then(UnaryMethod::of) {
-            return Route::WithItems(MethodWithItems::Calls(method), request.params);
+            return Route::WithItems(MethodWithItems::Calls(method), Box::new(request));
         }
         return match items::method_of(&node.router, &request.method) {
-            Ok(method) => Route::WithItems(MethodWithItems::Takes(method), request.params),
+            Ok(method) => Route::WithItems(MethodWithItems::Takes(method), Box::new(request)),
             Err(refusal) => Route::Respond(refuse(exchange, refusal)),
         };
     }
@@ -204,8 +204,8 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
         },
         name => match node.router.method(name) {
             Some(method) => {
-                let Request { params, timeout_ms, .. } = request;
-                Route::Method { method, params: params.unwrap_or_default(), timeout_ms }
+                let Request { params, timeout_ms, additions, .. } = request;
+                Route::Method { method, params: params.unwrap_or_default(), timeout_ms, additions }
             }
             None => Route::Respond(unsupported()),
         },

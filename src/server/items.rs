@@ -21,7 +21,7 @@ use super::{
 use crate::{
     code::Code,
     error::Error,
-    message::{Response, WireError},
+    message::{Response, TraceContext, WireError},
     protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
     router::{
         Context, ExchangeGuard, Handler, ItemFault, ItemSource, Items, ItemsHandler, Lender, MethodError,
@@ -69,6 +69,7 @@ pub(super) async fn call_with_items(
     exchange: &ExchangeState<'_>,
     method: ItemsMethod<'_>,
     params: Bytes,
+    trace: Option<TraceContext>,
     reader: Option<Box<FrameReader>>,
     writer: FrameWriter,
 ) -> ExchangeResult {
@@ -76,7 +77,7 @@ pub(super) async fn call_with_items(
         drop(reader);
         return ExchangeResult::respond(exchange, &too_many_item_exchanges(), writer);
     };
-    let context = Context::new(Arc::clone(exchange.link), exchange.expires);
+    let context = Context::traced(Arc::clone(exchange.link), exchange.expires, trace);
     let source = ItemSource::new(exchange.link, reader.map(|reader| *reader));
     call(exchange, method, params, context, &source, writer).await
 }

@@ -7,9 +7,9 @@ use std::{
 
 use super::unread_watch::UnreadWatch;
 use crate::{
-    admission::Admission, call_interceptor::CallInterceptors, close_state::CloseState, code::Code,
-    drain::Drain, error::Error, events::EventLog, limits::TransportLimits, link::Link, router::Router,
-    runtime::Clock, stats::Counters, stream::FrameWriter, sync::lock, tls::Security,
+    admission::Admission, call_hooks::CallHooks, close_state::CloseState, code::Code, drain::Drain,
+    error::Error, events::EventLog, limits::TransportLimits, link::Link, router::Router, runtime::Clock,
+    stats::Counters, stream::FrameWriter, sync::lock, tls::Security,
 };
 
 /// The least time between two warnings that peers can cause.
@@ -26,7 +26,7 @@ pub(crate) struct Node {
     pub(super) drain: Arc<Drain>,
     pub(super) counters: Counters,
     pub(super) close_state: Arc<CloseState>,
-    call_interceptors: CallInterceptors,
+    call_hooks: CallHooks,
     pub(super) started: Instant,
     warned_of_doubt: Mutex<Option<Instant>>,
     pub(super) watched: UnreadWatch,
@@ -46,7 +46,7 @@ impl Node {
             drain: Arc::default(),
             counters: Counters::default(),
             close_state: Arc::default(),
-            call_interceptors: CallInterceptors::default(),
+            call_hooks: CallHooks::default(),
             started: clock.now(),
             warned_of_doubt: Mutex::default(),
             watched: UnreadWatch::default(),
@@ -79,13 +79,13 @@ impl Node {
     }
 
     /// Puts these around the calls of this node.
-    pub(crate) fn with_call_interceptors(self, call_interceptors: CallInterceptors) -> Self {
-        Self { call_interceptors, ..self }
+    pub(crate) fn with_call_hooks(self, call_hooks: CallHooks) -> Self {
+        Self { call_hooks, ..self }
     }
 
     /// What is around the calls of this node.
-    pub(crate) fn call_interceptors(&self) -> &CallInterceptors {
-        &self.call_interceptors
+    pub(crate) fn call_hooks(&self) -> &CallHooks {
+        &self.call_hooks
     }
 
     pub(crate) fn counters(&self) -> &Counters {

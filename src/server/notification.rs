@@ -286,7 +286,7 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: ShutdownWait
         return Ok(());
     };
     let deadline = node.clock.deadline(node.limits.handler_timeout());
-    let context = Context::new(Arc::clone(link), Some(deadline));
+    let context = Context::traced(Arc::clone(link), Some(deadline), notification.trace());
     let _guard = context.guard();
     let running = handler(context, notification.params.unwrap_or_default());
     // Nobody waits, so nobody gives up: a sender may notify and leave.

@@ -26,7 +26,7 @@ use crate::{
     code::Code,
     error::{Error, Result},
     frame,
-    message::{Item, MessageError, Response},
+    message::{Item, MessageError, Response, TraceContext},
     router::{Context, Handler, MethodError, Registration, ResponseSize, Unary},
     runtime::Clock,
     stream::{DeadlineFrom, FrameReader, FrameWriter},
@@ -54,12 +54,15 @@ impl<'a> UnaryMethod<'a> {
     }
 }
 
+/// The parameters of the call that the request itself makes, if it makes one, and the trace of the request.
+pub(super) type FirstCall = (Option<Bytes>, Option<TraceContext>);
+
 /// Serves the calls of a stream whose request has been read, unless the peer has too many such streams.
 pub(super) async fn serve(
     state: &ConnectionState,
     exchange: &ExchangeState<'_>,
     method: UnaryMethod<'_>,
-    first: Option<Bytes>,
+    first: FirstCall,
     reader: Option<Box<FrameReader>>,
     mut writer: FrameWriter,
 ) -> ExchangeResult {
@@ -117,10 +120,10 @@ struct Pipeline<'a, G> {
 type Call = std::result::Result<Item, MessageError>;
 
 impl<G: Future<Output = Code>> Pipeline<'_, G> {
-    async fn serve(mut self, first: Option<Bytes>, reader: &mut FrameReader) -> PipelineEnd {
+    async fn serve(mut self, (first, trace): FirstCall, reader: &mut FrameReader) -> PipelineEnd {
         if let Some(params) = first {
             // It was counted and admitted as the request of the exchange.
-            if let Err(ended) = self.call(params).await {
+            if let Err(ended) = self.call(params, trace).await {
                 return ended;
             }
         }
@@ -197,13 +200,17 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             Ok(item.params.unwrap_or_default())
         });
         match params {
-            Ok(params) => self.call(params).await,
+            Ok(params) => self.call(params, None).await,
             Err(refusal) => self.answers.add(&refusal.not_run().into_response()).await,
         }
     }
 
     /// Runs the handler, and answers.
-    async fn call(&mut self, params: Bytes) -> std::result::Result<(), PipelineEnd> {
+    async fn call(
+        &mut self,
+        params: Bytes,
+        trace: Option<TraceContext>,
+    ) -> std::result::Result<(), PipelineEnd> {
         let ExchangeState { node, link, expires, .. } = self.exchange;
         if self.exchange.expires_within_a_round_trip() {
             return self.answers.add(&expired()).await;
@@ -212,13 +219,13 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
         let mut room = link.allowance().charge();
         let outcome = if room.try_reserve(self.response_size.expected()) {
-            self.run(params, deadline).await?
+            self.run(params, trace, deadline).await?
         } else {
             self.answers.flush().await?;
             let expected = self.response_size.expected();
             let turn = wait_for_room(self.exchange, &mut room, expected, deadline, self.answers.writer);
             match Box::pin(turn).await {
-                Ok(()) => self.run(params, deadline).await?,
+                Ok(()) => self.run(params, trace, deadline).await?,
                 Err(outcome) => outcome,
             }
         };
@@ -244,10 +251,11 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
     async fn run(
         &mut self,
         params: Bytes,
+        trace: Option<TraceContext>,
         deadline: Instant,
     ) -> std::result::Result<Outcome<Option<Response>>, PipelineEnd> {
         let Self { exchange, handler, response_size, answers, given_up, .. } = self;
-        let context = Context::new(exchange.link.clone(), Some(deadline));
+        let context = Context::traced(exchange.link.clone(), Some(deadline), trace);
         let _guard = context.guard();
         let running = run_handler(
             exchange.node,

@@ -28,7 +28,7 @@ const LAYERS: [(&[&str], &str); 16] = [
     (&["router/"], "methods, their handlers and `Context`; who may call what"),
     (&["connection/"], "`Connection`: calls, notifications, subscriptions, health"),
     (
-        &["link.rs", "outstanding.rs", "call_interceptor.rs", "handoff.rs"],
+        &["link.rs", "outstanding.rs", "call_hooks.rs", "call_interceptor.rs", "handoff.rs"],
         "the parts of a connection that serving and calling share",
     ),
     (&["stream/", "stats.rs"], "frames on a stream; counters"),

@@ -82,6 +82,7 @@ mod shutdown;
 mod socket_errors;
 mod stats;
 mod subscribers;
+mod trace;
 mod typed;
 mod unreadable_store;
 mod unverifiable_certificates;
