@@ -78,8 +78,8 @@ impl CursorStore {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) if the file cannot be read or written, is something else, which is left
-    /// alone, or is open elsewhere.
+    /// [`Io`](crate::ErrorKind::Io) if the file cannot be read or written, is something else or of a later
+    /// version of this crate, which is left alone, or is open elsewhere.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let file = open_locked_file(path.as_ref(), |file| initialize(file))?;
         Ok(Self::on(file)?)
@@ -167,7 +167,8 @@ impl Slots {
     ///
     /// # Errors
     ///
-    /// If it is not a file of cursors, or neither slot can be read.
+    /// If it is not a file of cursors, if a later version of this crate wrote it, or if neither slot can be
+    /// read.
     fn read(file: Arc<dyn DiskFile>) -> io::Result<(Self, CursorTable)> {
         let mut newest: Option<(usize, u64, CursorTable)> = None;
         let slots = read_slots(&*file)?;
@@ -177,7 +178,7 @@ impl Slots {
                 tracing::warn!(slot, "a copy of the cursors cannot be read");
                 continue;
             };
-            let Some((generation, table)) = CursorTable::decode(bytes) else { continue };
+            let Some((generation, table)) = CursorTable::decode(bytes)? else { continue };
             if newest.as_ref().is_none_or(|(_, other, _)| *other < generation) {
                 newest = Some((slot, generation, table));
             }
@@ -293,6 +294,23 @@ mod tests {
 
     fn open(disk: &SimDisk) -> CursorStore {
         CursorStore::on(disk.open(NAME).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn cursors_of_a_later_version_are_refused_and_left_alone() {
+        let disk = created(1);
+        let mut later = CursorTable::default().encode(2);
+        let content = later.len() - 4;
+        later[MAGIC.len()] += 1;
+        let crc = crc32fast::hash(&later[..content]);
+        later[content..].copy_from_slice(&crc.to_le_bytes());
+        let file = disk.open(NAME).unwrap();
+        write_all(&*file, SLOTS[1], &later).unwrap();
+        let refused = CursorStore::on(Arc::clone(&file)).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        assert_eq!(read_slot(&*file, SLOTS[1]).unwrap(), later);
+        write_all(&*file, SLOTS[1], &[0; 64]).unwrap();
+        assert!(CursorStore::on(file).is_ok(), "nothing else is wrong with it");
     }
 
     fn cursor(seq: u64) -> Cursor {

@@ -1,6 +1,6 @@
 //! Cursors by name, and the bytes in which they are stored.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use super::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -83,32 +83,54 @@ impl CursorTable {
     }
 
     /// The cursors in a slot, and their generation; `None` if it is damaged, or empty.
-    pub(super) fn decode(slot: &[u8]) -> Option<(u64, Self)> {
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if a later version of this crate wrote it. That must not
+    /// pass for damage, after which the slot would be overwritten.
+    pub(super) fn decode(slot: &[u8]) -> io::Result<Option<(u64, Self)>> {
+        match Self::decode_any(slot) {
+            Some((VERSION, generation, table)) => Ok(table.map(|table| (generation, table))),
+            Some((version, ..)) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the cursors have format {version}, and this version of the crate reads {VERSION}"),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// The version and generation of an undamaged slot, whose cursors may be of another format.
+    fn decode_any(slot: &[u8]) -> Option<(u32, u64, Option<Self>)> {
         let rest = slot.strip_prefix(&MAGIC)?;
         let (version, rest) = rest.split_first_chunk()?;
         let (generation, rest) = rest.split_first_chunk()?;
         let (flags, rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
-        let (mut body, rest) = rest.split_at_checked(len)?;
+        let (body, rest) = rest.split_at_checked(len)?;
         let crc = u32::from_le_bytes(*rest.first_chunk()?);
-        if crc != crc32fast::hash(slot.get(..HEAD_LEN + len)?) || u32::from_le_bytes(*version) != VERSION {
+        if crc != crc32fast::hash(slot.get(..HEAD_LEN + len)?) {
             return None;
         }
-        let mut cursors = BTreeMap::new();
-        while let Some((name_len, rest)) = body.split_first() {
-            let (name, rest) = rest.split_at_checked(usize::from(*name_len))?;
-            let (has_epoch, rest) = rest.split_first()?;
-            let (epoch, rest) = rest.split_first_chunk()?;
-            let (seq, rest) = rest.split_first_chunk()?;
-            let epoch = (*has_epoch == 1).then_some(u64::from_le_bytes(*epoch));
-            let cursor = Cursor::new(epoch, u64::from_le_bytes(*seq));
-            cursors.insert(std::str::from_utf8(name).ok()?.into(), cursor);
-            body = rest;
-        }
         let is_incomplete = u32::from_le_bytes(*flags) != 0;
-        Some((u64::from_le_bytes(*generation), Self { cursors, is_incomplete }))
+        let table = decode_cursors(body).map(|cursors| Self { cursors, is_incomplete });
+        Some((u32::from_le_bytes(*version), u64::from_le_bytes(*generation), table))
     }
+}
+
+fn decode_cursors(mut body: &[u8]) -> Option<BTreeMap<Box<str>, Cursor>> {
+    let mut cursors = BTreeMap::new();
+    while let Some((name_len, rest)) = body.split_first() {
+        let (name, rest) = rest.split_at_checked(usize::from(*name_len))?;
+        let (has_epoch, rest) = rest.split_first()?;
+        let (epoch, rest) = rest.split_first_chunk()?;
+        let (seq, rest) = rest.split_first_chunk()?;
+        let epoch = (*has_epoch == 1).then_some(u64::from_le_bytes(*epoch));
+        let cursor = Cursor::new(epoch, u64::from_le_bytes(*seq));
+        cursors.insert(std::str::from_utf8(name).ok()?.into(), cursor);
+        body = rest;
+    }
+    Some(cursors)
 }
 
 pub(super) fn check_name(name: &str) -> Result<()> {
@@ -137,10 +159,13 @@ mod tests {
     fn a_table_survives_as_bytes() {
         for is_incomplete in [false, true] {
             let table = CursorTable { is_incomplete, ..table() };
-            assert_eq!(CursorTable::decode(&table.encode(7)), Some((7, table.clone())));
+            assert_eq!(CursorTable::decode(&table.encode(7)).unwrap(), Some((7, table.clone())));
             assert_eq!(CursorTable::encoded_len(&table.encode(7)), Some(table.encode(7).len()));
             // A slot is longer than what is in it.
-            assert_eq!(CursorTable::decode(&[table.encode(7), vec![1; 9]].concat()), Some((7, table)));
+            assert_eq!(
+                CursorTable::decode(&[table.encode(7), vec![1; 9]].concat()).unwrap(),
+                Some((7, table))
+            );
         }
     }
 
@@ -150,9 +175,22 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 4;
-            assert_eq!(CursorTable::decode(&damaged), None, "byte {at}");
-            assert_eq!(CursorTable::decode(&bytes[..at]), None, "cut at {at}");
+            assert_eq!(CursorTable::decode(&damaged).unwrap(), None, "byte {at}");
+            assert_eq!(CursorTable::decode(&bytes[..at]).unwrap(), None, "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_later_format_is_told_from_damage() {
+        let mut bytes = table().encode(7);
+        let content = bytes.len() - CRC_LEN;
+        bytes[MAGIC.len()] += 1;
+        assert_eq!(CursorTable::decode(&bytes).unwrap(), None, "the checksum is wrong");
+        let crc = crc32fast::hash(&bytes[..content]);
+        bytes[content..].copy_from_slice(&crc.to_le_bytes());
+        let error = CursorTable::decode(&bytes).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("format 2"), "{error}");
     }
 
     #[test]
