@@ -4,18 +4,20 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::stored_event::StoredEvent;
+
 /// Events that were read from the store, and are not sent yet.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// In the order of their numbers, of which some may be missing.
-    events: VecDeque<(u64, Bytes)>,
+    events: VecDeque<(u64, StoredEvent)>,
     /// Behind the events, and behind the lost ones that follow them.
     end: u64,
 }
 
 impl Ahead {
     #[cfg(feature = "durable")]
-    pub(super) fn new(events: VecDeque<(u64, Bytes)>, end: u64) -> Self {
+    pub(super) fn new(events: VecDeque<(u64, StoredEvent)>, end: u64) -> Self {
         Self { events, end }
     }
 
@@ -29,7 +31,7 @@ impl Ahead {
     }
 
     pub(super) fn pop(&mut self) -> Option<(u64, Bytes)> {
-        self.events.pop_front()
+        self.events.pop_front().map(|(seq, event)| (seq, event.payload))
     }
 
     /// The number of the next event that is held.

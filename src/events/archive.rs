@@ -1,6 +1,6 @@
 //! Reads events from a store, for subscribers whose next events are no longer in memory.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use super::{
     ahead::Ahead, event_store::EventStore, on_thread::on_thread, read_failures::ReadFailures,
@@ -12,9 +12,11 @@ use crate::{
     sync::{Mutex, MutexGuard, Semaphore, SemaphoreGuardArc, lock},
 };
 
-/// The payload bytes that are read for a subscriber at a time. What it does not take immediately stays in
-/// memory for it.
-const READ_BYTES: usize = 64 * 1024;
+/// The payload bytes that are read for a subscriber at a time: small, because what it does not take
+/// immediately stays in memory for it, and large enough that the changes of threads cost little.
+const READ_BYTES: usize = 32 * 1024;
+/// Room for events is made before they are read, as if each took this much.
+const USUAL_EVENT: usize = 128;
 /// A disk that hangs keeps no more threads than this, of those that the whole process has for blocking work.
 const READS_AT_A_TIME: usize = 4;
 
@@ -62,11 +64,13 @@ impl Archive {
 
     async fn read_now(&self, from: u64, before: u64, turn: SemaphoreGuardArc) -> io::Result<Ahead> {
         let store = Arc::clone(&self.store);
+        // Not on that thread, for which the allocator may keep memory.
+        let mut events = Vec::with_capacity(READ_BYTES / USUAL_EVENT);
         let read = on_thread(move || {
             // Until the read ends, though the subscriber may have gone.
             let _turn = turn;
-            let mut events = Vec::new();
-            store.read(from, READ_BYTES, &mut events).map(|next| (events, next))
+            let next = store.read(from, READ_BYTES, &mut events)?;
+            Ok((events, next))
         });
         let (events, next) = read.await?;
         if events.is_empty() && next < before {
@@ -79,18 +83,20 @@ impl Archive {
     }
 
     /// `None` if the store did not return events from `from` on, each once and in order.
-    fn checked(&self, from: u64, before: u64, events: Vec<(u64, StoredEvent)>, next: u64) -> Option<Ahead> {
+    fn checked(
+        &self,
+        from: u64,
+        before: u64,
+        mut events: Vec<(u64, StoredEvent)>,
+        next: u64,
+    ) -> Option<Ahead> {
         let mut expected = from;
-        let mut ahead = VecDeque::with_capacity(events.len());
-        for (seq, event) in events {
-            if seq < expected {
-                return None;
-            }
-            expected = seq.checked_add(1)?;
-            if seq < before && event.payload.len() <= self.max_payload_bytes {
-                ahead.push_back((seq, event.payload));
-            }
-        }
-        (next >= expected && next > from).then(|| Ahead::new(ahead, next.min(before)))
+        let mut is_sound = true;
+        events.retain(|(seq, event)| {
+            is_sound &= *seq >= expected && *seq < u64::MAX;
+            expected = seq.saturating_add(1);
+            *seq < before && event.payload.len() <= self.max_payload_bytes
+        });
+        (is_sound && next >= expected && next > from).then(|| Ahead::new(events.into(), next.min(before)))
     }
 }

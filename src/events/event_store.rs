@@ -50,7 +50,8 @@ pub trait EventStore: Send + Sync + 'static {
     fn append(&self, batch: &Batch) -> io::Result<()>;
 
     /// Puts the events from number `from` on into `out`, in order, until their payloads together reach
-    /// `max_bytes`: at least one event if any is held there. Numbers that were lost are left out.
+    /// `max_bytes`: at least one event if any is held there. Numbers that were lost are left out. A store
+    /// may stop earlier, behind at least one event, if more would take another access to its medium.
     ///
     /// Returns the number to read from next. It is behind the last event in `out` and behind the lost
     /// numbers that follow it; the next number of the store if nothing more is held.

@@ -3,13 +3,14 @@
 //! From the top: `store` is the store as the log sees it. `open` decides where a log goes on, with
 //! `directory`, which finds the segments, `recovery`, which only thinks, and `survey` and `tail`, which read;
 //! `begin` begins an epoch. `writer` appends and `create` makes segments; `reader` reads, with `scan`, which
-//! finds records, and `stream`, which reads large pieces. `damage` and `known_losses` keep what was lost.
-//! `batch`, `header`, `layout`, `unwritten` and `checksum` are the format, which
-//! `docs/event-log-format.md` describes. `disk` is what all of them need from a file system, `real_disk` the
-//! one of the operating system, and `retrying` reads around what a disk cannot read.
+//! finds records, `stream`, which reads large pieces, and `buffers`, which has memory for them. `damage` and
+//! `known_losses` keep what was lost. `batch`, `header`, `layout`, `unwritten` and `checksum` are the format,
+//! which `docs/event-log-format.md` describes. `disk` is what all of them need from a file system,
+//! `real_disk` the one of the operating system, and `retrying` reads around what a disk cannot read.
 
 mod batch;
 mod begin;
+mod buffers;
 mod checksum;
 mod create;
 mod damage;

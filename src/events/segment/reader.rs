@@ -5,6 +5,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    buffers::{Buffers, READ_BYTES},
     damage::{LostEvents, lost_events},
     disk::{Disk, DiskFile},
     header::Header,
@@ -19,28 +20,22 @@ use crate::{
     sync::{Mutex, lock},
 };
 
-/// One call of `read`. Events are appended and segments removed meanwhile, so that what is not where it was
+/// One call of `read`. The payloads that it returns are parts of what was read from the file, without a copy.
+/// Events are appended and segments removed meanwhile, so that what is not where it was
 /// looked for may be elsewhere.
 pub(super) struct Reader<'a> {
     disk: &'a dyn Disk,
     epoch: u64,
     index: &'a Mutex<Index>,
+    buffers: &'a Arc<Buffers>,
     /// How many more bytes of payloads are wanted.
     wanted: u64,
     /// The number to read from next.
     next: u64,
-    found: Vec<FoundEvent>,
-    /// The payloads of all of them. One buffer costs less than one for each event.
-    payloads: Vec<u8>,
+    found: usize,
+    out: &'a mut Vec<(u64, StoredEvent)>,
     /// What was found to be lost, and in which segment.
     lost: Vec<(LostEvents, String)>,
-}
-
-struct FoundEvent {
-    number: u64,
-    published: Duration,
-    /// Where it is among the payloads.
-    payload: Range<usize>,
 }
 
 /// Where numbers were when a reader asked for them.
@@ -53,43 +48,45 @@ struct Segment {
 
 /// What one read returns at most, however small the events are.
 const MAX_EVENTS: usize = 2048;
-/// The buffer of payloads begins with this size, or with what is wanted if that is less.
-const MAX_BUFFER: usize = 64 * 1024;
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(disk: &'a dyn Disk, epoch: u64, index: &'a Mutex<Index>, max_bytes: usize) -> Self {
-        let payloads = Vec::with_capacity(max_bytes.min(MAX_BUFFER));
+    pub(super) fn new(
+        disk: &'a dyn Disk,
+        epoch: u64,
+        index: &'a Mutex<Index>,
+        buffers: &'a Arc<Buffers>,
+        max_bytes: usize,
+        out: &'a mut Vec<(u64, StoredEvent)>,
+    ) -> Self {
         let wanted = to_u64(max_bytes);
-        Self { disk, epoch, index, wanted, next: 0, found: Vec::new(), payloads, lost: Vec::new() }
+        Self { disk, epoch, index, buffers, wanted, next: 0, found: 0, out, lost: Vec::new() }
     }
 
     /// Reads from this number on. Returns the number to read from next.
     pub(super) fn read(&mut self, from: u64) -> io::Result<u64> {
         self.next = from;
-        while !self.is_full() {
+        while !self.is_full() && !self.has_enough() {
             let Some(segment) = self.segment() else { break };
             if let Err(error) = self.read_segment(segment) {
                 // The next call fails at this place, if it still must.
-                return if self.found.is_empty() { Err(error) } else { Ok(self.next) };
+                return if self.found == 0 { Err(error) } else { Ok(self.next) };
             }
         }
         Ok(self.next)
     }
 
-    /// Puts the events that were read into `out`. Returns what was found to be lost.
-    pub(super) fn finish(mut self, out: &mut Vec<(u64, StoredEvent)>) -> Vec<(LostEvents, String)> {
-        if self.payloads.len() < self.payloads.capacity() / 2 {
-            self.payloads.shrink_to_fit();
-        }
-        let payloads = Bytes::from(self.payloads);
-        out.extend(self.found.into_iter().map(|FoundEvent { number, published, payload }| {
-            (number, StoredEvent { payload: payloads.slice(payload), published })
-        }));
+    /// What was found to be lost.
+    pub(super) fn into_lost(self) -> Vec<(LostEvents, String)> {
         self.lost
     }
 
     fn is_full(&self) -> bool {
-        !self.found.is_empty() && (self.wanted == 0 || self.found.len() >= MAX_EVENTS)
+        self.found > 0 && (self.wanted == 0 || self.found >= MAX_EVENTS)
+    }
+
+    /// Whether what was found is worth a call, and another read of the file would bring more than is wanted.
+    fn has_enough(&self) -> bool {
+        self.found > 0 && self.wanted < READ_BYTES
     }
 
     /// The segment that has the next number. `None` behind the last event.
@@ -107,24 +104,41 @@ impl<'a> Reader<'a> {
         segment.uncertain_from = header.uncertain_from();
         let hint = lock(self.index).hint(&header.salt, self.next);
         let (position, number) = hint.map_or((0, numbers.start), |hint| (hint.position, hint.number));
-        let mut scanner = Scanner::new(&*file, &header, position, number..numbers.end)?;
+        let mut scanner = Scanner::new(&*file, &header, self.buffers, position, number..numbers.end)?;
+        let mut behind = None;
+        let read = self.read_records(&mut scanner, &segment, &mut behind);
+        if let Some((number, position)) = behind {
+            lock(self.index).remember(Hint { salt: header.salt, number, position }, hint);
+        }
+        read
+    }
+
+    /// `behind` becomes the number and the position behind the last record that was taken.
+    fn read_records(
+        &mut self,
+        scanner: &mut Scanner<'_>,
+        segment: &Segment,
+        behind: &mut Option<(u64, u64)>,
+    ) -> io::Result<()> {
         while let Some(found) = scanner.next()? {
             let Found::Record { number, published, payload, place } = found else { continue };
             if number < self.next {
                 continue;
             }
-            self.miss(number, &segment)?;
+            self.miss(number, segment)?;
             if self.next < number || self.is_full() {
                 return Ok(());
             }
             self.take(number, published, payload);
-            if self.is_full() || self.next == numbers.end {
-                let place = Hint { salt: header.salt, number: self.next, position: place.end };
-                lock(self.index).remember(place, hint);
+            *behind = Some((self.next, place.end));
+            if self.is_full() || self.next == segment.numbers.end {
                 return Ok(());
             }
+            if self.has_enough() {
+                scanner.stay();
+            }
         }
-        self.miss(numbers.end, &segment)
+        self.miss(segment.numbers.end, segment)
     }
 
     /// `None` if there is no such segment of this epoch, or its header is damaged.
@@ -138,12 +152,11 @@ impl<'a> Reader<'a> {
         Ok(header.map(|header| (file, header)))
     }
 
-    fn take(&mut self, number: u64, published: Duration, payload: &[u8]) {
+    fn take(&mut self, number: u64, published: Duration, payload: Bytes) {
         self.wanted = self.wanted.saturating_sub(to_u64(payload.len()));
         self.next = number + 1;
-        let start = self.payloads.len();
-        self.payloads.extend_from_slice(payload);
-        self.found.push(FoundEvent { number, published, payload: start..self.payloads.len() });
+        self.found += 1;
+        self.out.push((number, StoredEvent { payload, published }));
     }
 
     /// The numbers from the next one up to `end` are not in the segment. Goes on behind those that are lost.
@@ -175,7 +188,7 @@ impl<'a> Reader<'a> {
         };
         for Recent { number, event, .. } in in_memory {
             self.lose(number, segment);
-            self.take(number, event.published, &event.payload);
+            self.take(number, event.published, event.payload);
             if self.is_full() {
                 return Ok(());
             }

@@ -1,11 +1,14 @@
 //! Finds the batches and records of a segment, also behind damage.
 
-use std::{io, ops::Range, time::Duration};
+use std::{io, ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use super::{
     batch::{
         BATCH_END_LEN, BATCH_HEADER_LEN, BATCH_MAGIC, BatchHeader, RECORD_HEAD_LEN, RecordHead, batch_start,
     },
+    buffers::Buffers,
     checksum::Checksum,
     disk::{DiskFile, read_full},
     header::{Header, u32_at, u64_at},
@@ -25,7 +28,7 @@ pub(super) struct Scanner<'f> {
     numbers: Range<u64>,
 }
 
-pub(super) enum Found<'s> {
+pub(super) enum Found {
     Batch {
         header: BatchHeader,
         /// Where the header begins.
@@ -36,7 +39,7 @@ pub(super) enum Found<'s> {
     Record {
         number: u64,
         published: Duration,
-        payload: &'s [u8],
+        payload: Bytes,
         /// Where the record begins and ends.
         place: Range<u64>,
     },
@@ -52,7 +55,7 @@ const HEAD: u64 = 24;
 const BATCH_HEADER: u64 = 48;
 const _: () = assert!(RECORD_HEAD_LEN == 24 && BATCH_HEADER_LEN == 48);
 /// The bytes of a search that are looked at together.
-const SEARCH: u64 = 64 * 1024;
+const SEARCH: u64 = 16 * 1024;
 
 /// The header of a segment's first batch. `None` if it has none, or a damaged one.
 pub(super) fn first_batch(file: &dyn DiskFile, header: &Header) -> io::Result<Option<BatchHeader>> {
@@ -67,11 +70,12 @@ impl<'f> Scanner<'f> {
     pub(super) fn new(
         file: &'f dyn DiskFile,
         header: &Header,
+        buffers: &'f Arc<Buffers>,
         position: u64,
         numbers: Range<u64>,
     ) -> io::Result<Self> {
         Ok(Self {
-            stream: Stream::new(file, header)?,
+            stream: Stream::new(file, header, buffers)?,
             checksum: Checksum::new(&header.salt),
             fresh_blocks: header.fresh_blocks,
             position,
@@ -79,8 +83,14 @@ impl<'f> Scanner<'f> {
         })
     }
 
+    /// From now on, only what is in memory is found, and what would have to be read is an error of the kind
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock).
+    pub(super) fn stay(&mut self) {
+        self.stream.stay();
+    }
+
     /// The next valid batch header or record. `None` at the end, and before numbers that are void.
-    pub(super) fn next(&mut self) -> io::Result<Option<Found<'_>>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
         loop {
             let start = self.position;
             match self.piece(start)? {
@@ -112,9 +122,9 @@ impl<'f> Scanner<'f> {
         }
     }
 
-    fn record(&mut self, place: Range<u64>, head: RecordHead) -> io::Result<Option<Found<'_>>> {
+    fn record(&mut self, place: Range<u64>, head: RecordHead) -> io::Result<Option<Found>> {
         let RecordHead { len, number, published } = head;
-        let payload = self.stream.get(place.start + HEAD, u64::from(len))?;
+        let payload = self.stream.get_bytes(place.start + HEAD, u64::from(len))?;
         Ok(payload.map(|payload| Found::Record { number, published, payload, place }))
     }
 

@@ -3,11 +3,11 @@
 use std::{io, ops::Range};
 
 use super::{
+    buffers::READ_BYTES,
     disk::{DiskFile, read_full},
     header::Header,
     layout::{SECTOR, SECTOR_BYTES, sector_start},
     number::{to_u64, to_usize},
-    stream::READ_BYTES,
     unwritten::Unwritten,
 };
 

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     begin::Opened,
+    buffers::Buffers,
     damage::{DamageReport, LostEvents},
     disk::Disk,
     index::Index,
@@ -34,13 +35,15 @@ use crate::{
 /// After an error of the disk, the store begins a new segment with the next batch, and so recovers when the
 /// disk does. A read that fails is repeated, block by block; a block that fails four times is damaged if the
 /// disk answers in between, and otherwise the read is an error. The payloads that one call of
-/// [`read`](EventStore::read) returns are in one buffer, which is freed with the last of them: a caller that
-/// keeps one for long should copy it.
+/// [`read`](EventStore::read) returns are in one buffer, or a few if much is asked for, and a buffer is freed
+/// with the last of them: a caller that keeps one for long should copy it. If a read for less than 32 KiB
+/// would need a second buffer, it returns less.
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     layout: Layout,
     epoch: u64,
     index: Mutex<Index>,
+    buffers: Arc<Buffers>,
     writer: Mutex<Writer>,
     /// Locked while the report is written.
     damage: Mutex<DamageReport>,
@@ -74,6 +77,7 @@ impl SegmentStore {
             layout: options.layout,
             epoch,
             index: Mutex::new(index),
+            buffers: Arc::default(),
             writer: Mutex::new(Writer::new(active, recent)),
             damaged: AtomicU64::new(damage.count()),
             damage: Mutex::new(damage),
@@ -138,9 +142,9 @@ impl EventStore for SegmentStore {
     }
 
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
-        let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, max_bytes);
+        let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, &self.buffers, max_bytes, out);
         let next = reader.read(from);
-        let lost = reader.finish(out);
+        let lost = reader.into_lost();
         if !lost.is_empty() {
             self.report(lost);
         }
@@ -168,7 +172,7 @@ impl EventStore for SegmentStore {
 
 impl fmt::Debug for SegmentStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { disk: _, layout, epoch, index, writer: _, damage: _, damaged: _ } = self;
+        let Self { disk: _, layout, epoch, index, buffers: _, writer: _, damage: _, damaged: _ } = self;
         f.debug_struct("SegmentStore")
             .field("layout", layout)
             .field("epoch", epoch)

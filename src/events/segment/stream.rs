@@ -1,8 +1,11 @@
 //! The stream of a segment, read in large pieces.
 
-use std::io;
+use std::{io, ops::Range, sync::Arc};
+
+use bytes::Bytes;
 
 use super::{
+    buffers::{Buffers, READ_BYTES},
     disk::{DiskFile, read_full},
     header::Header,
     layout::{DATA_START, SECTOR, SECTOR_BYTES, SECTOR_STREAM, offset_of, stream_len},
@@ -10,30 +13,41 @@ use super::{
     unwritten::Unwritten,
 };
 
-/// What is read in one call unless a record is larger: large enough that the calls cost little.
-pub(super) const READ_BYTES: u64 = 128 * 1024;
-
 /// A window on the stream, in which sectors that were never written are zeros. Its memory is bounded by what
 /// is asked for in one call and by [`READ_BYTES`].
 pub(super) struct Stream<'f> {
     file: &'f dyn DiskFile,
+    buffers: &'f Arc<Buffers>,
     unwritten: Unwritten,
     /// The position behind the last byte.
     len: u64,
     /// The position of the first byte of `window`. A sector begins here.
     start: u64,
-    window: Vec<u8>,
+    window: Bytes,
+    /// Whether nothing more is to be read from the file.
+    stays: bool,
 }
 
 impl<'f> Stream<'f> {
     /// The stream of a file with this header.
-    pub(super) fn new(file: &'f dyn DiskFile, header: &Header) -> io::Result<Self> {
+    pub(super) fn new(
+        file: &'f dyn DiskFile,
+        header: &Header,
+        buffers: &'f Arc<Buffers>,
+    ) -> io::Result<Self> {
         let len = stream_len(file.len()?.min(header.capacity));
-        Ok(Self { file, unwritten: Unwritten::of(header), len, start: 0, window: Vec::new() })
+        let (unwritten, window) = (Unwritten::of(header), Bytes::new());
+        Ok(Self { file, buffers, unwritten, len, start: 0, window, stays: false })
     }
 
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// What is not in memory now is an error of the kind [`WouldBlock`](io::ErrorKind::WouldBlock) from now
+    /// on.
+    pub(super) fn stay(&mut self) {
+        self.stays = true;
     }
 
     /// `len` bytes from this position on; `None` if the stream ends before.
@@ -45,9 +59,22 @@ impl<'f> Stream<'f> {
         if !self.has(position, len) {
             self.load(position, len)?;
         }
-        // Shorter than asked for only if the file was truncated meanwhile.
-        let at = to_usize(position - self.start);
-        Ok(self.window.get(at..).and_then(|rest| rest.get(..to_usize(len))))
+        Ok(self.loaded(position, len).and_then(|range| self.window.get(range)))
+    }
+
+    /// The same, to keep: with it stays in memory what was read together with it.
+    pub(super) fn get_bytes(&mut self, position: u64, len: u64) -> io::Result<Option<Bytes>> {
+        if self.get(position, len)?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.loaded(position, len).map(|range| self.window.slice(range)))
+    }
+
+    /// Where this is in the window. `None` if the file was truncated before it was read.
+    fn loaded(&self, position: u64, len: u64) -> Option<Range<usize>> {
+        let start = to_usize(position.checked_sub(self.start)?);
+        let end = start.checked_add(to_usize(len))?;
+        (end <= self.window.len()).then_some(start..end)
     }
 
     /// What is in memory from this position on, at least `least` bytes unless the stream ends before.
@@ -66,25 +93,38 @@ impl<'f> Stream<'f> {
     }
 
     fn load(&mut self, position: u64, len: u64) -> io::Result<()> {
+        if self.stays {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let first = position / SECTOR_STREAM;
         let last = position.saturating_add(len).div_ceil(SECTOR_STREAM);
         let sectors = (last - first).max(READ_BYTES / SECTOR);
         let offset = DATA_START + first * SECTOR;
         let end = (offset + sectors * SECTOR).min(offset_of(self.len));
-        let mut raw = vec![0; to_usize(end.saturating_sub(offset))];
-        let read = read_full(self.file, offset, &mut raw)?;
-        raw.truncate(read);
-        self.window.clear();
-        self.window.shrink_to(to_usize(READ_BYTES));
-        self.window.reserve_exact(raw.len());
-        for (sector, offset) in raw.chunks(SECTOR_BYTES).zip((offset..).step_by(SECTOR_BYTES)) {
-            if self.unwritten.is_all_of(sector, offset) {
-                self.window.resize(self.window.len() + sector.len().saturating_sub(1), 0);
-            } else {
-                self.window.extend_from_slice(sector.get(1..).unwrap_or_default());
-            }
-        }
+        // Before the next one is taken, so that it can be the same.
+        self.window = Bytes::new();
+        let mut buffer = self.buffers.take(to_usize(end.saturating_sub(offset)));
+        let read = read_full(self.file, offset, buffer.as_mut())?;
+        let raw = buffer.as_mut().get_mut(..read).unwrap_or_default();
+        let len = self.remove_marks(raw, offset);
+        self.window = buffer.into_bytes(len);
         self.start = first * SECTOR_STREAM;
         Ok(())
+    }
+
+    /// Turns sectors, of which the first is at this offset, into the stream. Returns the length of that.
+    fn remove_marks(&self, raw: &mut [u8], offset: u64) -> usize {
+        let mut end = 0;
+        for (at, offset) in (0..raw.len()).step_by(SECTOR_BYTES).zip((offset..).step_by(SECTOR_BYTES)) {
+            let sector_end = raw.len().min(at + SECTOR_BYTES);
+            let is_unwritten = self.unwritten.is_all_of(raw.get(at..sector_end).unwrap_or_default(), offset);
+            raw.copy_within(at + 1..sector_end, end);
+            let new_end = end + (sector_end - at - 1);
+            if is_unwritten {
+                raw.get_mut(end..new_end).unwrap_or_default().fill(0);
+            }
+            end = new_end;
+        }
+        end
     }
 }

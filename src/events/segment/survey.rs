@@ -1,11 +1,12 @@
 //! Reads all of a segment, to find its end and its damage.
 
-use std::{io, ops::Range};
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     batch::BATCH_END_LEN,
+    buffers::Buffers,
     disk::DiskFile,
     header::Header,
     layout::{DATA_START, block_start, end_offset_of, offset_of},
@@ -43,7 +44,8 @@ const MAX_MISSING: usize = 4096;
 
 /// `end` is the number with which the next segment begins.
 pub(super) fn survey(file: &dyn DiskFile, header: &Header, end: u64) -> io::Result<Survey> {
-    let mut scanner = Scanner::new(file, header, 0, header.first..end)?;
+    let buffers = Arc::new(Buffers::default());
+    let mut scanner = Scanner::new(file, header, &buffers, 0, header.first..end)?;
     let mut missing = Vec::new();
     let mut recent = Vec::<Recent>::new();
     let mut clocks = None;
@@ -80,7 +82,7 @@ pub(super) fn survey(file: &dyn DiskFile, header: &Header, end: u64) -> io::Resu
                 found_end = number + 1;
                 records_end = place.end;
                 recent.retain(|recent| recent.end > block_start(place.end));
-                let event = StoredEvent { payload: Bytes::copy_from_slice(payload), published };
+                let event = StoredEvent { payload: Bytes::copy_from_slice(&payload), published };
                 recent.push(Recent { number, event, end: place.end });
             }
         }

@@ -242,7 +242,8 @@ impl Content {
             content.headers.insert(name.clone(), header.clone());
             let end = firsts.get(at + 1).copied().unwrap_or(u64::MAX);
             content.batches.clear();
-            let mut scanner = Scanner::new(&*file, &header, 0, *first..end).unwrap();
+            let buffers = Arc::default();
+            let mut scanner = Scanner::new(&*file, &header, &buffers, 0, *first..end).unwrap();
             while let Some(found) = scanner.next().unwrap() {
                 match found {
                     Found::Batch { header, start, end } => {

@@ -45,7 +45,8 @@ fn places(disk: &SimDisk) -> Vec<(u64, Vec<RecordPlace>)> {
     let segment = |pair: &[u64]| {
         let file = disk.open(&segment_name(pair[0])).unwrap();
         let header = Header::read(&*file, pair[0]).unwrap().unwrap();
-        let mut scanner = Scanner::new(&*file, &header, 0, pair[0]..pair[1]).unwrap();
+        let buffers = Arc::default();
+        let mut scanner = Scanner::new(&*file, &header, &buffers, 0, pair[0]..pair[1]).unwrap();
         let mut places = Vec::new();
         while let Some(found) = scanner.next().unwrap() {
             if let Found::Record { number, place, .. } = found {
