@@ -1,10 +1,8 @@
 //! The arguments of the command line, parsed once.
 
 use std::{
-    fmt,
     fs::File,
     io::{self, Read},
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs},
     num::NonZeroU64,
     path::{Path, PathBuf},
     str::FromStr,
@@ -13,7 +11,12 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use palyra_quic::{Codec, Fingerprint, Pin, rustls::pki_types::ServerName};
 
-use crate::{failure::Failure, log::LogLevel};
+use crate::{
+    address::{Address, peer_address},
+    failure::Failure,
+    files::name::FileName,
+    log::LogLevel,
+};
 
 /// A Palyra node on the command line.
 ///
@@ -46,6 +49,10 @@ pub(crate) enum Command {
     Notify(Notify),
     /// Print a node's events, and the gaps between them.
     Events(Events),
+    /// Store a file in the folder of a node that serves one. If a part of it is there, only the rest is sent.
+    Put(Put),
+    /// Fetch a file from the folder of a node. If a part of it is here, only the rest is fetched.
+    Get(Get),
 }
 
 #[derive(Args)]
@@ -93,6 +100,13 @@ pub(crate) struct Serve {
     /// The shortest time between two writes to that file, in milliseconds [default: 20]
     #[arg(long, value_name = "MS", requires = "durable")]
     pub(crate) commit_interval: Option<u64>,
+    /// Serve the files of this folder, and store those that peers put. Only for peers with a certificate.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) files: Option<PathBuf>,
+    /// A client that may put files: the ID of its certificate. Can be given several times [default: every
+    /// client with a certificate]
+    #[arg(long = "writer", value_name = "ID", requires = "files")]
+    pub(crate) writers: Vec<ClientId>,
 }
 
 /// Certificates of peers that are refused although an authority has signed them.
@@ -216,6 +230,37 @@ pub(crate) struct Events {
     pub(crate) timeout_ms: Option<u64>,
 }
 
+#[derive(Args)]
+pub(crate) struct Put {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    /// The file to send.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The name that it gets there: 1 to 128 bytes of letters, digits, spaces and -._~+=@,() without a dot in
+    /// front [default: that of FILE]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<FileName>,
+    /// How long the transfer may make no progress, in milliseconds, once connected.
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    pub(crate) timeout_ms: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct Get {
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    /// The name of the file in the folder of the node.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: FileName,
+    /// Where to store it [default: NAME in the current directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// How long the transfer may make no progress, in milliseconds, once connected.
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    pub(crate) timeout_ms: u64,
+}
+
 impl Peer {
     /// What the node's certificate must be valid for.
     pub(crate) fn server_name(&self) -> String {
@@ -258,117 +303,6 @@ impl From<Encoding> for Codec {
             Encoding::Cbor => Self::Cbor,
             Encoding::Json => Self::Json,
         }
-    }
-}
-
-/// A host and a port, not resolved yet: a name without a typing error may still be impossible to resolve.
-#[derive(Clone)]
-pub(crate) struct Address {
-    text: String,
-    port: u16,
-    host: Host,
-}
-
-#[derive(Clone)]
-enum Host {
-    Ip(SocketAddr),
-    /// An IPv6 address, and the name of the interface that leads to it.
-    Behind(Ipv6Addr, String),
-    Name,
-}
-
-impl Address {
-    /// The name of the host, or its IP address.
-    fn host(&self) -> String {
-        match &self.host {
-            Host::Ip(address) => address.ip().to_string(),
-            Host::Behind(ip, _interface) => ip.to_string(),
-            Host::Name => self.text.rsplit_once(':').map_or(&*self.text, |(host, _port)| host).into(),
-        }
-    }
-
-    /// Asks the system for the addresses. Returns at least one.
-    pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let cannot_find = |failure: Failure| failure.during(format_args!("cannot find {}", self.text));
-        let unresolved = |error: io::Error| cannot_find(Failure::new(error));
-        let no_interface = |name: &dyn fmt::Display| {
-            cannot_find(Failure::new(format_args!("there is no network interface {name}")))
-        };
-        match &self.host {
-            Host::Ip(SocketAddr::V6(address)) if !is_interface(address) => {
-                return Err(no_interface(&format_args!("with number {}", address.scope_id())));
-            }
-            Host::Ip(address) => return Ok(vec![*address]),
-            Host::Behind(ip, name) => {
-                let scope_id = interface(name).ok_or_else(|| no_interface(name))?;
-                return Ok(vec![SocketAddrV6::new(*ip, self.port, 0, scope_id).into()]);
-            }
-            Host::Name => {}
-        }
-        let mut addresses: Vec<_> = self.text.to_socket_addrs().map_err(unresolved)?.collect();
-        addresses.dedup();
-        if addresses.is_empty() {
-            return Err(unresolved(io::ErrorKind::NotFound.into()));
-        }
-        Ok(addresses)
-    }
-}
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "neither IP:PORT, with brackets around IPv6, nor HOST:PORT";
-        let address = |port, host| Self { text: text.into(), port, host };
-        if let Ok(socket) = text.parse::<SocketAddr>() {
-            return Ok(address(socket.port(), Host::Ip(socket)));
-        }
-        let (host, port) = text.rsplit_once(':').ok_or(wrong)?;
-        let port = port.parse().map_err(|_| wrong)?;
-        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        if let Some((ip, interface)) = in_brackets.and_then(|host| host.split_once('%')) {
-            let ip = ip.parse().map_err(|_| wrong)?;
-            // RFC 4007, section 11.2: the zone must not be empty.
-            return if interface.is_empty() {
-                Err(wrong)
-            } else {
-                Ok(address(port, Host::Behind(ip, interface.into())))
-            };
-        }
-        if host.is_empty() || host.contains([':', '[', ']', '%']) {
-            Err(wrong)
-        } else {
-            Ok(address(port, Host::Name))
-        }
-    }
-}
-
-/// The number of the interface with this name. The system resolves the name as part of any link-local
-/// address.
-fn interface(name: &str) -> Option<u32> {
-    (format!("fe80::1%{name}"), 0).to_socket_addrs().ok()?.find_map(|address| match address {
-        SocketAddr::V6(address) => Some(address.scope_id()).filter(|scope_id| *scope_id != 0),
-        SocketAddr::V4(_) => None,
-    })
-}
-
-/// Whether the interface of a link-local address exists. `true` if the system cannot list its interfaces.
-fn is_interface(address: &SocketAddrV6) -> bool {
-    if !address.ip().is_unicast_link_local() || address.scope_id() == 0 {
-        return true;
-    }
-    #[cfg(target_os = "linux")]
-    return nix::net::if_::if_nameindex().map_or(true, |interfaces| {
-        interfaces.iter().any(|interface| interface.index() == address.scope_id())
-    });
-    #[cfg(not(target_os = "linux"))]
-    true
-}
-
-fn peer_address(text: &str) -> Result<Address, &'static str> {
-    match text.parse::<Address>()? {
-        Address { port: 0, .. } => Err("nobody can be reached at port 0"),
-        address => Ok(address),
     }
 }
 

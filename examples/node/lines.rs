@@ -67,6 +67,25 @@ pub(crate) struct Fingerprinted {
     pub(crate) fingerprint: String,
 }
 
+/// How far a transfer is.
+#[derive(Serialize)]
+pub(crate) struct Moved {
+    pub(crate) kind: &'static str,
+    pub(crate) bytes: u64,
+    pub(crate) size: u64,
+}
+
+/// A file that is complete.
+#[derive(Serialize)]
+pub(crate) struct Transferred {
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    /// How many of its bytes were transferred now, and not by an earlier transfer that broke off.
+    pub(crate) transferred: u64,
+    pub(crate) sha256: String,
+}
+
 /// What a node answers.
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

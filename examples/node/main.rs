@@ -1,14 +1,18 @@
 //! A Palyra node on the command line, to try one from a shell: `cargo run --example node -- --help`.
 
+mod address;
 mod args;
 mod client;
 mod describe;
 mod failure;
+mod files;
 mod lines;
 mod log;
 mod pki;
+mod progress;
 mod serve;
 mod signals;
+mod transfer;
 
 use std::{
     env,
@@ -37,6 +41,8 @@ fn main() -> ExitCode {
         Command::Call(args) => client::call(&args),
         Command::Notify(args) => client::notify(&args),
         Command::Events(args) => client::events(&args),
+        Command::Put(args) => transfer::put(&args),
+        Command::Get(args) => transfer::get(&args),
     };
     match outcome {
         // A program that stops reading, as `head` does, has read what it needs.

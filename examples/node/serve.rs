@@ -1,16 +1,17 @@
-//! `node serve`: health, events and two methods for tests.
+//! `node serve`: health, events, two methods for tests, and the files of a folder.
 
 use std::{num::NonZeroU64, time::Duration};
 
 use palyra_quic::{
-    AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, RevocationList,
-    Rotation, Router, ServerTls, TransportLimits,
+    AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, Peers,
+    RevocationList, Rotation, Router, ServerTls, TransportLimits,
 };
 use smol::future;
 
 use crate::{
     args::Serve,
     failure::{Failure, tell},
+    files::{copy::max_piece, disk::Disk, folder::Folder, methods::ServedFolder},
     lines::{self, Listening},
     pki::Directory,
     signals::{Hangup, Termination},
@@ -23,10 +24,11 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let pki = LoadedPki::read(args, None)?;
     let limits = limits(args)?;
     let log = event_log(args, &limits)?;
+    let files = files(args, &limits)?;
     smol::block_on(async {
         // Before the node prints its address: a signal may arrive from then on.
         let (mut termination, mut hangup) = (Termination::new()?, Hangup::new()?);
-        let endpoint = bind(args, &pki.tls, &limits, &log)?;
+        let endpoint = bind(args, &pki.tls, &limits, || methods(&log, files.as_ref()))?;
         lines::print(&Listening { listening: endpoint.local_addr()? })?;
 
         let asked = async {
@@ -140,12 +142,12 @@ fn bind(
     args: &Serve,
     tls: &ServerTls,
     limits: &TransportLimits,
-    log: &EventLog,
+    router: impl Fn() -> Router,
 ) -> Result<Endpoint, Failure> {
     let mut addresses = args.listen.resolve()?.into_iter().peekable();
     loop {
         let Some(address) = addresses.next() else { return Err(Failure::new("no address to listen on")) };
-        let endpoint = Endpoint::builder().server(tls.clone()).limits(limits.clone()).router(methods(log));
+        let endpoint = Endpoint::builder().server(tls.clone()).limits(limits.clone()).router(router());
         let endpoint = match args.memory {
             // With GRO, the receive buffer alone takes 2.9 MiB.
             Some(_) => endpoint.runtime(AsyncIoRuntime::global().without_gro()),
@@ -161,9 +163,9 @@ fn bind(
     }
 }
 
-fn methods(log: &EventLog) -> Router {
+fn methods(log: &EventLog, files: Option<&ServedFolder>) -> Router {
     let (asked, notified) = (log.clone(), log.clone());
-    Router::new()
+    let router = Router::new()
         .serve_raw("demo.echo", |_, params| async move { Ok(params) })
         .serve_raw("demo.publish", move |_, payload| {
             let log = asked.clone();
@@ -181,7 +183,25 @@ fn methods(log: &EventLog) -> Router {
                 }
             }
         })
-        .events(log.clone())
+        .events(log.clone());
+    match files {
+        Some(files) => files.methods(router),
+        None => router,
+    }
+}
+
+/// The folder that the command line names, and who may write to it.
+fn files(args: &Serve, limits: &TransportLimits) -> Result<Option<ServedFolder>, Failure> {
+    let Some(path) = &args.files else { return Ok(None) };
+    let folder = Folder::new(path, Disk::Threads);
+    let folder = folder.map_err(|error| Failure::new(error).during(path.display()))?;
+    let writers = match &*args.writers {
+        [] => Peers::identified(),
+        ids => {
+            ids.iter().fold(Peers::nobody(), |peers, id| peers.uri(format!("palyra:device:{}", id.as_str())))
+        }
+    };
+    Ok(Some(ServedFolder { folder, writers, max_piece: max_piece(limits.max_frame_bytes()) }))
 }
 
 fn refusal(error: &Error) -> MethodError {

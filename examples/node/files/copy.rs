@@ -1,0 +1,170 @@
+//! Between a file and a stream of pieces: while one batch of pieces is with the disk, the next is with the
+//! network.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+};
+
+use palyra_quic::Bytes;
+
+use super::{
+    disk::{Disk, DiskTask},
+    error::FileError,
+    folder::Folder,
+    partial::Partial,
+};
+
+/// The largest piece, in bytes: one item or one answer. Larger ones take more memory and are no faster.
+pub(crate) const MAX_PIECE: usize = 64 * 1024;
+
+/// The smallest frame that a node can be limited to is 1,024 bytes, and the rest of an item takes less.
+const MIN_PIECE: usize = 512;
+
+/// How many pieces one call of the disk reads or writes.
+const BATCH: usize = 4;
+
+/// The largest piece that fits into a frame.
+pub(crate) fn max_piece(max_frame_bytes: u32) -> usize {
+    let frame = usize::try_from(max_frame_bytes).unwrap_or(usize::MAX);
+    frame.saturating_sub(MIN_PIECE).clamp(MIN_PIECE, MAX_PIECE)
+}
+
+/// Reads a file ahead.
+pub(crate) struct FileReader {
+    disk: Disk,
+    piece: usize,
+    batch: Bytes,
+    next: Option<DiskTask<Batch>>,
+}
+
+/// What was read, and what is left to read.
+struct Batch {
+    bytes: Vec<u8>,
+    file: File,
+    left: u64,
+}
+
+impl FileReader {
+    /// Reads the part from `offset` to `size` in pieces of this many bytes.
+    pub(crate) fn new(disk: Disk, mut file: File, offset: u64, size: u64, piece: usize) -> Self {
+        let first = disk.begin(move || {
+            file.seek(SeekFrom::Start(offset))?;
+            Batch::read(file, size.saturating_sub(offset), piece)
+        });
+        Self { disk, piece, batch: Bytes::new(), next: Some(first) }
+    }
+
+    /// The next piece, or `None` behind the last.
+    ///
+    /// # Errors
+    ///
+    /// `Changed` if the file has become shorter.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
+        if self.batch.is_empty() {
+            let Some(next) = self.next.take() else { return Ok(None) };
+            let Batch { bytes, file, left } = next.result().await.map_err(FileError::of_reading)?;
+            self.batch = bytes.into();
+            if left > 0 {
+                let piece = self.piece;
+                self.next = Some(self.disk.begin(move || Batch::read(file, left, piece)));
+            }
+        }
+        let piece = self.batch.split_to(self.piece.min(self.batch.len()));
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+}
+
+impl Batch {
+    fn read(mut file: File, left: u64, piece: usize) -> io::Result<Self> {
+        let most = piece * BATCH;
+        let mut bytes = vec![0; usize::try_from(left).map_or(most, |left| left.min(most))];
+        file.read_exact(&mut bytes)?;
+        let left = left - u64::try_from(bytes.len()).map_err(io::Error::other)?;
+        Ok(Self { bytes, file, left })
+    }
+}
+
+/// Writes a partial file behind.
+pub(crate) struct FileWriter {
+    folder: Folder,
+    size: u64,
+    /// How many bytes the file has when everything is written.
+    received: u64,
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
+    writing: DiskTask<Partial>,
+}
+
+impl FileWriter {
+    pub(crate) fn new(folder: &Folder, partial: Partial) -> Self {
+        Self {
+            folder: folder.clone(),
+            size: partial.content().size,
+            received: partial.written(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            writing: DiskTask::Done(Ok(partial)),
+        }
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Takes the next piece. Waits while the disk is slower.
+    ///
+    /// # Errors
+    ///
+    /// `TooMuch` if the content has no room for it: then the partial file is deleted. Or what the disk says.
+    pub(crate) async fn push(mut self, piece: Bytes) -> Result<Self, FileError> {
+        self.received += u64::try_from(piece.len()).map_err(io::Error::other)?;
+        if self.received > self.size {
+            let partial = self.writing.result().await?;
+            self.folder.disk().run(move || partial.discard()).await?;
+            return Err(FileError::TooMuch);
+        }
+        self.batch_bytes += piece.len();
+        self.batch.push(piece);
+        if self.batch_bytes >= BATCH * MAX_PIECE || self.batch.len() >= MAX_BATCH {
+            self.flush().await?;
+        }
+        Ok(self)
+    }
+
+    /// Writes what has arrived, for the next transfer to continue there.
+    pub(crate) async fn keep(mut self) -> Result<Partial, FileError> {
+        self.flush().await?;
+        Ok(self.writing.result().await?)
+    }
+
+    /// Writes the rest, and gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// `TooLittle` if pieces are missing: the partial file stays. `AnotherHash`: it is deleted. Or what the
+    /// disk says.
+    pub(crate) async fn finish(self) -> Result<(), FileError> {
+        let folder = self.folder.clone();
+        let partial = self.keep().await?;
+        if partial.written() < partial.content().size {
+            return Err(FileError::too_little(partial.content(), partial.written()));
+        }
+        folder.complete(partial).await
+    }
+
+    async fn flush(&mut self) -> Result<(), FileError> {
+        let gone = DiskTask::Done(Err(io::ErrorKind::BrokenPipe.into()));
+        let mut partial = std::mem::replace(&mut self.writing, gone).result().await?;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        self.writing = self.folder.disk().begin(move || {
+            partial.write(&batch)?;
+            Ok(partial)
+        });
+        Ok(())
+    }
+}
+
+/// How many pieces wait for the disk, however small they are.
+const MAX_BATCH: usize = 64;

@@ -1,0 +1,120 @@
+//! The methods that serve a folder.
+
+use std::time::Duration;
+
+use palyra_quic::{Bytes, Context, Items, MethodError, MethodLimits, Peers, ResponseSink, Router, minicbor};
+
+use super::{
+    From, GET, OFFER, Offer, PUT, STAT,
+    content::Content,
+    copy::{FileReader, FileWriter},
+    error::FileError,
+    folder::{Begun, Folder},
+    name::FileName,
+};
+
+/// How long a method may say nothing: it may be hashing a large file on a slow disk.
+const LONGEST_SILENCE: Duration = Duration::from_secs(10 * 60);
+
+/// How many transfers run at a time in each direction, for all peers; further ones wait. Each holds two
+/// batches of pieces.
+const MAX_TRANSFERS: u32 = 4;
+
+/// How many files are hashed at a time because a peer asks about them.
+const MAX_HASHING: u32 = 2;
+
+/// A folder, and what peers may do with it. All with a certificate may read.
+#[derive(Clone)]
+pub(crate) struct ServedFolder {
+    pub(crate) folder: Folder,
+    pub(crate) writers: Peers,
+    /// How many bytes an item may have, and an answer.
+    pub(crate) max_piece: usize,
+}
+
+impl ServedFolder {
+    /// Adds the methods of the folder.
+    pub(crate) fn methods(&self, router: Router) -> Router {
+        let limits = || MethodLimits::new().handler_timeout(LONGEST_SILENCE);
+        let router = self.transfers(self.questions(router));
+        router
+            .limits(OFFER.name(), limits().concurrency(MAX_HASHING))
+            .limits(PUT.name(), limits().concurrency(MAX_TRANSFERS))
+            .limits(STAT.name(), limits().concurrency(MAX_HASHING))
+            .limits(GET.name(), limits().concurrency(MAX_TRANSFERS))
+            .allow(OFFER.name(), self.writers.clone())
+            .allow(PUT.name(), self.writers.clone())
+            .allow(STAT.name(), Peers::identified())
+            .allow(GET.name(), Peers::identified())
+    }
+
+    fn questions(&self, router: Router) -> Router {
+        let (of_writers, of_readers) = (self.clone(), self.folder.clone());
+        router
+            .serve(OFFER, move |_, content: Content| {
+                let served = of_writers.clone();
+                async move { offer(&served, &content).await }
+            })
+            .serve(STAT, move |_, name: FileName| {
+                let folder = of_readers.clone();
+                async move { Ok(folder.stat(name).await?.1) }
+            })
+    }
+
+    fn transfers(&self, router: Router) -> Router {
+        let (of_writers, of_readers) = (self.folder.clone(), self.clone());
+        router
+            .serve_items_raw(PUT.name(), move |_: Context, params: Bytes, items: Items| {
+                let folder = of_writers.clone();
+                async move { store(&folder, &decode(&params)?, items).await }
+            })
+            .serve_bidi_raw(GET.name(), move |_: Context, params: Bytes, _: Items, answers: ResponseSink| {
+                let served = of_readers.clone();
+                async move { send(&served, decode(&params)?, answers).await }
+            })
+    }
+}
+
+async fn offer(served: &ServedFolder, content: &Content) -> Result<Offer, MethodError> {
+    let ServedFolder { folder, max_piece, .. } = served;
+    let (offset, complete) = folder.find(content).await?;
+    Ok(Offer { offset, complete, max_piece: u32::try_from(*max_piece).unwrap_or(u32::MAX) })
+}
+
+async fn store(folder: &Folder, from: &From, mut items: Items) -> Result<Bytes, MethodError> {
+    let stored =
+        || minicbor::to_vec(()).map(Bytes::from).map_err(|error| MethodError::internal(error.to_string()));
+    let partial = match folder.begin(&from.content, |_| {}).await? {
+        Begun::Complete => return stored(),
+        Begun::Partial(partial) => partial,
+    };
+    if partial.written() != from.offset {
+        return Err(FileError::AnotherOffset { expected: partial.written() }.into());
+    }
+    let mut writer = FileWriter::new(folder, partial);
+    while let Some(piece) = items.next_raw().await? {
+        writer = writer.push(piece).await?;
+    }
+    writer.finish().await?;
+    stored()
+}
+
+async fn send(
+    ServedFolder { folder, max_piece, .. }: &ServedFolder,
+    From { content, offset }: From,
+    mut answers: ResponseSink,
+) -> Result<(), MethodError> {
+    let (file, found) = folder.stat(content.name.clone()).await?;
+    if found != content || offset > content.size {
+        return Err(FileError::Changed.into());
+    }
+    let mut reader = FileReader::new(folder.disk(), file, offset, content.size, *max_piece);
+    while let Some(piece) = reader.next().await? {
+        answers.send_raw(piece).await?;
+    }
+    Ok(())
+}
+
+fn decode(params: &[u8]) -> Result<From, MethodError> {
+    minicbor::decode(params).map_err(|error| MethodError::invalid_request(format!("params: {error}")))
+}

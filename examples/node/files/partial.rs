@@ -1,0 +1,153 @@
+//! Files that are not complete yet.
+//!
+//! The partial file of `NAME` is `.NAME.SIZE.HASH.part` in the same folder: hidden, and so never served; and
+//! another content of the same name never continues it. What a crash has left in it may be wrong, which the
+//! hash of the whole content shows in the end; then it is deleted.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use palyra_quic::Bytes;
+
+use super::{
+    content::{Content, Hasher},
+    folder::{NameLock, open_plain},
+};
+
+/// A partial file, open for one writer.
+pub(crate) struct Partial {
+    file: File,
+    path: PathBuf,
+    content: Content,
+    /// How many bytes are in the file, and in the hash.
+    written: u64,
+    hasher: Hasher,
+    /// In here, so that the name stays locked while a thread still writes for a handler that was dropped.
+    _lock: NameLock,
+}
+
+/// How the file of a content was completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completed {
+    Renamed,
+    /// The hash was wrong, and the partial file is deleted.
+    AnotherHash,
+}
+
+impl Partial {
+    /// Opens the partial file, or makes it, and deletes those of other contents of that name.
+    pub(crate) fn open(folder: &Path, content: Content, lock: NameLock) -> io::Result<Self> {
+        remove_others(folder, &content)?;
+        let path = folder.join(file_name(&content));
+        let file = open_plain(&path, OpenOptions::new().read(true).write(true).create(true))?;
+        lock_file(&file)?;
+        if file.metadata()?.len() > content.size {
+            file.set_len(0)?;
+        }
+        Ok(Self { file, path, content, written: 0, hasher: Hasher::new(), _lock: lock })
+    }
+
+    /// How many bytes an earlier transfer has left, of a file that is not open.
+    pub(crate) fn len_on_disk(folder: &Path, content: &Content) -> u64 {
+        let found = fs::symlink_metadata(folder.join(file_name(content)));
+        found.ok().filter(fs::Metadata::is_file).map_or(0, |found| found.len())
+    }
+
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Takes what an earlier transfer has left into the hash, as much as `buffer` holds. Returns whether
+    /// there was any.
+    pub(crate) fn hash_more(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let read = self.file.read(buffer)?;
+        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        self.written += u64::try_from(read).map_err(io::Error::other)?;
+        Ok(read > 0)
+    }
+
+    pub(crate) fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        for piece in pieces {
+            self.hasher.update(piece);
+            self.file.write_all(piece)?;
+            self.written += u64::try_from(piece.len()).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the file its name, if the content is what it should be.
+    pub(crate) fn complete(self) -> io::Result<Completed> {
+        let Self { mut file, path, content, hasher, .. } = self;
+        let is_whole = file.stream_position()? == content.size && hasher.finish() == content.hash;
+        if !is_whole {
+            fs::remove_file(&path)?;
+            return Ok(Completed::AnotherHash);
+        }
+        file.sync_all()?;
+        fs::rename(&path, path.with_file_name(content.name.as_str()))?;
+        sync_folder(&path)?;
+        Ok(Completed::Renamed)
+    }
+
+    /// Deletes what has arrived.
+    pub(crate) fn discard(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+fn file_name(content: &Content) -> String {
+    format!(".{}.{}.{}.part", content.name, content.size, content.hash)
+}
+
+/// At most one partial file of each name takes room.
+fn remove_others(folder: &Path, content: &Content) -> io::Result<()> {
+    let wanted = file_name(content);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Some(other) = entry.file_name().to_str()
+            && other != wanted
+            && is_partial_of(content.name.as_str(), other)
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is `.NAME.SIZE.HASH.part`, of any size and hash.
+fn is_partial_of(name: &str, file: &str) -> bool {
+    let rest = file.strip_prefix('.').and_then(|file| file.strip_prefix(name));
+    let rest = rest.and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.strip_suffix(".part"));
+    rest.and_then(|rest| rest.split_once('.')).is_some_and(|(size, hash)| {
+        size.bytes().all(|byte| byte.is_ascii_digit())
+            && hash.len() == 64
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// Another process may have the same folder.
+fn lock_file(file: &File) -> io::Result<()> {
+    #[cfg(unix)]
+    rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+/// Makes the new name survive a loss of power.
+fn sync_folder(file: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = file.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
