@@ -1575,13 +1575,16 @@ fn help_tells_of_every_option() {
     ];
     let message = ["METHOD", "--params ", "--params-hex", "--params-file", "--timeout-ms"];
     for (command, options) in [
-        (&[][..], &[&["pki", "serve", "health", "call", "notify", "events"][..]][..]),
+        (&[][..], &[&["pki", "serve", "health", "call", "notify", "events", "put", "get"][..]][..]),
         (&["pki"], &[&["--dir", "--name", "--client"]]),
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
         (
             &["serve"],
             &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log", "SIGHUP"]],
         ),
+        (&["serve"], &[&["--files", "--writer"]]),
+        (&["put"], &[&connection, &["FILE", "--name", "--timeout-ms"]]),
+        (&["get"], &[&connection, &["NAME", "--to", "--timeout-ms"]]),
         (&["health"], &[&connection, &["--timeout-ms"]]),
         (&["call"], &[&connection, &message]),
         (&["notify"], &[&connection, &message]),
@@ -1600,26 +1603,26 @@ fn help_tells_of_every_option() {
 /// A command that is not done by then hangs.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-fn node() -> Command {
+pub(crate) fn node() -> Command {
     let mut node = Command::new(binary());
     node.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     node
 }
 
 /// Runs a command to its end.
-fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Outcome {
+pub(crate) fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Outcome {
     Running::started(node().args(args).spawn().unwrap()).ended()
 }
 
 /// A child whose output is read as it comes, and which does not outlive its handle.
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
 }
 
 impl Running {
-    fn started(mut child: Child) -> Self {
+    pub(crate) fn started(mut child: Child) -> Self {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self::reading(child, stdout)
     }
@@ -1639,7 +1642,7 @@ impl Running {
     }
 
     /// The next line of standard output.
-    fn line(&mut self) -> Value {
+    pub(crate) fn line(&mut self) -> Value {
         let line = self.stdout.recv_timeout(PATIENCE);
         serde_json::from_str(&line.expect("another line")).unwrap()
     }
@@ -1649,14 +1652,14 @@ impl Running {
         self.stderr.recv_timeout(PATIENCE).expect("another line")
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         // Not reaped yet, so the number is still the child's.
         let kill = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
     }
 
     /// Waits for the end; the lines are those not taken before.
-    fn ended(&mut self) -> Outcome {
+    pub(crate) fn ended(&mut self) -> Outcome {
         let (stdout, stderr) = (rest(&self.stdout), rest(&self.stderr));
         Outcome { code: self.child.wait().unwrap().code(), stdout, stderr }
     }
@@ -1681,26 +1684,26 @@ fn rest(lines: &Receiver<String>) -> String {
 }
 
 #[derive(Debug)]
-struct Outcome {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
-    fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// What was printed, by a command that had nothing to complain of.
     #[track_caller]
-    fn succeeded(&self) -> Vec<Value> {
+    pub(crate) fn succeeded(&self) -> Vec<Value> {
         assert_eq!((self.code, &*self.stderr), (Some(0), ""), "{self:?}");
         self.lines()
     }
 
     #[track_caller]
-    fn failed(&self, reason: &str) {
+    pub(crate) fn failed(&self, reason: &str) {
         assert_eq!(self.code, Some(1), "{self:?}");
         let one_line = self.stderr.starts_with("error: ") && self.stderr.lines().count() == 1;
         assert!(one_line && self.stderr.contains(reason), "not {reason:?}: {self:?}");
@@ -1722,10 +1725,10 @@ fn payloads(lines: &[Value]) -> Vec<&str> {
 // What the program works with.
 
 /// A directory that is gone with its handle.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let unique = (process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = env::temp_dir().join(format!("palyra-quic-cli-{}-{}", unique.0, unique.1));
@@ -1735,7 +1738,7 @@ impl Scratch {
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }
@@ -1746,7 +1749,7 @@ impl Drop for Scratch {
     }
 }
 
-fn file_names(dir: &Path) -> Vec<String> {
+pub(crate) fn file_names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -1754,10 +1757,10 @@ fn file_names(dir: &Path) -> Vec<String> {
 }
 
 /// What `node pki` makes.
-struct Pki(Scratch);
+pub(crate) struct Pki(Scratch);
 
 impl Pki {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scratch = Scratch::new();
         run(["pki", "--dir", scratch.path()]).succeeded();
         Self(scratch)
@@ -1772,15 +1775,15 @@ impl Pki {
         pki
     }
 
-    fn dir(&self) -> &str {
+    pub(crate) fn dir(&self) -> &str {
         self.0.path()
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.0.join(name)
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.file(name)).unwrap()
     }
 
@@ -1814,7 +1817,7 @@ impl Pki {
     }
 
     /// `node serve`, once it listens.
-    fn serve(&self, options: &[&str]) -> Server<'_> {
+    pub(crate) fn serve(&self, options: &[&str]) -> Server<'_> {
         let anywhere = if options.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
         let command = [&["serve", "--pki", self.dir()], anywhere, options].concat();
         let mut running = Running::started(node().args(command).spawn().unwrap());
@@ -1825,11 +1828,11 @@ impl Pki {
     }
 
     /// A node in this process, for methods that the program does not have.
-    fn serve_in_process(&self, router: Router) -> Node<'_> {
+    pub(crate) fn serve_in_process(&self, router: Router) -> Node<'_> {
         self.serve_in_process_within(TransportLimits::default(), router)
     }
 
-    fn serve_in_process_within(&self, limits: TransportLimits, router: Router) -> Node<'_> {
+    pub(crate) fn serve_in_process_within(&self, limits: TransportLimits, router: Router) -> Node<'_> {
         let identity = Identity::from_pem(&self.read("server.pem"), &self.read("server.key")).unwrap();
         let trust = Trust::from_pem(&self.read("ca.pem")).unwrap();
         let tls = ServerTls::new(identity).require_client_certificates(trust);
@@ -1837,7 +1840,7 @@ impl Pki {
         Node { pki: self, endpoint: endpoint.bind("127.0.0.1:0".parse().unwrap()).unwrap() }
     }
 
-    fn command(&self, command: &str, address: &str, options: &[&str]) -> Command {
+    pub(crate) fn command(&self, command: &str, address: &str, options: &[&str]) -> Command {
         let mut node = node();
         node.args([command, address, "--pki", self.dir()]).args(options);
         node
@@ -1860,18 +1863,18 @@ fn answered(command: &str, answer: &str) -> Outcome {
     Running::started(pki.command(command, &address, &[]).spawn().unwrap()).ended()
 }
 
-struct Server<'a> {
+pub(crate) struct Server<'a> {
     pki: &'a Pki,
-    running: Running,
-    address: String,
+    pub(crate) running: Running,
+    pub(crate) address: String,
 }
 
 impl Server<'_> {
-    fn ask(&self, command: &str, options: &[&str]) -> Outcome {
+    pub(crate) fn ask(&self, command: &str, options: &[&str]) -> Outcome {
         self.begin(command, options).ended()
     }
 
-    fn begin(&self, command: &str, options: &[&str]) -> Running {
+    pub(crate) fn begin(&self, command: &str, options: &[&str]) -> Running {
         Running::started(self.spawn(command, options))
     }
 
@@ -1884,17 +1887,17 @@ impl Server<'_> {
     }
 }
 
-struct Node<'a> {
+pub(crate) struct Node<'a> {
     pki: &'a Pki,
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 impl Node<'_> {
-    fn ask(&self, command: &str, options: &[&str]) -> Outcome {
+    pub(crate) fn ask(&self, command: &str, options: &[&str]) -> Outcome {
         self.begin(command, options).ended()
     }
 
-    fn begin(&self, command: &str, options: &[&str]) -> Running {
+    pub(crate) fn begin(&self, command: &str, options: &[&str]) -> Running {
         let address = self.endpoint.local_addr().unwrap().to_string();
         Running::started(self.pki.command(command, &address, options).spawn().unwrap())
     }

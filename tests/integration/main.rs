@@ -9,6 +9,10 @@ mod common;
 #[cfg(target_os = "linux")]
 #[path = "../common/faulty.rs"]
 mod faulty;
+#[cfg(all(unix, feature = "streams"))]
+#[path = "../../examples/node/files/mod.rs"]
+#[allow(dead_code, reason = "not every part is tested by itself")]
+mod files;
 #[cfg(unix)]
 #[path = "../common/program.rs"]
 mod program;
@@ -46,6 +50,12 @@ mod events;
 mod exchange;
 #[cfg(target_os = "linux")]
 mod file_limit;
+#[cfg(all(unix, feature = "streams"))]
+mod file_links;
+#[cfg(all(unix, feature = "streams"))]
+mod file_transfers;
+#[cfg(all(unix, feature = "streams"))]
+mod file_uploads;
 mod frames;
 mod identity;
 mod interceptors;

@@ -132,10 +132,11 @@ fn is_partial_of(name: &str, file: &str) -> bool {
     })
 }
 
-/// Another process may have the same folder.
+/// Another process may have the same folder. The lock belongs to the process: a child that is being started
+/// has a copy of each open file for a moment, and would keep a lock that belongs to the file.
 fn lock_file(file: &File) -> io::Result<()> {
     #[cfg(unix)]
-    rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
     #[cfg(not(unix))]
     let _ = file;
     Ok(())
