@@ -14,7 +14,7 @@ use futures_lite::future;
 
 use super::{
     Connection,
-    answer::{DecodedResponse, decode, read, violated},
+    answer::{Deadline, DecodedResponse, decode, read, remote_error, timed_out, violated},
     takes_items,
 };
 use crate::{
@@ -41,17 +41,26 @@ pub(super) struct CallStream {
 
 #[derive(Default)]
 struct State {
-    /// Calls to be written.
+    /// The frames of the calls that wait to be written, one after another.
     frames: Vec<u8>,
-    /// The calls without an answer, in their order.
+    unsent: Vec<Unsent>,
+    /// The calls that were taken to be written and have no answer, in their order.
     unanswered: VecDeque<Arc<Slot>>,
-    /// How many of them have been taken to be written.
-    sent: usize,
+    /// The first answer, if it says that nothing has run, and is the only one: the peer refuses either the
+    /// first call or the whole stream.
+    refusal: Option<Error>,
+    has_answer: bool,
     /// No handle to the pipeline is left.
     finishing: bool,
     end: Option<End>,
     /// Wakes the task, which waits for something to write.
     driver: Option<Waker>,
+}
+
+/// A call that waits to be written.
+struct Unsent {
+    slot: Arc<Slot>,
+    frame_len: usize,
 }
 
 /// Why no more calls are taken.
@@ -73,8 +82,9 @@ enum NextWrite {
 pub(super) enum Answer {
     Response(Response),
     Failed(Error),
-    /// The peer has finished the stream, and the call has not run.
-    NotTaken,
+    /// The peer has finished the stream, and the call has not run. It comes with the only answer on the
+    /// stream, if this was a refusal.
+    NotTaken(Option<Error>),
 }
 
 /// Where a caller finds its answer.
@@ -83,8 +93,18 @@ struct Slot(Mutex<SlotState>);
 
 #[derive(Default)]
 struct SlotState {
+    progress: Progress,
     answer: Option<Answer>,
     caller: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Unsent,
+    Sent,
+    /// The caller left before the call was sent, so it is not sent.
+    Withdrawn,
 }
 
 impl CallStream {
@@ -102,25 +122,46 @@ impl CallStream {
         self.state().end.is_none()
     }
 
-    /// Resolves when the call is answered.
+    /// Resolves when the call is answered, or when its time is over. A call that is dropped before it was
+    /// sent is not sent.
     ///
     /// # Errors
     ///
     /// `MessageTooLarge` if the parameters do not fit a frame.
-    pub(super) async fn call(&self, params: &Bytes) -> Result<Answer> {
-        let slot = Arc::<Slot>::default();
+    pub(super) async fn call(&self, params: &Bytes, deadline: Deadline) -> Result<Answer> {
+        let clock = self.link.clock();
+        let call = Caller(Arc::default());
+        let answered = async {
+            match self.enqueue(&call.0, params).await? {
+                Some(answer) => Ok(answer),
+                None => {
+                    self.link.counters().calls.add();
+                    Ok(Wait(&call.0).await)
+                }
+            }
+        };
+        let answered = clock.timeout_at(deadline, answered).await;
+        answered.unwrap_or_else(|_elapsed| {
+            let error = timed_out(clock);
+            Ok(Answer::Failed(if call.0.withdraw() { error } else { error.after_request() }))
+        })
+    }
+
+    /// Adds a call to those that wait to be written, or gives what ends it immediately. Waits while too many
+    /// bytes wait.
+    async fn enqueue(&self, slot: &Arc<Slot>, params: &Bytes) -> Result<Option<Answer>> {
         let item = Item { params: (!params.is_empty()).then(|| params.clone()), ..Item::default() };
         let max = self.link.limits().max_frame_len();
+        let is_full = |state: &State| state.end.is_none() && state.frames.len() >= MAX_UNWRITTEN;
         loop {
-            let is_full = |state: &State| state.end.is_none() && state.frames.len() >= MAX_UNWRITTEN;
             wait_until(&self.emptied, || !is_full(&self.state())).await;
             let mut state = self.state();
             if is_full(&state) {
                 continue;
             }
             match &state.end {
-                Some(End::Finished) => return Ok(Answer::NotTaken),
-                Some(End::Failed(error)) => return Ok(Answer::Failed(error.duplicate())),
+                Some(End::Finished) => return Ok(Some(Answer::NotTaken(state.duplicate_refusal()))),
+                Some(End::Failed(error)) => return Ok(Some(Answer::Failed(error.duplicate()))),
                 None => {}
             }
             let before = state.frames.len();
@@ -131,14 +172,13 @@ impl CallStream {
                 state.frames.truncate(before);
                 return Err(error);
             }
-            state.unanswered.push_back(Arc::clone(&slot));
+            let frame_len = state.frames.len() - before;
+            state.unsent.push(Unsent { slot: Arc::clone(slot), frame_len });
             let driver = state.driver.take();
             drop(state);
             wake(driver);
-            break;
+            return Ok(None);
         }
-        self.link.counters().calls.add();
-        Ok(Wait(slot).await)
     }
 
     /// Ends the stream when the calls that are waited for are answered.
@@ -155,15 +195,19 @@ impl CallStream {
     fn answer(&self, response: Response) -> Result<()> {
         let slot = {
             let mut state = self.state();
-            if state.sent == 0 {
+            let Some(slot) = state.unanswered.pop_front() else {
                 return Err(Error::protocol("more answers than calls"));
-            }
-            state.sent -= 1;
-            state.unanswered.pop_front()
+            };
+            state.refusal = match &response {
+                Response::Error { error, detail, retry_after, not_run: true } if !state.has_answer => {
+                    Some(remote_error(error.clone(), detail.clone(), *retry_after, true))
+                }
+                _ => None,
+            };
+            state.has_answer = true;
+            slot
         };
-        if let Some(slot) = slot {
-            slot.fill(Answer::Response(response));
-        }
+        slot.fill(Answer::Response(response));
         Ok(())
     }
 
@@ -171,37 +215,42 @@ impl CallStream {
     fn poll_write(&self, cx: &mut Context<'_>) -> Poll<NextWrite> {
         let frames = {
             let mut state = self.state();
-            match (state.finishing, state.unanswered.is_empty()) {
-                (true, true) => return Poll::Ready(NextWrite::End),
-                (true, false) => return Poll::Ready(NextWrite::Reset),
-                (false, _) if state.frames.is_empty() => {
-                    state.driver = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                (false, _) => {}
+            if state.finishing {
+                // Nobody waits for calls that were not sent, nor for answers.
+                let all_answered = state.unanswered.is_empty();
+                return Poll::Ready(if all_answered { NextWrite::End } else { NextWrite::Reset });
             }
-            state.sent = state.unanswered.len();
-            mem::take(&mut state.frames)
+            let frames = state.take_unsent();
+            if frames.is_empty() {
+                state.driver = Some(cx.waker().clone());
+            }
+            frames
         };
         self.emptied.notify(usize::MAX);
-        Poll::Ready(NextWrite::Calls(frames))
+        if frames.is_empty() { Poll::Pending } else { Poll::Ready(NextWrite::Calls(frames)) }
     }
 
     /// No more answers come.
     fn end(&self, end: End) {
-        let (unanswered, sent) = {
+        let (unanswered, unsent, refusal) = {
             let mut state = self.state();
             state.frames = Vec::new();
             state.end.get_or_insert_with(|| match &end {
                 End::Finished => End::Finished,
                 End::Failed(error) => End::Failed(error.duplicate()),
             });
-            (mem::take(&mut state.unanswered), mem::take(&mut state.sent))
+            (mem::take(&mut state.unanswered), mem::take(&mut state.unsent), state.duplicate_refusal())
         };
-        for (at, slot) in unanswered.into_iter().enumerate() {
+        let not_taken = || Answer::NotTaken(refusal.as_ref().map(Error::duplicate));
+        for slot in unanswered {
             slot.fill(match &end {
-                End::Finished => Answer::NotTaken,
-                End::Failed(error) if at < sent => Answer::Failed(error.duplicate().after_request()),
+                End::Finished => not_taken(),
+                End::Failed(error) => Answer::Failed(error.duplicate().after_request()),
+            });
+        }
+        for Unsent { slot, .. } in unsent {
+            slot.fill(match &end {
+                End::Finished => not_taken(),
                 End::Failed(error) => Answer::Failed(error.duplicate()),
             });
         }
@@ -210,6 +259,31 @@ impl CallStream {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+}
+
+impl State {
+    /// The frames of the calls that somebody waits for, which are sent from now on.
+    fn take_unsent(&mut self) -> Vec<u8> {
+        let mut frames = mem::take(&mut self.frames);
+        let (mut start, mut kept) = (0, 0);
+        for Unsent { slot, frame_len } in self.unsent.drain(..) {
+            let frame = start..start + frame_len;
+            start = frame.end;
+            if slot.send() {
+                if kept < frame.start {
+                    frames.copy_within(frame, kept);
+                }
+                kept += frame_len;
+                self.unanswered.push_back(slot);
+            }
+        }
+        frames.truncate(kept);
+        frames
+    }
+
+    fn duplicate_refusal(&self) -> Option<Error> {
+        self.refusal.as_ref().map(Error::duplicate)
     }
 }
 
@@ -291,6 +365,25 @@ impl Drop for Driver {
 }
 
 impl Slot {
+    /// Whether somebody waits for the call. Then it counts as sent.
+    fn send(&self) -> bool {
+        self.proceed(Progress::Sent)
+    }
+
+    /// Whether the call has not been sent. Then it never is.
+    fn withdraw(&self) -> bool {
+        self.proceed(Progress::Withdrawn)
+    }
+
+    /// Makes of a call that is not sent what `to` says. Says whether it is that now.
+    fn proceed(&self, to: Progress) -> bool {
+        let mut state = lock(&self.0);
+        if state.progress == Progress::Unsent {
+            state.progress = to;
+        }
+        state.progress == to
+    }
+
     fn fill(&self, answer: Answer) {
         let caller = {
             let mut state = lock(&self.0);
@@ -307,9 +400,18 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-struct Wait(Arc<Slot>);
+/// Withdraws its call when it is dropped.
+struct Caller(Arc<Slot>);
 
-impl Future for Wait {
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.withdraw();
+    }
+}
+
+struct Wait<'a>(&'a Slot);
+
+impl Future for Wait<'_> {
     type Output = Answer;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::{
     Connection,
-    answer::{record_end, remote_error, timed_out},
+    answer::{Deadline, record_end, remote_error},
     call_stream::{Answer, CallStream},
     intercepted::Intercepted,
     outgoing::payload,
@@ -109,12 +109,8 @@ impl<P: ?Sized, T> Pipeline<P, T> {
         let span = span::call(|| link.remote_address(), link.peer(), method, Codec::Cbor);
         let answered = async {
             let _outstanding = OutstandingGuard::new(link);
-            let clock = link.clock();
-            let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-            let calling = async {
-                let answered = clock.timeout_at(deadline, self.shared.call(&params)).await;
-                answered.unwrap_or_else(|_elapsed| Err(timed_out(clock).after_request()))
-            };
+            let deadline = self.timeout.map(|timeout| link.clock().deadline(timeout));
+            let calling = self.shared.call(&params, deadline);
             if link.call_interceptors().is_empty() {
                 return calling.await;
             }
@@ -141,7 +137,8 @@ impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
     ///
     /// # Cancellation
     ///
-    /// The answer is dropped when it comes. The handler runs all the same, unless the call was not sent yet.
+    /// A call that was not sent yet is not sent. Otherwise its handler runs all the same, and the answer is
+    /// dropped when it comes.
     pub async fn call(&self, params: &P) -> Result<T> {
         let name = |error| self.shared.connection.link().name(error, &self.shared.method);
         let params = value::encode(params).map_err(name)?;
@@ -151,10 +148,10 @@ impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
 }
 
 impl Shared {
-    async fn call(&self, params: &Bytes) -> Result<Bytes> {
+    async fn call(&self, params: &Bytes, deadline: Deadline) -> Result<Bytes> {
         let mut repeated = false;
         loop {
-            let answer = self.stream().call(params).await?;
+            let answer = self.stream().call(params, deadline).await?;
             return match answer {
                 Answer::Response(Response::Error { error, detail, retry_after, not_run }) => {
                     Err(remote_error(error, detail, retry_after, not_run).after_request())
@@ -162,11 +159,15 @@ impl Shared {
                 Answer::Response(response) => payload(response).map_err(Error::after_request),
                 Answer::Failed(error) => Err(error),
                 // A node ends a stream that was idle; this call came at that time.
-                Answer::NotTaken if !repeated => {
+                Answer::NotTaken(_) if !repeated => {
                     repeated = true;
                     continue;
                 }
-                Answer::NotTaken => Err(Error::new(ErrorKind::Closed).detail("the peer takes no more calls")),
+                // What was said about the first call of two streams is said about their method.
+                Answer::NotTaken(Some(refusal)) => Err(refusal),
+                Answer::NotTaken(None) => {
+                    Err(Error::new(ErrorKind::Closed).detail("the peer takes no more calls"))
+                }
             };
         }
     }

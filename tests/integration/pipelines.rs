@@ -293,6 +293,48 @@ fn methods_that_take_no_pipelines_say_so() {
 }
 
 #[test]
+fn a_stream_that_is_refused_fails_all_calls_with_the_refusal() {
+    let nodes = nodes(path(), &TransportLimits::default());
+    nodes.run(async |connection| {
+        let unknown: Pipeline = connection.pipeline_raw("test.unknown");
+        for result in all((0..10).map(|_| unknown.call_raw(""))).await {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::Remote(WireError::UnsupportedMethod));
+            assert!(!error.may_have_run());
+        }
+        // One for each stream, and one of `node.health`.
+        assert_eq!(nodes.node.stats().requests, 3);
+    });
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_is_not_sent_if_it_has_not_been() {
+    let limits = TransportLimits::builder().max_concurrent_bidi_streams(2).build().unwrap();
+    let nodes = nodes(path(), &limits);
+    nodes.run(async |connection| {
+        assert_eq!(connection.pipeline(ADD).call(&(1, 2)).await.unwrap(), 3, "the peer was asked");
+        let mut waiting =
+            Box::pin(future::zip(connection.call_raw("test.slow", ""), connection.call_raw("test.slow", "")));
+        let ended = async { panic!("ended: {:?}", (&mut waiting).await) };
+        future::or(ended, nodes.until(|| nodes.handlers.begun.load(Ordering::SeqCst) == 2)).await;
+        // No stream can be opened.
+        let slow = connection.pipeline_raw("test.slow");
+        let mut cancelled = Box::pin(slow.call_raw("cancelled"));
+        let mut kept = Box::pin(slow.call_raw("kept"));
+        assert!(poll_once(&mut cancelled).await.is_none());
+        assert!(poll_once(&mut kept).await.is_none());
+        drop(cancelled);
+        let error = slow.clone().timeout(SECOND).call_raw("late").await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_run()), (&ErrorKind::DeadlineExceeded, false));
+        nodes.handlers.may_go.add_permits(10);
+        waiting.await.0.unwrap();
+        assert_eq!(kept.await.unwrap(), "kept");
+        assert_eq!(slow.call_raw("last").await.unwrap(), "last");
+        assert_eq!(nodes.handlers.begun.load(Ordering::SeqCst), 4);
+    });
+}
+
+#[test]
 fn a_connection_that_is_lost_fails_all_calls_and_says_which_may_have_run() {
     let nodes = nodes(path(), &TransportLimits::default());
     nodes.run(async |connection| {
@@ -331,6 +373,7 @@ fn a_shutdown_answers_what_was_taken_and_refuses_the_rest() {
         for refused in results {
             let refused = refused.unwrap_err();
             assert!(!refused.may_have_run(), "{refused}");
+            assert_eq!(refused.kind(), &ErrorKind::Remote(WireError::Unavailable));
         }
         assert_eq!(nodes.handlers.begun.load(Ordering::SeqCst), 1);
     });
