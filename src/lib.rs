@@ -166,8 +166,6 @@ mod wire_error;
 
 #[cfg(feature = "cert")]
 pub use self::cert::{CertificateAuthority, ConnectedPair, IssuedCertificate, connected_pair};
-#[cfg(feature = "streams")]
-pub use self::connection::Pipeline;
 #[cfg(feature = "durable")]
 pub use self::events::{Batch, Clocks, EventStore, Extent, MemoryStore, StoredEvent, conformance};
 #[cfg(all(feature = "durable", unix))]
@@ -206,6 +204,8 @@ pub use self::{
     value::Raw,
     wire_error::WireError,
 };
+#[cfg(feature = "streams")]
+pub use self::{client::ClientPipeline, connection::Pipeline};
 #[cfg(feature = "streams")]
 pub use self::{
     connection::{ItemSink, Upload},

@@ -9,6 +9,8 @@ mod connector;
 #[cfg(feature = "streams")]
 mod items;
 mod pending_dial;
+#[cfg(feature = "streams")]
+mod pipeline;
 mod policy;
 mod reconnecting;
 mod resumed_stream;
@@ -16,6 +18,8 @@ mod subscribe;
 mod subscription;
 mod subscription_item;
 
+#[cfg(feature = "streams")]
+pub use self::pipeline::ClientPipeline;
 pub use self::{
     backoff::Backoff, builder::ClientBuilder, call::ClientCall, reconnecting::Client, subscribe::Subscribe,
     subscription::Subscription, subscription_item::SubscriptionItem,

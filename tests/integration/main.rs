@@ -32,6 +32,8 @@ mod cli;
 mod client;
 mod client_calls;
 mod client_dials;
+#[cfg(feature = "streams")]
+mod client_pipelines;
 mod clock;
 mod closing;
 mod concurrency;
