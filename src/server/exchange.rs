@@ -14,7 +14,7 @@ use super::{
     exchange_result::ExchangeResult,
     exchange_state::ExchangeState,
     health::health,
-    request::{DecodedRequest, read_request, record_unread, take_request},
+    request::{DecodedRequest, read_request, record_unread, refuse, take_request},
 };
 #[cfg(feature = "streams")]
 use super::{
@@ -210,15 +210,6 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
             None => Route::Respond(unsupported()),
         },
     }
-}
-
-/// The response to a request for which no handler starts.
-fn refuse(ExchangeState { node, link, .. }: &ExchangeState<'_>, refusal: MethodError) -> Response {
-    if *refusal.error() == WireError::InvalidRequest {
-        node.record_fault(link);
-    }
-    tracing::debug!(remote = %link.remote_address(), error = %refusal, "request refused");
-    refusal.not_run().into_response()
 }
 
 fn unsupported() -> Response {

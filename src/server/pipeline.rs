@@ -15,10 +15,10 @@ use futures_lite::future;
 use super::{
     call::wait_for_room,
     connection_state::ConnectionState,
-    exchange_result::{ExchangeResult, expired},
+    exchange_result::{ExchangeResult, expired, record_given_up},
     exchange_state::ExchangeState,
     items::too_many_item_exchanges,
-    request::{record_unread, take_request},
+    request::{record_unread, refuse, take_request},
     run_handler::{Outcome, ShutdownWaits, run_handler},
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     message::{Item, MessageError, Response, TraceContext},
     router::{Context, Handler, MethodError, Registration, ResponseSize, Unary},
     runtime::Clock,
+    span::record,
     stream::{DeadlineFrom, FrameReader, FrameWriter},
 };
 
@@ -80,20 +81,32 @@ pub(super) async fn serve(
             .await
     };
     match ended {
-        PipelineEnd::Complete => {
-            writer.finish();
-            ExchangeResult::Finished(writer)
-        }
+        PipelineEnd::Complete => finish(exchange, writer),
         PipelineEnd::Quiet(code) => {
             reader.stop(code);
-            writer.finish();
-            ExchangeResult::Finished(writer)
+            finish(exchange, writer)
         }
         PipelineEnd::Broken(code) => {
             reader.stop(code);
             ExchangeResult::reset(exchange, writer, code)
         }
     }
+}
+
+/// Everything is answered.
+fn finish(exchange: &ExchangeState<'_>, mut writer: FrameWriter) -> ExchangeResult {
+    record(&exchange.span, "outcome", "ok");
+    writer.finish();
+    ExchangeResult::Finished(writer)
+}
+
+/// The peer has stopped the answers, or is gone.
+fn stopped(exchange: &ExchangeState<'_>, code: Code) -> PipelineEnd {
+    if exchange.link.is_open() {
+        exchange.node.counters.streams_reset_by_peers.add();
+    }
+    record_given_up(exchange);
+    PipelineEnd::Broken(code)
 }
 
 /// How the stream ends.
@@ -173,7 +186,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             let next = reader.next_within(&node.clock, limit, DeadlineFrom::FirstByte, Item::read).await;
             Ok(next)
         };
-        let given_up = async { Err(PipelineEnd::Broken(given_up.as_mut().await)) };
+        let given_up = async { Err(stopped(exchange, given_up.as_mut().await)) };
         let shutdown = async {
             node.drain.begun().await;
             Err(PipelineEnd::Quiet(Code::SHUTTING_DOWN))
@@ -201,7 +214,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         });
         match params {
             Ok(params) => self.call(params, None).await,
-            Err(refusal) => self.answers.add(&refusal.not_run().into_response()).await,
+            Err(refusal) => self.answers.add(&refuse(self.exchange, refusal)).await,
         }
     }
 
@@ -234,12 +247,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             Outcome::Returned(Ok(response)) => response.unwrap_or_else(|| Response::result(None)),
             Outcome::Returned(Err(error)) => error.of_handler().into_response(),
             Outcome::TimedOut => expired_while_running(),
-            Outcome::GivenUp(code) => {
-                if link.is_open() {
-                    node.counters.streams_reset_by_peers.add();
-                }
-                return Err(PipelineEnd::Broken(code));
-            }
+            Outcome::GivenUp(code) => return Err(stopped(self.exchange, code)),
             Outcome::Panicked => {
                 tracing::warn!(remote = %link.remote_address(), "a handler panicked");
                 MethodError::internal("the handler failed").into_response()
@@ -329,6 +337,7 @@ impl Answers<'_> {
             Ok(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "answers not taken");
                 node.counters.unread(&error, Code::CANCELLED);
+                record_given_up(self.exchange);
                 Err(PipelineEnd::Broken(Code::CANCELLED))
             }
             Err(_elapsed) => Err(PipelineEnd::Broken(Code::DEADLINE_EXCEEDED)),

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     frame::Body,
     link::Link,
-    message::{Codec, MessageError, Request},
+    message::{Codec, MessageError, Request, Response, WireError},
     router::MethodError,
     runtime::Elapsed,
     span::record,
@@ -87,6 +87,15 @@ pub(super) fn take_request(
         }
     };
     Err(MethodError::resource_exhausted("requests come too often").retry_after(wait))
+}
+
+/// The response to a request or call for which no handler starts.
+pub(super) fn refuse(ExchangeState { node, link, .. }: &ExchangeState<'_>, refusal: MethodError) -> Response {
+    if *refusal.error() == WireError::InvalidRequest {
+        node.record_fault(link);
+    }
+    tracing::debug!(remote = %link.remote_address(), error = %refusal, "request refused");
+    refusal.not_run().into_response()
 }
 
 /// Whether a stream was not read because of something that the peer did, and that cost it nothing.
