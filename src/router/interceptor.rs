@@ -2,13 +2,14 @@
 
 use std::{
     fmt,
+    future::pending,
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
 
 use super::{context::Context, handler_future::HandlerFuture, method_error::MethodError};
-use crate::{method::MethodKind, sync::AtomicU8};
+use crate::{message::WireError, method::MethodKind, runtime::Elapsed, sync::AtomicU8};
 
 /// One of [`Router::around`](super::Router::around).
 pub(crate) type Interceptor =
@@ -124,7 +125,7 @@ impl Chain {
     }
 
     /// Runs the interceptors, and the handler within them. An error says that the handler has not run if it
-    /// was not called, or has said so itself.
+    /// was not called, or has said so itself. So it does if the deadline passes in an interceptor.
     pub(super) async fn run(
         self: Arc<Self>,
         context: Context,
@@ -132,11 +133,17 @@ impl Chain {
         call_handler: CallHandler,
     ) -> Result<Bytes, MethodError> {
         let progress = Arc::new(Progress::default());
+        let (link, deadline) = (Arc::clone(context.link()), context.deadline());
         let exchange = Exchange { method: Arc::clone(&self.method), kind: self.kind, context, params_len };
         let next = Next { chain: self, passed: 0, exchange, call_handler, progress: Arc::clone(&progress) };
-        let result = next.run().await;
+        let result = link.clock().timeout_at(deadline, next.run()).await;
         let has_run = progress.end();
-        result.map_err(|error| if has_run { error } else { error.not_run() })
+        match result {
+            Ok(result) => result.map_err(|error| if has_run { error } else { error.not_run() }),
+            // What runs the handler has the same deadline, and tells of it.
+            Err(Elapsed) if has_run => pending().await,
+            Err(Elapsed) => Err(MethodError::new(WireError::DeadlineExceeded).not_run()),
+        }
     }
 }
 

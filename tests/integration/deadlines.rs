@@ -10,9 +10,9 @@ use std::{
 };
 
 use crate::simulation::{Pair, SECOND};
-use futures_lite::future::{or, poll_once};
+use futures_lite::future::{or, pending, poll_once};
 use palyra_quic::{
-    Bytes, Code, Connection, Context, Endpoint, ErrorKind, Rate, Router, TransportLimits, WireError,
+    Bytes, Code, Connection, Context, Endpoint, ErrorKind, Next, Rate, Router, TransportLimits, WireError,
     sim::{Link, Sim},
 };
 
@@ -226,4 +226,33 @@ fn what_cannot_be_sent_opens_no_stream() {
         assert!(connection.request_raw("slow", "").timeout(10 * SECOND).send_raw().await.is_ok());
     });
     assert_eq!(node.stats().requests, 1);
+}
+
+#[test]
+fn a_deadline_that_passes_in_an_interceptor_says_that_the_handler_has_not_run() {
+    for (passes_on, may_have_run) in [(false, false), (true, true)] {
+        let pair = Pair::new(1, Link::new().delay(MILLI));
+        let limits = TransportLimits::builder().handler_timeout(2 * SECOND).build().unwrap();
+        let router = Router::new()
+            .serve_raw("hang", |_: Context, _| pending())
+            .serve_stream_raw("hang all", |_, _, _| pending())
+            .around(move |_, next: Next| async move {
+                if !passes_on {
+                    pending::<()>().await;
+                }
+                next.run().await
+            });
+        let node = pair.serve(router, limits);
+        let client = pair.dialler(TransportLimits::default());
+        pair.sim.run(async {
+            let connection = client.connect((node.local_addr().unwrap(), "gateway.example")).await.unwrap();
+            let error = connection.call_raw("hang", "").await.unwrap_err();
+            let mut answers = connection.stream_raw("hang all", "").await.unwrap();
+            for error in [error, answers.next_raw().await.unwrap_err()] {
+                assert_eq!(error.kind(), &ErrorKind::Remote(WireError::DeadlineExceeded));
+                assert_eq!(error.may_have_run(), may_have_run, "{error:?}");
+            }
+        });
+        assert_eq!(pair.sim.elapsed().as_secs(), 4);
+    }
 }
