@@ -16,6 +16,7 @@ use attack::{
     crowds::{self, Same},
     forged, half_open,
     half_open::{Retries, Senders},
+    items::{self, Fault, Holding},
     meter::Memory,
     revoked,
     streams::{self, Abuse, Announced, Announcing, Slowly},
@@ -64,7 +65,7 @@ fn main() -> Result<ExitCode> {
 
 type Attack = (&'static str, fn(&Stage, &mut Figures) -> Result<()>);
 
-const ATTACKS: [Attack; 9] = [
+const ATTACKS: [Attack; 11] = [
     ("spoofed", spoofed),
     ("half-open", stalled),
     ("loris", loris),
@@ -74,6 +75,8 @@ const ATTACKS: [Attack; 9] = [
     ("gaps", gaps),
     ("revoked", revocation),
     ("crowds", crowded),
+    ("items", items_held),
+    ("item-faults", item_faults),
 ];
 
 /// The rows of the table.
@@ -348,5 +351,68 @@ fn crowded(stage: &Stage, figures: &mut Figures) -> Result<()> {
     let closed = seen.closed.map_or_else(|| "open".to_owned(), |code| code.to_string());
     let met = seen.closed == Some(Code::RATE_LIMITED);
     figures.add("100 requests/s allowed: the connection", closed, "closed with RATE_LIMITED", met);
+    Ok(())
+}
+
+fn items_held(stage: &Stage, figures: &mut Figures) -> Result<()> {
+    let slowly = Setup::Node("within=16777216,request_read_timeout=2000");
+    for (what, setup, holding) in [
+        ("unread items", WITHIN_16_MIB, Holding::UnreadItems),
+        ("10,000 unread calls on each stream", WITHIN_16_MIB, Holding::UnreadAnswers),
+        ("unfinished items", WITHIN_16_MIB, Holding::UnfinishedItems),
+        ("requests without their items", WITHIN_16_MIB, Holding::NoItems),
+        ("slow items", slowly, Holding::SlowItems),
+        ("slow calls", slowly, Holding::SlowCalls),
+    ] {
+        let victim = Victim::start(stage, setup)?;
+        let scale = items::Scale { peers: PEERS - 2, item: 16 * 1024, hold: 4 * SECOND };
+        let seen = smol::block_on(items::hold(stage, &victim, holding, &scale))?;
+        figures.tell(format_args!("{what}: streams"), seen.streams);
+        figures.memory(format_args!("{what}: growth of the node"), seen.growth, 16 * MIB);
+        figures.tell(format_args!("{what}: the node's processor time"), millis(seen.processor));
+        if setup == slowly {
+            let late = seen.stopped.iter().filter(|code| **code == Code::DEADLINE_EXCEEDED).count();
+            let measured =
+                format!("{} of {}, {late} with DEADLINE_EXCEEDED", seen.stopped.len(), seen.streams);
+            let met = late > 0 && seen.stopped.len() == seen.streams;
+            figures.add(format_args!("{what}: streams stopped within 4 s"), measured, "all", met);
+        }
+        let failed = seen.others.failed;
+        figures.add(format_args!("{what}: others' calls that failed"), failed, "0", failed == 0);
+        figures.tell(format_args!("{what}: p99 of others' calls"), millis(seen.others.p99()));
+        figures.newcomers(format_args!("{what}: newcomer let in"), &[seen.newcomer]);
+    }
+    Ok(())
+}
+
+fn item_faults(stage: &Stage, figures: &mut Figures) -> Result<()> {
+    for (what, fault) in [
+        ("too large", Fault::TooLarge),
+        ("of the wrong shape", Fault::WrongShape),
+        ("calls of the wrong shape, on one stream", Fault::WrongCalls),
+        ("for a method that takes none", Fault::ForOthers),
+        ("calls given up when they are sent", Fault::GivenUp),
+        ("items reset after every byte", Fault::ResetItems),
+        ("calls reset after every byte", Fault::ResetCalls),
+    ] {
+        let victim = Victim::start(stage, DEFAULT)?;
+        let seen = smol::block_on(items::abuse(stage, &victim, fault, 100_000))?;
+        let closed = seen.closed.map_or_else(|| "open".to_owned(), |code| code.to_string());
+        let measured = format!("{closed} after {}", seen.done);
+        let met = seen.closed == Some(Code::EXCESSIVE_LOAD);
+        figures.add(format_args!("{what}: the connection"), measured, "closed with EXCESSIVE_LOAD", met);
+        let cheap = seen.processor <= SECOND;
+        let processor = millis(seen.processor);
+        figures.add(format_args!("{what}: the node's processor time"), processor, "≤ 1 s", cheap);
+        figures.memory(format_args!("{what}: growth of the node"), seen.growth, 4 * MIB);
+        let failed = seen.others.failed;
+        figures.add(format_args!("{what}: others' calls that failed"), failed, "0", failed == 0);
+    }
+    let victim = Victim::start(stage, DEFAULT)?;
+    let seen = smol::block_on(items::after_end(stage, &victim, 2000))?;
+    let measured = format!("{} of 2,000 in {}", seen.answered, millis(seen.took));
+    let met = seen.answered == 2000 && seen.closed.is_none();
+    figures.add("behind the answer: answered, the connection stays", measured, "2,000", met);
+    figures.memory("behind the answer: growth of the node", seen.growth, 4 * MIB);
     Ok(())
 }

@@ -17,6 +17,7 @@ use attack::{
     crowds::{self, Crowded, Same},
     forged::{self, Spoofed},
     half_open::{self, Retries, Senders},
+    items::{self, Fault, Holding},
     revoked::{self, Revoked},
     streams::{self, Abuse, Announcing, Slowly},
     victim::{self, Setup, Victim},
@@ -301,4 +302,104 @@ fn a_peer_in_a_hurry_is_slowed_down_and_thrown_out() {
 fn without_a_rate_a_peer_may_hurry() {
     let seen = hurry(DEFAULT);
     assert_eq!((seen.answered, seen.closed), (300, None), "{seen:?}");
+}
+
+/// What holds the items and streams of calls of 14 peers, seven streams each.
+fn hold(setup: Setup, holding: Holding, item: usize) -> items::Held {
+    let stage = stage();
+    let victim = Victim::start(&stage, setup).unwrap();
+    let scale = items::Scale { peers: 14, item, hold: SECOND };
+    let seen = run(items::hold(&stage, &victim, holding, &scale));
+    assert!(seen.others.failed == 0 && seen.newcomer.is_some(), "{seen:?}");
+    seen
+}
+
+#[test]
+fn items_and_answers_that_nobody_reads_keep_within_the_memory_there_is() {
+    for holding in [Holding::UnreadItems, Holding::UnreadAnswers, Holding::UnfinishedItems, Holding::NoItems]
+    {
+        let seen = hold(SMALL, holding, 4 * 1024);
+        assert!(seen.growth.anonymous < 4 * MIB, "{holding:?}: {seen:?}");
+        assert_eq!(seen.open, 14, "{holding:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn without_the_limits_items_and_answers_that_nobody_reads_go_beyond_it() {
+    for holding in [Holding::UnreadItems, Holding::UnreadAnswers] {
+        let seen = hold(DEFAULT, holding, 4 * 1024);
+        assert!(seen.growth.anonymous > 4 * MIB, "{holding:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn items_and_calls_that_are_sent_slowly_are_ended() {
+    let setup = Setup::Node("within=4194304,request_read_timeout=400");
+    for holding in [Holding::SlowItems, Holding::SlowCalls] {
+        let seen = hold(setup, holding, 4 * 1024);
+        // The others were refused, since they are more than half of the streams.
+        let ended = seen.stopped.iter().filter(|code| **code == Code::DEADLINE_EXCEEDED).count();
+        assert!(ended > 0 && seen.stopped.len() == seen.streams, "{holding:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn without_a_time_limit_items_and_calls_may_be_sent_slowly() {
+    let setup = Setup::Node("within=4194304,request_read_timeout=60000");
+    for holding in [Holding::SlowItems, Holding::SlowCalls] {
+        let seen = hold(setup, holding, 4 * 1024);
+        assert!(!seen.stopped.contains(&Code::DEADLINE_EXCEEDED), "{holding:?}: {seen:?}");
+    }
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::TooLarge,
+    Fault::WrongShape,
+    Fault::WrongCalls,
+    Fault::ForOthers,
+    Fault::GivenUp,
+    Fault::ResetItems,
+    Fault::ResetCalls,
+];
+
+fn misuse(setup: Setup, fault: Fault, count: u32) -> items::Abused {
+    let stage = stage();
+    let victim = Victim::start(&stage, setup).unwrap();
+    let seen = run(items::abuse(&stage, &victim, fault, count));
+    assert_eq!(seen.others.failed, 0, "{fault:?}: {seen:?}");
+    assert!(seen.growth.anonymous < 4 * MIB, "{fault:?}: {seen:?}");
+    seen
+}
+
+#[test]
+fn a_peer_that_misuses_items_and_calls_is_thrown_out() {
+    for fault in FAULTS {
+        let seen = misuse(DEFAULT, fault, STREAMS);
+        assert_eq!(seen.closed, Some(Code::EXCESSIVE_LOAD), "{fault:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn without_the_rate_a_peer_may_misuse_items_and_calls() {
+    for fault in [Fault::WrongShape, Fault::WrongCalls, Fault::GivenUp] {
+        let seen = misuse(Setup::Node("fault_rate=1000000"), fault, STREAMS / 2);
+        assert_eq!((seen.done, seen.closed), (STREAMS / 2, None), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_few_faults_with_items_and_calls_end_no_connection() {
+    for fault in FAULTS {
+        let seen = misuse(DEFAULT, fault, 60);
+        assert_eq!((seen.done, seen.closed), (60, None), "{fault:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn items_behind_the_answer_are_stopped() {
+    let stage = stage();
+    let victim = Victim::start(&stage, DEFAULT).unwrap();
+    let seen = run(items::after_end(&stage, &victim, 200));
+    assert_eq!((seen.answered, seen.closed), (200, None), "{seen:?}");
+    assert!(seen.growth.anonymous < 4 * MIB, "{seen:?}");
 }

@@ -11,6 +11,7 @@ mod careless;
 pub(crate) mod crowds;
 pub(crate) mod forged;
 pub(crate) mod half_open;
+pub(crate) mod items;
 pub(crate) mod meter;
 pub(crate) mod peer;
 pub(crate) mod probe;
@@ -33,6 +34,12 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>
 pub(crate) const HONEST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Returns its parameters.
 pub(crate) const ECHO: &str = "attack.echo";
+/// Takes items, and answers with their number.
+pub(crate) const SUM: &str = "attack.sum";
+/// Takes items, receives none, and never answers.
+pub(crate) const WAIT: &str = "attack.wait";
+/// Takes items, and answers before it has received one.
+pub(crate) const ANSWER: &str = "attack.answer";
 
 /// What all nodes and peers of a run share: one authority, which is everybody's.
 pub(crate) struct Stage {

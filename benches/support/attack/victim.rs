@@ -12,12 +12,12 @@ use std::{
 };
 
 use palyra_quic::{
-    AsyncIoRuntime, Context, Endpoint, EventLog, Fingerprint, Identity, Rate, RevocationList, Router,
+    AsyncIoRuntime, Bytes, Context, Endpoint, EventLog, Fingerprint, Identity, Rate, RevocationList, Router,
     ServerTls, TransportLimits, Trust,
 };
 
 use super::{
-    ECHO, HONEST, Result, Stage, careless,
+    ANSWER, ECHO, HONEST, Result, SUM, Stage, WAIT, careless,
     meter::{Memory, Watch, processor},
 };
 
@@ -31,7 +31,7 @@ const LISTENING: &str = "listening ";
 const SETTLED: Duration = Duration::from_millis(300);
 
 /// Who is attacked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setup {
     /// A node of this crate. Limits that are not by default are written `name=number`, with commas between
     /// them.
@@ -133,6 +133,19 @@ pub(crate) fn serve() -> Result<()> {
     log.publish_raw("up")?;
     let router = Router::new()
         .serve_raw(ECHO, |_: Context, params| async move { Ok(params) })
+        .serve_items_raw(SUM, |_, _, mut items| async move {
+            let mut count = 0_u64;
+            while items.next_raw().await?.is_some() {
+                count += 1;
+            }
+            Ok(count.to_string().into())
+        })
+        .serve_items_raw(WAIT, |_, _, items| async move {
+            pending::<()>().await;
+            drop(items);
+            Ok(Bytes::new())
+        })
+        .serve_items_raw(ANSWER, |_, _, _| async { Ok(Bytes::from_static(b"early")) })
         .on_notification_raw("attack.note", |_: Context, _| async {})
         .events(log);
     let executor = Arc::new(async_executor::Executor::new());
@@ -179,6 +192,7 @@ fn limits(text: &str) -> Result<TransportLimits> {
             "max_connections_per_address" => limits.max_connections_per_address(number),
             "max_connections_per_identity" => limits.max_connections_per_identity(number),
             "connection_rate" => limits.connection_rate(Rate::per_second(number)),
+            "fault_rate" => limits.fault_rate(Rate::per_second(number)),
             "receive_window" => limits.receive_window(number),
             "request_rate" => limits.request_rate(Rate::per_second(number)),
             _ => return Err(format!("no limit is called {name}").into()),
