@@ -36,6 +36,15 @@ struct Request<'a> {
     params: Option<&'a [u8]>,
     #[n(5)]
     follow: Option<bool>,
+    #[n(7)]
+    more: Option<bool>,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Item<'a> {
+    #[cbor(b(3), with = "minicbor::bytes")]
+    params: Option<&'a [u8]>,
 }
 
 #[derive(Encode, Decode)]
@@ -109,10 +118,20 @@ async fn serve_connection(incoming: Incoming, node: Arc<Node>, spawn: impl Spawn
 }
 
 async fn serve_stream(mut send: SendStream, mut recv: RecvStream, node: &Node) -> Result<()> {
-    let body = read_only_frame(&mut recv).await?;
+    let mut frames = Frames::default();
+    let body = frames.next(&mut recv).await?.ok_or("no frame came")?;
     let request: Request<'_> = minicbor::decode(&body)?;
     if request.version != VERSION {
         return Err("another version".into());
+    }
+    if request.more == Some(true) {
+        return match request.method {
+            "bench.bidi" => echo_items(send, recv, frames).await,
+            _ => Err("no such method with items".into()),
+        };
+    }
+    if frames.next(&mut recv).await?.is_some() {
+        return Err("one frame too many".into());
     }
     let payload = match request.method {
         "bench.echo" => request.params.unwrap_or_default(),
@@ -128,19 +147,27 @@ async fn serve_stream(mut send: SendStream, mut recv: RecvStream, node: &Node) -
         }
         _ => return Err("no such method".into()),
     };
-    let result = Response {
-        version: VERSION,
-        kind: "result",
-        ok: true,
-        seq: None,
-        payload: Some(payload),
-        epoch: None,
-    };
-    let mut frame = Vec::with_capacity(payload.len() + 64);
-    append(&result, &mut frame)?;
-    send.write_chunk(frame.into()).await?;
+    send.write_chunk(result(payload)?).await?;
     send.finish()?;
     Ok(())
+}
+
+async fn echo_items(mut send: SendStream, mut recv: RecvStream, mut frames: Frames) -> Result<()> {
+    while let Some(body) = frames.next(&mut recv).await? {
+        let item: Item<'_> = minicbor::decode(&body)?;
+        send.write_chunk(result(item.params.unwrap_or_default())?).await?;
+    }
+    send.finish()?;
+    Ok(())
+}
+
+/// The frame of a result.
+fn result(payload: &[u8]) -> Result<Bytes> {
+    let payload = Some(payload);
+    let result = Response { version: VERSION, kind: "result", ok: true, seq: None, payload, epoch: None };
+    let mut frame = Vec::with_capacity(payload.map_or(0, <[u8]>::len) + 64);
+    append(&result, &mut frame)?;
+    Ok(frame.into())
 }
 
 async fn stream_events(mut send: SendStream, node: &Node, mut position: u64, follow: bool) -> Result<()> {
@@ -237,6 +264,7 @@ fn length_of(bytes: &[u8]) -> Result<Option<usize>> {
     Ok(Some(length))
 }
 
+#[cfg(feature = "harness")]
 async fn read_only_frame(recv: &mut RecvStream) -> Result<Bytes> {
     let mut frames = Frames::default();
     let body = frames.next(recv).await?.ok_or("no frame came")?;
@@ -300,7 +328,7 @@ pub mod client {
 
     use super::*;
     use crate::{
-        link::{self, Measured},
+        link::{self, Echo, Measured, NoStreams},
         on_tokio::{self, client::Executor},
         setup::{EVENT_BYTES, SERVER_NAME, SMALL},
     };
@@ -390,37 +418,49 @@ pub mod client {
 
     impl Link {
         async fn ask(&self, request: &Request<'_>) -> Result<RecvStream> {
+            let (mut send, recv) = self.begin(request).await?;
+            send.finish()?;
+            Ok(recv)
+        }
+
+        async fn begin(&self, request: &Request<'_>) -> Result<(SendStream, RecvStream)> {
             let (mut send, recv) = self.0.open_bi().await?;
             let mut frame = Vec::with_capacity(request.params.map_or(0, <[u8]>::len) + 64);
             append(request, &mut frame)?;
             send.write_chunk(frame.into()).await?;
-            send.finish()?;
-            Ok(recv)
+            Ok((send, recv))
         }
 
         /// The length of the result.
         async fn call(&self, method: &str, params: &[u8]) -> Result<usize> {
             let params = Some(params);
-            let request = Request { version: VERSION, method, resume_from: None, params, follow: None };
+            let request = Request { params, ..request(method) };
             let mut recv = self.ask(&request).await?;
-            let body = read_only_frame(&mut recv).await?;
-            let response: Response<'_> = minicbor::decode(&body)?;
-            if response.kind != "result" {
-                return Err("not a result".into());
-            }
-            Ok(response.payload.map_or(0, <[u8]>::len))
+            result_len(&read_only_frame(&mut recv).await?)
         }
 
         async fn events(&self, resume_from: Option<u64>, follow: Option<bool>) -> Result<Events> {
-            let method = "node.stream_events";
-            let recv =
-                self.ask(&Request { version: VERSION, method, resume_from, params: None, follow }).await?;
+            let recv = self.ask(&Request { resume_from, follow, ..request("node.stream_events") }).await?;
             Ok(Events { recv, frames: Frames::default(), last: resume_from.unwrap_or(0) })
         }
     }
 
+    fn request(method: &str) -> Request<'_> {
+        Request { version: VERSION, method, resume_from: None, params: None, follow: None, more: None }
+    }
+
+    fn result_len(body: &[u8]) -> Result<usize> {
+        let response: Response<'_> = minicbor::decode(body)?;
+        if response.kind != "result" {
+            return Err("not a result".into());
+        }
+        Ok(response.payload.map_or(0, <[u8]>::len))
+    }
+
     impl link::Link for Link {
         type Events = Events;
+        type Pipeline = NoStreams;
+        type Bidi = Bidi;
 
         async fn echo(&self) -> Measured<()> {
             let length = self.call("bench.echo", &SMALL).await?;
@@ -451,8 +491,29 @@ pub mod client {
             Ok(self.events(Some(resume_from), Some(true)).await?)
         }
 
+        async fn bidi(&self) -> Measured<Bidi> {
+            let (send, recv) = self.begin(&Request { more: Some(true), ..request("bench.bidi") }).await?;
+            Ok(Bidi { send, recv, frames: Frames::default() })
+        }
+
         fn close(self) {
             Connection::close(&self.0, VarInt::from_u32(0), b"");
+        }
+    }
+
+    pub struct Bidi {
+        send: SendStream,
+        recv: RecvStream,
+        frames: Frames,
+    }
+
+    impl Echo for Bidi {
+        async fn echo(&mut self) -> Measured<()> {
+            let mut frame = Vec::with_capacity(SMALL.len() + 16);
+            append(&Item { params: Some(&SMALL) }, &mut frame)?;
+            self.send.write_chunk(frame.into()).await?;
+            let body = self.frames.next(&mut self.recv).await?.ok_or("the answers ended")?;
+            if result_len(&body)? == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
         }
     }
 

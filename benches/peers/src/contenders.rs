@@ -20,7 +20,7 @@ pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 pub const CONTENDERS: [Contender; 9] = [
     Contender {
         name: PALYRA,
-        what: "palyra-quic without features, on `PollRuntime`, on either side",
+        what: "palyra-quic without features, on `PollRuntime`, on either side; with `streams` where its node is no program of its own",
         serve: palyra::serve::<false>,
         drive: drive::<palyra::Stack<false>>,
         node: Some("palyra"),

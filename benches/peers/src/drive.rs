@@ -5,6 +5,9 @@
 //! | `connect N` | has N connections open, no more and no fewer |
 //! | `calls IN_FLIGHT MILLIS` | echoes for that long, by so many tasks in all |
 //! | `count IN_FLIGHT COUNT` | so many echoes |
+//! | `pipelined IN_FLIGHT MILLIS` | echoes for that long, all on one stream |
+//! | `bidi STREAMS MILLIS` | items and answers in turn for that long, on each stream |
+//! | `upload MILLIS` | one request with items for that long |
 //! | `replay MILLIS` | the whole event log, again and again |
 //! | `follow MILLIS` | publishes an event, waits for it on the stream that follows, again and again |
 //! | `take MILLIS`, `give MILLIS` | large payloads, one at a time |
@@ -20,7 +23,7 @@ use bytes::Bytes;
 
 use crate::{
     Result,
-    link::{Events, Link, Measured, Stack},
+    link::{Echo, Events, Items, Link, Measured, Stack},
     setup::{LARGE_BYTES, Setup},
 };
 
@@ -77,6 +80,13 @@ impl<S: Stack> Driver<S> {
             "connect" => self.connect(usize::try_from(first)?).await,
             "calls" => self.calls(usize::try_from(first)?, Limit::For(millis(second))).await,
             "count" => self.calls(usize::try_from(first)?, Limit::Each(second / first)).await,
+            "pipelined" => self.pipelined(first, millis(second)).await,
+            "bidi" => self.bidi(first, millis(second)).await,
+            "upload" => {
+                let start = Instant::now();
+                let count = self.link()?.upload(Items::during(millis(first))).await?;
+                Ok(figures(start.elapsed(), count))
+            }
             "replay" => self.replay(millis(first)).await,
             "follow" => self.follow(millis(first)).await,
             "take" => {
@@ -141,6 +151,45 @@ impl<S: Stack> Driver<S> {
                     }
                     let before = Instant::now();
                     link.echo().await?;
+                    now = Instant::now();
+                    latencies.push(nanos(now - before));
+                }
+                Measured::Ok(latencies)
+            }));
+        }
+        let mut latencies = Vec::new();
+        for task in tasks {
+            latencies.append(&mut task.await?);
+        }
+        Ok(latency_figures(start.elapsed(), latencies))
+    }
+
+    async fn pipelined(&self, in_flight: u64, duration: Duration) -> Measured<String> {
+        let pipeline = self.link()?.pipeline().await?;
+        let callers = (0..in_flight).map(|_| pipeline.clone()).collect();
+        self.echoes(callers, duration).await
+    }
+
+    async fn bidi(&self, streams: u64, duration: Duration) -> Measured<String> {
+        let link = self.link()?;
+        let mut opened = Vec::new();
+        for _ in 0..streams {
+            opened.push(link.bidi().await?);
+        }
+        self.echoes(opened, duration).await
+    }
+
+    /// Each by a task of its own.
+    async fn echoes(&self, streams: Vec<impl Echo>, duration: Duration) -> Measured<String> {
+        let start = Instant::now();
+        let mut tasks = Vec::new();
+        for mut stream in streams {
+            tasks.push(self.stack.spawn(async move {
+                let mut latencies = Vec::new();
+                let mut now = start;
+                while now - start < duration {
+                    let before = Instant::now();
+                    stream.echo().await?;
                     now = Instant::now();
                     latencies.push(nanos(now - before));
                 }

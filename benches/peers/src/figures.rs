@@ -2,7 +2,8 @@
 
 use crate::{
     contenders::{OTHERS, QUINN_TOKIO, REFERENCES},
-    measure::{CROWD, IDLE_CONNECTIONS, MIB, UNARY},
+    measure::{CROWD, GAINS, IDLE_CONNECTIONS, MIB, STREAMS, UNARY, part},
+    processes::Cores,
     results::{Quartiles, Results},
 };
 
@@ -118,6 +119,24 @@ pub fn sections() -> Vec<Section> {
             plot: Some(("cpu.svg", names(&["unary 1 32 cpu", "unary 16 32 cpu", "unary 1 1 cpu"]))),
         },
         Section {
+            title: "Streams",
+            note: "Exchanges of 64 bytes on one connection. Pipelined calls share a stream, where a call has one of its own otherwise; all calls of tarpc share the one of TCP, so these are its ordinary calls. A client stream is one request with items, as fast as they are taken, and one answer; bidi is an item and its answer in turn.",
+            figures: stream_figures(Cores::All),
+            plot: Some((
+                "streams.svg",
+                names(&["streams pipelined 32 rate", "streams upload rate", "streams bidi 1 rate"]),
+            )),
+        },
+        Section {
+            title: "On one core",
+            note: "The same with server and client on one core (`taskset -c 0`), as on a small node: neither can work while the other does, so what counts is how much work there is.",
+            figures: stream_figures(Cores::First),
+            plot: Some((
+                "one-core.svg",
+                names(&["core unary 32 rate", "core pipelined 32 rate", "core bidi 1 rate"]),
+            )),
+        },
+        Section {
             title: "Events",
             note: "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two. tonic is ahead in replays as it is with payloads: the kernel's TCP acknowledges, and TLS seals 16 KiB at once.",
             figures: vec![
@@ -201,6 +220,32 @@ pub fn sections() -> Vec<Section> {
     ]
 }
 
+fn stream_figures(cores: Cores) -> Vec<Figure> {
+    let part = part(cores);
+    let place = if cores == Cores::First { ", on one core" } else { "" };
+    let mut figures = Vec::new();
+    for (series, _command) in STREAMS {
+        let (unit, each) = match series {
+            "upload" => ("items/s", "item"),
+            series if series.starts_with("bidi") => ("turns/s", "turn"),
+            _ => ("calls/s", "call"),
+        };
+        let name = match series.rsplit_once(' ') {
+            Some(("bidi", streams)) => format!("bidi, {streams} at a time"),
+            Some((kind, in_flight)) => format!("{kind}, {in_flight} in flight"),
+            None => "client stream".to_owned(),
+        };
+        figures.push(Figure::more(format!("{part}{series} rate"), format!("{unit}, {name}{place}"), 1.0, 0));
+        let title = format!("CPU of both in µs per {each}, {name}{place}");
+        figures.push(Figure::less(format!("{part}{series} cpu"), title, MICROS, 2));
+    }
+    for in_flight in GAINS {
+        let title = format!("pipelined by unary calls/s, {in_flight} in flight{place}");
+        figures.push(Figure::more(format!("{part}gain {in_flight}"), title, 1.0, 2));
+    }
+    figures
+}
+
 /// What is to be reached, and against whom.
 pub struct Goal {
     pub metric: &'static str,
@@ -209,10 +254,14 @@ pub struct Goal {
     pub bound: f64,
 }
 
-pub const GOALS: [Goal; 14] = [
+pub const GOALS: [Goal; 18] = [
     Goal { metric: "unary 1 32 rate", rivals: &REFERENCES, bound: 1.3 },
     Goal { metric: "unary 1 32 cpu", rivals: &REFERENCES, bound: 0.75 },
     Goal { metric: "unary 1 1 p50", rivals: &REFERENCES, bound: 0.85 },
+    Goal { metric: "core gain 1", rivals: &[], bound: 1.1 },
+    Goal { metric: "core gain 32", rivals: &[], bound: 2.2 },
+    Goal { metric: "core pipelined 32 rate", rivals: &["tarpc"], bound: 1.7 },
+    Goal { metric: "core bidi 1 rate", rivals: &[QUINN_TOKIO], bound: 0.95 },
     Goal { metric: "replay rate", rivals: &REFERENCES, bound: 40.0 },
     Goal { metric: "handshakes 1 rate", rivals: &REFERENCES, bound: 1.1 },
     Goal { metric: "handshakes 8 rate", rivals: &REFERENCES, bound: 1.1 },

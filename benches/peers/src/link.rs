@@ -1,10 +1,20 @@
 //! What a client has to be able to do to be measured.
 
-use std::{fmt, future::Future};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use futures_util::Stream;
 
-use crate::{Error, setup::Setup};
+use crate::{
+    Error,
+    setup::{SMALL, Setup},
+};
 
 /// Why there is no figure.
 #[derive(Debug)]
@@ -51,6 +61,8 @@ pub trait Stack: Clone + Send + Sync + Sized + 'static {
 /// A connection.
 pub trait Link: Clone + Send + Sync + 'static {
     type Events: Events;
+    type Pipeline: Echo + Clone;
+    type Bidi: Echo;
 
     /// The smallest exchange: 64 bytes, and the same back.
     fn echo(&self) -> impl Future<Output = Measured<()>> + Send;
@@ -69,7 +81,66 @@ pub trait Link: Clone + Send + Sync + 'static {
     /// The events after the one with this number.
     fn follow(&self, resume_from: u64) -> impl Future<Output = Measured<Self::Events>> + Send;
 
+    /// What makes many of the smallest exchanges on one stream.
+    fn pipeline(&self) -> impl Future<Output = Measured<Self::Pipeline>> + Send {
+        async { Err(Failure::NotOffered("has a stream for each call")) }
+    }
+
+    /// A request that takes items and answers each.
+    fn bidi(&self) -> impl Future<Output = Measured<Self::Bidi>> + Send {
+        async { Err(Failure::NotOffered(NO_ITEMS)) }
+    }
+
+    /// A request with these items and one answer; gives how many have arrived.
+    fn upload(&self, _items: Items) -> impl Future<Output = Measured<u64>> + Send {
+        async { Err(Failure::NotOffered(NO_ITEMS)) }
+    }
+
     fn close(self);
+}
+
+const NO_ITEMS: &str = "has no request streams";
+
+/// Sends 64 bytes, and waits for the same.
+pub trait Echo: Send + 'static {
+    fn echo(&mut self) -> impl Future<Output = Measured<()>> + Send;
+}
+
+/// The streams of a contender that has none.
+#[derive(Clone)]
+pub enum NoStreams {}
+
+impl Echo for NoStreams {
+    async fn echo(&mut self) -> Measured<()> {
+        match *self {}
+    }
+}
+
+/// Items of 64 bytes, as fast as they are taken, for a time.
+pub struct Items {
+    end: Instant,
+    count: u64,
+}
+
+impl Items {
+    /// The clock is read once for this number of items.
+    const BETWEEN_CLOCKS: u64 = 64;
+
+    pub fn during(duration: Duration) -> Self {
+        Self { end: Instant::now() + duration, count: 0 }
+    }
+}
+
+impl Stream for Items {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.count.is_multiple_of(Self::BETWEEN_CLOCKS) && Instant::now() >= self.end {
+            return Poll::Ready(None);
+        }
+        self.count += 1;
+        Poll::Ready(Some(Bytes::from_static(&SMALL)))
+    }
 }
 
 pub trait Events: Send + 'static {

@@ -2,6 +2,7 @@
 //! and backwards in odd ones; so that what else the machine does meets them all.
 
 use std::{
+    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -12,6 +13,7 @@ use crate::{
     floor,
     link::{Failure, Measured},
     nodes::{self, Nodes},
+    processes::Cores,
     results::{Outcome, Results},
     stage::{Pair, Stage},
 };
@@ -26,8 +28,32 @@ pub struct Plan {
     pub clean_builds: bool,
 }
 
-pub const WORKLOADS: [&str; 9] =
-    ["unary", "events", "payloads", "handshakes", "crowd", "memory", "syscalls", "idle", "size"];
+pub const WORKLOADS: [&str; 11] = [
+    "unary",
+    "streams",
+    "one-core",
+    "events",
+    "payloads",
+    "handshakes",
+    "crowd",
+    "memory",
+    "syscalls",
+    "idle",
+    "size",
+];
+
+/// Exchanges of 64 bytes on one connection that are compared with each other, with their commands.
+pub const STREAMS: [(&str, &str); 7] = [
+    ("unary 1", "calls 1"),
+    ("pipelined 1", "pipelined 1"),
+    ("unary 32", "calls 32"),
+    ("pipelined 32", "pipelined 32"),
+    ("upload", "upload"),
+    ("bidi 1", "bidi 1"),
+    ("bidi 8", "bidi 8"),
+];
+/// What the rate of pipelined calls is divided by, to say what a pipeline gains.
+pub const GAINS: [u32; 2] = [1, 32];
 
 /// Connections, and calls in flight on all of them together.
 pub const UNARY: [(u32, u32); 6] = [(1, 1), (1, 8), (1, 32), (16, 1), (16, 8), (16, 32)];
@@ -50,7 +76,7 @@ impl Plan {
 
     fn rounds_of(&self, workload: &str) -> usize {
         match workload {
-            "unary" | "events" | "payloads" | "handshakes" => self.rounds,
+            "unary" | "streams" | "one-core" | "events" | "payloads" | "handshakes" => self.rounds,
             // These hardly vary, or take long.
             "crowd" | "memory" | "syscalls" => self.rounds.div_ceil(3),
             _ => 1,
@@ -122,6 +148,8 @@ impl Turns<'_> {
             );
             let shown = match workload {
                 "unary" => self.unary(contender, results),
+                "streams" => self.streams(contender, Cores::All, results),
+                "one-core" => self.streams(contender, Cores::First, results),
                 "events" => self.events(contender, results),
                 "payloads" => self.payloads(contender, results),
                 "handshakes" => self.handshakes(contender, results),
@@ -135,7 +163,7 @@ impl Turns<'_> {
 
     /// A fresh pair each time, because a process may be lucky or not for all its life.
     fn pair(&self, contender: &'static Contender, events: u32) -> Measured<Pair> {
-        Ok(self.stage.pair(contender, events, 2 * CROWD)?)
+        Ok(self.stage.pair(contender, events, 2 * CROWD, Cores::All)?)
     }
 
     fn note<const N: usize>(
@@ -169,6 +197,43 @@ impl Turns<'_> {
             let metric = |what| format!("unary {connections} {in_flight} {what}");
             let metrics = ["rate", "p50", "p99", "cpu", "server cpu", "client cpu"].map(metric);
             self.note(results, contender, metrics, measured);
+        }
+        Ok(shown)
+    }
+
+    /// One after another between the same two processes, so that each is beside what it is compared with.
+    fn streams(
+        &self,
+        contender: &'static Contender,
+        cores: Cores,
+        results: &mut Results,
+    ) -> Measured<String> {
+        let part = part(cores);
+        let mut pair = self.stage.pair(contender, 0, 2 * CROWD, cores).map_err(Failure::from);
+        let mut shown = String::new();
+        let mut rates = BTreeMap::new();
+        for (series, command) in STREAMS {
+            let measured = with(&mut pair, |pair| {
+                pair.ask("connect 1")?;
+                pair.ask(&format!("{command} {}", self.plan.millis(120)))?;
+                let work = pair.work(&format!("{command} {}", self.plan.millis(400)))?;
+                let cpu = (work.server_cpu + work.client_cpu) / work.figures.of("count")?;
+                Ok([work.figures.rate()?, cpu])
+            });
+            if let Ok([rate, _]) = measured {
+                rates.insert(series, rate);
+                shown += &format!("  {series}: {rate:.0}/s");
+            }
+            let metrics = ["rate", "cpu"].map(|what| format!("{part}{series} {what}"));
+            self.note(results, contender, metrics, measured);
+        }
+        for in_flight in GAINS {
+            let rate = |kind: &str| rates.get(format!("{kind} {in_flight}").as_str());
+            let gain = match (rate("pipelined"), rate("unary")) {
+                (Some(pipelined), Some(unary)) => Ok([pipelined / unary]),
+                _ => Err(Failure::NotOffered("–")),
+            };
+            self.note(results, contender, [format!("{part}gain {in_flight}")], gain);
         }
         Ok(shown)
     }
@@ -340,6 +405,14 @@ impl Turns<'_> {
             eprintln!("       idle {:12} {shown}", contender.name);
             self.note(results, contender, ["idle wakeups", "idle share"].map(String::from), measured);
         }
+    }
+}
+
+/// What the names of figures begin with.
+pub fn part(cores: Cores) -> &'static str {
+    match cores {
+        Cores::All => "streams ",
+        Cores::First => "core ",
     }
 }
 

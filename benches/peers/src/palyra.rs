@@ -43,7 +43,10 @@ fn router(setup: &Setup) -> Result<Router> {
         log.publish_raw(event(n))?;
     }
     let published = log.clone();
-    Ok(Router::new()
+    let router = Router::new();
+    #[cfg(feature = "harness")]
+    let router = with_items(router);
+    Ok(router
         .serve_raw("bench.echo", |_, params| async move { Ok(params) })
         .serve_raw("bench.take", |_, _params| async move { Ok(Bytes::new()) })
         .serve_raw("bench.give", |_, _params| async { Ok(Bytes::from_static(large())) })
@@ -57,6 +60,25 @@ fn router(setup: &Setup) -> Result<Router> {
         .events(log))
 }
 
+/// Not in the node whose size and memory is measured.
+#[cfg(feature = "harness")]
+fn with_items(router: Router) -> Router {
+    router
+        .serve_items_raw("bench.upload", |_, _params, mut items| async move {
+            let mut count = 0_u64;
+            while items.next_raw().await?.is_some() {
+                count += 1;
+            }
+            Ok(Bytes::copy_from_slice(&count.to_be_bytes()))
+        })
+        .serve_bidi_raw("bench.bidi", |_, _params, mut items, mut answers| async move {
+            while let Some(item) = items.next_raw().await? {
+                answers.send_raw(item).await?;
+            }
+            Ok(())
+        })
+}
+
 #[cfg(feature = "harness")]
 mod client {
     use std::{
@@ -65,12 +87,13 @@ mod client {
     };
 
     use palyra_quic::{
-        Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, PollRuntime, Trust, quinn::Runtime,
+        Bytes, ClientTls, Code, Connection, Endpoint, EventItem, Identity, ItemSink, Pipeline, PollRuntime,
+        Responses, Trust, quinn::Runtime,
     };
 
     use crate::{
         Result,
-        link::{self, Measured},
+        link::{self, Echo, Items, Measured},
         setup::{Credentials, EVENT_BYTES, LOOPBACK, SERVER_NAME, SMALL, Setup},
     };
 
@@ -92,7 +115,8 @@ mod client {
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);
             let handle = runtime.handle();
-            let endpoint = Endpoint::builder().shared_runtime(Arc::clone(&handle)).client(tls).bind(LOOPBACK)?;
+            let endpoint =
+                Endpoint::builder().shared_runtime(Arc::clone(&handle)).client(tls).bind(LOOPBACK)?;
             let runtime = Arc::new(Mutex::new(runtime));
             Ok(Self { runtime, handle, endpoint, address: address.parse()? })
         }
@@ -121,10 +145,11 @@ mod client {
 
     impl link::Link for Connection {
         type Events = palyra_quic::Events;
+        type Pipeline = Pipeline;
+        type Bidi = (ItemSink, Responses);
 
         async fn echo(&self) -> Measured<()> {
-            let answer = self.call_raw("bench.echo", Bytes::from_static(&SMALL)).await?;
-            if answer.len() == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
+            echoed(&self.call_raw("bench.echo", Bytes::from_static(&SMALL)).await?)
         }
 
         async fn take(&self, payload: Bytes) -> Measured<()> {
@@ -154,8 +179,41 @@ mod client {
             Ok(self.events_raw().resume_from(resume_from).follow().open().await?)
         }
 
+        async fn pipeline(&self) -> Measured<Pipeline> {
+            Ok(self.pipeline_raw("bench.echo"))
+        }
+
+        async fn bidi(&self) -> Measured<Self::Bidi> {
+            Ok(self.bidi_raw("bench.bidi", Bytes::new()).await?)
+        }
+
+        async fn upload(&self, items: Items) -> Measured<u64> {
+            let mut upload = self.send_items_raw("bench.upload", Bytes::new()).await?;
+            upload.send_all_raw(items).await?;
+            let answer = upload.finish_raw().await?;
+            Ok(u64::from_be_bytes(answer.as_ref().try_into()?))
+        }
+
         fn close(self) {
             Self::close(&self, Code::NO_ERROR, "");
+        }
+    }
+
+    fn echoed(answer: &[u8]) -> Measured<()> {
+        if answer.len() == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
+    }
+
+    impl Echo for Pipeline {
+        async fn echo(&mut self) -> Measured<()> {
+            echoed(&self.call_raw(Bytes::from_static(&SMALL)).await?)
+        }
+    }
+
+    impl Echo for (ItemSink, Responses) {
+        async fn echo(&mut self) -> Measured<()> {
+            let (items, answers) = self;
+            items.send_raw(Bytes::from_static(&SMALL)).await?;
+            echoed(&answers.next_raw().await?.ok_or("the answers ended")?)
         }
     }
 

@@ -26,6 +26,13 @@ use crate::{
 /// Longer than any command takes that does not hang.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where a process may run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cores {
+    All,
+    First,
+}
+
 /// A child process, which does not outlive this.
 pub struct Process {
     child: Child,
@@ -34,8 +41,16 @@ pub struct Process {
 
 impl Process {
     /// `peers` in another role.
-    pub fn peers(args: &[&str]) -> Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
+    pub fn peers(args: &[&str], cores: Cores) -> Result<Self> {
+        let program = env::current_exe()?;
+        let mut command = match cores {
+            Cores::All => Command::new(program),
+            Cores::First => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", "0"]).arg(program);
+                command
+            }
+        };
         command.args(args);
         Self::start(command)
     }
@@ -136,9 +151,9 @@ impl Figures {
 pub struct Client(Process);
 
 impl Client {
-    pub fn start(contender: &str, pki: &Path, address: &str, events: u32) -> Result<Self> {
+    pub fn start(contender: &str, pki: &Path, address: &str, events: u32, cores: Cores) -> Result<Self> {
         let pki = pki.to_str().ok_or("a path that is no text")?;
-        Ok(Self(Process::peers(&["client", contender, address, pki, &events.to_string(), "0"])?))
+        Ok(Self(Process::peers(&["client", contender, address, pki, &events.to_string(), "0"], cores)?))
     }
 
     pub fn process(&self) -> &Process {

@@ -159,7 +159,7 @@ mod client {
 
     use super::*;
     use crate::{
-        link::{self, Failure, Measured, NoEvents},
+        link::{self, Failure, Measured, NoEvents, NoStreams},
         on_tokio::{self, client::Executor},
         setup::SERVER_NAME,
     };
@@ -217,6 +217,8 @@ mod client {
 
     impl link::Link for Connection {
         type Events = NoEvents;
+        type Pipeline = NoStreams;
+        type Bidi = NoStreams;
 
         async fn echo(&self) -> Measured<()> {
             let mut recv = ask(self, HEALTH).await?;

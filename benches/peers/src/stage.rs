@@ -17,7 +17,7 @@ use crate::{
     Result,
     contenders::Contender,
     link::Measured,
-    processes::{Client, Figures, Process, Strace},
+    processes::{Client, Cores, Figures, Process, Strace},
     setup::SERVER_NAME,
 };
 
@@ -59,22 +59,34 @@ impl Stage {
     }
 
     /// A server out of this program, and a client for it.
-    pub fn pair(&self, contender: &'static Contender, events: u32, connections: u32) -> Result<Pair> {
+    pub fn pair(
+        &self,
+        contender: &'static Contender,
+        events: u32,
+        connections: u32,
+        cores: Cores,
+    ) -> Result<Pair> {
         let args = [self.pki()?, &events.to_string(), &connections.to_string()];
-        let server = Process::peers(&[["server", contender.name].as_slice(), &args].concat())?;
-        self.with_client(contender, server, events)
+        let server = Process::peers(&[["server", contender.name].as_slice(), &args].concat(), cores)?;
+        self.with_client(contender, server, events, cores)
     }
 
     /// A server out of a program of its own.
     pub fn node(&self, contender: &'static Contender, program: &Path, connections: u32) -> Result<Pair> {
         let mut command = Command::new(program);
         command.args([self.pki()?, "0", &connections.to_string()]);
-        self.with_client(contender, Process::start(command)?, 0)
+        self.with_client(contender, Process::start(command)?, 0, Cores::All)
     }
 
-    fn with_client(&self, contender: &'static Contender, server: Process, events: u32) -> Result<Pair> {
+    fn with_client(
+        &self,
+        contender: &'static Contender,
+        server: Process,
+        events: u32,
+        cores: Cores,
+    ) -> Result<Pair> {
         let address = server.line()?;
-        let client = Client::start(contender.name, &self.directory, &address, events)?;
+        let client = Client::start(contender.name, &self.directory, &address, events, cores)?;
         Ok(Pair { server, client, scratch: self.directory.clone() })
     }
 

@@ -84,7 +84,7 @@ mod client {
 
     use super::*;
     use crate::{
-        link::{self, Failure, Measured, NoEvents},
+        link::{self, Echo, Failure, Measured, NoEvents, NoStreams},
         on_tokio::client::Executor,
         setup::{SERVER_NAME, SMALL},
     };
@@ -135,10 +135,17 @@ mod client {
 
     impl link::Link for NodeClient {
         type Events = NoEvents;
+        type Pipeline = Self;
+        type Bidi = NoStreams;
 
         async fn echo(&self) -> Measured<()> {
             let answer = Self::echo(self, tarpc::context::current(), ByteBuf::from(SMALL)).await?;
             if answer.len() == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
+        }
+
+        /// All its calls share one stream, TCP's.
+        async fn pipeline(&self) -> Measured<Self> {
+            Ok(self.clone())
         }
 
         async fn take(&self, payload: Bytes) -> Measured<()> {
@@ -164,6 +171,12 @@ mod client {
 
         /// The connection goes with its last handle.
         fn close(self) {}
+    }
+
+    impl Echo for NodeClient {
+        async fn echo(&mut self) -> Measured<()> {
+            link::Link::echo(self).await
+        }
     }
 }
 

@@ -5,10 +5,12 @@ use std::{convert::Infallible, future::Ready, sync::Arc};
 
 use bytes::Bytes;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     body::Body,
     codegen::{BoxFuture, BoxStream, Context, Poll, Service, http},
-    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+    server::{
+        ClientStreamingService, Grpc, NamedService, ServerStreamingService, StreamingService, UnaryService,
+    },
     transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
@@ -32,6 +34,12 @@ struct Subscribe {
     resume_from: u64,
     #[prost(bool, tag = "2")]
     follow: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Count {
+    #[prost(uint64, tag = "1")]
+    count: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -90,6 +98,12 @@ impl Service<http::Request<Body>> for NodeServer {
                 let mut grpc = Grpc::new(ProstCodec::default());
                 Ok(grpc.server_streaming(Events(node), request).await)
             }),
+            "/peers.Node/Upload" => Box::pin(async move {
+                Ok(Grpc::new(ProstCodec::default()).client_streaming(Upload, request).await)
+            }),
+            "/peers.Node/Bidi" => {
+                Box::pin(async move { Ok(Grpc::new(ProstCodec::default()).streaming(Bidi, request).await) })
+            }
             _ => Box::pin(async { Ok(Status::unimplemented("no such method").into_http()) }),
         }
     }
@@ -113,6 +127,38 @@ impl<F: FnMut(Payload) -> Payload> UnaryService<Payload> for Unary<F> {
 
     fn call(&mut self, request: Request<Payload>) -> Self::Future {
         std::future::ready(Ok(Response::new((self.0)(request.into_inner()))))
+    }
+}
+
+/// Counts what comes.
+struct Upload;
+
+impl ClientStreamingService<Payload> for Upload {
+    type Response = Count;
+    type Future = BoxFuture<Response<Count>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<Payload>>) -> Self::Future {
+        Box::pin(async move {
+            let mut items = request.into_inner();
+            let mut count = 0;
+            while items.message().await?.is_some() {
+                count += 1;
+            }
+            Ok(Response::new(Count { count }))
+        })
+    }
+}
+
+/// Gives back what comes.
+struct Bidi;
+
+impl StreamingService<Payload> for Bidi {
+    type Response = Payload;
+    type ResponseStream = Streaming<Payload>;
+    type Future = Ready<std::result::Result<Response<Streaming<Payload>>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Payload>>) -> Self::Future {
+        std::future::ready(Ok(Response::new(request.into_inner())))
     }
 }
 
@@ -153,12 +199,12 @@ impl ServerStreamingService<Subscribe> for Events {
 mod client {
     use std::{net::SocketAddr, time::Duration};
 
+    use futures_util::StreamExt;
     use hyper_util::rt::TokioIo;
     use rustls::pki_types::ServerName;
     use tokio::net::TcpStream;
     use tokio_rustls::{TlsConnector, client::TlsStream};
     use tonic::{
-        Streaming,
         codegen::http::{Uri, uri::PathAndQuery},
         transport::{Channel, Endpoint},
     };
@@ -166,7 +212,7 @@ mod client {
     use super::*;
     use crate::{
         Error,
-        link::{self, Measured},
+        link::{self, Echo, Items, Measured, NoStreams},
         on_tokio::client::Executor,
         setup::{EVENT_BYTES, SERVER_NAME, SMALL},
         tls,
@@ -265,6 +311,8 @@ mod client {
 
     impl link::Link for Link {
         type Events = Events;
+        type Pipeline = NoStreams;
+        type Bidi = Echoes;
 
         async fn echo(&self) -> Measured<()> {
             let length = self.call("/peers.Node/Echo", Bytes::from_static(&SMALL)).await?;
@@ -295,8 +343,40 @@ mod client {
             Ok(self.events(resume_from, true).await?)
         }
 
+        async fn bidi(&self) -> Measured<Echoes> {
+            let mut grpc = tonic::client::Grpc::new(self.0.clone());
+            grpc.ready().await?;
+            let (sender, items) = async_channel::bounded(1);
+            let path = PathAndQuery::from_static("/peers.Node/Bidi");
+            let codec = ProstCodec::<Payload, Payload>::default();
+            let answers = grpc.streaming(Request::new(items), path, codec).await?;
+            Ok(Echoes { items: sender, answers: answers.into_inner() })
+        }
+
+        async fn upload(&self, items: Items) -> Measured<u64> {
+            let mut grpc = tonic::client::Grpc::new(self.0.clone());
+            grpc.ready().await?;
+            let path = PathAndQuery::from_static("/peers.Node/Upload");
+            let codec = ProstCodec::<Payload, Count>::default();
+            let items = items.map(|data| Payload { data });
+            Ok(grpc.client_streaming(Request::new(items), path, codec).await?.get_ref().count)
+        }
+
         /// The connection goes with its last handle.
         fn close(self) {}
+    }
+
+    pub struct Echoes {
+        items: async_channel::Sender<Payload>,
+        answers: Streaming<Payload>,
+    }
+
+    impl Echo for Echoes {
+        async fn echo(&mut self) -> Measured<()> {
+            self.items.send(Payload { data: Bytes::from_static(&SMALL) }).await?;
+            let answer = self.answers.message().await?.ok_or("the answers ended")?;
+            if answer.data.len() == SMALL.len() { Ok(()) } else { Err("another echo".into()) }
+        }
     }
 
     pub struct Events {
