@@ -16,7 +16,9 @@ pub(crate) fn describe(Describe { peer, timeout_ms }: &Describe) -> Result<(), F
         let request = connection.request::<(), Description>("node.describe", &())?;
         let request = request.codec(peer.codec.into());
         let description = in_time(Duration::from_millis(*timeout_ms), request.send()).await?;
-        lines::write(&format!("{}\n{}", methods(&description.methods), limits(&description)))
+        let methods = methods(&description.methods);
+        let omitted = omitted(&description);
+        lines::write(&format!("{methods}{omitted}\n{}", limits(&description)))
     })
 }
 
@@ -27,6 +29,10 @@ fn methods(methods: &[DescribedMethod]) -> String {
         Some((one_line(&same_name.first()?.name), kinds.join(", ")))
     });
     table(("METHOD", "KIND"), by_name.collect())
+}
+
+fn omitted(Description { omitted, .. }: &Description) -> String {
+    if *omitted == 0 { String::new() } else { format!("({omitted} more did not fit into a frame)\n") }
 }
 
 fn limits(description: &Description) -> String {

@@ -12,6 +12,8 @@ use crate::method::MethodKind;
 pub struct Description {
     /// By name, in ascending order. A name that serves both requests and notifications is there twice.
     pub methods: Vec<DescribedMethod>,
+    /// How many more there are, at the end of the order, which did not fit into a frame of the node.
+    pub omitted: u64,
     /// The largest body of a frame that the node reads, in bytes.
     pub max_frame_bytes: u64,
     /// How many requests the peer may have open at a time.
@@ -39,16 +41,43 @@ pub(crate) struct DescribedLimits {
 }
 
 const METHODS: &str = "methods";
+const OMITTED: &str = "omitted";
+/// `omitted` and its number.
+const OMITTED_BYTES: usize = 17;
 const MAX_FRAME_BYTES: &str = "max_frame_bytes";
 const STREAMS: &str = "streams";
 const NOTIFICATION_STREAMS: &str = "notification_streams";
 
-/// Writes a description. The methods are in the order of their names.
-///
+/// Writes a description of at most `max` bytes. The methods are in the order of their names; those at the end
+/// that do not fit are counted. The limits alone fit any frame.
+pub(crate) fn encode_description(
+    methods: &[(&str, MethodKind)],
+    limits: DescribedLimits,
+    max: usize,
+) -> Vec<u8> {
+    let whole = encode(methods, 0, limits);
+    let mut excess = whole.len().saturating_sub(max);
+    if excess == 0 {
+        return whole;
+    }
+    excess += OMITTED_BYTES;
+    let mut kept = methods;
+    while excess > 0
+        && let [rest @ .., (last, kind)] = kept
+    {
+        let is_another = rest.last().is_none_or(|(name, _)| name != last);
+        // With the heads of the kind, the name and the array, a byte each at least.
+        let freed = 1 + kind.as_str().len() + if is_another { 2 + last.len() } else { 0 };
+        excess = excess.saturating_sub(freed);
+        kept = rest;
+    }
+    encode(kept, methods.len() - kept.len(), limits)
+}
+
 /// By functions that are not inlined, since nothing here is worth a byte of code.
-pub(crate) fn encode_description(methods: &[(&str, MethodKind)], limits: DescribedLimits) -> Vec<u8> {
+fn encode(methods: &[(&str, MethodKind)], omitted: usize, limits: DescribedLimits) -> Vec<u8> {
     let mut out = Vec::new();
-    head(&mut out, MAP, 4);
+    head(&mut out, MAP, if omitted > 0 { 5 } else { 4 });
     text(&mut out, METHODS);
     let is_another =
         |index: usize| index == 0 || methods.get(index - 1).map(name) != methods.get(index).map(name);
@@ -69,6 +98,10 @@ pub(crate) fn encode_description(methods: &[(&str, MethodKind)], limits: Describ
     ] {
         text(&mut out, name);
         head(&mut out, UNSIGNED, value);
+    }
+    if omitted > 0 {
+        text(&mut out, OMITTED);
+        head(&mut out, UNSIGNED, omitted);
     }
     out
 }
@@ -93,8 +126,10 @@ impl<'b, C> Decode<'b, C> for Description {
     fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
         let (mut methods, mut max_frame_bytes, mut streams, mut notification_streams) =
             (None, None, None, None);
+        let mut omitted = 0;
         for _ in 0..decoder.map()?.unwrap_or_default() {
             match decoder.str()? {
+                OMITTED => omitted = decoder.u64()?,
                 METHODS => methods = Some(decode_methods(decoder)?),
                 MAX_FRAME_BYTES => max_frame_bytes = Some(decoder.u64()?),
                 STREAMS => streams = Some(decoder.u64()?),
@@ -105,6 +140,7 @@ impl<'b, C> Decode<'b, C> for Description {
         let missing = |name: &str| DecodeError::message(format!("`{name}` is missing"));
         Ok(Self {
             methods: methods.ok_or_else(|| missing(METHODS))?,
+            omitted,
             max_frame_bytes: max_frame_bytes.ok_or_else(|| missing(MAX_FRAME_BYTES))?,
             streams: streams.ok_or_else(|| missing(STREAMS))?,
             notification_streams: notification_streams.ok_or_else(|| missing(NOTIFICATION_STREAMS))?,
@@ -134,9 +170,10 @@ mod tests {
         DescribedLimits { max_frame_bytes: 524_288, streams: 32, notification_streams: 8 };
 
     fn described(methods: &[(&str, MethodKind)]) -> Vec<DescribedMethod> {
-        let encoded = encode_description(methods, LIMITS);
-        let Description { methods, max_frame_bytes, streams, notification_streams } =
+        let encoded = encode_description(methods, LIMITS, usize::MAX);
+        let Description { methods, omitted, max_frame_bytes, streams, notification_streams } =
             value::decode(&encoded).unwrap();
+        assert_eq!(omitted, 0);
         assert_eq!((max_frame_bytes, streams, notification_streams), (524_288, 32, 8));
         methods
     }
@@ -157,8 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn methods_that_do_not_fit_are_counted() {
+        let names: Vec<_> = (100..200).map(|n| format!("demo.method-{n}")).collect();
+        let methods: Vec<_> = names
+            .iter()
+            .flat_map(|name| [(&**name, MethodKind::Log), (&**name, MethodKind::Notification)])
+            .collect();
+        let whole = encode_description(&methods, LIMITS, usize::MAX).len();
+        let nothing = encode_description(&[], LIMITS, usize::MAX).len() + OMITTED_BYTES;
+        assert_eq!(encode_description(&methods, LIMITS, whole).len(), whole);
+        for max in nothing..whole {
+            let encoded = encode_description(&methods, LIMITS, max);
+            assert!(encoded.len() <= max, "{} of {max}", encoded.len());
+            let Description { methods: kept, omitted, .. } = value::decode(&encoded).unwrap();
+            assert_eq!(kept.len() + usize::try_from(omitted).unwrap(), methods.len());
+            assert!(omitted > 0 && kept.iter().zip(&methods).all(|(kept, method)| *kept.name == *method.0));
+            // Room for two more is not left unused.
+            assert!(max - encoded.len() < 2 * 40 + 2 * OMITTED_BYTES || kept.is_empty(), "{max}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_passed_over_and_what_is_needed_is_named() {
-        let encoded = encode_description(&[("a", MethodKind::Items)], LIMITS);
+        let encoded = encode_description(&[("a", MethodKind::Items)], LIMITS, usize::MAX);
         let novel: Vec<u8> =
             [&[0xa5, 0x65], &b"novel"[..], &[0x81, 0xa1, 0x00, 0x00], &encoded[1..]].concat();
         assert_eq!(

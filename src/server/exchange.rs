@@ -196,7 +196,7 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     }
     match &*request.method {
         HEALTH => Route::Respond(health(node)),
-        DESCRIBE => Route::Respond(describe(node, link.peer())),
+        DESCRIBE => Route::Respond(describe(node, link.peer(), exchange.codec)),
         STREAM_EVENTS => match node.router.event_log() {
             // A subscription has no use for parameters.
             Some(log) => Route::Events { log, request: Box::new(Request { params: None, ..request }) },
