@@ -110,9 +110,13 @@ struct Table {
     tidy_at: usize,
 }
 
-/// At most this many accounts of peers without a connection are kept when the table is tidied up. An account
-/// has about 150 bytes.
+/// At most this many accounts of peers without a connection are kept when the table is tidied up.
 const MAX_ABSENT: usize = 1024;
+/// What an account takes, with its part of the table and what the allocator adds.
+const ACCOUNT_BYTES: usize = 256;
+/// What the accounts of peers without a connection may take: as many again may come before the table is
+/// tidied up.
+pub(crate) const MAX_ABSENT_BYTES: usize = 2 * MAX_ABSENT * ACCOUNT_BYTES;
 
 impl Accounts {
     pub(crate) fn new() -> Self {
@@ -187,6 +191,16 @@ mod tests {
             accounts.of(address(n), now).requests.take(Rate::per_second(1), now).unwrap();
         }
         assert!(accounts.of(address(0), now).requests.take(hourly, now).is_err());
+    }
+
+    #[test]
+    fn an_account_takes_what_it_is_reckoned_at() {
+        let in_table = size_of::<(Payer, Arc<Account>)>() + 1;
+        let counts = 2 * size_of::<usize>();
+        let allocated = size_of::<Account>() + counts + 2 * size_of::<usize>();
+        // A table that has just grown is half empty.
+        let account = allocated + 2 * in_table;
+        assert!((ACCOUNT_BYTES / 2..=ACCOUNT_BYTES).contains(&account), "{account}");
     }
 
     #[test]

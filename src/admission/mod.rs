@@ -10,7 +10,7 @@ mod slots;
 mod unread_pieces;
 
 pub(crate) use self::{
-    accounts::{Accounts, Payer},
+    accounts::{Accounts, MAX_ABSENT_BYTES, Payer},
     allowance::{Allowance, TooMany},
     budget::{Charge, OpenStream},
     handshakes::{ConnectionSlot, HandshakeSlot},

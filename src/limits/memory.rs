@@ -121,7 +121,7 @@ impl TransportLimits {
     /// beyond that is not in the sum. Nor are the pieces beyond that of a peer that has half as many read
     /// as it leaves unread, or that takes many minutes: their number is an estimate; nor what quinn keeps
     /// of a handshake that comes in single bytes, 32 KiB. Connections that this side dials have a frame
-    /// budget of their own.
+    /// budget of their own. Limits of single methods come on top: see `MethodLimits::worst_case_bytes`.
     #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =

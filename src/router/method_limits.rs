@@ -8,7 +8,7 @@ use super::{
     method_error::MethodError,
 };
 use crate::{
-    admission::{Accounts, Payer},
+    admission::{Accounts, MAX_ABSENT_BYTES, Payer},
     limits::Rate,
     message::WireError,
     sync::{Semaphore, SemaphoreGuardArc},
@@ -70,11 +70,29 @@ impl MethodLimits {
     /// answered with `resource_exhausted`, which tells the caller when to come back and that nothing has run.
     ///
     /// A peer is the owner of a certificate, or an address (64 bits of an IPv6 address) if it presented none.
-    /// Its share outlasts its connections. A method with a rate keeps the shares of at most 2,048 peers, 200
+    /// Its share outlasts its connections. A method with a rate keeps the shares of at most 2,048 peers, 256
     /// bytes each; when there are more, those that have the least to wait are forgotten. Default: no limit.
     #[must_use]
     pub fn rate_per_peer(self, rate: Rate) -> Self {
         Self { rate_per_peer: Some(rate), ..self }
+    }
+
+    /// The bytes that these limits may cost at worst, beside
+    /// [`TransportLimits::worst_case_bytes`](crate::TransportLimits::worst_case_bytes): 512 KiB for the
+    /// shares of peers if there is a [`rate_per_peer`](Self::rate_per_peer), and nothing otherwise.
+    ///
+    /// ```
+    /// use palyra_quic::{MethodLimits, Rate, TransportLimits};
+    ///
+    /// let calibrate = MethodLimits::new().rate_per_peer(Rate::per_second(1));
+    /// let memory: u64 = 16 * 1024 * 1024;
+    /// let limits = TransportLimits::within(memory - calibrate.worst_case_bytes())?;
+    /// assert!(limits.worst_case_bytes() + calibrate.worst_case_bytes() <= memory);
+    /// # Ok::<(), palyra_quic::Error>(())
+    /// ```
+    #[must_use]
+    pub fn worst_case_bytes(&self) -> u64 {
+        self.rate_per_peer.map_or(0, |_| u64::try_from(MAX_ABSENT_BYTES).unwrap_or(u64::MAX))
     }
 
     pub(super) fn timeout(&self) -> Option<Duration> {

@@ -1,5 +1,5 @@
-//! What connects OpenTelemetry to an endpoint, to be copied: two functions for `EndpointBuilder::inject_trace`
-//! and `EndpointBuilder::extract_trace`.
+//! What connects OpenTelemetry to an endpoint, to be copied: two functions for
+//! `EndpointBuilder::inject_trace` and `EndpointBuilder::extract_trace`.
 
 use opentelemetry::{
     Context,
