@@ -84,10 +84,11 @@ impl EventLogBuilder {
 
     /// How many bytes the events held may take. Default: 1 MiB.
     ///
-    /// In memory, each event counts its payload and 64 bytes more. In the files of a log that is
-    /// [opened](Self::open), each event takes its payload and about 30 bytes more, and each commit about 60.
-    /// The segments are kept within this size, or within that of the newest two if these are larger: a
-    /// segment has at least 64 KiB, and as much as its first commit. Other files take up to 136 KiB.
+    /// In memory, each event counts its payload and 64 bytes more. In the files of a log that is opened
+    /// (`EventLogBuilder::open`, feature `durable`), each event takes its payload and about 30 bytes more,
+    /// and each commit about 60. The segments are kept within this size, or within that of the newest two if
+    /// these are larger: a segment has at least 64 KiB, and as much as its first commit. Other files take up
+    /// to 136 KiB.
     #[must_use]
     pub fn max_bytes(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }

@@ -12,7 +12,7 @@ pub struct LogHealth {
     /// numbers were given again, to other events.
     pub unwritten_events: u64,
     /// How many events the store has lost to damage, as far as it knows; see
-    /// [`EventStore::damaged`](crate::EventStore::damaged).
+    /// `EventStore::damaged`.
     pub damaged_events: u64,
     /// How many reads of the store have failed since the log was opened. The subscribers that they were for
     /// were sent away, and come back later: nothing is lost.
