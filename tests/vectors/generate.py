@@ -618,6 +618,14 @@ def frames():
             good("a body of 255 bytes", [b"\x00" * 255]),
             good("a body of 256 bytes", [b"\x00" * 256]),
             good("no frame at all: an answer without responses", []),
+            good("a request that is the first of three calls", [
+                cbor2.dumps({0: 1, 1: "demo.add", 3: b"\x01", 7: True}), cbor2.dumps({3: b"\x02"}), cbor2.dumps({}),
+            ]),
+            good("answers to three calls", [
+                cbor2.dumps({0: 1, 1: "result", 2: True, 6: b"\x01"}),
+                cbor2.dumps({0: 1, 1: "error", 2: False, 5: "invalid_request", 12: True}),
+                cbor2.dumps({0: 1, 1: "result", 2: True}),
+            ]),
         ],
         "invalid": [
             bad("an empty frame", frame(b""), "empty", violation),
