@@ -5,7 +5,7 @@ use minicbor::{Decode, Encode};
 
 use super::{attempts::Attempts, call::ClientCall, reconnecting::Client};
 use crate::{
-    connection::{Health, Notifier, OutgoingRequest, Responses},
+    connection::{Health, Notifier, OutgoingRequest, Responses, not_described},
     error::Result,
     message::Description,
     method::{AnyMethod, Method, MethodName, NotificationMethod, StreamingMethod},
@@ -188,9 +188,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for [`call`](Self::call).
+    /// As for [`call`](Self::call), and for [`Connection::describe`](crate::Connection::describe).
     pub async fn describe(&self) -> Result<Description> {
-        self.value(&mut OutgoingRequest::new(DESCRIBE, Bytes::new())).await
+        let described = self.value(&mut OutgoingRequest::new(DESCRIBE, Bytes::new())).await;
+        described.map_err(|error| match not_described(&error) {
+            Some(error) => self.name(error, DESCRIBE),
+            None => error,
+        })
     }
 
     /// Asks the peer how it is, within the client's [`call_timeout`](super::ClientBuilder::call_timeout).

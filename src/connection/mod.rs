@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::describe::not_described;
 pub(crate) use self::outgoing::{OutgoingRequest, payload};
 #[cfg(feature = "streams")]
 pub use self::pipeline::Pipeline;

@@ -75,6 +75,7 @@ mod may_have_run;
 mod method_limits;
 mod nesting;
 mod notifications;
+mod other_nodes;
 mod paths;
 mod peers;
 mod permissions;
