@@ -328,7 +328,7 @@ pub mod client {
 
     use super::*;
     use crate::{
-        link::{self, Echo, Measured, NoStreams},
+        link::{self, Echo, Failure, Items, Measured, NoStreams},
         on_tokio::{self, client::Executor},
         setup::{EVENT_BYTES, SERVER_NAME, SMALL},
     };
@@ -494,6 +494,10 @@ pub mod client {
         async fn bidi(&self) -> Measured<Bidi> {
             let (send, recv) = self.begin(&Request { more: Some(true), ..request("bench.bidi") }).await?;
             Ok(Bidi { send, recv, frames: Frames::default() })
+        }
+
+        async fn upload(&self, _items: Items) -> Measured<u64> {
+            Err(Failure::NotOffered("is not built with uploads"))
         }
 
         fn close(self) {
