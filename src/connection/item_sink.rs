@@ -51,14 +51,15 @@ impl<I: Encode<()>> ItemSink<I> {
     ///
     /// If this is dropped half way, nothing more can be sent, and the request cannot be finished.
     pub async fn send(&mut self, item: &I) -> Result<()> {
-        let frame = self.value_frame(item)?;
+        let mut frame = Vec::new();
+        self.append_value(item, &mut frame)?;
         self.write(frame).await
     }
 
-    /// The frame of an item.
-    pub(super) fn value_frame(&self, item: &I) -> Result<Vec<u8>> {
+    /// Adds the frame of an item.
+    pub(super) fn append_value(&self, item: &I, frames: &mut Vec<u8>) -> Result<()> {
         let params = value::encode(item).map_err(|error| self.name(error))?;
-        self.frame(params)
+        self.append(params, frames)
     }
 }
 
@@ -80,7 +81,8 @@ impl<I> ItemSink<I> {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_raw(&mut self, params: impl Into<Bytes>) -> Result<()> {
-        let frame = self.frame(params.into())?;
+        let mut frame = Vec::new();
+        self.append(params.into(), &mut frame)?;
         self.write(frame).await
     }
 
@@ -110,17 +112,17 @@ impl<I> ItemSink<I> {
         }
     }
 
-    /// The frame of an item. Empty parameters are left out.
-    pub(super) fn frame(&self, params: Bytes) -> Result<Vec<u8>> {
+    /// Adds the frame of an item. Empty parameters are left out.
+    pub(super) fn append(&self, params: Bytes, frames: &mut Vec<u8>) -> Result<()> {
         let item = if params.is_empty() { Item::default() } else { Item::new(params) };
         let max = self.connection.link().limits().max_frame_len();
-        let frame = frame::encode(max, |out| item.encode(self.codec, out).map_err(Error::from));
-        frame.map_err(|error| self.name(error))
+        let appended = frame::append(frames, max, |out| item.encode(self.codec, out).map_err(Error::from));
+        appended.map_err(|error| self.name(error))
     }
 
-    pub(super) async fn write(&mut self, frame: Vec<u8>) -> Result<()> {
+    pub(super) async fn write(&mut self, frames: Vec<u8>) -> Result<()> {
         let link = self.connection.link();
-        let written = link.clock().timeout_at(self.deadline, self.writer.write(frame)).await;
+        let written = link.clock().timeout_at(self.deadline, self.writer.write(frames)).await;
         let written = written.unwrap_or_else(|_elapsed| Err(timed_out(link.clock())));
         written.map_err(|error| {
             let error = match error.kind() {

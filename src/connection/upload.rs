@@ -33,6 +33,9 @@ pub struct Upload<I = Raw, T = Raw> {
     result: PhantomData<fn() -> T>,
 }
 
+/// No more items are added to a write that has this many bytes.
+const WRITE_BYTES: usize = 16 * 1024;
+
 /// What the peer has said already.
 enum Answer {
     Result(Bytes),
@@ -59,12 +62,14 @@ impl<I: Encode<()>, T> Upload<I, T> {
     ///
     /// If this is dropped half way, nothing more can be sent, and the request cannot be finished.
     pub async fn send(&mut self, item: &I) -> Result<()> {
-        let frame = self.sink.value_frame(item)?;
+        let mut frame = Vec::new();
+        self.sink.append_value(item, &mut frame)?;
         self.write(frame).await
     }
 
     /// Sends all items of a stream. Returns when the stream has ended or the peer has answered with a result,
-    /// whichever is first.
+    /// whichever is first. Items that the stream has ready are sent together, about 16 KiB at a time, which
+    /// costs less than [`send`](Self::send) for each.
     ///
     /// # Errors
     ///
@@ -72,15 +77,9 @@ impl<I: Encode<()>, T> Upload<I, T> {
     ///
     /// # Cancellation
     ///
-    /// An item that has been taken from the stream is lost, and [`send`](Self::send) says what that means.
+    /// Items that have been taken from the stream are lost, and [`send`](Self::send) says what that means.
     pub async fn send_all(&mut self, items: impl Stream<Item = I>) -> Result<()> {
-        let mut items = pin!(items);
-        while let Some(item) = self.next_of(&mut items).await? {
-            let frame = self.sink.value_frame(&item)?;
-            drop(item);
-            self.write_unless_answered(frame).await?;
-        }
-        Ok(())
+        self.send_each(items, |sink, item, frames| sink.append_value(&item, frames)).await
     }
 }
 
@@ -95,7 +94,8 @@ impl<I, T> Upload<I, T> {
     ///
     /// As for [`send`](Self::send).
     pub async fn send_raw(&mut self, params: impl Into<Bytes>) -> Result<()> {
-        let frame = self.sink.frame(params.into())?;
+        let mut frame = Vec::new();
+        self.sink.append(params.into(), &mut frame)?;
         self.write(frame).await
     }
 
@@ -105,12 +105,7 @@ impl<I, T> Upload<I, T> {
     ///
     /// As for [`send_all`](Self::send_all).
     pub async fn send_all_raw(&mut self, items: impl Stream<Item = impl Into<Bytes>>) -> Result<()> {
-        let mut items = pin!(items);
-        while let Some(item) = self.next_of(&mut items).await? {
-            let frame = self.sink.frame(item.into())?;
-            self.write_unless_answered(frame).await?;
-        }
-        Ok(())
+        self.send_each(items, |sink, item, frames| sink.append(item.into(), frames)).await
     }
 
     /// Tells the peer that there are no more items, and gives the payload of its answer. See
@@ -142,6 +137,31 @@ impl<I, T> Upload<I, T> {
             Some(Answer::Failed(error)) => Err(error),
             None => Err(self.responses.fail(Error::protocol("the stream ended without an answer"))),
         }
+    }
+
+    /// Sends items, whose frames `append` makes, until the peer answers.
+    async fn send_each<V>(
+        &mut self,
+        items: impl Stream<Item = V>,
+        append: impl Fn(&ItemSink<I>, V, &mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let mut items = pin!(items.fuse());
+        while let Some(item) = self.next_of(&mut items).await? {
+            let mut frames = Vec::new();
+            let mut appended = append(&self.sink, item, &mut frames);
+            while appended.is_ok()
+                && frames.len() < WRITE_BYTES
+                && let Some(Some(item)) = future::poll_once(items.next()).await
+            {
+                appended = append(&self.sink, item, &mut frames);
+            }
+            // The items before one that cannot be sent are, as by themselves.
+            if !frames.is_empty() {
+                self.write_unless_answered(frames).await?;
+            }
+            appended?;
+        }
+        Ok(())
     }
 
     /// Writes the frame of an item, unless the peer answers before; then that is the error.

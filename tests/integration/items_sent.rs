@@ -545,6 +545,36 @@ fn an_item_that_does_not_fit_a_frame_is_not_sent_and_others_are() {
 }
 
 #[test]
+fn a_stream_of_items_ends_at_one_that_cannot_be_sent_and_those_before_it_arrive() {
+    run(async {
+        let limits = TransportLimits::builder().max_frame_bytes(1024).build().unwrap();
+        let server = serve(router());
+        let connection = server.connect_within(limits).await;
+        // All are ready, and so are sent in few writes.
+        let small = stream::repeat(Bytes::from_static(&[1])).take(100);
+        let mut upload = connection.send_items_raw("demo.sum", vec![0]).await.unwrap();
+        upload.send_all_raw(small.clone()).await.unwrap();
+        let items = small.clone().chain(stream::once(Bytes::from(vec![7; 1024]))).chain(small.clone());
+        let error = upload.send_all_raw(items).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::MessageTooLarge);
+        upload.send_raw(vec![1]).await.unwrap();
+        assert_eq!(upload.finish_raw().await.unwrap(), &[24, 201][..]);
+    });
+}
+
+#[test]
+fn many_items_that_are_ready_arrive_in_order() {
+    run(async {
+        let server = serve(router());
+        let connection = server.connect().await;
+        let texts = |count: u32| stream::iter(0..count).map(|number| format!("{number}-{}", "x".repeat(50)));
+        let sent: Vec<_> = texts(5000).collect().await;
+        let received = connection.send_all(FIRST, &5000, texts(6000)).await.unwrap();
+        assert!(received == sent);
+    });
+}
+
+#[test]
 fn the_time_limit_of_a_call_is_for_all_of_it() {
     run(async {
         let server = serve(router());
