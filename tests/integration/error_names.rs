@@ -49,7 +49,10 @@ fn every_failure_of_a_call_names_its_method_and_the_peer() {
         let unknown = connection.request_raw("demo.none", "").respond().await.unwrap_err();
         names(&unknown, ErrorKind::Remote(WireError::UnsupportedMethod), "demo.none");
         let in_no_time = connection.request_raw("demo.hang", "").timeout(Duration::from_millis(20));
-        names(&in_no_time.send_raw().await.unwrap_err(), ErrorKind::DeadlineExceeded, "demo.hang");
+        let late = in_no_time.send_raw().await.unwrap_err();
+        // The node may be the first to notice that no answer can arrive in time.
+        assert!(late.is_timeout());
+        names(&late, late.kind().clone(), "demo.hang");
         let unreadable = connection.call::<_, String>("demo.echo", &7_u8).await.unwrap_err();
         names(&unreadable, ErrorKind::Codec, "demo.echo");
         let large = connection.call_raw("demo.echo", vec![0; 64 * 1024 * 1024]).await.unwrap_err();
