@@ -23,10 +23,14 @@ pub(super) struct RealDisk {
     path: PathBuf,
     directory: File,
     /// `None` after [`unlock`](Disk::unlock).
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<RealFile>>,
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Whether it keeps others out.
+    is_locked: bool,
+}
 
 /// How redb's files begin, in which earlier versions of this crate kept events.
 const REDB_MAGIC: &[u8] = b"redb";
@@ -43,7 +47,7 @@ impl RealDisk {
         let directory = File::open(path)?;
         let lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK))?;
-        lock_file(&lock, path)?;
+        let lock = locked(lock, path)?;
         Ok(Self { path: path.to_owned(), directory, lock: Mutex::new(Some(lock)) })
     }
 }
@@ -84,13 +88,12 @@ pub(in crate::events) fn open_locked_file(
         new.push(".new");
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(Path::new(&new))?;
-        lock_file(&file, path)?;
+        let file = locked(file, path)?;
         // Another process may have finished the same.
         if !path.try_exists()? {
-            file.set_len(0)?;
-            let file = RealFile(file);
+            file.file.set_len(0)?;
             initialize(&file)?;
-            file.0.sync_all()?;
+            file.file.sync_all()?;
             fs::rename(&new, path)?;
             parent_of(path)?.sync_all()?;
             return Ok(Arc::new(file));
@@ -98,18 +101,29 @@ pub(in crate::events) fn open_locked_file(
         fs::remove_file(&new)?;
     }
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    lock_file(&file, path)?;
-    Ok(Arc::new(RealFile(file)))
+    Ok(Arc::new(locked(file, path)?))
 }
 
-fn lock_file(file: &File, path: &Path) -> io::Result<()> {
-    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error.into() {
+/// Locks a file until this is dropped.
+fn locked(file: File, path: &Path) -> io::Result<RealFile> {
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error.into() {
         error if io::Error::kind(&error) == io::ErrorKind::WouldBlock => io::Error::new(
             io::ErrorKind::ResourceBusy,
             format!("{} is already open, in this process or another", path.display()),
         ),
         error => error,
-    })
+    })?;
+    Ok(RealFile { file, is_locked: true })
+}
+
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        if self.is_locked {
+            // Closing it is not enough: a child that another thread starts has it open, too, until the child
+            // has become another program.
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+    }
 }
 
 fn dangling(path: &Path, kind: io::ErrorKind) -> io::Error {
@@ -129,12 +143,12 @@ impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { file, is_locked: false }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { file, is_locked: false }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -176,24 +190,24 @@ impl Disk for RealDisk {
 
 impl DiskFile for RealFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.0, buffer, offset)
+        std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         check_limit(offset, bytes.len(), getrlimit(Resource::Fsize).current)?;
-        std::os::unix::fs::FileExt::write_at(&self.0, bytes, offset)
+        std::os::unix::fs::FileExt::write_at(&self.file, bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(size_and_links(&self.0)?.0)
+        Ok(size_and_links(&self.file)?.0)
     }
 
     fn linked_len(&self) -> io::Result<Option<u64>> {
-        let (len, links) = size_and_links(&self.0)?;
+        let (len, links) = size_and_links(&self.file)?;
         Ok((links > 0).then_some(len))
     }
 }
@@ -224,6 +238,21 @@ fn check_limit(offset: u64, len: usize, limit: Option<u64>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_closed_is_free_though_a_child_has_the_file_open() {
+        let path = std::env::temp_dir().join(format!("palyra-lock-{}", std::process::id()));
+        let disk = RealDisk::open(&path).unwrap();
+        assert_eq!(RealDisk::open(&path).err().unwrap().kind(), io::ErrorKind::ResourceBusy);
+        // It shares the lock, as the copy of a child does.
+        let copy = lock(&disk.lock).as_ref().unwrap().file.try_clone().unwrap();
+        drop(disk);
+        let disk = RealDisk::open(&path).unwrap();
+        drop(copy);
+        assert_eq!(RealDisk::open(&path).err().unwrap().kind(), io::ErrorKind::ResourceBusy);
+        drop(disk);
+        fs::remove_dir_all(&path).unwrap();
+    }
 
     #[test]
     fn a_write_beyond_the_limit_of_the_process_is_an_error() {
