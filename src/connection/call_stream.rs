@@ -165,13 +165,7 @@ impl CallStream {
                 None => {}
             }
             let before = state.frames.len();
-            let appended = frame::append(&mut state.frames, max, |out| {
-                item.encode(Codec::Cbor, out).map_err(Error::from)
-            });
-            if let Err(error) = appended {
-                state.frames.truncate(before);
-                return Err(error);
-            }
+            frame::append(&mut state.frames, max, |out| item.encode(Codec::Cbor, out).map_err(Error::from))?;
             let frame_len = state.frames.len() - before;
             state.unsent.push(Unsent { slot: Arc::clone(slot), frame_len });
             let driver = state.driver.take();

@@ -306,18 +306,17 @@ impl Answers<'_> {
         }
         let before = self.frames.len();
         let max = node.max_frame_len();
-        let encoded =
-            frame::append(&mut self.frames, max, |out| response.encode(*codec, out).map_err(Error::from));
-        if let Err(error) = encoded {
+        let frames = &mut self.frames;
+        let mut append = |response: &Response| {
+            frame::append(frames, max, |out| response.encode(*codec, out).map_err(Error::from))
+        };
+        let encoded = append(response).or_else(|error| {
             tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
-            self.frames.truncate(before);
             node.counters.requests_failed.internal.add();
-            let failure = MethodError::internal(error.to_string()).into_response();
-            let encoded =
-                frame::append(&mut self.frames, max, |out| failure.encode(*codec, out).map_err(Error::from));
-            if encoded.is_err() {
-                return Err(PipelineEnd::Broken(Code::INTERNAL));
-            }
+            append(&MethodError::internal(error.to_string()).into_response())
+        });
+        if encoded.is_err() {
+            return Err(PipelineEnd::Broken(Code::INTERNAL));
         }
         self.charge.add(self.frames.len() - before);
         if self.frames.len() >= WRITE_BYTES { self.flush().await } else { Ok(()) }
