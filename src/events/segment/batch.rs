@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use super::{
-    checksum::{Checksum, matches},
+    checksum::{Checksum, Sum, matches},
     header::{u32_at, u64_at},
     layout::{BATCH_END, MARK, SECTOR, end_offset_of, next_block, offset_of, unbroken},
     number::{to_u64, to_usize},
@@ -95,17 +95,16 @@ impl RecordHead {
         bytes
     }
 
-    /// `None` if these bytes, which are at `offset` in the file, are no valid head of a record.
-    pub(super) fn decode(bytes: &[u8], checksum: &Checksum, offset: u64) -> Option<Self> {
+    /// With the checksum so far, for the payload. `None` if these bytes, which are at `offset` in the file,
+    /// are no valid head of a record.
+    pub(super) fn decode(bytes: &[u8], checksum: &Checksum, offset: u64) -> Option<(Self, Sum)> {
         let (content, crc) = bytes.split_at_checked(RECORD_HEAD_LEN - CRC_LEN)?;
-        if !matches(u32_at(crc, 0)?, checksum.of(offset, &[content])) {
+        let sum = checksum.begin(offset).and(&[content]);
+        if !matches(u32_at(crc, 0)?, sum.clone().finish()) {
             return None;
         }
-        Some(Self {
-            len: u32_at(content, 0)?,
-            number: u64_at(content, 4)?,
-            published: Duration::from_millis(u64_at(content, 12)?),
-        })
+        let (len, number) = (u32_at(content, 0)?, u64_at(content, 4)?);
+        Some((Self { len, number, published: Duration::from_millis(u64_at(content, 12)?) }, sum))
     }
 
     /// The length of the payload and the checksum behind it.
@@ -113,12 +112,10 @@ impl RecordHead {
         u64::from(self.len) + to_u64(CRC_LEN)
     }
 
-    /// The payload, if `rest`, the bytes behind this head, has the right checksum. `offset` is where the
-    /// head is.
-    pub(super) fn payload<'r>(&self, rest: &'r [u8], checksum: &Checksum, offset: u64) -> Option<&'r [u8]> {
+    /// The payload, if `rest`, the bytes behind this head, has the right checksum. `sum` is that of the head.
+    pub(super) fn payload<'r>(&self, rest: &'r [u8], sum: Sum) -> Option<&'r [u8]> {
         let (payload, crc) = rest.split_at_checked(to_usize(u64::from(self.len)))?;
-        let computed = checksum.of(offset, &[&self.encode(), payload]);
-        matches(u32_at(crc, 0)?, computed).then_some(payload)
+        matches(u32_at(crc, 0)?, sum.and(&[payload]).finish()).then_some(payload)
     }
 }
 
@@ -261,10 +258,10 @@ mod tests {
             let mut rest = &stream[BATCH_HEADER_LEN..];
             let mut at = position + to_u64(BATCH_HEADER_LEN);
             for payload in &payloads {
-                let head = RecordHead::decode(&rest[..24], &checksum, offset_of(at)).unwrap();
-                prop_assert_eq!(RecordHead::decode(&rest[..24], &checksum, offset_of(at) + SECTOR), None);
+                let (head, sum) = RecordHead::decode(&rest[..24], &checksum, offset_of(at)).unwrap();
+                prop_assert!(RecordHead::decode(&rest[..24], &checksum, offset_of(at) + SECTOR).is_none());
                 let (record, others) = rest.split_at(payload.len() + RECORD_OVERHEAD);
-                let found = head.payload(&record[24..], &checksum, offset_of(at));
+                let found = head.payload(&record[24..], sum);
                 prop_assert_eq!(found, Some(&payload[..]));
                 at += to_u64(record.len());
                 rest = others;

@@ -22,10 +22,27 @@ impl Checksum {
 
     /// The checksum of these bytes if the structure that they belong to begins at `offset` in the file.
     pub(super) fn of(&self, offset: u64, parts: &[&[u8]]) -> u32 {
-        let mut hasher = self.salted.clone();
-        hasher.update(&offset.to_le_bytes());
-        parts.iter().for_each(|part| hasher.update(part));
-        hasher.finalize()
+        self.begin(offset).and(parts).finish()
+    }
+
+    /// The same, for bytes that come later.
+    pub(super) fn begin(&self, offset: u64) -> Sum {
+        Sum(self.salted.clone()).and(&[&offset.to_le_bytes()])
+    }
+}
+
+/// The checksum of bytes that may be followed by more.
+#[derive(Clone)]
+pub(super) struct Sum(Hasher);
+
+impl Sum {
+    pub(super) fn and(mut self, parts: &[&[u8]]) -> Self {
+        parts.iter().for_each(|part| self.0.update(part));
+        self
+    }
+
+    pub(super) fn finish(self) -> u32 {
+        self.0.finalize()
     }
 }
 

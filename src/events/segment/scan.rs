@@ -9,7 +9,7 @@ use super::{
         BATCH_END_LEN, BATCH_HEADER_LEN, BATCH_MAGIC, BatchHeader, RECORD_HEAD_LEN, RecordHead, batch_start,
     },
     buffers::Buffers,
-    checksum::Checksum,
+    checksum::{Checksum, Sum},
     disk::{DiskFile, read_full},
     header::{Header, u32_at, u64_at},
     layout::{BATCH_END, offset_of, unbroken},
@@ -48,7 +48,8 @@ pub(super) enum Found {
 /// What is at a position, without its bytes.
 enum Piece {
     Batch(BatchHeader),
-    Record(RecordHead),
+    /// With the checksum of its head.
+    Record(RecordHead, Sum),
 }
 
 const HEAD: u64 = 24;
@@ -102,14 +103,14 @@ impl<'f> Scanner<'f> {
                     self.position = start + BATCH_HEADER;
                     return Ok(Some(Found::Batch { header, start, end }));
                 }
-                Some((start, Piece::Record(head))) => {
+                Some((start, Piece::Record(head, sum))) => {
                     if head.number >= self.numbers.end {
                         return Ok(None);
                     }
                     let end = start + HEAD + head.rest_len();
                     self.position = end;
                     // Its own checksum vouches for the length, even if the payload is damaged.
-                    if head.number >= self.numbers.start && self.payload_is_valid(start, &head)? {
+                    if head.number >= self.numbers.start && self.payload_is_valid(start, &head, sum)? {
                         self.numbers.start = head.number + 1;
                         return self.record(start..end, head);
                     }
@@ -128,17 +129,17 @@ impl<'f> Scanner<'f> {
         Ok(payload.map(|payload| Found::Record { number, published, payload, place }))
     }
 
-    fn payload_is_valid(&mut self, start: u64, head: &RecordHead) -> io::Result<bool> {
+    fn payload_is_valid(&mut self, start: u64, head: &RecordHead, sum: Sum) -> io::Result<bool> {
         // The head, too, so that a search that goes back finds both in memory.
         let record = self.stream.get(start, HEAD + head.rest_len())?;
         let rest = record.and_then(|record| record.get(RECORD_HEAD_LEN..));
-        Ok(rest.and_then(|rest| head.payload(rest, &self.checksum, offset_of(start))).is_some())
+        Ok(rest.and_then(|rest| head.payload(rest, sum)).is_some())
     }
 
     /// What begins at this position, or behind the end of a batch and the padding at this position.
     fn piece(&mut self, position: u64) -> io::Result<Option<(u64, Piece)>> {
-        if let Some(head) = self.record_head(position)? {
-            return Ok(Some((position, Piece::Record(head))));
+        if let Some((head, sum)) = self.record_head(position)? {
+            return Ok(Some((position, Piece::Record(head, sum))));
         }
         let ends = self.stream.get(position, BATCH_END_LEN)?.is_some_and(|end| end == [BATCH_END]);
         let position = if ends { position + BATCH_END_LEN } else { position };
@@ -153,7 +154,7 @@ impl<'f> Scanner<'f> {
         Ok(header.map(|header| (start, Piece::Batch(header))))
     }
 
-    fn record_head(&mut self, position: u64) -> io::Result<Option<RecordHead>> {
+    fn record_head(&mut self, position: u64) -> io::Result<Option<(RecordHead, Sum)>> {
         let Some(bytes) = self.stream.get(position, HEAD)? else { return Ok(None) };
         Ok(RecordHead::decode(bytes, &self.checksum, offset_of(position)))
     }
