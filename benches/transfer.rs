@@ -1,8 +1,8 @@
 //! Files of 1 GiB beside as many bytes in calls of 512 KiB, alternating: `cargo bench --bench transfer`.
 //!
-//! The node is a process of its own. `PALYRA_TRANSFER_DIR` says where the files are (default: `/dev/shm`, which
-//! is memory, so that the disk is not measured). Progress goes to stderr, and the result to stdout as Markdown
-//! tables.
+//! The node is a process of its own. `PALYRA_TRANSFER_DIR` says where the files are (default: `/dev/shm`,
+//! which is memory, so that the disk is not measured). Progress goes to stderr, and the result to stdout as
+//! Markdown tables.
 
 mod support;
 

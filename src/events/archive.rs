@@ -2,8 +2,13 @@
 
 use std::{io, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{
-    ahead::Ahead, event_store::EventStore, on_thread::on_thread, read_failures::ReadFailures,
+    ahead::Ahead,
+    event_store::EventStore,
+    on_thread::{catch_panic, on_thread},
+    read_failures::ReadFailures,
     stored_event::StoredEvent,
 };
 use crate::{
@@ -12,9 +17,9 @@ use crate::{
     sync::{Mutex, MutexGuard, Semaphore, SemaphoreGuardArc, lock},
 };
 
-/// The payload bytes that are read for a subscriber at a time: small, because what it does not take
-/// immediately stays in memory for it, and large enough that the changes of threads cost little.
-const READ_BYTES: usize = 32 * 1024;
+/// The payload bytes that are read for a subscriber at a time: as many as it is sent together, because what
+/// it does not take immediately stays in memory for it.
+const READ_BYTES: usize = 16 * 1024;
 /// Room for events is made before they are read, as if each took this much.
 const USUAL_EVENT: usize = 128;
 /// A disk that hangs keeps no more threads than this, of those that the whole process has for blocking work.
@@ -59,6 +64,25 @@ impl Archive {
                 tracing::warn!(%error, "events could not be read");
                 Err(self.failures().failed(error.to_string().into(), self.clock.now()))
             }
+        }
+    }
+
+    /// Hands over events from number `from` on, without holes, which the store has at hand.
+    pub(super) fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, Bytes) -> bool) {
+        let mut next = from;
+        let mut take = |seq: u64, StoredEvent { payload, .. }: StoredEvent| {
+            if seq != next || payload.len() > self.max_payload_bytes {
+                return false;
+            }
+            next += 1;
+            take(seq, payload)
+        };
+        let read = catch_panic(|| {
+            self.store.read_cached(from, &mut take);
+            Ok(())
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, "events could not be read");
         }
     }
 

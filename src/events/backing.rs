@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::Bytes;
+
 use super::{
     ahead::Ahead,
     health::LogHealth,
@@ -35,6 +37,10 @@ pub(super) trait Backing: Send + Sync {
 
     /// Reads events that are no longer in memory, from this number on, which is below `before`.
     fn read_older(&self, from: u64, before: u64) -> BoxFuture<'_, Result<Ahead>>;
+
+    /// Hands over events that are no longer in memory, from this number on and without holes, until `take`
+    /// returns `false` or the next one takes [`read_older`](Self::read_older).
+    fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, Bytes) -> bool);
 
     /// Resolves when all events published so far are as durable as they get.
     fn flush(&self) -> BoxFuture<'_, Result<()>>;
@@ -87,6 +93,8 @@ impl Backing for InMemory {
     fn read_older(&self, _from: u64, before: u64) -> BoxFuture<'_, Result<Ahead>> {
         Box::pin(ready(Ok(Ahead::nothing_before(before))))
     }
+
+    fn read_cached(&self, _from: u64, _take: &mut dyn FnMut(u64, Bytes) -> bool) {}
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(ready(Ok(())))

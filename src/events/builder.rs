@@ -122,7 +122,7 @@ impl EventLogBuilder {
     }
 
     /// How many subscriptions may be open at a time, of all peers together. Default: 256. Further ones are
-    /// answered `resource_exhausted`. One that does not read holds 32 KiB, or 16 KiB and the largest
+    /// answered `resource_exhausted`. One that does not read holds 48 KiB, or 16 KiB and the largest
     /// event, and the send window of its connection.
     #[must_use]
     pub fn max_subscribers(self, max_subscribers: usize) -> Self {

@@ -12,7 +12,8 @@ pub use super::stored_event::StoredEvent;
 /// this out, for example because it lost its newest events and does not know how many, begins a new epoch
 /// or skips more numbers than it can have lost.
 ///
-/// All methods may block; an event log calls them on threads of the crate `blocking`. It calls `append`,
+/// All methods but those that are called cheap may block; an event log calls them on threads of the crate
+/// `blocking`. It calls `append`,
 /// `discard` and `close` one at a time, and `read` from several threads beside them. A method must not
 /// panic.
 ///
@@ -61,6 +62,15 @@ pub trait EventStore: Send + Sync + 'static {
     /// An error of the medium, which may be temporary: content that could not be read is not lost. The log
     /// tries again after a pause.
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64>;
+
+    /// Hands over events from number `from` on, one after the other and without holes, until `take` returns
+    /// `false` or the next one is not to be had without waiting for the medium. By default, none is.
+    ///
+    /// An event log calls this where its subscribers are served, and [`read`](Self::read) on another thread
+    /// for what does not come this way: it must not block, and saves the change of threads.
+    fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, StoredEvent) -> bool) {
+        let _ = (from, take);
+    }
 
     /// Gives up the events below this number. The store may keep some of them for as long as it likes.
     ///

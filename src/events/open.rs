@@ -157,7 +157,7 @@ impl EventLogBuilder {
 mod tests {
     use std::{
         io,
-        sync::atomic::{AtomicU8, AtomicU32, Ordering},
+        sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     };
 
     use async_executor::Executor;
@@ -187,6 +187,8 @@ mod tests {
         next: Mutex<u64>,
         state: AtomicU8,
         reads: AtomicU32,
+        /// Events below this number are at hand.
+        at_hand: AtomicU64,
     }
 
     #[derive(Clone, Default)]
@@ -241,6 +243,17 @@ mod tests {
                 }
             }
             Ok(*lock(&self.0.next) + 1)
+        }
+
+        fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, StoredEvent) -> bool) {
+            let end = self.0.at_hand.load(Ordering::Relaxed);
+            assert!(end < u64::MAX, "the test asked for this");
+            let events = lock(&self.0.events).clone();
+            for (seq, event) in events.into_iter().filter(|(seq, _)| (from..end).contains(seq)) {
+                if !take(seq, event) {
+                    break;
+                }
+            }
         }
 
         fn discard(&self, below: u64) -> io::Result<()> {
@@ -319,6 +332,27 @@ mod tests {
         assert_eq!(replay(&log, Some(39), None), (vec![gap(47, 7)], (47..=50).collect()));
         let unknown = GapBefore { first_seq: 4, missed: None };
         assert_eq!(replay(&log, Some(99), None).0[0], unknown);
+    }
+
+    #[test]
+    fn what_a_store_has_at_hand_takes_no_read_and_is_the_same() {
+        let (log, store, executor) = log();
+        publish(&log, &executor, 50);
+        let reads = |at_hand, resume_from, epoch| {
+            store.0.at_hand.store(at_hand, Ordering::Relaxed);
+            let before = store.0.reads.load(Ordering::Relaxed);
+            let replayed = replay(&log, resume_from, epoch);
+            (replayed, store.0.reads.load(Ordering::Relaxed) - before)
+        };
+        assert_eq!(reads(100, None, None), ((vec![], (1..=50).collect()), 0));
+        assert_eq!(reads(20, Some(5), None), ((vec![], (6..=50).collect()), 1));
+        let unknown = GapBefore { first_seq: 1, missed: None };
+        assert_eq!(reads(100, Some(13), Some(6)), ((vec![unknown], (1..=50).collect()), 0));
+        // A store that panics there is read as if it had nothing at hand.
+        assert_eq!(reads(u64::MAX, None, None), ((vec![], (1..=50).collect()), 1));
+        store.lose(10..12);
+        let seqs = (1..10).chain(12..=50).collect();
+        assert_eq!(reads(100, None, None), ((vec![gap(12, 2)], seqs), 1), "a hole takes a read");
     }
 
     #[test]

@@ -39,6 +39,13 @@ impl EventReader {
             match history.read(&mut self.position, backing.older(), enough, batch) {
                 Read::Events(gap) => return Ok(gap),
                 Read::Stored { before } => {
+                    let mut position = self.position;
+                    let gap = position.move_to(position.next());
+                    read_cached(&mut position, backing, before, enough, batch);
+                    if position.next() > self.position.next() {
+                        self.position = position;
+                        return Ok(gap);
+                    }
                     self.ahead = backing.read_older(self.position.next(), before).await?;
                 }
             }
@@ -60,4 +67,25 @@ impl EventReader {
             self.position.pass(seq);
         }
     }
+}
+
+/// Puts events into `batch` that the store has at hand, and moves behind them: without a change of threads,
+/// and without memory for what is read ahead.
+fn read_cached(
+    position: &mut Position,
+    backing: &dyn Backing,
+    before: u64,
+    enough: usize,
+    batch: &mut Vec<(u64, Bytes)>,
+) {
+    let mut bytes = 0;
+    backing.read_cached(position.next(), &mut |seq, payload| {
+        if seq >= before {
+            return false;
+        }
+        bytes += payload.len() + EVENT_OVERHEAD;
+        batch.push((seq, payload));
+        position.pass(seq);
+        bytes < enough
+    });
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     ahead::Ahead,
     archive::Archive,
@@ -67,6 +69,12 @@ impl Backing for Stored {
                 self.archive.read(from.max(first), before).await
             }
         })
+    }
+
+    fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, Bytes) -> bool) {
+        if from >= self.first_seq() {
+            self.archive.read_cached(from, take);
+        }
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {

@@ -25,9 +25,9 @@ pub(super) struct Buffer {
     home: Arc<Buffers>,
 }
 
-/// What is read in one call unless a record is larger: large enough that the calls cost little, and small
-/// enough that a subscriber which does not read costs little.
-pub(super) const READ_BYTES: u64 = 32 * 1024;
+/// What is read in one call unless a record is larger: about what a subscriber is sent together. The rest
+/// would be read again, or stay in memory for a subscriber that does not read.
+pub(super) const READ_BYTES: u64 = 20 * 1024;
 /// A log reads for this many subscribers at a time.
 const MAX_FREE: usize = 4;
 

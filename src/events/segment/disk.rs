@@ -33,6 +33,13 @@ pub(in crate::events) trait DiskFile: Send + Sync {
     /// Reads up to this many bytes; 0 at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
+    /// As [`read_at`](Self::read_at), but only what is in memory: an error if this would have to wait for the
+    /// medium.
+    fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let _ = (offset, buffer);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     /// As [`read_at`](Self::read_at), for bytes that are to be written again: an error if one of them cannot
     /// be read, even where `read_at` has something else for it.
     fn read_intact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,8 +1,13 @@
 //! Which segment has which numbers, and where in a segment to begin to read.
 
-use std::{collections::VecDeque, ops::Range, time::Duration};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
-use super::{checksum::SALT_LEN, survey::Recent};
+use super::{
+    checksum::SALT_LEN,
+    hint::Hint,
+    open_segments::{OpenSegment, OpenSegments, ReadStart},
+    survey::Recent,
+};
 use crate::events::event_store::Clocks;
 
 /// The numbers of a store, in memory. A few bytes for each segment.
@@ -21,7 +26,9 @@ pub(super) struct Index {
     pub(super) generation: u64,
     /// Whether the directory may have another owner.
     pub(super) is_closed: bool,
-    hints: VecDeque<Hint>,
+    /// Each with how many readers are there.
+    hints: VecDeque<(Hint, usize)>,
+    open: OpenSegments,
 }
 
 /// A segment.
@@ -33,15 +40,6 @@ pub(super) struct Entry {
     /// The log's clock when its first batch was made: the events before are older. `None` if that is not
     /// known.
     pub(super) began: Option<Duration>,
-}
-
-/// The place of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hint {
-    /// Of the segment: another one of the same name has another salt.
-    pub(super) salt: [u8; SALT_LEN],
-    pub(super) number: u64,
-    pub(super) position: u64,
 }
 
 /// One for each subscriber that replays, and some to spare.
@@ -58,6 +56,7 @@ impl Index {
             generation: 0,
             is_closed: false,
             hints: VecDeque::new(),
+            open: OpenSegments::default(),
         }
     }
 
@@ -80,6 +79,7 @@ impl Index {
             self.segments.pop_back();
         }
         self.segments.push_back(entry);
+        self.open.retain(|first| first < entry.first);
         self.generation += 1;
     }
 
@@ -113,28 +113,54 @@ impl Index {
     }
 
     pub(super) fn remove_oldest(&mut self) {
-        self.segments.pop_front();
+        let Some(removed) = self.segments.pop_front() else { return };
+        // The space of a file is free when nobody has it open.
+        self.open.retain(|first| first > removed.first);
+    }
+
+    /// The place of exactly this number, in a segment that is open. `None` if a read that may wait has to
+    /// look for it.
+    pub(super) fn place_of(&self, number: u64) -> Option<ReadStart> {
+        if self.is_closed || number < self.first() {
+            return None;
+        }
+        let numbers = self.segment_of(number)?;
+        self.hints.iter().filter(|(hint, _)| hint.number == number).find_map(|(hint, _)| {
+            let segment = Arc::clone(self.open.get(&hint.salt, numbers.start)?);
+            Some(ReadStart { segment, hint: *hint, end: numbers.end })
+        })
     }
 
     /// The place of the nearest record that is not behind this number.
     pub(super) fn hint(&self, salt: &[u8; SALT_LEN], number: u64) -> Option<Hint> {
-        let usable = self.hints.iter().filter(|hint| hint.salt == *salt && hint.number <= number);
-        usable.max_by_key(|hint| hint.number).copied()
+        let hints = self.hints.iter().map(|(hint, _)| *hint);
+        hints.filter(|hint| hint.salt == *salt && hint.number <= number).max_by_key(|hint| hint.number)
     }
 
-    /// Remembers a place. `used` is the place where that read began.
-    pub(super) fn remember(&mut self, hint: Hint, used: Option<Hint>) {
-        self.hints.retain(|other| *other != hint && Some(*other) != used);
+    /// Remembers a place in a segment, which stays open, for the reader that is there. `used` is the place
+    /// where it was before.
+    pub(super) fn remember(&mut self, hint: Hint, used: Option<Hint>, segment: &Arc<OpenSegment>) {
+        if !self.is_closed && self.segments.iter().any(|entry| entry.first == segment.header.first) {
+            self.open.keep(segment);
+        }
+        if let Some((_, readers)) = self.hints.iter_mut().find(|(known, _)| Some(*known) == used) {
+            *readers -= 1;
+        }
+        self.hints.retain(|(_, readers)| *readers > 0);
+        if let Some((_, readers)) = self.hints.iter_mut().find(|(known, _)| *known == hint) {
+            *readers += 1;
+            return;
+        }
         if self.hints.len() >= MAX_HINTS {
             self.hints.pop_front();
         }
-        self.hints.push_back(hint);
+        self.hints.push_back((hint, 1));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::open_segments::tests::segment, *};
 
     /// Segments of 100 bytes, of which each began at the second of its number.
     fn segments(firsts: &[u64]) -> Vec<Entry> {
@@ -181,14 +207,62 @@ mod tests {
         assert_eq!((index.discarded_segment(), index.first()), (None, 8));
     }
 
+    /// A place in the segment that begins with number `first`.
+    fn hint(first: u8, number: u64) -> Hint {
+        Hint { salt: [first; 16], number, position: number }
+    }
+
     #[test]
     fn hints_are_of_one_segment_and_bounded() {
         let mut index = Index::new(segments(&[1]), 1, 1, None);
         for number in 0..1000 {
-            index.remember(Hint { salt: [7; 16], number, position: number }, None);
+            index.remember(hint(1, number), None, &segment(1));
         }
         assert_eq!(index.hints.len(), MAX_HINTS);
         let number = |salt, number| index.hint(&[salt; 16], number).map(|hint| hint.number);
-        assert_eq!((number(7, 990), number(7, 5), number(8, 990)), (Some(990), None, None));
+        assert_eq!((number(1, 990), number(1, 5), number(8, 990)), (Some(990), None, None));
+    }
+
+    #[test]
+    fn a_hint_stays_until_the_last_reader_has_gone_on() {
+        let mut index = Index::new(segments(&[1]), 1, 100, None);
+        let at = |index: &Index| [10, 20, 30].map(|number| index.place_of(number).is_some());
+        index.remember(hint(1, 10), None, &segment(1));
+        index.remember(hint(1, 10), None, &segment(1));
+        index.remember(hint(1, 20), Some(hint(1, 10)), &segment(1));
+        assert_eq!(at(&index), [true, true, false]);
+        index.remember(hint(1, 30), Some(hint(1, 10)), &segment(1));
+        assert_eq!(at(&index), [false, true, true]);
+    }
+
+    #[test]
+    fn a_place_is_in_the_segment_that_has_the_number_now() {
+        let mut index = Index::new(segments(&[1, 50]), 1, 100, None);
+        let has = |index: &Index, numbers: [u64; 3]| numbers.map(|number| index.place_of(number).is_some());
+        for number in [10, 49, 50] {
+            index.remember(hint(1, number), None, &segment(1));
+        }
+        index.remember(hint(50, 60), None, &segment(50));
+        assert_eq!(has(&index, [10, 11, 49]), [true, false, true]);
+        assert_eq!(has(&index, [50, 60, 100]), [false, true, false], "50 begins the second segment");
+        assert_eq!(index.place_of(49).unwrap().end, 50);
+        index.floor = 20;
+        assert_eq!(has(&index, [10, 49, 60]), [false, true, true], "discarded");
+        index.add_segment(entry(55));
+        assert_eq!(has(&index, [49, 54, 60]), [true, false, false], "60 is in the new segment");
+        index.is_closed = true;
+        assert_eq!(has(&index, [10, 49, 60]), [false; 3]);
+    }
+
+    #[test]
+    fn a_segment_that_was_removed_is_not_kept_open() {
+        let mut index = Index::new(segments(&[1, 50]), 1, 100, None);
+        let (first, second) = (segment(1), segment(50));
+        index.remember(hint(1, 10), None, &first);
+        index.remember(hint(50, 60), None, &second);
+        assert_eq!((Arc::strong_count(&first), Arc::strong_count(&second)), (2, 2));
+        index.remove_oldest();
+        index.remember(hint(1, 11), None, &first);
+        assert_eq!((Arc::strong_count(&first), Arc::strong_count(&second)), (1, 2));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! From the top: `store` is the store as the log sees it. `open` decides where a log goes on, with
 //! `directory`, which finds the segments, `recovery`, which only thinks, and `survey` and `tail`, which read;
-//! `begin` begins an epoch. `writer` appends and `create` makes segments; `reader` reads, with `scan`, which
-//! finds records, `stream`, which reads large pieces, and `buffers`, which has memory for them. `damage` and
+//! `begin` begins an epoch. `writer` appends and `create` makes segments; `reader` reads and `cached`
+//! reads what takes no wait, with `scan`, which finds records, `stream`, which reads large pieces, and
+//! `buffers`, which has memory for them. `damage` and
 //! `known_losses` keep what was lost. `batch`, `header`, `layout`, `unwritten` and `checksum` are the format,
 //! which `docs/event-log-format.md` describes. `disk` is what all of them need from a file system,
 //! `real_disk` the one of the operating system, and `retrying` reads around what a disk cannot read.
@@ -11,6 +12,7 @@
 mod batch;
 mod begin;
 mod buffers;
+mod cached;
 mod checksum;
 mod create;
 mod damage;
@@ -19,6 +21,7 @@ mod disk;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod header;
+mod hint;
 mod index;
 mod known_losses;
 mod layout;
@@ -26,6 +29,7 @@ mod names;
 mod newest;
 mod number;
 mod open;
+mod open_segments;
 mod options;
 mod reader;
 mod real_disk;

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use super::{
     buffers::{Buffers, READ_BYTES},
     damage::{LostEvents, lost_events},
-    disk::{Disk, DiskFile},
+    disk::Disk,
     header::Header,
-    index::{Hint, Index},
+    hint::Hint,
+    index::Index,
     names::segment_name,
     number::to_u64,
+    open_segments::OpenSegment,
     scan::{Found, Scanner},
     survey::Recent,
 };
@@ -100,15 +102,17 @@ impl<'a> Reader<'a> {
     /// Reads until enough is found, or the segment ends, or another one may have the next number.
     fn read_segment(&mut self, mut segment: Segment) -> io::Result<()> {
         let numbers = segment.numbers.clone();
-        let Some((file, header)) = self.open(&segment)? else { return self.miss(numbers.end, &segment) };
+        let Some(open) = self.open(&segment)? else { return self.miss(numbers.end, &segment) };
+        let OpenSegment { file, header } = &*open;
         segment.uncertain_from = header.uncertain_from();
         let hint = lock(self.index).hint(&header.salt, self.next);
         let (position, number) = hint.map_or((0, numbers.start), |hint| (hint.position, hint.number));
-        let mut scanner = Scanner::new(&*file, &header, self.buffers, position, number..numbers.end)?;
-        let mut behind = None;
+        let mut scanner = Scanner::new(&**file, header, self.buffers, position, number..numbers.end)?;
+        let (mut behind, began) = (None, self.next);
         let read = self.read_records(&mut scanner, &segment, &mut behind);
         if let Some((number, position)) = behind {
-            lock(self.index).remember(Hint { salt: header.salt, number, position }, hint);
+            let used = hint.filter(|hint| hint.number == began);
+            lock(self.index).remember(Hint { salt: header.salt, number, position }, used, &open);
         }
         read
     }
@@ -142,14 +146,14 @@ impl<'a> Reader<'a> {
     }
 
     /// `None` if there is no such segment of this epoch, or its header is damaged.
-    fn open(&self, segment: &Segment) -> io::Result<Option<(Arc<dyn DiskFile>, Header)>> {
+    fn open(&self, segment: &Segment) -> io::Result<Option<Arc<OpenSegment>>> {
         let first = segment.numbers.start;
         let file = match self.disk.open(&segment_name(first)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
         let header = Header::read(&*file, first)?.filter(|header| header.epoch == self.epoch);
-        Ok(header.map(|header| (file, header)))
+        Ok(header.map(|header| Arc::new(OpenSegment { header, file })))
     }
 
     fn take(&mut self, number: u64, published: Duration, payload: Bytes) {

@@ -193,6 +193,13 @@ impl DiskFile for RealFile {
         std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let mut buffers = [io::IoSliceMut::new(buffer)];
+        Ok(preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT)?)
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         check_limit(offset, bytes.len(), getrlimit(Resource::Fsize).current)?;
         std::os::unix::fs::FileExt::write_at(&self.file, bytes, offset)

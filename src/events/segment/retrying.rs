@@ -107,6 +107,10 @@ impl DiskFile for RetryingFile {
         }
     }
 
+    fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_cached_at(offset, buffer)
+    }
+
     fn read_intact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read_intact_at(offset, buffer)
     }

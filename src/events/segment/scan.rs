@@ -90,6 +90,11 @@ impl<'f> Scanner<'f> {
         self.stream.stay();
     }
 
+    /// From now on, only what takes no access to the medium is found, and a little of it.
+    pub(super) fn only_cached(&mut self) {
+        self.stream.only_cached();
+    }
+
     /// The next valid batch header or record. `None` at the end, and before numbers that are void.
     pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
         loop {

@@ -379,6 +379,10 @@ impl DiskFile for Handle {
         Ok(len)
     }
 
+    fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_at(offset, buffer)
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.disk.begin(Call::Write);
         let fault = state.fault(Call::Write);

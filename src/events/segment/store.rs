@@ -10,6 +10,7 @@ use std::{
 use super::{
     begin::Opened,
     buffers::Buffers,
+    cached::read_cached,
     damage::{DamageReport, LostEvents},
     disk::Disk,
     index::Index,
@@ -33,11 +34,12 @@ use crate::{
 /// somebody removes that file. The format is described in `docs/event-log-format.md`.
 ///
 /// After an error of the disk, the store begins a new segment with the next batch, and so recovers when the
-/// disk does. A read that fails is repeated, block by block; a block that fails four times is damaged if the
-/// disk answers in between, and otherwise the read is an error. The payloads that one call of
-/// [`read`](EventStore::read) returns are in one buffer, or a few if much is asked for, and a buffer is freed
-/// with the last of them: a caller that keeps one for long should copy it. If a read for less than 32 KiB
-/// would need a second buffer, it returns less.
+/// disk does. A read that fails is repeated, block by block; a block that fails four times is damaged if
+/// the disk answers in between, and otherwise the read is an error. The payloads that one call of
+/// [`read`](EventStore::read) returns are in one buffer, or a few if much is asked for, and a buffer is
+/// freed with the last of them: a caller that keeps one for long should copy it. If a read for less than 20
+/// KiB would need a second buffer, it returns less. Eight of the segments that were read last stay open: on
+/// Linux, a subscriber goes on in one without a change of threads as long as it is in the page cache.
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     layout: Layout,
@@ -149,6 +151,10 @@ impl EventStore for SegmentStore {
             self.report(lost);
         }
         next
+    }
+
+    fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, StoredEvent) -> bool) {
+        read_cached(&self.index, &self.buffers, from, take);
     }
 
     fn discard(&self, below: u64) -> io::Result<()> {

@@ -24,9 +24,20 @@ pub(super) struct Stream<'f> {
     /// The position of the first byte of `window`. A sector begins here.
     start: u64,
     window: Bytes,
-    /// Whether nothing more is to be read from the file.
-    stays: bool,
+    reads: Reads,
 }
+
+/// How to get what is not in the window.
+#[derive(Clone, Copy)]
+enum Reads {
+    /// From the file.
+    All,
+    /// From the file, if it is in memory, and this many times at most.
+    Cached(u32),
+}
+
+/// Once for small events, and again for a record that does not fit the first window.
+const MAX_CACHED_READS: u32 = 2;
 
 impl<'f> Stream<'f> {
     /// The stream of a file with this header.
@@ -37,7 +48,7 @@ impl<'f> Stream<'f> {
     ) -> io::Result<Self> {
         let len = stream_len(file.len()?.min(header.capacity));
         let (unwritten, window) = (Unwritten::of(header), Bytes::new());
-        Ok(Self { file, buffers, unwritten, len, start: 0, window, stays: false })
+        Ok(Self { file, buffers, unwritten, len, start: 0, window, reads: Reads::All })
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -47,7 +58,13 @@ impl<'f> Stream<'f> {
     /// What is not in memory now is an error of the kind [`WouldBlock`](io::ErrorKind::WouldBlock) from now
     /// on.
     pub(super) fn stay(&mut self) {
-        self.stays = true;
+        self.reads = Reads::Cached(0);
+    }
+
+    /// What is neither in memory nor in that of the operating system is an error from now on, and so is what
+    /// takes many reads.
+    pub(super) fn only_cached(&mut self) {
+        self.reads = Reads::Cached(MAX_CACHED_READS);
     }
 
     /// `len` bytes from this position on; `None` if the stream ends before.
@@ -93,8 +110,8 @@ impl<'f> Stream<'f> {
     }
 
     fn load(&mut self, position: u64, len: u64) -> io::Result<()> {
-        if self.stays {
-            return Err(io::ErrorKind::WouldBlock.into());
+        if let Reads::Cached(left) = &mut self.reads {
+            *left = left.checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
         }
         let first = position / SECTOR_STREAM;
         let last = position.saturating_add(len).div_ceil(SECTOR_STREAM);
@@ -104,7 +121,10 @@ impl<'f> Stream<'f> {
         // Before the next one is taken, so that it can be the same.
         self.window = Bytes::new();
         let mut buffer = self.buffers.take(to_usize(end.saturating_sub(offset)));
-        let read = read_full(self.file, offset, buffer.as_mut())?;
+        let read = match self.reads {
+            Reads::All => read_full(self.file, offset, buffer.as_mut())?,
+            Reads::Cached(_) => self.file.read_cached_at(offset, buffer.as_mut())?,
+        };
         let raw = buffer.as_mut().get_mut(..read).unwrap_or_default();
         let len = self.remove_marks(raw, offset);
         self.window = buffer.into_bytes(len);

@@ -2,6 +2,7 @@
 //!
 //! `SEGMENT_TRIALS=full cargo test --release --lib segment` runs the full number of trials.
 
+mod cached;
 mod crash;
 mod epochs;
 mod faults;

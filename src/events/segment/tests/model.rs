@@ -126,6 +126,16 @@ pub(super) fn read_all(
     let mut read = BTreeMap::new();
     let (mut from, end) = (store.extent().first, store.extent().next);
     while from < end {
+        if random.bool() {
+            let (wanted, began) = (random.u64(0..50), from);
+            store.read_cached(from, &mut |number, event| {
+                assert_eq!(number, from, "in order and without holes");
+                read.insert(number, event.payload);
+                from = number + 1;
+                number - began < wanted
+            });
+            continue;
+        }
         let mut out = Vec::new();
         let next =
             store.read(from, random.usize(..5000), &mut out).map_err(|error| format!("read: {error}"))?;
