@@ -68,7 +68,7 @@
 //! | limit single methods | [`Router::limits`], [`MethodLimits`] |
 //! | run code around every exchange | [`Router::around`], [`Exchange`], [`Next`] |
 //! | run code around every call | [`EndpointBuilder::around_calls`], [`OutgoingCall`], [`NextCall`] |
-//! | publish events | [`EventLog`] |
+//! | publish events, in one log or several | [`EventLog`], [`Router::events`], [`Router::log`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | continue traces across nodes | [`EndpointBuilder::inject_trace`], [`TraceContext`] |
 //! | ask a peer what it serves | [`Connection::describe`], [`Description`] |

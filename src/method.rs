@@ -141,7 +141,16 @@ impl<P: ?Sized, I, T> BidiMethod<P, I, T> {
 
 impl<T: ?Sized> LogMethod<T> {
     /// The node's own log, which [`Router::events`](crate::Router::events) serves.
-    pub const NODE: Self = Self { name: STREAM_EVENTS, types: PhantomData };
+    pub const NODE: Self = Self::new(STREAM_EVENTS);
+
+    /// A log that [`Router::log`](crate::Router::log) serves under this name, which has 1 to 128 bytes and
+    /// does not start with `node.`.
+    ///
+    /// The name is checked when an endpoint that serves it is bound.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, types: PhantomData }
+    }
 
     /// The name that requests carry.
     #[must_use]
@@ -165,15 +174,19 @@ impl<P: ?Sized> NotificationMethod<P> {
 }
 
 /// An event log of a node: the name of the method that serves it, and the type `T` of the payloads. See
-/// [`Connection::events`](crate::Connection::events).
+/// [`Router::log`](crate::Router::log) and [`Connection::events`](crate::Connection::events).
 ///
 /// ```
 /// use palyra_quic::LogMethod;
 ///
 /// /// Degrees Celsius.
-/// const READINGS: LogMethod<i32> = LogMethod::NODE;
+/// const READINGS: LogMethod<i32> = LogMethod::new("plant.temperature");
 ///
-/// assert_eq!(READINGS.name(), "node.stream_events");
+/// /// The node's own log.
+/// const NEWS: LogMethod<String> = LogMethod::NODE;
+///
+/// assert_eq!(READINGS.name(), "plant.temperature");
+/// assert_eq!(NEWS.name(), "node.stream_events");
 /// ```
 pub struct LogMethod<T: ?Sized> {
     name: &'static str,

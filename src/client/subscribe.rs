@@ -12,8 +12,9 @@ use crate::{
 };
 
 impl Client {
-    /// Prepares a subscription to the peer's event log that survives the connection, with payloads that
-    /// minicbor decodes. The log is a [`LogMethod`], which brings their type, or a string.
+    /// Prepares a subscription to an event log of the peer that survives the connection, with payloads that
+    /// minicbor decodes. The log is a [`LogMethod`], which brings their type, or a string; with the type
+    /// [`Raw`] and [`next_raw`](Subscription::next_raw), payloads are plain bytes.
     ///
     /// ```no_run
     /// # async fn example(client: palyra_quic::Client) -> palyra_quic::Result<()> {
@@ -35,7 +36,8 @@ impl Client {
     }
 
     /// Prepares a subscription to the peer's own event log that survives the connection, with payloads of
-    /// plain bytes. See [`subscribe`](Self::subscribe).
+    /// plain bytes. See [`subscribe`](Self::subscribe), which may also name another log:
+    /// `subscribe::<Raw>("plant.temperature")`.
     pub fn subscribe_raw(&self) -> Subscribe {
         Subscribe::new(self, STREAM_EVENTS)
     }

@@ -22,8 +22,9 @@ use crate::{
 };
 
 impl Connection {
-    /// Prepares a subscription to the peer's event log, with payloads that minicbor decodes: all events held,
-    /// then the end.
+    /// Prepares a subscription to an event log of the peer, with payloads that minicbor decodes: all events
+    /// held, then the end. The log is a [`LogMethod`], which brings their type, or a string; with the type
+    /// [`Raw`] and [`next_raw`](Events::next_raw), payloads are plain bytes.
     ///
     /// ```no_run
     /// # async fn example(connection: palyra_quic::Connection) -> palyra_quic::Result<()> {
@@ -47,7 +48,7 @@ impl Connection {
     }
 
     /// Prepares a subscription to the peer's own event log, with payloads of plain bytes. See
-    /// [`events`](Self::events).
+    /// [`events`](Self::events), which may also name another log: `events::<Raw>("plant.temperature")`.
     pub fn events_raw(&self) -> EventsRequest {
         EventsRequest::new(self.request_raw(STREAM_EVENTS, Bytes::new()))
     }

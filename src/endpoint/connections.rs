@@ -39,7 +39,7 @@ impl Endpoint {
     ///   [`Closed`](crate::ErrorKind::Closed).
     /// - Notifications that were received and not handled yet are dropped. Those that were sent and not
     ///   acknowledged may be lost.
-    /// - What the router's event log has not written yet stays with the log:
+    /// - What the router's event logs have not written yet stays with them:
     ///   [`flush`](crate::EventLog::flush) writes it.
     ///
     /// [`closed`](Self::closed) is ready afterwards. This does not wait until the peers have been told, who

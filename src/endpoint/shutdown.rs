@@ -1,6 +1,10 @@
 //! The orderly end of an endpoint.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use futures_lite::future;
 
@@ -17,7 +21,7 @@ impl Endpoint {
     /// - notifications that it has received, whether or not their senders are still there;
     /// - its own calls, and answers of streaming methods that have not ended;
     /// - its own notifications, until they are acknowledged;
-    /// - what the router's event log has not written yet.
+    /// - what the router's event logs have not written yet.
     ///
     /// Meanwhile new connections are refused, new requests are `unavailable`, and followed event streams end
     /// with SHUTTING_DOWN. Handlers may still make calls. This side's own subscriptions do not count.
@@ -98,9 +102,13 @@ impl Endpoint {
     }
 }
 
-/// Writes what was published. An error is the log's to report.
+/// Writes what was published, to all logs at the same time: one whose disk hangs holds up no other. An error
+/// is the log's to report.
 async fn flush(node: &Node) {
-    if let Some(log) = node.event_log() {
-        let _ = log.flush().await;
-    }
+    let mut flushes: Vec<_> = node.event_logs().map(|log| Box::pin(log.flush())).collect();
+    poll_fn(|cx| {
+        flushes.retain_mut(|flush| flush.as_mut().poll(cx).is_pending());
+        if flushes.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

@@ -26,8 +26,8 @@ impl Router {
     /// The rules of [`allow`](Self::allow), the rates of peers and a shutdown come first: an interceptor does
     /// not see a request that they refuse, or one whose method does not exist. It sees parameters that do not
     /// decode, as the error `invalid_request`. The limits of [`limits`](Self::limits) apply within it. It
-    /// does not run for the built-in methods `node.health`, `node.describe` and `node.stream_events`: use
-    /// [`allow`](Self::allow) to say who may call these.
+    /// does not run for the built-in methods `node.health`, `node.describe` and `node.stream_events`, nor for
+    /// the logs of [`log`](Self::log): use [`allow`](Self::allow) to say who may use these.
     ///
     /// # The answer
     ///

@@ -3,6 +3,7 @@
 use super::{Router, peers::Peers};
 use crate::{
     error::{Error, Result},
+    events::EventLog,
     message::largest_event_payload,
     protocol::{DESCRIBE, HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
 };
@@ -15,7 +16,9 @@ impl Router {
             return Err(Error::invalid_config(&**fault));
         }
         self.check_rules()?;
-        for name in self.methods.keys().chain(self.notifications.keys()) {
+        let logs = self.logs.keys().map(|name| &**name).filter(|name| *name != STREAM_EVENTS);
+        let methods = self.methods.keys().chain(self.notifications.keys()).map(|name| &**name);
+        for name in methods.chain(logs) {
             if !is_method_len(name.len()) {
                 return Err(Error::invalid_config(format!(
                     "a method name has 1 to {MAX_METHOD_BYTES} bytes: {name:?}"
@@ -27,14 +30,7 @@ impl Router {
                 )));
             }
         }
-        let Some(log) = &self.events else { return Ok(()) };
-        if log.max_payload_bytes() > largest_event_payload(max_frame_len) {
-            return Err(Error::invalid_config(format!(
-                "max_payload_bytes of the event log is {}, which does not fit into frames of max_frame_bytes {max_frame_len}",
-                log.max_payload_bytes()
-            )));
-        }
-        Ok(())
+        self.logs.iter().try_for_each(|(name, log)| self.check_log(name, log, max_frame_len))
     }
 
     /// What has limits and is no method.
@@ -42,14 +38,25 @@ impl Router {
         self.limits.keys().map(|name| &**name).find(|name| !self.methods.contains_key(*name))
     }
 
+    fn check_log(&self, name: &str, log: &EventLog, max_frame_len: usize) -> Result<()> {
+        if self.methods.contains_key(name) {
+            return Err(Error::invalid_config(format!(
+                "{name:?} is the name of a method and of an event log"
+            )));
+        }
+        if log.max_payload_bytes() > largest_event_payload(max_frame_len) {
+            return Err(Error::invalid_config(format!(
+                "max_payload_bytes of the event log {name:?} is {}, \
+                 which does not fit into frames of max_frame_bytes {max_frame_len}",
+                log.max_payload_bytes()
+            )));
+        }
+        Ok(())
+    }
+
     fn check_rules(&self) -> Result<()> {
         for (name, peers) in &self.rules {
-            let known = match &**name {
-                DESCRIBE | HEALTH => true,
-                STREAM_EVENTS => self.events.is_some(),
-                name => self.serves(name),
-            };
-            if !known {
+            if !matches!(&**name, DESCRIBE | HEALTH) && !self.serves(name) {
                 return Err(Error::invalid_config(format!(
                     "a rule is for a method that is not served: {name:?}"
                 )));
@@ -68,7 +75,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::ErrorKind, events::EventLog};
+    use crate::error::ErrorKind;
 
     const MAX: usize = 512 * 1024;
 
@@ -99,6 +106,7 @@ mod tests {
             None
         );
         assert_eq!(fault(Router::new().events(EventLog::new()).allow(STREAM_EVENTS, anybody())), None);
+        assert_eq!(fault(Router::new().log("a", EventLog::new()).allow("a", anybody())), None);
         for name in ["b", "", STREAM_EVENTS, "node.other"] {
             let fault = fault(with("a").allow(name, anybody())).unwrap();
             assert!(fault.ends_with(&format!("{name:?}")), "{fault}");
@@ -117,5 +125,31 @@ mod tests {
         assert!(router(390_000).check(MAX).is_ok());
         assert!(router(400_000).check(MAX).is_err());
         assert!(router(400_000).check(2 * MAX).is_ok());
+        let large = EventLog::builder().max_payload_bytes(400_000).build().unwrap();
+        let named = Router::new().events(EventLog::new()).log("a", EventLog::new()).log("b", large);
+        let error = named.check(MAX).unwrap_err();
+        assert!(error.explanation().unwrap().contains("the event log \"b\""), "{error:?}");
+        assert!(named.check(2 * MAX).is_ok());
+    }
+
+    #[test]
+    fn names_of_logs_are_checked_as_those_of_methods() {
+        let log = |name: &str| Router::new().log(name, EventLog::new());
+        for name in ["a", &"x".repeat(128), STREAM_EVENTS] {
+            assert!(log(name).check(MAX).is_ok(), "{name:?}");
+        }
+        for name in ["", &"x".repeat(129), HEALTH, DESCRIBE, "node.anything", "node.stream_events.x"] {
+            assert_eq!(log(name).check(MAX).unwrap_err().kind(), &ErrorKind::InvalidConfig, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_has_a_name_that_no_method_has() {
+        let error = with("a").log("a", EventLog::new()).check(MAX).unwrap_err();
+        assert!(error.explanation().unwrap().starts_with("\"a\""), "{error:?}");
+        assert!(with("a").log("b", EventLog::new()).check(MAX).is_ok());
+        // As for a method, which is another kind of stream.
+        let notification = Router::new().on_notification_raw("a", |_, _| async {});
+        assert!(notification.log("a", EventLog::new()).check(MAX).is_ok());
     }
 }

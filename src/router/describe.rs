@@ -3,29 +3,25 @@
 use super::Router;
 use crate::{
     method::MethodKind,
-    protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
+    protocol::{DESCRIBE, HEALTH},
     tls::PeerIdentity,
 };
 
 /// A name, and what it serves.
 type Entry<'a> = (&'a str, MethodKind);
 
-/// The methods of the protocol, by name.
-const BUILT_IN: [Entry<'static>; 3] = [
-    (DESCRIBE, MethodKind::Unary),
-    (HEALTH, MethodKind::Unary),
-    // Of nodes that have a log.
-    (STREAM_EVENTS, MethodKind::Log),
-];
+/// The methods of every node, by name.
+const BUILT_IN: [Entry<'static>; 2] = [(DESCRIBE, MethodKind::Unary), (HEALTH, MethodKind::Unary)];
 
 impl Router {
     /// The methods that this peer may use, by name, with their kinds.
     pub(crate) fn describe(&self, peer: Option<&PeerIdentity>) -> Vec<Entry<'_>> {
-        let is_served = |(name, _): &Entry<'_>| *name != STREAM_EVENTS || self.events.is_some();
         let mut methods = self.methods.iter().map(|(name, method)| (&**name, method.handler.kind()));
         let mut notifications = self.notifications.keys().map(|name| (&**name, MethodKind::Notification));
+        let mut logs = self.logs.keys().map(|name| (&**name, MethodKind::Log));
         let own = merged(&mut methods, &mut notifications);
-        let mut all = merged(&mut BUILT_IN.into_iter().filter(is_served), &mut own.into_iter());
+        let own = merged(&mut own.into_iter(), &mut logs);
+        let mut all = merged(&mut BUILT_IN.into_iter(), &mut own.into_iter());
         all.retain(|(name, _)| self.allows(peer, name));
         all
     }

@@ -17,6 +17,7 @@ mod item_source;
 mod items;
 mod limited;
 mod loan;
+mod logs;
 mod method_error;
 mod method_limits;
 mod nest;
@@ -56,7 +57,8 @@ pub(crate) use self::{
 use crate::{error::Result, events::EventLog};
 
 /// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`
-/// and `node.describe`; with [`events`](Self::events) it answers `node.stream_events` too.
+/// and `node.describe`; with [`events`](Self::events) it answers `node.stream_events` too, and with
+/// [`log`](Self::log) it serves further logs under names of the application's.
 ///
 /// A handler is an async closure or function that takes a [`Context`] and the parameters. It is dropped, at
 /// an `await`, when the caller no longer waits for the answer or the time limit has passed. If it panics,
@@ -117,7 +119,7 @@ use crate::{error::Result, events::EventLog};
 pub struct Router {
     methods: BTreeMap<Box<str>, Registration>,
     notifications: BTreeMap<Box<str>, NotificationRegistration>,
-    events: Option<EventLog>,
+    logs: BTreeMap<Box<str>, EventLog>,
     rules: BTreeMap<Box<str>, Peers>,
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
@@ -139,13 +141,6 @@ impl Router {
         Self::default()
     }
 
-    /// Serves this log to subscribers as `node.stream_events`. A later log replaces it. Default: none, and a
-    /// subscriber gets `unsupported_method`.
-    #[must_use]
-    pub fn events(self, log: EventLog) -> Self {
-        Self { events: Some(log), ..self }
-    }
-
     /// As it is served: checked, and with its interceptors and limits around its handlers.
     ///
     /// # Errors
@@ -159,9 +154,12 @@ impl Router {
         Ok(self)
     }
 
-    /// Whether there is a method or a notification of this name. The built-in methods are not among them.
+    /// Whether there is a method, a notification or a log of this name. `node.health` and `node.describe` are
+    /// not among them.
     fn serves(&self, name: &str) -> bool {
-        self.methods.contains_key(name) || self.notifications.contains_key(name)
+        self.methods.contains_key(name)
+            || self.notifications.contains_key(name)
+            || self.logs.contains_key(name)
     }
 
     pub(crate) fn method(&self, name: &str) -> Option<&Registration> {
@@ -170,10 +168,6 @@ impl Router {
 
     pub(crate) fn notification_handler(&self, name: &str) -> Option<&NotificationHandler> {
         self.notifications.get(name).map(|registration| &registration.handler)
-    }
-
-    pub(crate) fn event_log(&self) -> Option<&EventLog> {
-        self.events.as_ref()
     }
 
     pub(crate) fn authorizer(&self) -> Option<&Authorizer> {
@@ -190,7 +184,7 @@ impl fmt::Debug for Router {
         let Self {
             methods,
             notifications,
-            events,
+            logs,
             rules,
             default_rule,
             authorizer: _,
@@ -203,7 +197,7 @@ impl fmt::Debug for Router {
         f.debug_struct("Router")
             .field("methods", &methods.keys())
             .field("notifications", &notifications.keys())
-            .field("events", events)
+            .field("logs", logs)
             .field("rules", rules)
             .field("default_rule", default_rule)
             .field("interceptors", &interceptors.len())

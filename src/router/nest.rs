@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::Router;
+use crate::protocol::STREAM_EVENTS;
 
 impl Router {
     /// Adds what `other` serves, under names that begin with `prefix` and a dot: with the prefix `demo`, its
     /// method `add` becomes `demo.add`. A nested router may contain nested routers: `demo.math.add`.
     ///
-    /// Methods, notifications, the rules of [`allow`](Self::allow) and the limits of
-    /// [`limits`](Self::limits) get the prefix. If `other` has a rule
-    /// of [`allow_by_default`](Self::allow_by_default), that becomes the rule of each of its methods and
-    /// notifications without a rule, be it in `other` or, by the full name, in this router. If it has no
-    /// such rule, they follow the default rule of this router, as do names under the prefix that nothing
-    /// serves.
+    /// Methods, notifications, the logs of [`log`](Self::log), the rules of [`allow`](Self::allow) and the
+    /// limits of [`limits`](Self::limits) get the prefix. If `other` has a rule of
+    /// [`allow_by_default`](Self::allow_by_default), that becomes the rule of each of its methods,
+    /// notifications and logs without a rule, be it in `other` or, by the full name, in this router. If it
+    /// has no such rule, they follow the default rule of this router, as do names under the prefix that
+    /// nothing serves.
     ///
     /// Interceptors of [`around`](Self::around) in `other` run around its own methods and notifications
     /// alone, within those of this router.
@@ -27,7 +28,7 @@ impl Router {
     ///
     /// - the prefix is empty, or begins or ends with a dot;
     /// - a full name is longer than 128 bytes or starts with `node.`, or a name in `other` is empty;
-    /// - this router already serves a method or a notification with such a full name;
+    /// - this router already serves a method, a notification or a log with such a full name;
     /// - both routers have a rule of [`allow`](Self::allow), or limits, for a method;
     /// - `other` has a rule or limits for a method that it does not serve, a built-in one included;
     /// - `other` has a log of [`events`](Self::events), or uses [`authorize`](Self::authorize) or
@@ -72,6 +73,7 @@ impl Router {
         let Self {
             mut methods,
             mut notifications,
+            logs,
             mut rules,
             default_rule,
             interceptors,
@@ -85,7 +87,7 @@ impl Router {
         }
         self.assemble = self.assemble.or(assemble);
         if let Some(peers) = default_rule {
-            for name in methods.keys().chain(notifications.keys()) {
+            for name in methods.keys().chain(notifications.keys()).chain(logs.keys()) {
                 let has_rule = rules.contains_key(name) || self.rules.contains_key(&*full_name(prefix, name));
                 if !has_rule {
                     rules.insert(name.clone(), peers.clone());
@@ -94,6 +96,7 @@ impl Router {
         }
         self.methods.extend(prefixed(prefix, methods));
         self.notifications.extend(prefixed(prefix, notifications));
+        self.logs.extend(prefixed(prefix, logs));
         self.rules.extend(prefixed(prefix, rules));
         self.limits.extend(prefixed(prefix, limits));
         self
@@ -110,7 +113,7 @@ impl Router {
             );
         }
         let of_the_node = [
-            (self.events.is_some(), "an event log"),
+            (self.logs.contains_key(STREAM_EVENTS), "the node's event log"),
             (self.authorizer.is_some(), "`authorize`"),
             (self.on_connection.is_some(), "`on_connection`"),
         ];
@@ -134,7 +137,7 @@ impl Router {
 
     /// What `other` has under a name that is taken here.
     fn fault_of_adding(&self, prefix: &str, other: &Self) -> Option<Box<str>> {
-        let served = other.methods.keys().chain(other.notifications.keys());
+        let served = other.methods.keys().chain(other.notifications.keys()).chain(other.logs.keys());
         let taken = served.map(|name| full_name(prefix, name)).find(|name| self.serves(name));
         if let Some(name) = taken {
             return Some(format!("two routers serve {name:?}").into());

@@ -4,9 +4,9 @@ use super::{Router, peers::Peers};
 use crate::tls::PeerIdentity;
 
 impl Router {
-    /// Lets only these peers use a method. The rule covers requests and notifications of this name. The
-    /// built-in methods `node.health`, `node.describe` and `node.stream_events` may have rules, too. A peer
-    /// that asks for `node.describe` is told only of methods that it may use.
+    /// Lets only these peers use a method or a log. The rule covers requests and notifications of this name.
+    /// The built-in methods `node.health`, `node.describe` and `node.stream_events` may have rules, too. A
+    /// peer that asks for `node.describe` is told only of methods that it may use.
     ///
     /// A request of any other peer is answered with `permission_denied` before its parameters are decoded,
     /// and a stream with its notification is stopped with IDENTITY_REJECTED. Rules apply to peers that

@@ -1,4 +1,4 @@
-//! `node.stream_events`: replay, then follow.
+//! Serves `node.stream_events`, and the logs of the application in the same way: replay, then follow.
 
 use std::{pin::pin, time::Duration};
 

@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Result},
     events::EventLog,
     message::{Additions, MessageError, PROTOCOL_VERSION, Request, Response, WireError},
-    protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
+    protocol::{DESCRIBE, HEALTH},
     router::{MethodError, Registration},
     span::{method, record},
     stream::{FrameReader, FrameWriter},
@@ -197,17 +197,16 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     match &*request.method {
         HEALTH => Route::Respond(health(node)),
         DESCRIBE => Route::Respond(describe(node, link.peer(), exchange.codec)),
-        STREAM_EVENTS => match node.router.event_log() {
-            // A subscription has no use for parameters.
-            Some(log) => Route::Events { log, request: Box::new(Request { params: None, ..request }) },
-            None => Route::Respond(unsupported()),
-        },
         name => match node.router.method(name) {
             Some(method) => {
                 let Request { params, timeout_ms, additions, .. } = request;
                 Route::Method { method, params: params.unwrap_or_default(), timeout_ms, additions }
             }
-            None => Route::Respond(unsupported()),
+            None => match node.router.event_log(name) {
+                // A subscription has no use for parameters.
+                Some(log) => Route::Events { log, request: Box::new(Request { params: None, ..request }) },
+                None => Route::Respond(unsupported()),
+            },
         },
     }
 }

@@ -3,16 +3,20 @@
 use minicbor::{Encoder, encode::Error as EncodeError};
 
 use super::node::Node;
-use crate::{events::EventLog, message::Response, tls::ClientAuth};
+use crate::{message::Response, protocol::STREAM_EVENTS, tls::ClientAuth};
 
 pub(super) fn health(node: &Node) -> Response {
-    let log = node.router.event_log().map(EventLog::health);
     Response::Health {
-        ok: log.is_none_or(|log| log.state.is_writable()),
+        ok: logs_not_writable(node) == 0,
         node_rpc_mtls_required: Some(node.security.client_auth() == ClientAuth::Required),
         // Writing to memory does not fail; were it to, health without numbers is health still.
         payload: details(node).ok().map(Into::into),
     }
+}
+
+/// How many of the logs cannot be written. Not which ones: the peer may not know all of them.
+fn logs_not_writable(node: &Node) -> usize {
+    node.event_logs().filter(|log| !log.health().state.is_writable()).count()
 }
 
 /// What an operator wants to know, as a map from text to text and numbers. Peers ignore what they do not
@@ -37,7 +41,10 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         ("notifications_denied", counters.notifications_denied.value()),
         ("notifications_unhandled", counters.notifications_unhandled.value()),
     ];
-    if let Some(log) = node.router.event_log() {
+    if node.event_logs().next().is_some() {
+        numbers.push(("logs_not_writable", u64::try_from(logs_not_writable(node)).unwrap_or(u64::MAX)));
+    }
+    if let Some(log) = node.router.event_log(STREAM_EVENTS) {
         numbers.push(("events_published", log.last_seq()));
         numbers.push(("events_held", u64::try_from(log.len()).unwrap_or(u64::MAX)));
         let health = log.health();

@@ -22,7 +22,7 @@ use crate::{
     code::Code,
     error::Error,
     message::{Response, TraceContext, WireError},
-    protocol::{DESCRIBE, HEALTH, STREAM_EVENTS},
+    protocol::{DESCRIBE, HEALTH},
     router::{
         Context, ExchangeGuard, Handler, ItemFault, ItemSource, Items, ItemsHandler, Lender, MethodError,
         Registration, ResponseSink, ResponseSize, Router,
@@ -52,13 +52,12 @@ pub(super) fn keep(reader: FrameReader) -> Box<FrameReader> {
 
 /// The method of a request that items follow.
 pub(super) fn method_of<'a>(router: &'a Router, name: &str) -> Result<ItemsMethod<'a>, MethodError> {
-    let is_built_in =
-        matches!(name, HEALTH | DESCRIBE) || (name == STREAM_EVENTS && router.event_log().is_some());
+    let is_without_handler = matches!(name, HEALTH | DESCRIBE) || router.event_log(name).is_some();
     match router.method(name) {
         Some(Registration { handler: Handler::Items(handler), response_size, timeout, .. }) => {
             Ok(ItemsMethod { handler, response_size, timeout: *timeout })
         }
-        None if !is_built_in => Err(MethodError::new(WireError::UnsupportedMethod)),
+        None if !is_without_handler => Err(MethodError::new(WireError::UnsupportedMethod)),
         _ => Err(MethodError::invalid_request("the method takes no items")),
     }
 }

@@ -59,9 +59,9 @@ impl Node {
         &self.drain
     }
 
-    /// What this node publishes, if it has a log.
-    pub(crate) fn event_log(&self) -> Option<&EventLog> {
-        self.router.event_log()
+    /// The logs that this node serves.
+    pub(crate) fn event_logs(&self) -> impl Iterator<Item = &EventLog> {
+        self.router.event_logs()
     }
 
     pub(crate) fn admission(&self) -> &Admission {

@@ -71,6 +71,7 @@ mod journal;
 mod key_log;
 mod layers;
 mod links;
+mod logs;
 mod may_have_run;
 mod method_limits;
 mod nesting;

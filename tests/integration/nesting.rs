@@ -154,7 +154,7 @@ fn what_cannot_be_merged_is_found_when_the_endpoint_is_bound() {
         let note = || Router::new().on_notification_raw("x", |_, _| async {});
         let ruled = || serving("x").allow("x", nobody());
         let faults = [
-            (nest(Router::new().events(EventLog::new())), "an event log"),
+            (nest(Router::new().events(EventLog::new())), "the node's event log"),
             (nest(Router::new().authorize(|_| async { Err::<(), _>(Refusal::rejected("")) })), "`authorize`"),
             (nest(Router::new().on_connection(|_| async {})), "`on_connection`"),
             (nest(serving("")), "has no name"),
@@ -171,7 +171,7 @@ fn what_cannot_be_merged_is_found_when_the_endpoint_is_bound() {
             (Router::new().nest("node.a", serving("x")), "are reserved: \"node.a.x\""),
             // However deep it is.
             (Router::new().nest("b", nest(serving(""))), "has no name"),
-            (Router::new().nest("b", nest(Router::new().events(EventLog::new()))), "an event log"),
+            (Router::new().nest("b", nest(Router::new().events(EventLog::new()))), "the node's event log"),
         ];
         for (router, what) in faults {
             let described = format!("{router:?}");
