@@ -79,6 +79,7 @@
 //! | keep one's place in a log | [`Cursor`], and with feature `durable` `CursorStore` |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
+//! | watch an event log | [`EventLog::stats`], [`EventLog::health`] |
 //! | choose the executor | [`AsyncIoRuntime`], `PollRuntime`, or any other [`quinn::Runtime`] |
 //! | decide about another transport when UDP is blocked | [`FallbackPolicy`] |
 //! | try things out, with feature `cert` | `connected_pair`, `CertificateAuthority` |
@@ -181,7 +182,7 @@ pub use self::{
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState},
+    events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{

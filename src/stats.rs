@@ -314,9 +314,10 @@ pub struct EndpointStats {
     pub streams_reset: StreamsReset,
     /// Streams that their peers reset before they were read, or stopped before they were answered.
     pub streams_reset_by_peers: u64,
-    /// Events sent to subscribers, one for each event and subscriber.
+    /// Events sent to subscribers of all logs, one for each event and subscriber. Of a single log, see
+    /// [`EventLog::stats`](crate::EventLog::stats).
     pub events_sent: u64,
-    /// Gaps that subscribers were told of.
+    /// Gaps that subscribers of all logs were told of.
     pub gaps_sent: u64,
     /// UDP datagrams that the system did not take, which QUIC treats as lost: no route, no interface, a
     /// firewall, or larger than the interface allows, as a few are that look for the largest.

@@ -9,16 +9,19 @@ use super::{
     backing::Backing,
     health::LogHealth,
     history::{GapBefore, History, SubscriberSlot},
+    log_stats::LogStats,
     reader::EventReader,
     stored_event::StoredEvent,
 };
 use crate::{
+    counter::Counter,
     error::{Error, ErrorKind, Result},
     sync::EventListener,
     value,
 };
 
-/// Events that peers subscribe to with `node.stream_events`, oldest first.
+/// Events that peers subscribe to, oldest first: with `node.stream_events`, or under a name of the
+/// application's, as the [`Router`](crate::Router) says.
 ///
 /// Each event gets a sequence number, from 1 by 1, and the log as a whole a random epoch, so that a
 /// subscriber can tell this history from another one. The newest events are kept, up to a number and up to a
@@ -47,6 +50,10 @@ struct Shared {
     history: Arc<History>,
     backing: Box<dyn Backing>,
     max_payload_bytes: usize,
+    /// The newest number when the log was made or opened.
+    last_at_start: u64,
+    sent: Counter,
+    gaps_sent: Counter,
 }
 
 impl EventLog {
@@ -222,6 +229,44 @@ impl EventLog {
         self.shared.history.subscribers()
     }
 
+    /// What the log holds, and what it has done since it was made or opened. The numbers may be of slightly
+    /// different times.
+    ///
+    /// ```
+    /// use palyra_quic::EventLog;
+    ///
+    /// let log = EventLog::builder().max_events(100).build()?;
+    /// (0..150).try_for_each(|_| log.publish("x").map(drop))?;
+    /// let stats = log.stats();
+    /// assert_eq!((stats.published, stats.held, stats.first_seq, stats.last_seq), (150, 100, 51, 150));
+    /// assert_eq!((stats.subscribers, stats.sent, stats.gaps_sent), (0, 0, 0));
+    /// # Ok::<(), palyra_quic::Error>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let Shared { last_at_start, sent, gaps_sent, .. } = &*self.shared;
+        let (first_seq, last_seq) = (self.first_seq(), self.last_seq());
+        LogStats {
+            first_seq,
+            last_seq,
+            held: (self.committed_seq() + 1).saturating_sub(first_seq),
+            published: last_seq.saturating_sub(*last_at_start),
+            subscribers: u64::try_from(self.subscribers()).unwrap_or(u64::MAX),
+            sent: sent.value(),
+            gaps_sent: gaps_sent.value(),
+        }
+    }
+
+    /// Counts events that were put into the answer to a subscriber.
+    pub(crate) fn record_sent(&self, events: usize) {
+        self.shared.sent.add_many(events);
+    }
+
+    /// Counts a gap that was put into the answer to a subscriber.
+    pub(crate) fn record_gap(&self) {
+        self.shared.gaps_sent.add();
+    }
+
     pub(crate) fn max_payload_bytes(&self) -> usize {
         self.shared.max_payload_bytes
     }
@@ -257,7 +302,10 @@ impl EventLog {
     }
 
     pub(super) fn with(history: Arc<History>, backing: Box<dyn Backing>, max_payload_bytes: usize) -> Self {
-        Self { shared: Arc::new(Shared { history, backing, max_payload_bytes }) }
+        let last_at_start = backing.last_seq();
+        let (sent, gaps_sent) = (Counter::default(), Counter::default());
+        let shared = Shared { history, backing, max_payload_bytes, last_at_start, sent, gaps_sent };
+        Self { shared: Arc::new(shared) }
     }
 
     fn event(&self, payload: Bytes) -> Result<StoredEvent> {

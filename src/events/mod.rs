@@ -30,6 +30,7 @@ mod health;
 mod history;
 mod log;
 mod log_clock;
+mod log_stats;
 #[cfg(feature = "durable")]
 mod memory_store;
 #[cfg(feature = "durable")]
@@ -57,6 +58,7 @@ pub use self::{
     gap::Gap,
     health::{LogHealth, LogState},
     log::EventLog,
+    log_stats::LogStats,
 };
 #[cfg(feature = "durable")]
 pub use self::{

@@ -19,7 +19,7 @@ impl Router {
     /// interceptors of [`around`](Self::around) do not run for it, and [`limits`](Self::limits) cannot be set
     /// for it; [`max_subscribers`](crate::EventLogBuilder::max_subscribers) bounds the subscriptions of each
     /// log. `node.health` is not `ok` while any of the logs cannot be written. [`EventLog::health`]
-    /// tells how each one fares.
+    /// and [`EventLog::stats`] tell how each one fares.
     ///
     /// A later log of the same name replaces this one. Binding the endpoint fails with
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the name does not have 1 to 128 bytes, starts

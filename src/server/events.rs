@@ -171,6 +171,7 @@ impl Subscription<'_> {
             self.append(frames, &self.gap(gap))?;
         }
         self.exchange.node.counters.events_sent.add_many(batch.len());
+        self.log.record_sent(batch.len());
         frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_OVERHEAD).sum());
         let (codec, epoch, max) = (self.exchange.codec, self.log.epoch(), self.exchange.node.max_frame_len());
         for (seq, payload) in batch.drain(..) {
@@ -183,6 +184,7 @@ impl Subscription<'_> {
 
     fn gap(&self, gap: GapBefore) -> Response {
         self.exchange.node.counters.gaps_sent.add();
+        self.log.record_gap();
         let GapBefore { first_seq, missed } = gap;
         Response::Gap { first_seq, epoch: self.log.epoch(), missed }
     }

@@ -217,6 +217,41 @@ fn logs_of_a_nested_router_get_its_prefix_and_its_rules() {
 }
 
 #[test]
+fn each_log_counts_what_it_holds_and_sends() {
+    run(async {
+        let small = EventLog::builder().max_events(3).build().unwrap();
+        let (quiet, own) = (log_of([100]), log_of([]));
+        let router = Router::new().log(TEMPERATURE, small.clone()).log(PRESSURE, quiet.clone());
+        let server = serve(router.events(own.clone()));
+        for value in 0..10 {
+            small.publish(&value).unwrap();
+        }
+        let connection = server.connect().await;
+        let mut events = connection.events(TEMPERATURE).resume_from(2).follow().open().await.unwrap();
+        assert!(matches!(events.next().await.unwrap(), Some(EventItem::Gap(_))));
+        for seq in 8..=10 {
+            let item = events.next().await.unwrap();
+            assert!(
+                matches!(item, Some(EventItem::Event { seq: received, .. }) if received == seq),
+                "{item:?}"
+            );
+        }
+        let numbers = |log: &EventLog| {
+            let stats = log.stats();
+            let held = [stats.first_seq, stats.last_seq, stats.held, stats.published];
+            (held, [stats.subscribers, stats.sent, stats.gaps_sent])
+        };
+        assert_eq!(numbers(&small), ([8, 10, 3, 10], [1, 3, 1]));
+        assert_eq!(numbers(&quiet), ([1, 1, 1, 1], [0, 0, 0]));
+        assert_eq!(numbers(&own), ([1, 0, 0, 0], [0, 0, 0]));
+        assert_eq!(held(&connection, PRESSURE, Codec::Cbor).await.len(), 1);
+        assert_eq!((quiet.stats().sent, small.stats().sent), (1, 3));
+        let node = server.endpoint.stats();
+        assert_eq!((node.events_sent, node.gaps_sent), (4, 1), "of all logs");
+    });
+}
+
+#[test]
 fn each_log_has_its_own_bound_of_subscribers() {
     run(async {
         let small = EventLog::builder().max_subscribers(1).build().unwrap();
@@ -348,8 +383,11 @@ fn a_durable_log_goes_on_under_its_name_after_a_restart() {
                 }
             }
             assert_eq!(received, [10 * round, 10 * round + 1]);
+            let stats = log.stats();
+            let last = u64::try_from(2 * round + 2).unwrap();
+            assert_eq!((stats.last_seq, stats.held, stats.published), (last, last, 2), "round {round}");
             cursor = subscription.cursor();
-            assert_eq!(cursor, Some(Cursor::new(Some(log.epoch()), u64::try_from(2 * round + 2).unwrap())));
+            assert_eq!(cursor, Some(Cursor::new(Some(log.epoch()), last)));
             server.endpoint.shutdown(Duration::ZERO).await;
             log.close().await.unwrap();
         }
