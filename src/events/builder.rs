@@ -130,10 +130,39 @@ impl EventLogBuilder {
     }
 
     /// Takes `memory_bytes` from the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes),
-    /// and makes `max_payload_bytes` the most that fits their frames, in JSON too.
+    /// and makes `max_payload_bytes` the most that fits their frames, in JSON too. For the only log of a
+    /// node; [`within_one_of`](Self::within_one_of) is for one of several.
     #[must_use]
     pub fn within(self, limits: &TransportLimits) -> Self {
-        let memory_bytes = usize::try_from(limits.event_log_bytes()).unwrap_or(usize::MAX);
+        self.within_one_of(limits, 1)
+    }
+
+    /// As [`within`](Self::within), for one of this many logs of a node: `memory_bytes` is an equal share of
+    /// the limits' [`event_log_bytes`](crate::TransportLimits::event_log_bytes), so that the logs together
+    /// take no more than these. With a smaller share, `max_payload_bytes` may be smaller than what fits a
+    /// frame.
+    ///
+    /// A log with a store may take three times its [`memory_bytes`](Self::memory_bytes). It stays within the
+    /// promise of [`TransportLimits::within`] if it is counted as three logs. Subscriptions need no share:
+    /// each is a stream of its connection, and what it is sent counts against `frame_budget_bytes`, whatever
+    /// the log.
+    ///
+    /// The log cannot be [built](Self::build) if `logs` is zero, or the share holds no event.
+    ///
+    /// ```
+    /// use palyra_quic::{EventLog, Router, TransportLimits};
+    ///
+    /// let limits = TransportLimits::within(16 * 1024 * 1024)?;
+    /// let log = || EventLog::builder().within_one_of(&limits, 2).build();
+    /// let router = Router::new().log("plant.temperature", log()?).log("plant.pressure", log()?);
+    /// # drop(router);
+    /// # Ok::<(), palyra_quic::Error>(())
+    /// ```
+    #[must_use]
+    pub fn within_one_of(self, limits: &TransportLimits, logs: u32) -> Self {
+        // Of no logs, a share that holds no event, which is an error when the log is built.
+        let share = limits.event_log_bytes().checked_div(logs).unwrap_or(0);
+        let memory_bytes = usize::try_from(share).unwrap_or(usize::MAX);
         let largest =
             largest_event_payload(limits.max_frame_len()).min(memory_bytes.saturating_sub(OVERHEAD));
         Self { memory_bytes: Some(memory_bytes), max_payload_bytes: largest, ..self }
@@ -206,6 +235,42 @@ mod tests {
         assert_eq!((log.len(), log.first_seq()), (3, 8));
         assert_eq!(log.publish_raw(vec![0; 101]).unwrap_err().kind(), &ErrorKind::MessageTooLarge);
         assert_eq!(log.last_seq(), 10, "a refused event takes no number");
+    }
+
+    #[test]
+    fn logs_that_share_the_memory_of_a_node_stay_within_it_together() {
+        let limits = TransportLimits::within(16 * 1024 * 1024).unwrap();
+        let granted = usize::try_from(limits.event_log_bytes()).unwrap();
+        for count in [1, 2, 3, 7, 64] {
+            let builder = EventLog::builder().within_one_of(&limits, count);
+            let logs: Vec<_> = (0..count).map(|_| builder.clone().build().unwrap()).collect();
+            let mut taken = 0;
+            for log in &logs {
+                let largest = log.max_payload_bytes().min(1000);
+                for _ in 0..1000 {
+                    log.publish_raw(vec![0; largest]).unwrap();
+                }
+                taken += log.len() * (largest + OVERHEAD);
+            }
+            assert!(taken <= granted, "{count} logs take {taken} of {granted} bytes");
+            assert!(taken > granted / 2, "{count} logs take only {taken} of {granted} bytes");
+        }
+    }
+
+    #[test]
+    fn a_share_that_holds_no_event_is_refused() {
+        let limits = TransportLimits::builder().event_log_bytes(1024).build().unwrap();
+        let fault = |logs| EventLog::builder().within_one_of(&limits, logs).build().err();
+        for logs in [0, 17, u32::MAX] {
+            assert_eq!(
+                fault(logs).map(|error| error.kind().clone()),
+                Some(ErrorKind::InvalidConfig),
+                "{logs}"
+            );
+        }
+        for logs in [1, 10, 16] {
+            assert_eq!(fault(logs).map(|error| error.to_string()), None, "{logs}");
+        }
     }
 
     #[test]

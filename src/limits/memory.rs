@@ -47,9 +47,10 @@ impl TransportLimits {
     /// | 2 for each 256 KiB of that part | `max_concurrent_uni_streams`, up to 32 | 2 |
     /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
     /// | 1/16 | `frame_budget_bytes` | 1 MiB |
-    /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`] | 512 KiB |
+    /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`] or [several logs] | 512 KiB |
     ///
     /// [`EventLogBuilder::within`]: crate::EventLogBuilder::within
+    /// [several logs]: crate::EventLogBuilder::within_one_of
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
     /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds
@@ -112,7 +113,8 @@ impl TransportLimits {
     /// at least. When all connections together have more than an eighth of them may have, each with a
     /// packet of its own, those with the most are closed with EXCESSIVE_LOAD. For all together: twice
     /// `frame_budget_bytes`, since what grows has room to grow and what is answered is copied; the frames
-    /// of one connection that may go beyond it; `event_log_bytes`; for each of `max_handshakes` 8 KiB and a
+    /// of one connection that may go beyond it; `event_log_bytes`, for the events of all logs, which a log
+    /// with a store exceeds unless it [counts as three]; for each of `max_handshakes` 8 KiB and a
     /// connection that was closed and is not forgotten yet, with its certificates; and the receive buffer
     /// without GRO.
     ///
@@ -122,6 +124,8 @@ impl TransportLimits {
     /// as it leaves unread, or that takes many minutes: their number is an estimate; nor what quinn keeps
     /// of a handshake that comes in single bytes, 32 KiB. Connections that this side dials have a frame
     /// budget of their own. Limits of single methods come on top: see `MethodLimits::worst_case_bytes`.
+    ///
+    /// [counts as three]: crate::EventLogBuilder::within_one_of
     #[must_use]
     pub fn worst_case_bytes(&self) -> u64 {
         let streams =

@@ -189,7 +189,8 @@ limits! {
     /// KiB a connection are exempt, and one connection at a time is.
     frame_budget_bytes: u32,
     /// What [`EventLogBuilder::within`](crate::EventLogBuilder::within) makes of the event log's
-    /// `max_bytes`. Default: 1,048,576.
+    /// `memory_bytes`, and [`within_one_of`](crate::EventLogBuilder::within_one_of) divides among several
+    /// logs. Default: 1,048,576.
     event_log_bytes: u32,
     /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64
     /// bits. A connection counts for the address that it was accepted from until it ends, also after it has

@@ -21,6 +21,9 @@ impl Router {
     /// log. `node.health` is not `ok` while any of the logs cannot be written. [`EventLog::health`]
     /// and [`EventLog::stats`] tell how each one fares.
     ///
+    /// [`EventLogBuilder::within_one_of`](crate::EventLogBuilder::within_one_of) divides the memory of
+    /// [`TransportLimits::within`](crate::TransportLimits::within) among the logs.
+    ///
     /// A later log of the same name replaces this one. Binding the endpoint fails with
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) if the name does not have 1 to 128 bytes, starts
     /// with `node.` and is not `node.stream_events`, or is that of a method; or if the log takes events that
