@@ -8,11 +8,12 @@ use std::{
     str::FromStr,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use palyra_quic::{Codec, Fingerprint, Pin, rustls::pki_types::ServerName};
 
 use crate::{
     address::{Address, peer_address},
+    event_logs::NamedLog,
     failure::Failure,
     files::name::FileName,
     log::LogLevel,
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
     /// Write log messages of the library to standard error, from this level up.
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t, global = true)]
-    pub(crate) log: LogLevel,
+    pub(crate) log_level: LogLevel,
 }
 
 #[derive(Subcommand)]
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     /// Make an authority and certificates from it, for tests.
     Pki(Pki),
     /// Serve health, events, demo.echo and demo.publish until SIGINT or SIGTERM. SIGHUP reads the PKI
-    /// again.
+    /// again. Each event log of --log has a method NAME.publish besides.
     Serve(Serve),
     /// Ask a node for its health; fails if the node reports that it is not well.
     Health(Health),
@@ -70,7 +71,11 @@ pub(crate) struct Pki {
     pub(crate) clients: Vec<ClientId>,
 }
 
+/// The arguments that name event logs in files.
+const STORED_LOGS: &str = "stored_logs";
+
 #[derive(Args)]
+#[command(group = ArgGroup::new(STORED_LOGS).multiple(true))]
 pub(crate) struct Serve {
     /// Where to listen: IP:PORT, [IPV6%INTERFACE]:PORT or HOST:PORT. Port 0 lets the system choose.
     #[arg(long, value_name = "ADDR")]
@@ -90,15 +95,19 @@ pub(crate) struct Serve {
     /// the protocol.
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
-    /// Publish a tick event at this interval, in milliseconds.
+    /// Publish a tick event to the node's own log at this interval, in milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,
     /// Store the events in this file, so that they survive a restart: the newest 65,536 or 16 MiB. Default:
     /// in memory.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = STORED_LOGS)]
     pub(crate) durable: Option<PathBuf>,
-    /// The shortest time between two writes to that file, in milliseconds [default: 20]
-    #[arg(long, value_name = "MS", requires = "durable")]
+    /// Serve another event log under this method name, such as plant.temperature, and store it in this
+    /// directory, as --durable does. NAME.publish publishes to it. Can be given several times.
+    #[arg(long = "log", value_name = "NAME=PATH", group = STORED_LOGS)]
+    pub(crate) logs: Vec<NamedLog>,
+    /// The shortest time between two writes to a stored log, in milliseconds [default: 20]
+    #[arg(long, value_name = "MS", requires = STORED_LOGS)]
     pub(crate) commit_interval: Option<u64>,
     /// Serve the files of this folder, and store those that peers put. Only for peers with a certificate.
     #[arg(long, value_name = "DIR")]
@@ -210,6 +219,9 @@ pub(crate) struct Message {
 pub(crate) struct Events {
     #[command(flatten)]
     pub(crate) peer: Peer,
+    /// The name of the log.
+    #[arg(long, value_name = "NAME", value_parser = method_name, default_value = "node.stream_events")]
+    pub(crate) log: String,
     /// Print only events after this sequence number, the last one processed [default: all stored events]
     #[arg(long, value_name = "N")]
     pub(crate) resume_from: Option<u64>,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use palyra_quic::{
-    Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventsRequest,
+    Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventsRequest, Raw,
     TransportLimits, WireError,
 };
 use smol::{Timer, channel, future};
@@ -190,7 +190,7 @@ fn follower_limits() -> Result<TransportLimits, Error> {
 }
 
 async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> Result<(), Failure> {
-    let mut subscribe = client.subscribe_raw();
+    let mut subscribe = client.subscribe::<Raw>(&args.log);
     // An epoch without a sequence number is no cursor.
     if let Some(seq) = args.resume_from {
         subscribe = subscribe.resume(Cursor::new(args.epoch, seq));
@@ -233,7 +233,7 @@ async fn follow_connection(
 }
 
 fn events_request(args: &Events, connection: &Connection) -> EventsRequest {
-    let mut request = connection.events_raw().codec(args.peer.codec.into());
+    let mut request = connection.events::<Raw>(&args.log).codec(args.peer.codec.into());
     if let Some(seq) = args.resume_from {
         request = request.resume_from(seq);
     }

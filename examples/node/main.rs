@@ -4,6 +4,7 @@ mod address;
 mod args;
 mod client;
 mod describe;
+mod event_logs;
 mod failure;
 mod files;
 mod lines;
@@ -28,11 +29,11 @@ use self::{
 };
 
 fn main() -> ExitCode {
-    let Arguments { command, log } = match Arguments::try_parse() {
+    let Arguments { command, log_level } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return explain(error),
     };
-    log::start(log);
+    log::start(log_level);
     let outcome = match command {
         Command::Pki(args) => pki::run(args),
         Command::Serve(args) => serve::run(&args),

@@ -1,15 +1,16 @@
-//! `node serve`: health, events, two methods for tests, and the files of a folder.
+//! `node serve`: health, event logs, methods for tests, and the files of a folder.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::time::Duration;
 
 use palyra_quic::{
-    AsyncIoRuntime, Endpoint, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, Peers,
-    RevocationList, Rotation, Router, ServerTls, TransportLimits,
+    AsyncIoRuntime, Endpoint, Error, ErrorKind, Peers, RevocationList, Rotation, Router, ServerTls,
+    TransportLimits,
 };
 use smol::future;
 
 use crate::{
     args::Serve,
+    event_logs::Logs,
     failure::{Failure, tell},
     files::{copy::max_piece, disk::Disk, folder::Folder, methods::ServedFolder},
     lines::{self, Listening},
@@ -23,17 +24,17 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let pki = LoadedPki::read(args, None)?;
     let limits = limits(args)?;
-    let log = event_log(args, &limits)?;
+    let logs = Logs::open(args, &limits)?;
     let files = files(args, &limits)?;
     smol::block_on(async {
         // Before the node prints its address: a signal may arrive from then on.
         let (mut termination, mut hangup) = (Termination::new()?, Hangup::new()?);
-        let endpoint = bind(args, &pki.tls, &limits, || methods(&log, files.as_ref()))?;
+        let endpoint = bind(args, &pki.tls, &limits, || methods(&logs, files.as_ref()))?;
         lines::print(&Listening { listening: endpoint.local_addr()? })?;
 
         let asked = async {
             let working =
-                future::or(tick(&log, args.publish_every), reload(args, &endpoint, pki, &mut hangup));
+                future::or(logs.tick(args.publish_every), reload(args, &endpoint, pki, &mut hangup));
             future::or(termination.asked(), working).await;
             Ok(())
         };
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
             // A second signal ends the node without delay.
             future::or(endpoint.shutdown(GRACE), termination.asked()).await;
         }
-        log.flush().await?;
+        logs.flush().await?;
         outcome
     })
 }
@@ -57,36 +58,6 @@ fn limits(args: &Serve) -> Result<TransportLimits, Error> {
         Some(max) => limits.max_connections(max).build(),
         None => limits.build(),
     }
-}
-
-/// A follower that was offline for a night should receive the events that it missed. So the log stores as
-/// many small events as fit into some megabytes.
-const DURABLE_EVENTS: usize = 65_536;
-const DURABLE_BYTES: u64 = 16 * 1024 * 1024;
-
-fn event_log(args: &Serve, limits: &TransportLimits) -> Result<EventLog, Failure> {
-    let within = |builder: EventLogBuilder| match args.memory {
-        Some(_) => builder.within(limits),
-        None => builder,
-    };
-    let Some(path) = &args.durable else { return Ok(within(EventLog::builder()).build()?) };
-    let builder = within(EventLog::builder().max_events(DURABLE_EVENTS).max_bytes(DURABLE_BYTES));
-    let builder = match args.commit_interval {
-        Some(ms) => builder.commit_interval(Duration::from_millis(ms)),
-        None => builder,
-    };
-    let log = builder.open(path).map_err(|error| Failure::from(error).during(path.display()))?;
-    let lost = log.health().damaged_events;
-    if lost > 0 {
-        let report = path.join("damage");
-        Failure::new(format_args!(
-            "{}: {lost} events are lost to damage; {} lists them, and this is said until it is removed",
-            path.display(),
-            report.display()
-        ))
-        .report("damaged");
-    }
-    Ok(log)
 }
 
 /// The contents of the PKI directory and of the revocation lists at one time.
@@ -163,27 +134,9 @@ fn bind(
     }
 }
 
-fn methods(log: &EventLog, files: Option<&ServedFolder>) -> Router {
-    let (asked, notified) = (log.clone(), log.clone());
-    let router = Router::new()
-        .serve_raw("demo.echo", |_, params| async move { Ok(params) })
-        .serve_raw("demo.publish", move |_, payload| {
-            let log = asked.clone();
-            async move {
-                let seq = log.publish_durable_raw(payload).await.map_err(|error| refusal(&error))?;
-                Ok(seq.to_string().into())
-            }
-        })
-        .on_notification_raw("demo.publish", move |_, payload| {
-            let log = notified.clone();
-            async move {
-                // No caller waits for this task. Only a shutdown does, and it must not interrupt the task.
-                if let Err(error) = log.publish_durable_raw(payload).await {
-                    not_published(error);
-                }
-            }
-        })
-        .events(log.clone());
+fn methods(logs: &Logs, files: Option<&ServedFolder>) -> Router {
+    let router = Router::new().serve_raw("demo.echo", |_, params| async move { Ok(params) });
+    let router = logs.methods(router);
     match files {
         Some(files) => files.methods(router),
         None => router,
@@ -202,36 +155,4 @@ fn files(args: &Serve, limits: &TransportLimits) -> Result<Option<ServedFolder>,
         }
     };
     Ok(Some(ServedFolder { folder, writers, max_piece: max_piece(limits.max_frame_bytes()) }))
-}
-
-fn refusal(error: &Error) -> MethodError {
-    let text = error.to_string();
-    match error.kind() {
-        ErrorKind::MessageTooLarge => MethodError::invalid_request(text),
-        ErrorKind::Exhausted => {
-            let exhausted = MethodError::resource_exhausted(text);
-            match error.retry_after() {
-                Some(after) => exhausted.retry_after(after),
-                None => exhausted,
-            }
-        }
-        _ => MethodError::internal(text),
-    }
-}
-
-/// The sender of a notification gets no answer, so this node reports the error.
-fn not_published(error: Error) {
-    Failure::from(error).during("not published").report("error");
-}
-
-/// Publishes a tick at each interval, if the command line asks for it.
-async fn tick(log: &EventLog, every_ms: Option<NonZeroU64>) {
-    let Some(every_ms) = every_ms else { return future::pending().await };
-    let mut timer = smol::Timer::interval(Duration::from_millis(every_ms.get()));
-    for count in 1_u64.. {
-        let _ = smol::stream::StreamExt::next(&mut timer).await;
-        if let Err(error) = log.publish_raw(format!("tick {count}")) {
-            not_published(error);
-        }
-    }
 }

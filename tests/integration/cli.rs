@@ -1206,7 +1206,7 @@ fn the_log_tells_as_much_as_asked_on_lines_that_are_fit_for_a_terminal() {
     let pki = Pki::new();
     let name = "no\u{1b}[31m\nbody\u{202e}";
     for (level, told) in [("off", false), ("error", false), ("warn", false), ("debug", true)] {
-        let mut server = pki.serve(&["--log", level]);
+        let mut server = pki.serve(&["--log-level", level]);
         server.ask("notify", &[name]).succeeded();
         server.ask("notify", &["demo.publish", "--params", "handled"]).succeeded();
         assert_eq!(server.ask("events", &["--follow", "--count", "1"]).succeeded().len(), 1);
@@ -1225,7 +1225,7 @@ fn the_log_tells_as_much_as_asked_on_lines_that_are_fit_for_a_terminal() {
     let crl = pki.file("list");
     fs::write(&crl, Pki::new().authority().crl(1, []).unwrap()).unwrap();
     let server = pki.serve(&[]);
-    let refused = server.ask("health", &["--log", "warn", "--crl", crl.to_str().unwrap()]);
+    let refused = server.ask("health", &["--log-level", "warn", "--crl", crl.to_str().unwrap()]);
     let lines: Vec<_> = refused.stderr.lines().collect();
     let [warning, error] = lines[..] else { panic!("{lines:?}") };
     assert!(warning.starts_with("WARN palyra_quic::tls::revocation::list: "), "{warning}");
@@ -1287,6 +1287,69 @@ fn durable_events_outlive_the_node() {
     assert_eq!(after[..2], before);
     assert_eq!((&after[2]["seq"], &after[2]["epoch"]), (&json!(3), &before[0]["epoch"]));
     assert_eq!(after[2]["payload"], "afterwards");
+}
+
+#[test]
+fn named_logs_outlive_the_node_and_do_not_mix() {
+    let pki = Pki::new();
+    let [warm, tight] =
+        ["temperature", "pressure"].map(|name| format!("plant.{name}={}", pki.file(name).to_str().unwrap()));
+    let options = ["--log", &warm, "--log", &tight, "--commit-interval", "0", "--memory", "16"];
+    let mut server = pki.serve(&options);
+    for (method, text) in [("plant.temperature", "20"), ("plant.pressure", "100"), ("demo", "own")] {
+        let method = format!("{method}.publish");
+        let answers = server.ask("call", &[&method, "--params", text]).succeeded();
+        assert_eq!(payloads(&answers), ["1"], "{method} gives the number of the event");
+        server.ask("notify", &[&method, "--params", &format!("{text} again")]).succeeded();
+    }
+    let mut before = Vec::new();
+    for codec in ["cbor", "json"] {
+        for (log, text) in
+            [("plant.temperature", "20"), ("plant.pressure", "100"), ("node.stream_events", "own")]
+        {
+            let options = ["--log", log, "--codec", codec, "--follow", "--count", "2"];
+            let events = server.ask("events", &options).succeeded();
+            assert_eq!(payloads(&events), [text, &format!("{text} again")], "{log}");
+            before.push(events);
+        }
+    }
+    let epochs: Vec<_> = before[..3].iter().map(|events| &events[0]["epoch"]).collect();
+    assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2] && epochs[2] != epochs[0], "{epochs:?}");
+    let described = server.ask("describe", &[]).stdout;
+    let logs: Vec<_> = described.lines().filter(|row| row.ends_with("  log")).collect();
+    let names = ["node.stream_events", "plant.pressure", "plant.temperature"];
+    assert!(
+        logs.len() == 3 && names.iter().zip(&logs).all(|(name, row)| row.starts_with(name)),
+        "{described}"
+    );
+    server.ask("events", &["--log", "plant.other"]).failed("unsupported_method");
+    server.running.signal("TERM");
+    server.running.ended().succeeded();
+
+    let server = pki.serve(&options);
+    server.ask("call", &["plant.temperature.publish", "--params", "21"]).succeeded();
+    let epoch = before[0][0]["epoch"].to_string();
+    let after = ["--log", "plant.temperature", "--resume-from", "1", "--epoch", &epoch];
+    let after = server.ask("events", &after).succeeded();
+    assert_eq!(payloads(&after), ["20 again", "21"]);
+    assert_eq!(after[0], before[0][1]);
+    assert_eq!(payloads(&server.ask("events", &["--log", "plant.pressure"]).succeeded()).len(), 2);
+    assert!(server.ask("events", &[]).succeeded().is_empty(), "the node's own log is in memory");
+}
+
+#[test]
+fn two_logs_of_a_node_have_two_names_and_two_directories() {
+    let pki = Pki::new();
+    let log = |name: &str, file: &str| format!("{name}={}", pki.file(file).to_str().unwrap());
+    for (one, other, reason) in [
+        (log("a", "x"), log("a", "y"), "two routers serve \"a.publish\""),
+        (log("a", "x"), log("b", "x"), "x: "),
+        (log("a", "x"), log("demo.echo", "y"), "\"demo.echo\" is the name of a method and of an event log"),
+        (log("a", "x"), log("demo", "y"), "two routers serve \"demo.publish\""),
+    ] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--pki", pki.dir()];
+        run([&serve[..], &["--log", &one, "--log", &other]].concat()).failed(reason);
+    }
 }
 
 /// A link-local address of this machine, with the name and the number of its interface.
@@ -1497,10 +1560,25 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params", "x"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--params-file", "-", "--params-hex", "00"],
         &["call", address, "demo.echo", "--pki", pki.dir(), "--timeout-ms", "soon"],
-        &["call", address, "demo.echo", "--pki", pki.dir(), "--log", "loud"],
+        &["call", address, "demo.echo", "--pki", pki.dir(), "--log-level", "loud"],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--no-client-auth", "--crl", "x"],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--no-client-auth", "--revoke", &hex],
         &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--revoke", "abc"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--log", "debug"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--log", "=events"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--log", "plant="],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--log", "node.health=events"],
+        &["serve", "--pki", pki.dir(), "--listen", "127.0.0.1:0", "--log", "plant.=events"],
+        &[
+            "serve",
+            "--pki",
+            pki.dir(),
+            "--listen",
+            "127.0.0.1:0",
+            "--log",
+            &format!("{}=events", "n".repeat(121)),
+        ],
+        &["events", address, "--pki", pki.dir(), "--log", ""],
         &["health", address, "--pki", pki.dir(), "--revoke", ""],
         &["events", address, "--pki", pki.dir(), "--follow", "--timeout-ms", "-1"],
         &["notify", address, "--pki", pki.dir()],
@@ -1570,7 +1648,7 @@ fn help_tells_of_every_option() {
         "json",
         "--crl",
         "--revoke",
-        "--log",
+        "--log-level",
         "debug",
     ];
     let message = ["METHOD", "--params ", "--params-hex", "--params-file", "--timeout-ms"];
@@ -1580,15 +1658,21 @@ fn help_tells_of_every_option() {
         (&["serve"], &[&["--listen", "--pki", "--no-client-auth", "--max-connections", "--publish-every"]]),
         (
             &["serve"],
-            &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log", "SIGHUP"]],
+            &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log-level", "SIGHUP"]],
         ),
-        (&["serve"], &[&["--files", "--writer"]]),
+        (&["serve"], &[&["--files", "--writer", "--log <NAME=PATH>"]]),
         (&["put"], &[&connection, &["FILE", "--name", "--timeout-ms"]]),
         (&["get"], &[&connection, &["NAME", "--to", "--timeout-ms"]]),
         (&["health"], &[&connection, &["--timeout-ms"]]),
         (&["call"], &[&connection, &message]),
         (&["notify"], &[&connection, &message]),
-        (&["events"], &[&connection, &["--resume-from", "--epoch", "--follow", "--count", "--timeout-ms"]]),
+        (
+            &["events"],
+            &[
+                &connection,
+                &["--log <NAME>", "--resume-from", "--epoch", "--follow", "--count", "--timeout-ms"],
+            ],
+        ),
     ] {
         let outcome = run([command, &["--help"]].concat());
         assert_eq!(outcome.code, Some(0), "{command:?}");
