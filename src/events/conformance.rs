@@ -22,6 +22,8 @@ pub fn conformance<S: EventStore>(mut new: impl FnMut() -> S) {
     discarded_events_may_go_and_no_others(&new());
     payloads_of_any_content_and_size_come_back(&new());
     reads_and_appends_go_on_together(&new());
+    what_is_at_hand_is_what_a_read_returns(&new());
+    numbers_that_are_left_out_are_missing_and_no_others(&new());
     let store = new();
     must(store.append(&batch(store.extent().next, 1)));
     must(store.close());
@@ -134,6 +136,49 @@ fn reads_and_appends_go_on_together(store: &impl EventStore) {
             must(store.append(&batch(first + 3 * n, 3)));
         }
     });
+}
+
+fn what_is_at_hand_is_what_a_read_returns(store: &impl EventStore) {
+    let first = store.extent().next;
+    must(store.append(&batch(first, 100)));
+    let expected = numbered(&batch(first, 100));
+    for wanted in [1, 7, 200] {
+        let (mut at_hand, mut calls) = (Vec::new(), 0);
+        let (_, from) = read(store, first, 0);
+        store.read_cached(from, &mut |number, event| {
+            at_hand.push((number, event));
+            calls += 1;
+            calls < wanted
+        });
+        assert!(at_hand.len() <= wanted, "no event after `take` returned false");
+        let skipped = usize::try_from(from - first).unwrap_or_default();
+        let expected = expected.iter().skip(skipped).take(at_hand.len());
+        assert!(at_hand.iter().eq(expected), "events from number {from} on, each once and without holes");
+    }
+}
+
+fn numbers_that_are_left_out_are_missing_and_no_others(store: &impl EventStore) {
+    let first = store.extent().next;
+    match store.skip(first + 5) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+        skipped => must(skipped),
+    }
+    assert_eq!(store.extent().first, store.extent().next, "an empty store stays empty");
+    assert_eq!(store.extent().next, first + 5);
+    must(store.append(&batch(first + 5, 2)));
+    must(store.skip(first + 20));
+    assert_eq!(read(store, first + 7, usize::MAX), (vec![], first + 20), "the hole behind the last event");
+    for back in [0, first, first + 20] {
+        must(store.skip(back));
+        assert_eq!(store.extent().next, first + 20, "a number that is not above changes nothing");
+    }
+    let refused = store.append(&batch(first + 7, 1)).map_err(|error| error.kind());
+    assert_eq!(refused, Err(io::ErrorKind::InvalidInput), "what was left out is not filled");
+    must(store.append(&batch(first + 20, 3)));
+    let expected = [numbered(&batch(first + 5, 2)), numbered(&batch(first + 20, 3))].concat();
+    assert_eq!(read(store, first + 5, usize::MAX), (expected, first + 23));
+    assert_eq!(read(store, first + 10, 0).0, numbered(&batch(first + 20, 1)), "from within the hole");
+    assert_eq!(store.damaged(), 0, "what was left out is not damaged");
 }
 
 /// Events that can be told apart by their content.

@@ -50,6 +50,19 @@ pub trait EventStore: Send + Sync + 'static {
     /// again later.
     fn append(&self, batch: &Batch) -> io::Result<()>;
 
+    /// Leaves out the numbers from the next one up to `to`, which becomes the next number: events that the
+    /// origin of a [mirror](crate::Mirror) has lost. They count as lost, but not as damage. Survives a crash
+    /// with the next batch at the latest. Does nothing if `to` is not above the next number.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) unless the store implements this; any error of the
+    /// medium. The next number is unchanged.
+    fn skip(&self, to: u64) -> io::Result<()> {
+        let _ = to;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Puts the events from number `from` on into `out`, in order, until their payloads together reach
     /// `max_bytes`: at least one event if any is held there. Numbers that were lost are left out. A store
     /// may stop earlier, behind at least one event, if more would take another access to its medium.

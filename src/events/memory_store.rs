@@ -14,9 +14,11 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Events {
-    /// The number of the oldest event in `held`, or the next number if that is empty.
+    /// Events below were discarded.
     first: u64,
-    held: VecDeque<StoredEvent>,
+    next: u64,
+    /// With their numbers, of which some may be missing.
+    held: VecDeque<(u64, StoredEvent)>,
     clocks: Option<Clocks>,
 }
 
@@ -24,25 +26,21 @@ impl MemoryStore {
     /// An empty store, whose first event gets number 1.
     #[must_use]
     pub fn new(epoch: u64) -> Self {
-        Self { epoch, events: Mutex::new(Events { first: 1, held: VecDeque::new(), clocks: None }) }
+        Self { epoch, events: Mutex::new(Events { first: 1, next: 1, held: VecDeque::new(), clocks: None }) }
     }
 }
 
 impl Events {
-    fn next(&self) -> u64 {
-        self.first.saturating_add(u64::try_from(self.held.len()).unwrap_or(u64::MAX))
-    }
-
     /// The index in `held` of the event with this number, or of the first event behind it.
     fn index(&self, number: u64) -> usize {
-        usize::try_from(number.saturating_sub(self.first)).map_or(self.held.len(), |n| n.min(self.held.len()))
+        self.held.partition_point(|(held, _)| *held < number)
     }
 }
 
 impl EventStore for MemoryStore {
     fn extent(&self) -> Extent {
-        let events = lock(&self.events);
-        Extent { epoch: self.epoch, first: events.first, next: events.next() }
+        let Events { first, next, .. } = *lock(&self.events);
+        Extent { epoch: self.epoch, first, next }
     }
 
     fn last_clocks(&self) -> Option<Clocks> {
@@ -51,32 +49,40 @@ impl EventStore for MemoryStore {
 
     fn append(&self, batch: &Batch) -> io::Result<()> {
         let mut events = lock(&self.events);
-        batch.end(events.next())?;
+        let end = batch.end(events.next)?;
         if !batch.events.is_empty() {
-            events.held.extend(batch.events.iter().cloned());
+            events.held.extend((batch.first..).zip(batch.events.iter().cloned()));
             events.clocks = Some(batch.clocks);
+            events.next = end;
         }
+        Ok(())
+    }
+
+    fn skip(&self, to: u64) -> io::Result<()> {
+        let mut events = lock(&self.events);
+        if events.held.is_empty() {
+            events.first = events.first.max(to);
+        }
+        events.next = events.next.max(to);
         Ok(())
     }
 
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
         let events = lock(&self.events);
-        let mut number = from.max(events.first);
         let mut bytes = 0_usize;
-        for event in events.held.range(events.index(number)..) {
-            out.push((number, event.clone()));
-            number += 1;
+        for (number, event) in events.held.range(events.index(from)..) {
+            out.push((*number, event.clone()));
             bytes = bytes.saturating_add(event.payload.len());
             if bytes >= max_bytes {
-                break;
+                return Ok(number + 1);
             }
         }
-        Ok(number.min(events.next()))
+        Ok(events.next)
     }
 
     fn discard(&self, below: u64) -> io::Result<()> {
         let mut events = lock(&self.events);
-        let below = below.clamp(events.first, events.next());
+        let below = below.clamp(events.first, events.next);
         let index = events.index(below);
         events.held.drain(..index);
         events.first = below;

@@ -98,6 +98,11 @@ impl DamageReport {
         !parts.is_empty()
     }
 
+    /// These numbers have no events, which is no damage.
+    pub(super) fn expect(&mut self, numbers: Range<u64>) {
+        self.known.insert(numbers);
+    }
+
     /// Of the events of a new epoch, nothing is known.
     pub(super) fn begin_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;

@@ -83,6 +83,15 @@ impl Index {
         self.generation += 1;
     }
 
+    /// Goes on with this number, which is above the next one.
+    pub(super) fn skip(&mut self, to: u64) {
+        if self.first() == self.next {
+            // Nothing is held, and so nothing is missing.
+            self.floor = to;
+        }
+        self.next = to;
+    }
+
     /// The oldest segment, if it has only discarded events, and is not the newest.
     pub(super) fn discarded_segment(&self) -> Option<u64> {
         let second = self.segments.get(1)?;

@@ -22,7 +22,7 @@ use super::{
     writer::{Target, Writer, remove_discarded},
 };
 use crate::{
-    events::event_store::{Batch, Clocks, EventStore, Extent, StoredEvent},
+    events::event_store::{Batch, Clocks, EventStore, Extent, MAX_NUMBER, StoredEvent},
     sync::{AtomicU64, Mutex, lock},
 };
 
@@ -141,6 +141,23 @@ impl EventStore for SegmentStore {
 
     fn append(&self, batch: &Batch) -> io::Result<()> {
         lock(&self.writer).append(self.target(), batch)
+    }
+
+    fn skip(&self, to: u64) -> io::Result<()> {
+        // Nothing is appended meanwhile.
+        let _writer = lock(&self.writer);
+        let next = lock(&self.index).next;
+        if to <= next {
+            return Ok(());
+        }
+        if to > MAX_NUMBER {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no event {to}")));
+        }
+        let mut damage = lock(&self.damage);
+        damage.expect(next..to);
+        damage.save(&*self.disk)?;
+        lock(&self.index).skip(to);
+        Ok(())
     }
 
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {

@@ -11,6 +11,7 @@ mod model;
 mod races;
 mod retention;
 mod rot;
+mod skipped;
 mod storm;
 mod unreadable;
 mod vectors;

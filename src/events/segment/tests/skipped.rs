@@ -1,0 +1,102 @@
+//! Numbers that were left out on purpose.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        LostEvents, SegmentOptions, SegmentStore,
+        sim_disk::{Call, Fault, FaultKind, SimDisk},
+    },
+    EPOCH, open, run,
+};
+use crate::events::event_store::{Batch, Clocks, EventStore, StoredEvent};
+
+fn options() -> SegmentOptions {
+    SegmentOptions::default().segment_bytes(16 * 1024).epochs_from(|| EPOCH)
+}
+
+fn append(store: &SegmentStore, number: u64) -> std::io::Result<()> {
+    let event = StoredEvent { payload: payload(number).into(), published: Duration::ZERO };
+    store.append(&Batch { first: number, events: vec![event], clocks: Clocks::default() })
+}
+
+fn payload(number: u64) -> Vec<u8> {
+    format!("the payload of {number}.").into_bytes()
+}
+
+fn numbers(store: &SegmentStore) -> Vec<u64> {
+    let mut out = Vec::new();
+    let mut from = store.extent().first;
+    while from < store.extent().next {
+        from = store.read(from, usize::MAX, &mut out).unwrap();
+    }
+    assert!(out.iter().all(|(number, event)| event.payload == payload(*number)));
+    out.into_iter().map(|(number, _)| number).collect()
+}
+
+/// A log of events and holes loses power somewhere, and goes on.
+fn trial(seed: u64) -> Result<(), String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let is_filled = random.bool();
+    let disk = SimDisk::new(seed, is_filled);
+    let (mut acknowledged, mut tried) = (Vec::new(), Vec::new());
+    let mut next = 1;
+    for _ in 0..4 {
+        let store = open(&disk, &options()).map_err(|error| format!("open: {error}"))?;
+        let found = numbers(&store);
+        if let Some(lost) = acknowledged.iter().find(|number| !found.contains(*number)) {
+            return Err(format!("event {lost} is lost, found {found:?}"));
+        }
+        if let Some(strange) = found.iter().find(|number| !tried.contains(*number)) {
+            return Err(format!("event {strange} was never published"));
+        }
+        // In a segment that grows, an end that was cut off leaves numbers in doubt.
+        if store.lost().iter().any(|lost| lost.exact || is_filled) {
+            return Err(format!("{:?} are reported as damaged", store.lost()));
+        }
+        // A mirror asks its origin again, which says where it goes on.
+        next = store.extent().next.max(next);
+        let after = random.u64(..60);
+        disk.inject(Fault { call: Call::Any, after, times: u64::MAX, kind: FaultKind::Io });
+        for _ in 0..random.u8(1..40) {
+            if random.u8(..4) == 0 {
+                next += random.u64(1..9);
+            }
+            if store.skip(next).is_err() {
+                break;
+            }
+            tried.push(next);
+            if append(&store, next).is_err() {
+                break;
+            }
+            acknowledged.push(next);
+            next += 1;
+        }
+        disk.heal();
+        drop(store);
+        disk.lose_power();
+    }
+    Ok(())
+}
+
+#[test]
+fn holes_survive_the_loss_of_power_and_are_no_damage() {
+    run(300, 5_000, trial);
+}
+
+#[test]
+fn damage_beside_a_hole_is_reported_without_the_hole() {
+    let disk = SimDisk::new(1, true);
+    let store = open(&disk, &options()).unwrap();
+    append(&store, 1).unwrap();
+    store.skip(10).unwrap();
+    // Until event 11 is no longer in memory.
+    (10..100).for_each(|number| append(&store, number).unwrap());
+    disk.rot("00000000000000000001.segment", |content| {
+        let at = content.windows(18).position(|bytes| bytes == payload(11)).unwrap();
+        content[at] ^= 1;
+    });
+    assert!(numbers(&store).into_iter().eq([1, 10].into_iter().chain(12..100)));
+    let lost: Vec<_> = store.lost().iter().map(|LostEvents { first, last, .. }| (*first, *last)).collect();
+    assert_eq!(lost, [(11, 11)]);
+}
