@@ -143,6 +143,8 @@ mod limits;
 mod link;
 mod message;
 mod method;
+#[cfg(all(feature = "durable", unix))]
+mod mirror;
 mod outstanding;
 mod protocol;
 mod qlog;
@@ -171,6 +173,8 @@ pub use self::cert::{CertificateAuthority, ConnectedPair, IssuedCertificate, con
 pub use self::events::{Batch, Clocks, EventStore, Extent, MemoryStore, StoredEvent, conformance};
 #[cfg(all(feature = "durable", unix))]
 pub use self::events::{CursorStore, LostEvents, SegmentOptions, SegmentStore};
+#[cfg(all(feature = "durable", unix))]
+pub use self::mirror::{Mirror, MirrorState, MirrorStatus};
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 #[cfg(feature = "serde")]
@@ -182,7 +186,7 @@ pub use self::{
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats},
+    events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats, ServedLog},
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{

@@ -50,6 +50,9 @@ pub(crate) enum Command {
     Notify(Notify),
     /// Print a node's events, and the gaps between them.
     Events(Events),
+    /// Follow an event log of a node into a directory, and serve it under the same epoch and numbers, until
+    /// SIGINT or SIGTERM. What the mirror does is told on standard error.
+    Mirror(Mirror),
     /// Store a file in the folder of a node that serves one. If a part of it is there, only the rest is sent.
     Put(Put),
     /// Fetch a file from the folder of a node. If a part of it is here, only the rest is fetched.
@@ -240,6 +243,22 @@ pub(crate) struct Events {
     /// --follow: how long to wait for the node, at the start or after it is lost [default: without limit]
     #[arg(long, value_name = "MS")]
     pub(crate) timeout_ms: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct Mirror {
+    /// The origin of the log, or a mirror of it that is nearer to the origin than this one.
+    #[command(flatten)]
+    pub(crate) peer: Peer,
+    /// The name of the log.
+    #[arg(long, value_name = "NAME", value_parser = method_name, default_value = "node.stream_events")]
+    pub(crate) log: String,
+    /// The directory for the events: up to 64 MiB of each of the newest four epochs.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) durable: PathBuf,
+    /// Where to listen: IP:PORT, [IPV6%INTERFACE]:PORT or HOST:PORT. Port 0 lets the system choose.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Address,
 }
 
 #[derive(Args)]

@@ -288,7 +288,7 @@ impl Target {
     }
 }
 
-fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
+pub(crate) fn client_tls(peer: &Peer) -> Result<ClientTls, Failure> {
     let pki = Directory(&peer.pki);
     let mut tls = ClientTls::new(pki.trust()?).pins(peer.pins.iter().copied());
     if let Some(list) = pki.revocations(&peer.revocations, None)? {

@@ -9,6 +9,7 @@ mod failure;
 mod files;
 mod lines;
 mod log;
+mod mirror;
 mod pki;
 mod progress;
 mod serve;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Call(args) => client::call(&args),
         Command::Notify(args) => client::notify(&args),
         Command::Events(args) => client::events(&args),
+        Command::Mirror(args) => mirror::run(&args),
         Command::Put(args) => transfer::put(&args),
         Command::Get(args) => transfer::get(&args),
     };

@@ -134,7 +134,7 @@ impl Client {
         &self.shared.connector.endpoint
     }
 
-    pub(super) fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         self.endpoint().clock()
     }
 

@@ -9,7 +9,7 @@ use crate::{
     connection::{Connection, Responses},
     error::{Error, ErrorKind, Result},
     events::{Cursor, Delivery, Follower, ended_without_reason},
-    message::{Codec, Response},
+    message::{Codec, Response, WireError},
     runtime::Elapsed,
 };
 
@@ -43,6 +43,12 @@ impl ResumedStream {
     /// Behind the last event or gap that was received.
     pub(super) fn cursor(&self) -> Option<Cursor> {
         self.follower.cursor()
+    }
+
+    /// Goes on behind this cursor with the next stream.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn resume_at(&mut self, cursor: Option<Cursor>) {
+        self.follower = Follower::new(cursor);
     }
 
     /// Says which log an error comes from, and where it is.
@@ -117,7 +123,15 @@ impl ResumedStream {
         if error.is_terminal() {
             return Err(error);
         }
-        let alive = stream.is_some_and(|(connection, _)| connection.close_reason().is_none());
+        let connection = stream.map(|(connection, _)| connection);
+        if let Some(connection) = &connection
+            && *error.kind() == ErrorKind::Remote(WireError::Unavailable)
+        {
+            // Another holder of the log may have what follows the cursor.
+            self.client.retire(connection, &error);
+            return Ok(SubscriptionItem::Disconnected { error });
+        }
+        let alive = connection.is_some_and(|connection| connection.close_reason().is_none());
         // A connection that is gone is the client's own to put off.
         self.not_before = alive.then(|| self.client.pause_stream(&error));
         Ok(SubscriptionItem::Disconnected { error })

@@ -106,6 +106,16 @@ impl<T> Subscription<T> {
         self.cursor
     }
 
+    /// Goes on behind this cursor with the next stream. To be called behind
+    /// [`Disconnected`](SubscriptionItem::Disconnected).
+    #[cfg(all(feature = "durable", unix))]
+    pub(crate) fn resume_at(&mut self, cursor: Option<Cursor>) {
+        if let State::Idle(inner) = &mut self.state {
+            inner.resume_at(cursor);
+            self.cursor = cursor;
+        }
+    }
+
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<SubscriptionItem>> {
         loop {
             match &mut self.state {

@@ -105,7 +105,8 @@ impl Endpoint {
 /// Writes what was published, to all logs at the same time: one whose disk hangs holds up no other. An error
 /// is the log's to report.
 async fn flush(node: &Node) {
-    let mut flushes: Vec<_> = node.event_logs().map(|log| Box::pin(log.flush())).collect();
+    let mut flushes: Vec<_> =
+        node.event_logs().map(|log| Box::pin(async move { log.flush().await })).collect();
     poll_fn(|cx| {
         flushes.retain_mut(|flush| flush.as_mut().poll(cx).is_pending());
         if flushes.is_empty() { Poll::Ready(()) } else { Poll::Pending }

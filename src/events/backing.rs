@@ -14,6 +14,8 @@ use super::{
     history::{History, Older, closed_error},
     stored_event::StoredEvent,
 };
+#[cfg(all(feature = "durable", unix))]
+use crate::error::Error;
 use crate::{error::Result, sync::AtomicBool};
 
 pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -22,6 +24,10 @@ pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(super) trait Backing: Send + Sync {
     /// Publishes an event, and returns its number.
     fn publish(&self, event: StoredEvent) -> Result<u64>;
+
+    /// Leaves out numbers, so that the next event gets number `to`. Nobody publishes meanwhile.
+    #[cfg(all(feature = "durable", unix))]
+    fn skip(&self, to: u64) -> BoxFuture<'_, Result<()>>;
 
     /// Publishes an event now, and resolves to its number when it is as durable as it gets.
     fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>>;
@@ -72,6 +78,11 @@ impl Backing for InMemory {
             return Err(closed_error());
         }
         Ok(self.history.append([event]))
+    }
+
+    #[cfg(all(feature = "durable", unix))]
+    fn skip(&self, _to: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(ready(Err(Error::invalid_config("a log in memory is no mirror"))))
     }
 
     fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>> {

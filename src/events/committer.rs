@@ -16,7 +16,7 @@ use super::{
     event_store::{Batch, EventStore, Extent},
     health::{LogHealth, LogState},
     history::History,
-    on_thread::{catch_panic, start_thread},
+    on_thread::{catch_panic, on_thread, start_thread},
     pending::Pending,
     stored_event::StoredEvent,
 };
@@ -155,6 +155,17 @@ impl Committer {
         }
         let unreported = self.pending().take_unreported(reported);
         flushed.and(unreported.map_or(Ok(()), |error| Err(error.into())))
+    }
+
+    /// Leaves out numbers, so that the next event gets number `to`. Nobody publishes meanwhile.
+    #[cfg(unix)]
+    pub(super) async fn skip(&self, to: u64) -> Result<()> {
+        self.flush().await?;
+        let store = Arc::clone(&self.store);
+        on_thread(move || store.skip(to)).await?;
+        self.pending().skip(to);
+        self.history.skip(to);
+        Ok(())
     }
 
     /// Takes no more events, writes those that are pending, and closes the store.

@@ -65,6 +65,13 @@ impl History {
         last
     }
 
+    /// The next event gets number `to`. Those held are no longer in memory.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn skip(&self, to: u64) {
+        self.ring().skip(to);
+        self.published.notify(usize::MAX);
+    }
+
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -132,6 +139,12 @@ impl History {
 
     pub(super) fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the subscribers though no event was appended.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn wake(&self) {
+        self.published.notify(usize::MAX);
     }
 
     /// Resolves when an event was appended after this call.

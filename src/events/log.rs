@@ -1,6 +1,10 @@
 //! The event log of a node.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use minicbor::Encode;
@@ -16,7 +20,7 @@ use super::{
 use crate::{
     counter::Counter,
     error::{Error, ErrorKind, Result},
-    sync::EventListener,
+    sync::{AtomicBool, EventListener},
     value,
 };
 
@@ -54,6 +58,10 @@ struct Shared {
     last_at_start: u64,
     sent: Counter,
     gaps_sent: Counter,
+    /// Whether the events come from another node, with their numbers.
+    is_mirror: bool,
+    /// Whether another log is served in its place.
+    is_replaced: AtomicBool,
 }
 
 impl EventLog {
@@ -304,19 +312,72 @@ impl EventLog {
     pub(super) fn with(history: Arc<History>, backing: Box<dyn Backing>, max_payload_bytes: usize) -> Self {
         let last_at_start = backing.last_seq();
         let (sent, gaps_sent) = (Counter::default(), Counter::default());
-        let shared = Shared { history, backing, max_payload_bytes, last_at_start, sent, gaps_sent };
+        let (is_mirror, is_replaced) = (false, AtomicBool::new(false));
+        let shared = Shared {
+            history,
+            backing,
+            max_payload_bytes,
+            last_at_start,
+            sent,
+            gaps_sent,
+            is_mirror,
+            is_replaced,
+        };
         Self { shared: Arc::new(shared) }
     }
 
+    /// Sends the followers of this log to the one that is served in its place.
+    #[cfg(all(feature = "durable", unix))]
+    pub(crate) fn replace(&self) {
+        self.shared.is_replaced.store(true, Ordering::Release);
+        self.shared.history.wake();
+    }
+
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.shared.is_replaced.load(Ordering::Acquire)
+    }
+
+    /// The same log, to which only a mirror appends. `None` if it has other handles.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn into_mirror(self) -> Option<Self> {
+        let shared = Arc::into_inner(self.shared)?;
+        Some(Self { shared: Arc::new(Shared { is_mirror: true, ..shared }) })
+    }
+
+    /// Whether this is a mirror that does not have what the subscriber has: another holder of the history
+    /// may, and this one may have it later.
+    pub(crate) fn is_behind(&self, resume_from: Option<u64>, epoch: Option<u64>) -> bool {
+        let is_of_this_epoch = epoch.is_none_or(|epoch| epoch == self.epoch());
+        self.shared.is_mirror && is_of_this_epoch && resume_from.is_some_and(|seq| seq > self.committed_seq())
+    }
+
     fn event(&self, payload: Bytes) -> Result<StoredEvent> {
-        let Shared { history, max_payload_bytes, .. } = &*self.shared;
-        if payload.len() > *max_payload_bytes {
+        if self.shared.is_mirror {
+            return Err(Error::new(ErrorKind::Closed).detail("the log is a mirror: its origin publishes"));
+        }
+        self.check_payload(&payload)?;
+        Ok(StoredEvent { payload, published: self.now() })
+    }
+
+    /// The time on the clock of the log.
+    pub(super) fn now(&self) -> Duration {
+        self.shared.history.clock().now()
+    }
+
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn backing(&self) -> &dyn Backing {
+        &*self.shared.backing
+    }
+
+    pub(super) fn check_payload(&self, payload: &Bytes) -> Result<()> {
+        let max_payload_bytes = self.shared.max_payload_bytes;
+        if payload.len() > max_payload_bytes {
             let length = payload.len();
             return Err(Error::new(ErrorKind::MessageTooLarge).detail(format!(
                 "an event of {length} bytes, at most {max_payload_bytes} may be published"
             )));
         }
-        Ok(StoredEvent { payload, published: history.clock().now() })
+        Ok(())
     }
 }
 

@@ -33,6 +33,8 @@ mod log_clock;
 mod log_stats;
 #[cfg(feature = "durable")]
 mod memory_store;
+#[cfg(all(feature = "durable", unix))]
+mod mirrored;
 #[cfg(feature = "durable")]
 mod on_thread;
 #[cfg(feature = "durable")]
@@ -45,6 +47,7 @@ mod reader;
 mod ring;
 #[cfg(all(feature = "durable", unix))]
 mod segment;
+mod served_log;
 #[cfg(feature = "durable")]
 mod stored;
 #[cfg_attr(not(feature = "durable"), expect(unreachable_pub, reason = "public for stores alone"))]
@@ -52,6 +55,8 @@ mod stored_event;
 
 #[cfg(all(fuzzing, feature = "durable", unix))]
 pub use self::segment::fuzz::open_any_segment;
+#[cfg(all(feature = "durable", unix))]
+pub(crate) use self::served_log::MirroredLog;
 pub use self::{
     builder::EventLogBuilder,
     cursor::Cursor,
@@ -59,6 +64,7 @@ pub use self::{
     health::{LogHealth, LogState},
     log::EventLog,
     log_stats::LogStats,
+    served_log::ServedLog,
 };
 #[cfg(feature = "durable")]
 pub use self::{

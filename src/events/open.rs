@@ -6,8 +6,6 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::Runtime;
 
-#[cfg(unix)]
-use super::segment::{SegmentOptions, SegmentStore};
 use super::{
     builder::EventLogBuilder,
     committer::{Committer, Retention},
@@ -15,6 +13,11 @@ use super::{
     log::EventLog,
     log_clock::{LogClock, system_clocks},
     stored::Stored,
+};
+#[cfg(unix)]
+use super::{
+    segment::{SegmentOptions, SegmentStore},
+    served_log::MirroredLog,
 };
 use crate::{
     error::{Error, Result},
@@ -95,10 +98,32 @@ impl EventLogBuilder {
     /// [`Io`](crate::ErrorKind::Io) as for [`SegmentStore::open`].
     #[cfg(unix)]
     pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
+        self.open_with(path.as_ref(), SegmentOptions::default())
+    }
+
+    /// What is served of a log with these bounds that a mirror will open.
+    #[cfg(unix)]
+    pub(crate) fn mirrored(&self) -> MirroredLog {
+        MirroredLog::new(self.max_payload_bytes)
+    }
+
+    /// As [`open`](Self::open), for a log that mirrors this epoch of another node.
+    #[cfg(unix)]
+    pub(crate) fn open_mirror(self, path: &Path, epoch: u64) -> Result<EventLog> {
+        let log = self.open_with(path, SegmentOptions::default().epochs_from(move || epoch))?;
+        if log.epoch() != epoch {
+            let text = format!("{} has events of epoch {}, not {epoch}", path.display(), log.epoch());
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into());
+        }
+        log.into_mirror().ok_or_else(|| Error::invalid_config("the log is in use"))
+    }
+
+    #[cfg(unix)]
+    fn open_with(self, path: &Path, options: SegmentOptions) -> Result<EventLog> {
         let runtime = self.checked_runtime()?;
         let segment_bytes = (self.max_bytes / 8).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
-        let options = SegmentOptions::default().segment_bytes(segment_bytes).max_bytes(self.max_bytes);
-        let store = SegmentStore::open(path, &options)?;
+        let store =
+            SegmentStore::open(path, &options.segment_bytes(segment_bytes).max_bytes(self.max_bytes))?;
         self.start(runtime, Arc::new(store))
     }
 

@@ -130,6 +130,13 @@ impl Pending {
         Ok(self.last)
     }
 
+    /// The next event gets number `to`. No event is pending.
+    #[cfg(unix)]
+    pub(super) fn skip(&mut self, to: u64) {
+        self.last = to.saturating_sub(1);
+        self.committed = self.last;
+    }
+
     /// The commit that will write the events that were added.
     pub(super) fn commit(&self) -> &Arc<Commit> {
         &self.next

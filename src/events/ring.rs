@@ -43,6 +43,13 @@ impl Ring {
         }
     }
 
+    /// Goes on with number `to`, without the events held.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn skip(&mut self, to: u64) {
+        self.events.clear();
+        (self.first, self.bytes) = (to, 0);
+    }
+
     /// Evicts the events that are too old at `now`.
     pub(super) fn expire(&mut self, now: Duration) {
         let Some(age) = self.bounds.age else { return };

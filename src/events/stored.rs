@@ -40,6 +40,11 @@ impl Backing for Stored {
         self.committer.publish(event)
     }
 
+    #[cfg(unix)]
+    fn skip(&self, to: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.committer.skip(to))
+    }
+
     fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>> {
         match self.committer.publish_durable(event) {
             Ok(written) => Box::pin(written),

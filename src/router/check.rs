@@ -3,7 +3,7 @@
 use super::{Router, peers::Peers};
 use crate::{
     error::{Error, Result},
-    events::EventLog,
+    events::ServedLog,
     message::largest_event_payload,
     protocol::{DESCRIBE, HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
 };
@@ -38,7 +38,7 @@ impl Router {
         self.limits.keys().map(|name| &**name).find(|name| !self.methods.contains_key(*name))
     }
 
-    fn check_log(&self, name: &str, log: &EventLog, max_frame_len: usize) -> Result<()> {
+    fn check_log(&self, name: &str, log: &ServedLog, max_frame_len: usize) -> Result<()> {
         if self.methods.contains_key(name) {
             return Err(Error::invalid_config(format!(
                 "{name:?} is the name of a method and of an event log"
@@ -75,7 +75,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::{error::ErrorKind, events::EventLog};
 
     const MAX: usize = 512 * 1024;
 

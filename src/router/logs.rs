@@ -1,18 +1,22 @@
 //! The event logs of a router, by name.
 
 use super::Router;
-use crate::{events::EventLog, protocol::STREAM_EVENTS};
+use crate::{
+    events::{EventLog, ServedLog},
+    protocol::STREAM_EVENTS,
+};
 
 impl Router {
     /// Serves this log to subscribers as `node.stream_events`: the node's own log. A later log replaces it.
     /// Default: none, and a subscriber gets `unsupported_method`.
     #[must_use]
-    pub fn events(self, log: EventLog) -> Self {
+    pub fn events(self, log: impl Into<ServedLog>) -> Self {
         self.log(STREAM_EVENTS, log)
     }
 
-    /// Serves a log under a name of the application's, by the same rules as `node.stream_events`. A node may
-    /// serve any number of logs. Each has its own numbers, epoch, bounds and subscribers.
+    /// Serves a log, or what a [`Mirror`](crate::Mirror) has, under a name of the application's, by the
+    /// same rules as `node.stream_events`. A node may serve any number of logs. Each has its own numbers,
+    /// epoch, bounds and subscribers.
     ///
     /// The name is that of a method: rules of [`allow`](Self::allow) apply to it, `node.describe` lists it as
     /// a log, and peers that may not use it get `permission_denied`. As for `node.stream_events`,
@@ -50,18 +54,18 @@ impl Router {
     /// # Ok::<(), palyra_quic::Error>(())
     /// ```
     #[must_use]
-    pub fn log(mut self, method: impl AsRef<str>, log: EventLog) -> Self {
-        self.logs.insert(method.as_ref().into(), log);
+    pub fn log(mut self, method: impl AsRef<str>, log: impl Into<ServedLog>) -> Self {
+        self.logs.insert(method.as_ref().into(), log.into());
         self
     }
 
     /// The log that is served under this name.
-    pub(crate) fn event_log(&self, name: &str) -> Option<&EventLog> {
+    pub(crate) fn event_log(&self, name: &str) -> Option<&ServedLog> {
         self.logs.get(name)
     }
 
-    /// All logs, in the order of their names.
-    pub(crate) fn event_logs(&self) -> impl Iterator<Item = &EventLog> {
-        self.logs.values()
+    /// All logs that there are now, in the order of their names.
+    pub(crate) fn event_logs(&self) -> impl Iterator<Item = EventLog> {
+        self.logs.values().filter_map(ServedLog::current)
     }
 }

@@ -54,7 +54,7 @@ pub(crate) use self::{
     handler::{ItemsHandler, Unary},
     item_source::{ItemFault, ItemSource},
 };
-use crate::{error::Result, events::EventLog};
+use crate::{error::Result, events::ServedLog};
 
 /// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`
 /// and `node.describe`; with [`events`](Self::events) it answers `node.stream_events` too, and with
@@ -119,7 +119,7 @@ use crate::{error::Result, events::EventLog};
 pub struct Router {
     methods: BTreeMap<Box<str>, Registration>,
     notifications: BTreeMap<Box<str>, NotificationRegistration>,
-    logs: BTreeMap<Box<str>, EventLog>,
+    logs: BTreeMap<Box<str>, ServedLog>,
     rules: BTreeMap<Box<str>, Peers>,
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,

@@ -26,7 +26,8 @@ use crate::{
 /// small enough that a subscriber which does not read costs little.
 const WRITE_BYTES: usize = 16 * 1024;
 
-/// When a subscriber that found no place may try again: places become free as connections end.
+/// When a subscriber that found no place may try again: places become free as connections end, and a mirror
+/// receives what it does not have.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// When a subscriber may come back whose events could not be read, unless the log says.
@@ -39,6 +40,11 @@ pub(super) async fn stream(
     request: &Request,
     mut writer: FrameWriter,
 ) -> ExchangeResult {
+    if log.is_behind(request.resume_from, request.epoch) {
+        let behind = MethodError::unavailable("this mirror is behind the cursor: another holder may not be");
+        let response = behind.retry_after(RETRY_AFTER).not_run().into_response();
+        return ExchangeResult::respond(exchange, &response, writer);
+    }
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
         let response = full.retry_after(RETRY_AFTER).not_run().into_response();
@@ -71,15 +77,28 @@ pub(super) async fn stream(
             let failed = failed.retry_after(error.retry_after().unwrap_or(READ_RETRY_AFTER));
             ExchangeResult::conclude(exchange, Outcome::Returned(Err(failed)), writer, Some(guard))
         }
+        (Outcome::Returned(Ok(())), EndedBy::Replaced) => {
+            let replaced = MethodError::unavailable("the log has begun another epoch: subscribe again");
+            let outcome = Outcome::Returned(Err(replaced.retry_after(Duration::ZERO)));
+            ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
+        }
         // The stream broke under the events.
         (Outcome::Returned(Err(_)), _) => ExchangeResult::reset(exchange, writer, Code::INTERNAL),
         (outcome, _) => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
     }
 }
 
+/// The response to subscribers of a mirror that has not heard of its origin.
+pub(super) fn nothing_yet() -> Response {
+    let nothing = MethodError::unavailable("this mirror has nothing yet: another holder may");
+    nothing.retry_after(RETRY_AFTER).not_run().into_response()
+}
+
 enum EndedBy {
     LastEvent,
     Shutdown,
+    /// The node serves another log under this name.
+    Replaced,
     /// The next events could not be read from the log.
     FailedRead(Error),
 }
@@ -128,6 +147,9 @@ impl Subscription<'_> {
             }
             if !request.follow {
                 return Ok(EndedBy::LastEvent);
+            }
+            if self.log.is_replaced() {
+                return Ok(EndedBy::Replaced);
             }
             match self.wait(published).await {
                 Wake::Published => {}

@@ -65,7 +65,7 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
         Route::Events { log, request } => {
             charge.settle(0);
             // Boxed, so that a unary exchange needs no room for it.
-            Box::pin(events::stream(&exchange, log, &request, writer)).await
+            Box::pin(events::stream(&exchange, &log, &request, writer)).await
         }
         #[cfg(feature = "streams")]
         Route::WithItems(method, request) => {
@@ -138,7 +138,7 @@ enum Route<'a> {
         additions: Option<Box<Additions>>,
     },
     /// Boxed, because a subscription may last for days and needs few of the fields.
-    Events { log: &'a EventLog, request: Box<Request> },
+    Events { log: EventLog, request: Box<Request> },
     /// With a request that items follow.
     #[cfg(feature = "streams")]
     WithItems(MethodWithItems<'a>, Box<Request>),
@@ -204,7 +204,12 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
             }
             None => match node.router.event_log(name) {
                 // A subscription has no use for parameters.
-                Some(log) => Route::Events { log, request: Box::new(Request { params: None, ..request }) },
+                Some(log) => match log.current() {
+                    Some(log) => {
+                        Route::Events { log, request: Box::new(Request { params: None, ..request }) }
+                    }
+                    None => Route::Respond(events::nothing_yet()),
+                },
                 None => Route::Respond(unsupported()),
             },
         },

@@ -3,7 +3,7 @@
 use minicbor::{Encoder, encode::Error as EncodeError};
 
 use super::node::Node;
-use crate::{message::Response, protocol::STREAM_EVENTS, tls::ClientAuth};
+use crate::{events::ServedLog, message::Response, protocol::STREAM_EVENTS, tls::ClientAuth};
 
 pub(super) fn health(node: &Node) -> Response {
     Response::Health {
@@ -44,7 +44,7 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
     if node.event_logs().next().is_some() {
         numbers.push(("logs_not_writable", u64::try_from(logs_not_writable(node)).unwrap_or(u64::MAX)));
     }
-    if let Some(log) = node.router.event_log(STREAM_EVENTS) {
+    if let Some(log) = node.router.event_log(STREAM_EVENTS).and_then(ServedLog::current) {
         numbers.push(("events_published", log.last_seq()));
         numbers.push(("events_held", u64::try_from(log.len()).unwrap_or(u64::MAX)));
         let health = log.health();

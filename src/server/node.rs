@@ -60,7 +60,7 @@ impl Node {
     }
 
     /// The logs that this node serves.
-    pub(crate) fn event_logs(&self) -> impl Iterator<Item = &EventLog> {
+    pub(crate) fn event_logs(&self) -> impl Iterator<Item = EventLog> {
         self.router.event_logs()
     }
 

@@ -1290,6 +1290,35 @@ fn durable_events_outlive_the_node() {
 }
 
 #[test]
+fn a_mirror_serves_what_it_has_when_its_origin_is_gone() {
+    let pki = Pki::new();
+    let log = format!("plant.temperature={}", pki.file("origin").to_str().unwrap());
+    let mut origin = pki.serve(&["--log", &log, "--commit-interval", "0"]);
+    for text in ["20", "21"] {
+        origin.ask("call", &["plant.temperature.publish", "--params", text]).succeeded();
+    }
+    let directory = pki.file("mirror");
+    let options = ["--log", "plant.temperature", "--durable", directory.to_str().unwrap()];
+    let mirror = || {
+        let mut running = origin.begin("mirror", &[&options[..], &["--listen", "127.0.0.1:0"]].concat());
+        let address = running.line()["listening"].as_str().unwrap().to_owned();
+        Server { pki: &pki, running, address }
+    };
+    let events = |server: &Server| {
+        let options = ["--log", "plant.temperature", "--follow", "--count", "2"];
+        server.ask("events", &options).succeeded()
+    };
+    let (mut first, before) = (mirror(), events(&origin));
+    assert_eq!(events(&first), before, "with the same epoch and numbers");
+    first.running.signal("KILL");
+    first.running.ended();
+    let second = mirror();
+    origin.running.signal("TERM");
+    origin.running.ended().succeeded();
+    assert_eq!(events(&second), before);
+}
+
+#[test]
 fn named_logs_outlive_the_node_and_do_not_mix() {
     let pki = Pki::new();
     let [warm, tight] =

@@ -22,7 +22,10 @@ const LAYERS: [(&[&str], &str); 16] = [
         &["cert"],
         "a small certificate authority, and two connected endpoints, for tests and trying things out",
     ),
-    (&["client/"], "`Client`: reconnection, resumed subscriptions, backoff"),
+    (
+        &["client/", "mirror/"],
+        "`Client`: reconnection, resumed subscriptions, backoff; `Mirror`, which follows another node's log",
+    ),
     (&["endpoint/"], "`Endpoint`: its builder, its socket, dialling"),
     (&["server/"], "accepts connections and serves them; `dispatch.rs` runs a request inline or as a task"),
     (&["router/"], "methods, their handlers and `Context`; who may call what"),

@@ -74,6 +74,8 @@ mod links;
 mod logs;
 mod may_have_run;
 mod method_limits;
+#[cfg(unix)]
+mod mirrors;
 mod nesting;
 mod notifications;
 mod other_nodes;

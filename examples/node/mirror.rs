@@ -1,0 +1,94 @@
+//! `node mirror`: follows a log of another node into a directory, and serves it.
+
+use std::{
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use palyra_quic::{
+    Backoff, Client, Endpoint, EventLog, Mirror as LogMirror, MirrorState, Raw, Router, ServerTls,
+};
+use smol::future;
+
+use crate::{
+    args::Mirror,
+    client::client_tls,
+    failure::{Failure, one_line, tell},
+    lines::{self, Listening},
+    pki::Directory,
+    signals::Termination,
+};
+
+/// The longest pause before the mirror dials its origin again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The time that subscribers have to receive what was sent when the node shuts down.
+const GRACE: Duration = Duration::from_secs(5);
+/// What a mirror keeps of each epoch of its origin.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
+    let pki = Directory(&args.peer.pki);
+    let server = ServerTls::new(pki.server()?).require_client_certificates(pki.trust()?);
+    let address = args.listen.resolve()?.into_iter().next();
+    let address = address.ok_or_else(|| Failure::new("no address to listen on"))?;
+    smol::block_on(async {
+        let mut termination = Termination::new()?;
+        let bounds = EventLog::builder().max_events(usize::MAX).max_bytes(MAX_BYTES);
+        // The mirror dials from a socket of its own, because its router serves what the mirror has.
+        let dialler = Endpoint::builder().client(client_tls(&args.peer)?).bind(unspecified(address))?;
+        let mirror = LogMirror::open::<Raw>(&origin(args, &dialler)?, &args.log, &args.durable, bounds);
+        let mirror = mirror.map_err(|error| Failure::from(error).during(args.durable.display()))?;
+        let router = Router::new().log(&args.log, mirror.served());
+        let endpoint = Endpoint::builder().server(server).router(router).bind(address);
+        let endpoint = endpoint
+            .map_err(|error| Failure::from(error).during(format_args!("cannot listen on {address}")))?;
+        lines::print(&Listening { listening: endpoint.local_addr()? })?;
+
+        let failed = async { Err(Failure::from(endpoint.closed().await)) };
+        let asked = async {
+            future::or(termination.asked(), report(&mirror)).await;
+            Ok(())
+        };
+        let outcome = future::or(asked, failed).await;
+        // A second signal ends the node without delay.
+        future::or(endpoint.shutdown(GRACE), termination.asked()).await;
+        mirror.close().await?;
+        dialler.shutdown(Duration::ZERO).await;
+        outcome
+    })
+}
+
+fn origin(args: &Mirror, dialler: &Endpoint) -> Result<Client, Failure> {
+    let name = args.peer.server_name();
+    let addresses = args.peer.address.resolve()?;
+    let builder = Client::builder(dialler.clone()).backoff(Backoff::new().cap(LONGEST_PAUSE));
+    Ok(addresses.into_iter().fold(builder, |builder, to| builder.address((to, name.clone()))).build()?)
+}
+
+fn unspecified(address: SocketAddr) -> SocketAddr {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    (any, 0).into()
+}
+
+/// Tells people what the mirror does whenever that changes.
+async fn report(mirror: &LogMirror) {
+    let mut told = MirrorState::Disconnected(None);
+    loop {
+        mirror.wait_for(|status| status.state != told).await;
+        let status = mirror.status();
+        let before = mem::replace(&mut told, status.state);
+        if before == told {
+            continue;
+        }
+        let last = status.last_seq;
+        match &told {
+            MirrorState::Following => tell("following", &format!("the mirror has event {last}")),
+            MirrorState::Disconnected(Some(reason)) => tell("reconnecting", &one_line(reason)),
+            MirrorState::Failing(reason) => tell("failing", &one_line(reason)),
+            MirrorState::Diverged(reason) => tell("diverged", &one_line(reason)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! A log whose events come from another node, with their numbers.
+
+use bytes::Bytes;
+
+use super::{log::EventLog, stored_event::StoredEvent};
+use crate::error::{Error, ErrorKind, Result};
+
+impl EventLog {
+    /// Appends event `seq` of the origin.
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish), and `Exhausted` if `seq` is not the next number, because events
+    /// before it could not be written.
+    pub(crate) fn append_mirrored(&self, seq: u64, payload: Bytes) -> Result<()> {
+        let next = self.last_seq() + 1;
+        if seq != next {
+            let text = format!("the mirror needs event {next} before event {seq}");
+            return Err(Error::new(ErrorKind::Exhausted).detail(text));
+        }
+        self.check_payload(&payload)?;
+        self.backing().publish(StoredEvent { payload, published: self.now() }).map(|_| ())
+    }
+
+    /// Leaves out the events before `to`, which the origin has lost. Nothing is appended meanwhile.
+    pub(crate) async fn skip_mirrored(&self, to: u64) -> Result<()> {
+        self.backing().skip(to).await
+    }
+
+    /// Event `seq`, if it is held.
+    pub(crate) async fn payload_of(&self, seq: u64) -> Result<Option<Bytes>> {
+        let Some(before) = seq.checked_sub(1) else { return Ok(None) };
+        let mut reader = self.subscribe(Some(before), Some(self.epoch()));
+        let mut batch = Vec::new();
+        self.read(&mut reader, 1, &mut batch).await?;
+        Ok(batch.into_iter().find(|(found, _)| *found == seq).map(|(_, payload)| payload))
+    }
+}

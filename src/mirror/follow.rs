@@ -1,0 +1,216 @@
+//! Follows the origin of a mirror.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    directory::EpochDirectory,
+    status::{MirrorState, StatusCell},
+};
+use crate::{
+    client::{Client, Subscription, SubscriptionItem},
+    error::{Error, ErrorKind},
+    events::{Cursor, EventLog, Gap, MirroredLog},
+    value::Raw,
+};
+
+/// After an error that trying again soon does not mend.
+const LONG_PAUSE: Duration = Duration::from_secs(60);
+/// After a failure of the store that does not say when to try again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Receives the events of the origin, and appends them under their numbers.
+pub(super) struct Follow {
+    client: Client,
+    method: Box<str>,
+    directory: EpochDirectory,
+    log: MirroredLog,
+    status: Arc<StatusCell>,
+}
+
+/// Why a mirror does not go on as it is.
+enum Stop {
+    /// The store cannot take the events now.
+    Store(Error),
+    /// The subscription has ended with an error.
+    Subscription(Error),
+    /// The origin has another history.
+    Diverged(String),
+}
+
+/// The newest event that the mirror holds, which the origin sends once more.
+type Overlap = Option<(u64, Bytes)>;
+
+impl Follow {
+    pub(super) fn new(
+        client: Client,
+        method: Box<str>,
+        directory: EpochDirectory,
+        log: MirroredLog,
+        status: Arc<StatusCell>,
+    ) -> Self {
+        Self { client, method, directory, log, status }
+    }
+
+    /// Goes on until the histories diverge.
+    pub(super) async fn run(mut self) {
+        loop {
+            let Err(stop) = self.follow().await;
+            let (state, pause) = match stop {
+                Stop::Store(error) => {
+                    let pause = error.retry_after().unwrap_or(PAUSE);
+                    (MirrorState::Failing(error.to_string()), pause)
+                }
+                // The endpoint has ended.
+                Stop::Subscription(error) if *error.kind() == ErrorKind::Closed => {
+                    self.status.change(|status| status.state = MirrorState::Closed);
+                    return;
+                }
+                Stop::Subscription(error) => (MirrorState::Disconnected(Some(error.to_string())), LONG_PAUSE),
+                Stop::Diverged(reason) => {
+                    tracing::warn!(
+                        log = &*self.method,
+                        reason,
+                        "a mirror has stopped: the histories diverge"
+                    );
+                    self.status.change(|status| status.state = MirrorState::Diverged(reason));
+                    return;
+                }
+            };
+            self.status.change(|status| status.state = state);
+            self.client.clock().sleep(pause).await;
+        }
+    }
+
+    async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Stop> {
+        let (cursor, mut overlap) = self.resume_point().await?;
+        let mut subscription = self.subscribe(cursor);
+        loop {
+            match subscription.next_raw().await.map_err(Stop::Subscription)? {
+                SubscriptionItem::Connected { .. } => {
+                    self.status.change(|status| status.state = MirrorState::Following);
+                }
+                SubscriptionItem::Disconnected { error } => {
+                    let state = MirrorState::Disconnected(Some(error.to_string()));
+                    self.status.change(|status| status.state = state);
+                    let cursor;
+                    (cursor, overlap) = self.resume_point().await?;
+                    subscription.resume_at(cursor);
+                }
+                SubscriptionItem::Gap(gap) => {
+                    overlap = None;
+                    self.skip(&gap).await?;
+                }
+                SubscriptionItem::Event { seq, epoch, payload } => {
+                    let epoch = epoch.ok_or_else(no_epochs)?;
+                    match overlap.take() {
+                        Some((last, held)) if last == seq => same(seq, &held, &payload)?,
+                        _ => self.append(epoch, seq, payload).await?,
+                    }
+                }
+            }
+        }
+    }
+
+    fn subscribe(&self, cursor: Option<Cursor>) -> Subscription {
+        let subscribe = self.client.subscribe::<Raw>(&*self.method);
+        match cursor {
+            Some(cursor) => subscribe.resume(cursor).open(),
+            None => subscribe.open(),
+        }
+    }
+
+    /// Where to go on: one event early, so that this is compared. Everything that was received before is
+    /// durable, or is received again.
+    async fn resume_point(&self) -> std::result::Result<(Option<Cursor>, Overlap), Stop> {
+        let Some(log) = self.log.get() else { return Ok((None, None)) };
+        log.flush().await.map_err(Stop::Store)?;
+        let (epoch, last) = (Some(log.epoch()), log.last_seq());
+        let held = log.payload_of(last).await.map_err(Stop::Store)?;
+        let overlap = held.map(|payload| (last, payload));
+        let before = if overlap.is_some() { last - 1 } else { last };
+        Ok((Some(Cursor::new(epoch, before)), overlap))
+    }
+
+    async fn append(&mut self, epoch: u64, seq: u64, payload: Bytes) -> std::result::Result<(), Stop> {
+        let log = self.log_of(epoch).await?;
+        if log.last_seq() == 0 && seq > 1 {
+            // The first that the origin still had.
+            self.leave_out(&log, seq).await?;
+        }
+        let appended = match log.append_mirrored(seq, payload.clone()) {
+            Err(error) if *error.kind() == ErrorKind::Exhausted => {
+                log.flush().await.map_err(Stop::Store)?;
+                log.append_mirrored(seq, payload)
+            }
+            appended => appended,
+        };
+        appended.map_err(Stop::Store)?;
+        self.status.change(|status| status.last_seq = seq);
+        Ok(())
+    }
+
+    async fn skip(&mut self, gap: &Gap) -> std::result::Result<(), Stop> {
+        let log = self.log_of(gap.epoch).await?;
+        let last = log.last_seq();
+        if gap.next_seq <= last {
+            let next = gap.next_seq;
+            return Err(Stop::Diverged(format!(
+                "the origin goes on with event {next} of epoch {}, and the mirror has event {last}",
+                gap.epoch
+            )));
+        }
+        self.leave_out(&log, gap.next_seq).await
+    }
+
+    async fn leave_out(&self, log: &EventLog, to: u64) -> std::result::Result<(), Stop> {
+        let skipped = to.saturating_sub(log.last_seq() + 1);
+        if skipped > 0 {
+            log.skip_mirrored(to).await.map_err(Stop::Store)?;
+            self.status.change(|status| {
+                status.last_seq = to - 1;
+                status.skipped += skipped;
+            });
+        }
+        Ok(())
+    }
+
+    /// The log of this epoch. Another one than before begins in a place of its own: what is held is never
+    /// overwritten.
+    async fn log_of(&mut self, epoch: u64) -> std::result::Result<EventLog, Stop> {
+        let before = self.log.get();
+        if let Some(log) = &before
+            && log.epoch() == epoch
+        {
+            return Ok(log.clone());
+        }
+        let mut directory = self.directory.clone();
+        let begun = blocking::unblock(move || directory.begin(epoch).map(|log| (directory, log)));
+        let (directory, log) = begun.await.map_err(Stop::Store)?;
+        self.directory = directory;
+        self.log.set(log.clone());
+        self.status.change(|status| (status.epoch, status.last_seq) = (Some(epoch), log.last_seq()));
+        if let Some(before) = before {
+            tracing::info!(
+                log = &*self.method,
+                epoch,
+                before = before.epoch(),
+                "the origin has another epoch"
+            );
+            before.close().await.map_err(Stop::Store)?;
+        }
+        Ok(log)
+    }
+}
+
+fn same(seq: u64, held: &Bytes, received: &Bytes) -> std::result::Result<(), Stop> {
+    if held == received {
+        return Ok(());
+    }
+    Err(Stop::Diverged(format!("event {seq} of the origin is another one than that of the mirror")))
+}
+
+fn no_epochs() -> Stop {
+    Stop::Subscription(Error::new(ErrorKind::Unsupported).detail("the origin has no epochs"))
+}

@@ -1,0 +1,161 @@
+//! A second holder of another node's history.
+
+mod directory;
+mod follow;
+mod status;
+
+use std::{fmt, path::Path, sync::Arc};
+
+use futures_lite::future;
+
+pub use self::status::{MirrorState, MirrorStatus};
+use self::{directory::EpochDirectory, follow::Follow, status::StatusCell};
+use crate::{
+    client::Client,
+    error::Result,
+    events::{EventLog, EventLogBuilder, MirroredLog, ServedLog},
+    method::{LogMethod, MethodName},
+    sync::{AtomicBool, Event, wait_until},
+};
+
+/// Follows a log of another node, the origin, into a directory, and serves it under the same epoch and
+/// numbers: a subscriber's cursor is valid at both.
+///
+/// Gaps of the origin are gaps of the mirror. What is held is never overwritten: when the origin begins
+/// another epoch, so does the mirror, in another directory, and when the origin has other events under the
+/// numbers of events that the mirror holds, the mirror stops, keeps what it has and says
+/// [`Diverged`](MirrorState::Diverged). A subscriber that has seen more than the mirror is told to try
+/// another holder, and goes on there if its [`Client`] has several addresses.
+///
+/// A mirror can follow another mirror. It must be one that is nearer to the origin: two that follow each
+/// other never receive anything.
+///
+/// ```no_run
+/// # async fn example(endpoint: palyra_quic::Endpoint) -> palyra_quic::Result<()> {
+/// use palyra_quic::{Client, EventLog, LogMethod, Mirror, Router};
+///
+/// const READINGS: LogMethod<i32> = LogMethod::new("plant.readings");
+///
+/// let sensor = Client::builder(endpoint).address(("sensor.example", 7443)).build()?;
+/// let mirror = Mirror::open(&sensor, READINGS, "readings", EventLog::builder().max_bytes(64 << 20))?;
+/// let router = Router::new().log(READINGS, mirror.served());
+/// # drop(router);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropping it ends the mirror"]
+pub struct Mirror {
+    log: MirroredLog,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    status: Arc<StatusCell>,
+    ends: AtomicBool,
+    ended: Event,
+}
+
+impl Mirror {
+    /// Opens the directory `path`, or makes it in an existing one, and begins to follow the log `log` of the
+    /// peer of `client`, in a task of the client's endpoint.
+    ///
+    /// `bounds` are those of the mirror: it may keep more than its origin, or less. They hold for each
+    /// epoch of the origin; the newest four are kept, and the newest is served. Blocks as
+    /// [`EventLogBuilder::open`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`EventLogBuilder::open`]; [`Io`](crate::ErrorKind::Io), too, for a directory with anything
+    /// else than a mirror.
+    pub fn open<T>(
+        client: &Client,
+        log: impl MethodName<LogMethod<T>>,
+        path: impl AsRef<Path>,
+        bounds: EventLogBuilder,
+    ) -> Result<Self> {
+        let mirrored = bounds.mirrored();
+        let (directory, held) = EpochDirectory::open(path.as_ref(), bounds)?;
+        let status = Arc::new(StatusCell::new());
+        if let Some(held) = held {
+            let (epoch, last_seq) = (Some(held.epoch()), held.last_seq());
+            status.change(|status| (status.epoch, status.last_seq) = (epoch, last_seq));
+            mirrored.set(held);
+        }
+        let method = log.method_name().into();
+        let follow = Follow::new(client.clone(), method, directory, mirrored.clone(), Arc::clone(&status));
+        let shared = Arc::new(Shared { status, ends: AtomicBool::new(false), ended: Event::new() });
+        let ends = Arc::clone(&shared);
+        client.clock().spawn(async move { future::or(follow.run(), ends.until_ended()).await });
+        Ok(Self { log: mirrored, shared })
+    }
+
+    /// What to give to [`Router::log`](crate::Router::log). Subscribers are answered `unavailable` before the
+    /// origin was first heard of.
+    #[must_use]
+    pub fn served(&self) -> ServedLog {
+        ServedLog::mirrored(self.log.clone())
+    }
+
+    /// The log of the epoch that the mirror holds now; `None` before the origin was first heard of. It
+    /// cannot be published to.
+    #[must_use]
+    pub fn log(&self) -> Option<EventLog> {
+        self.log.get()
+    }
+
+    /// What the mirror has, and what it does.
+    #[must_use]
+    pub fn status(&self) -> MirrorStatus {
+        self.shared.status.get()
+    }
+
+    /// Resolves when the status is as wanted.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn wait_for(&self, condition: impl Fn(&MirrorStatus) -> bool) {
+        self.shared.status.wait_for(condition).await;
+    }
+
+    /// Follows no longer, writes what was received, and releases the directory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`EventLog::close`].
+    ///
+    /// # Cancellation
+    ///
+    /// The mirror ends all the same; see [`EventLog::close`].
+    pub async fn close(self) -> Result<()> {
+        self.shared.end();
+        match self.log.get() {
+            Some(log) => log.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    fn end(&self) {
+        self.ends.store(true, std::sync::atomic::Ordering::Release);
+        self.ended.notify(usize::MAX);
+        self.status.change(|status| status.state = MirrorState::Closed);
+    }
+
+    async fn until_ended(&self) {
+        wait_until(&self.ended, || self.ends.load(std::sync::atomic::Ordering::Acquire)).await;
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
