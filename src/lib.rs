@@ -174,7 +174,7 @@ pub use self::events::{Batch, Clocks, EventStore, Extent, MemoryStore, StoredEve
 #[cfg(all(feature = "durable", unix))]
 pub use self::events::{CursorStore, LostEvents, SegmentOptions, SegmentStore};
 #[cfg(all(feature = "durable", unix))]
-pub use self::mirror::{Mirror, MirrorState, MirrorStatus};
+pub use self::mirror::{Mirror, MirrorBuilder, MirrorState, MirrorStatus};
 #[cfg(unix)]
 pub use self::runtime::PollRuntime;
 #[cfg(feature = "serde")]
@@ -186,7 +186,9 @@ pub use self::{
     connection::{Call, Connection, EventItem, Events, EventsRequest, Health, Notifier, Responses},
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats, ServedLog},
+    events::{
+        ConsumerStatus, Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats, ServedLog,
+    },
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},
     message::{

@@ -17,6 +17,8 @@ pub(crate) const HEALTH: &str = "node.health";
 pub(crate) const DESCRIBE: &str = "node.describe";
 /// Asks for events of a node's log.
 pub(crate) const STREAM_EVENTS: &str = "node.stream_events";
+/// Tells a node which events of a log a consumer has processed.
+pub(crate) const ACK_EVENTS: &str = "node.ack_events";
 /// Names of methods that start with this are the protocol's own.
 pub(crate) const RESERVED_PREFIX: &str = "node.";
 

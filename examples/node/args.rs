@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    num::NonZeroU64,
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -112,6 +112,10 @@ pub(crate) struct Serve {
     /// The shortest time between two writes to a stored log, in milliseconds [default: 20]
     #[arg(long, value_name = "MS", requires = STORED_LOGS)]
     pub(crate) commit_interval: Option<u64>,
+    /// Keep the events of stored logs until those that acknowledge them have done so, up to this many MiB of
+    /// each log. A client acknowledges under a name in its certificate.
+    #[arg(long, value_name = "MIB", requires = STORED_LOGS)]
+    pub(crate) keep_unacknowledged: Option<NonZeroU32>,
     /// Serve the files of this folder, and store those that peers put. Only for peers with a certificate.
     #[arg(long, value_name = "DIR")]
     pub(crate) files: Option<PathBuf>,
@@ -253,6 +257,9 @@ pub(crate) struct Mirror {
     /// The name of the log.
     #[arg(long, value_name = "NAME", value_parser = method_name, default_value = "node.stream_events")]
     pub(crate) log: String,
+    /// Acknowledge what is stored to the node, under this name of 1 to 64 bytes.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) consumer: Option<String>,
     /// The directory for the events: up to 64 MiB of each of the newest four epochs.
     #[arg(long, value_name = "DIR")]
     pub(crate) durable: PathBuf,

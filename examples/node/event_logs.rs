@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use palyra_quic::{Bytes, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, Router, TransportLimits};
+use palyra_quic::{
+    Bytes, Error, ErrorKind, EventLog, EventLogBuilder, MethodError, PeerIdentity, Router, TransportLimits,
+};
 use smol::future;
 
 use crate::{args::Serve, failure::Failure};
@@ -70,6 +72,7 @@ impl Logs {
     /// Adds the logs, and what publishes to each of them.
     pub(crate) fn methods(&self, router: Router) -> Router {
         let Self { own, named } = self;
+        let router = router.consumers(PeerIdentity::has_name);
         let router = router.events(own.clone()).nest(OWN, publishing(own));
         named
             .iter()
@@ -123,6 +126,11 @@ impl Opening<'_> {
         let builder = match self.args.commit_interval {
             Some(ms) => self.within(builder).commit_interval(Duration::from_millis(ms)),
             None => self.within(builder),
+        };
+        let builder = match self.args.keep_unacknowledged {
+            // At least what the log keeps anyway.
+            Some(mib) => builder.keep_unacknowledged((u64::from(mib.get()) * 1024 * 1024).max(DURABLE_BYTES)),
+            None => builder,
         };
         let log = builder.open(path).map_err(|error| Failure::from(error).during(path.display()))?;
         let lost = log.health().damaged_events;

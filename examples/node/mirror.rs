@@ -37,8 +37,14 @@ pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
         let bounds = EventLog::builder().max_events(usize::MAX).max_bytes(MAX_BYTES);
         // The mirror dials from a socket of its own, because its router serves what the mirror has.
         let dialler = Endpoint::builder().client(client_tls(&args.peer)?).bind(unspecified(address))?;
-        let mirror = LogMirror::open::<Raw>(&origin(args, &dialler)?, &args.log, &args.durable, bounds);
-        let mirror = mirror.map_err(|error| Failure::from(error).during(args.durable.display()))?;
+        let builder = LogMirror::builder::<Raw>(&origin(args, &dialler)?, &args.log).bounds(bounds);
+        let builder = match &args.consumer {
+            Some(name) => builder.consumer(name.as_str()),
+            None => builder,
+        };
+        let mirror = builder
+            .open(&args.durable)
+            .map_err(|error| Failure::from(error).during(args.durable.display()))?;
         let router = Router::new().log(&args.log, mirror.served());
         let endpoint = Endpoint::builder().server(server).router(router).bind(address);
         let endpoint = endpoint

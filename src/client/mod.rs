@@ -1,5 +1,6 @@
 //! A client that stays connected and subscribed, whatever happens to its connections.
 
+mod acks;
 mod attempts;
 mod backoff;
 mod builder;

@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
-use super::{reconnecting::Client, resumed_stream::ResumedStream, subscription::Subscription};
+use super::{acks::Acks, reconnecting::Client, resumed_stream::ResumedStream, subscription::Subscription};
 use crate::{
     events::{Cursor, Follower},
     message::Codec,
@@ -51,6 +51,7 @@ pub struct Subscribe<T = Raw> {
     cursor: Option<Cursor>,
     codec: Codec,
     heartbeat_interval: Duration,
+    consumer: Option<Box<str>>,
     payloads: PhantomData<fn() -> T>,
 }
 
@@ -63,8 +64,16 @@ impl<T> Subscribe<T> {
             cursor: None,
             codec: Codec::Cbor,
             heartbeat_interval,
+            consumer: None,
             payloads: PhantomData,
         }
+    }
+
+    /// The name of 1 to 64 bytes under which [`Subscription::ack`] acknowledges events, so that the peer
+    /// keeps them until then. The peer decides who may speak for it. Default: none, and nothing is
+    /// acknowledged.
+    pub fn consumer(self, name: impl Into<Box<str>>) -> Self {
+        Self { consumer: Some(name.into()), ..self }
     }
 
     /// Begins behind the last event processed. Default: with the oldest event that the peer holds.
@@ -85,17 +94,19 @@ impl<T> Subscribe<T> {
 
     /// The subscription, which dials when it is first asked.
     pub fn open(self) -> Subscription<T> {
-        let Self { client, log, cursor, codec, heartbeat_interval, payloads: _ } = self;
+        let Self { client, log, cursor, codec, heartbeat_interval, consumer, payloads: _ } = self;
         let silence_limit = heartbeat_interval.saturating_mul(2);
+        let acks = consumer.map(|consumer| Acks::new(client.clone(), log.clone(), consumer));
         let stream = ResumedStream::new(client, log, codec, Follower::new(cursor), silence_limit);
-        Subscription::new(stream, cursor)
+        Subscription::new(stream, cursor, acks)
     }
 }
 
 impl<T> Clone for Subscribe<T> {
     fn clone(&self) -> Self {
-        let Self { client, log, cursor, codec, heartbeat_interval, payloads } = self;
+        let Self { client, log, cursor, codec, heartbeat_interval, consumer, payloads } = self;
         Self {
+            consumer: consumer.clone(),
             client: client.clone(),
             log: log.clone(),
             cursor: *cursor,
@@ -108,13 +119,14 @@ impl<T> Clone for Subscribe<T> {
 
 impl<T> fmt::Debug for Subscribe<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client, log, cursor, codec, heartbeat_interval, payloads: _ } = self;
+        let Self { client, log, cursor, codec, heartbeat_interval, consumer, payloads: _ } = self;
         f.debug_struct("Subscribe")
             .field("client", client)
             .field("log", log)
             .field("cursor", cursor)
             .field("codec", codec)
             .field("heartbeat_interval", heartbeat_interval)
+            .field("consumer", consumer)
             .finish()
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use futures_lite::Stream;
 use minicbor::Decode;
 
-use super::{resumed_stream::ResumedStream, subscription_item::SubscriptionItem};
+use super::{acks::Acks, resumed_stream::ResumedStream, subscription_item::SubscriptionItem};
 use crate::{
     error::{Error, ErrorKind, Result},
     events::Cursor,
@@ -46,6 +46,7 @@ use crate::{
 pub struct Subscription<T = Raw> {
     state: State,
     cursor: Option<Cursor>,
+    acks: Option<Acks>,
     payloads: PhantomData<fn() -> T>,
 }
 
@@ -86,8 +87,8 @@ impl<T: for<'b> Decode<'b, ()>> Subscription<T> {
 }
 
 impl<T> Subscription<T> {
-    pub(super) fn new(stream: ResumedStream, cursor: Option<Cursor>) -> Self {
-        Self { state: State::Idle(Box::new(stream)), cursor, payloads: PhantomData }
+    pub(super) fn new(stream: ResumedStream, cursor: Option<Cursor>, acks: Option<Acks>) -> Self {
+        Self { state: State::Idle(Box::new(stream)), cursor, acks, payloads: PhantomData }
     }
 
     /// The next event, with its payload as bytes, gap or change. See [`next`](Self::next).
@@ -104,6 +105,40 @@ impl<T> Subscription<T> {
     #[must_use]
     pub fn cursor(&self) -> Option<Cursor> {
         self.cursor
+    }
+
+    /// Acknowledges everything that was handed out, so that the peer need not keep it any longer for the
+    /// [consumer](super::Subscribe::consumer) of this subscription. To be called when the events were
+    /// processed, as often as one likes: a task of the endpoint sends one acknowledgement at a time, and
+    /// the newest is next. One that is lost with its connection is sent again on the next. Does nothing
+    /// without a consumer, and with peers that have no epochs.
+    ///
+    /// A refusal does not end the subscription: [`take_ack_error`](Self::take_ack_error) has it.
+    pub fn ack(&self) {
+        if let Some(cursor) = self.cursor {
+            self.ack_up_to(cursor);
+        }
+    }
+
+    /// As [`ack`](Self::ack), up to a cursor that was kept: of events whose processing ends later, for
+    /// instance.
+    pub fn ack_up_to(&self, cursor: Cursor) {
+        if let Some(acks) = self.acks.as_ref().filter(|_| cursor.epoch().is_some()) {
+            acks.acknowledge(cursor);
+        }
+    }
+
+    /// The cursor of the newest acknowledgement that the peer has confirmed; `None` before the first.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<Cursor> {
+        self.acks.as_ref()?.confirmed()
+    }
+
+    /// Why the peer has refused the latest acknowledgement, once: [`Remote`](ErrorKind::Remote) with
+    /// `invalid_request` for a cursor of another epoch, with `permission_denied` if this side may not speak
+    /// for the consumer, and with `unsupported_method` from a node that keeps nothing for consumers.
+    pub fn take_ack_error(&self) -> Option<Error> {
+        self.acks.as_ref()?.take_refused()
     }
 
     /// Goes on behind this cursor with the next stream. To be called behind
@@ -183,7 +218,7 @@ impl Stream for Subscription {
 
 impl<T> fmt::Debug for Subscription<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { state, cursor, payloads: _ } = self;
+        let Self { state, cursor, acks: _, payloads: _ } = self;
         f.debug_struct("Subscription")
             .field("cursor", cursor)
             .field("ended", &matches!(state, State::Closed))

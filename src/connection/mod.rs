@@ -1,5 +1,6 @@
 //! A connection to a peer, whichever side dialled.
 
+mod acks;
 mod answer;
 mod call;
 #[cfg(feature = "streams")]

@@ -48,6 +48,12 @@ pub(super) trait Backing: Send + Sync {
     /// returns `false` or the next one takes [`read_older`](Self::read_older).
     fn read_cached(&self, from: u64, take: &mut dyn FnMut(u64, Bytes) -> bool);
 
+    /// All consumers have acknowledged the events up to this number.
+    fn acknowledged_by_all(&self, seq: u64);
+
+    /// Makes the consumers as durable as they get.
+    fn save_consumers(&self) -> BoxFuture<'_, Result<()>>;
+
     /// Resolves when all events published so far are as durable as they get.
     fn flush(&self) -> BoxFuture<'_, Result<()>>;
 
@@ -77,7 +83,7 @@ impl Backing for InMemory {
         if self.closed.load(Ordering::Relaxed) {
             return Err(closed_error());
         }
-        Ok(self.history.append([event]))
+        self.history.publish(event)
     }
 
     #[cfg(all(feature = "durable", unix))]
@@ -106,6 +112,14 @@ impl Backing for InMemory {
     }
 
     fn read_cached(&self, _from: u64, _take: &mut dyn FnMut(u64, Bytes) -> bool) {}
+
+    fn acknowledged_by_all(&self, seq: u64) {
+        self.history.set_acknowledged(seq);
+    }
+
+    fn save_consumers(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(ready(Ok(())))
+    }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(ready(Ok(())))

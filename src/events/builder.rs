@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 use super::commit_settings::CommitSettings;
 use super::{
     backing::InMemory,
+    consumer_settings::ConsumerSettings,
     history::{History, random_epoch},
     log::EventLog,
     log_clock::{LogClock, system_clocks},
-    ring::{Bounds, OVERHEAD},
+    ring::{Bounds, OVERHEAD, Unacknowledged},
 };
 use crate::{
     error::{Error, Result},
@@ -56,6 +57,7 @@ pub struct EventLogBuilder {
     pub(super) max_age: Option<Duration>,
     pub(super) max_payload_bytes: usize,
     max_subscribers: usize,
+    pub(super) consumers: ConsumerSettings,
     #[cfg(feature = "durable")]
     pub(super) commits: CommitSettings,
 }
@@ -69,6 +71,7 @@ impl Default for EventLogBuilder {
             max_age: None,
             max_payload_bytes: MAX_PAYLOAD_BYTES,
             max_subscribers: MAX_SUBSCRIBERS,
+            consumers: ConsumerSettings::default(),
             #[cfg(feature = "durable")]
             commits: CommitSettings::default(),
         }
@@ -191,7 +194,11 @@ impl EventLogBuilder {
                 "max_bytes and memory_bytes do not hold one event of max_payload_bytes",
             ));
         }
-        Ok(())
+        if self.consumers.max_bytes.is_some_and(|bytes| bytes < self.max_bytes) {
+            return Err(Error::invalid_config("keep_unacknowledged is less than max_bytes"));
+        }
+        self.consumers.check()?;
+        self.consumers.consumers(Duration::ZERO).map(|_| ())
     }
 
     /// What events may take in memory; `default` bounds it if the caller did not.
@@ -201,17 +208,35 @@ impl EventLogBuilder {
     }
 
     pub(super) fn create(self) -> EventLog {
-        let bounds =
-            Bounds { events: self.max_events, bytes: self.max_memory_bytes(usize::MAX), age: self.max_age };
+        let bytes = self.max_memory_bytes(usize::MAX);
+        let unacknowledged = self.consumers.max_bytes.map(|max_bytes| Unacknowledged {
+            bytes: usize::try_from(max_bytes)
+                .unwrap_or(usize::MAX)
+                .min(self.memory_bytes.unwrap_or(usize::MAX))
+                .max(bytes),
+            refuses: self.consumers.refuses,
+        });
+        let bounds = Bounds { events: self.max_events, bytes, age: self.max_age, unacknowledged };
         let clock = LogClock::starting(system_clocks(monotonic_now));
+        // Checked before.
+        let consumers = self.consumers.consumers(clock.now()).unwrap_or_default();
         let history = History::new(random_epoch(), 1, bounds, self.max_subscribers, clock);
-        EventLog::with(Arc::clone(&history), Box::new(InMemory::new(history)), self.max_payload_bytes)
+        if let Some(consumers) = &consumers {
+            history.set_acknowledged(consumers.acknowledged_by_all());
+        }
+        let backing = Box::new(InMemory::new(Arc::clone(&history)));
+        EventLog::with(history, backing, self.max_payload_bytes, consumers.map(Arc::new))
     }
 
     /// The newest events of a log with a store, which continues at number `next`.
     #[cfg(feature = "durable")]
     pub(super) fn newest(&self, epoch: u64, next: u64, clock: LogClock) -> Arc<History> {
-        let bounds = Bounds { events: self.max_events, bytes: self.stored_memory_bytes(), age: None };
+        let bounds = Bounds {
+            events: self.max_events,
+            bytes: self.stored_memory_bytes(),
+            age: None,
+            unacknowledged: None,
+        };
         History::new(epoch, next, bounds, self.max_subscribers, clock)
     }
 

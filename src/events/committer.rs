@@ -16,6 +16,7 @@ use super::{
     event_store::{Batch, EventStore, Extent},
     health::{LogHealth, LogState},
     history::History,
+    kept::Kept,
     on_thread::{catch_panic, on_thread, start_thread},
     pending::Pending,
     stored_event::StoredEvent,
@@ -45,6 +46,8 @@ pub(super) struct Committer {
     clock: Clock,
     settings: CommitSettings,
     retention: Retention,
+    /// `None` if no event is kept on anyone's behalf.
+    kept: Option<Kept>,
     pending: Mutex<Pending>,
     /// Notified when pending events are to be written without waiting any longer.
     due: Event,
@@ -64,6 +67,7 @@ impl Committer {
         history: Arc<History>,
         settings: CommitSettings,
         retention: Retention,
+        kept: Option<Kept>,
         max_pending_bytes: usize,
     ) -> Arc<Self> {
         let pending = Pending::new(history.last_seq(), max_pending_bytes, settings.commit_events);
@@ -74,6 +78,7 @@ impl Committer {
             clock,
             settings,
             retention,
+            kept,
             pending: Mutex::new(pending),
             due: Event::new(),
         })
@@ -113,7 +118,8 @@ impl Committer {
         let Extent { first, next, .. } = self.store.extent();
         let next_to_subscribers = self.history.last_seq().saturating_add(1);
         // Whatever the store says, a subscriber is at a number that exists.
-        first.max(next.saturating_sub(self.retention.events)).clamp(1, next_to_subscribers)
+        let wanted = next.saturating_sub(self.retention.events).min(self.needed_from());
+        first.max(wanted).clamp(1, next_to_subscribers)
     }
 
     /// The number of the newest event that was published, on disk or not.
@@ -169,9 +175,10 @@ impl Committer {
     }
 
     /// Takes no more events, writes those that are pending, and closes the store.
-    pub(super) async fn close(&self) -> Result<()> {
+    pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
         self.pending().close();
         let flushed = self.flush().await;
+        let flushed = flushed.and(self.save_consumers().await);
         let closed = self.closing.close().await;
         flushed?;
         closed.map_err(Into::into)
@@ -228,7 +235,7 @@ impl Committer {
         let began = Instant::now();
         let (first, events) = self.pending().take(self.clock.now());
         let batch = Batch { first, events, clocks: self.history.clock().clocks() };
-        if let Err(error) = catch_panic(|| self.store.append(&batch)) {
+        if let Err(error) = catch_panic(|| self.append(&batch)) {
             tracing::warn!(%error, "events could not be written");
             let (commit, error) = self.pending().failed(error.to_string().into(), self.clock.now());
             let commit = EndOnDrop { commit, outcome: Err(error) };
@@ -245,7 +252,27 @@ impl Committer {
         if let Err(error) = catch_panic(|| self.discard(last)) {
             tracing::warn!(%error, "old events could not be discarded");
         }
+        // Those that wait for the commit do not wait for this.
+        drop(self.kept.as_ref().map(Kept::save));
         Committed { commit, more: self.pending().continue_committing() }
+    }
+
+    fn append(&self, batch: &Batch) -> io::Result<()> {
+        if self.kept.as_ref().is_some_and(|kept| kept.is_full(&*self.store)) {
+            return Err(io::Error::other("the log is full of events that a consumer needs"));
+        }
+        self.store.append(batch)
+    }
+
+    /// The number of the first event that a consumer needs; above all numbers if there is none.
+    fn needed_from(&self) -> u64 {
+        self.kept.as_ref().map_or(u64::MAX, Kept::needed_from)
+    }
+
+    /// Writes the consumers, if they have changed.
+    pub(super) async fn save_consumers(self: &Arc<Self>) -> Result<()> {
+        let committer = Arc::clone(self);
+        blocking::unblock(move || committer.kept.as_ref().map_or(Ok(()), Kept::save)).await
     }
 
     /// Has the store give up events that are too many or too old.
@@ -255,9 +282,12 @@ impl Committer {
         if let Some(age) = age {
             below = below.max(self.store.expired(self.history.clock().now().saturating_sub(age)));
         }
+        let below = below.min(self.needed_from());
+        let surplus = self.kept.as_ref().map_or(0, |kept| kept.surplus(&*self.store));
         // Not with each commit: subscribers do not get what is below anyway.
-        let postponed = self.store.extent().first.saturating_add((events / 16).min(1024));
-        if below > postponed { self.store.discard(below) } else { Ok(()) }
+        let first = self.store.extent().first;
+        let postponed = first.saturating_add((events / 16).min(1024));
+        if below > postponed || surplus > first { self.store.discard(below.max(surplus)) } else { Ok(()) }
     }
 
     /// Whether no interval has to pass before the pending events are written.

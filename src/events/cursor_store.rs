@@ -116,6 +116,24 @@ impl CursorStore {
         }
     }
 
+    /// All cursors, and whether others may have been lost to damage.
+    pub(super) fn all(&self) -> (Vec<(Box<str>, Cursor)>, bool) {
+        let table = lock(&self.shared.table);
+        (table.table.all(), table.table.is_incomplete())
+    }
+
+    /// Saves these cursors and no others. Blocks.
+    pub(super) fn replace(&self, cursors: &[(Box<str>, Cursor)]) -> Result<()> {
+        let mut replaced = CursorTable::default();
+        cursors.iter().try_for_each(|(name, cursor)| replaced.set(name, *cursor))?;
+        {
+            let mut table = lock(&self.shared.table);
+            table.table = replaced;
+            table.version += 1;
+        }
+        Ok(self.shared.write()?)
+    }
+
     /// Saves a cursor under a name of 1 to 64 bytes; it survives the process and the machine once this
     /// resolves. At most 256 names are kept. Writing goes through the thread pool of the `blocking` crate.
     ///

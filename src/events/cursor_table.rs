@@ -38,6 +38,10 @@ impl CursorTable {
         self.cursors.get(name).copied()
     }
 
+    pub(super) fn all(&self) -> Vec<(Box<str>, Cursor)> {
+        self.cursors.iter().map(|(name, cursor)| (name.clone(), *cursor)).collect()
+    }
+
     /// # Errors
     ///
     /// `InvalidConfig` for a name that is empty or too long, and if there are too many.

@@ -32,6 +32,14 @@ pub trait EventStore: Send + Sync + 'static {
         self.extent().first
     }
 
+    /// A number below which events would have to go if the store were to take at most this many bytes. A
+    /// store that does not know answers with its oldest number: then only numbers and ages of events bound
+    /// what is kept on behalf of consumers. Cheap, like [`extent`](Self::extent).
+    fn surplus(&self, max_bytes: u64) -> u64 {
+        let _ = max_bytes;
+        self.extent().first
+    }
+
     /// How many numbers of events were lost to damage of the medium, as far as that is known. Cheap.
     fn damaged(&self) -> u64 {
         0

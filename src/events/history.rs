@@ -4,6 +4,7 @@ use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::{
     stored_event::StoredEvent,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Result},
     message::EVENT_OVERHEAD,
     sync::{AtomicUsize, Event, EventListener, Mutex, MutexGuard, lock},
 };
@@ -33,6 +34,9 @@ pub(super) struct History {
 
 /// JSON, and the peers that speak it, hold integers exactly up to 2^53 (RFC 8259, section 6).
 const EPOCH_MASK: u64 = (1 << 53) - 1;
+
+/// When to publish again after consumers were too far behind.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl History {
     /// A history whose next event gets the number `next`.
@@ -63,6 +67,19 @@ impl History {
         };
         self.published.notify(usize::MAX);
         last
+    }
+
+    /// Appends an event unless consumers still need the room. Returns its number.
+    pub(super) fn publish(&self, event: StoredEvent) -> Result<u64> {
+        if self.ring().refuses(&event.payload) {
+            return Err(not_acknowledged());
+        }
+        Ok(self.append([event]))
+    }
+
+    /// All consumers have acknowledged the events up to this number.
+    pub(super) fn set_acknowledged(&self, seq: u64) {
+        self.ring().set_acknowledged(seq);
     }
 
     /// The next event gets number `to`. Those held are no longer in memory.
@@ -244,19 +261,25 @@ pub(super) fn random_epoch() -> u64 {
     (random & EPOCH_MASK).max(1)
 }
 
+/// Consumers lag so far behind that no event is taken.
+fn not_acknowledged() -> Error {
+    let full = Error::new(ErrorKind::Exhausted).detail("the log is full of events that a consumer needs");
+    full.after(Some(RETRY_AFTER))
+}
+
 pub(super) fn closed_error() -> Error {
     Error::new(ErrorKind::Closed).detail("the event log is closed")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::{super::log_clock::system_clocks, *};
 
     /// A history of `count` events that holds the newest `max_events`.
     fn history(count: u64, max_events: usize) -> Arc<History> {
-        let bounds = Bounds { events: max_events, bytes: usize::MAX, age: None };
+        let bounds = Bounds { events: max_events, bytes: usize::MAX, age: None, unacknowledged: None };
         let clock = LogClock::starting(system_clocks(Instant::now));
         let history = History::new(random_epoch(), 1, bounds, 1, clock);
         for seq in 1..=count {

@@ -11,6 +11,7 @@ use minicbor::Encode;
 
 use super::{
     backing::Backing,
+    consumers::Consumers,
     health::LogHealth,
     history::{GapBefore, History, SubscriberSlot},
     log_stats::LogStats,
@@ -54,6 +55,8 @@ struct Shared {
     history: Arc<History>,
     backing: Box<dyn Backing>,
     max_payload_bytes: usize,
+    /// `None` if no event is kept on anyone's behalf.
+    consumers: Option<Arc<Consumers>>,
     /// The newest number when the log was made or opened.
     last_at_start: u64,
     sent: Counter,
@@ -275,6 +278,10 @@ impl EventLog {
         self.shared.gaps_sent.add();
     }
 
+    pub(super) fn consumers_of(&self) -> Option<&Consumers> {
+        self.shared.consumers.as_deref()
+    }
+
     pub(crate) fn max_payload_bytes(&self) -> usize {
         self.shared.max_payload_bytes
     }
@@ -309,7 +316,12 @@ impl EventLog {
         self.shared.history.listen()
     }
 
-    pub(super) fn with(history: Arc<History>, backing: Box<dyn Backing>, max_payload_bytes: usize) -> Self {
+    pub(super) fn with(
+        history: Arc<History>,
+        backing: Box<dyn Backing>,
+        max_payload_bytes: usize,
+        consumers: Option<Arc<Consumers>>,
+    ) -> Self {
         let last_at_start = backing.last_seq();
         let (sent, gaps_sent) = (Counter::default(), Counter::default());
         let (is_mirror, is_replaced) = (false, AtomicBool::new(false));
@@ -317,6 +329,7 @@ impl EventLog {
             history,
             backing,
             max_payload_bytes,
+            consumers,
             last_at_start,
             sent,
             gaps_sent,
@@ -356,7 +369,13 @@ impl EventLog {
             return Err(Error::new(ErrorKind::Closed).detail("the log is a mirror: its origin publishes"));
         }
         self.check_payload(&payload)?;
-        Ok(StoredEvent { payload, published: self.now() })
+        let published = self.now();
+        if let Some(consumers) = self.consumers_of()
+            && consumers.forget_silent(published)
+        {
+            self.backing().acknowledged_by_all(consumers.acknowledged_by_all());
+        }
+        Ok(StoredEvent { payload, published })
     }
 
     /// The time on the clock of the log.
@@ -364,7 +383,6 @@ impl EventLog {
         self.shared.history.clock().now()
     }
 
-    #[cfg(all(feature = "durable", unix))]
     pub(super) fn backing(&self) -> &dyn Backing {
         &*self.shared.backing
     }

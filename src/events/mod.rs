@@ -1,5 +1,6 @@
 //! The node's event log, and both ends of a subscription to it. No socket in here.
 
+mod acknowledging;
 mod ahead;
 #[cfg(feature = "durable")]
 mod archive;
@@ -15,6 +16,8 @@ mod commit_settings;
 mod committer;
 #[cfg(feature = "durable")]
 mod conformance;
+mod consumer_settings;
+mod consumers;
 mod cursor;
 #[cfg(all(feature = "durable", unix))]
 mod cursor_store;
@@ -28,6 +31,9 @@ mod follower;
 mod gap;
 mod health;
 mod history;
+mod keep_for_consumers;
+#[cfg(feature = "durable")]
+mod kept;
 mod log;
 mod log_clock;
 mod log_stats;
@@ -57,8 +63,15 @@ mod stored_event;
 pub use self::segment::fuzz::open_any_segment;
 #[cfg(all(feature = "durable", unix))]
 pub(crate) use self::served_log::MirroredLog;
+pub(crate) use self::{
+    acknowledging::NotAcknowledged,
+    consumers::Refused,
+    follower::{Delivery, Follower, ended_without_reason},
+    history::GapBefore,
+};
 pub use self::{
     builder::EventLogBuilder,
+    consumers::ConsumerStatus,
     cursor::Cursor,
     gap::Gap,
     health::{LogHealth, LogState},
@@ -76,8 +89,4 @@ pub use self::{
 pub use self::{
     cursor_store::CursorStore,
     segment::{LostEvents, SegmentOptions, SegmentStore},
-};
-pub(crate) use self::{
-    follower::{Delivery, Follower, ended_without_reason},
-    history::GapBefore,
 };

@@ -10,25 +10,34 @@ use super::{
     builder::EventLogBuilder,
     committer::{Committer, Retention},
     event_store::{EventStore, Extent},
+    kept::Kept,
     log::EventLog,
     log_clock::{LogClock, system_clocks},
     stored::Stored,
 };
 #[cfg(unix)]
 use super::{
+    cursor_store::CursorStore,
     segment::{SegmentOptions, SegmentStore},
     served_log::MirroredLog,
 };
 use crate::{
     error::{Error, Result},
     runtime::{Clock, default_runtime},
+    sync::Mutex,
 };
 
 #[cfg(unix)]
+type ConsumerFile = CursorStore;
+#[cfg(not(unix))]
+type ConsumerFile = std::convert::Infallible;
+#[cfg(unix)]
+/// The file in the directory of a log that has its consumers.
+const CONSUMERS: &str = "consumers";
+
 /// Eight segments are as many bytes as a log may have, so that few events go at a time: but not in segments
 /// that would be more header than events, nor in larger ones than it takes to spare anything.
 const MIN_SEGMENT_BYTES: u64 = 64 * 1024;
-#[cfg(unix)]
 const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 impl EventLogBuilder {
@@ -104,7 +113,7 @@ impl EventLogBuilder {
     /// What is served of a log with these bounds that a mirror will open.
     #[cfg(unix)]
     pub(crate) fn mirrored(&self) -> MirroredLog {
-        MirroredLog::new(self.max_payload_bytes)
+        MirroredLog::new(self.max_payload_bytes, self.consumers.max_bytes.is_some())
     }
 
     /// As [`open`](Self::open), for a log that mirrors this epoch of another node.
@@ -121,10 +130,18 @@ impl EventLogBuilder {
     #[cfg(unix)]
     fn open_with(self, path: &Path, options: SegmentOptions) -> Result<EventLog> {
         let runtime = self.checked_runtime()?;
-        let segment_bytes = (self.max_bytes / 8).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
-        let store =
-            SegmentStore::open(path, &options.segment_bytes(segment_bytes).max_bytes(self.max_bytes))?;
-        self.start(runtime, Arc::new(store))
+        let segment_bytes = self.segment_bytes();
+        let max_bytes = self.consumers.max_bytes.unwrap_or(self.max_bytes);
+        let store = SegmentStore::open(path, &options.segment_bytes(segment_bytes).max_bytes(max_bytes))?;
+        let consumers = match self.consumers.max_bytes {
+            Some(_) => Some(CursorStore::open(path.join(CONSUMERS))?),
+            None => None,
+        };
+        self.start(runtime, Arc::new(store), consumers)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        (self.max_bytes / 8).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES)
     }
 
     /// Continues the log that is in this store, or begins one in it.
@@ -138,7 +155,7 @@ impl EventLogBuilder {
     /// runtime; [`Io`](crate::ErrorKind::Io) if the store is at numbers that [`Extent`] does not allow.
     pub fn on(self, store: impl EventStore) -> Result<EventLog> {
         let runtime = self.checked_runtime()?;
-        self.start(runtime, Arc::new(store))
+        self.start(runtime, Arc::new(store), None)
     }
 
     fn checked_runtime(&self) -> Result<Arc<dyn Runtime>> {
@@ -150,7 +167,12 @@ impl EventLogBuilder {
         runtime.ok_or_else(|| Error::invalid_config("no runtime was given"))
     }
 
-    fn start(self, runtime: Arc<dyn Runtime>, store: Arc<dyn EventStore>) -> Result<EventLog> {
+    fn start(
+        self,
+        runtime: Arc<dyn Runtime>,
+        store: Arc<dyn EventStore>,
+        file: Option<ConsumerFile>,
+    ) -> Result<EventLog> {
         let Extent { epoch, next, .. } = store.extent().checked()?;
         let clocks = {
             let runtime = Arc::clone(&runtime);
@@ -160,6 +182,8 @@ impl EventLogBuilder {
             Some(last) => LogClock::resuming(clocks, last),
             None => LogClock::starting(clocks),
         };
+        let kept = self.kept(epoch, next, clock.now(), file)?;
+        let consumers = kept.as_ref().map(|kept| Arc::clone(&kept.consumers));
         let history = self.newest(epoch, next, clock);
         let retention =
             Retention { events: u64::try_from(self.max_events).unwrap_or(u64::MAX), age: self.max_age };
@@ -171,10 +195,43 @@ impl EventLogBuilder {
             Arc::clone(&history),
             self.commits,
             retention,
+            kept,
             max_pending_bytes,
         );
         let stored = Stored::new(committer, store, self.max_payload_bytes, clock);
-        Ok(EventLog::with(history, Box::new(stored), self.max_payload_bytes))
+        Ok(EventLog::with(history, Box::new(stored), self.max_payload_bytes, consumers))
+    }
+
+    /// The consumers of a log that is at number `next`: those that the owner declares, and those in the file.
+    fn kept(&self, epoch: u64, next: u64, now: Duration, file: Option<ConsumerFile>) -> Result<Option<Kept>> {
+        let Some((max_bytes, consumers)) = self.consumers.max_bytes.zip(self.consumers.consumers(now)?)
+        else {
+            return Ok(None);
+        };
+        #[cfg(unix)]
+        if let Some(file) = &file {
+            let (known, is_incomplete) = file.all();
+            for (name, cursor) in known {
+                // Of another epoch, it says nothing about this one.
+                let acknowledged = if cursor.epoch() == Some(epoch) { cursor.seq() } else { 0 };
+                consumers.declare(&name, acknowledged.min(next.saturating_sub(1)), now)?;
+            }
+            if is_incomplete {
+                tracing::warn!("the consumers of an event log are lost to damage: everything is kept");
+                consumers.set_incomplete();
+            }
+        }
+        // Before the store begins a segment, it discards what would be too much with that one.
+        let reserve = self.segment_bytes().saturating_mul(2);
+        Ok(Some(Kept {
+            consumers: Arc::new(consumers),
+            epoch,
+            #[cfg(unix)]
+            file,
+            saving: Mutex::new(()),
+            max_acknowledged_bytes: self.max_bytes,
+            full_at: self.consumers.refuses.then(|| max_bytes.saturating_sub(reserve)),
+        }))
     }
 }
 

@@ -26,6 +26,7 @@ enum Kind {
 pub(crate) struct MirroredLog {
     current: Arc<Mutex<Option<EventLog>>>,
     max_payload_bytes: usize,
+    has_consumers: bool,
 }
 
 impl ServedLog {
@@ -40,6 +41,15 @@ impl ServedLog {
             Kind::Own(log) => log.max_payload_bytes(),
             #[cfg(all(feature = "durable", unix))]
             Kind::Mirrored(log) => log.max_payload_bytes,
+        }
+    }
+
+    /// Whether events are kept on behalf of consumers.
+    pub(crate) fn has_consumers(&self) -> bool {
+        match &self.0 {
+            Kind::Own(log) => log.has_consumers(),
+            #[cfg(all(feature = "durable", unix))]
+            Kind::Mirrored(log) => log.has_consumers,
         }
     }
 
@@ -62,8 +72,8 @@ impl From<EventLog> for ServedLog {
 #[cfg(all(feature = "durable", unix))]
 impl MirroredLog {
     /// No log yet. None will have larger events than this.
-    pub(crate) fn new(max_payload_bytes: usize) -> Self {
-        Self { current: Arc::default(), max_payload_bytes }
+    pub(crate) fn new(max_payload_bytes: usize, has_consumers: bool) -> Self {
+        Self { current: Arc::default(), max_payload_bytes, has_consumers }
     }
 
     pub(crate) fn get(&self) -> Option<EventLog> {

@@ -82,6 +82,13 @@ impl Backing for Stored {
         }
     }
 
+    /// The next commit takes it into account.
+    fn acknowledged_by_all(&self, _seq: u64) {}
+
+    fn save_consumers(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.committer.save_consumers())
+    }
+
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.committer.flush())
     }

@@ -4,6 +4,7 @@
 //! their fields once, in [`fields::Message::write`], and read them once per encoding, into a struct of
 //! options that becomes the message where it is complete and consistent.
 
+mod ack;
 mod cbor;
 mod codec;
 mod counted;
@@ -22,6 +23,7 @@ mod response;
 mod trace;
 mod validate;
 
+pub(crate) use self::ack::AckEvents;
 pub(crate) use self::codec::is_json;
 pub(crate) use self::description::{DescribedLimits, encode_description};
 pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_lite::future;
 
 use super::{
     directory::EpochDirectory,
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{
     client::{Client, Subscription, SubscriptionItem},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Result},
     events::{Cursor, EventLog, Gap, MirroredLog},
     value::Raw,
 };
@@ -20,12 +21,22 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 /// After a failure of the store that does not say when to try again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The log that is followed.
+pub(super) struct Origin {
+    pub(super) client: Client,
+    /// The method that serves it.
+    pub(super) log: Box<str>,
+    /// The name under which events are acknowledged.
+    pub(super) consumer: Option<Box<str>>,
+}
+
 /// Receives the events of the origin, and appends them under their numbers.
 pub(super) struct Follow {
-    client: Client,
-    method: Box<str>,
+    origin: Origin,
     directory: EpochDirectory,
     log: MirroredLog,
+    /// What was acknowledged last.
+    acknowledged: Option<Cursor>,
     status: Arc<StatusCell>,
 }
 
@@ -44,13 +55,12 @@ type Overlap = Option<(u64, Bytes)>;
 
 impl Follow {
     pub(super) fn new(
-        client: Client,
-        method: Box<str>,
+        origin: Origin,
         directory: EpochDirectory,
         log: MirroredLog,
         status: Arc<StatusCell>,
     ) -> Self {
-        Self { client, method, directory, log, status }
+        Self { origin, directory, log, acknowledged: None, status }
     }
 
     /// Goes on until the histories diverge.
@@ -70,7 +80,7 @@ impl Follow {
                 Stop::Subscription(error) => (MirrorState::Disconnected(Some(error.to_string())), LONG_PAUSE),
                 Stop::Diverged(reason) => {
                     tracing::warn!(
-                        log = &*self.method,
+                        log = &*self.origin.log,
                         reason,
                         "a mirror has stopped: the histories diverge"
                     );
@@ -79,7 +89,7 @@ impl Follow {
                 }
             };
             self.status.change(|status| status.state = state);
-            self.client.clock().sleep(pause).await;
+            self.origin.client.clock().sleep(pause).await;
         }
     }
 
@@ -87,7 +97,8 @@ impl Follow {
         let (cursor, mut overlap) = self.resume_point().await?;
         let mut subscription = self.subscribe(cursor);
         loop {
-            match subscription.next_raw().await.map_err(Stop::Subscription)? {
+            let item = self.next(&mut subscription).await;
+            match item.map_err(Stop::Subscription)? {
                 SubscriptionItem::Connected { .. } => {
                     self.status.change(|status| status.state = MirrorState::Following);
                 }
@@ -113,8 +124,34 @@ impl Follow {
         }
     }
 
+    /// The next item. Acknowledges meanwhile what becomes durable.
+    async fn next(&mut self, subscription: &mut Subscription) -> Result<SubscriptionItem> {
+        let log = self.log.get().filter(|_| self.origin.consumer.is_some());
+        let Some(log) = log else { return subscription.next_raw().await };
+        loop {
+            let committed = log.listen();
+            let durable = Cursor::new(Some(log.epoch()), log.committed_seq());
+            if durable.seq() > 0 && self.acknowledged != Some(durable) {
+                subscription.ack_up_to(durable);
+                self.acknowledged = Some(durable);
+            }
+            let item = async { Some(subscription.next_raw().await) };
+            let changed = async {
+                committed.await;
+                None
+            };
+            if let Some(item) = future::or(item, changed).await {
+                return item;
+            }
+        }
+    }
+
     fn subscribe(&self, cursor: Option<Cursor>) -> Subscription {
-        let subscribe = self.client.subscribe::<Raw>(&*self.method);
+        let subscribe = self.origin.client.subscribe::<Raw>(&*self.origin.log);
+        let subscribe = match &self.origin.consumer {
+            Some(consumer) => subscribe.consumer(&**consumer),
+            None => subscribe,
+        };
         match cursor {
             Some(cursor) => subscribe.resume(cursor).open(),
             None => subscribe.open(),
@@ -193,7 +230,7 @@ impl Follow {
         self.status.change(|status| (status.epoch, status.last_seq) = (Some(epoch), log.last_seq()));
         if let Some(before) = before {
             tracing::info!(
-                log = &*self.method,
+                log = &*self.origin.log,
                 epoch,
                 before = before.epoch(),
                 "the origin has another epoch"

@@ -9,7 +9,11 @@ use std::{fmt, path::Path, sync::Arc};
 use futures_lite::future;
 
 pub use self::status::{MirrorState, MirrorStatus};
-use self::{directory::EpochDirectory, follow::Follow, status::StatusCell};
+use self::{
+    directory::EpochDirectory,
+    follow::{Follow, Origin},
+    status::StatusCell,
+};
 use crate::{
     client::Client,
     error::Result,
@@ -37,7 +41,8 @@ use crate::{
 /// const READINGS: LogMethod<i32> = LogMethod::new("plant.readings");
 ///
 /// let sensor = Client::builder(endpoint).address(("sensor.example", 7443)).build()?;
-/// let mirror = Mirror::open(&sensor, READINGS, "readings", EventLog::builder().max_bytes(64 << 20))?;
+/// let bounds = EventLog::builder().max_bytes(64 << 20);
+/// let mirror = Mirror::builder(&sensor, READINGS).bounds(bounds).consumer("gateway").open("readings")?;
 /// let router = Router::new().log(READINGS, mirror.served());
 /// # drop(router);
 /// # Ok(())
@@ -55,24 +60,46 @@ struct Shared {
     ended: Event,
 }
 
+/// A mirror before it is opened; see [`Mirror::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before `open`"]
+pub struct MirrorBuilder {
+    client: Client,
+    log: Box<str>,
+    bounds: EventLogBuilder,
+    consumer: Option<Box<str>>,
+}
+
 impl Mirror {
-    /// Opens the directory `path`, or makes it in an existing one, and begins to follow the log `log` of the
-    /// peer of `client`, in a task of the client's endpoint.
-    ///
-    /// `bounds` are those of the mirror: it may keep more than its origin, or less. They hold for each
-    /// epoch of the origin; the newest four are kept, and the newest is served. Blocks as
-    /// [`EventLogBuilder::open`] does.
+    /// Prepares to follow the log `log` of the peer of `client`.
+    pub fn builder<T>(client: &Client, log: impl MethodName<LogMethod<T>>) -> MirrorBuilder {
+        let (client, log, bounds) = (client.clone(), log.method_name().into(), EventLog::builder());
+        MirrorBuilder { client, log, bounds, consumer: None }
+    }
+}
+
+impl MirrorBuilder {
+    /// The bounds of the mirror: it may keep more than its origin, or less. They hold for each epoch of the
+    /// origin; the newest four are kept, and the newest is served. Default: those of [`EventLog::builder`].
+    pub fn bounds(self, bounds: EventLogBuilder) -> Self {
+        Self { bounds, ..self }
+    }
+
+    /// Acknowledges to the origin, under this name, what is durable in the mirror, so that the origin [keeps
+    /// it](EventLogBuilder::keep_unacknowledged) until then. Default: nothing is acknowledged.
+    pub fn consumer(self, name: impl Into<Box<str>>) -> Self {
+        Self { consumer: Some(name.into()), ..self }
+    }
+
+    /// Opens the directory `path`, or makes it in an existing one, and begins to follow in a task of the
+    /// client's endpoint. Blocks as [`EventLogBuilder::open`] does.
     ///
     /// # Errors
     ///
     /// As for [`EventLogBuilder::open`]; [`Io`](crate::ErrorKind::Io), too, for a directory with anything
     /// else than a mirror.
-    pub fn open<T>(
-        client: &Client,
-        log: impl MethodName<LogMethod<T>>,
-        path: impl AsRef<Path>,
-        bounds: EventLogBuilder,
-    ) -> Result<Self> {
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Mirror> {
+        let Self { client, log, bounds, consumer } = self;
         let mirrored = bounds.mirrored();
         let (directory, held) = EpochDirectory::open(path.as_ref(), bounds)?;
         let status = Arc::new(StatusCell::new());
@@ -81,14 +108,16 @@ impl Mirror {
             status.change(|status| (status.epoch, status.last_seq) = (epoch, last_seq));
             mirrored.set(held);
         }
-        let method = log.method_name().into();
-        let follow = Follow::new(client.clone(), method, directory, mirrored.clone(), Arc::clone(&status));
+        let origin = Origin { client: client.clone(), log, consumer };
+        let follow = Follow::new(origin, directory, mirrored.clone(), Arc::clone(&status));
         let shared = Arc::new(Shared { status, ends: AtomicBool::new(false), ended: Event::new() });
         let ends = Arc::clone(&shared);
         client.clock().spawn(async move { future::or(follow.run(), ends.until_ended()).await });
-        Ok(Self { log: mirrored, shared })
+        Ok(Mirror { log: mirrored, shared })
     }
+}
 
+impl Mirror {
     /// What to give to [`Router::log`](crate::Router::log). Subscribers are answered `unavailable` before the
     /// origin was first heard of.
     #[must_use]

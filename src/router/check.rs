@@ -5,7 +5,9 @@ use crate::{
     error::{Error, Result},
     events::ServedLog,
     message::largest_event_payload,
-    protocol::{DESCRIBE, HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len},
+    protocol::{
+        ACK_EVENTS, DESCRIBE, HEALTH, MAX_METHOD_BYTES, RESERVED_PREFIX, STREAM_EVENTS, is_method_len,
+    },
 };
 
 impl Router {
@@ -56,7 +58,9 @@ impl Router {
 
     fn check_rules(&self) -> Result<()> {
         for (name, peers) in &self.rules {
-            if !matches!(&**name, DESCRIBE | HEALTH) && !self.serves(name) {
+            let is_built_in = matches!(&**name, DESCRIBE | HEALTH);
+            let is_acknowledgement = **name == *ACK_EVENTS && self.consumer_rule.is_some();
+            if !is_built_in && !is_acknowledgement && !self.serves(name) {
                 return Err(Error::invalid_config(format!(
                     "a rule is for a method that is not served: {name:?}"
                 )));

@@ -1,10 +1,12 @@
 //! Methods by name, and the handlers behind them.
 
 mod accepted;
+mod acks;
 mod around;
 mod assemble;
 mod authorize;
 mod check;
+mod consumer_rule;
 mod context;
 mod describe;
 mod handler;
@@ -34,7 +36,10 @@ use std::{collections::BTreeMap, fmt};
 #[cfg(feature = "streams")]
 pub use self::items::Items;
 pub(crate) use self::response_size::ResponseSize;
-use self::{authorize::Authorizer, handler::NotificationRegistration, interceptor::Interceptor};
+use self::{
+    authorize::Authorizer, consumer_rule::ConsumerRule, handler::NotificationRegistration,
+    interceptor::Interceptor,
+};
 pub use self::{
     authorize::{PendingPeer, Refusal},
     context::Context,
@@ -124,9 +129,13 @@ pub struct Router {
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
+    consumer_rule: Option<ConsumerRule>,
     /// Outermost first.
     interceptors: Vec<Interceptor>,
     limits: BTreeMap<Box<str>, MethodLimits>,
+    /// Adds `node.ack_events`, if a log needs it. `None` without a rule for consumers, so that a program
+    /// which has none does not contain it.
+    add_acknowledgements: Option<fn(Self) -> Self>,
     /// Puts interceptors and limits around the handlers when the endpoint is bound.
     assemble: Option<fn(&mut Self) -> Result<()>>,
     /// What first went wrong when a router was nested, for the check when the endpoint is bound.
@@ -148,6 +157,9 @@ impl Router {
     /// `InvalidConfig`.
     pub(crate) fn assembled(mut self, max_frame_len: usize) -> Result<Self> {
         self.check(max_frame_len)?;
+        if let Some(add) = self.add_acknowledgements {
+            self = add(self);
+        }
         if let Some(assemble) = self.assemble {
             assemble(&mut self)?;
         }
@@ -189,6 +201,8 @@ impl fmt::Debug for Router {
             default_rule,
             authorizer: _,
             on_connection: _,
+            consumer_rule: _,
+            add_acknowledgements: _,
             interceptors,
             limits,
             assemble: _,

@@ -116,6 +116,7 @@ impl Router {
             (self.logs.contains_key(STREAM_EVENTS), "the node's event log"),
             (self.authorizer.is_some(), "`authorize`"),
             (self.on_connection.is_some(), "`on_connection`"),
+            (self.consumer_rule.is_some(), "`consumers`"),
         ];
         if let Some((_, what)) = of_the_node.iter().find(|(is_there, _)| *is_there) {
             return Some(

@@ -71,6 +71,14 @@ impl PeerIdentity {
         self.0.names.uris.iter().map(AsRef::as_ref)
     }
 
+    /// Whether the certificate has this name: as its common name, a DNS name or a URI.
+    #[must_use]
+    pub fn has_name(&self, name: &str) -> bool {
+        self.common_name() == Some(name)
+            || self.dns_names().any(|dns| dns == name)
+            || self.uris().any(|uri| uri == name)
+    }
+
     /// The IP addresses among the subject's alternative names.
     #[must_use]
     pub fn ip_addresses(&self) -> &[IpAddr] {

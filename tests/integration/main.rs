@@ -19,6 +19,8 @@ mod program;
 #[path = "../common/simulation.rs"]
 mod simulation;
 
+#[cfg(unix)]
+mod acks;
 mod addresses;
 mod admission;
 mod authorization;

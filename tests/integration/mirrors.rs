@@ -56,7 +56,7 @@ fn publish(log: &EventLog, first: u64, count: u64, flavour: &str) {
 
 fn mirror(client: &Client, directory: &Directory) -> Mirror {
     let bounds = EventLog::builder().max_bytes(8 << 20).commit_interval(Duration::ZERO);
-    Mirror::open::<Raw>(client, LOG, &directory.0, bounds).unwrap()
+    Mirror::builder::<Raw>(client, LOG).bounds(bounds).open(&directory.0).unwrap()
 }
 
 /// Waits until the mirror holds this event, on disk.
@@ -302,7 +302,7 @@ fn a_directory_with_something_else_is_refused() {
     run(async {
         let nobody = std::net::UdpSocket::bind(loopback()).unwrap();
         let upstream = client(&pki, &[nobody.local_addr().unwrap()]);
-        let refused = Mirror::open::<Raw>(&upstream, LOG, &directory.0, EventLog::builder()).unwrap_err();
+        let refused = Mirror::builder::<Raw>(&upstream, LOG).open(&directory.0).unwrap_err();
         assert_eq!(refused.kind(), &ErrorKind::Io);
         let cause = std::error::Error::source(&refused).unwrap().to_string();
         assert!(cause.contains("letter.txt"), "{cause}");

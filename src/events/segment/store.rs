@@ -135,6 +135,10 @@ impl EventStore for SegmentStore {
         lock(&self.index).expired(before)
     }
 
+    fn surplus(&self, max_bytes: u64) -> u64 {
+        lock(&self.index).room_for(0, max_bytes)
+    }
+
     fn damaged(&self) -> u64 {
         self.damaged.load(Ordering::Relaxed)
     }

@@ -1,0 +1,149 @@
+//! Acknowledges what the reader of a subscription has processed.
+
+use std::{sync::Arc, time::Duration};
+
+use super::reconnecting::Client;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    events::Cursor,
+    runtime::Elapsed,
+    sync::{Event, Mutex, MutexGuard, lock, wait_until},
+    value::Raw,
+};
+
+/// An acknowledgement that is not answered within this time is sent again.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// When to try again after a failure that does not say when.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Sends the newest cursor that was acknowledged, one request at a time, in a task of the client's endpoint.
+pub(super) struct Acks {
+    client: Client,
+    log: Box<str>,
+    consumer: Box<str>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Event,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is to be sent next.
+    wanted: Option<Cursor>,
+    /// What the peer has confirmed last.
+    confirmed: Option<Cursor>,
+    /// Why the peer has refused the latest one.
+    refused: Option<Error>,
+    has_task: bool,
+    /// Whether the subscription is gone.
+    ends: bool,
+}
+
+impl Acks {
+    pub(super) fn new(client: Client, log: Box<str>, consumer: Box<str>) -> Self {
+        Self { client, log, consumer, shared: Arc::default() }
+    }
+
+    pub(super) fn acknowledge(&self, cursor: Cursor) {
+        let begins = {
+            let mut state = self.shared.state();
+            state.wanted = Some(cursor);
+            !std::mem::replace(&mut state.has_task, true)
+        };
+        self.shared.changed.notify(usize::MAX);
+        if begins {
+            let sending = Sending {
+                client: self.client.clone(),
+                log: self.log.clone(),
+                consumer: self.consumer.clone(),
+                shared: Arc::clone(&self.shared),
+            };
+            self.client.clock().spawn(async move { sending.run().await });
+        }
+    }
+
+    pub(super) fn confirmed(&self) -> Option<Cursor> {
+        self.shared.state().confirmed
+    }
+
+    pub(super) fn take_refused(&self) -> Option<Error> {
+        self.shared.state().refused.take()
+    }
+}
+
+impl Drop for Acks {
+    /// What was acknowledged is sent once more, if it is not confirmed.
+    fn drop(&mut self) {
+        self.shared.state().ends = true;
+        self.shared.changed.notify(usize::MAX);
+    }
+}
+
+struct Sending {
+    client: Client,
+    log: Box<str>,
+    consumer: Box<str>,
+    shared: Arc<Shared>,
+}
+
+impl Sending {
+    async fn run(self) {
+        loop {
+            let is_due = || {
+                let state = self.shared.state();
+                state.wanted.is_some() || state.ends
+            };
+            wait_until(&self.shared.changed, is_due).await;
+            let (wanted, ends) = {
+                let mut state = self.shared.state();
+                (state.wanted.take(), state.ends)
+            };
+            let Some(cursor) = wanted else { return };
+            let pause = match self.send(cursor).await {
+                Ok(()) => {
+                    let mut state = self.shared.state();
+                    (state.confirmed, state.refused) = (Some(cursor), None);
+                    continue;
+                }
+                // The endpoint has ended.
+                Err(error) if *error.kind() == ErrorKind::Closed => return,
+                Err(error) if is_refusal(&error) => {
+                    tracing::debug!(log = &*self.log, %error, "an acknowledgement was refused");
+                    self.shared.state().refused = Some(error);
+                    continue;
+                }
+                Err(_) if ends => return,
+                Err(error) => error.retry_after().unwrap_or(PAUSE),
+            };
+            // Unless there is a newer one.
+            self.shared.state().wanted.get_or_insert(cursor);
+            self.client.clock().sleep(pause).await;
+        }
+    }
+
+    async fn send(&self, cursor: Cursor) -> Result<()> {
+        let connection = self.client.connection().await?;
+        let clock = self.client.clock();
+        let sent = connection.ack_events::<Raw>(&*self.log, &self.consumer, cursor);
+        match clock.timeout_at(Some(clock.deadline(TIMEOUT)), sent).await {
+            Ok(sent) => sent,
+            Err(Elapsed) => Err(Error::new(ErrorKind::DeadlineExceeded)),
+        }
+    }
+}
+
+/// Whether the peer would answer the same again.
+fn is_refusal(error: &Error) -> bool {
+    let was_answered = matches!(error.kind(), ErrorKind::Remote(_) | ErrorKind::Unsupported);
+    was_answered && !error.is_retryable() || *error.kind() == ErrorKind::InvalidConfig
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}

@@ -1,0 +1,51 @@
+//! `node.ack_events`, asked.
+
+use bytes::Bytes;
+
+use super::Connection;
+use crate::{
+    error::{Error, Result},
+    events::Cursor,
+    message::AckEvents,
+    method::{LogMethod, MethodName},
+    protocol::{ACK_EVENTS, STREAM_EVENTS},
+    value,
+};
+
+impl Connection {
+    /// Tells the peer that a consumer has processed all events of a log up to this cursor, so that the peer
+    /// need not keep them for it any longer. `consumer` has 1 to 64 bytes; the peer decides who may speak for
+    /// it. An acknowledgement behind an earlier one changes nothing.
+    ///
+    /// [`Subscription::ack`](crate::Subscription::ack) does this for a subscription, and repeats it on the
+    /// next connection where need be.
+    ///
+    /// # Errors
+    ///
+    /// As for [`call`](Self::call): [`Remote`](crate::ErrorKind::Remote) with `invalid_request` if the cursor
+    /// is of another epoch or ahead of the log, or the log keeps nothing for consumers; with
+    /// `permission_denied` for a consumer that this side may not speak for; with `unsupported_method` from
+    /// nodes without consumers, and those of earlier versions.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a cursor without an epoch.
+    ///
+    /// # Cancellation
+    ///
+    /// The acknowledgement may count or not.
+    pub async fn ack_events<T>(
+        &self,
+        log: impl MethodName<LogMethod<T>>,
+        consumer: &str,
+        cursor: Cursor,
+    ) -> Result<()> {
+        let params = ack_params(log.method_name(), consumer, cursor)?;
+        self.request_raw(ACK_EVENTS, params).send_raw().await.map(|_| ())
+    }
+}
+
+fn ack_params(log: &str, consumer: &str, cursor: Cursor) -> Result<Bytes> {
+    let epoch = cursor
+        .epoch()
+        .ok_or_else(|| Error::invalid_config("a cursor without an epoch cannot be acknowledged"))?;
+    let log = (log != STREAM_EVENTS).then(|| log.into());
+    value::encode(&AckEvents { consumer: consumer.into(), epoch, seq: cursor.seq(), log })
+}

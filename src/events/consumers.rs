@@ -1,0 +1,289 @@
+//! The consumers of a log: who has processed its events up to which one. Decided without a clock.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    error::{Error, Result},
+    sync::{Mutex, MutexGuard, lock},
+};
+
+/// As many bytes as the name of a consumer may have.
+pub(crate) const MAX_NAME_BYTES: usize = 64;
+/// How many consumers a log has at most, unless its owner says otherwise.
+pub(super) const MAX_CONSUMERS: usize = 64;
+
+/// A consumer of an [`EventLog`](crate::EventLog), for which events are kept until it has acknowledged them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerStatus {
+    /// Its name.
+    pub name: String,
+    /// The newest event that it has acknowledged; 0 if there is none.
+    pub acknowledged: u64,
+    /// How many numbers of events it has not acknowledged.
+    pub lag: u64,
+    /// For how long it has not been heard of. Time while the log was not open does not count.
+    pub silent_for: Duration,
+}
+
+/// Why an acknowledgement is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Name,
+    OtherEpoch,
+    /// The event does not exist yet.
+    Future,
+    TooMany,
+}
+
+/// What an acknowledgement changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acknowledged {
+    /// The consumer was not known before.
+    New,
+    Known,
+}
+
+/// Everybody for whom events are kept.
+pub(super) struct Consumers {
+    table: Mutex<Table>,
+    max: usize,
+    forget_after: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Table {
+    by_name: BTreeMap<Box<str>, Consumer>,
+    /// Whether there is something to save.
+    is_changed: bool,
+    /// Others may have been lost to damage, so that nothing may be given up on behalf of the known ones.
+    is_incomplete: bool,
+}
+
+struct Consumer {
+    acknowledged: u64,
+    /// On the clock of the log.
+    heard: Duration,
+}
+
+impl Consumers {
+    pub(super) fn new(max: usize, forget_after: Option<Duration>) -> Self {
+        Self { table: Mutex::default(), max, forget_after }
+    }
+
+    /// A consumer that the owner declares, or that was saved, with what it has acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidConfig` for an impossible name, or one too many.
+    pub(super) fn declare(&self, name: &str, acknowledged: u64, now: Duration) -> Result<()> {
+        check_name(name).and_then(|()| self.table().entry(name, self.max, now).map(|_| ()))?;
+        if let Some(consumer) = self.table().by_name.get_mut(name) {
+            consumer.acknowledged = consumer.acknowledged.max(acknowledged);
+        }
+        Ok(())
+    }
+
+    /// Keeps everything from now on: which consumers there were is not known.
+    #[cfg(any(test, feature = "durable"))]
+    pub(super) fn set_incomplete(&self) {
+        self.table().is_incomplete = true;
+    }
+
+    /// A consumer has processed all events up to `seq`. `last` is the newest event.
+    pub(super) fn acknowledge(
+        &self,
+        name: &str,
+        seq: u64,
+        last: u64,
+        now: Duration,
+    ) -> std::result::Result<Acknowledged, Refused> {
+        check_name(name)?;
+        if seq > last {
+            return Err(Refused::Future);
+        }
+        let mut table = self.table();
+        let known = table.by_name.contains_key(name);
+        let consumer = table.entry(name, self.max, now)?;
+        consumer.heard = now;
+        if seq > consumer.acknowledged || !known {
+            // Backwards changes nothing.
+            consumer.acknowledged = consumer.acknowledged.max(seq);
+            table.is_changed = true;
+        }
+        Ok(if known { Acknowledged::Known } else { Acknowledged::New })
+    }
+
+    /// Returns whether there was a consumer of this name.
+    pub(super) fn remove(&self, name: &str) -> bool {
+        let mut table = self.table();
+        let was_there = table.by_name.remove(name).is_some();
+        table.is_changed |= was_there;
+        was_there
+    }
+
+    /// Forgets those that were not heard of for too long. Returns whether there were any.
+    pub(super) fn forget_silent(&self, now: Duration) -> bool {
+        let Some(limit) = self.forget_after else { return false };
+        let mut table = self.table();
+        let before = table.by_name.len();
+        table.by_name.retain(|name, consumer| {
+            let keeps = now.saturating_sub(consumer.heard) <= limit;
+            if !keeps {
+                tracing::warn!(consumer = &**name, "a consumer that was not heard of is forgotten");
+            }
+            keeps
+        });
+        let forgot = table.by_name.len() < before;
+        table.is_changed |= forgot;
+        forgot
+    }
+
+    /// The newest event that all have acknowledged; the greatest number if there is nobody.
+    pub(super) fn acknowledged_by_all(&self) -> u64 {
+        let table = self.table();
+        if table.is_incomplete {
+            return 0;
+        }
+        table.by_name.values().map(|consumer| consumer.acknowledged).min().unwrap_or(u64::MAX)
+    }
+
+    /// What is to be saved, if anything changed since this was asked.
+    #[cfg(feature = "durable")]
+    pub(super) fn take_changes(&self) -> Option<Vec<(Box<str>, u64)>> {
+        let mut table = self.table();
+        let changed = std::mem::take(&mut table.is_changed);
+        changed.then(|| {
+            table.by_name.iter().map(|(name, consumer)| (name.clone(), consumer.acknowledged)).collect()
+        })
+    }
+
+    /// What was taken could not be saved.
+    #[cfg(feature = "durable")]
+    pub(super) fn not_saved(&self) {
+        self.table().is_changed = true;
+    }
+
+    pub(super) fn status(&self, last: u64, now: Duration) -> Vec<ConsumerStatus> {
+        let status = |name: &str, consumer: &Consumer| ConsumerStatus {
+            name: name.to_string(),
+            acknowledged: consumer.acknowledged,
+            lag: last.saturating_sub(consumer.acknowledged),
+            silent_for: now.saturating_sub(consumer.heard),
+        };
+        self.table().by_name.iter().map(|(name, consumer)| status(name, consumer)).collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+}
+
+impl Table {
+    fn entry(
+        &mut self,
+        name: &str,
+        max: usize,
+        now: Duration,
+    ) -> std::result::Result<&mut Consumer, Refused> {
+        if !self.by_name.contains_key(name) && self.by_name.len() >= max {
+            return Err(Refused::TooMany);
+        }
+        let consumer = Consumer { acknowledged: 0, heard: now };
+        Ok(self.by_name.entry(name.into()).or_insert(consumer))
+    }
+}
+
+fn check_name(name: &str) -> std::result::Result<(), Refused> {
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) { Ok(()) } else { Err(Refused::Name) }
+}
+
+impl Refused {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Name => "the name of a consumer has 1 to 64 bytes",
+            Self::OtherEpoch => "the log has another epoch",
+            Self::Future => "there is no such event yet",
+            Self::TooMany => "the log has all the consumers that it may have",
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::invalid_config(refused.reason())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn the_slowest_consumer_decides() {
+        let consumers = Consumers::new(3, None);
+        assert_eq!(consumers.acknowledged_by_all(), u64::MAX, "nobody");
+        assert_eq!(consumers.acknowledge("a", 10, 20, secs(1)), Ok(Acknowledged::New));
+        assert_eq!(consumers.acknowledge("b", 5, 20, secs(2)), Ok(Acknowledged::New));
+        assert_eq!(consumers.acknowledged_by_all(), 5);
+        assert_eq!(consumers.acknowledge("b", 15, 20, secs(3)), Ok(Acknowledged::Known));
+        assert_eq!(consumers.acknowledged_by_all(), 10);
+        // Backwards is accepted, and changes nothing but when it was heard of.
+        assert_eq!(consumers.acknowledge("a", 3, 20, secs(4)), Ok(Acknowledged::Known));
+        assert_eq!(consumers.acknowledged_by_all(), 10);
+        let a = &consumers.status(20, secs(9))[0];
+        assert_eq!((&*a.name, a.acknowledged, a.lag, a.silent_for), ("a", 10, 10, secs(5)));
+        assert!(consumers.remove("a") && !consumers.remove("a"));
+        assert_eq!(consumers.acknowledged_by_all(), 15);
+        consumers.set_incomplete();
+        assert_eq!(consumers.acknowledged_by_all(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_leaves_no_consumer() {
+        let consumers = Consumers::new(2, None);
+        let acknowledge = |name: &str, seq| consumers.acknowledge(name, seq, 20, secs(1));
+        for name in [String::new(), "x".repeat(65)] {
+            assert_eq!(acknowledge(&name, 1), Err(Refused::Name));
+        }
+        assert_eq!(acknowledge("a", 21), Err(Refused::Future));
+        assert_eq!(acknowledge("a", u64::MAX), Err(Refused::Future));
+        assert!(consumers.status(20, secs(1)).is_empty());
+        assert_eq!(acknowledge(&"x".repeat(64), 0), Ok(Acknowledged::New));
+        assert_eq!(acknowledge("b", 20), Ok(Acknowledged::New));
+        assert_eq!(acknowledge("c", 1), Err(Refused::TooMany));
+        assert_eq!(consumers.declare("c", 0, secs(1)).unwrap_err().kind(), &crate::ErrorKind::InvalidConfig);
+    }
+
+    #[test]
+    fn silent_consumers_are_forgotten_after_their_time() {
+        let consumers = Consumers::new(3, Some(secs(10)));
+        consumers.declare("declared", 0, secs(0)).unwrap();
+        consumers.acknowledge("a", 7, 20, secs(5)).unwrap();
+        assert!(!consumers.forget_silent(secs(10)));
+        assert_eq!(consumers.acknowledged_by_all(), 0);
+        assert!(consumers.forget_silent(secs(11)));
+        assert_eq!(consumers.acknowledged_by_all(), 7);
+        assert!(consumers.forget_silent(secs(16)));
+        assert_eq!(consumers.acknowledged_by_all(), u64::MAX);
+    }
+
+    #[cfg(feature = "durable")]
+    #[test]
+    fn what_changed_is_saved_once() {
+        let consumers = Consumers::new(3, None);
+        assert_eq!(consumers.take_changes(), None);
+        consumers.acknowledge("a", 7, 20, secs(5)).unwrap();
+        assert_eq!(consumers.take_changes(), Some(vec![("a".into(), 7)]));
+        consumers.acknowledge("a", 6, 20, secs(5)).unwrap();
+        assert_eq!(consumers.take_changes(), None, "backwards");
+        consumers.not_saved();
+        assert!(consumers.take_changes().is_some());
+        consumers.remove("a");
+        assert_eq!(consumers.take_changes(), Some(vec![]));
+    }
+}

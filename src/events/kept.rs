@@ -1,0 +1,66 @@
+//! What a log with a store keeps on behalf of its consumers.
+
+use std::sync::Arc;
+
+#[cfg(unix)]
+use super::cursor_store::CursorStore;
+use super::{consumers::Consumers, cursor::Cursor, event_store::EventStore};
+use crate::{
+    error::Result,
+    sync::{Mutex, lock},
+};
+
+/// The consumers of a log, where they are saved, and how many bytes of events there may be.
+pub(super) struct Kept {
+    pub(super) consumers: Arc<Consumers>,
+    pub(super) epoch: u64,
+    /// `None` for a store of the embedder, which keeps no consumers.
+    #[cfg(unix)]
+    pub(super) file: Option<CursorStore>,
+    /// Locked while they are saved, so that the newest state is saved last.
+    pub(super) saving: Mutex<()>,
+    /// What events may take that all consumers have acknowledged.
+    pub(super) max_acknowledged_bytes: u64,
+    /// With more bytes than these, nothing is appended that would make the store discard events which a
+    /// consumer needs. `None` if the oldest events go.
+    pub(super) full_at: Option<u64>,
+}
+
+impl Kept {
+    /// The number of the first event that a consumer needs; above all numbers if there is none.
+    pub(super) fn needed_from(&self) -> u64 {
+        self.consumers.acknowledged_by_all().saturating_add(1)
+    }
+
+    /// Whether events must wait until a consumer acknowledges others.
+    pub(super) fn is_full(&self, store: &dyn EventStore) -> bool {
+        self.full_at.is_some_and(|bytes| store.surplus(bytes) > self.needed_from())
+    }
+
+    /// The number below which events may go, because no consumer needs them and they are too many bytes.
+    pub(super) fn surplus(&self, store: &dyn EventStore) -> u64 {
+        store.surplus(self.max_acknowledged_bytes).min(self.needed_from())
+    }
+
+    /// Writes what changed since it was written. Blocks.
+    pub(super) fn save(&self) -> Result<()> {
+        let _saving = lock(&self.saving);
+        let Some(consumers) = self.consumers.take_changes() else { return Ok(()) };
+        let cursor = |(name, seq): (Box<str>, u64)| (name, Cursor::new(Some(self.epoch), seq));
+        let cursors: Vec<_> = consumers.into_iter().map(cursor).collect();
+        self.write(&cursors).inspect_err(|error| {
+            tracing::warn!(%error, "the consumers of an event log could not be written");
+            self.consumers.not_saved();
+        })
+    }
+
+    #[cfg(unix)]
+    fn write(&self, cursors: &[(Box<str>, Cursor)]) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.replace(cursors))
+    }
+
+    #[cfg(not(unix))]
+    fn write(&self, _cursors: &[(Box<str>, Cursor)]) -> Result<()> {
+        Ok(())
+    }
+}

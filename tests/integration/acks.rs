@@ -1,0 +1,336 @@
+//! Events that are kept until consumers have acknowledged them.
+
+use std::{path::PathBuf, time::Duration};
+
+use palyra_quic::{
+    Client, ClientTls, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder, LogMethod, Method,
+    MethodError, Mirror, PeerIdentity, Raw, Router, ServerTls, Subscription, SubscriptionItem, WireError,
+};
+
+use crate::common::{Pki, Server, loopback, run, serve};
+
+const LOG: LogMethod<Raw> = LogMethod::NODE;
+
+/// A directory that is removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("palyra-acks-{name}-{}", std::process::id())))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Ten events at least, and up to 100 for consumers, of 100 bytes each.
+fn bounds() -> EventLogBuilder {
+    let builder = EventLog::builder().max_payload_bytes(100).max_events(10).max_bytes(10 * 164);
+    builder.keep_unacknowledged(100 * 164)
+}
+
+fn publish(log: &EventLog, count: u64) {
+    for _ in 0..count {
+        log.publish_raw(vec![7; 100]).unwrap();
+    }
+}
+
+fn cursor(log: &EventLog, seq: u64) -> Cursor {
+    Cursor::new(Some(log.epoch()), seq)
+}
+
+fn client(server: &Server) -> Client {
+    let dialler = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
+    Client::builder(dialler).address(server.address()).build().unwrap()
+}
+
+async fn next_event(subscription: &mut Subscription) -> u64 {
+    loop {
+        match subscription.next_raw().await.unwrap() {
+            SubscriptionItem::Event { seq, .. } => return seq,
+            SubscriptionItem::Gap(gap) => panic!("{gap:?}"),
+            SubscriptionItem::Connected { .. } | SubscriptionItem::Disconnected { .. } => {}
+        }
+    }
+}
+
+async fn acked(connection: &Connection, consumer: &str, cursor: Cursor) -> Result<(), ErrorKind> {
+    connection.ack_events(LOG, consumer, cursor).await.map_err(|error| error.kind().clone())
+}
+
+#[test]
+fn events_are_kept_until_the_slowest_consumer_has_acknowledged_them() {
+    run(async {
+        let log = bounds().consumer("a").consumer("b").build().unwrap();
+        publish(&log, 50);
+        assert_eq!(log.first_seq(), 1, "nobody has acknowledged anything");
+        log.acknowledge("a", cursor(&log, 50)).await.unwrap();
+        assert_eq!(log.first_seq(), 1, "not all have");
+        log.acknowledge("b", cursor(&log, 20)).await.unwrap();
+        assert_eq!(log.first_seq(), 21);
+        log.acknowledge("b", cursor(&log, 5)).await.unwrap();
+        assert_eq!(log.first_seq(), 21, "backwards changes nothing");
+        assert!(log.drop_consumer("b").await.unwrap());
+        assert_eq!(log.first_seq(), 41, "the small bound");
+        assert!(!log.drop_consumer("b").await.unwrap());
+        let consumers = log.consumers();
+        assert_eq!((&*consumers[0].name, consumers[0].acknowledged, consumers[0].lag), ("a", 50, 0));
+        publish(&log, 5);
+        assert_eq!(
+            (log.first_seq(), log.consumers()[0].lag),
+            (46, 5),
+            "the newest ten, of which five are needed"
+        );
+    });
+}
+
+#[test]
+fn at_the_large_bound_the_oldest_events_go_or_none_is_taken() {
+    run(async {
+        let drops = bounds().consumer("a").build().unwrap();
+        publish(&drops, 150);
+        assert_eq!((drops.first_seq(), drops.len()), (51, 100));
+
+        let refuses = bounds().consumer("a").refuse_when_full().build().unwrap();
+        publish(&refuses, 100);
+        for _ in 0..3 {
+            let refused = refuses.publish_raw(vec![7; 100]).unwrap_err();
+            assert_eq!(refused.kind(), &ErrorKind::Exhausted);
+            assert!(refused.is_retryable() && refused.retry_after().is_some());
+        }
+        assert_eq!((refuses.first_seq(), refuses.last_seq()), (1, 100), "a refused event takes no number");
+        refuses.acknowledge("a", cursor(&refuses, 1)).await.unwrap();
+        publish(&refuses, 1);
+        refuses.publish_raw(vec![7; 100]).unwrap_err();
+        assert!(refuses.drop_consumer("a").await.unwrap());
+        publish(&refuses, 1);
+        assert_eq!(refuses.first_seq(), 93);
+    });
+}
+
+#[test]
+fn bounds_that_make_no_sense_are_refused() {
+    let many = (0..65).fold(bounds(), |builder, n| builder.consumer(format!("consumer {n}")));
+    for builder in [
+        EventLog::builder().consumer("a"),
+        EventLog::builder().refuse_when_full(),
+        bounds().consumer(""),
+        bounds().consumer("x".repeat(65)),
+        bounds().keep_unacknowledged(10),
+        many,
+    ] {
+        let shown = format!("{builder:?}");
+        assert_eq!(builder.build().unwrap_err().kind(), &ErrorKind::InvalidConfig, "{shown}");
+    }
+}
+
+#[test]
+fn acknowledgements_that_cannot_be_are_refused_and_nothing_is_closed() {
+    run(async {
+        let (log, other) = (bounds().build().unwrap(), EventLog::new());
+        publish(&log, 5);
+        let router = Router::new().events(log.clone()).log("other", other.clone());
+        let server = serve(router.consumers(|_, consumer| consumer != "stranger"));
+        let connection = server.connect().await;
+        let remote = |error| Err(ErrorKind::Remote(error));
+        let (good, invalid) = (cursor(&log, 3), remote(WireError::InvalidRequest));
+        assert_eq!(acked(&connection, "stranger", good).await, remote(WireError::PermissionDenied));
+        assert_eq!(acked(&connection, "a", Cursor::new(Some(log.epoch() ^ 1), 3)).await, invalid);
+        for future in [6, 1 << 53, u64::MAX] {
+            assert_eq!(acked(&connection, "a", cursor(&log, future)).await, invalid, "{future}");
+        }
+        for name in [String::new(), "x".repeat(65)] {
+            assert_eq!(acked(&connection, &name, good).await, invalid);
+        }
+        for unknown in ["other", "nowhere"] {
+            let error = connection.ack_events::<Raw>(unknown, "a", cursor(&other, 0)).await.unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::Remote(WireError::InvalidRequest), "{unknown}");
+        }
+        for params in [&b""[..], b"\xA0", b"garbage", b"\xA3\x00\x61a\x01\x05\x02\x20"] {
+            let error = connection.request_raw("node.ack_events", params).send_raw().await.unwrap_err();
+            assert_eq!(error.kind(), &ErrorKind::Remote(WireError::InvalidRequest), "{params:?}");
+        }
+        let without_epoch = acked(&connection, "a", Cursor::new(None, 3)).await;
+        assert_eq!(without_epoch, Err(ErrorKind::InvalidConfig));
+        assert!(log.consumers().is_empty());
+        assert_eq!(acked(&connection, "a", good).await, Ok(()));
+        assert_eq!(log.consumers()[0].acknowledged, 3);
+        assert!(connection.close_reason().is_none());
+        let described = connection.describe().await.unwrap();
+        assert!(described.methods.iter().any(|method| &*method.name == "node.ack_events"));
+    });
+}
+
+#[test]
+fn a_peer_may_speak_for_the_names_in_its_certificate() {
+    run(async {
+        let log = bounds().build().unwrap();
+        publish(&log, 5);
+        let server = serve(Router::new().events(log.clone()).consumers(PeerIdentity::has_name));
+        let connection = server.connect().await;
+        let name = "palyra:device:sensor-7";
+        assert_eq!(acked(&connection, name, cursor(&log, 3)).await, Ok(()));
+        let denied = Err(ErrorKind::Remote(WireError::PermissionDenied));
+        assert_eq!(acked(&connection, "sensor-8", cursor(&log, 3)).await, denied);
+
+        // Without an identity, no rule helps.
+        let pki = Pki::new();
+        let tls = ServerTls::new(pki.server.identity());
+        let router = Router::new().events(log.clone()).consumers(|_, _| true);
+        let open = Endpoint::builder().server(tls).router(router).bind(loopback()).unwrap();
+        let nobody = ClientTls::new(pki.authority.trust());
+        let nobody = Endpoint::builder().client(nobody).bind(loopback()).unwrap();
+        let connection = nobody.connect(open.local_addr().unwrap()).await.unwrap();
+        assert_eq!(acked(&connection, name, cursor(&log, 4)).await, denied);
+        assert_eq!(log.consumers().len(), 1);
+    });
+}
+
+#[test]
+fn a_node_without_consumers_does_not_know_the_method() {
+    run(async {
+        let log = bounds().build().unwrap();
+        publish(&log, 5);
+        // Without a rule for consumers.
+        let server = serve(Router::new().events(log.clone()));
+        let client = client(&server);
+        let mut subscription = client.subscribe_raw().consumer("a").open();
+        for seq in 1..=3 {
+            assert_eq!(next_event(&mut subscription).await, seq);
+        }
+        subscription.ack();
+        let error = loop {
+            match subscription.take_ack_error() {
+                Some(error) => break error,
+                None => smol::future::yield_now().await,
+            }
+        };
+        assert_eq!(error.kind(), &ErrorKind::Remote(WireError::UnsupportedMethod));
+        assert_eq!(subscription.acknowledged(), None);
+        // The subscription goes on.
+        assert_eq!(next_event(&mut subscription).await, 4);
+    });
+}
+
+#[test]
+fn a_subscription_acknowledges_what_was_handed_out_and_a_restart_remembers() {
+    let directory = Directory::new("restart");
+    run(async {
+        let open = || {
+            let builder = EventLog::builder().max_events(10).keep_unacknowledged(16 << 20);
+            builder.commit_interval(Duration::ZERO).open(&directory.0).unwrap()
+        };
+        let log = open();
+        for _ in 0..50 {
+            log.publish_durable_raw("event").await.unwrap();
+        }
+        let server = serve(Router::new().events(log.clone()).consumers(|_, _| true));
+        let client = client(&server);
+        let mut subscription = client.subscribe_raw().consumer("reader").open();
+        // The log has no consumer yet, and so holds the newest ten.
+        let gap = loop {
+            if let SubscriptionItem::Event { seq, .. } = subscription.next_raw().await.unwrap() {
+                break seq;
+            }
+        };
+        assert_eq!(gap, 41);
+        subscription.ack();
+        while subscription.acknowledged() != Some(cursor(&log, 41)) {
+            smol::future::yield_now().await;
+        }
+        for _ in 0..50 {
+            log.publish_durable_raw("event").await.unwrap();
+        }
+        assert_eq!(log.first_seq(), 42, "all that the reader needs");
+        drop(subscription);
+        server.endpoint.shutdown(Duration::from_secs(1)).await;
+        drop(server);
+        log.close().await.unwrap();
+        drop(log);
+
+        let log = open();
+        let known = log.consumers();
+        assert_eq!((&*known[0].name, known[0].acknowledged, known[0].lag), ("reader", 41, 59));
+        log.publish_durable_raw("event").await.unwrap();
+        assert_eq!(log.first_seq(), 42);
+        log.acknowledge("reader", cursor(&log, 101)).await.unwrap();
+        assert_eq!(log.first_seq(), 92);
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_stored_log_keeps_more_than_its_small_bound_until_it_is_acknowledged() {
+    let directory = Directory::new("bounds");
+    run(async {
+        let builder = EventLog::builder().max_payload_bytes(10_000).max_events(usize::MAX);
+        let builder = builder.max_bytes(256 * 1024).consumer("reader");
+        let builder = builder.keep_unacknowledged(2 << 20).refuse_when_full().commit_interval(Duration::ZERO);
+        let log = builder.open(&directory.0).unwrap();
+        let mut published = 0;
+        let refused = loop {
+            match log.publish_durable_raw(vec![7; 10_000]).await {
+                Ok(seq) => published = seq,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.kind(), &ErrorKind::Exhausted);
+        assert!(refused.retry_after().is_some(), "{refused:?}");
+        assert!(published > 100, "{published} events of 10 kB, of 2 MiB");
+        assert_eq!(log.first_seq(), 1, "the reader has acknowledged nothing");
+        log.acknowledge("reader", cursor(&log, published)).await.unwrap();
+        // The pause after the failure ends first.
+        let next = loop {
+            match log.publish_durable_raw(vec![7; 10_000]).await {
+                Ok(seq) => break seq,
+                Err(error) => smol::Timer::after(error.retry_after().unwrap()).await,
+            };
+        };
+        assert_eq!(next, published + 1);
+        assert!(log.first_seq() > published - 60, "{}: the small bound holds again", log.first_seq());
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_consumer_that_stays_away_is_forgotten_in_its_time() {
+    let log = bounds().consumer("gone").forget_consumers_after(Duration::ZERO).build().unwrap();
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(2) {
+        std::hint::spin_loop();
+    }
+    publish(&log, 50);
+    assert!(log.consumers().is_empty());
+    assert_eq!(log.first_seq(), 41);
+}
+
+#[test]
+fn a_mirror_acknowledges_what_is_durable() {
+    let directory = Directory::new("mirror");
+    run(async {
+        let log = bounds().consumer("gateway").build().unwrap();
+        publish(&log, 60);
+        let server = serve(Router::new().events(log.clone()).consumers(|_, consumer| consumer == "gateway"));
+        let mirrored = EventLog::builder().commit_interval(Duration::ZERO);
+        let mirror = Mirror::builder(&client(&server), LOG).bounds(mirrored).consumer("gateway");
+        let mirror = mirror.open(&directory.0).unwrap();
+        while log.consumers()[0].acknowledged < 60 {
+            smol::future::yield_now().await;
+        }
+        assert_eq!(mirror.log().unwrap().committed_seq(), 60);
+        assert_eq!(log.first_seq(), 51, "the origin need not keep more");
+    });
+}
+
+/// The method is the node's own, whatever an application serves.
+#[test]
+fn no_application_can_take_the_name() {
+    const TAKEN: Method<(), ()> = Method::new("node.ack_events");
+    let router = Router::new().serve(TAKEN, |_, ()| async { Ok::<_, MethodError>(()) });
+    let pki = Pki::new();
+    let refused = Endpoint::builder().server(pki.server_tls()).router(router).bind(loopback()).unwrap_err();
+    assert_eq!(refused.kind(), &ErrorKind::InvalidConfig);
+}
