@@ -161,6 +161,9 @@ fn of_two_uploads_of_a_name_the_second_comes_later() {
     let offset = offer(&elsewhere, &content).unwrap().offset;
     let refusal = put(&elsewhere, &content, offset, &[]);
     refused(refusal, WireError::ResourceExhausted, "another upload");
+    // Nor does one delete what the other writes.
+    let refusal = put(&elsewhere, &content_of("image", b"other"), 0, b"other");
+    refused(refusal, WireError::ResourceExhausted, "another upload");
     block_on(async {
         let mut upload = upload;
         upload.send_raw(first[2 * MIB..2 * MIB + 1].to_vec()).await.unwrap();
@@ -171,6 +174,24 @@ fn of_two_uploads_of_a_name_the_second_comes_later() {
     });
     assert_eq!(fixture.names(), ["image", "other"]);
     put(&connection, &content_of("image", b"other"), 0, b"other").unwrap();
+}
+
+#[test]
+fn an_upload_by_the_same_client_on_another_connection_takes_over() {
+    let fixture = Fixture::new();
+    let server = fixture.serve();
+    let (_endpoint, connection) = fixture.connect(&server.address);
+    let whole = bytes(4 * MIB, 12);
+    let content = content_of("image", &whole);
+    let older = begin(&connection, &content, 0, &whole[..2 * MIB]).unwrap();
+    let (_again, connection) = fixture.connect(&server.address);
+    let offered = offer(&connection, &content).unwrap();
+    assert!(!offered.complete && offered.offset >= MIB_U64, "{offered:?}");
+    let error = refused(block_on(older.finish()), WireError::InvalidRequest, "the same client");
+    assert_eq!(error.retry_after(), None, "both would take over from each other for ever");
+    let offset = usize::try_from(offered.offset).unwrap();
+    put(&connection, &content, offered.offset, &whole[offset..]).unwrap();
+    assert!(fs::read(fixture.folder.0.join("image")).unwrap() == whole);
 }
 
 #[test]

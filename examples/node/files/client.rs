@@ -1,6 +1,10 @@
 //! The side that sends a file, or fetches one.
 
-use std::{fs::OpenOptions, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    path::Path,
+    sync::Arc,
+};
 
 use palyra_quic::{Connection, Error, Raw};
 
@@ -53,6 +57,7 @@ impl std::convert::From<FileError> for TransferError {
 }
 
 /// Sends what the peer does not have of a file, which gets this name.
+#[allow(dead_code, reason = "the command line sends again if the peer asks for it")]
 pub(crate) async fn put(
     connection: &Connection,
     disk: Disk,
@@ -60,35 +65,63 @@ pub(crate) async fn put(
     name: FileName,
     progress: impl Fn(Progress),
 ) -> Result<Transferred, TransferError> {
-    let path = path.to_owned();
-    let opened = disk.run(move || {
-        // A link on this side is the user's own.
-        let file = open_plain(&path.canonicalize()?, OpenOptions::new().read(true))?;
-        let size = file.metadata()?.len();
-        Ok((file, size))
-    });
-    let (file, size) = opened.await.map_err(FileError::of_reading)?;
-    let (file, hash) = hash(disk, file, size, |_| progress(Progress::Hashed)).await?;
-    let content = Content { name, size, hash };
+    Outgoing::open(disk, path, name, &progress).await?.send(connection, &progress).await
+}
 
-    let offer = connection.call(OFFER, &content).await?;
-    if offer.complete {
-        return Ok(Transferred { content, offset: size });
+/// A file to be sent, with its hash.
+pub(crate) struct Outgoing {
+    disk: Disk,
+    file: Arc<File>,
+    content: Content,
+}
+
+impl Outgoing {
+    /// Opens a file, which gets this name at the peer, and computes its hash.
+    pub(crate) async fn open(
+        disk: Disk,
+        path: &Path,
+        name: FileName,
+        progress: impl Fn(Progress),
+    ) -> Result<Self, FileError> {
+        let path = path.to_owned();
+        let opened = disk.run(move || {
+            // A link on this side is the user's own.
+            let file = open_plain(&path.canonicalize()?, OpenOptions::new().read(true))?;
+            let size = file.metadata()?.len();
+            Ok((file, size))
+        });
+        let (file, size) = opened.await.map_err(FileError::of_reading)?;
+        let (file, hash) = hash(disk, file, size, |_| progress(Progress::Hashed)).await?;
+        Ok(Self { disk, file: Arc::new(file), content: Content { name, size, hash } })
     }
-    let offset = offer.offset;
-    let from = From { content, offset };
-    let mut upload = connection.request(PUT, &from)?.send_items::<Raw>().await?;
-    let piece = usize::try_from(offer.max_piece).map_or(MAX_PIECE, |piece| piece.clamp(1, MAX_PIECE));
-    let mut reader = FileReader::new(disk, file, offset, size, piece);
-    let mut bytes = offset;
-    progress(Progress::Moved { bytes, size });
-    while let Some(piece) = reader.next().await? {
-        bytes += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-        upload.send_raw(piece).await?;
+
+    /// Sends what the peer does not have of it.
+    pub(crate) async fn send(
+        &self,
+        connection: &Connection,
+        progress: impl Fn(Progress),
+    ) -> Result<Transferred, TransferError> {
+        let content = self.content.clone();
+        let size = content.size;
+        let offer = connection.call(OFFER, &content).await?;
+        if offer.complete {
+            return Ok(Transferred { content, offset: size });
+        }
+        let offset = offer.offset;
+        let from = From { content, offset };
+        let mut upload = connection.request(PUT, &from)?.send_items::<Raw>().await?;
+        let piece = usize::try_from(offer.max_piece).map_or(MAX_PIECE, |piece| piece.clamp(1, MAX_PIECE));
+        let mut reader = FileReader::new(self.disk, Arc::clone(&self.file), offset, size, piece);
+        let mut bytes = offset;
         progress(Progress::Moved { bytes, size });
+        while let Some(piece) = reader.next().await? {
+            bytes += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            upload.send_raw(piece).await?;
+            progress(Progress::Moved { bytes, size });
+        }
+        upload.finish().await?;
+        Ok(Transferred { content: from.content, offset })
     }
-    upload.finish().await?;
-    Ok(Transferred { content: from.content, offset })
 }
 
 /// Fetches what this folder does not have of a file of the peer, and stores it under this name.
@@ -102,7 +135,7 @@ pub(crate) async fn get(
     let content = connection.call(STAT, remote).await?;
     let stored = Content { name: local, ..content.clone() };
     let size = content.size;
-    let partial = match folder.begin(&stored, |_| progress(Progress::Hashed)).await? {
+    let partial = match folder.begin(&stored, None, |_| progress(Progress::Hashed)).await? {
         Begun::Complete => return Ok(Transferred { content: stored, offset: size }),
         Begun::Partial(partial) => partial,
     };

@@ -1,10 +1,7 @@
 //! Between a file and a stream of pieces: while one batch of pieces is with the disk, the next is with the
 //! network.
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-};
+use std::{fs::File, io, sync::Arc};
 
 use palyra_quic::Bytes;
 
@@ -35,24 +32,23 @@ pub(crate) struct FileReader {
     disk: Disk,
     piece: usize,
     batch: Bytes,
-    next: Option<DiskTask<Batch>>,
+    next: Option<DiskTask<(Bytes, Unread)>>,
 }
 
-/// What was read, and what is left to read.
-struct Batch {
-    bytes: Vec<u8>,
-    file: File,
-    left: u64,
+/// What is left to read of a file.
+struct Unread {
+    file: Arc<File>,
+    offset: u64,
+    size: u64,
+    /// In bytes.
+    batch: usize,
 }
 
 impl FileReader {
     /// Reads the part from `offset` to `size` in pieces of this many bytes.
-    pub(crate) fn new(disk: Disk, mut file: File, offset: u64, size: u64, piece: usize) -> Self {
-        let first = disk.begin(move || {
-            file.seek(SeekFrom::Start(offset))?;
-            Batch::read(file, size.saturating_sub(offset), piece)
-        });
-        Self { disk, piece, batch: Bytes::new(), next: Some(first) }
+    pub(crate) fn new(disk: Disk, file: Arc<File>, offset: u64, size: u64, piece: usize) -> Self {
+        let unread = Unread { file, offset, size, batch: piece * BATCH };
+        Self { disk, piece, batch: Bytes::new(), next: Some(disk.begin(move || unread.read())) }
     }
 
     /// The next piece, or `None` behind the last.
@@ -63,11 +59,10 @@ impl FileReader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FileError> {
         if self.batch.is_empty() {
             let Some(next) = self.next.take() else { return Ok(None) };
-            let Batch { bytes, file, left } = next.result().await.map_err(FileError::of_reading)?;
-            self.batch = bytes.into();
-            if left > 0 {
-                let piece = self.piece;
-                self.next = Some(self.disk.begin(move || Batch::read(file, left, piece)));
+            let (bytes, unread) = next.result().await.map_err(FileError::of_reading)?;
+            self.batch = bytes;
+            if unread.offset < unread.size {
+                self.next = Some(self.disk.begin(move || unread.read()));
             }
         }
         let piece = self.batch.split_to(self.piece.min(self.batch.len()));
@@ -75,14 +70,29 @@ impl FileReader {
     }
 }
 
-impl Batch {
-    fn read(mut file: File, left: u64, piece: usize) -> io::Result<Self> {
-        let most = piece * BATCH;
-        let mut bytes = vec![0; usize::try_from(left).map_or(most, |left| left.min(most))];
-        file.read_exact(&mut bytes)?;
-        let left = left - u64::try_from(bytes.len()).map_err(io::Error::other)?;
-        Ok(Self { bytes, file, left })
+impl Unread {
+    /// Reads the next batch.
+    fn read(mut self) -> io::Result<(Bytes, Self)> {
+        let left = self.size.saturating_sub(self.offset);
+        let mut bytes = vec![0; usize::try_from(left).map_or(self.batch, |left| left.min(self.batch))];
+        // By position: an earlier attempt may still read the same file.
+        read_exact_at(&self.file, &mut bytes, self.offset)?;
+        self.offset += u64::try_from(bytes.len()).map_err(io::Error::other)?;
+        Ok((bytes.into(), self))
     }
+}
+
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)?;
+    #[cfg(not(unix))]
+    {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = file;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(bytes)?;
+    }
+    Ok(())
 }
 
 /// Writes a partial file behind.

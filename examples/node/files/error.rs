@@ -15,6 +15,8 @@ pub(crate) enum FileError {
     NoSuchFile,
     /// Another upload writes a file of this name.
     Busy,
+    /// The same peer uploads this name on another connection now.
+    TakenOver,
     /// The transfer does not continue where the partial file ends.
     AnotherOffset {
         expected: u64,
@@ -60,6 +62,7 @@ impl fmt::Display for FileError {
         match self {
             Self::NoSuchFile => f.write_str("there is no such file"),
             Self::Busy => f.write_str("another upload of this name is running"),
+            Self::TakenOver => f.write_str("the same client has begun another upload of this name"),
             Self::AnotherOffset { expected } => write!(f, "the upload has to continue at offset {expected}"),
             Self::Changed => f.write_str("the file has changed"),
             Self::TooMuch => f.write_str("more bytes have arrived than were announced"),

@@ -1,7 +1,7 @@
 //! A folder with files: which of them can be read, and who writes which.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -14,6 +14,7 @@ use super::{
     disk::Disk,
     error::FileError,
     name::FileName,
+    name_lock::{NameLocks, Writer},
     partial::{Completed, Partial},
 };
 
@@ -31,7 +32,7 @@ struct Shared {
     path: PathBuf,
     disk: Disk,
     /// The names that somebody writes.
-    locked: Mutex<BTreeSet<FileName>>,
+    locks: NameLocks,
     /// The hashes of files that were read or written, and what the files were then.
     hashes: Mutex<BTreeMap<FileName, (Stamp, Hash)>>,
 }
@@ -61,7 +62,7 @@ impl Folder {
         if !fs::metadata(&path)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Self(Arc::new(Shared { path, disk, locked: Mutex::default(), hashes: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { path, disk, locks: NameLocks::default(), hashes: Mutex::default() })))
     }
 
     pub(crate) fn disk(&self) -> Disk {
@@ -91,11 +92,10 @@ impl Folder {
         Ok((file, Content { name, size: stamp.size, hash }))
     }
 
-    /// How many bytes of this content are here, and whether the file has its name.
-    pub(crate) async fn find(&self, content: &Content) -> Result<(u64, bool), FileError> {
-        if lock(&self.0.locked).contains(&content.name) {
-            return Err(FileError::Busy);
-        }
+    /// How many bytes of this content are here, and whether the file has its name. An upload of the name that
+    /// this writer has left behind ends before.
+    pub(crate) async fn find(&self, content: &Content, writer: &Writer) -> Result<(u64, bool), FileError> {
+        self.0.locks.wait_until_free(&content.name, Some(writer)).await?;
         if self.has(content).await? {
             return Ok((content.size, true));
         }
@@ -105,12 +105,17 @@ impl Folder {
     }
 
     /// Locks the name, opens the partial file, and hashes what is in it. `progress` is told how much.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` while another writer has the name; `TakenOver` if this one has come back on another connection.
     pub(crate) async fn begin(
         &self,
         content: &Content,
+        writer: Option<&Writer>,
         mut progress: impl FnMut(u64),
     ) -> Result<Begun, FileError> {
-        let name_lock = NameLock::new(self, content.name.clone()).ok_or(FileError::Busy)?;
+        let name_lock = self.0.locks.lock(&content.name, writer).await?;
         if self.has(content).await? {
             return Ok(Begun::Complete);
         }
@@ -131,6 +136,9 @@ impl Folder {
             (partial, buffer, more) = step.await?;
             if !more {
                 return Ok(Begun::Partial(partial));
+            }
+            if partial.name_lock().is_taken_over() {
+                return Err(FileError::TakenOver);
             }
             progress(partial.written());
         }
@@ -169,25 +177,6 @@ impl Folder {
             hashes.clear();
         }
         hashes.insert(name, (stamp, hash));
-    }
-}
-
-/// While this value exists, nobody else in this process writes a file of this name.
-pub(crate) struct NameLock {
-    folder: Folder,
-    name: FileName,
-}
-
-impl NameLock {
-    fn new(folder: &Folder, name: FileName) -> Option<Self> {
-        let is_free = lock(&folder.0.locked).insert(name.clone());
-        is_free.then(|| Self { folder: folder.clone(), name })
-    }
-}
-
-impl Drop for NameLock {
-    fn drop(&mut self) {
-        lock(&self.folder.0.locked).remove(&self.name);
     }
 }
 

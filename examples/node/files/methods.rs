@@ -1,8 +1,9 @@
 //! The methods that serve a folder.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use palyra_quic::{Bytes, Context, Items, MethodError, MethodLimits, Peers, ResponseSink, Router, minicbor};
+use smol::future;
 
 use super::{
     From, GET, OFFER, Offer, PUT, STAT,
@@ -11,6 +12,7 @@ use super::{
     error::FileError,
     folder::{Begun, Folder},
     name::FileName,
+    name_lock::Writer,
 };
 
 /// How long a method may say nothing: it may be hashing a large file on a slow disk.
@@ -51,9 +53,9 @@ impl ServedFolder {
     fn questions(&self, router: Router) -> Router {
         let (of_writers, of_readers) = (self.clone(), self.folder.clone());
         router
-            .serve(OFFER, move |_, content: Content| {
+            .serve(OFFER, move |context, content: Content| {
                 let served = of_writers.clone();
-                async move { offer(&served, &content).await }
+                async move { offer(&served, &content, &Writer::of(&context)).await }
             })
             .serve(STAT, move |_, name: FileName| {
                 let folder = of_readers.clone();
@@ -64,9 +66,9 @@ impl ServedFolder {
     fn transfers(&self, router: Router) -> Router {
         let (of_writers, of_readers) = (self.folder.clone(), self.clone());
         router
-            .serve_items_raw(PUT.name(), move |_: Context, params: Bytes, items: Items| {
+            .serve_items_raw(PUT.name(), move |context: Context, params: Bytes, items: Items| {
                 let folder = of_writers.clone();
-                async move { store(&folder, &decode(&params)?, items).await }
+                async move { store(&folder, &Writer::of(&context), &decode(&params)?, items).await }
             })
             .serve_bidi_raw(GET.name(), move |_: Context, params: Bytes, _: Items, answers: ResponseSink| {
                 let served = of_readers.clone();
@@ -75,27 +77,40 @@ impl ServedFolder {
     }
 }
 
-async fn offer(served: &ServedFolder, content: &Content) -> Result<Offer, MethodError> {
+async fn offer(served: &ServedFolder, content: &Content, writer: &Writer) -> Result<Offer, MethodError> {
     let ServedFolder { folder, max_piece, .. } = served;
-    let (offset, complete) = folder.find(content).await?;
+    let (offset, complete) = folder.find(content, writer).await?;
     Ok(Offer { offset, complete, max_piece: u32::try_from(*max_piece).unwrap_or(u32::MAX) })
 }
 
-async fn store(folder: &Folder, from: &From, mut items: Items) -> Result<Bytes, MethodError> {
+async fn store(
+    folder: &Folder,
+    writer: &Writer,
+    from: &From,
+    mut items: Items,
+) -> Result<Bytes, MethodError> {
     let stored =
         || minicbor::to_vec(()).map(Bytes::from).map_err(|error| MethodError::internal(error.to_string()));
-    let partial = match folder.begin(&from.content, |_| {}).await? {
+    let partial = match folder.begin(&from.content, Some(writer), |_| {}).await? {
         Begun::Complete => return stored(),
         Begun::Partial(partial) => partial,
     };
     if partial.written() != from.offset {
         return Err(FileError::AnotherOffset { expected: partial.written() }.into());
     }
+    let taken_over = partial.name_lock().taken_over();
+    let taken_over = async {
+        taken_over.await;
+        Err(FileError::TakenOver.into())
+    };
     let mut writer = FileWriter::new(folder, partial);
-    while let Some(piece) = items.next_raw().await? {
-        writer = writer.push(piece).await?;
-    }
-    writer.finish().await?;
+    let received = async {
+        while let Some(piece) = items.next_raw().await? {
+            writer = writer.push(piece).await?;
+        }
+        Ok::<_, MethodError>(writer)
+    };
+    future::or(received, taken_over).await?.finish().await?;
     stored()
 }
 
@@ -108,7 +123,7 @@ async fn send(
     if found != content || offset > content.size {
         return Err(FileError::Changed.into());
     }
-    let mut reader = FileReader::new(folder.disk(), file, offset, content.size, *max_piece);
+    let mut reader = FileReader::new(folder.disk(), Arc::new(file), offset, content.size, *max_piece);
     while let Some(piece) = reader.next().await? {
         answers.send_raw(piece).await?;
     }

@@ -14,6 +14,7 @@ pub(crate) mod error;
 pub(crate) mod folder;
 pub(crate) mod methods;
 pub(crate) mod name;
+mod name_lock;
 pub(crate) mod partial;
 
 use palyra_quic::{

@@ -14,7 +14,8 @@ use palyra_quic::Bytes;
 
 use super::{
     content::{Content, Hasher},
-    folder::{NameLock, open_plain},
+    folder::open_plain,
+    name_lock::NameLock,
 };
 
 /// A partial file, open for one writer.
@@ -26,7 +27,7 @@ pub(crate) struct Partial {
     written: u64,
     hasher: Hasher,
     /// In here, so that the name stays locked while a thread still writes for a handler that was dropped.
-    _lock: NameLock,
+    name_lock: NameLock,
 }
 
 /// How the file of a content was completed.
@@ -39,15 +40,23 @@ pub(crate) enum Completed {
 
 impl Partial {
     /// Opens the partial file, or makes it, and deletes those of other contents of that name.
-    pub(crate) fn open(folder: &Path, content: Content, lock: NameLock) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if another process writes a file of that name.
+    pub(crate) fn open(folder: &Path, content: Content, name_lock: NameLock) -> io::Result<Self> {
         remove_others(folder, &content)?;
         let path = folder.join(file_name(&content));
         let file = open_plain(&path, OpenOptions::new().read(true).write(true).create(true))?;
         lock_file(&file)?;
+        // Before the lock was taken, another process may have deleted the file, or given it its name.
+        if !is_at(&file, &path)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         if file.metadata()?.len() > content.size {
             file.set_len(0)?;
         }
-        Ok(Self { file, path, content, written: 0, hasher: Hasher::new(), _lock: lock })
+        Ok(Self { file, path, content, written: 0, hasher: Hasher::new(), name_lock })
     }
 
     /// How many bytes an earlier transfer has left, of a file that is not open.
@@ -58,6 +67,10 @@ impl Partial {
 
     pub(crate) fn content(&self) -> &Content {
         &self.content
+    }
+
+    pub(crate) fn name_lock(&self) -> &NameLock {
+        &self.name_lock
     }
 
     pub(crate) fn written(&self) -> u64 {
@@ -106,7 +119,7 @@ fn file_name(content: &Content) -> String {
     format!(".{}.{}.{}.part", content.name, content.size, content.hash)
 }
 
-/// At most one partial file of each name takes room.
+/// At most one partial file of each name takes room. One that another process writes is left to it.
 fn remove_others(folder: &Path, content: &Content) -> io::Result<()> {
     let wanted = file_name(content);
     for entry in fs::read_dir(folder)? {
@@ -115,10 +128,45 @@ fn remove_others(folder: &Path, content: &Content) -> io::Result<()> {
             && other != wanted
             && is_partial_of(content.name.as_str(), other)
         {
-            fs::remove_file(entry.path())?;
+            remove_unless_locked(&entry.path())?;
         }
     }
     Ok(())
+}
+
+fn remove_unless_locked(path: &Path) -> io::Result<()> {
+    match open_plain(path, OpenOptions::new().read(true).write(true)) {
+        // It is locked until it is deleted, so that no other process begins to write it between.
+        Ok(file) => {
+            lock_file(&file)?;
+            if is_at(&file, path)? { fs::remove_file(path) } else { Ok(()) }
+        }
+        // A link or a directory, which no process writes; or the file is gone by now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this open file is the one of that path.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let opened = file.metadata()?;
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (file, path);
+        Ok(true)
+    }
 }
 
 /// Whether this is `.NAME.SIZE.HASH.part`, of any size and hash.
