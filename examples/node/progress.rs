@@ -17,6 +17,8 @@ pub(crate) struct Display {
     shown: Shown,
     /// How often something has happened.
     steps: Cell<u64>,
+    /// How many bytes of the file are at the other side.
+    moved: Cell<u64>,
     /// Why a line could not be printed.
     failed: Cell<Option<Failure>>,
 }
@@ -32,12 +34,13 @@ impl Display {
     pub(crate) fn new(name: &FileName) -> Self {
         let shown =
             if io::stderr().is_terminal() { Shown::Bar(bar(name)) } else { Shown::Lines(Cell::default()) };
-        Self { shown, steps: Cell::new(0), failed: Cell::default() }
+        Self { shown, steps: Cell::new(0), moved: Cell::new(0), failed: Cell::default() }
     }
 
     pub(crate) fn show(&self, progress: Progress) {
         self.steps.set(self.steps.get().wrapping_add(1));
         let Progress::Moved { bytes, size } = progress else { return };
+        self.moved.set(bytes);
         match &self.shown {
             Shown::Bar(bar) => {
                 if bar.length() != Some(size) {
@@ -57,6 +60,19 @@ impl Display {
                     self.failed.set(Some(failure));
                 }
             }
+        }
+    }
+
+    /// How many bytes of the file are at the other side.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.get()
+    }
+
+    /// Says on standard error why the transfer waits.
+    pub(crate) fn report_waiting(&self, reason: &Failure) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.suspend(|| reason.report("waiting")),
+            Shown::Lines(_) => reason.report("waiting"),
         }
     }
 

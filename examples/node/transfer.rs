@@ -2,18 +2,18 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use palyra_quic::Codec;
-use smol::future;
+use palyra_quic::{Codec, ErrorKind};
+use smol::{Timer, future};
 
 use crate::{
     args::{Get, Peer, Put},
     client::with_connection,
     failure::Failure,
     files::{
-        client::{self, Progress, TransferError, Transferred},
+        client::{self, Outgoing, Progress, TransferError, Transferred},
         disk::Disk,
         folder::Folder,
         name::FileName,
@@ -31,7 +31,10 @@ pub(crate) fn put(Put { peer, file, name, timeout_ms }: &Put) -> Result<(), Fail
     with_connection(peer, async |connection| {
         let display = Display::new(&name);
         let progress = |progress: Progress| display.show(progress);
-        let sent = client::put(&connection, Disk::Threads, file, name.clone(), progress);
+        let sent = async {
+            let outgoing = Outgoing::open(Disk::Threads, file, name.clone(), progress).await?;
+            retrying(&display, *timeout_ms, async || outgoing.send(&connection, progress).await).await
+        };
         let sent = watch(peer, &display, *timeout_ms, file, sent).await?;
         print("put", sent)
     })
@@ -46,7 +49,8 @@ pub(crate) fn get(Get { peer, name, to, timeout_ms }: &Get) -> Result<(), Failur
     with_connection(peer, async |connection| {
         let display = Display::new(&local);
         let progress = |progress: Progress| display.show(progress);
-        let fetched = client::get(&connection, &folder, name, local.clone(), progress);
+        let fetch = async || client::get(&connection, &folder, name, local.clone(), progress).await;
+        let fetched = retrying(&display, *timeout_ms, fetch);
         let fetched = watch(peer, &display, *timeout_ms, &to, fetched).await?;
         print("get", fetched)
     })
@@ -84,6 +88,40 @@ async fn watch(
     display.end();
     outcome
 }
+
+/// Repeats a transfer for which the peer asks for patience, after the delay that it names. Gives up when no
+/// byte has been moved for this long.
+async fn retrying(
+    display: &Display,
+    timeout_ms: u64,
+    mut transfer: impl AsyncFnMut() -> Result<Transferred, TransferError>,
+) -> Result<Transferred, TransferError> {
+    let longest = Duration::from_millis(timeout_ms);
+    let mut refused: Option<(Instant, u64)> = None;
+    loop {
+        let error = match transfer().await {
+            Err(TransferError::Peer(error)) if matches!(error.kind(), ErrorKind::Remote(_)) => error,
+            outcome => return outcome,
+        };
+        let Some(delay) = error.retry_after() else { return Err(error.into()) };
+        let (delay, moved) = (delay.max(SHORTEST_DELAY), display.moved());
+        let since = match refused {
+            Some((since, before)) if before == moved => since,
+            _ => Instant::now(),
+        };
+        if since.elapsed().saturating_add(delay) > longest {
+            return Err(error.into());
+        }
+        // Only the first of several refusals in a row.
+        if refused.replace((since, moved)).is_none_or(|(_, before)| before != moved) {
+            display.report_waiting(&Failure::from(error));
+        }
+        Timer::after(delay).await;
+    }
+}
+
+/// A peer may ask for less, and would be asked in a busy loop.
+const SHORTEST_DELAY: Duration = Duration::from_millis(100);
 
 fn print(kind: &'static str, Transferred { content, offset }: Transferred) -> Result<(), Failure> {
     lines::print(&lines::Transferred {

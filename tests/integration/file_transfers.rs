@@ -5,7 +5,11 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use palyra_quic::{MethodError, Peers, Rate, Router, TransportLimits};
@@ -18,7 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{Outcome, Pki, Running, Scratch, file_names},
     files::{
-        GET, STAT,
+        GET, OFFER, Offer, STAT,
         content::{Content, Hasher},
         copy::MAX_PIECE,
         disk::Disk,
@@ -190,6 +194,76 @@ fn an_interrupted_upload_takes_leave_and_continues() {
     let server = files.pki.serve(&["--files", files.there.path()]);
     let (first, _) = transferred(&server.ask("put", &[path.to_str().unwrap()]));
     assert!(there > 0 && first == Some(there), "{there} {first:?}");
+}
+
+#[test]
+fn an_upload_that_was_killed_continues_though_its_connection_is_not_gone() {
+    let files = Files::new();
+    let content = bytes(4 * MIB, 9);
+    let path = files.write("image", &content);
+    let (limits, router) = files.slow_router();
+    let slow = files.pki.serve_in_process_within(limits, router);
+    let mut upload = slow.begin("put", &[path.to_str().unwrap()]);
+    half_sent(&mut upload);
+    upload.signal("KILL");
+    upload.child.wait().unwrap();
+    // The idle timeout, 30 s, is longer.
+    let outcome = slow.ask("put", &[path.to_str().unwrap(), "--timeout-ms", "5000"]);
+    // The node's rate may make it wait.
+    let (first, end) = transferred(&Outcome { stderr: String::new(), ..outcome });
+    assert!(first.is_some_and(|first| first > 0), "{first:?}");
+    assert_eq!(end["transferred"], json!(4 * 1024 * 1024 - first.unwrap()));
+    assert!(fs::read(files.there.0.join("image")).unwrap() == content);
+}
+
+/// A node with a complete file that refuses the first questions about it, with this delay.
+fn busy_router(refusals: usize, delay: Duration, content: &Content, sent: Vec<u8>) -> Router {
+    let (left, told) = (Arc::new(AtomicUsize::new(refusals)), content.clone());
+    let refuse =
+        move || match left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
+            Ok(_) => Err(MethodError::resource_exhausted("too busy").retry_after(delay)),
+            Err(_) => Ok(()),
+        };
+    let refuse_stat = refuse.clone();
+    Router::new()
+        .serve(OFFER, move |_, content: Content| {
+            let offer = refuse().map(|()| Offer { offset: content.size, complete: true, max_piece: 1024 });
+            async move { offer }
+        })
+        .serve(STAT, move |_, _| {
+            let told = refuse_stat().map(|()| told.clone());
+            async move { told }
+        })
+        .serve_bidi_raw(GET.name(), move |_, _, _, mut answers| {
+            let sent = sent.clone();
+            async move { Ok(answers.send_raw(sent).await?) }
+        })
+}
+
+#[test]
+fn transfers_wait_for_as_long_as_a_busy_node_asks() {
+    let files = Files::new();
+    let content = content_of("image", b"image");
+    let path = files.write("image", b"image");
+    let to = files.here.0.join("copy");
+    let commands =
+        [("put", vec![path.to_str().unwrap()]), ("get", vec!["image", "--to", to.to_str().unwrap()])];
+    for (command, mut args) in commands {
+        let delay = Duration::from_millis(120);
+        let node = files.pki.serve_in_process(busy_router(2, delay, &content, b"image".to_vec()));
+        let begun = Instant::now();
+        let outcome = node.ask(command, &args);
+        assert!(begun.elapsed() >= 2 * delay, "{command} did not wait");
+        assert_eq!(outcome.stderr.matches("waiting: ").count(), 1, "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("too busy"), "{}", outcome.stderr);
+        transferred(&Outcome { stderr: String::new(), ..outcome });
+
+        // Not longer than without progress anyway, and the reason is that of the node.
+        let node =
+            files.pki.serve_in_process(busy_router(usize::MAX, 100 * delay, &content, b"image".to_vec()));
+        args.extend(["--timeout-ms", "10000"]);
+        node.ask(command, &args).failed("too busy");
+    }
 }
 
 /// What a node that breaks off downloads, or falsifies them, makes of `node get`.
