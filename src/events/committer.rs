@@ -252,7 +252,7 @@ impl Committer {
         if let Err(error) = catch_panic(|| self.discard(last)) {
             tracing::warn!(%error, "old events could not be discarded");
         }
-        // Those that wait for the commit do not wait for this.
+        // An error is told by the next call that has to save them.
         drop(self.kept.as_ref().map(Kept::save));
         Committed { commit, more: self.pending().continue_committing() }
     }

@@ -71,10 +71,16 @@ impl History {
 
     /// Appends an event unless consumers still need the room. Returns its number.
     pub(super) fn publish(&self, event: StoredEvent) -> Result<u64> {
-        if self.ring().refuses(&event.payload) {
-            return Err(not_acknowledged());
-        }
-        Ok(self.append([event]))
+        let last = {
+            let mut ring = self.ring();
+            if ring.refuses(&event.payload) {
+                return Err(not_acknowledged());
+            }
+            ring.push(event);
+            ring.last()
+        };
+        self.published.notify(usize::MAX);
+        Ok(last)
     }
 
     /// All consumers have acknowledged the events up to this number.

@@ -18,10 +18,11 @@ impl EventLogBuilder {
     /// learn by a gap, or publishing is [refused](Self::refuse_when_full).
     ///
     /// The bytes count as for [`max_bytes`](Self::max_bytes), in memory up to
-    /// [`memory_bytes`](Self::memory_bytes) if that is set. Of a log that is opened, what was acknowledged is
-    /// in the file `consumers` of its directory, and is written with the next commit of events: a crash may
-    /// lose the latest acknowledgements, and events are then kept for longer. A new consumer is written
-    /// before its first acknowledgement is answered. The file takes 64 KiB.
+    /// [`memory_bytes`](Self::memory_bytes) if that is set. Of a log that is opened, what was acknowledged
+    /// is in the file `consumers` of its directory, and is written with the next commit of events: a crash
+    /// may lose the latest acknowledgements, and events are then kept for longer. If there were any since
+    /// the commit before, that is another 4 KiB and another flush. A new consumer is written before its
+    /// first acknowledgement is answered. The file takes 64 KiB.
     ///
     /// [`Router::consumers`]: crate::Router::consumers
     #[must_use]
@@ -34,6 +35,9 @@ impl EventLogBuilder {
     /// Refuses to publish while the bound of [`keep_unacknowledged`](Self::keep_unacknowledged) is reached:
     /// [`Exhausted`](crate::ErrorKind::Exhausted), until a consumer acknowledges events or is dropped.
     /// Default: the oldest events are dropped.
+    ///
+    /// A log in files refuses earlier, while a segment and `memory_bytes` still fit twice: it cannot be
+    /// opened with less than twice that.
     #[must_use]
     pub fn refuse_when_full(mut self) -> Self {
         self.consumers.refuses = true;

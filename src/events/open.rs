@@ -18,6 +18,7 @@ use super::{
 #[cfg(unix)]
 use super::{
     cursor_store::CursorStore,
+    cursor_table::MAX_NAMES,
     segment::{SegmentOptions, SegmentStore},
     served_log::MirroredLog,
 };
@@ -130,6 +131,7 @@ impl EventLogBuilder {
     #[cfg(unix)]
     fn open_with(self, path: &Path, options: SegmentOptions) -> Result<EventLog> {
         let runtime = self.checked_runtime()?;
+        self.check_stored_consumers()?;
         let segment_bytes = self.segment_bytes();
         let max_bytes = self.consumers.max_bytes.unwrap_or(self.max_bytes);
         let store = SegmentStore::open(path, &options.segment_bytes(segment_bytes).max_bytes(max_bytes))?;
@@ -138,6 +140,27 @@ impl EventLogBuilder {
             None => None,
         };
         self.start(runtime, Arc::new(store), consumers)
+    }
+
+    #[cfg(unix)]
+    fn check_stored_consumers(&self) -> Result<()> {
+        if self.consumers.max > MAX_NAMES {
+            return Err(Error::invalid_config(format!("a log in files keeps at most {MAX_NAMES} consumers")));
+        }
+        let least = self.reserve().saturating_mul(2);
+        if self.consumers.refuses && self.consumers.max_bytes.is_some_and(|bytes| bytes < least) {
+            let text =
+                format!("to refuse events, this log needs keep_unacknowledged of {least} bytes or more");
+            return Err(Error::invalid_config(text));
+        }
+        Ok(())
+    }
+
+    /// What must be left where events are refused: before a store begins a segment, it discards what would be
+    /// too much with that one, which is as large as a commit may be.
+    fn reserve(&self) -> u64 {
+        let commit = u64::try_from(self.stored_memory_bytes()).unwrap_or(u64::MAX);
+        self.segment_bytes().saturating_add(commit).saturating_mul(2)
     }
 
     fn segment_bytes(&self) -> u64 {
@@ -221,8 +244,6 @@ impl EventLogBuilder {
                 consumers.set_incomplete();
             }
         }
-        // Before the store begins a segment, it discards what would be too much with that one.
-        let reserve = self.segment_bytes().saturating_mul(2);
         Ok(Some(Kept {
             consumers: Arc::new(consumers),
             epoch,
@@ -230,7 +251,7 @@ impl EventLogBuilder {
             file,
             saving: Mutex::new(()),
             max_acknowledged_bytes: self.max_bytes,
-            full_at: self.consumers.refuses.then(|| max_bytes.saturating_sub(reserve)),
+            full_at: self.consumers.refuses.then(|| max_bytes.saturating_sub(self.reserve())),
         }))
     }
 }

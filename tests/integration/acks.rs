@@ -296,6 +296,27 @@ fn a_stored_log_keeps_more_than_its_small_bound_until_it_is_acknowledged() {
 }
 
 #[test]
+fn a_log_in_files_refuses_bounds_that_it_cannot_keep() {
+    let directory = Directory::new("refused");
+    let builder = || EventLog::builder().max_payload_bytes(1000).max_bytes(256 * 1024);
+    for builder in [
+        builder().keep_unacknowledged(1 << 20).refuse_when_full(),
+        builder().keep_unacknowledged(1 << 20).max_consumers(257),
+    ] {
+        assert_eq!(builder.open(&directory.0).unwrap_err().kind(), &ErrorKind::InvalidConfig);
+    }
+    assert!(!directory.0.exists());
+    drop(
+        builder()
+            .keep_unacknowledged(2 << 20)
+            .refuse_when_full()
+            .max_consumers(256)
+            .open(&directory.0)
+            .unwrap(),
+    );
+}
+
+#[test]
 fn a_consumer_that_stays_away_is_forgotten_in_its_time() {
     let log = bounds().consumer("gone").forget_consumers_after(Duration::ZERO).build().unwrap();
     let begun = std::time::Instant::now();
