@@ -125,7 +125,9 @@ fn what_the_node_refuses_has_not_run() {
             }
         }
         let late = connection.request_raw("typed", "").timeout(Duration::ZERO).respond().await.unwrap_err();
-        assert_eq!(late.kind(), &ErrorKind::DeadlineExceeded, "on this side");
+        // On this side, unless the node was faster.
+        let expected = [ErrorKind::DeadlineExceeded, ErrorKind::Remote(WireError::DeadlineExceeded)];
+        assert!(expected.contains(late.kind()), "{late:?}");
 
         // What no caller of this crate sends.
         let raw = server.raw().await;
