@@ -492,11 +492,16 @@ fn simulated(sim: &Sim) -> (Endpoint, Endpoint, Arc<Faults>) {
 
 #[test]
 fn a_receiver_that_fails_for_nine_seconds_recovers_and_one_that_fails_for_longer_ends_its_endpoint() {
-    for code in [EPERM, ENODEV, EBADF] {
+    // Not checked the first time: a place that reports for the first time may do so while another test
+    // changes who listens, and is then not heard.
+    for (is_checked, code) in [(false, EPERM), (true, EPERM), (true, ENODEV), (true, EBADF)] {
         let sim = Sim::new(1);
         let (server, client, faults) = simulated(&sim);
         let loud = Loud::default();
-        let told = || std::mem::take(&mut *loud.0.lock().unwrap());
+        let check = |expected: &[Level], what: &str| {
+            let told = std::mem::take(&mut *loud.0.lock().unwrap());
+            assert!(!is_checked || told == expected, "{what}: {told:?}");
+        };
         tracing::subscriber::with_default(loud.clone(), || {
             sim.run(async {
                 let connection = client.connect(server.local_addr().unwrap()).await.unwrap();
@@ -508,7 +513,7 @@ fn a_receiver_that_fails_for_nine_seconds_recovers_and_one_that_fails_for_longer
                         faults.receive.heal();
                     };
                     future::zip(connection.call_raw("demo.echo", "x"), healed).await.0.unwrap();
-                    assert_eq!(told(), [Level::WARN], "once for each failure");
+                    check(&[Level::WARN], "once for each failure");
                 }
                 faults.receive.forever(code);
                 let (before, start) = (faults.receive.count(), sim.elapsed());
@@ -523,11 +528,11 @@ fn a_receiver_that_fails_for_nine_seconds_recovers_and_one_that_fails_for_longer
                 assert!(lasted < Duration::from_secs(12), "{lasted:?}");
                 assert_eq!(errno(&call.unwrap_err()), Some(code));
                 assert_eq!(errno(&closed), Some(code));
-                assert_eq!(told(), [Level::WARN, Level::ERROR]);
+                check(&[Level::WARN, Level::ERROR], "at the end");
                 sim.sleep(Duration::from_secs(600)).await;
                 let count = faults.receive.count() - before;
                 assert!(count < 1000, "{count} attempts");
-                assert!(told().is_empty());
+                check(&[], "afterwards");
             });
         });
     }
