@@ -51,9 +51,10 @@ impl EventLog {
         let acknowledged = consumers
             .acknowledge(consumer, cursor.seq(), self.committed_seq(), self.now())
             .map_err(NotAcknowledged::Refused)?;
-        self.backing().acknowledged_by_all(consumers.acknowledged_by_all());
-        if acknowledged == Acknowledged::New {
+        consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
+        if acknowledged == Acknowledged::Unsaved {
             self.backing().save_consumers().await.map_err(NotAcknowledged::NotSaved)?;
+            consumers.set_saved(consumer);
         }
         Ok(())
     }
@@ -77,7 +78,7 @@ impl EventLog {
         if !consumers.remove(name) {
             return Ok(false);
         }
-        self.backing().acknowledged_by_all(consumers.acknowledged_by_all());
+        consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
         self.backing().save_consumers().await.map(|()| true)
     }
 

@@ -15,7 +15,7 @@ use super::{
     commit_settings::CommitSettings,
     event_store::{Batch, EventStore, Extent},
     health::{LogHealth, LogState},
-    history::History,
+    history::{History, not_acknowledged},
     kept::Kept,
     on_thread::{catch_panic, on_thread, start_thread},
     pending::Pending,
@@ -99,6 +99,9 @@ impl Committer {
     }
 
     fn add<T>(self: &Arc<Self>, event: StoredEvent, wait: fn(&Arc<Commit>) -> T) -> Result<(u64, T)> {
+        if self.kept.as_ref().is_some_and(|kept| kept.is_full(&*self.store)) {
+            return Err(not_acknowledged());
+        }
         let (seq, waiter, idle, enough) = {
             let mut pending = self.pending();
             let seq = pending.add(event, || self.clock.now())?;
@@ -235,7 +238,7 @@ impl Committer {
         let began = Instant::now();
         let (first, events) = self.pending().take(self.clock.now());
         let batch = Batch { first, events, clocks: self.history.clock().clocks() };
-        if let Err(error) = catch_panic(|| self.append(&batch)) {
+        if let Err(error) = catch_panic(|| self.store.append(&batch)) {
             tracing::warn!(%error, "events could not be written");
             let (commit, error) = self.pending().failed(error.to_string().into(), self.clock.now());
             let commit = EndOnDrop { commit, outcome: Err(error) };
@@ -255,13 +258,6 @@ impl Committer {
         // An error is told by the next call that has to save them.
         drop(self.kept.as_ref().map(Kept::save));
         Committed { commit, more: self.pending().continue_committing() }
-    }
-
-    fn append(&self, batch: &Batch) -> io::Result<()> {
-        if self.kept.as_ref().is_some_and(|kept| kept.is_full(&*self.store)) {
-            return Err(io::Error::other("the log is full of events that a consumer needs"));
-        }
-        self.store.append(batch)
     }
 
     /// The number of the first event that a consumer needs; above all numbers if there is none.

@@ -36,12 +36,12 @@ pub(crate) enum Refused {
     TooMany,
 }
 
-/// What an acknowledgement changed.
+/// What is left to do for an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acknowledged {
-    /// The consumer was not known before.
-    New,
-    Known,
+    /// The consumer is to be saved before this is answered: it may not be known after a restart.
+    Unsaved,
+    Saved,
 }
 
 /// Everybody for whom events are kept.
@@ -64,6 +64,8 @@ struct Consumer {
     acknowledged: u64,
     /// On the clock of the log.
     heard: Duration,
+    /// Whether it is known after a restart.
+    is_saved: bool,
 }
 
 impl Consumers {
@@ -80,6 +82,7 @@ impl Consumers {
         check_name(name).and_then(|()| self.table().entry(name, self.max, now).map(|_| ()))?;
         if let Some(consumer) = self.table().by_name.get_mut(name) {
             consumer.acknowledged = consumer.acknowledged.max(acknowledged);
+            consumer.is_saved = true;
         }
         Ok(())
     }
@@ -111,7 +114,23 @@ impl Consumers {
             consumer.acknowledged = consumer.acknowledged.max(seq);
             table.is_changed = true;
         }
-        Ok(if known { Acknowledged::Known } else { Acknowledged::New })
+        Ok(match table.by_name.get(name) {
+            Some(consumer) if consumer.is_saved => Acknowledged::Saved,
+            _ => Acknowledged::Unsaved,
+        })
+    }
+
+    /// What was taken last was saved, with this consumer.
+    pub(super) fn set_saved(&self, name: &str) {
+        if let Some(consumer) = self.table().by_name.get_mut(name) {
+            consumer.is_saved = true;
+        }
+    }
+
+    /// Calls this with the newest event that all have acknowledged, which does not change meanwhile.
+    pub(super) fn with_acknowledged_by_all(&self, apply: impl FnOnce(u64)) {
+        let table = self.table();
+        apply(table.acknowledged_by_all());
     }
 
     /// Returns whether there was a consumer of this name.
@@ -141,11 +160,7 @@ impl Consumers {
 
     /// The newest event that all have acknowledged; the greatest number if there is nobody.
     pub(super) fn acknowledged_by_all(&self) -> u64 {
-        let table = self.table();
-        if table.is_incomplete {
-            return 0;
-        }
-        table.by_name.values().map(|consumer| consumer.acknowledged).min().unwrap_or(u64::MAX)
+        self.table().acknowledged_by_all()
     }
 
     /// What is to be saved, if anything changed since this was asked.
@@ -180,6 +195,13 @@ impl Consumers {
 }
 
 impl Table {
+    fn acknowledged_by_all(&self) -> u64 {
+        if self.is_incomplete {
+            return 0;
+        }
+        self.by_name.values().map(|consumer| consumer.acknowledged).min().unwrap_or(u64::MAX)
+    }
+
     fn entry(
         &mut self,
         name: &str,
@@ -189,7 +211,7 @@ impl Table {
         if !self.by_name.contains_key(name) && self.by_name.len() >= max {
             return Err(Refused::TooMany);
         }
-        let consumer = Consumer { acknowledged: 0, heard: now };
+        let consumer = Consumer { acknowledged: 0, heard: now, is_saved: false };
         Ok(self.by_name.entry(name.into()).or_insert(consumer))
     }
 }
@@ -227,13 +249,14 @@ mod tests {
     fn the_slowest_consumer_decides() {
         let consumers = Consumers::new(3, None);
         assert_eq!(consumers.acknowledged_by_all(), u64::MAX, "nobody");
-        assert_eq!(consumers.acknowledge("a", 10, 20, secs(1)), Ok(Acknowledged::New));
-        assert_eq!(consumers.acknowledge("b", 5, 20, secs(2)), Ok(Acknowledged::New));
+        assert_eq!(consumers.acknowledge("a", 10, 20, secs(1)), Ok(Acknowledged::Unsaved));
+        assert_eq!(consumers.acknowledge("b", 5, 20, secs(2)), Ok(Acknowledged::Unsaved));
         assert_eq!(consumers.acknowledged_by_all(), 5);
-        assert_eq!(consumers.acknowledge("b", 15, 20, secs(3)), Ok(Acknowledged::Known));
+        consumers.set_saved("b");
+        assert_eq!(consumers.acknowledge("b", 15, 20, secs(3)), Ok(Acknowledged::Saved));
         assert_eq!(consumers.acknowledged_by_all(), 10);
         // Backwards is accepted, and changes nothing but when it was heard of.
-        assert_eq!(consumers.acknowledge("a", 3, 20, secs(4)), Ok(Acknowledged::Known));
+        assert_eq!(consumers.acknowledge("a", 3, 20, secs(4)), Ok(Acknowledged::Unsaved), "still");
         assert_eq!(consumers.acknowledged_by_all(), 10);
         let a = &consumers.status(20, secs(9))[0];
         assert_eq!((&*a.name, a.acknowledged, a.lag, a.silent_for), ("a", 10, 10, secs(5)));
@@ -253,8 +276,8 @@ mod tests {
         assert_eq!(acknowledge("a", 21), Err(Refused::Future));
         assert_eq!(acknowledge("a", u64::MAX), Err(Refused::Future));
         assert!(consumers.status(20, secs(1)).is_empty());
-        assert_eq!(acknowledge(&"x".repeat(64), 0), Ok(Acknowledged::New));
-        assert_eq!(acknowledge("b", 20), Ok(Acknowledged::New));
+        assert_eq!(acknowledge(&"x".repeat(64), 0), Ok(Acknowledged::Unsaved));
+        assert_eq!(acknowledge("b", 20), Ok(Acknowledged::Unsaved));
         assert_eq!(acknowledge("c", 1), Err(Refused::TooMany));
         assert_eq!(consumers.declare("c", 0, secs(1)).unwrap_err().kind(), &crate::ErrorKind::InvalidConfig);
     }

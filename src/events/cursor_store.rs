@@ -122,12 +122,13 @@ impl CursorStore {
         (table.table.all(), table.table.is_incomplete())
     }
 
-    /// Saves these cursors and no others. Blocks.
+    /// Saves these cursors and no others. That some were lost to damage stays known. Blocks.
     pub(super) fn replace(&self, cursors: &[(Box<str>, Cursor)]) -> Result<()> {
-        let mut replaced = CursorTable::default();
-        cursors.iter().try_for_each(|(name, cursor)| replaced.set(name, *cursor))?;
         {
             let mut table = lock(&self.shared.table);
+            let lost = table.table.is_incomplete();
+            let mut replaced = if lost { CursorTable::incomplete() } else { CursorTable::default() };
+            cursors.iter().try_for_each(|(name, cursor)| replaced.set(name, *cursor))?;
             table.table = replaced;
             table.version += 1;
         }

@@ -59,6 +59,7 @@ impl History {
     }
 
     /// Appends events and wakes the subscribers. Returns the number of the last event.
+    #[cfg(any(test, feature = "durable"))]
     pub(super) fn append(&self, events: impl IntoIterator<Item = StoredEvent>) -> u64 {
         let last = {
             let mut ring = self.ring();
@@ -268,7 +269,7 @@ pub(super) fn random_epoch() -> u64 {
 }
 
 /// Consumers lag so far behind that no event is taken.
-fn not_acknowledged() -> Error {
+pub(super) fn not_acknowledged() -> Error {
     let full = Error::new(ErrorKind::Exhausted).detail("the log is full of events that a consumer needs");
     full.after(Some(RETRY_AFTER))
 }

@@ -373,7 +373,7 @@ impl EventLog {
         if let Some(consumers) = self.consumers_of()
             && consumers.forget_silent(published)
         {
-            self.backing().acknowledged_by_all(consumers.acknowledged_by_all());
+            consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
         }
         Ok(StoredEvent { payload, published })
     }

@@ -19,7 +19,7 @@ use super::{
 use super::{
     cursor_store::CursorStore,
     cursor_table::MAX_NAMES,
-    segment::{SegmentOptions, SegmentStore},
+    segment::{CONSUMERS, SegmentOptions, SegmentStore},
     served_log::MirroredLog,
 };
 use crate::{
@@ -32,9 +32,6 @@ use crate::{
 type ConsumerFile = CursorStore;
 #[cfg(not(unix))]
 type ConsumerFile = std::convert::Infallible;
-#[cfg(unix)]
-/// The file in the directory of a log that has its consumers.
-const CONSUMERS: &str = "consumers";
 
 /// Eight segments are as many bytes as a log may have, so that few events go at a time: but not in segments
 /// that would be more header than events, nor in larger ones than it takes to spare anything.

@@ -296,6 +296,61 @@ fn a_stored_log_keeps_more_than_its_small_bound_until_it_is_acknowledged() {
 }
 
 #[test]
+fn what_is_accepted_is_written_where_events_are_refused() {
+    let directory = Directory::new("accepted");
+    let builder = EventLog::builder().max_payload_bytes(10_000).max_events(usize::MAX);
+    let builder = builder.max_bytes(512 * 1024).keep_unacknowledged(4 << 20).consumer("reader");
+    let log = builder.refuse_when_full().open(&directory.0).unwrap();
+    let mut accepted = 0;
+    for _ in 0..2000 {
+        match log.publish_raw(vec![7; 10_000]) {
+            Ok(seq) => accepted = seq,
+            Err(error) => assert_eq!(error.kind(), &ErrorKind::Exhausted),
+        }
+    }
+    smol::block_on(log.flush()).unwrap();
+    let (health, stats) = (log.health(), log.stats());
+    assert_eq!((health.unwritten_events, stats.first_seq, stats.last_seq), (0, 1, accepted));
+    assert!((50..2000).contains(&accepted), "{accepted}");
+    smol::block_on(log.close()).unwrap();
+}
+
+/// Both copies of the consumers are damaged: those that were lost may need everything.
+#[test]
+fn lost_consumers_are_not_forgotten_when_others_come_back() {
+    let directory = Directory::new("damage");
+    let open = || {
+        let builder = EventLog::builder().max_payload_bytes(10_000).max_bytes(512 * 1024);
+        builder.keep_unacknowledged(8 << 20).commit_interval(Duration::ZERO).open(&directory.0).unwrap()
+    };
+    let publish = |log: &EventLog, count| {
+        for _ in 0..count {
+            smol::block_on(log.publish_durable_raw(vec![7; 10_000])).unwrap();
+        }
+    };
+    let log = open();
+    publish(&log, 20);
+    for (name, seq) in [("a", 20), ("b", 5)] {
+        smol::block_on(log.acknowledge(name, cursor(&log, seq))).unwrap();
+    }
+    smol::block_on(log.close()).unwrap();
+    drop(log);
+    let file = directory.0.join("consumers");
+    let mut bytes = std::fs::read(&file).unwrap();
+    for slot in [0, 128 * 1024] {
+        bytes[slot + 30] ^= 1;
+    }
+    std::fs::write(&file, bytes).unwrap();
+    for restart in 0..3 {
+        let log = open();
+        smol::block_on(log.acknowledge("a", cursor(&log, log.last_seq()))).unwrap();
+        publish(&log, 60);
+        assert_eq!(log.first_seq(), 1, "{restart}");
+        smol::block_on(log.close()).unwrap();
+    }
+}
+
+#[test]
 fn a_log_in_files_refuses_bounds_that_it_cannot_keep() {
     let directory = Directory::new("refused");
     let builder = || EventLog::builder().max_payload_bytes(1000).max_bytes(256 * 1024);

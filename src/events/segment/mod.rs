@@ -60,5 +60,6 @@ pub(super) use self::{
 };
 pub(super) use self::{
     disk::{DiskFile, is_medium_error, read_full, write_all},
+    names::CONSUMERS,
     real_disk::open_locked_file,
 };

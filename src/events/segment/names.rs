@@ -7,6 +7,8 @@ pub(super) const DAMAGE: &str = "damage";
 /// What was ever in the report of damage.
 pub(super) const DAMAGE_KNOWN: &str = "damage.known";
 pub(super) const DAMAGE_NEW: &str = "damage.new";
+/// The consumers of a log, which the log itself keeps beside the segments.
+pub(in crate::events) const CONSUMERS: &str = "consumers";
 /// A copy of the header of the newest segment.
 pub(super) const NEWEST: &str = "newest";
 /// A segment that is being made.
@@ -37,7 +39,8 @@ pub(super) fn damaged_name(first: u64) -> String {
 /// A name in the directory that neither this store nor a file system makes.
 pub(super) fn is_foreign(name: &str) -> bool {
     segment_number(name.strip_suffix(DAMAGED).unwrap_or(name)).is_none()
-        && ![LOCK, DAMAGE, DAMAGE_KNOWN, DAMAGE_NEW, NEWEST, SEGMENT_NEW, "lost+found"].contains(&name)
+        && ![LOCK, CONSUMERS, DAMAGE, DAMAGE_KNOWN, DAMAGE_NEW, NEWEST, SEGMENT_NEW, "lost+found"]
+            .contains(&name)
 }
 
 #[cfg(test)]
