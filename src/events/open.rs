@@ -257,7 +257,7 @@ impl EventLogBuilder {
 mod tests {
     use std::{
         io,
-        sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        sync::atomic::{AtomicU8, AtomicU32, Ordering},
     };
 
     use async_executor::Executor;
@@ -272,7 +272,7 @@ mod tests {
             event_store::{Batch, Clocks, StoredEvent},
         },
         runtime::AsyncIoRuntime,
-        sync::{Mutex, lock},
+        sync::{AtomicU64, Mutex, lock},
     };
 
     const EPOCH: u64 = 5;
