@@ -72,7 +72,7 @@ impl History {
 
     /// Appends an event unless consumers still need the room. Returns its number.
     pub(super) fn publish(&self, event: StoredEvent) -> Result<u64> {
-        let last = {
+        let seq = {
             let mut ring = self.ring();
             if ring.refuses(&event.payload) {
                 return Err(not_acknowledged());
@@ -81,7 +81,7 @@ impl History {
             ring.last()
         };
         self.published.notify(usize::MAX);
-        Ok(last)
+        Ok(seq)
     }
 
     /// All consumers have acknowledged the events up to this number.
