@@ -61,27 +61,31 @@ impl History {
     /// Appends events and wakes the subscribers. Returns the number of the last event.
     #[cfg(any(test, feature = "durable"))]
     pub(super) fn append(&self, events: impl IntoIterator<Item = StoredEvent>) -> u64 {
-        let last = {
-            let mut ring = self.ring();
-            events.into_iter().for_each(|event| ring.push(event));
-            ring.last()
-        };
-        self.published.notify(usize::MAX);
-        last
+        self.append_if(events, |_, _| true).unwrap_or_else(|| self.last_seq())
     }
 
     /// Appends an event unless consumers still need the room. Returns its number.
     pub(super) fn publish(&self, event: StoredEvent) -> Result<u64> {
-        let seq = {
+        self.append_if([event], |ring, event| !ring.refuses(&event.payload)).ok_or_else(not_acknowledged)
+    }
+
+    fn append_if(
+        &self,
+        events: impl IntoIterator<Item = StoredEvent>,
+        may_be_added: impl Fn(&Ring, &StoredEvent) -> bool,
+    ) -> Option<u64> {
+        let last = {
             let mut ring = self.ring();
-            if ring.refuses(&event.payload) {
-                return Err(not_acknowledged());
+            for event in events {
+                if !may_be_added(&ring, &event) {
+                    return None;
+                }
+                ring.push(event);
             }
-            ring.push(event);
             ring.last()
         };
         self.published.notify(usize::MAX);
-        Ok(seq)
+        Some(last)
     }
 
     /// All consumers have acknowledged the events up to this number.
