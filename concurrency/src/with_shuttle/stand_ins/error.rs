@@ -6,6 +6,7 @@ pub(crate) struct Error(ErrorKind);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ErrorKind {
     Closed,
+    Exhausted,
     InvalidConfig,
     MessageTooLarge,
 }
@@ -20,6 +21,10 @@ impl Error {
     }
 
     pub(crate) fn detail(self, _detail: impl Into<String>) -> Self {
+        self
+    }
+
+    pub(crate) fn after(self, _retry_after: Option<std::time::Duration>) -> Self {
         self
     }
 }

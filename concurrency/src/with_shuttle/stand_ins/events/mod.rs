@@ -27,13 +27,14 @@ pub(crate) struct Log(Arc<History>);
 
 impl Log {
     pub(crate) fn new(max_subscribers: usize) -> Self {
-        let bounds = Bounds { events: 100, bytes: 1 << 20, age: None };
+        let bounds = Bounds { events: 100, bytes: 1 << 20, age: None, unacknowledged: None };
         let clock = LogClock::starting(system_clocks(Instant::now));
         Self(History::new(1, 1, bounds, max_subscribers, clock))
     }
 
     pub(crate) fn publish(&self, payload: &'static str) -> u64 {
-        self.0.append([StoredEvent { payload: Bytes::from_static(payload.as_bytes()), published: Duration::ZERO }])
+        let payload = Bytes::from_static(payload.as_bytes());
+        self.0.publish(StoredEvent { payload, published: Duration::ZERO }).expect("nothing is refused")
     }
 
     pub(crate) fn subscribe(&self) -> Position {
