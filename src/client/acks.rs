@@ -17,15 +17,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends the newest cursor that was acknowledged, one request at a time, in a task of the client's endpoint.
-pub(super) struct Acks {
+pub(super) struct Acks(Arc<Sending>);
+
+/// What the task shares with the subscription.
+struct Sending {
     client: Client,
     log: Box<str>,
     consumer: Box<str>,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
     state: Mutex<State>,
     changed: Event,
 }
@@ -45,67 +43,57 @@ struct State {
 
 impl Acks {
     pub(super) fn new(client: Client, log: Box<str>, consumer: Box<str>) -> Self {
-        Self { client, log, consumer, shared: Arc::default() }
+        let (state, changed) = (Mutex::default(), Event::new());
+        Self(Arc::new(Sending { client, log, consumer, state, changed }))
     }
 
     pub(super) fn acknowledge(&self, cursor: Cursor) {
+        let Self(sending) = self;
         let begins = {
-            let mut state = self.shared.state();
+            let mut state = sending.state();
             state.wanted = Some(cursor);
             !std::mem::replace(&mut state.has_task, true)
         };
-        self.shared.changed.notify(usize::MAX);
+        sending.changed.notify(usize::MAX);
         if begins {
-            let sending = Sending {
-                client: self.client.clone(),
-                log: self.log.clone(),
-                consumer: self.consumer.clone(),
-                shared: Arc::clone(&self.shared),
-            };
-            self.client.clock().spawn(async move { sending.run().await });
+            let task = Arc::clone(sending);
+            sending.client.clock().spawn(async move { task.run().await });
         }
     }
 
     pub(super) fn confirmed(&self) -> Option<Cursor> {
-        self.shared.state().confirmed
+        self.0.state().confirmed
     }
 
     pub(super) fn take_refused(&self) -> Option<Error> {
-        self.shared.state().refused.take()
+        self.0.state().refused.take()
     }
 }
 
 impl Drop for Acks {
     /// What was acknowledged is sent once more, if it is not confirmed.
     fn drop(&mut self) {
-        self.shared.state().ends = true;
-        self.shared.changed.notify(usize::MAX);
+        self.0.state().ends = true;
+        self.0.changed.notify(usize::MAX);
     }
 }
 
-struct Sending {
-    client: Client,
-    log: Box<str>,
-    consumer: Box<str>,
-    shared: Arc<Shared>,
-}
-
 impl Sending {
-    async fn run(self) {
+    async fn run(&self) {
         loop {
             let is_due = || {
-                let state = self.shared.state();
+                let state = self.state();
                 state.wanted.is_some() || state.ends
             };
-            wait_until(&self.shared.changed, is_due).await;
+            wait_until(&self.changed, is_due).await;
             let (wanted, ends) = {
-                let mut state = self.shared.state();
+                let mut state = self.state();
                 (state.wanted.take(), state.ends)
             };
             let Some(cursor) = wanted else { return };
             let pause = match self.send(cursor).await {
                 Ok(()) => {
-                    let mut state = self.shared.state();
+                    let mut state = self.state();
                     (state.confirmed, state.refused) = (Some(cursor), None);
                     continue;
                 }
@@ -113,14 +101,14 @@ impl Sending {
                 Err(error) if *error.kind() == ErrorKind::Closed => return,
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(log = &*self.log, %error, "an acknowledgement was refused");
-                    self.shared.state().refused = Some(error);
+                    self.state().refused = Some(error);
                     continue;
                 }
                 Err(_) if ends => return,
                 Err(error) => error.retry_after().unwrap_or(PAUSE),
             };
             // Unless there is a newer one.
-            self.shared.state().wanted.get_or_insert(cursor);
+            self.state().wanted.get_or_insert(cursor);
             self.client.clock().sleep(pause).await;
         }
     }
@@ -134,16 +122,14 @@ impl Sending {
             Err(Elapsed) => Err(Error::new(ErrorKind::DeadlineExceeded)),
         }
     }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
 }
 
 /// Whether the peer would answer the same again.
 fn is_refusal(error: &Error) -> bool {
     let was_answered = matches!(error.kind(), ErrorKind::Remote(_) | ErrorKind::Unsupported);
     was_answered && !error.is_retryable() || *error.kind() == ErrorKind::InvalidConfig
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
 }
