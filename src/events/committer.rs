@@ -267,6 +267,9 @@ impl Committer {
 
     /// Writes the consumers, if they have changed.
     pub(super) async fn save_consumers(self: &Arc<Self>) -> Result<()> {
+        if self.kept.is_none() {
+            return Ok(());
+        }
         let committer = Arc::clone(self);
         blocking::unblock(move || committer.kept.as_ref().map_or(Ok(()), Kept::save)).await
     }

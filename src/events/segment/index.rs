@@ -149,7 +149,8 @@ impl Index {
     /// Remembers a place in a segment, which stays open, for the reader that is there. `used` is the place
     /// where it was before.
     pub(super) fn remember(&mut self, hint: Hint, used: Option<Hint>, segment: &Arc<OpenSegment>) {
-        if !self.is_closed && self.segments.iter().any(|entry| entry.first == segment.header.first) {
+        let is_there = self.segments.binary_search_by_key(&segment.header.first, |entry| entry.first).is_ok();
+        if is_there && !self.is_closed {
             self.open.keep(segment);
         }
         if let Some((_, readers)) = self.hints.iter_mut().find(|(known, _)| Some(*known) == used) {
