@@ -23,7 +23,7 @@ use std::{
 };
 
 use palyra_quic::{
-    AsyncIoRuntime, Bytes, CertificateAuthority, ClientTls, Connection, Context, Endpoint, Identity, Peers,
+    Bytes, CertificateAuthority, ClientTls, Connection, Context, Endpoint, Identity, Peers, PollRuntime,
     Router, ServerTls, TransportLimits, Trust,
 };
 
@@ -115,9 +115,9 @@ fn limits() -> Result<TransportLimits> {
     })
 }
 
-fn runtime() -> AsyncIoRuntime {
-    let runtime = AsyncIoRuntime::global();
-    if env::var_os("PALYRA_TRANSFER_MIB").is_some() { runtime.without_gro() } else { runtime }
+fn runtime() -> Result<PollRuntime> {
+    let runtime = PollRuntime::new()?;
+    Ok(if env::var_os("PALYRA_TRANSFER_MIB").is_some() { runtime.without_gro() } else { runtime })
 }
 
 /// The largest payload of a call, and how many calls carry [`SIZE`].
@@ -138,10 +138,11 @@ fn node(work: &Path) -> Result<()> {
     let router = ServedFolder { folder, writers: Peers::identified(), max_piece }.methods(router);
     let trust = Trust::from_pem(&fs::read(work.join("ca.pem"))?)?;
     let tls = ServerTls::new(identity(work, "server")?).require_client_certificates(trust);
-    let endpoint = Endpoint::builder().runtime(runtime()).server(tls).limits(limits).router(router);
-    let endpoint = endpoint.bind(LOOPBACK)?;
+    let mut runtime = runtime()?;
+    let endpoint = Endpoint::builder().shared_runtime(runtime.handle()).server(tls).limits(limits);
+    let endpoint = endpoint.router(router).bind(LOOPBACK)?;
     println!("{}", endpoint.local_addr()?);
-    std::io::stdin().read_to_end(&mut Vec::new())?;
+    runtime.block_on(smol::unblock(|| std::io::stdin().read_to_end(&mut Vec::new())))?;
     Ok(())
 }
 
@@ -199,17 +200,18 @@ fn measure(work: &Path) -> Result<()> {
     let (mut node, address) = start(work)?;
     let trust = Trust::from_pem(&fs::read(work.join("ca.pem"))?)?;
     let tls = ClientTls::new(trust).identity(identity(work, "client")?);
-    let endpoint =
-        Endpoint::builder().runtime(runtime()).client(tls).limits(limits.clone()).bind(LOOPBACK)?;
-    let connection = smol::block_on(endpoint.connect(address))?;
-    smol::block_on(connection.call_raw(TAKE, ""))?;
+    let mut runtime = runtime()?;
+    let endpoint = Endpoint::builder().shared_runtime(runtime.handle()).client(tls);
+    let endpoint = endpoint.limits(limits.clone()).bind(LOOPBACK)?;
+    let connection = runtime.block_on(endpoint.connect(address))?;
+    runtime.block_on(connection.call_raw(TAKE, ""))?;
     let sides = [Side::new(process::id())?, Side::new(node.id())?];
     let mut columns: [Column; 6] = Default::default();
     for round in 1..=ROUNDS {
         for (kind, column) in KINDS.into_iter().zip(&mut columns) {
             sides.iter().try_for_each(Side::reset)?;
             let begun = Instant::now();
-            let moving = run(kind, work, &connection, calls(&limits)?)?;
+            let moving = run(kind, work, &mut runtime, &connection, calls(&limits)?)?;
             let megabytes = f64::from(u32::try_from(SIZE / MIB)?) * 1.048_576;
             let (rate, whole) = (megabytes / moving, megabytes / begun.elapsed().as_secs_f64());
             column.rates.push(rate);
@@ -222,14 +224,20 @@ fn measure(work: &Path) -> Result<()> {
         }
     }
     report(&limits, &columns);
-    smol::block_on(endpoint.shutdown(std::time::Duration::ZERO));
+    runtime.block_on(endpoint.shutdown(std::time::Duration::ZERO));
     drop(node.stdin.take());
     node.wait()?;
     Ok(())
 }
 
 /// Moves [`SIZE`] bytes, and returns for how many seconds bytes were moved: without the hashing before.
-fn run(kind: &str, work: &Path, connection: &Connection, calls: (usize, u64)) -> Result<f64> {
+fn run(
+    kind: &str,
+    work: &Path,
+    runtime: &mut PollRuntime,
+    connection: &Connection,
+    calls: (usize, u64),
+) -> Result<f64> {
     let first = Cell::new(None);
     let progress = |progress| {
         if matches!(progress, Progress::Moved { .. }) && first.get().is_none() {
@@ -241,26 +249,27 @@ fn run(kind: &str, work: &Path, connection: &Connection, calls: (usize, u64)) ->
             let _ = fs::remove_file(work.join("there/image"));
             let path = work.join("here/image");
             let put = client::put(connection, Disk::Threads, &path, "image".parse()?, progress);
-            smol::block_on(put).map_err(|error| format!("{error:?}"))?;
+            runtime.block_on(put).map_err(|error| format!("{error:?}"))?;
         }
         "get" => {
             let _ = fs::remove_file(work.join("here/copy"));
             let folder = Folder::new(work.join("here"), Disk::Threads)?;
             let (remote, local) = ("image".parse()?, "copy".parse()?);
             let get = client::get(connection, &folder, &remote, local, progress);
-            smol::block_on(get).map_err(|error| format!("{error:?}"))?;
+            runtime.block_on(get).map_err(|error| format!("{error:?}"))?;
         }
         _ => {
             first.set(Some(Instant::now()));
             let (method, length) = if kind.ends_with("up") { (TAKE, calls.0) } else { (GIVE, 0) };
             let tasks = if kind.starts_with('4') { 4 } else { 1 };
-            repeat(connection, method, length, calls.1 / tasks, tasks)?;
+            runtime.block_on(repeat(connection, method, length, calls.1 / tasks, tasks))?;
         }
     }
     Ok(first.get().ok_or("nothing was moved")?.elapsed().as_secs_f64())
 }
 
-fn repeat(
+/// Calls a method from this many tasks at a time.
+async fn repeat(
     connection: &Connection,
     method: &'static str,
     length: usize,
@@ -268,10 +277,10 @@ fn repeat(
     tasks: u64,
 ) -> Result<()> {
     let payload = Bytes::from(vec![7; length]);
+    let executor = smol::LocalExecutor::new();
     let tasks: Vec<_> = (0..tasks)
         .map(|_| {
-            let (connection, payload) = (connection.clone(), payload.clone());
-            smol::spawn(async move {
+            executor.spawn(async {
                 for _ in 0..calls {
                     connection.call_raw(method, payload.clone()).await?;
                 }
@@ -279,8 +288,13 @@ fn repeat(
             })
         })
         .collect();
-    tasks.into_iter().try_for_each(smol::block_on)?;
-    Ok(())
+    let all = async {
+        for task in tasks {
+            task.await?;
+        }
+        Ok(())
+    };
+    executor.run(all).await
 }
 
 fn report(limits: &TransportLimits, columns: &[Column]) {

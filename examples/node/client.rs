@@ -3,12 +3,13 @@
 use std::{
     io, mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use palyra_quic::{
-    Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventsRequest, Raw,
-    TransportLimits, WireError,
+    AsyncIoRuntime, Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind,
+    EventsRequest, PollRuntime, Raw, TransportLimits, WireError, quinn::Runtime,
 };
 use smol::{Timer, channel, future};
 
@@ -267,24 +268,42 @@ pub(crate) fn with_connection(
     peer: &Peer,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let target = Target::of(peer)?;
-    smol::block_on(async {
-        let dialled = dial_any(&target, &TransportLimits::default()).await?;
-        dialled.end_with(async |client| exchange(client.connection().await?).await).await
-    })
+    smol::block_on(connected(Target::of(peer)?, exchange))
+}
+
+/// As [`with_connection`], all on this thread, which is faster. An exchange that blocks, as one that prints to
+/// a pipe that nobody reads, would lose its connection.
+pub(crate) fn with_connection_on_this_thread(
+    peer: &Peer,
+    exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (mut runtime, target) = (PollRuntime::new()?, Target::of(peer)?);
+    let target = Target { runtime: runtime.handle(), ..target };
+    runtime.block_on(connected(target, exchange))
+}
+
+async fn connected(
+    target: Target,
+    exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let dialled = dial_any(&target, &TransportLimits::default()).await?;
+    dialled.end_with(async |client| exchange(client.connection().await?).await).await
 }
 
 /// The node to connect to, by each of its addresses.
+#[derive(Clone)]
 struct Target {
     tls: ClientTls,
     addresses: Vec<SocketAddr>,
     server_name: String,
+    runtime: Arc<dyn Runtime>,
 }
 
 impl Target {
     fn of(peer: &Peer) -> Result<Self, Failure> {
         let (tls, addresses) = (client_tls(peer)?, peer.address.resolve()?);
-        Ok(Self { tls, addresses, server_name: peer.server_name() })
+        let runtime = Arc::new(AsyncIoRuntime::global());
+        Ok(Self { tls, addresses, server_name: peer.server_name(), runtime })
     }
 }
 
@@ -352,11 +371,10 @@ async fn dial_any(target: &Target, limits: &TransportLimits) -> Result<Dialled, 
     let mut attempts = Vec::new();
     let mut delay = Duration::ZERO;
     for &address in &target.addresses {
-        let (report, tls, limits) = (report.clone(), target.tls.clone(), limits.clone());
-        let server_name = target.server_name.clone();
+        let (report, target, limits) = (report.clone(), target.clone(), limits.clone());
         attempts.push(smol::spawn(async move {
             Timer::after(delay).await;
-            let _ = report.send(dial(tls, limits, address, server_name).await).await;
+            let _ = report.send(dial(target, limits, address).await).await;
         }));
         delay += HEAD_START;
     }
@@ -376,18 +394,14 @@ async fn dial_any(target: &Target, limits: &TransportLimits) -> Result<Dialled, 
     Err(nobody.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable).into()))
 }
 
-async fn dial(
-    tls: ClientTls,
-    limits: TransportLimits,
-    address: SocketAddr,
-    server_name: String,
-) -> Result<Dialled, Error> {
+async fn dial(target: Target, limits: TransportLimits, address: SocketAddr) -> Result<Dialled, Error> {
     let any = match address {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    let endpoint = Endpoint::builder().client(tls).limits(limits).bind(any)?;
-    let client = Client::builder(endpoint.clone()).address((address, server_name));
+    let endpoint = Endpoint::builder().shared_runtime(target.runtime).client(target.tls);
+    let endpoint = endpoint.limits(limits).bind(any)?;
+    let client = Client::builder(endpoint.clone()).address((address, target.server_name));
     let client = client.backoff(Backoff::new().cap(LONGEST_PAUSE)).build()?;
     match client.connection().await {
         Ok(_) => Ok(Dialled { endpoint, client }),

@@ -1,10 +1,10 @@
 //! `node serve`: health, event logs, methods for tests, and the files of a folder.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use palyra_quic::{
-    AsyncIoRuntime, Endpoint, Error, ErrorKind, Peers, RevocationList, Rotation, Router, ServerTls,
-    TransportLimits,
+    Endpoint, Error, ErrorKind, Peers, PollRuntime, RevocationList, Rotation, Router, ServerTls,
+    TransportLimits, quinn::Runtime,
 };
 use smol::future;
 
@@ -26,10 +26,16 @@ pub(crate) fn run(args: &Serve) -> Result<(), Failure> {
     let limits = limits(args)?;
     let logs = Logs::open(args, &limits)?;
     let files = files(args, &limits)?;
-    smol::block_on(async {
+    let mut runtime = PollRuntime::new()?;
+    if args.memory.is_some() {
+        // With GRO, the receive buffer alone takes 2.9 MiB.
+        runtime = runtime.without_gro();
+    }
+    let handle = runtime.handle();
+    runtime.block_on(async {
         // Before the node prints its address: a signal may arrive from then on.
         let (mut termination, mut hangup) = (Termination::new()?, Hangup::new()?);
-        let endpoint = bind(args, &pki.tls, &limits, || methods(&logs, files.as_ref()))?;
+        let endpoint = bind(args, &handle, &pki.tls, &limits, || methods(&logs, files.as_ref()))?;
         lines::print(&Listening { listening: endpoint.local_addr()? })?;
 
         let asked = async {
@@ -111,6 +117,7 @@ async fn reload(args: &Serve, endpoint: &Endpoint, mut loaded: LoadedPki, hangup
 /// Listens on the first address that can be bound.
 fn bind(
     args: &Serve,
+    runtime: &Arc<dyn Runtime>,
     tls: &ServerTls,
     limits: &TransportLimits,
     router: impl Fn() -> Router,
@@ -118,12 +125,8 @@ fn bind(
     let mut addresses = args.listen.resolve()?.into_iter().peekable();
     loop {
         let Some(address) = addresses.next() else { return Err(Failure::new("no address to listen on")) };
-        let endpoint = Endpoint::builder().server(tls.clone()).limits(limits.clone()).router(router());
-        let endpoint = match args.memory {
-            // With GRO, the receive buffer alone takes 2.9 MiB.
-            Some(_) => endpoint.runtime(AsyncIoRuntime::global().without_gro()),
-            None => endpoint,
-        };
+        let endpoint = Endpoint::builder().shared_runtime(Arc::clone(runtime)).server(tls.clone());
+        let endpoint = endpoint.limits(limits.clone()).router(router());
         match endpoint.bind(address) {
             Err(error) if *error.kind() == ErrorKind::Io && addresses.peek().is_some() => {}
             Err(error) => {

@@ -10,7 +10,7 @@ use smol::{Timer, future};
 
 use crate::{
     args::{Get, Peer, Put},
-    client::with_connection,
+    client::with_connection_on_this_thread,
     failure::Failure,
     files::{
         client::{self, Outgoing, Progress, TransferError, Transferred},
@@ -28,7 +28,7 @@ pub(crate) fn put(Put { peer, file, name, timeout_ms }: &Put) -> Result<(), Fail
         Some(name) => name.clone(),
         None => name_of(file)?,
     };
-    with_connection(peer, async |connection| {
+    with_connection_on_this_thread(peer, async |connection| {
         let display = Display::new(&name);
         let progress = |progress: Progress| display.show(progress);
         let sent = async {
@@ -46,7 +46,7 @@ pub(crate) fn get(Get { peer, name, to, timeout_ms }: &Get) -> Result<(), Failur
     let parent = to.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let folder = Folder::new(parent, Disk::Threads);
     let folder = folder.map_err(|error| Failure::new(error).during(parent.display()))?;
-    with_connection(peer, async |connection| {
+    with_connection_on_this_thread(peer, async |connection| {
         let display = Display::new(&local);
         let progress = |progress: Progress| display.show(progress);
         let fetch = async || client::get(&connection, &folder, name, local.clone(), progress).await;
