@@ -145,6 +145,7 @@ mod message;
 mod method;
 #[cfg(all(feature = "durable", unix))]
 mod mirror;
+mod name_map;
 mod outstanding;
 mod protocol;
 mod qlog;

@@ -1,9 +1,10 @@
 //! The consumers of a log: who has processed its events up to which one. Decided without a clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use crate::{
     error::{Error, Result},
+    name_map::NameMap,
     sync::{Mutex, MutexGuard, lock},
 };
 
@@ -53,7 +54,7 @@ pub(super) struct Consumers {
 
 #[derive(Default)]
 struct Table {
-    by_name: BTreeMap<Box<str>, Consumer>,
+    by_name: NameMap<Consumer>,
     /// Whether there is something to save.
     is_changed: bool,
     /// Others may have been lost to damage, so that nothing may be given up on behalf of the known ones.
@@ -79,11 +80,14 @@ impl Consumers {
     ///
     /// `InvalidConfig` for an impossible name, or one too many.
     pub(super) fn declare(&self, name: &str, acknowledged: u64, now: Duration) -> Result<()> {
-        check_name(name).and_then(|()| self.table().entry(name, self.max, now).map(|_| ()))?;
-        if let Some(consumer) = self.table().by_name.get_mut(name) {
-            consumer.acknowledged = consumer.acknowledged.max(acknowledged);
-            consumer.is_saved = true;
-        }
+        check_name(name)?;
+        let mut table = self.table();
+        let Some(consumer) = table.by_name.get_mut(name) else {
+            let consumer = Consumer { acknowledged, heard: now, is_saved: true };
+            return Ok(table.add(name, consumer, self.max)?);
+        };
+        consumer.acknowledged = consumer.acknowledged.max(acknowledged);
+        consumer.is_saved = true;
         Ok(())
     }
 
@@ -106,18 +110,19 @@ impl Consumers {
             return Err(Refused::Future);
         }
         let mut table = self.table();
-        let known = table.by_name.contains_key(name);
-        let consumer = table.entry(name, self.max, now)?;
+        let Some(consumer) = table.by_name.get_mut(name) else {
+            table.add(name, Consumer { acknowledged: seq, heard: now, is_saved: false }, self.max)?;
+            table.is_changed = true;
+            return Ok(Acknowledged::Unsaved);
+        };
         consumer.heard = now;
-        if seq > consumer.acknowledged || !known {
-            // Backwards changes nothing.
-            consumer.acknowledged = consumer.acknowledged.max(seq);
+        let acknowledged = if consumer.is_saved { Acknowledged::Saved } else { Acknowledged::Unsaved };
+        // Backwards changes nothing.
+        if seq > consumer.acknowledged {
+            consumer.acknowledged = seq;
             table.is_changed = true;
         }
-        Ok(match table.by_name.get(name) {
-            Some(consumer) if consumer.is_saved => Acknowledged::Saved,
-            _ => Acknowledged::Unsaved,
-        })
+        Ok(acknowledged)
     }
 
     /// What was taken last was saved, with this consumer.
@@ -149,7 +154,7 @@ impl Consumers {
         table.by_name.retain(|name, consumer| {
             let keeps = now.saturating_sub(consumer.heard) <= limit;
             if !keeps {
-                tracing::warn!(consumer = &**name, "a consumer that was not heard of is forgotten");
+                tracing::warn!(consumer = name, "a consumer that was not heard of is forgotten");
             }
             keeps
         });
@@ -169,7 +174,7 @@ impl Consumers {
         let mut table = self.table();
         let changed = std::mem::take(&mut table.is_changed);
         changed.then(|| {
-            table.by_name.iter().map(|(name, consumer)| (name.clone(), consumer.acknowledged)).collect()
+            table.by_name.iter().map(|(name, consumer)| (name.into(), consumer.acknowledged)).collect()
         })
     }
 
@@ -202,17 +207,13 @@ impl Table {
         self.by_name.values().map(|consumer| consumer.acknowledged).min().unwrap_or(u64::MAX)
     }
 
-    fn entry(
-        &mut self,
-        name: &str,
-        max: usize,
-        now: Duration,
-    ) -> std::result::Result<&mut Consumer, Refused> {
-        if !self.by_name.contains_key(name) && self.by_name.len() >= max {
+    /// Adds a consumer whose name is not there yet.
+    fn add(&mut self, name: &str, consumer: Consumer, max: usize) -> std::result::Result<(), Refused> {
+        if self.by_name.len() >= max {
             return Err(Refused::TooMany);
         }
-        let consumer = Consumer { acknowledged: 0, heard: now, is_saved: false };
-        Ok(self.by_name.entry(name.into()).or_insert(consumer))
+        self.by_name.insert(name.into(), consumer);
+        Ok(())
     }
 }
 

@@ -1,9 +1,12 @@
 //! Cursors by name, and the bytes in which they are stored.
 
-use std::{collections::BTreeMap, io};
+use std::io;
 
 use super::cursor::Cursor;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    name_map::NameMap,
+};
 
 /// As many bytes as a name of a consumer may have.
 pub(super) const MAX_NAME_BYTES: usize = 64;
@@ -19,7 +22,7 @@ const CRC_LEN: usize = 4;
 /// The cursors that were saved last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CursorTable {
-    cursors: BTreeMap<Box<str>, Cursor>,
+    cursors: NameMap<Cursor>,
     /// Others were saved, and lost to damage.
     is_incomplete: bool,
 }
@@ -39,7 +42,7 @@ impl CursorTable {
     }
 
     pub(super) fn all(&self) -> Vec<(Box<str>, Cursor)> {
-        self.cursors.iter().map(|(name, cursor)| (name.clone(), *cursor)).collect()
+        self.cursors.iter().map(|(name, cursor)| (name.into(), *cursor)).collect()
     }
 
     /// # Errors
@@ -60,7 +63,7 @@ impl CursorTable {
     /// The content of a slot. The greater `generation` is the newer one.
     pub(super) fn encode(&self, generation: u64) -> Vec<u8> {
         let mut body = Vec::new();
-        for (name, cursor) in &self.cursors {
+        for (name, cursor) in self.cursors.iter() {
             body.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
             body.extend_from_slice(name.as_bytes());
             body.push(u8::from(cursor.epoch().is_some()));
@@ -122,8 +125,8 @@ impl CursorTable {
     }
 }
 
-fn decode_cursors(mut body: &[u8]) -> Option<BTreeMap<Box<str>, Cursor>> {
-    let mut cursors = BTreeMap::new();
+fn decode_cursors(mut body: &[u8]) -> Option<NameMap<Cursor>> {
+    let mut cursors = NameMap::default();
     while let Some((name_len, rest)) = body.split_first() {
         let (name, rest) = rest.split_at_checked(usize::from(*name_len))?;
         let (has_epoch, rest) = rest.split_first()?;

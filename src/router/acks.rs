@@ -1,6 +1,6 @@
 //! `node.ack_events`: the consumers of a node's logs, and who may speak for them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -8,6 +8,7 @@ use super::{Context, MethodError, Router, consumer_rule::ConsumerRule};
 use crate::{
     events::{Cursor, NotAcknowledged, Refused, ServedLog},
     message::AckEvents,
+    name_map::NameMap,
     protocol::{ACK_EVENTS, STREAM_EVENTS},
     tls::PeerIdentity,
     value,
@@ -59,7 +60,7 @@ impl Router {
 }
 
 async fn acknowledge(
-    logs: &BTreeMap<Box<str>, ServedLog>,
+    logs: &NameMap<ServedLog>,
     rule: &ConsumerRule,
     peer: Option<&PeerIdentity>,
     params: &Bytes,

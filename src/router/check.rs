@@ -18,8 +18,8 @@ impl Router {
             return Err(Error::invalid_config(&**fault));
         }
         self.check_rules()?;
-        let logs = self.logs.keys().map(|name| &**name).filter(|name| *name != STREAM_EVENTS);
-        let methods = self.methods.keys().chain(self.notifications.keys()).map(|name| &**name);
+        let logs = self.logs.keys().filter(|name| *name != STREAM_EVENTS);
+        let methods = self.methods.keys().chain(self.notifications.keys());
         for name in methods.chain(logs) {
             if !is_method_len(name.len()) {
                 return Err(Error::invalid_config(format!(
@@ -37,7 +37,7 @@ impl Router {
 
     /// What has limits and is no method.
     pub(super) fn limited_without_method(&self) -> Option<&str> {
-        self.limits.keys().map(|name| &**name).find(|name| !self.methods.contains_key(*name))
+        self.limits.keys().find(|name| !self.methods.contains_key(name))
     }
 
     fn check_log(&self, name: &str, log: &ServedLog, max_frame_len: usize) -> Result<()> {
@@ -57,9 +57,9 @@ impl Router {
     }
 
     fn check_rules(&self) -> Result<()> {
-        for (name, peers) in &self.rules {
-            let is_built_in = matches!(&**name, DESCRIBE | HEALTH);
-            let is_acknowledgement = **name == *ACK_EVENTS && self.consumer_rule.is_some();
+        for (name, peers) in self.rules.iter() {
+            let is_built_in = matches!(name, DESCRIBE | HEALTH);
+            let is_acknowledgement = name == ACK_EVENTS && self.consumer_rule.is_some();
             if !is_built_in && !is_acknowledgement && !self.serves(name) {
                 return Err(Error::invalid_config(format!(
                     "a rule is for a method that is not served: {name:?}"

@@ -16,9 +16,9 @@ const BUILT_IN: [Entry<'static>; 2] = [(DESCRIBE, MethodKind::Unary), (HEALTH, M
 impl Router {
     /// The methods that this peer may use, by name, with their kinds.
     pub(crate) fn describe(&self, peer: Option<&PeerIdentity>) -> Vec<Entry<'_>> {
-        let mut methods = self.methods.iter().map(|(name, method)| (&**name, method.handler.kind()));
-        let mut notifications = self.notifications.keys().map(|name| (&**name, MethodKind::Notification));
-        let mut logs = self.logs.keys().map(|name| (&**name, MethodKind::Log));
+        let mut methods = self.methods.iter().map(|(name, method)| (name, method.handler.kind()));
+        let mut notifications = self.notifications.keys().map(|name| (name, MethodKind::Notification));
+        let mut logs = self.logs.keys().map(|name| (name, MethodKind::Log));
         let own = merged(&mut methods, &mut notifications);
         let own = merged(&mut own.into_iter(), &mut logs);
         let mut all = merged(&mut BUILT_IN.into_iter(), &mut own.into_iter());

@@ -31,7 +31,7 @@ mod rules;
 mod serve_items;
 mod sink;
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 #[cfg(feature = "streams")]
 pub use self::items::Items;
@@ -59,7 +59,7 @@ pub(crate) use self::{
     handler::{ItemsHandler, Unary},
     item_source::{ItemFault, ItemSource},
 };
-use crate::{error::Result, events::ServedLog};
+use crate::{error::Result, events::ServedLog, name_map::NameMap};
 
 /// The methods that a node serves. Every node that accepts connections or has a router answers `node.health`
 /// and `node.describe`; with [`events`](Self::events) it answers `node.stream_events` too, and with
@@ -122,17 +122,17 @@ use crate::{error::Result, events::ServedLog};
 /// ```
 #[derive(Default)]
 pub struct Router {
-    methods: BTreeMap<Box<str>, Registration>,
-    notifications: BTreeMap<Box<str>, NotificationRegistration>,
-    logs: BTreeMap<Box<str>, ServedLog>,
-    rules: BTreeMap<Box<str>, Peers>,
+    methods: NameMap<Registration>,
+    notifications: NameMap<NotificationRegistration>,
+    logs: NameMap<ServedLog>,
+    rules: NameMap<Peers>,
     default_rule: Option<Peers>,
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
     consumer_rule: Option<ConsumerRule>,
     /// Outermost first.
     interceptors: Vec<Interceptor>,
-    limits: BTreeMap<Box<str>, MethodLimits>,
+    limits: NameMap<MethodLimits>,
     /// Adds `node.ack_events`, if a log needs it. `None` without a rule for consumers, so that a program
     /// which has none does not contain it.
     add_acknowledgements: Option<fn(Self) -> Self>,
@@ -209,8 +209,8 @@ impl fmt::Debug for Router {
             fault: _,
         } = self;
         f.debug_struct("Router")
-            .field("methods", &methods.keys())
-            .field("notifications", &notifications.keys())
+            .field("methods", &methods.keys().collect::<Vec<_>>())
+            .field("notifications", &notifications.keys().collect::<Vec<_>>())
             .field("logs", logs)
             .field("rules", rules)
             .field("default_rule", default_rule)

@@ -1,9 +1,7 @@
 //! Merges a router into another one, under a prefix.
 
-use std::collections::BTreeMap;
-
 use super::Router;
-use crate::protocol::STREAM_EVENTS;
+use crate::{name_map::NameMap, protocol::STREAM_EVENTS};
 
 impl Router {
     /// Adds what `other` serves, under names that begin with `prefix` and a dot: with the prefix `demo`, its
@@ -88,9 +86,9 @@ impl Router {
         self.assemble = self.assemble.or(assemble);
         if let Some(peers) = default_rule {
             for name in methods.keys().chain(notifications.keys()).chain(logs.keys()) {
-                let has_rule = rules.contains_key(name) || self.rules.contains_key(&*full_name(prefix, name));
+                let has_rule = rules.contains_key(name) || self.rules.contains_key(&full_name(prefix, name));
                 if !has_rule {
-                    rules.insert(name.clone(), peers.clone());
+                    rules.insert(name.into(), peers.clone());
                 }
             }
         }
@@ -126,7 +124,7 @@ impl Router {
         if self.serves("") {
             return Some(format!("a method of the router under {prefix:?} has no name").into());
         }
-        let stray = self.rules.keys().find(|name| !self.serves(name)).map(|name| ("a rule", &**name));
+        let stray = self.rules.keys().find(|name| !self.serves(name)).map(|name| ("a rule", name));
         let (what, stray) = stray.or_else(|| Some(("a limit", self.limited_without_method()?)))?;
         Some(
             format!(
@@ -144,11 +142,11 @@ impl Router {
             return Some(format!("two routers serve {name:?}").into());
         }
         let ruled = other.rules.keys().map(|name| full_name(prefix, name));
-        if let Some(twice) = ruled.into_iter().find(|name| self.rules.contains_key(&**name)) {
+        if let Some(twice) = ruled.into_iter().find(|name| self.rules.contains_key(name)) {
             return Some(format!("two routers have a rule for {twice:?}").into());
         }
         let limited = other.limits.keys().map(|name| full_name(prefix, name));
-        let twice = limited.into_iter().find(|name| self.limits.contains_key(&**name))?;
+        let twice = limited.into_iter().find(|name| self.limits.contains_key(name))?;
         Some(format!("two routers have limits for {twice:?}").into())
     }
 }
@@ -157,6 +155,6 @@ fn full_name(prefix: &str, name: &str) -> Box<str> {
     format!("{prefix}.{name}").into()
 }
 
-fn prefixed<T>(prefix: &str, entries: BTreeMap<Box<str>, T>) -> impl Iterator<Item = (Box<str>, T)> {
+fn prefixed<T>(prefix: &str, entries: NameMap<T>) -> impl Iterator<Item = (Box<str>, T)> {
     entries.into_iter().map(move |(name, entry)| (full_name(prefix, &name), entry))
 }

@@ -70,9 +70,10 @@ const LAYERS: [(&[&str], &str); 16] = [
             "retry_after.rs",
             "text.rs",
             "counter.rs",
+            "name_map.rs",
             "sync.rs",
         ],
-        "errors, names of the protocol, and locks, which everything uses",
+        "errors, names of the protocol, values by name, and locks, which everything uses",
     ),
 ];
 
