@@ -1,5 +1,7 @@
 //! From the name of a host to its addresses.
 
+#[cfg(any(feature = "smol", feature = "durable"))]
+use std::sync::OnceLock;
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 #[cfg(any(feature = "smol", feature = "durable"))]
@@ -9,10 +11,11 @@ use crate::{
     runtime::{Clock, Elapsed, runtime_is_gone},
 };
 
-/// Asks the system for the addresses of hosts, for one endpoint.
+/// Asks the system for the addresses of hosts, for one endpoint. Made by the first call, so that a program
+/// which dials nobody does not contain it.
 #[cfg(any(feature = "smol", feature = "durable"))]
 #[derive(Debug)]
-pub(super) struct Resolver(LookUps);
+pub(super) struct Resolver(OnceLock<LookUps>);
 
 #[cfg(not(any(feature = "smol", feature = "durable")))]
 #[derive(Debug)]
@@ -20,19 +23,21 @@ pub(super) struct Resolver;
 
 #[cfg(any(feature = "smol", feature = "durable"))]
 impl Resolver {
-    /// Looks up on threads of the crate `blocking`: that may take as long as a timeout of DNS.
     pub(super) fn of_system() -> Self {
-        Self::by(|look_up| blocking::unblock(move || ask_system(look_up)).detach())
+        Self(OnceLock::new())
     }
 
     /// Begins each look-up with this function.
+    #[cfg(test)]
     pub(super) fn by(begin: impl Fn(LookUp) + Send + Sync + 'static) -> Self {
-        Self(LookUps::new(begin))
+        Self(LookUps::new(begin).into())
     }
 
     /// The addresses of a host, in the order that the system prefers.
     pub(super) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-        addresses(self.0.look_up(host, port).await)
+        // On threads of the crate `blocking`: a look-up may take as long as a timeout of DNS.
+        let on_threads = || LookUps::new(|look_up| blocking::unblock(move || ask_system(look_up)).detach());
+        addresses(self.0.get_or_init(on_threads).look_up(host, port).await)
     }
 }
 
