@@ -2,12 +2,11 @@
 
 use std::{io, mem, sync::Arc, time::Duration};
 
-use blocking::Task;
 use event_listener::Listener;
 
 use super::{
     event_store::EventStore,
-    on_thread::{catch_panic, on_thread, start_thread},
+    on_thread::{StoreCall, catch_panic, on_thread, start_thread},
 };
 use crate::sync::{AsyncMutex, Event};
 
@@ -20,7 +19,7 @@ pub(super) struct Closing(AsyncMutex<State>);
 
 enum State {
     Open(Arc<dyn EventStore>),
-    Closing(Task<io::Result<()>>),
+    Closing(StoreCall<()>),
     Closed,
 }
 
