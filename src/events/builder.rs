@@ -198,7 +198,7 @@ impl EventLogBuilder {
             return Err(Error::invalid_config("keep_unacknowledged is less than max_bytes"));
         }
         self.consumers.check()?;
-        self.consumers.consumers(Duration::ZERO).map(|_| ())
+        self.consumers.consumers(&[], Duration::ZERO).map(|_| ())
     }
 
     /// What events may take in memory; `default` bounds it if the caller did not.
@@ -219,7 +219,7 @@ impl EventLogBuilder {
         let bounds = Bounds { events: self.max_events, bytes, age: self.max_age, unacknowledged };
         let clock = LogClock::starting(system_clocks(monotonic_now));
         // Checked before.
-        let consumers = self.consumers.consumers(clock.now()).unwrap_or_default();
+        let consumers = self.consumers.consumers(&[], clock.now()).unwrap_or_default();
         let history = History::new(random_epoch(), 1, bounds, self.max_subscribers, clock);
         if let Some(consumers) = &consumers {
             history.set_acknowledged(consumers.acknowledged_by_all());

@@ -271,7 +271,7 @@ impl Committer {
             return Ok(());
         }
         let committer = Arc::clone(self);
-        blocking::unblock(move || committer.kept.as_ref().map_or(Ok(()), Kept::save)).await
+        on_thread(move || Ok(committer.kept.as_ref().map_or(Ok(()), Kept::save))).await?
     }
 
     /// Has the store give up events that are too many or too old.

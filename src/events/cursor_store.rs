@@ -4,6 +4,7 @@ use std::{fmt, io, path::Path, sync::Arc};
 
 use super::{
     Cursor,
+    consumer_file::ConsumerFile,
     cursor_table::{CursorTable, HEAD_LEN, MAGIC, check_name},
     segment::{DiskFile, is_medium_error, open_locked_file, read_full, write_all},
 };
@@ -116,25 +117,6 @@ impl CursorStore {
         }
     }
 
-    /// All cursors, and whether others may have been lost to damage.
-    pub(super) fn all(&self) -> (Vec<(Box<str>, Cursor)>, bool) {
-        let table = lock(&self.shared.table);
-        (table.table.all(), table.table.is_incomplete())
-    }
-
-    /// Saves these cursors and no others. That some were lost to damage stays known. Blocks.
-    pub(super) fn replace(&self, cursors: &[(Box<str>, Cursor)]) -> Result<()> {
-        {
-            let mut table = lock(&self.shared.table);
-            let lost = table.table.is_incomplete();
-            let mut replaced = if lost { CursorTable::incomplete() } else { CursorTable::default() };
-            cursors.iter().try_for_each(|(name, cursor)| replaced.set(name, *cursor))?;
-            table.table = replaced;
-            table.version += 1;
-        }
-        Ok(self.shared.write()?)
-    }
-
     /// Saves a cursor under a name of 1 to 64 bytes; it survives the process and the machine once this
     /// resolves. At most 256 names are kept. Writing goes through the thread pool of the `blocking` crate.
     ///
@@ -165,6 +147,26 @@ impl CursorStore {
             shared.write()
         });
         written.await.map_err(Error::from)
+    }
+}
+
+impl ConsumerFile for CursorStore {
+    fn all(&self) -> (Vec<(Box<str>, Cursor)>, bool) {
+        let table = lock(&self.shared.table);
+        (table.table.all(), table.table.is_incomplete())
+    }
+
+    fn replace(&self, consumers: &[(Box<str>, Cursor)]) -> Result<()> {
+        {
+            let mut table = lock(&self.shared.table);
+            let lost = table.table.is_incomplete();
+            // That some were lost stays known.
+            let mut replaced = if lost { CursorTable::incomplete() } else { CursorTable::default() };
+            consumers.iter().try_for_each(|(name, cursor)| replaced.set(name, *cursor))?;
+            table.table = replaced;
+            table.version += 1;
+        }
+        Ok(self.shared.write()?)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(all(feature = "durable", unix))]
+use super::cursor_store::CursorStore;
 use super::{builder::EventLogBuilder, consumer_settings::ConsumerSettings};
 
 impl EventLogBuilder {
@@ -29,6 +31,10 @@ impl EventLogBuilder {
     pub fn keep_unacknowledged(mut self, max_bytes: u64) -> Self {
         self.consumers.max_bytes = Some(max_bytes);
         self.consumers.make = Some(ConsumerSettings::make);
+        #[cfg(all(feature = "durable", unix))]
+        {
+            self.consumers.open_file = Some(|path| Ok(Box::new(CursorStore::open(path)?)));
+        }
         self
     }
 

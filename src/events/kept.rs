@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-#[cfg(unix)]
-use super::cursor_store::CursorStore;
-use super::{consumers::Consumers, cursor::Cursor, event_store::EventStore};
+use super::{consumer_file::ConsumerFile, consumers::Consumers, cursor::Cursor, event_store::EventStore};
 use crate::{
     error::Result,
     sync::{Mutex, lock},
@@ -15,8 +13,7 @@ pub(super) struct Kept {
     pub(super) consumers: Arc<Consumers>,
     pub(super) epoch: u64,
     /// `None` for a store of the embedder, which keeps no consumers.
-    #[cfg(unix)]
-    pub(super) file: Option<CursorStore>,
+    pub(super) file: Option<Box<dyn ConsumerFile>>,
     /// Locked while they are saved, so that the newest state is saved last.
     pub(super) saving: Mutex<()>,
     /// What events may take that all consumers have acknowledged.
@@ -48,19 +45,10 @@ impl Kept {
         let Some(consumers) = self.consumers.take_changes() else { return Ok(()) };
         let cursor = |(name, seq): (Box<str>, u64)| (name, Cursor::new(Some(self.epoch), seq));
         let cursors: Vec<_> = consumers.into_iter().map(cursor).collect();
-        self.write(&cursors).inspect_err(|error| {
+        let Some(file) = &self.file else { return Ok(()) };
+        file.replace(&cursors).inspect_err(|error| {
             tracing::warn!(%error, "the consumers of an event log could not be written");
             self.consumers.not_saved();
         })
-    }
-
-    #[cfg(unix)]
-    fn write(&self, cursors: &[(Box<str>, Cursor)]) -> Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| file.replace(cursors))
-    }
-
-    #[cfg(not(unix))]
-    fn write(&self, _cursors: &[(Box<str>, Cursor)]) -> Result<()> {
-        Ok(())
     }
 }

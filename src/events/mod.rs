@@ -16,6 +16,8 @@ mod commit_settings;
 mod committer;
 #[cfg(feature = "durable")]
 mod conformance;
+#[cfg(feature = "durable")]
+mod consumer_file;
 mod consumer_settings;
 mod consumers;
 mod cursor;

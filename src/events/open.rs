@@ -9,6 +9,8 @@ use quinn::Runtime;
 use super::{
     builder::EventLogBuilder,
     committer::{Committer, Retention},
+    consumer_file::ConsumerFile,
+    cursor::Cursor,
     event_store::{EventStore, Extent},
     kept::Kept,
     log::EventLog,
@@ -17,7 +19,6 @@ use super::{
 };
 #[cfg(unix)]
 use super::{
-    cursor_store::CursorStore,
     cursor_table::MAX_NAMES,
     segment::{CONSUMERS, SegmentOptions, SegmentStore},
     served_log::MirroredLog,
@@ -27,11 +28,6 @@ use crate::{
     runtime::{Clock, default_runtime},
     sync::Mutex,
 };
-
-#[cfg(unix)]
-type ConsumerFile = CursorStore;
-#[cfg(not(unix))]
-type ConsumerFile = std::convert::Infallible;
 
 /// Eight segments are as many bytes as a log may have, so that few events go at a time: but not in segments
 /// that would be more header than events, nor in larger ones than it takes to spare anything.
@@ -132,10 +128,7 @@ impl EventLogBuilder {
         let segment_bytes = self.segment_bytes();
         let max_bytes = self.consumers.max_bytes.unwrap_or(self.max_bytes);
         let store = SegmentStore::open(path, &options.segment_bytes(segment_bytes).max_bytes(max_bytes))?;
-        let consumers = match self.consumers.max_bytes {
-            Some(_) => Some(CursorStore::open(path.join(CONSUMERS))?),
-            None => None,
-        };
+        let consumers = self.consumers.open_file.map(|open| open(&path.join(CONSUMERS))).transpose()?;
         self.start(runtime, Arc::new(store), consumers)
     }
 
@@ -191,7 +184,7 @@ impl EventLogBuilder {
         self,
         runtime: Arc<dyn Runtime>,
         store: Arc<dyn EventStore>,
-        file: Option<ConsumerFile>,
+        file: Option<Box<dyn ConsumerFile>>,
     ) -> Result<EventLog> {
         let Extent { epoch, next, .. } = store.extent().checked()?;
         let clocks = {
@@ -223,28 +216,32 @@ impl EventLogBuilder {
     }
 
     /// The consumers of a log that is at number `next`: those that the owner declares, and those in the file.
-    fn kept(&self, epoch: u64, next: u64, now: Duration, file: Option<ConsumerFile>) -> Result<Option<Kept>> {
-        let Some((max_bytes, consumers)) = self.consumers.max_bytes.zip(self.consumers.consumers(now)?)
+    fn kept(
+        &self,
+        epoch: u64,
+        next: u64,
+        now: Duration,
+        file: Option<Box<dyn ConsumerFile>>,
+    ) -> Result<Option<Kept>> {
+        let (saved, is_incomplete) = file.as_ref().map(|file| file.all()).unwrap_or_default();
+        let acknowledged = |(name, cursor): (Box<str>, Cursor)| {
+            // Of another epoch, it says nothing about this one.
+            let seq = if cursor.epoch() == Some(epoch) { cursor.seq() } else { 0 };
+            (name, seq.min(next.saturating_sub(1)))
+        };
+        let saved: Vec<_> = saved.into_iter().map(acknowledged).collect();
+        let Some((max_bytes, consumers)) =
+            self.consumers.max_bytes.zip(self.consumers.consumers(&saved, now)?)
         else {
             return Ok(None);
         };
-        #[cfg(unix)]
-        if let Some(file) = &file {
-            let (known, is_incomplete) = file.all();
-            for (name, cursor) in known {
-                // Of another epoch, it says nothing about this one.
-                let acknowledged = if cursor.epoch() == Some(epoch) { cursor.seq() } else { 0 };
-                consumers.declare(&name, acknowledged.min(next.saturating_sub(1)), now)?;
-            }
-            if is_incomplete {
-                tracing::warn!("the consumers of an event log are lost to damage: everything is kept");
-                consumers.set_incomplete();
-            }
+        if is_incomplete {
+            tracing::warn!("the consumers of an event log are lost to damage: everything is kept");
+            consumers.set_incomplete();
         }
         Ok(Some(Kept {
             consumers: Arc::new(consumers),
             epoch,
-            #[cfg(unix)]
             file,
             saving: Mutex::new(()),
             max_acknowledged_bytes: self.max_bytes,
