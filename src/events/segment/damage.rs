@@ -10,7 +10,7 @@ use super::{
     disk::{Disk, read_full, write_all},
     known_losses::KnownLosses,
     names::{DAMAGE, DAMAGE_NEW},
-    number::{to_u64, to_usize},
+    number::{leading_number, to_u64, to_usize},
 };
 use crate::events::event_store::MAX_NUMBER;
 
@@ -161,12 +161,13 @@ fn line(lost: &LostEvents, epoch: u64, file: &str) -> String {
 
 /// The events of a line, and their epoch. `None` if no store wrote this line.
 fn parse(line: &str) -> Option<(LostEvents, u64)> {
-    let (first, rest) = line.strip_prefix("events ")?.split_once(" to ")?;
-    let (last, rest) = rest.split_once(" of epoch ")?;
-    let (epoch, rest) = rest.split_once(" are lost (")?;
-    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    // Without a search for text, which would take more code.
+    let (first, rest) = leading_number(line.strip_prefix("events ")?)?;
+    let (last, rest) = leading_number(rest.strip_prefix(" to ")?)?;
+    let (epoch, rest) = leading_number(rest.strip_prefix(" of epoch ")?)?;
+    let rest = rest.strip_prefix(" are lost (")?;
     let lost = LostEvents { first, last, exact: !rest.starts_with("at most ") };
-    (1 <= first && first <= last && last <= MAX_NUMBER).then_some((lost, epoch.parse().ok()?))
+    (1 <= first && first <= last && last <= MAX_NUMBER).then_some((lost, epoch))
 }
 
 /// The loss of these numbers, of which those from `uncertain_from` on may never have been used.

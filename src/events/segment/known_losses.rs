@@ -7,7 +7,7 @@ use super::{
     disk::{Disk, read_full, write_all},
     header::u32_at,
     names::{DAMAGE_KNOWN, DAMAGE_NEW},
-    number::to_usize,
+    number::{leading_number, to_usize},
 };
 
 /// Ranges of numbers in one epoch.
@@ -114,12 +114,14 @@ fn decode(bytes: &[u8]) -> Option<(u64, Vec<Range<u64>>)> {
         return None;
     }
     let mut lines = std::str::from_utf8(text).ok()?.lines();
-    let epoch = lines.next()?.strip_prefix("epoch ")?.parse().ok()?;
-    let range = |line: &str| {
-        let (first, last) = line.split_once(" to ")?;
-        Some(first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?)
-    };
-    Some((epoch, lines.map(range).collect::<Option<_>>()?))
+    let (epoch, "") = leading_number(lines.next()?.strip_prefix("epoch ")?)? else { return None };
+    let mut ranges = Vec::new();
+    for line in lines {
+        let (first, rest) = leading_number(line)?;
+        let (last, "") = leading_number(rest.strip_prefix(" to ")?)? else { return None };
+        ranges.push(first..last.checked_add(1)?);
+    }
+    Some((epoch, ranges))
 }
 
 #[cfg(test)]
