@@ -53,7 +53,7 @@ impl EventLog {
             .map_err(NotAcknowledged::Refused)?;
         consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
         if acknowledged == Acknowledged::Unsaved {
-            self.backing().save_consumers().await.map_err(NotAcknowledged::NotSaved)?;
+            self.save_consumers().await.map_err(NotAcknowledged::NotSaved)?;
             consumers.set_saved(consumer);
         }
         Ok(())
@@ -79,7 +79,16 @@ impl EventLog {
             return Ok(false);
         }
         consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
-        self.backing().save_consumers().await.map(|()| true)
+        self.save_consumers().await.map(|()| true)
+    }
+
+    /// Makes the consumers as durable as they get.
+    async fn save_consumers(&self) -> Result<()> {
+        #[cfg(feature = "durable")]
+        if let Some(committer) = self.committer() {
+            return committer.save_consumers().await;
+        }
+        Ok(())
     }
 
     /// Whether events are kept on behalf of consumers.

@@ -8,14 +8,14 @@ use std::{
 
 use bytes::Bytes;
 
+#[cfg(feature = "durable")]
+use super::committer::Committer;
 use super::{
     ahead::Ahead,
     health::LogHealth,
     history::{History, Older, closed_error},
     stored_event::StoredEvent,
 };
-#[cfg(all(feature = "durable", unix))]
-use crate::error::Error;
 use crate::{error::Result, sync::AtomicBool};
 
 pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -25,12 +25,10 @@ pub(super) trait Backing: Send + Sync {
     /// Publishes an event, and returns its number.
     fn publish(&self, event: StoredEvent) -> Result<u64>;
 
-    /// Leaves out numbers, so that the next event gets number `to`. Nobody publishes meanwhile.
-    #[cfg(all(feature = "durable", unix))]
-    fn skip(&self, to: u64) -> BoxFuture<'_, Result<()>>;
-
-    /// Publishes an event now, and resolves to its number when it is as durable as it gets.
-    fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>>;
+    /// What writes events to the store; `None` if there is no store. What a log does only on demand is not in
+    /// this trait, but reached by this, so that a program which does not demand it does not contain it.
+    #[cfg(feature = "durable")]
+    fn committer(&self) -> Option<&Arc<Committer>>;
 
     /// The number of the oldest event held, or of the next event if none is held.
     fn first_seq(&self) -> u64;
@@ -51,14 +49,8 @@ pub(super) trait Backing: Send + Sync {
     /// All consumers have acknowledged the events up to this number.
     fn acknowledged_by_all(&self, seq: u64);
 
-    /// Makes the consumers as durable as they get.
-    fn save_consumers(&self) -> BoxFuture<'_, Result<()>>;
-
-    /// Resolves when all events published so far are as durable as they get.
-    fn flush(&self) -> BoxFuture<'_, Result<()>>;
-
-    /// Refuses further events, and releases the store.
-    fn close(&self) -> BoxFuture<'_, Result<()>>;
+    /// Refuses further events.
+    fn close(&self);
 
     /// How many commits there were.
     fn commits(&self) -> u64;
@@ -86,13 +78,9 @@ impl Backing for InMemory {
         self.history.publish(event)
     }
 
-    #[cfg(all(feature = "durable", unix))]
-    fn skip(&self, _to: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(ready(Err(Error::invalid_config("a log in memory is no mirror"))))
-    }
-
-    fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>> {
-        Box::pin(ready(self.publish(event)))
+    #[cfg(feature = "durable")]
+    fn committer(&self) -> Option<&Arc<Committer>> {
+        None
     }
 
     fn first_seq(&self) -> u64 {
@@ -117,17 +105,8 @@ impl Backing for InMemory {
         self.history.set_acknowledged(seq);
     }
 
-    fn save_consumers(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(ready(Ok(())))
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(ready(Ok(())))
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
+    fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
-        Box::pin(ready(Ok(())))
     }
 
     fn commits(&self) -> u64 {

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -93,9 +94,9 @@ impl Committer {
     pub(super) fn publish_durable(
         self: &Arc<Self>,
         event: StoredEvent,
-    ) -> Result<impl Future<Output = Result<u64>> + Send + use<>> {
+    ) -> Result<Pin<Box<dyn Future<Output = Result<u64>> + Send>>> {
         let (seq, waiter) = self.add(event, Waiter::new)?;
-        Ok(async move { waiter.ended().await.map(|()| seq) })
+        Ok(Box::pin(async move { waiter.ended().await.map(|()| seq) }))
     }
 
     fn add<T>(self: &Arc<Self>, event: StoredEvent, wait: fn(&Arc<Commit>) -> T) -> Result<(u64, T)> {
@@ -177,9 +178,13 @@ impl Committer {
         Ok(())
     }
 
-    /// Takes no more events, writes those that are pending, and closes the store.
-    pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
+    pub(super) fn refuse_events(&self) {
         self.pending().close();
+    }
+
+    /// Writes the events that are pending, and closes the store. To be called when further events are
+    /// [refused](Self::refuse_events).
+    pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
         let flushed = self.flush().await;
         let flushed = flushed.and(self.save_consumers().await);
         let closed = self.closing.close().await;

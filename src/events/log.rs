@@ -9,6 +9,8 @@ use std::{
 use bytes::Bytes;
 use minicbor::Encode;
 
+#[cfg(feature = "durable")]
+use super::committer::Committer;
 use super::{
     backing::Backing,
     consumers::Consumers,
@@ -141,7 +143,12 @@ impl EventLog {
     ///
     /// The event is published all the same.
     pub async fn publish_durable_raw(&self, payload: impl Into<Bytes>) -> Result<u64> {
-        self.shared.backing.publish_durable(self.event(payload.into())?).await
+        let event = self.event(payload.into())?;
+        #[cfg(feature = "durable")]
+        if let Some(committer) = self.committer() {
+            return committer.publish_durable(event)?.await;
+        }
+        self.shared.backing.publish(event)
     }
 
     /// Resolves when every event published so far survives the process; see
@@ -158,7 +165,11 @@ impl EventLog {
     ///
     /// The events are written all the same.
     pub async fn flush(&self) -> Result<()> {
-        self.shared.backing.flush().await
+        #[cfg(feature = "durable")]
+        if let Some(committer) = self.committer() {
+            return committer.flush().await;
+        }
+        Ok(())
     }
 
     /// Refuses further events, writes those that are pending, and releases the file of a durable log even
@@ -179,7 +190,12 @@ impl EventLog {
     /// No more events are published, and those that are pending are written. The file is released, if not
     /// now, then by the next call or with the last handle.
     pub async fn close(&self) -> Result<()> {
-        self.shared.backing.close().await
+        self.shared.backing.close();
+        #[cfg(feature = "durable")]
+        if let Some(committer) = self.committer() {
+            return committer.close().await;
+        }
+        Ok(())
     }
 
     /// Identifies this history. Random, never 0, and below 2^53, which JSON can still tell exactly.
@@ -381,6 +397,12 @@ impl EventLog {
     /// The time on the clock of the log.
     pub(super) fn now(&self) -> Duration {
         self.shared.history.clock().now()
+    }
+
+    /// What writes the events to a store, if the log has one.
+    #[cfg(feature = "durable")]
+    pub(super) fn committer(&self) -> Option<&Arc<Committer>> {
+        self.shared.backing.committer()
     }
 
     pub(super) fn backing(&self) -> &dyn Backing {

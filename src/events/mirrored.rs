@@ -24,7 +24,10 @@ impl EventLog {
 
     /// Leaves out the events before `to`, which the origin has lost. Nothing is appended meanwhile.
     pub(crate) async fn skip_mirrored(&self, to: u64) -> Result<()> {
-        self.backing().skip(to).await
+        let Some(committer) = self.committer() else {
+            return Err(Error::invalid_config("a log in memory is no mirror"));
+        };
+        committer.skip(to).await
     }
 
     /// Event `seq`, if it is held.

@@ -40,16 +40,8 @@ impl Backing for Stored {
         self.committer.publish(event)
     }
 
-    #[cfg(unix)]
-    fn skip(&self, to: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.committer.skip(to))
-    }
-
-    fn publish_durable(&self, event: StoredEvent) -> BoxFuture<'static, Result<u64>> {
-        match self.committer.publish_durable(event) {
-            Ok(written) => Box::pin(written),
-            Err(error) => Box::pin(async { Err(error) }),
-        }
+    fn committer(&self) -> Option<&Arc<Committer>> {
+        Some(&self.committer)
     }
 
     fn first_seq(&self) -> u64 {
@@ -85,16 +77,8 @@ impl Backing for Stored {
     /// The next commit takes it into account.
     fn acknowledged_by_all(&self, _seq: u64) {}
 
-    fn save_consumers(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.committer.save_consumers())
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.committer.flush())
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.committer.close())
+    fn close(&self) {
+        self.committer.refuse_events();
     }
 
     fn commits(&self) -> u64 {
