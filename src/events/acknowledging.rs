@@ -66,6 +66,12 @@ impl EventLog {
         self.consumers_of().map(status).unwrap_or_default()
     }
 
+    /// How many consumers there are, and the largest lag among them. `None` if the log keeps no events for
+    /// consumers.
+    pub(crate) fn consumer_lag(&self) -> Option<(usize, u64)> {
+        self.consumers_of().map(|consumers| consumers.lag(self.committed_seq()))
+    }
+
     /// Keeps no more events for this consumer. Returns whether there was one of this name; it exists again
     /// when it acknowledges an event.
     ///

@@ -184,6 +184,13 @@ impl Consumers {
         self.table().is_changed = true;
     }
 
+    /// How many there are, and how many numbers of events the slowest one has not acknowledged.
+    pub(super) fn lag(&self, last: u64) -> (usize, u64) {
+        let table = self.table();
+        let lags = table.by_name.values().map(|consumer| last.saturating_sub(consumer.acknowledged));
+        (table.by_name.len(), lags.max().unwrap_or(0))
+    }
+
     pub(super) fn status(&self, last: u64, now: Duration) -> Vec<ConsumerStatus> {
         let status = |name: &str, consumer: &Consumer| ConsumerStatus {
             name: name.to_string(),

@@ -50,10 +50,9 @@ fn details(node: &Node) -> Result<Vec<u8>, EncodeError<std::convert::Infallible>
         let health = log.health();
         numbers.push(("events_unwritten", health.unwritten_events));
         numbers.push(("events_damaged", health.damaged_events));
-        if log.has_consumers() {
-            let lags = log.consumers().into_iter().map(|consumer| consumer.lag);
-            let (count, largest) = lags.fold((0, 0), |(count, largest), lag| (count + 1, lag.max(largest)));
-            numbers.extend([("event_consumers", count), ("event_consumer_lag", largest)]);
+        if let Some((consumers, largest_lag)) = log.consumer_lag() {
+            numbers.push(("event_consumers", u64::try_from(consumers).unwrap_or(u64::MAX)));
+            numbers.push(("event_consumer_lag", largest_lag));
         }
         numbers.push(("event_commits_failed", health.failed_commits));
         numbers.push(("event_reads_failed", health.failed_reads));
