@@ -163,6 +163,7 @@ impl Router {
         if let Some(assemble) = self.assemble {
             assemble(&mut self)?;
         }
+        self.methods.index();
         Ok(self)
     }
 
