@@ -24,6 +24,7 @@ pub fn conformance<S: EventStore>(mut new: impl FnMut() -> S) {
     reads_and_appends_go_on_together(&new());
     what_is_at_hand_is_what_a_read_returns(&new());
     numbers_that_are_left_out_are_missing_and_no_others(&new());
+    holes_are_filled_and_nothing_is_replaced(&new());
     let store = new();
     must(store.append(&batch(store.extent().next, 1)));
     must(store.close());
@@ -179,6 +180,48 @@ fn numbers_that_are_left_out_are_missing_and_no_others(store: &impl EventStore) 
     assert_eq!(read(store, first + 5, usize::MAX), (expected, first + 23));
     assert_eq!(read(store, first + 10, 0).0, numbered(&batch(first + 20, 1)), "from within the hole");
     assert_eq!(store.damaged(), 0, "what was left out is not damaged");
+}
+
+fn holes_are_filled_and_nothing_is_replaced(store: &impl EventStore) {
+    let first = store.extent().next;
+    must(store.append(&batch(first, 3)));
+    match store.skip(first + 10) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+        skipped => must(skipped),
+    }
+    let below_nothing = store.fill(&batch(first + 5, 1)).map_err(|error| error.kind());
+    if below_nothing == Err(io::ErrorKind::Unsupported) {
+        return;
+    }
+    assert_eq!(below_nothing, Err(io::ErrorKind::InvalidInput), "no event is above the hole yet");
+    must(store.append(&batch(first + 10, 3)));
+    let (extent, clocks) = (store.extent(), store.last_clocks());
+    assert!(store.holes().into_iter().flatten().all(|number| (first + 3..first + 10).contains(&number)));
+    must(store.fill(&batch(first + 5, 2)));
+    let expected = [(first, 3), (first + 5, 2), (first + 10, 3)];
+    let refused =
+        [(first, 1), (first + 2, 2), (first + 4, 2), (first + 5, 2), (first + 6, 4), (first + 9, 2)];
+    for (wrong, count) in refused.into_iter().chain([(first + 13, 1), (first + 12, 2), (0, 2), (u64::MAX, 2)])
+    {
+        let event = StoredEvent { payload: Bytes::from_static(b"another one"), published: Duration::ZERO };
+        let events = vec![event; usize::try_from(count).unwrap_or_default()];
+        let refused = store.fill(&Batch { events, ..batch(wrong, 0) }).map_err(|error| error.kind());
+        let kinds = [Err(io::ErrorKind::AlreadyExists), Err(io::ErrorKind::InvalidInput)];
+        assert!(kinds.contains(&refused), "{count} from number {wrong} on: {refused:?}");
+    }
+    let expected: Vec<_> =
+        expected.into_iter().flat_map(|(first, count)| numbered(&batch(first, count))).collect();
+    assert_eq!(read(store, first, usize::MAX), (expected, first + 13), "what was refused changes nothing");
+    must(store.fill(&batch(first + 3, 2)));
+    must(store.fill(&batch(first + 7, 3)));
+    assert_eq!(read(store, first, usize::MAX), (numbered(&batch(first, 13)), first + 13));
+    assert_eq!(read(store, first + 6, 0), (numbered(&batch(first + 6, 1)), first + 7), "from within a hole");
+    assert_eq!((store.extent(), store.last_clocks()), (extent, clocks), "the end stays as it is");
+    assert_eq!((store.holes(), store.damaged()), (Vec::new(), 0));
+    must(store.append(&batch(first + 13, 1)));
+    must(store.discard(first + 6));
+    let (kept, _) = read(store, first + 6, usize::MAX);
+    assert_eq!(kept, numbered(&batch(first + 6, 8)), "only what is below may go");
 }
 
 /// Events that can be told apart by their content.

@@ -1,21 +1,21 @@
 //! What an event log needs from the place that keeps its events.
 
-use std::{io, time::Duration};
+use std::{io, ops::Range, time::Duration};
 
 pub use super::stored_event::StoredEvent;
 
 /// A place that keeps the events of one log: memory, files, a database, a raw partition.
 ///
-/// Events are numbered without gaps when they are appended. A store may lose numbers later, because events
+/// Events are numbered without gaps when they are appended, but for those that a mirror
+/// [leaves out](EventStore::skip). A store may lose numbers later, because events
 /// are discarded or because the medium was damaged, but it never assigns a number twice within an epoch: a
 /// subscriber takes an event with a number that it has seen for the same event. A store that cannot rule
 /// this out, for example because it lost its newest events and does not know how many, begins a new epoch
 /// or skips more numbers than it can have lost.
 ///
 /// All methods but those that are called cheap may block; an event log calls them on threads of the crate
-/// `blocking`. It calls `append`,
-/// `discard` and `close` one at a time, and `read` from several threads beside them. A method must not
-/// panic.
+/// `blocking`. It calls `append`, `discard` and `close` one at a time, and beside them `read` from several
+/// threads and `fill` from one. A method must not panic.
 ///
 /// [`conformance`](super::conformance) checks a store against these rules.
 pub trait EventStore: Send + Sync + 'static {
@@ -40,7 +40,8 @@ pub trait EventStore: Send + Sync + 'static {
         self.extent().first
     }
 
-    /// How many numbers of events were lost to damage of the medium, as far as that is known. Cheap.
+    /// How many numbers of events were lost to damage of the medium, and not [filled](Self::fill) since, as
+    /// far as that is known. Cheap.
     fn damaged(&self) -> u64 {
         0
     }
@@ -68,6 +69,32 @@ pub trait EventStore: Send + Sync + 'static {
     /// medium. The next number is unchanged.
     fn skip(&self, to: u64) -> io::Result<()> {
         let _ = to;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The holes that the store knows of: ranges of numbers below its newest event that it does not hold,
+    /// because they were left out or lost to damage. Oldest first, and each so that [`fill`](Self::fill)
+    /// takes it. A store may know only some of them, leaves out those that would soon be discarded, and may
+    /// list one that was filled meanwhile. Default: none.
+    fn holes(&self) -> Vec<Range<u64>> {
+        Vec::new()
+    }
+
+    /// Stores events in a hole: events that another holder of this history still has. All of them or none,
+    /// and when this returns `Ok`, they must survive the loss of power. What is held is never replaced, and
+    /// the [clocks](Self::last_clocks) stay those of the newest batch.
+    ///
+    /// An event log calls this beside all other methods, but not a second time before it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) unless the store implements this;
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it holds one of these events;
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for numbers that are not in one hole below its newest
+    /// event, or that it has discarded; [`StorageFull`](io::ErrorKind::StorageFull) if these events would be
+    /// the next to be discarded; any error of the medium.
+    fn fill(&self, batch: &Batch) -> io::Result<()> {
+        let _ = batch;
         Err(io::ErrorKind::Unsupported.into())
     }
 

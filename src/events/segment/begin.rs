@@ -5,7 +5,7 @@ use std::io;
 use super::{
     create::{Active, NewSegment},
     damage::{DamageReport, LostEvents, save_if_possible},
-    directory::{Segment, most_events_of, remove},
+    directory::{Segment, most_events_of, remove, remove_fills},
     disk::Disk,
     index::{Entry, Index},
     names::{damaged_name, segment_name},
@@ -80,6 +80,7 @@ pub(super) fn begin(
     let (active, recent) = new.create(disk)?;
     disk.sync_dir()?;
     newest::save(disk, &active.header)?;
+    remove_fills(disk)?;
     // The new segment replaced one without events, if that began with the same number.
     let old = old.into_iter().filter(|segment| segment.first < next);
     let damaged = remove(disk, old, |segment| segment.header.is_some() || segment.is_of_other_epoch)?;
@@ -94,6 +95,7 @@ pub(super) fn begin(
 /// the last, so that nothing goes on with their numbers if power is lost meanwhile.
 fn make_way(disk: &dyn Disk, old: &[Segment]) -> io::Result<()> {
     let damaged = remove(disk, old, |segment| segment.header.is_some() || segment.is_of_other_epoch)?;
+    remove_fills(disk)?;
     for segment in damaged {
         disk.rename(&segment_name(segment.first), &damaged_name(segment.first))?;
         disk.sync_dir()?;

@@ -150,7 +150,7 @@ fn fill(file: &dyn DiskFile, header: &Header) -> io::Result<()> {
     Ok(())
 }
 
-fn random_salt() -> [u8; SALT_LEN] {
+pub(super) fn random_salt() -> [u8; SALT_LEN] {
     // The standard library seeds its hashers from the operating system.
     let random = || RandomState::new().build_hasher().finish().to_le_bytes();
     let (low, high) = (random(), random());

@@ -31,6 +31,16 @@ impl LostEvents {
     fn count(&self) -> u64 {
         self.last.saturating_sub(self.first).saturating_add(1)
     }
+
+    /// What is left without these numbers, if they are of the same epoch.
+    fn without(self, numbers: &Range<u64>, is_same_epoch: bool) -> impl Iterator<Item = Self> + use<> {
+        let Self { first, last, .. } = self;
+        let is_apart = !is_same_epoch || last < numbers.start || first >= numbers.end;
+        let before = (first < numbers.start).then(|| Self { last: numbers.start - 1, ..self });
+        let behind = (last >= numbers.end).then_some(Self { first: numbers.end, ..self });
+        let parts = if is_apart { [Some(self), None] } else { [before, behind] };
+        parts.into_iter().flatten()
+    }
 }
 
 /// All damage that was found since somebody removed the file.
@@ -39,7 +49,8 @@ impl LostEvents {
 /// it.
 #[derive(Debug)]
 pub(super) struct DamageReport {
-    lost: Vec<LostEvents>,
+    /// With their epochs.
+    lost: Vec<(LostEvents, u64)>,
     known: KnownLosses,
     epoch: u64,
     /// Lines that are not in the file yet.
@@ -63,22 +74,21 @@ impl DamageReport {
         // The process may have ended before these were saved, too.
         let of_epoch = listed.iter().filter(|(_, of)| *of == epoch);
         of_epoch.for_each(|(lost, _)| known.insert(lost.first.max(floor)..lost.last.saturating_add(1)));
-        Ok(Self {
-            lost: listed.into_iter().map(|(lost, _)| lost).collect(),
-            known,
-            epoch,
-            is_full: text.ends_with(FULL),
-            unsaved: String::new(),
-        })
+        Ok(Self { lost: listed, known, epoch, is_full: text.ends_with(FULL), unsaved: String::new() })
     }
 
-    pub(super) fn lost(&self) -> &[LostEvents] {
-        &self.lost
+    pub(super) fn lost(&self) -> Vec<LostEvents> {
+        self.lost.iter().map(|(lost, _)| *lost).collect()
+    }
+
+    /// The numbers of this epoch that are known to be lost or left out, oldest first.
+    pub(super) fn holes(&self) -> &[Range<u64>] {
+        self.known.ranges()
     }
 
     /// How many numbers are listed.
     pub(super) fn count(&self) -> u64 {
-        self.lost.iter().map(LostEvents::count).fold(0, u64::saturating_add)
+        self.lost.iter().map(|(lost, _)| lost.count()).fold(0, u64::saturating_add)
     }
 
     /// Adds events that were not reported yet. Returns whether there were any.
@@ -92,7 +102,7 @@ impl DamageReport {
                 return !said_before;
             }
             self.unsaved.push_str(&line(&lost, self.epoch, file));
-            self.lost.push(lost);
+            self.lost.push((lost, self.epoch));
             self.known.insert(*start..*end);
         }
         !parts.is_empty()
@@ -101,6 +111,25 @@ impl DamageReport {
     /// These numbers have no events, which is no damage.
     pub(super) fn expect(&mut self, numbers: Range<u64>) {
         self.known.insert(numbers);
+    }
+
+    /// These events are there again. The report lists them no longer, and lists them again if they are lost
+    /// once more. A part that does not fit into the report stays in it.
+    pub(super) fn restore(&mut self, numbers: &Range<u64>, disk: &dyn Disk) -> io::Result<()> {
+        let epoch = self.epoch;
+        let lost = std::mem::take(&mut self.lost).into_iter();
+        self.lost = lost
+            .flat_map(|(lost, of)| lost.without(numbers, of == epoch).map(move |lost| (lost, of)))
+            .collect();
+        self.lost.truncate(MAX_LISTED);
+        self.unsaved = without(&self.unsaved, epoch, numbers);
+        self.known.remove(numbers);
+        let text = load(disk)?;
+        let rest = without(&text, epoch, numbers);
+        if rest != text {
+            replace(disk, &rest)?;
+        }
+        self.save(disk)
     }
 
     /// Of the events of a new epoch, nothing is known.
@@ -120,11 +149,7 @@ impl DamageReport {
                     text.push_str(if is_short { line } else { FULL });
                 }
             }
-            let file = disk.create(DAMAGE_NEW)?;
-            write_all(&*file, 0, text.as_bytes())?;
-            file.sync_data()?;
-            disk.rename(DAMAGE_NEW, DAMAGE)?;
-            disk.sync_dir()?;
+            replace(disk, &text)?;
             self.unsaved.clear();
         }
         self.known.save(disk)
@@ -149,14 +174,44 @@ fn load(disk: &dyn Disk) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Replaces the report. It is durable when this returns.
+fn replace(disk: &dyn Disk, text: &str) -> io::Result<()> {
+    let file = disk.create(DAMAGE_NEW)?;
+    write_all(&*file, 0, text.as_bytes())?;
+    file.sync_data()?;
+    disk.rename(DAMAGE_NEW, DAMAGE)?;
+    disk.sync_dir()
+}
+
 fn line(lost: &LostEvents, epoch: u64, file: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    line_with(lost, epoch, &format!(", in {file}, found at {now} s since 1970"))
+}
+
+fn line_with(lost: &LostEvents, epoch: u64, place: &str) -> String {
     let LostEvents { first, last, exact } = lost;
     let (count, at_most) = (lost.count(), if *exact { "" } else { "at most " });
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    format!(
-        "events {first} to {last} of epoch {epoch} are lost ({at_most}{count}), in {file}, \
-         found at {now} s since 1970\n"
-    )
+    format!("events {first} to {last} of epoch {epoch} are lost ({at_most}{count}){place}\n")
+}
+
+/// The report without these numbers.
+fn without(text: &str, epoch: u64, numbers: &Range<u64>) -> String {
+    let mut rest = String::new();
+    let mut left = text.len();
+    for line in text.split_inclusive('\n') {
+        left -= line.len();
+        let Some((lost, of)) = parse(line) else {
+            rest.push_str(line);
+            continue;
+        };
+        let place = line.trim_end().split_once(')').map_or("", |(_, place)| place);
+        let parts = lost.without(numbers, of == epoch);
+        let parts: String = parts.map(|lost| line_with(&lost, of, place)).collect();
+        // A line that is divided into two may be too much.
+        let fits = rest.len() + parts.len() + left <= MAX_BYTES;
+        rest.push_str(if fits { &parts } else { line });
+    }
+    rest
 }
 
 /// The events of a line, and their epoch. `None` if no store wrote this line.
@@ -263,6 +318,46 @@ mod tests {
         // In another epoch, events of the same numbers are others.
         let mut other = DamageReport::load(&disk, 8, 1).unwrap();
         assert!(other.add(lost(1), "a") && other.add(lost(5), "a"));
+    }
+
+    #[test]
+    fn what_is_there_again_is_reported_no_longer_and_again_if_it_is_lost_again() {
+        let disk = SimDisk::new(1, true);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        let range = |first, last| LostEvents { first, last, exact: true };
+        report.add(range(10, 19), "a.segment");
+        report.save(&disk).unwrap();
+        report.add(range(30, 31), "b.segment");
+        report.restore(&(12..15), &disk).unwrap();
+        report.restore(&(28..31), &disk).unwrap();
+        let left = [range(10, 11), range(15, 19), range(31, 31)];
+        assert_eq!((report.lost().as_slice(), report.count()), (left.as_slice(), 8));
+        assert_eq!(report.holes(), [10..12, 15..20, 31..32]);
+        let text = load(&disk).unwrap();
+        assert!(text.contains("events 10 to 11 of epoch 7 are lost (2), in a.segment, found at "), "{text}");
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        assert_eq!((report.lost().as_slice(), report.holes().len()), (left.as_slice(), 3));
+        assert!(report.add(range(12, 14), "c.filled") && !report.add(range(15, 19), "a.segment"));
+        report.restore(&(1..100), &disk).unwrap();
+        assert_eq!((report.count(), load(&disk).unwrap().as_str()), (0, ""));
+    }
+
+    #[test]
+    fn lines_of_another_epoch_and_of_others_stay() {
+        let disk = SimDisk::new(1, true);
+        let mut report = DamageReport::load(&disk, 7, 1).unwrap();
+        report.add(lost(1), "a");
+        report.save(&disk).unwrap();
+        report.begin_epoch(8);
+        report.add(lost(1), "a");
+        report.save(&disk).unwrap();
+        let before = load(&disk).unwrap();
+        disk.replace(DAMAGE, Some([b"a note of the operator\n", before.as_bytes()].concat()));
+        report.restore(&(1..3), &disk).unwrap();
+        assert_eq!(report.lost(), [lost(1)], "that of epoch 7");
+        let text = load(&disk).unwrap();
+        assert!(text.starts_with("a note of the operator\nevents 1 to 2 of epoch 7"), "{text}");
+        assert_eq!(text.lines().count(), 2);
     }
 
     #[test]

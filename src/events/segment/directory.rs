@@ -1,13 +1,15 @@
 //! The segments in a directory.
 
-use std::{collections::BinaryHeap, io, sync::Arc};
+use std::{cmp::Reverse, collections::BinaryHeap, io, ops::Range, sync::Arc};
 
 use super::{
     damage::most_events_in,
     disk::{Disk, DiskFile},
     header::Header,
     index::Entry,
-    names::{DAMAGE_NEW, SEGMENT_NEW, is_foreign, segment_name, segment_number},
+    names::{
+        DAMAGE_NEW, FILL_NEW, SEGMENT_NEW, fill_name, fill_numbers, is_foreign, segment_name, segment_number,
+    },
     newest,
     options::SegmentOptions,
     scan::first_batch,
@@ -72,7 +74,7 @@ pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
         ));
     }
     // What was not complete when the process ended.
-    for name in [SEGMENT_NEW, DAMAGE_NEW] {
+    for name in [SEGMENT_NEW, DAMAGE_NEW, FILL_NEW] {
         if names.iter().any(|existing| existing == name) {
             disk.unlink(name)?;
         }
@@ -88,6 +90,42 @@ pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
         newest.is_repaired = true;
     }
     Ok(segments)
+}
+
+/// A file that fills a hole.
+pub(super) struct Fill {
+    pub(super) numbers: Range<u64>,
+    pub(super) bytes: u64,
+    /// Whether all copies of its header are damaged.
+    pub(super) is_damaged: bool,
+}
+
+/// The files that fill holes in this epoch, each before those that are inside it. Removes those whose segment
+/// is gone, because it was older than the `oldest`, or that have only events below the floor.
+pub(super) fn list_fills(disk: &dyn Disk, epoch: u64, oldest: u64, floor: u64) -> io::Result<Vec<Fill>> {
+    let names = disk.list()?;
+    let mut found: Vec<Range<u64>> = names.iter().filter_map(|name| fill_numbers(name)).collect();
+    found.sort_unstable_by_key(|fill| (fill.start, Reverse(fill.end)));
+    let mut fills = Vec::new();
+    for fill in found {
+        let file = disk.open(&fill_name(&fill))?;
+        let header = Header::read(&*file, fill.start)?;
+        let is_wanted = fill.start >= oldest && fill.end > floor;
+        if is_wanted && header.as_ref().is_none_or(|header| header.epoch == epoch) {
+            fills.push(Fill { numbers: fill, bytes: file.len()?, is_damaged: header.is_none() });
+        } else {
+            disk.unlink(&fill_name(&fill))?;
+        }
+    }
+    Ok(fills)
+}
+
+/// Removes all files that fill holes.
+pub(super) fn remove_fills(disk: &dyn Disk) -> io::Result<()> {
+    for name in disk.list()?.iter().filter(|name| fill_numbers(name).is_some()) {
+        disk.unlink(name)?;
+    }
+    Ok(())
 }
 
 /// Removes the segments that have only discarded events: those of another epoch, which a crash left when a

@@ -4,7 +4,9 @@ use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     checksum::SALT_LEN,
+    fills::{Fills, Part},
     hint::Hint,
+    names::{fill_name, segment_name},
     open_segments::{OpenSegment, OpenSegments, ReadStart},
     survey::Recent,
 };
@@ -15,14 +17,18 @@ use crate::events::event_store::Clocks;
 pub(super) struct Index {
     /// Oldest first. A segment ends where the next one begins, and the newest one at `next`.
     segments: VecDeque<Entry>,
+    /// Files that fill holes of the segments, each in the numbers of one segment.
+    fills: Fills,
     /// Events below were discarded.
     pub(super) floor: u64,
     pub(super) next: u64,
+    /// Whatever happens, no event that is appended gets a number below.
+    pub(super) settled: u64,
     pub(super) clocks: Option<Clocks>,
     /// The events in the block that the next batch shares. A write that fails may destroy them on the disk,
     /// until they are written again.
     pub(super) recent: Vec<Recent>,
-    /// How many segments were begun. What a reader missed before may be in a later one.
+    /// How many segments were begun and holes filled. What a reader missed before may be in a later one.
     pub(super) generation: u64,
     /// Whether the directory may have another owner.
     pub(super) is_closed: bool,
@@ -42,6 +48,17 @@ pub(super) struct Entry {
     pub(super) began: Option<Duration>,
 }
 
+/// A file, and which numbers are read from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) name: String,
+    /// The first number of the file.
+    pub(super) first: u64,
+    /// Other files may fill holes in between if this is a segment.
+    pub(super) numbers: Range<u64>,
+    pub(super) is_segment: bool,
+}
+
 /// One for each subscriber that replays, and some to spare.
 const MAX_HINTS: usize = 64;
 
@@ -49,8 +66,10 @@ impl Index {
     pub(super) fn new(segments: Vec<Entry>, floor: u64, next: u64, clocks: Option<Clocks>) -> Self {
         Self {
             segments: segments.into(),
+            fills: Fills::default(),
             floor,
             next,
+            settled: next,
             clocks,
             recent: Vec::new(),
             generation: 0,
@@ -73,10 +92,68 @@ impl Index {
         (number < end).then_some(first..end)
     }
 
+    /// The file that is to have this number. `None` if none is.
+    pub(super) fn source_of(&self, number: u64) -> Option<Source> {
+        if let Some(Part { numbers, file }) = self.fills.part_of(number) {
+            let (name, numbers) = (fill_name(file), numbers.clone());
+            return Some(Source { name, first: file.start, numbers, is_segment: false });
+        }
+        let numbers = self.segment_of(number)?;
+        let first = numbers.start;
+        Some(Source { name: segment_name(first), first, numbers, is_segment: true })
+    }
+
+    /// The first of these numbers with which a filled hole begins.
+    pub(super) fn filled_in(&self, numbers: &Range<u64>) -> Option<u64> {
+        self.fills.first_in(numbers)
+    }
+
+    /// The parts of these numbers that can be filled, each with one file.
+    pub(super) fn fillable(&self, numbers: &Range<u64>) -> Vec<Range<u64>> {
+        let all = numbers.start.max(self.first())..numbers.end.min(self.settled);
+        let mut borders = self.fills.borders_in(&all);
+        borders.extend(self.segments.iter().map(|segment| segment.first).filter(|first| all.contains(first)));
+        borders.push(all.end);
+        borders.sort_unstable();
+        let mut start = all.start;
+        borders
+            .into_iter()
+            .filter_map(|end| {
+                let part = start..end;
+                start = end.max(start);
+                (part.start < part.end).then_some(part)
+            })
+            .collect()
+    }
+
+    /// Adds a file of this many bytes, which fills a hole of a segment.
+    pub(super) fn add_fill(&mut self, numbers: Range<u64>, bytes: u64) {
+        let behind = self.segments.partition_point(|segment| segment.first <= numbers.start);
+        let more = self.fills.add(numbers, bytes);
+        if let Some(segment) = behind.checked_sub(1).and_then(|at| self.segments.get_mut(at)) {
+            segment.bytes = segment.bytes.saturating_add(more);
+        }
+        self.generation += 1;
+    }
+
+    /// Whether a file of this many bytes in the segment that has this number fits into `max_bytes` with that
+    /// segment and the newer ones. Otherwise it would be the next to be removed.
+    pub(super) fn has_space(&self, number: u64, bytes: u64, max_bytes: u64) -> bool {
+        let Some(segment) = self.segment_of(number) else { return false };
+        let kept = self.segments.iter().filter(|entry| entry.first >= segment.start);
+        kept.map(|entry| entry.bytes).fold(bytes, u64::saturating_add) <= max_bytes
+    }
+
     /// Adds the newest segment. What others have from this number on is void.
-    pub(super) fn add_segment(&mut self, entry: Entry) {
+    pub(super) fn add_segment(&mut self, mut entry: Entry) {
         while self.segments.back().is_some_and(|newest| newest.first >= entry.first) {
             self.segments.pop_back();
+        }
+        // Holes between the events that were written again are in this one now.
+        let fills = self.fills.bytes_from(entry.first);
+        entry.bytes = entry.bytes.saturating_add(fills);
+        if let Some(before) = self.segments.back_mut() {
+            before.bytes = before.bytes.saturating_sub(fills);
         }
         self.segments.push_back(entry);
         self.open.retain(|first| first < entry.first);
@@ -121,10 +198,13 @@ impl Index {
         self.segments.back().map_or(0, |newest| newest.first)
     }
 
-    pub(super) fn remove_oldest(&mut self) {
-        let Some(removed) = self.segments.pop_front() else { return };
+    /// Returns the names of the files that filled its holes, which are to be removed, too.
+    pub(super) fn remove_oldest(&mut self) -> Vec<String> {
+        self.segments.pop_front();
+        let oldest = self.segments.front().map_or(self.next, |segment| segment.first);
         // The space of a file is free when nobody has it open.
-        self.open.retain(|first| first > removed.first);
+        self.open.retain(|first| first >= oldest);
+        self.fills.remove_below(oldest)
     }
 
     /// The place of exactly this number, in a segment that is open. `None` if a read that may wait has to
@@ -133,9 +213,9 @@ impl Index {
         if self.is_closed || number < self.first() {
             return None;
         }
-        let numbers = self.segment_of(number)?;
+        let Source { first, numbers, .. } = self.source_of(number)?;
         self.hints.iter().filter(|(hint, _)| hint.number == number).find_map(|(hint, _)| {
-            let segment = Arc::clone(self.open.get(&hint.salt, numbers.start)?);
+            let segment = Arc::clone(self.open.get(&hint.salt, first)?);
             Some(ReadStart { segment, hint: *hint, end: numbers.end })
         })
     }
@@ -149,8 +229,9 @@ impl Index {
     /// Remembers a place in a segment, which stays open, for the reader that is there. `used` is the place
     /// where it was before.
     pub(super) fn remember(&mut self, hint: Hint, used: Option<Hint>, segment: &Arc<OpenSegment>) {
-        let is_there = self.segments.binary_search_by_key(&segment.header.first, |entry| entry.first).is_ok();
-        if is_there && !self.is_closed {
+        let first = segment.header.first;
+        let is_segment = self.segments.binary_search_by_key(&first, |entry| entry.first).is_ok();
+        if (is_segment || self.fills.has_file(first)) && !self.is_closed {
             self.open.keep(segment);
         }
         if let Some((_, readers)) = self.hints.iter_mut().find(|(known, _)| Some(*known) == used) {

@@ -82,6 +82,31 @@ impl KnownLosses {
         }
     }
 
+    /// These numbers are no longer lost. Keeps what would make the list too long.
+    pub(super) fn remove(&mut self, numbers: &Range<u64>) {
+        if numbers.start >= numbers.end {
+            return;
+        }
+        let first = self.ranges.partition_point(|known| known.end <= numbers.start);
+        let behind = self.ranges.partition_point(|known| known.start < numbers.end);
+        let Some(removed) = self.ranges.get(first..behind).filter(|removed| !removed.is_empty()) else {
+            return;
+        };
+        let start = removed.first().map_or(0, |known| known.start);
+        let end = removed.last().map_or(0, |known| known.end);
+        let rest = [start..numbers.start, numbers.end..end].into_iter().filter(|rest| rest.start < rest.end);
+        let rest: Vec<_> = rest.collect();
+        if rest.len() <= removed.len() || !self.is_full() {
+            self.ranges.splice(first..behind, rest);
+            self.is_saved = false;
+        }
+    }
+
+    /// All of them, oldest first.
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        &self.ranges
+    }
+
     pub(super) fn save(&mut self, disk: &dyn Disk) -> io::Result<()> {
         if self.is_saved {
             return Ok(());
@@ -143,6 +168,11 @@ mod tests {
             let unknown: Vec<u64> = known.unknown_in(start..start + len).into_iter().flatten().collect();
             let expected: Vec<u64> = (start..start + len).filter(|number| !is_known(number)).collect();
             prop_assert_eq!(unknown, expected);
+            known.remove(&(start..start + len));
+            let left: Vec<u64> = known.ranges.iter().cloned().flatten().collect();
+            let expected: Vec<u64> =
+                (0..80).filter(|number| is_known(number) && !(start..start + len).contains(number)).collect();
+            prop_assert_eq!(left, expected);
             prop_assert!(known.ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
             prop_assert!(known.ranges.iter().all(|range| range.start < range.end));
         }

@@ -2,9 +2,9 @@
 //!
 //! From the top: `store` is the store as the log sees it. `open` decides where a log goes on, with
 //! `directory`, which finds the segments, `recovery`, which only thinks, and `survey` and `tail`, which read;
-//! `begin` begins an epoch. `writer` appends and `create` makes segments; `reader` reads and `cached`
-//! reads what takes no wait, with `scan`, which finds records, `stream`, which reads large pieces, and
-//! `buffers`, which has memory for them. `damage` and
+//! `begin` begins an epoch. `writer` appends and `create` makes segments; `fill` writes files into holes,
+//! which `fills` lists; `reader` reads and `cached` reads what takes no wait, with `scan`, which finds
+//! records, `stream`, which reads large pieces, and `buffers`, which has memory for them. `damage` and
 //! `known_losses` keep what was lost. `batch`, `header`, `layout`, `unwritten` and `checksum` are the format,
 //! which `docs/event-log-format.md` describes. `disk` is what all of them need from a file system,
 //! `real_disk` the one of the operating system, and `retrying` reads around what a disk cannot read.
@@ -18,6 +18,8 @@ mod create;
 mod damage;
 mod directory;
 mod disk;
+mod fill;
+mod fills;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod header;

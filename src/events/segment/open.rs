@@ -7,11 +7,12 @@ use super::{
     checksum::Checksum,
     create::Active,
     damage::{DamageReport, lost_events, save_if_possible},
-    directory::{Segment, list, most_events_of, remove_discarded},
+    directory::{Fill, Segment, list, list_fills, most_events_of, remove_discarded},
     disk::{Disk, DiskFile, is_medium_error, read_full, write_all},
+    fills::Fills,
     index::Index,
     layout::{BLOCK, BLOCK_LEN},
-    names::segment_name,
+    names::{fill_name, segment_name},
     newest,
     number::to_usize,
     options::SegmentOptions,
@@ -45,7 +46,10 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     let floor = floor.unwrap_or(1);
     remove_discarded(disk, &mut segments, floor)?;
 
-    let mut lost = Losses { damage: DamageReport::load(disk, epoch, floor)?, floor };
+    let oldest = segments.first().map_or(floor, |segment| segment.first);
+    let fills = list_fills(disk, epoch, oldest, floor)?;
+    let mut lost = Losses { damage: DamageReport::load(disk, epoch, floor)?, floor, fills: Fills::default() };
+    fills.iter().for_each(|fill| lost.add_fill(fill));
     let end = find_end(disk, options, &segments, &mut lost)?;
     let mut clocks = end.clocks;
     let firsts: Vec<u64> = segments.iter().map(|segment| segment.first).collect();
@@ -78,8 +82,21 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
         }
     }
     let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
-    let index = Index::new(entries, floor, next, clocks);
+    let mut index = Index::new(entries, floor, next, clocks);
+    add_fills(disk, &mut index, fills)?;
     Ok(Opened { epoch, index, active: end.active, recent: end.recent, damage })
+}
+
+fn add_fills(disk: &dyn Disk, index: &mut Index, fills: Vec<Fill>) -> io::Result<()> {
+    for Fill { numbers, bytes, .. } in fills {
+        if numbers.end <= index.next {
+            index.add_fill(numbers, bytes);
+        } else {
+            // The end of the log was lost without a trace, and these numbers are used again.
+            disk.unlink(&fill_name(&numbers))?;
+        }
+    }
+    Ok(())
 }
 
 fn find_end(
@@ -151,13 +168,26 @@ fn write_again(file: &dyn DiskFile, range: Range<u64>) -> io::Result<()> {
 struct Losses {
     damage: DamageReport,
     floor: u64,
+    fills: Fills,
 }
 
 impl Losses {
     /// Numbers from `uncertain_from` on may never have been used.
     fn add(&mut self, numbers: Range<u64>, uncertain_from: u64, segment: u64) {
-        for lost in lost_events(numbers.start.max(self.floor)..numbers.end, uncertain_from) {
-            self.damage.add(lost, &segment_name(segment));
+        for numbers in self.fills.without(numbers.start.max(self.floor)..numbers.end) {
+            for lost in lost_events(numbers, uncertain_from) {
+                self.damage.add(lost, &segment_name(segment));
+            }
+        }
+    }
+
+    /// What segments lack of these numbers is in this file.
+    fn add_fill(&mut self, Fill { numbers, bytes, is_damaged }: &Fill) {
+        self.fills.add(numbers.clone(), *bytes);
+        if *is_damaged {
+            for lost in lost_events(numbers.start.max(self.floor)..numbers.end, u64::MAX) {
+                self.damage.add(lost, &fill_name(numbers));
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Reads events from segments.
 
-use std::{io, ops::Range, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -10,8 +10,7 @@ use super::{
     disk::Disk,
     header::Header,
     hint::Hint,
-    index::Index,
-    names::segment_name,
+    index::{Index, Source},
     number::to_u64,
     open_segments::OpenSegment,
     scan::{Found, Scanner},
@@ -42,7 +41,7 @@ pub(super) struct Reader<'a> {
 
 /// Where numbers were when a reader asked for them.
 struct Segment {
-    numbers: Range<u64>,
+    source: Source,
     generation: u64,
     /// Those of its numbers from here on may never have been used.
     uncertain_from: u64,
@@ -95,14 +94,14 @@ impl<'a> Reader<'a> {
     fn segment(&mut self) -> Option<Segment> {
         let index = lock(self.index);
         self.next = self.next.max(index.first()).min(index.next);
-        let numbers = index.segment_of(self.next)?;
-        Some(Segment { numbers, generation: index.generation, uncertain_from: u64::MAX })
+        let source = index.source_of(self.next)?;
+        Some(Segment { source, generation: index.generation, uncertain_from: u64::MAX })
     }
 
     /// Reads until enough is found, or the segment ends, or another one may have the next number.
     fn read_segment(&mut self, mut segment: Segment) -> io::Result<()> {
-        let numbers = segment.numbers.clone();
-        let Some(open) = self.open(&segment)? else { return self.miss(numbers.end, &segment) };
+        let numbers = segment.source.numbers.clone();
+        let Some(open) = self.open(&segment.source)? else { return self.miss(numbers.end, &segment) };
         let OpenSegment { file, header } = &*open;
         segment.uncertain_from = header.uncertain_from();
         let hint = lock(self.index).hint(&header.salt, self.next);
@@ -135,24 +134,23 @@ impl<'a> Reader<'a> {
             }
             self.take(number, published, payload);
             *behind = Some((self.next, place.end));
-            if self.is_full() || self.next == segment.numbers.end {
+            if self.is_full() || self.next == segment.source.numbers.end {
                 return Ok(());
             }
             if self.has_enough() {
                 scanner.stay();
             }
         }
-        self.miss(segment.numbers.end, segment)
+        self.miss(segment.source.numbers.end, segment)
     }
 
-    /// `None` if there is no such segment of this epoch, or its header is damaged.
-    fn open(&self, segment: &Segment) -> io::Result<Option<Arc<OpenSegment>>> {
-        let first = segment.numbers.start;
-        let file = match self.disk.open(&segment_name(first)) {
+    /// `None` if there is no such file of this epoch, or its header is damaged.
+    fn open(&self, source: &Source) -> io::Result<Option<Arc<OpenSegment>>> {
+        let file = match self.disk.open(&source.name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let header = Header::read(&*file, first)?.filter(|header| header.epoch == self.epoch);
+        let header = Header::read(&*file, source.first)?.filter(|header| header.epoch == self.epoch);
         Ok(header.map(|header| Arc::new(OpenSegment { header, file })))
     }
 
@@ -164,12 +162,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The numbers from the next one up to `end` are not in the segment. Goes on behind those that are lost.
-    /// Stops at one that may be found elsewhere, and if enough was found.
+    /// Stops at one that may be found elsewhere, as in a hole that was filled, and if enough was found.
     ///
     /// # Errors
     ///
     /// If the store is closed: the next owner of the directory may have removed them.
-    fn miss(&mut self, end: u64, segment: &Segment) -> io::Result<()> {
+    fn miss(&mut self, mut end: u64, segment: &Segment) -> io::Result<()> {
         if self.next >= end {
             return Ok(());
         }
@@ -187,6 +185,9 @@ impl<'a> Reader<'a> {
             }
             // Discarded meanwhile, which raises the floor before it removes anything.
             self.next = self.next.max(index.first().min(end));
+            if segment.source.is_segment {
+                end = index.filled_in(&(self.next..end)).unwrap_or(end);
+            }
             let missed = self.next..end;
             index.recent.iter().filter(|recent| missed.contains(&recent.number)).cloned().collect()
         };
@@ -203,7 +204,7 @@ impl<'a> Reader<'a> {
 
     fn lose(&mut self, end: u64, segment: &Segment) {
         let lost = lost_events(self.next..end, segment.uncertain_from);
-        self.lost.extend(lost.map(|lost| (lost, segment_name(segment.numbers.start))));
+        self.lost.extend(lost.map(|lost| (lost, segment.source.name.clone())));
         self.next = self.next.max(end);
     }
 }

@@ -23,6 +23,10 @@ pub(super) enum Sabotage {
     TakeErrorsForDamage,
     /// A reader takes for lost what is not where it looked first.
     LookOnce,
+    /// A hole is filled without a look whether it is one.
+    FillHeldNumbers,
+    /// A file that fills a hole is renamed before its content is durable.
+    NameFillEarly,
 }
 
 thread_local! {

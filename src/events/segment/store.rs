@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    ops::Range,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -13,6 +14,7 @@ use super::{
     cached::read_cached,
     damage::{DamageReport, LostEvents},
     disk::Disk,
+    fill,
     index::Index,
     open::open,
     options::{Layout, SegmentOptions},
@@ -51,7 +53,12 @@ pub struct SegmentStore {
     damage: Mutex<DamageReport>,
     /// How many events the report counts.
     damaged: AtomicU64,
+    /// Locked while a hole is filled.
+    filling: Mutex<()>,
 }
+
+/// The payload bytes that are read at a time to see what is held.
+const CHECKED_BYTES: usize = 64 * 1024;
 
 impl SegmentStore {
     /// Opens the store in this directory, or creates it in an existing parent directory. Reads the headers
@@ -83,6 +90,7 @@ impl SegmentStore {
             writer: Mutex::new(Writer::new(active, recent)),
             damaged: AtomicU64::new(damage.count()),
             damage: Mutex::new(damage),
+            filling: Mutex::new(()),
         })
     }
 
@@ -91,11 +99,62 @@ impl SegmentStore {
     /// while the report is written to the disk.
     #[must_use]
     pub fn lost(&self) -> Vec<LostEvents> {
-        lock(&self.damage).lost().to_vec()
+        lock(&self.damage).lost()
     }
 
     fn target(&self) -> Target<'_> {
         Target { disk: &*self.disk, layout: self.layout, epoch: self.epoch, index: &self.index }
+    }
+
+    /// These events are there again, or were not missing.
+    fn restored(&self, numbers: &Range<u64>) {
+        let mut damage = lock(&self.damage);
+        if lock(&self.index).is_closed {
+            return;
+        }
+        let saved = damage.restore(numbers, &*self.disk);
+        self.damaged.store(damage.count(), Ordering::Relaxed);
+        if let Err(error) = saved {
+            tracing::warn!(%error, "the report of damage to an event log cannot be written");
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if one of these numbers is held.
+    fn check_hole(&self, numbers: &Range<u64>) -> io::Result<()> {
+        #[cfg(test)]
+        if super::sabotage::is(super::sabotage::Sabotage::FillHeldNumbers) {
+            return Ok(());
+        }
+        let held = self.held_from(numbers.start, numbers.end)?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        // Power was lost after the hole was filled, and before the report said so.
+        self.restored(&held);
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("event {} is held", held.start)))
+    }
+
+    /// The next numbers that are held without a hole between them, from this one on and below `end`.
+    fn held_from(&self, from: u64, end: u64) -> io::Result<Range<u64>> {
+        let mut found = Vec::new();
+        self.read(from, 0, &mut found)?;
+        let start = found.pop().map_or(end, |(number, _)| number.min(end));
+        let mut held = start..start;
+        loop {
+            found.clear();
+            if held.end < end {
+                self.read(held.end, CHECKED_BYTES, &mut found)?;
+            }
+            let before = held.end;
+            for (number, _) in &found {
+                held.end += u64::from(*number == held.end && *number < end);
+            }
+            if held.end == before {
+                return Ok(held);
+            }
+        }
     }
 
     fn report(&self, lost: Vec<(LostEvents, String)>) {
@@ -164,6 +223,34 @@ impl EventStore for SegmentStore {
         Ok(())
     }
 
+    fn holes(&self) -> Vec<Range<u64>> {
+        let damage = lock(&self.damage);
+        let index = lock(&self.index);
+        let Layout { segment_bytes, max_bytes, .. } = self.layout;
+        let holes = damage.holes().iter().flat_map(|hole| index.fillable(hole));
+        // Not those that go when the next segment begins.
+        holes.filter(|hole| index.has_space(hole.start, segment_bytes, max_bytes)).collect()
+    }
+
+    fn fill(&self, batch: &Batch) -> io::Result<()> {
+        let _filling = lock(&self.filling);
+        let numbers = fill::numbers_to_fill(self.target(), batch)?;
+        self.check_hole(&numbers)?;
+        {
+            // Not while a segment is begun.
+            let _writer = lock(&self.writer);
+            fill::make_room_for(self.target(), batch)?;
+        }
+        // What is appended need not wait for this.
+        fill::write(&*self.disk, self.epoch, batch)?;
+        {
+            let _writer = lock(&self.writer);
+            fill::publish(self.target(), batch, &numbers)?;
+        }
+        self.restored(&numbers);
+        Ok(())
+    }
+
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
         let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, &self.buffers, max_bytes, out);
         let next = reader.read(from);
@@ -189,6 +276,7 @@ impl EventStore for SegmentStore {
     }
 
     fn close(&self) -> io::Result<()> {
+        let _filling = lock(&self.filling);
         let closed = lock(&self.writer).close(self.target());
         lock(&self.index).is_closed = true;
         let saved = lock(&self.damage).save(&*self.disk);
@@ -199,7 +287,8 @@ impl EventStore for SegmentStore {
 
 impl fmt::Debug for SegmentStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { disk: _, layout, epoch, index, buffers: _, writer: _, damage: _, damaged: _ } = self;
+        let Self { disk: _, layout, epoch, index, buffers: _, writer: _, damage: _, damaged: _, filling: _ } =
+            self;
         f.debug_struct("SegmentStore")
             .field("layout", layout)
             .field("epoch", epoch)

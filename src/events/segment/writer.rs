@@ -66,6 +66,7 @@ impl Writer {
                 self.keep_recent(batch, &encoded);
                 let mut index = lock(index);
                 index.next = end;
+                index.settled = end;
                 index.clocks = Some(batch.clocks);
                 index.recent.clone_from(&self.recent);
                 Ok(())
@@ -179,7 +180,7 @@ impl Writer {
 }
 
 /// Removes the oldest segments if another one of this size would be too much.
-fn make_room(target: Target<'_>, bytes: u64) -> io::Result<()> {
+pub(super) fn make_room(target: Target<'_>, bytes: u64) -> io::Result<()> {
     let Target { layout, index, .. } = target;
     {
         let mut index = lock(index);
@@ -196,8 +197,16 @@ pub(super) fn remove_discarded(Target { disk, index, .. }: Target<'_>) -> io::Re
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        lock(index).remove_oldest();
+        let fills = lock(index).remove_oldest();
         disk.sync_dir()?;
+        // Not before the segment is gone for good: what they fill would be damage of it. Those that stay are
+        // removed when the log is opened.
+        for fill in fills {
+            match disk.unlink(&fill) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod cached;
 mod crash;
 mod epochs;
 mod faults;
+mod filled;
 mod last_batch;
 mod model;
 mod races;
