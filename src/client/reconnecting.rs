@@ -9,6 +9,13 @@ use std::{
 use futures_lite::future;
 
 use super::connector::Connector;
+#[cfg(all(feature = "durable", unix))]
+use super::{
+    backoff::{Backoff, Failures},
+    policy::ConnectPolicy,
+};
+#[cfg(all(feature = "durable", unix))]
+use crate::endpoint::ServerAddress;
 use crate::{
     connection::Connection,
     endpoint::Endpoint,
@@ -128,6 +135,24 @@ impl Client {
     /// The peer has answered.
     pub(super) fn succeeded(&self) {
         self.shared.connector.succeeded();
+    }
+
+    /// A client for each address of this one, to ask each of them. One with a single address keeps its
+    /// connection.
+    #[cfg(all(feature = "durable", unix))]
+    pub(crate) fn at_each_address(&self) -> Vec<Self> {
+        let Connector { endpoint, addresses, security, .. } = &*self.shared.connector;
+        if addresses.len() == 1 {
+            return vec![self.clone()];
+        }
+        let at = |address: &ServerAddress| {
+            let policy = ConnectPolicy::new(Failures::new(Backoff::new(), endpoint.fork_rng()), 1);
+            let connector =
+                Connector::new(endpoint.clone(), vec![address.clone()], Arc::clone(security), policy);
+            let call_timeout = self.shared.call_timeout;
+            Self { shared: Arc::new(Shared { connector: Arc::new(connector), call_timeout }) }
+        };
+        addresses.iter().map(at).collect()
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {

@@ -1,5 +1,7 @@
 //! Writes events to a store in groups, so that flash is written rarely.
 
+#[cfg(unix)]
+use std::ops::Range;
 use std::{
     future::Future,
     io,
@@ -178,6 +180,41 @@ impl Committer {
         Ok(())
     }
 
+    /// The holes in what is kept, as far as the store knows them.
+    #[cfg(unix)]
+    pub(super) async fn holes(&self) -> io::Result<Vec<Range<u64>>> {
+        let store = Arc::clone(&self.store);
+        let holes = on_thread(move || Ok(store.holes())).await?;
+        let kept_from = self.kept_from();
+        let kept = holes.into_iter().map(|hole| hole.start.max(kept_from)..hole.end);
+        Ok(kept.filter(|hole| hole.start < hole.end).collect())
+    }
+
+    /// Writes events into a hole, beside the commits.
+    #[cfg(unix)]
+    pub(super) async fn fill(&self, first: u64, events: Vec<StoredEvent>) -> io::Result<()> {
+        let refused = if first < self.kept_from() {
+            Some(format!("event {first} is no longer kept"))
+        } else if self.kept.as_ref().is_some_and(|kept| kept.is_full(&*self.store)) {
+            Some("consumers need the space".to_owned())
+        } else {
+            None
+        };
+        if let Some(text) = refused {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        let batch = Batch { first, events, clocks: self.history.clock().clocks() };
+        let store = Arc::clone(&self.store);
+        on_thread(move || store.fill(&batch)).await
+    }
+
+    /// The number below which the next commit discards everything, or has discarded it.
+    #[cfg(unix)]
+    fn kept_from(&self) -> u64 {
+        let surplus = self.kept.as_ref().map_or(0, |kept| kept.surplus(&*self.store));
+        self.first_seq().max(self.unwanted_below(self.history.last_seq())).max(surplus)
+    }
+
     pub(super) fn refuse_events(&self) {
         self.pending().close();
     }
@@ -281,17 +318,22 @@ impl Committer {
 
     /// Has the store give up events that are too many or too old.
     fn discard(&self, last: u64) -> io::Result<()> {
+        let below = self.unwanted_below(last);
+        let surplus = self.kept.as_ref().map_or(0, |kept| kept.surplus(&*self.store));
+        // Not with each commit: subscribers do not get what is below anyway.
+        let first = self.store.extent().first;
+        let postponed = first.saturating_add((self.retention.events / 16).min(1024));
+        if below > postponed || surplus > first { self.store.discard(below.max(surplus)) } else { Ok(()) }
+    }
+
+    /// The number below which events are too many or too old, and no consumer needs them.
+    fn unwanted_below(&self, last: u64) -> u64 {
         let Retention { events, age } = self.retention;
         let mut below = last.saturating_add(1).saturating_sub(events);
         if let Some(age) = age {
             below = below.max(self.store.expired(self.history.clock().now().saturating_sub(age)));
         }
-        let below = below.min(self.needed_from());
-        let surplus = self.kept.as_ref().map_or(0, |kept| kept.surplus(&*self.store));
-        // Not with each commit: subscribers do not get what is below anyway.
-        let first = self.store.extent().first;
-        let postponed = first.saturating_add((events / 16).min(1024));
-        if below > postponed || surplus > first { self.store.discard(below.max(surplus)) } else { Ok(()) }
+        below.min(self.needed_from())
     }
 
     /// Whether no interval has to pass before the pending events are written.

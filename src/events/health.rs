@@ -11,8 +11,8 @@ pub struct LogHealth {
     /// How many events were given a number and then not written, because a commit failed. Their
     /// numbers were given again, to other events.
     pub unwritten_events: u64,
-    /// How many events the store has lost to damage, as far as it knows; see
-    /// `EventStore::damaged`.
+    /// How many events the store has lost to damage, as far as it knows, without those that a mirror has
+    /// received again; see `EventStore::damaged`.
     pub damaged_events: u64,
     /// How many reads of the store have failed since the log was opened. The subscribers that they were for
     /// were sent away, and come back later: nothing is lost.

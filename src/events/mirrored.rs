@@ -1,5 +1,7 @@
 //! A log whose events come from another node, with their numbers.
 
+use std::{io, ops::Range};
+
 use bytes::Bytes;
 
 use super::{log::EventLog, stored_event::StoredEvent};
@@ -28,6 +30,33 @@ impl EventLog {
             return Err(Error::invalid_config("a log in memory is no mirror"));
         };
         committer.skip(to).await
+    }
+
+    /// The numbers that are missing between those that the log keeps, as far as that is known.
+    pub(crate) async fn holes(&self) -> io::Result<Vec<Range<u64>>> {
+        match self.committer() {
+            Some(committer) => committer.holes().await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Writes events that another holder still has into a hole, the first under this number. They are durable
+    /// when this returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of `EventStore::fill`; `InvalidInput` for an event that is too large.
+    pub(crate) async fn fill(&self, first: u64, payloads: Vec<Bytes>) -> io::Result<()> {
+        for payload in &payloads {
+            let too_large = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+            self.check_payload(payload).map_err(too_large)?;
+        }
+        let published = self.now();
+        let events = payloads.into_iter().map(|payload| StoredEvent { payload, published }).collect();
+        match self.committer() {
+            Some(committer) => committer.fill(first, events).await,
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Event `seq`, if it is held.

@@ -13,6 +13,7 @@ use crate::{
     client::{Client, Subscription, SubscriptionItem},
     error::{Error, ErrorKind, Result},
     events::{Cursor, EventLog, Gap, MirroredLog},
+    sync::Event,
     value::Raw,
 };
 
@@ -38,6 +39,8 @@ pub(super) struct Follow {
     /// What was acknowledged last.
     acknowledged: Option<Cursor>,
     status: Arc<StatusCell>,
+    /// Notified when another look for holders of missing events is worth it.
+    look: Arc<Event>,
 }
 
 /// Why a mirror does not go on as it is.
@@ -59,8 +62,9 @@ impl Follow {
         directory: EpochDirectory,
         log: MirroredLog,
         status: Arc<StatusCell>,
+        look: Arc<Event>,
     ) -> Self {
-        Self { origin, directory, log, acknowledged: None, status }
+        Self { origin, directory, log, acknowledged: None, status, look }
     }
 
     /// Goes on until the histories diverge.
@@ -101,6 +105,7 @@ impl Follow {
             match item.map_err(Stop::Subscription)? {
                 SubscriptionItem::Connected { .. } => {
                     self.status.change(|status| status.state = MirrorState::Following);
+                    self.look.notify(usize::MAX);
                 }
                 SubscriptionItem::Disconnected { error } => {
                     let state = MirrorState::Disconnected(Some(error.to_string()));
@@ -209,6 +214,7 @@ impl Follow {
                 status.last_seq = to - 1;
                 status.skipped += skipped;
             });
+            self.look.notify(usize::MAX);
         }
         Ok(())
     }
@@ -227,6 +233,7 @@ impl Follow {
         let (directory, log) = begun.await.map_err(Stop::Store)?;
         self.directory = directory;
         self.log.set(log.clone());
+        self.look.notify(usize::MAX);
         self.status.change(|status| (status.epoch, status.last_seq) = (Some(epoch), log.last_seq()));
         if let Some(before) = before {
             tracing::info!(

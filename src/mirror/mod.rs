@@ -1,5 +1,6 @@
 //! A second holder of another node's history.
 
+mod back_fill;
 mod directory;
 mod follow;
 mod status;
@@ -10,6 +11,7 @@ use futures_lite::future;
 
 pub use self::status::{MirrorState, MirrorStatus};
 use self::{
+    back_fill::BackFill,
     directory::EpochDirectory,
     follow::{Follow, Origin},
     status::StatusCell,
@@ -30,6 +32,12 @@ use crate::{
 /// numbers of events that the mirror holds, the mirror stops, keeps what it has and says
 /// [`Diverged`](MirrorState::Diverged). A subscriber that has seen more than the mirror is told to try
 /// another holder, and goes on there if its [`Client`] has several addresses.
+///
+/// A hole in what the mirror holds, because the holder that it follows had a gap there or because its own
+/// disk was damaged, is filled with the events of another holder that still has them: one of the addresses of
+/// the [`Client`], or of the [further](MirrorBuilder::fill_from) ones. That is done beside what arrives, and
+/// half of the time. A subscriber that passed the hole before has got its gap; one that comes later gets the
+/// events.
 ///
 /// A mirror can follow another mirror. It must be one that is nearer to the origin: two that follow each
 /// other never receive anything.
@@ -68,13 +76,14 @@ pub struct MirrorBuilder {
     log: Box<str>,
     bounds: EventLogBuilder,
     consumer: Option<Box<str>>,
+    holders: Vec<Client>,
 }
 
 impl Mirror {
     /// Prepares to follow the log `log` of the peer of `client`.
     pub fn builder<T>(client: &Client, log: impl MethodName<LogMethod<T>>) -> MirrorBuilder {
         let (client, log, bounds) = (client.clone(), log.method_name().into(), EventLog::builder());
-        MirrorBuilder { client, log, bounds, consumer: None }
+        MirrorBuilder { client, log, bounds, consumer: None, holders: Vec::new() }
     }
 }
 
@@ -91,6 +100,19 @@ impl MirrorBuilder {
         Self { consumer: Some(name.into()), ..self }
     }
 
+    /// Adds a client of a node that is asked, under the same name of the log, for events that the mirror is
+    /// missing. May be called several times. The addresses of the client that is followed are asked in any
+    /// case. Each must be nearer to the origin, or the origin itself.
+    ///
+    /// Only holders of the same epoch are asked for anything, and one whose event before the hole differs
+    /// from that of the mirror fills nothing: [`MirrorStatus::fill_error`] says so. All are asked when the
+    /// mirror is opened, when it connects, when it leaves numbers out, when damage is found, and every 10
+    /// minutes. Holes older than the first event that the mirror keeps are not filled.
+    pub fn fill_from(mut self, client: &Client) -> Self {
+        self.holders.push(client.clone());
+        self
+    }
+
     /// Opens the directory `path`, or makes it in an existing one, and begins to follow in a task of the
     /// client's endpoint. Blocks as [`EventLogBuilder::open`] does.
     ///
@@ -99,7 +121,7 @@ impl MirrorBuilder {
     /// As for [`EventLogBuilder::open`]; [`Io`](crate::ErrorKind::Io), too, for a directory with anything
     /// else than a mirror.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Mirror> {
-        let Self { client, log, bounds, consumer } = self;
+        let Self { client, log, bounds, consumer, holders } = self;
         let mirrored = bounds.mirrored();
         let (directory, held) = EpochDirectory::open(path.as_ref(), bounds)?;
         let status = Arc::new(StatusCell::new());
@@ -108,11 +130,21 @@ impl MirrorBuilder {
             status.change(|status| (status.epoch, status.last_seq) = (epoch, last_seq));
             mirrored.set(held);
         }
+        let look = Arc::new(Event::new());
+        let back_fill = BackFill {
+            holders: std::iter::once(client.clone()).chain(holders).collect(),
+            name: log.clone(),
+            log: mirrored.clone(),
+            status: Arc::clone(&status),
+            look: Arc::clone(&look),
+        };
         let origin = Origin { client: client.clone(), log, consumer };
-        let follow = Follow::new(origin, directory, mirrored.clone(), Arc::clone(&status));
+        let follow = Follow::new(origin, directory, mirrored.clone(), Arc::clone(&status), look);
         let shared = Arc::new(Shared { status, ends: AtomicBool::new(false), ended: Event::new() });
         let ends = Arc::clone(&shared);
         client.clock().spawn(async move { future::or(follow.run(), ends.until_ended()).await });
+        let ends = Arc::clone(&shared);
+        client.clock().spawn(async move { future::or(back_fill.run(), ends.until_ended()).await });
         Ok(Mirror { log: mirrored, shared })
     }
 }

@@ -32,6 +32,15 @@ pub struct MirrorStatus {
     pub last_seq: u64,
     /// How many numbers were left out since the process began: gaps of the origin.
     pub skipped: u64,
+    /// How many events were filled into holes since the process began.
+    pub filled: u64,
+    /// How many events the mirror knows to be missing between those that it keeps, as of the latest look for
+    /// holders that have them.
+    pub missing: u64,
+    /// Why holes were not filled the last time that holders were asked: one has other events under the
+    /// numbers of the mirror, cannot be reached, or the store of the mirror fails. `None` if nothing was in
+    /// the way, though no holder may have the events.
+    pub fill_error: Option<String>,
 }
 
 /// The status, for those who wait for a change.
@@ -43,7 +52,15 @@ pub(super) struct StatusCell {
 impl StatusCell {
     pub(super) fn new() -> Self {
         let state = MirrorState::Disconnected(None);
-        let status = MirrorStatus { state, epoch: None, last_seq: 0, skipped: 0 };
+        let status = MirrorStatus {
+            state,
+            epoch: None,
+            last_seq: 0,
+            skipped: 0,
+            filled: 0,
+            missing: 0,
+            fill_error: None,
+        };
         Self { status: Mutex::new(status), changed: Event::new() }
     }
 

@@ -77,6 +77,8 @@ mod logs;
 mod may_have_run;
 mod method_limits;
 #[cfg(unix)]
+mod mirror_holes;
+#[cfg(unix)]
 mod mirrors;
 mod nesting;
 mod notifications;

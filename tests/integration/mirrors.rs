@@ -9,14 +9,14 @@ use palyra_quic::{
 
 use crate::common::{Pki, loopback, run};
 
-const EPOCH: u64 = 5;
-const LOG: &str = "node.stream_events";
+pub(super) const EPOCH: u64 = 5;
+pub(super) const LOG: &str = "node.stream_events";
 
 /// A directory that is removed at the end.
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("palyra-mirror-{name}-{}", std::process::id()));
         Self(path)
     }
@@ -28,11 +28,11 @@ impl Drop for Directory {
     }
 }
 
-fn node(pki: &Pki, router: Router, address: SocketAddr) -> Endpoint {
+pub(super) fn node(pki: &Pki, router: Router, address: SocketAddr) -> Endpoint {
     Endpoint::builder().server(pki.server_tls()).router(router).bind(address).unwrap()
 }
 
-fn client(pki: &Pki, addresses: &[SocketAddr]) -> Client {
+pub(super) fn client(pki: &Pki, addresses: &[SocketAddr]) -> Client {
     let endpoint = Endpoint::builder().client(pki.client_tls()).bind(loopback()).unwrap();
     // Connections that last for no time at all make pauses grow.
     let builder = Client::builder(endpoint).backoff(Backoff::new().cap(Duration::from_millis(100)));
@@ -40,14 +40,14 @@ fn client(pki: &Pki, addresses: &[SocketAddr]) -> Client {
 }
 
 /// The log of an origin, with as many events as it may hold. The same name gives the same epoch.
-fn origin(first: u64, count: u64, max_events: usize, flavour: &str) -> EventLog {
+pub(super) fn origin(first: u64, count: u64, max_events: usize, flavour: &str) -> EventLog {
     let log = EventLog::builder().max_events(max_events).commit_interval(Duration::ZERO);
     let log = log.on(MemoryStore::new(EPOCH)).unwrap();
     publish(&log, first, count, flavour);
     log
 }
 
-fn publish(log: &EventLog, first: u64, count: u64, flavour: &str) {
+pub(super) fn publish(log: &EventLog, first: u64, count: u64, flavour: &str) {
     for number in first..first + count {
         assert_eq!(log.publish_raw(format!("{flavour} {number}")).unwrap(), number);
     }
@@ -60,14 +60,14 @@ fn mirror(client: &Client, directory: &Directory) -> Mirror {
 }
 
 /// Waits until the mirror holds this event, on disk.
-async fn holds(mirror: &Mirror, last: u64) {
+pub(super) async fn holds(mirror: &Mirror, last: u64) {
     mirror.wait_for(|status| status.last_seq >= last).await;
     mirror.log().unwrap().flush().await.unwrap();
     assert_eq!(mirror.log().unwrap().committed_seq(), last);
 }
 
 /// The next event or gap, whatever happens to connections.
-async fn next(subscription: &mut Subscription) -> Result<(u64, Vec<u8>), Gap> {
+pub(super) async fn next(subscription: &mut Subscription) -> Result<(u64, Vec<u8>), Gap> {
     loop {
         match subscription.next_raw().await.unwrap() {
             SubscriptionItem::Event { seq, payload, .. } => return Ok((seq, payload.to_vec())),
@@ -77,7 +77,11 @@ async fn next(subscription: &mut Subscription) -> Result<(u64, Vec<u8>), Gap> {
     }
 }
 
-async fn expect(subscription: &mut Subscription, numbers: std::ops::RangeInclusive<u64>, flavour: &str) {
+pub(super) async fn expect(
+    subscription: &mut Subscription,
+    numbers: std::ops::RangeInclusive<u64>,
+    flavour: &str,
+) {
     for number in numbers {
         assert_eq!(next(subscription).await, Ok((number, format!("{flavour} {number}").into_bytes())));
     }
