@@ -158,10 +158,12 @@ fn a_hole_below_what_the_mirror_keeps_is_not_fetched() {
         let newest = node(&pki, Router::new().events(gateway.clone()), loopback());
         let upstream = client(&pki, &[newest.local_addr().unwrap()]);
         with_a_hole(&gateway, &upstream, &directory, 30).await;
-        let away = mirror(&upstream, &directory, bounds(), &[]);
-        holds(&away, 30).await;
-        away.close().await.unwrap();
-        publish(&gateway, 31, 30, "event");
+        for (number, count) in [(31, 30), (61, 0)] {
+            let away = mirror(&upstream, &directory, bounds(), &[]);
+            holds(&away, number - 1).await;
+            away.close().await.unwrap();
+            publish(&gateway, number, count, "event");
+        }
         let whole = node(&pki, Router::new().events(origin(1, 60, 100, "event")), loopback());
         let whole = client(&pki, &[whole.local_addr().unwrap()]);
         // The holes are 11 to 20 and 31 to 50, and 26 is the oldest event that is kept.

@@ -46,7 +46,7 @@ fn lost(store: &SegmentStore) -> Vec<(u64, u64)> {
     store.lost().iter().map(|LostEvents { first, last, .. }| (*first, *last)).collect()
 }
 
-/// A log with the events below `end` that are in none of these holes, on pages of several segments.
+/// A log with the events below `end` that are in none of these holes, in several segments.
 fn log_with_holes(disk: &SimDisk, end: u64, holes: &[Range<u64>]) -> SegmentStore {
     let store = open(disk, &options()).unwrap();
     for number in (1..end).filter(|number| !holes.iter().any(|hole| hole.contains(number))) {
@@ -54,6 +54,15 @@ fn log_with_holes(disk: &SimDisk, end: u64, holes: &[Range<u64>]) -> SegmentStor
         store.append(&batch(number..number + 1)).unwrap();
     }
     store
+}
+
+/// Changes a byte of this event in a file.
+fn break_event(disk: &SimDisk, name: &str, number: u64) {
+    let start = format!("the payload of {number}.");
+    disk.rot(name, |content| {
+        let at = content.windows(start.len()).position(|bytes| bytes == start.as_bytes()).unwrap();
+        content[at] ^= 1;
+    });
 }
 
 /// Power is lost at the call `after` while a hole is filled.
@@ -191,11 +200,7 @@ fn a_store_that_replaces_events_is_found() {
 fn damage_that_is_filled_is_reported_no_longer_and_again_if_it_comes_back() {
     let disk = SimDisk::new(1, true);
     let store = log_with_holes(&disk, 200, &[]);
-    let broken = |content: &mut Vec<u8>| {
-        let at = content.windows(18).position(|bytes| bytes == &payload(11)[..18]).unwrap();
-        content[at] ^= 1;
-    };
-    disk.rot(&segment_name(1), broken);
+    break_event(&disk, &segment_name(1), 11);
     assert_eq!(numbers(&store).len(), 198);
     assert_eq!((lost(&store), store.holes(), store.damaged()), (vec![(11, 11)], vec![11..12], 1));
     store.fill(&batch(11..12)).unwrap();
@@ -208,7 +213,7 @@ fn damage_that_is_filled_is_reported_no_longer_and_again_if_it_comes_back() {
     drop(store);
     let store = open(&disk, &options()).unwrap();
     whole(&store);
-    disk.rot(&fill_name(&(11..12)), broken);
+    break_event(&disk, &fill_name(&(11..12)), 11);
     assert_eq!(numbers(&store).len(), 198);
     assert_eq!((lost(&store), store.holes()), (vec![(11, 11)], vec![11..12]));
     store.fill(&batch(11..12)).unwrap();
@@ -262,11 +267,7 @@ fn a_hole_in_what_fills_a_hole_is_filled() {
     let store = log_with_holes(&disk, 60, &[20..40]);
     store.fill(&batch(20..40)).unwrap();
     for number in [20, 27, 28, 39] {
-        disk.rot(&fill_name(&(20..40)), |content| {
-            let start = format!("the payload of {number}.");
-            let at = content.windows(start.len()).position(|bytes| bytes == start.as_bytes()).unwrap();
-            content[at] ^= 1;
-        });
+        break_event(&disk, &fill_name(&(20..40)), number);
     }
     let kept = |n: &u64| ![20, 27, 28, 39].contains(n);
     assert!(numbers(&store).into_iter().eq((1..60).filter(kept)));
@@ -327,20 +328,34 @@ fn a_hole_whose_segment_would_go_for_it_is_not_filled() {
     assert!(bytes <= segments * 16 * 1024, "{bytes}");
 }
 
-#[test]
-fn a_reader_in_a_hole_gets_what_fills_it_meanwhile() {
-    let disk = SimDisk::new(1, true);
-    let store = std::sync::Arc::new(log_with_holes(&disk, 60, &[20..40]));
+/// A reader is at this number when the hole is filled, and gets what fills it.
+fn filled_meanwhile(disk: &SimDisk, store: SegmentStore, hole: Range<u64>) {
+    let store = std::sync::Arc::new(store);
     let filler = std::sync::Arc::clone(&store);
-    // On the thread of the reader, when it has opened the segment.
-    disk.interrupt(Call::Read, 2, move || filler.fill(&batch(20..40)).unwrap());
-    let mut out = Vec::new();
-    let mut from = 20;
+    let mut from = hole.start;
+    // On the thread of the reader, when it has read the header of the file.
+    disk.interrupt(Call::Read, 2, move || filler.fill(&batch(hole)).unwrap());
+    let (mut out, began) = (Vec::new(), from);
     while from < 60 {
         from = store.read(from, usize::MAX, &mut out).unwrap();
     }
     assert!(disk.is_uninterrupted());
-    assert!(out.into_iter().map(|(number, _)| number).eq(20..60));
+    assert!(out.into_iter().map(|(number, _)| number).eq(began..60));
+}
+
+#[test]
+fn a_reader_in_a_hole_gets_what_fills_it_meanwhile() {
+    let disk = SimDisk::new(1, true);
+    filled_meanwhile(&disk, log_with_holes(&disk, 60, &[20..40]), 20..40);
+}
+
+#[test]
+fn a_reader_at_damage_in_what_fills_a_hole_gets_what_fills_that_meanwhile() {
+    let disk = SimDisk::new(1, true);
+    let store = log_with_holes(&disk, 60, &[20..40]);
+    store.fill(&batch(20..40)).unwrap();
+    break_event(&disk, &fill_name(&(20..40)), 27);
+    filled_meanwhile(&disk, store, 27..28);
 }
 
 #[test]
