@@ -45,10 +45,10 @@ impl EventLog {
     ///
     /// # Errors
     ///
-    /// Those of `EventStore::fill`; `InvalidInput` for an event that is too large.
+    /// Those of `EventStore::fill`; `InvalidData` for an event that is too large.
     pub(crate) async fn fill(&self, first: u64, payloads: Vec<Bytes>) -> io::Result<()> {
         for payload in &payloads {
-            let too_large = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+            let too_large = |error| io::Error::new(io::ErrorKind::InvalidData, error);
             self.check_payload(payload).map_err(too_large)?;
         }
         let published = self.now();

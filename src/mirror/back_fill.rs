@@ -1,6 +1,11 @@
 //! Fills the holes of a mirror.
 
-use std::{io, ops::Range, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_lite::future;
@@ -11,7 +16,7 @@ use crate::{
     error::{Error, ErrorKind},
     events::{Cursor, EventLog, MirroredLog},
     message::EVENT_OVERHEAD,
-    runtime::Elapsed,
+    runtime::{Clock, Elapsed},
     sync::Event,
     value::Raw,
 };
@@ -40,6 +45,7 @@ pub(super) struct BackFill {
     pub(super) status: Arc<StatusCell>,
     /// Notified when another look is worth it.
     pub(super) look: Arc<Event>,
+    pub(super) clock: Clock,
 }
 
 /// Why a hole stays, though a holder was asked.
@@ -61,6 +67,8 @@ struct Filling {
     /// The event before the hole, until the holder has sent its own.
     overlap: Option<Bytes>,
     run: Run,
+    /// When the work on this run began.
+    began: Instant,
 }
 
 /// What to do after an item.
@@ -85,27 +93,29 @@ impl BackFill {
     /// Goes on until the mirror stops.
     pub(super) async fn run(self) {
         loop {
-            let look = self.look.listen();
+            let (look, damaged) = (self.look.listen(), self.damaged());
             let asked = self.fill_holes().await;
             let is_over =
                 |state: &MirrorState| matches!(state, MirrorState::Closed | MirrorState::Diverged(_));
             if matches!(asked, Err(Stop::Closed)) || is_over(&self.status.get().state) {
                 return;
             }
-            self.sleep(LEAST_PAUSE).await;
-            future::or(look, self.wait_for_damage()).await;
+            self.clock.sleep(LEAST_PAUSE).await;
+            future::or(look, self.wait_for_damage(damaged)).await;
         }
     }
 
-    /// Resolves when damage was found, or it is time to ask again.
-    async fn wait_for_damage(&self) {
-        let damaged = || self.log.get().map(|log| log.health().damaged_events);
-        let before = damaged();
+    /// Resolves when damage was found since it was this much, or it is time to ask again.
+    async fn wait_for_damage(&self, before: Option<u64>) {
         let mut waited = Duration::ZERO;
-        while waited < LONGEST_PAUSE && damaged() == before {
-            self.sleep(DAMAGE_PAUSE).await;
+        while waited < LONGEST_PAUSE && self.damaged() == before {
+            self.clock.sleep(DAMAGE_PAUSE).await;
             waited += DAMAGE_PAUSE;
         }
+    }
+
+    fn damaged(&self) -> Option<u64> {
+        self.log.get().map(|log| log.health().damaged_events)
     }
 
     /// Asks each holder for each hole.
@@ -150,28 +160,21 @@ impl BackFill {
 
     /// Receives what the holder has of this hole, and writes it.
     async fn fill_hole(&self, holder: &Client, log: &EventLog, hole: &Range<u64>) -> Result<(), Stop> {
-        let clock = holder.clock();
         let (mut subscription, mut filling) = self.begin(holder, log, hole.clone()).await?;
-        let mut began = clock.now();
         loop {
-            let Some(item) = self.next(holder, &mut subscription).await? else { break };
+            let Some(item) = self.next(&mut subscription).await? else { break };
             match filling.receive(item) {
                 Ok(Received::More) => {}
-                Ok(Received::Enough) => {
-                    self.write(log, &mut filling.run).await?;
-                    // At most half of the time.
-                    clock.sleep(clock.now().saturating_duration_since(began).min(MAX_REST)).await;
-                    began = clock.now();
-                }
+                Ok(Received::Enough) => self.write(log, &mut filling).await?,
                 Ok(Received::End) => break,
                 Err(Stop::Holder(error)) => {
-                    self.write(log, &mut filling.run).await?;
+                    self.write(log, &mut filling).await?;
                     return Err(Stop::Holder(error));
                 }
                 Err(stop) => return Err(stop),
             }
         }
-        self.write(log, &mut filling.run).await
+        self.write(log, &mut filling).await
     }
 
     /// Begins one event before the hole, if the mirror holds it, so that it is compared.
@@ -181,23 +184,20 @@ impl BackFill {
         log: &EventLog,
         hole: Range<u64>,
     ) -> Result<(Subscription, Filling), Stop> {
+        let began = self.clock.now();
         let before = hole.start.saturating_sub(1);
         let unreadable = |error: Error| Stop::Store(io::Error::other(error));
         let overlap = log.payload_of(before).await.map_err(unreadable)?;
         let from = if overlap.is_some() { before.saturating_sub(1) } else { before };
         let cursor = Cursor::new(Some(log.epoch()), from);
         let subscription = holder.subscribe::<Raw>(&*self.name).resume(cursor).open();
-        Ok((subscription, Filling { epoch: log.epoch(), hole, overlap, run: Run::default() }))
+        Ok((subscription, Filling { epoch: log.epoch(), hole, overlap, run: Run::default(), began }))
     }
 
     /// `None` if the holder sends nothing.
-    async fn next(
-        &self,
-        holder: &Client,
-        subscription: &mut Subscription,
-    ) -> Result<Option<SubscriptionItem>, Stop> {
-        let deadline = holder.clock().deadline(MAX_SILENCE);
-        match holder.clock().timeout_at(Some(deadline), subscription.next_raw()).await {
+    async fn next(&self, subscription: &mut Subscription) -> Result<Option<SubscriptionItem>, Stop> {
+        let deadline = self.clock.deadline(MAX_SILENCE);
+        match self.clock.timeout_at(Some(deadline), subscription.next_raw()).await {
             Ok(Ok(item)) => Ok(Some(item)),
             Ok(Err(error)) if *error.kind() == ErrorKind::Closed => Err(Stop::Closed),
             Ok(Err(error)) => Err(Stop::Holder(error)),
@@ -205,8 +205,9 @@ impl BackFill {
         }
     }
 
-    async fn write(&self, log: &EventLog, run: &mut Run) -> Result<(), Stop> {
-        let Run { first, payloads, bytes: _ } = std::mem::take(run);
+    /// Writes what was received, and then rests for as long as that took.
+    async fn write(&self, log: &EventLog, filling: &mut Filling) -> Result<(), Stop> {
+        let Run { first, payloads, bytes: _ } = std::mem::take(&mut filling.run);
         let count = u64::try_from(payloads.len()).unwrap_or(u64::MAX);
         if count == 0 {
             return Ok(());
@@ -217,13 +218,9 @@ impl BackFill {
             status.filled += count;
             status.missing = status.missing.saturating_sub(count);
         });
+        self.clock.sleep(self.clock.now().saturating_duration_since(filling.began).min(MAX_REST)).await;
+        filling.began = self.clock.now();
         Ok(())
-    }
-
-    async fn sleep(&self, pause: Duration) {
-        if let Some(client) = self.holders.first() {
-            client.clock().sleep(pause).await;
-        }
     }
 }
 

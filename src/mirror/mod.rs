@@ -137,6 +137,7 @@ impl MirrorBuilder {
             log: mirrored.clone(),
             status: Arc::clone(&status),
             look: Arc::clone(&look),
+            clock: client.clock().clone(),
         };
         let origin = Origin { client: client.clone(), log, consumer };
         let follow = Follow::new(origin, directory, mirrored.clone(), Arc::clone(&status), look);
