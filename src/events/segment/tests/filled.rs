@@ -2,7 +2,7 @@
 
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one hole")]
 
-use std::{collections::BTreeMap, io, ops::Range, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, io, ops::Range, time::Duration};
 
 use bytes::Bytes;
 
@@ -127,8 +127,8 @@ fn a_file_that_gets_its_name_too_early_is_found() {
     must_find(Sabotage::NameFillEarly, interrupted_everywhere);
 }
 
-/// A log is filled at random, and loses power now and then.
-fn trial(seed: u64) -> Result<(), String> {
+/// A log is filled at random, and loses power now and then. Returns how many holes were filled.
+fn trial(seed: u64) -> Result<usize, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let disk = SimDisk::new(seed, random.bool());
     let mut held = BTreeMap::<u64, Bytes>::new();
@@ -180,20 +180,19 @@ fn trial(seed: u64) -> Result<(), String> {
             return Err(format!("{read:?} instead of {held:?}"));
         }
     }
-    if held.len() > 30 && !disk.contents().keys().any(|name| fill_numbers(name).is_some()) {
-        return Err("no hole was filled".into());
-    }
-    Ok(())
+    Ok(disk.contents().keys().filter(|name| fill_numbers(name).is_some()).count())
 }
 
 #[test]
 fn holes_are_filled_and_no_event_is_replaced() {
-    run(60, 2_000, trial);
+    let fills = Cell::new(0);
+    run(60, 2_000, |seed| trial(seed).map(|count| fills.set(fills.get() + count)));
+    assert!(fills.get() > 100, "{} holes were filled", fills.get());
 }
 
 #[test]
 fn a_store_that_replaces_events_is_found() {
-    must_find(Sabotage::FillHeldNumbers, trial);
+    must_find(Sabotage::FillHeldNumbers, |seed| trial(seed).map(drop));
 }
 
 #[test]
