@@ -68,3 +68,88 @@ impl EventLog {
         Ok(batch.into_iter().find(|(found, _)| *found == seq).map(|(_, payload)| payload))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use async_executor::Executor;
+    use futures_lite::future::block_on;
+
+    use super::*;
+    use crate::{
+        events::{
+            EventLogBuilder,
+            event_store::{Batch, Clocks, EventStore, Extent},
+        },
+        runtime::AsyncIoRuntime,
+        sync::{Mutex, lock},
+    };
+
+    /// A store of events 1 to 100 with two holes, of which those below 40 are old. Notes what it is to fill.
+    #[derive(Clone, Default)]
+    struct Holey(Arc<Mutex<Vec<(u64, usize)>>>);
+
+    impl EventStore for Holey {
+        fn extent(&self) -> Extent {
+            Extent { epoch: 5, first: 1, next: 101 }
+        }
+        fn last_clocks(&self) -> Option<Clocks> {
+            None
+        }
+        fn expired(&self, _before: Duration) -> u64 {
+            40
+        }
+        fn append(&self, _batch: &Batch) -> io::Result<()> {
+            Ok(())
+        }
+        fn holes(&self) -> Vec<Range<u64>> {
+            vec![5..10, 30..60]
+        }
+        fn fill(&self, batch: &Batch) -> io::Result<()> {
+            lock(&self.0).push((batch.first, batch.events.len()));
+            Ok(())
+        }
+        fn read(&self, _from: u64, _max: usize, _out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
+            Ok(101)
+        }
+        fn discard(&self, _below: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn close(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The holes of a log with these bounds, and what the store is asked to fill of these events.
+    fn fill(bounds: EventLogBuilder, first: u64) -> (Vec<Range<u64>>, io::Result<()>, Vec<(u64, usize)>) {
+        let store = Holey::default();
+        let runtime = AsyncIoRuntime::on(Arc::new(Executor::new()));
+        let log = bounds.runtime(runtime).on(store.clone()).unwrap();
+        let filled = block_on(log.fill(first, vec![Bytes::from_static(b"event"); 2]));
+        let asked = lock(&store.0).clone();
+        (block_on(log.holes()).unwrap(), filled, asked)
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_fills_no_hole() {
+        let (_, filled, asked) = fill(EventLog::builder().max_payload_bytes(4), 5);
+        assert_eq!((filled.unwrap_err().kind(), asked), (io::ErrorKind::InvalidData, vec![]));
+    }
+
+    #[test]
+    fn holes_below_the_bounds_are_neither_known_nor_filled() {
+        let bounds = || EventLog::builder().max_events(1000);
+        let (holes, filled, asked) = fill(bounds(), 5);
+        assert_eq!((holes, filled.is_ok(), asked), (vec![5..10, 30..60], true, vec![(5, 2)]));
+        for (bounds, kept_from) in
+            [(bounds().max_events(66), 35), (bounds().max_age(Duration::from_secs(1)), 40)]
+        {
+            let (holes, filled, asked) = fill(bounds.clone(), kept_from - 1);
+            assert!(holes.into_iter().eq([kept_from..60]));
+            assert_eq!((filled.unwrap_err().kind(), asked), (io::ErrorKind::StorageFull, vec![]));
+            let (_, filled, asked) = fill(bounds, kept_from);
+            assert_eq!((filled.is_ok(), asked), (true, vec![(kept_from, 2)]));
+        }
+    }
+}
