@@ -70,8 +70,10 @@ fn interrupted(seed: u64, after: u64) -> Result<bool, String> {
     let disk = SimDisk::new(seed, seed.is_multiple_of(2));
     let store = log_with_holes(&disk, 100, &[40..60, 70..72]);
     disk.inject(Fault { call: Call::Any, after, times: u64::MAX, kind: FaultKind::Io });
+    let before = disk.calls();
     let filled = store.fill(&batch(43..58));
-    let was_reached = filled.is_err();
+    // Also while the report of damage is written, which is no reason to tell that the hole is not filled.
+    let was_reached = disk.calls() - before > after;
     disk.heal();
     drop(store);
     disk.lose_power();
