@@ -108,6 +108,26 @@ impl Index {
         self.fills.first_in(numbers)
     }
 
+    /// These numbers, which a reader did not find in the file of this name, without those that were filled
+    /// since.
+    pub(super) fn not_filled(&self, numbers: Range<u64>, name: &str) -> Vec<Range<u64>> {
+        let mut rest = Vec::new();
+        let mut start = numbers.start;
+        while start < numbers.end {
+            let source = self.source_of(start);
+            let is_filled = source.as_ref().is_some_and(|source| !source.is_segment && source.name != name);
+            let end = match source {
+                Some(source) if !source.is_segment => source.numbers.end.min(numbers.end),
+                _ => self.filled_in(&(start..numbers.end)).unwrap_or(numbers.end),
+            };
+            if !is_filled {
+                rest.push(start..end);
+            }
+            start = end;
+        }
+        rest
+    }
+
     /// The parts of these numbers that can be filled, each with one file.
     pub(super) fn fillable(&self, numbers: &Range<u64>) -> Vec<Range<u64>> {
         let all = numbers.start.max(self.first())..numbers.end.min(self.settled);

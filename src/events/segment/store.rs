@@ -163,10 +163,18 @@ impl SegmentStore {
             return;
         }
         let mut damage = lock(&self.damage);
-        if lock(&self.index).is_closed {
+        let index = lock(&self.index);
+        if index.is_closed {
             // The file may be that of the next owner.
             return;
         }
+        let not_filled = |(lost, segment): (LostEvents, String)| {
+            let parts = index.not_filled(lost.first..lost.last.saturating_add(1), &segment).into_iter();
+            let lost = parts.map(move |part| LostEvents { first: part.start, last: part.end - 1, ..lost });
+            lost.map(move |lost| (lost, segment.clone()))
+        };
+        let lost: Vec<_> = lost.into_iter().flat_map(not_filled).collect();
+        drop(index);
         for (lost, segment) in lost {
             if damage.add(lost, &segment) {
                 let LostEvents { first, last, .. } = lost;

@@ -360,6 +360,23 @@ fn a_reader_at_damage_in_what_fills_a_hole_gets_what_fills_that_meanwhile() {
 }
 
 #[test]
+fn a_reader_that_has_passed_a_hole_reports_nothing_that_was_filled_since() {
+    for after in 0..8 {
+        let disk = SimDisk::new(1, true);
+        let store = std::sync::Arc::new(log_with_holes(&disk, 200, &[20..40]));
+        let filler = std::sync::Arc::clone(&store);
+        disk.interrupt(Call::Read, after, move || filler.fill(&batch(20..40)).unwrap());
+        let (mut from, mut out) = (1, Vec::new());
+        while from < 200 {
+            from = store.read(from, usize::MAX, &mut out).unwrap();
+        }
+        assert!(disk.is_uninterrupted());
+        assert_eq!((lost(&store), store.holes()), (vec![], vec![]), "before read {after}");
+        assert!(numbers(&store).into_iter().eq(1..200));
+    }
+}
+
+#[test]
 fn holes_are_filled_beside_readers_and_writers() {
     let disk = SimDisk::new(1, true);
     let store = &log_with_holes(&disk, 10, &[]);
