@@ -361,7 +361,7 @@ fn a_reader_at_damage_in_what_fills_a_hole_gets_what_fills_that_meanwhile() {
 
 #[test]
 fn a_reader_that_has_passed_a_hole_reports_nothing_that_was_filled_since() {
-    for after in 0..8 {
+    for after in 0..20 {
         let disk = SimDisk::new(1, true);
         let store = std::sync::Arc::new(log_with_holes(&disk, 200, &[20..40]));
         let filler = std::sync::Arc::clone(&store);
