@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Failures;
 use crate::{
-    error::{AttemptErrors, Error},
+    code::Code,
+    error::{AttemptErrors, Error, ErrorKind},
     runtime::Clock,
 };
 
@@ -97,10 +98,12 @@ impl ConnectPolicy {
     }
 
     /// The connection was lost, or is not to be used any more: the next round begins after a pause, and the
-    /// connection's address is dialled again when it said.
+    /// connection's address is dialled again when it said, and last if it shuts down.
     pub(super) fn lost(&mut self, error: &Error, now: Instant) {
         self.put_off(now);
-        if error.retry_after().is_some() {
+        // A node that shuts down does not answer for a while, and another address may.
+        let shuts_down = *error.kind() == ErrorKind::ConnectionClosed(Code::SHUTTING_DOWN);
+        if shuts_down || error.retry_after().is_some() {
             self.pass_over(self.current, error, now);
         }
     }
@@ -166,10 +169,7 @@ mod tests {
     use fastrand::Rng;
 
     use super::{super::Backoff, *};
-    use crate::{
-        error::ErrorKind,
-        fallback::{FallbackPolicy, PathPrivilege},
-    };
+    use crate::fallback::{FallbackPolicy, PathPrivilege};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -203,6 +203,17 @@ mod tests {
 
     fn addresses(attempts: &[Attempt]) -> Vec<usize> {
         attempts.iter().map(|attempt| attempt.address).collect()
+    }
+
+    #[test]
+    fn a_peer_that_shuts_down_is_dialled_last() {
+        let (mut policy, now) = (policy(3), Instant::now());
+        policy.connected(1);
+        policy.lost(&Error::new(ErrorKind::ConnectionLost), now);
+        assert_eq!(addresses(&failing_round(&mut policy, now, |_| refused())), [1, 2, 0]);
+        policy.connected(1);
+        policy.lost(&Error::new(ErrorKind::ConnectionClosed(Code::SHUTTING_DOWN)), now);
+        assert_eq!(addresses(&failing_round(&mut policy, now, |_| refused())), [2, 0, 1]);
     }
 
     #[test]
