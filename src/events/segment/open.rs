@@ -16,7 +16,7 @@ use super::{
     newest,
     number::to_usize,
     options::SegmentOptions,
-    recovery::{Verdict, judge},
+    recovery::{Findings, Rest, Verdict, Written, judge},
     survey::{Recent, Survey, survey},
 };
 use crate::events::event_store::{Clocks, MAX_NUMBER};
@@ -114,7 +114,11 @@ fn find_end(
         return Ok(End { verdict, clocks: None, active: None, recent: Vec::new() });
     };
     let found = survey(&*newest.file, header, MAX_NUMBER + 1)?;
-    let verdict = judge(&found.findings);
+    let mut verdict = judge(&found.findings);
+    // After an end in order, numbers behind the last event are those of a gap.
+    if options.repeats_numbers && !header.closed {
+        verdict = verdict.before_losses(sound_end(&found));
+    }
     lost.add_missing(&found, verdict.next, verdict.uncertain_from);
     let mut header = header.clone();
     if !header.closed || !verdict.can_continue {
@@ -139,6 +143,22 @@ fn find_end(
     let checksum = Checksum::new(&header.salt);
     let active = Active { file: Arc::clone(&newest.file), header, checksum, end };
     Ok(End { verdict, clocks, active: Some(active), recent })
+}
+
+/// The first number at the end that is missing, or may never have been written; behind the last event if
+/// there is none.
+fn sound_end(found: &Survey) -> u64 {
+    let Findings { first, last_batch, found_end, rest, .. } = found.findings;
+    let doubtful_from = match (last_batch, rest) {
+        (Some(batch), _) if !batch.is_complete && batch.written == Written::InDoubt => batch.first,
+        (batch, Rest::InDoubt { .. }) => batch.map_or(first, |batch| batch.end),
+        _ => return found_end,
+    };
+    let missing = found.missing.iter().filter(|missing| missing.end > doubtful_from);
+    missing
+        .map(|missing| missing.start.max(doubtful_from))
+        .min()
+        .map_or(found_end, |first| first.min(found_end))
 }
 
 /// Writes the same bytes again. After a sync that failed, the operating system may take for durable what is

@@ -9,6 +9,8 @@ pub struct SegmentOptions {
     pub(super) layout: Layout,
     pub(super) new_epoch: Box<dyn Fn() -> u64 + Send + Sync>,
     pub(super) begins_epoch: bool,
+    /// Whether numbers that were lost at the end are given again, to the same events.
+    pub(super) repeats_numbers: bool,
     pub(super) at_least: Option<(u64, u64)>,
 }
 
@@ -32,6 +34,7 @@ impl Default for SegmentOptions {
             layout: Layout { segment_bytes: SEGMENT_BYTES, max_bytes: u64::MAX, fresh_blocks: false },
             new_epoch: Box::new(random_epoch),
             begins_epoch: false,
+            repeats_numbers: false,
             at_least: None,
         }
     }
@@ -97,6 +100,13 @@ impl SegmentOptions {
         self
     }
 
+    /// Holds events of another node. If the last of them are lost, or may have been, the store goes on with
+    /// the first of their numbers: the origin says again which events have them.
+    pub(in crate::events) fn repeat_numbers(mut self) -> Self {
+        self.repeats_numbers = true;
+        self
+    }
+
     /// Whether a store with these numbers must begin a new epoch.
     pub(super) fn needs_epoch(&self, epoch: u64, next: u64) -> bool {
         self.begins_epoch || self.at_least.is_some_and(|(known, number)| known == epoch && number >= next)
@@ -105,10 +115,11 @@ impl SegmentOptions {
 
 impl fmt::Debug for SegmentOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layout, new_epoch: _, begins_epoch, at_least } = self;
+        let Self { layout, new_epoch: _, begins_epoch, repeats_numbers, at_least } = self;
         f.debug_struct("SegmentOptions")
             .field("layout", layout)
             .field("begins_epoch", begins_epoch)
+            .field("repeats_numbers", repeats_numbers)
             .field("at_least", at_least)
             .finish_non_exhaustive()
     }

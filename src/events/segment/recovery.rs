@@ -75,6 +75,16 @@ pub(super) struct Verdict {
     pub(super) can_continue: bool,
 }
 
+impl Verdict {
+    /// Ends the log with the last event that was found.
+    pub(super) fn before_losses(self, found_end: u64) -> Self {
+        if self.next <= found_end {
+            return self;
+        }
+        Self { next: found_end, uncertain_from: found_end, can_continue: false }
+    }
+}
+
 pub(super) fn judge(findings: &Findings) -> Verdict {
     let Findings { first, durable, uncertain_from, closed, last_batch, found_end, rest } = *findings;
     let batch_end = last_batch.map_or(first, |batch| batch.end);

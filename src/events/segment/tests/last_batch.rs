@@ -84,12 +84,16 @@ impl Images {
     }
 
     fn open(&self, segment: Vec<u8>) -> SegmentStore {
+        self.open_with(segment, &self.options())
+    }
+
+    fn open_with(&self, segment: Vec<u8>, options: &SegmentOptions) -> SegmentStore {
         let disk = SimDisk::new(1, self.filled);
         for (name, content) in &self.after {
             disk.replace(name, Some(content.clone()));
         }
         disk.replace(SEGMENT, Some(segment));
-        open(&disk, &self.options()).unwrap()
+        open(&disk, options).unwrap()
     }
 
     /// The image of a segment of which only some of the last sectors were written.
@@ -159,6 +163,25 @@ fn a_torn_batch_is_truncated_and_no_damage_is_reported() {
                 assert!(lost.is_empty() || next >= images.last.end);
             }
             assert!(numbers(&store).starts_with(&[1, 2]));
+        }
+    }
+}
+
+/// The origin has its events, and no others under their numbers.
+#[test]
+fn a_mirror_goes_on_with_the_first_number_of_a_torn_batch() {
+    for images in Images::all() {
+        let sectors = images.sectors();
+        for written in 0..1_usize << sectors.len() {
+            let segment = images.torn(|at| written & (1 << at) != 0);
+            let store = images.open_with(segment, &images.options().repeat_numbers());
+            let context = format!("{written:b} of {sectors:?}, filled: {}", images.filled);
+            let (next, lost) = (store.extent().next, store.lost());
+            assert!((images.last.start..=images.last.end).contains(&next), "{context}: {next}");
+            assert_eq!(lost, [], "{context}");
+            assert!(numbers(&store).into_iter().eq(1..next), "{context}");
+            append(&store, &[10]);
+            assert_eq!(numbers(&store).last(), Some(&next), "{context}");
         }
     }
 }
