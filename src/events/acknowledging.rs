@@ -52,7 +52,7 @@ impl EventLog {
             .acknowledge(consumer, cursor.seq(), self.committed_seq(), self.now())
             .map_err(NotAcknowledged::Refused)?;
         consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
-        if acknowledged == Acknowledged::Unsaved {
+        if acknowledged == Acknowledged::Unsaved || self.is_full_after_crash() {
             self.save_consumers().await.map_err(NotAcknowledged::NotSaved)?;
             consumers.set_saved(consumer);
         }
@@ -86,6 +86,14 @@ impl EventLog {
         }
         consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
         self.save_consumers().await.map(|()| true)
+    }
+
+    /// Whether a crash would lose acknowledgements without which events are refused.
+    fn is_full_after_crash(&self) -> bool {
+        #[cfg(feature = "durable")]
+        return self.committer().is_some_and(|committer| committer.is_full_after_crash());
+        #[cfg(not(feature = "durable"))]
+        false
     }
 
     /// Makes the consumers as durable as they get.

@@ -2,13 +2,11 @@
 
 use std::{io, mem, sync::Arc, time::Duration};
 
-use event_listener::Listener;
-
 use super::{
     event_store::EventStore,
-    on_thread::{StoreCall, catch_panic, on_thread, start_thread},
+    on_thread::{StoreCall, catch_panic, on_thread, wait_for_thread},
 };
-use crate::sync::{AsyncMutex, Event};
+use crate::sync::AsyncMutex;
 
 /// Disks that work take less time, so that a log which was dropped can be opened again immediately. One that
 /// hangs holds up the thread that drops the log for no longer.
@@ -64,16 +62,13 @@ impl Drop for Closing {
 }
 
 fn close_soon(store: Arc<dyn EventStore>) {
-    let closed = Arc::new(Event::new());
-    let listener = closed.listen();
-    start_thread(move || {
+    let close = move || {
         if let Err(error) = catch_panic(|| store.close()) {
             tracing::warn!(%error, "the store of an event log was not closed in order");
         }
         drop(store);
-        closed.notify(usize::MAX);
-    });
-    let _ = listener.wait_timeout(MAX_WAIT_IN_DROP);
+    };
+    wait_for_thread(close, MAX_WAIT_IN_DROP);
 }
 
 #[cfg(test)]

@@ -307,6 +307,11 @@ impl Committer {
         self.kept.as_ref().map_or(u64::MAX, Kept::needed_from)
     }
 
+    /// Whether a crash would lose acknowledgements without which events are refused.
+    pub(super) fn is_full_after_crash(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.is_full_after_crash(&*self.store))
+    }
+
     /// Writes the consumers, if they have changed.
     pub(super) async fn save_consumers(self: &Arc<Self>) -> Result<()> {
         if self.kept.is_none() {

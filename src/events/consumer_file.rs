@@ -5,7 +5,7 @@ use crate::error::Result;
 
 /// Saves the consumers of a log, with what they have acknowledged. A trait object, so that a program without
 /// consumers does not contain it.
-pub(super) trait ConsumerFile: Send + Sync {
+pub(crate) trait ConsumerFile: Send + Sync {
     /// The consumers that were saved last, and whether others were lost to damage.
     fn all(&self) -> (Vec<(Box<str>, Cursor)>, bool);
 

@@ -27,7 +27,7 @@ pub(super) struct ConsumerSettings {
 }
 
 #[cfg(all(feature = "durable", unix))]
-type OpenFile = fn(&Path) -> Result<Box<dyn ConsumerFile>>;
+pub(crate) type OpenFile = fn(&Path) -> Result<Box<dyn ConsumerFile>>;
 
 /// Takes the consumers that were saved, with what they had acknowledged, and the time.
 type Make = fn(&ConsumerSettings, &[(Box<str>, u64)], Duration) -> Result<Consumers>;

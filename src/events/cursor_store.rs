@@ -6,6 +6,7 @@ use super::{
     Cursor,
     consumer_file::ConsumerFile,
     cursor_table::{CursorTable, HEAD_LEN, MAGIC, check_name},
+    on_thread::unblock,
     segment::{DiskFile, is_medium_error, open_locked_file, read_full, write_all},
 };
 use crate::{
@@ -86,6 +87,23 @@ impl CursorStore {
         Ok(Self::on(file)?)
     }
 
+    /// The consumers of a log on a simulated disk; a new file where there is none.
+    #[cfg(test)]
+    pub(super) fn on_disk(disk: &dyn super::segment::Disk, name: &str) -> io::Result<Self> {
+        match disk.open(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let new = format!("{name}.new");
+                let file = disk.create(&new)?;
+                initialize(&*file)?;
+                file.sync_data()?;
+                disk.rename(&new, name)?;
+                disk.sync_dir()?;
+                Self::on(file)
+            }
+            file => Self::on(file?),
+        }
+    }
+
     fn on(file: Arc<dyn DiskFile>) -> io::Result<Self> {
         let (slots, table) = Slots::read(file)?;
         let shared = Shared {
@@ -141,7 +159,7 @@ impl CursorStore {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        let written = blocking::unblock(move || {
+        let written = unblock(move || {
             // Until the write ends, though the caller may have given up.
             let _turn = turn;
             shared.write()

@@ -165,6 +165,11 @@ impl History {
         taken.is_ok().then(|| SubscriberSlot { history: Arc::clone(self) })
     }
 
+    #[cfg(all(test, feature = "durable", feature = "cert", feature = "sim"))]
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.ring().bytes()
+    }
+
     pub(super) fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Relaxed)
     }

@@ -250,6 +250,12 @@ impl EventLog {
         self.shared.backing.health()
     }
 
+    /// What the events in memory count for.
+    #[cfg(all(test, feature = "durable", feature = "cert", feature = "sim"))]
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.shared.history.memory_bytes()
+    }
+
     /// How many subscriptions are open.
     #[must_use]
     pub fn subscribers(&self) -> usize {

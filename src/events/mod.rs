@@ -38,6 +38,8 @@ mod keep_for_consumers;
 mod kept;
 mod log;
 mod log_clock;
+#[cfg(all(feature = "durable", unix))]
+mod log_files;
 mod log_stats;
 #[cfg(feature = "durable")]
 mod memory_store;
@@ -56,6 +58,10 @@ mod ring;
 #[cfg(all(feature = "durable", unix))]
 mod segment;
 mod served_log;
+#[cfg(all(test, feature = "durable", feature = "sim", unix))]
+mod simulated_files;
+#[cfg(all(test, feature = "durable", feature = "sim"))]
+mod simulated_threads;
 #[cfg(feature = "durable")]
 mod stored;
 #[cfg_attr(not(feature = "durable"), expect(unreachable_pub, reason = "public for stores alone"))]
@@ -63,8 +69,6 @@ mod stored_event;
 
 #[cfg(all(fuzzing, feature = "durable", unix))]
 pub use self::segment::fuzz::open_any_segment;
-#[cfg(all(feature = "durable", unix))]
-pub(crate) use self::served_log::MirroredLog;
 pub(crate) use self::{
     acknowledging::NotAcknowledged,
     consumers::Refused,
@@ -91,4 +95,11 @@ pub use self::{
 pub use self::{
     cursor_store::CursorStore,
     segment::{LostEvents, SegmentOptions, SegmentStore},
+};
+#[cfg(all(feature = "durable", unix))]
+pub(crate) use self::{on_thread::unblock, served_log::MirroredLog};
+#[cfg(all(test, feature = "durable", feature = "sim", unix))]
+pub(crate) use self::{
+    simulated_files::{Power, SimulatedDisk, StorageFault},
+    simulated_threads::SimulatedThreads,
 };

@@ -7,11 +7,24 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use blocking::Task;
+use event_listener::Listener;
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{Event, Mutex, lock};
+
+/// Runs this on a thread that may block. It does not begin if the task is dropped before that.
+///
+/// A test in virtual time has it run by the tasks of its simulation.
+pub(crate) fn unblock<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    #[cfg(all(test, feature = "sim"))]
+    if let Some(threads) = super::simulated_threads::current() {
+        return threads.unblock(run);
+    }
+    blocking::unblock(run)
+}
 
 /// A call of a store. If it has not begun when this is dropped, it does not begin.
 pub(super) struct StoreCall<T> {
@@ -39,7 +52,23 @@ pub(super) fn start_thread(run: impl FnOnce() + Send + 'static) {
 
 /// Boxed, because each type of task makes a program about 2 KiB larger.
 fn spawn(run: Box<dyn FnOnce() + Send>) -> Task<()> {
-    blocking::unblock(run)
+    unblock(run)
+}
+
+/// As [`start_thread`], and waits for the end, but no longer than this.
+pub(super) fn wait_for_thread(run: impl FnOnce() + Send + 'static, longest: Duration) {
+    #[cfg(all(test, feature = "sim"))]
+    if super::simulated_threads::current().is_some() {
+        // Nothing else runs while the only thread of a simulation waits.
+        return run();
+    }
+    let ended = Arc::new(Event::new());
+    let listener = ended.listen();
+    start_thread(move || {
+        run();
+        ended.notify(usize::MAX);
+    });
+    let _ = listener.wait_timeout(longest);
 }
 
 /// Calls a store. A panic of the store is an error.

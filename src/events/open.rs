@@ -18,15 +18,11 @@ use super::{
     stored::Stored,
 };
 #[cfg(unix)]
-use super::{
-    cursor_table::MAX_NAMES,
-    segment::{CONSUMERS, SegmentOptions, SegmentStore},
-    served_log::MirroredLog,
-};
+use super::{cursor_table::MAX_NAMES, log_files::LogFiles, segment::SegmentOptions, served_log::MirroredLog};
 use crate::{
     error::{Error, Result},
     runtime::{Clock, default_runtime},
-    sync::Mutex,
+    sync::{AtomicU64, Mutex},
 };
 
 /// Eight segments are as many bytes as a log may have, so that few events go at a time: but not in segments
@@ -82,7 +78,7 @@ impl EventLogBuilder {
     }
 
     /// Opens the log in this directory, or creates it: a history that goes on across restarts, with its epoch
-    /// and its numbers, in a [`SegmentStore`] of at most [`max_bytes`](Self::max_bytes).
+    /// and its numbers, in a [`SegmentStore`](crate::SegmentStore) of at most [`max_bytes`](Self::max_bytes).
     ///
     /// An event whose [`publish_durable`](EventLog::publish_durable) has resolved survives kill -9 and the
     /// loss of power, as far as the disk keeps what it was told to. Damage costs the damaged events, which
@@ -98,10 +94,10 @@ impl EventLogBuilder {
     ///
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) as for [`build`](Self::build), and without a
     /// runtime;
-    /// [`Io`](crate::ErrorKind::Io) as for [`SegmentStore::open`].
+    /// [`Io`](crate::ErrorKind::Io) as for [`SegmentStore::open`](crate::SegmentStore::open).
     #[cfg(unix)]
     pub fn open(self, path: impl AsRef<Path>) -> Result<EventLog> {
-        self.open_with(path.as_ref(), SegmentOptions::default())
+        self.open_in(path.as_ref(), SegmentOptions::default())
     }
 
     /// What is served of a log with these bounds that a mirror will open.
@@ -112,24 +108,30 @@ impl EventLogBuilder {
 
     /// As [`open`](Self::open), for a log that mirrors this epoch of another node.
     #[cfg(unix)]
-    pub(crate) fn open_mirror(self, path: &Path, epoch: u64) -> Result<EventLog> {
-        let log = self.open_with(path, SegmentOptions::default().epochs_from(move || epoch))?;
+    pub(crate) fn open_mirror(self, files: &(impl LogFiles + ?Sized), epoch: u64) -> Result<EventLog> {
+        let log =
+            self.open_in(files, SegmentOptions::default().epochs_from(move || epoch).repeat_numbers())?;
         if log.epoch() != epoch {
-            let text = format!("{} has events of epoch {}, not {epoch}", path.display(), log.epoch());
+            let text = format!("{} has events of epoch {}, not {epoch}", files.location(), log.epoch());
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into());
         }
         log.into_mirror().ok_or_else(|| Error::invalid_config("the log is in use"))
     }
 
+    /// As [`open`](Self::open), with files that may be elsewhere.
     #[cfg(unix)]
-    fn open_with(self, path: &Path, options: SegmentOptions) -> Result<EventLog> {
+    pub(crate) fn open_in(
+        self,
+        files: &(impl LogFiles + ?Sized),
+        options: SegmentOptions,
+    ) -> Result<EventLog> {
         let runtime = self.checked_runtime()?;
         self.check_stored_consumers()?;
         let segment_bytes = self.segment_bytes();
         let max_bytes = self.consumers.max_bytes.unwrap_or(self.max_bytes);
-        let store = SegmentStore::open(path, &options.segment_bytes(segment_bytes).max_bytes(max_bytes))?;
-        let consumers = self.consumers.open_file.map(|open| open(&path.join(CONSUMERS))).transpose()?;
-        self.start(runtime, Arc::new(store), consumers)
+        let store = files.store(options.segment_bytes(segment_bytes).max_bytes(max_bytes))?;
+        let consumers = self.consumers.open_file.map(|open| files.consumers(open)).transpose()?;
+        self.start(runtime, store, consumers)
     }
 
     #[cfg(unix)]
@@ -239,11 +241,13 @@ impl EventLogBuilder {
             tracing::warn!("the consumers of an event log are lost to damage: everything is kept");
             consumers.set_incomplete();
         }
+        let saved_from = consumers.acknowledged_by_all().saturating_add(1);
         Ok(Some(Kept {
             consumers: Arc::new(consumers),
             epoch,
             file,
             saving: Mutex::new(()),
+            saved_from: AtomicU64::new(saved_from),
             max_acknowledged_bytes: self.max_bytes,
             full_at: self.consumers.refuses.then(|| max_bytes.saturating_sub(self.reserve())),
         }))
@@ -269,7 +273,7 @@ mod tests {
             event_store::{Batch, Clocks, StoredEvent},
         },
         runtime::AsyncIoRuntime,
-        sync::{AtomicU64, Mutex, lock},
+        sync::lock,
     };
 
     const EPOCH: u64 = 5;

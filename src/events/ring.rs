@@ -97,6 +97,11 @@ impl Ring {
         }
     }
 
+    #[cfg(all(test, feature = "durable", feature = "cert", feature = "sim"))]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn first(&self) -> u64 {
         self.first
     }

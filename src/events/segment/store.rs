@@ -77,7 +77,7 @@ impl SegmentStore {
         Self::on(Arc::new(RealDisk::open(path.as_ref())?), options)
     }
 
-    pub(super) fn on(disk: Arc<dyn Disk>, options: &SegmentOptions) -> io::Result<Self> {
+    pub(in crate::events) fn on(disk: Arc<dyn Disk>, options: &SegmentOptions) -> io::Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(RetryingDisk(disk));
         let Opened { epoch, mut index, active, recent, damage } = open(&*disk, options)?;
         index.recent.clone_from(&recent);
