@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_lite::future;
 
+#[cfg(test)]
+use super::sabotage::{self, Sabotage};
 use super::{
     directory::EpochDirectory,
     status::{MirrorState, StatusCell},
@@ -12,7 +14,7 @@ use super::{
 use crate::{
     client::{Client, Subscription, SubscriptionItem},
     error::{Error, ErrorKind, Result},
-    events::{Cursor, EventLog, Gap, MirroredLog},
+    events::{Cursor, EventLog, Gap, MirroredLog, unblock},
     sync::Event,
     value::Raw,
 };
@@ -107,6 +109,10 @@ impl Follow {
                     self.status.change(|status| status.state = MirrorState::Following);
                     self.look.notify(usize::MAX);
                 }
+                #[cfg(test)]
+                SubscriptionItem::Disconnected { .. } if sabotage::is(Sabotage::StopWhenDisconnected) => {
+                    future::pending().await
+                }
                 SubscriptionItem::Disconnected { error } => {
                     let state = MirrorState::Disconnected(Some(error.to_string()));
                     self.status.change(|status| status.state = state);
@@ -135,7 +141,7 @@ impl Follow {
         let Some(log) = log else { return subscription.next_raw().await };
         loop {
             let committed = log.listen();
-            let durable = Cursor::new(Some(log.epoch()), log.committed_seq());
+            let durable = Cursor::new(Some(log.epoch()), durable_seq(&log));
             if durable.seq() > 0 && self.acknowledged != Some(durable) {
                 subscription.ack_up_to(durable);
                 self.acknowledged = Some(durable);
@@ -177,9 +183,20 @@ impl Follow {
 
     async fn append(&mut self, epoch: u64, seq: u64, payload: Bytes) -> std::result::Result<(), Stop> {
         let log = self.log_of(epoch).await?;
+        #[cfg(test)]
+        if sabotage::is(Sabotage::LeaveOutEvents) && seq.is_multiple_of(8) {
+            return self.leave_out(&log, seq + 1).await;
+        }
+        #[cfg(test)]
+        let (seq, payload) = sabotage::changed(&log, seq, payload);
         if log.last_seq() == 0 && seq > 1 {
             // The first that the origin still had.
             self.leave_out(&log, seq).await?;
+        }
+        #[cfg(test)]
+        if sabotage::is(Sabotage::AppendTwice) && seq.is_multiple_of(8) {
+            log.append_mirrored(seq, payload.clone()).map_err(Stop::Store)?;
+            return log.append_mirrored(seq + 1, payload).map_err(Stop::Store);
         }
         let appended = match log.append_mirrored(seq, payload.clone()) {
             Err(error) if *error.kind() == ErrorKind::Exhausted => {
@@ -208,6 +225,8 @@ impl Follow {
 
     async fn leave_out(&self, log: &EventLog, to: u64) -> std::result::Result<(), Stop> {
         let skipped = to.saturating_sub(log.last_seq() + 1);
+        #[cfg(test)]
+        let skipped = if sabotage::is(Sabotage::DropGaps) { 0 } else { skipped };
         if skipped > 0 {
             log.skip_mirrored(to).await.map_err(Stop::Store)?;
             self.status.change(|status| {
@@ -229,7 +248,7 @@ impl Follow {
             return Ok(log.clone());
         }
         let mut directory = self.directory.clone();
-        let begun = blocking::unblock(move || directory.begin(epoch).map(|log| (directory, log)));
+        let begun = unblock(move || directory.begin(epoch).map(|log| (directory, log)));
         let (directory, log) = begun.await.map_err(Stop::Store)?;
         self.directory = directory;
         self.log.set(log.clone());
@@ -246,6 +265,15 @@ impl Follow {
         }
         Ok(log)
     }
+}
+
+/// The newest event that the origin need not keep for this mirror any longer.
+fn durable_seq(log: &EventLog) -> u64 {
+    #[cfg(test)]
+    if sabotage::is(Sabotage::AckReceived) {
+        return log.last_seq();
+    }
+    log.committed_seq()
 }
 
 fn same(seq: u64, held: &Bytes, received: &Bytes) -> std::result::Result<(), Stop> {

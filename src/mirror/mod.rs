@@ -3,7 +3,11 @@
 mod back_fill;
 mod directory;
 mod follow;
+#[cfg(test)]
+mod sabotage;
 mod status;
+#[cfg(all(test, feature = "cert", feature = "sim"))]
+mod tests;
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -12,7 +16,7 @@ use futures_lite::future;
 pub use self::status::{MirrorState, MirrorStatus};
 use self::{
     back_fill::BackFill,
-    directory::EpochDirectory,
+    directory::{Directories, EpochDirectory, EpochLogs},
     follow::{Follow, Origin},
     status::StatusCell,
 };
@@ -121,9 +125,14 @@ impl MirrorBuilder {
     /// As for [`EventLogBuilder::open`]; [`Io`](crate::ErrorKind::Io), too, for a directory with anything
     /// else than a mirror.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Mirror> {
+        let logs = Directories::open(path.as_ref())?;
+        self.open_in(Arc::new(logs))
+    }
+
+    fn open_in(self, logs: Arc<dyn EpochLogs>) -> Result<Mirror> {
         let Self { client, log, bounds, consumer, holders } = self;
         let mirrored = bounds.mirrored();
-        let (directory, held) = EpochDirectory::open(path.as_ref(), bounds)?;
+        let (directory, held) = EpochDirectory::open(logs, bounds)?;
         let status = Arc::new(StatusCell::new());
         if let Some(held) = held {
             let (epoch, last_seq) = (Some(held.epoch()), held.last_seq());
