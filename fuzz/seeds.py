@@ -42,6 +42,10 @@ def main():
                 twin = json.dumps(vector["json"], ensure_ascii=False, separators=(",", ":"))
                 write("json_message", name, twin.encode())
 
+    for validity, acknowledgements in vectors("ack_events").items():
+        for vector in acknowledgements:
+            write("cbor_message", f"ack events {validity} {vector['name']}", bytes.fromhex(vector["hex"]))
+
     for vector in vectors("invalid"):
         target = f"{vector['encoding']}_message"
         write(target, f"invalid {vector['name']}", bytes.fromhex(vector["hex"]))

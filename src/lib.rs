@@ -232,7 +232,7 @@ pub mod fuzzing {
     pub use crate::events::open_any_segment;
     pub use crate::{
         frame::{FrameBuffer, FrameError, encode as encode_frame},
-        message::{validate_body, validate_item},
+        message::{AckEvents, validate_body, validate_item},
     };
 }
 

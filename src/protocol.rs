@@ -29,3 +29,11 @@ pub(crate) const MAX_METHOD_BYTES: usize = 128;
 pub(crate) const fn is_method_len(bytes: usize) -> bool {
     1 <= bytes && bytes <= MAX_METHOD_BYTES
 }
+
+/// As many bytes as the name of a consumer may have.
+const MAX_CONSUMER_BYTES: usize = 64;
+
+/// Whether the name of a consumer may have this many bytes.
+pub(crate) const fn is_consumer_len(bytes: usize) -> bool {
+    1 <= bytes && bytes <= MAX_CONSUMER_BYTES
+}

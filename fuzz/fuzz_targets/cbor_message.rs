@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use palyra_quic::{
     Bytes, Codec, CountedResponse, Item, MessageError, Notification, Request, Response,
-    fuzzing::{validate_body, validate_item},
+    fuzzing::{AckEvents, validate_body, validate_item},
     minicbor,
 };
 
@@ -17,6 +17,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     }
     rules(input);
     messages(input);
+    acknowledgement(input);
     Corpus::Keep
 });
 
@@ -163,6 +164,37 @@ fn messages(input: &[u8]) {
         let mut same = Request::new(message.method);
         (same.protocol_version, same.params) = (message.protocol_version, message.params);
         assert_eq!(request, Ok(trace.map_or(same.clone(), |trace| same.with_trace(trace))));
+    }
+}
+
+/// The parameters of `node.ack_events`, against a plain reading of docs/protocol.md, section 7.7.
+fn acknowledgement(input: &[u8]) {
+    let sound = Plain { rest: input }.body().filter(|unordered| *unordered <= MAX_UNORDERED);
+    let fields = sound.and_then(|_| Plain { rest: input }.fields());
+    let expected = fields.and_then(|fields| {
+        let uint = |key: i128| fields.get(&key).filter(|field| field.0 == 0).map(|field| field.1);
+        let text = |field: &Field, most: usize| {
+            let is_name = field.0 == 3 && (1..=most).contains(&field.2.len());
+            is_name.then(|| String::from_utf8(field.2.clone()).unwrap())
+        };
+        fields.keys().all(|key| matches!(key, 0..=3 | 16..)).then_some(())?;
+        let log = match fields.get(&3) {
+            Some(field) => Some(text(field, 128)?),
+            None => None,
+        };
+        Some((text(fields.get(&0)?, 64)?, uint(1)?, uint(2)?, log))
+    });
+    let decoded = AckEvents::decode(input).ok();
+    let found = decoded.clone().map(|AckEvents { consumer, epoch, seq, log }| {
+        (String::from(consumer), epoch, seq, log.map(String::from))
+    });
+    assert_eq!(found, expected);
+    if let Some(ack) = decoded {
+        let mut encoded = vec![0xaa];
+        ack.encode(&mut encoded).unwrap();
+        assert_eq!(encoded.remove(0), 0xaa, "what was there is overwritten");
+        assert!(encoded.len() <= input.len(), "{encoded:02x?}");
+        assert_eq!(AckEvents::decode(&encoded), Ok(ack));
     }
 }
 

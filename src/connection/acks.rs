@@ -9,7 +9,6 @@ use crate::{
     message::AckEvents,
     method::{LogMethod, MethodName},
     protocol::{ACK_EVENTS, STREAM_EVENTS},
-    value,
 };
 
 impl Connection {
@@ -47,5 +46,7 @@ fn ack_params(log: &str, consumer: &str, cursor: Cursor) -> Result<Bytes> {
         .epoch()
         .ok_or_else(|| Error::invalid_config("a cursor without an epoch cannot be acknowledged"))?;
     let log = (log != STREAM_EVENTS).then(|| log.into());
-    value::encode(&AckEvents { consumer: consumer.into(), epoch, seq: cursor.seq(), log })
+    let mut params = Vec::new();
+    AckEvents { consumer: consumer.into(), epoch, seq: cursor.seq(), log }.encode(&mut params)?;
+    Ok(params.into())
 }

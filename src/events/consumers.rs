@@ -5,11 +5,10 @@ use std::time::Duration;
 use crate::{
     error::{Error, Result},
     name_map::NameMap,
+    protocol::is_consumer_len,
     sync::{Mutex, MutexGuard, lock},
 };
 
-/// As many bytes as the name of a consumer may have.
-pub(crate) const MAX_NAME_BYTES: usize = 64;
 /// How many consumers a log has at most, unless its owner says otherwise.
 pub(super) const MAX_CONSUMERS: usize = 64;
 
@@ -225,7 +224,7 @@ impl Table {
 }
 
 fn check_name(name: &str) -> std::result::Result<(), Refused> {
-    if (1..=MAX_NAME_BYTES).contains(&name.len()) { Ok(()) } else { Err(Refused::Name) }
+    if is_consumer_len(name.len()) { Ok(()) } else { Err(Refused::Name) }
 }
 
 impl Refused {

@@ -23,6 +23,9 @@ mod response;
 mod trace;
 mod validate;
 
+#[cfg(any(fuzzing, feature = "__internals"))]
+pub use self::ack::AckEvents;
+#[cfg(not(any(fuzzing, feature = "__internals")))]
 pub(crate) use self::ack::AckEvents;
 pub(crate) use self::codec::is_json;
 pub(crate) use self::description::{DescribedLimits, encode_description};

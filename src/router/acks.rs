@@ -11,7 +11,6 @@ use crate::{
     name_map::NameMap,
     protocol::{ACK_EVENTS, STREAM_EVENTS},
     tls::PeerIdentity,
-    value,
 };
 
 /// When to try again where a new consumer could not be written, or there are too many.
@@ -66,7 +65,7 @@ async fn acknowledge(
     params: &Bytes,
 ) -> Result<Bytes, MethodError> {
     let AckEvents { consumer, epoch, seq, log } =
-        value::decode(params).map_err(|error| MethodError::invalid_request(error.to_string()))?;
+        AckEvents::decode(params).map_err(|error| MethodError::invalid_request(error.to_string()))?;
     // Before anything about logs: who may not speak for a consumer learns nothing of them.
     if !peer.is_some_and(|peer| rule(peer, &consumer)) {
         return Err(MethodError::permission_denied("the peer does not speak for this consumer"));

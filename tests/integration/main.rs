@@ -19,6 +19,7 @@ mod program;
 #[path = "../common/simulation.rs"]
 mod simulation;
 
+mod ack_vectors;
 #[cfg(unix)]
 mod acks;
 mod addresses;

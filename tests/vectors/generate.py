@@ -23,6 +23,10 @@ invalid.json
     fault      the kind of fault
     why        what is wrong, for people
     cddl       true where protocol.cddl alone already excludes it
+ack_events.json
+    valid      the params of node.ack_events: name, hex, diag, reencodes, cddl, and consumer, epoch, seq
+               and log (null where it is absent), as a node takes them
+    invalid    name, hex, diag (null where the bytes have none), fault, why, cddl
 frames.json
     valid      name, hex, max_frame_bytes, bodies: the hex of each body in the stream
     invalid    name, hex, max_frame_bytes, fault, code: what the receiver resets the stream with
@@ -588,6 +592,78 @@ def invalid():
     return vectors
 
 
+def ack_events():
+    """The params of node.ack_events: a map by the rules of a request's body."""
+    names = {0: "consumer", 1: "epoch", 2: "seq", 3: "log"}
+    least = {0: "c", 1: 1, 2: 0}
+    valid, wrong = [], []
+
+    def good(name, body, encoded=None, **options):
+        made = vector(name, names, body, **options) if encoded is None else loose(name, names, encoded, body)
+        del made["json"]
+        valid.append(made | {field: body.get(key) for key, field in names.items()})
+
+    def bad(fault, name, encoded, why, text=None, cddl=False):
+        wrong.append({"name": name, "fault": fault, "hex": bytes.fromhex(encoded).hex(), "diag": text, "why": why, "cddl": cddl})
+
+    def value(fault, name, body, why, cddl=True):
+        encoded = cbor2.dumps(body)
+        assert holds(encoded, body), name
+        bad(fault, name, encoded.hex(), why, diag(body), cddl)
+
+    good("as small as it gets", least)
+    good("the node's own log", {0: "gateway", 1: 8213, 2: 41})
+    good("a log by name", {0: "gateway", 1: 8213, 2: 41, 3: "plant.readings"})
+    good("the node's own log, by its name", {0: "gateway", 1: 8213, 2: 41, 3: "node.stream_events"})
+    good("a name of 64 bytes", least | {0: "c" * 64})
+    good("a name of 32 characters in 64 bytes", least | {0: "ü" * 32})
+    good("a log with a name of 128 bytes", least | {3: "l" * 128})
+    good("the greatest numbers", {0: "c", 1: U64_MAX, 2: U64_MAX})
+    good("an epoch that JSON does not tell exactly", {0: "c", 1: 2**53 + 1, 2: 1})
+    good("epoch 0", {0: "c", 1: 0, 2: 1})
+    good("with an extension", least | {16: [1, {"a": None}]})
+    good("with extensions of any size", least | {1000: b"x", U64_MAX: 0})
+    good("keys in another order", {2: 7, 0: "c", 1: 1}, "a3 02 07 00 6163 01 01")
+    good("numbers that are longer than they must be", least, "a3 00 780163 01 1900 01 02 1b0000000000000000")
+
+    value("missing_key", "an empty map", {}, "the consumer, the epoch and the number are required")
+    for key, field in list(names.items())[:3]:
+        value("missing_key", f"no {field}", {k: v for k, v in least.items() if k != key}, f"{field} is required")
+    value("out_of_range", "an empty name", least | {0: ""}, "a name has 1 to 64 bytes")
+    value("out_of_range", "a name of 65 bytes", least | {0: "c" * 65}, "a name has 1 to 64 bytes")
+    value("out_of_range", "a name of 33 characters in 66 bytes", least | {0: "ü" * 33}, "bytes count, not characters")
+    value("out_of_range", "a log without a name", least | {3: ""}, "a method has 1 to 128 bytes")
+    value("out_of_range", "a log with a name of 129 bytes", least | {3: "l" * 129}, "a method has 1 to 128 bytes")
+    value("wrong_type", "a name in bytes", least | {0: b"c"}, "the consumer is text")
+    value("wrong_type", "a number as name", least | {0: 7}, "the consumer is text")
+    value("wrong_type", "an epoch below 0", least | {1: -1}, "the epoch is unsigned")
+    value("wrong_type", "no epoch, as null", least | {1: None}, "a cursor without an epoch cannot be acknowledged")
+    value("wrong_type", "a number below 0", least | {2: -1}, "the number is unsigned")
+    value("wrong_type", "a number with a fraction", least | {2: 1.5}, "the number is unsigned")
+    value("wrong_type", "no log, as null", least | {3: None}, "an absent field has no key")
+    value("wrong_type", "a log in bytes", least | {3: b"l"}, "the log is text")
+    value("unknown_key", "key 4", least | {4: 0}, "keys below 16 are kept for later versions")
+    value("unknown_key", "key 15", least | {15: 0}, "keys below 16 are kept for later versions")
+    value("unknown_key", "a negative key", least | {-1: 0}, "negative keys are unknown keys")
+    value("key_type", "the names as keys", {"consumer": "c", "epoch": 1, "seq": 0}, "keys are integers")
+    value("not_a_map", "an array", ["c", 1, 0], "the params are a map")
+    bad("not_a_map", "a map in a tag", "c6 a3 00 6163 01 01 02 00", "a tag is no map", '6({0: "c", 1: 1, 2: 0})')
+    bad("truncated", "nothing", "", "the params are a map")
+    bad("truncated", "cut before the number", "a3 00 6163 01 01 02", "the map has three pairs")
+    bad("truncated", "a name cut short", "a3 00 6463", "the name has four bytes")
+    bad("trailing", "a byte behind the map", "a3 00 6163 01 01 02 00 00", "the params are one item")
+    bad("trailing", "two acknowledgements", "a3 00 6163 01 01 02 00 a3 00 6163 01 01 02 01", "the params are one item")
+    bad("duplicate_key", "two numbers", "a4 00 6163 01 01 02 00 02 09", "one would count, and the other not", '{0: "c", 1: 1, 2: 0, 2: 9}')
+    bad("duplicate_key", "two names", "a4 00 6163 00 6164 01 01 02 00", "one would count, and the other not", '{0: "c", 0: "d", 1: 1, 2: 0}')
+    bad("indefinite", "a map without an end", "bf 00 6163 01 01 02 00 ff", "lengths are definite", '{_ 0: "c", 1: 1, 2: 0}')
+    bad("indefinite", "a name in pieces", "a3 00 7f 6163 ff 01 01 02 00", "lengths are definite", '{0: (_ "c"), 1: 1, 2: 0}')
+    bad("bad_utf8", "a name that is not UTF-8", "a3 00 61ff 01 01 02 00", "text is UTF-8")
+    bad("reserved_info", "a number with information 28", "a3 00 6163 01 01 02 1c", "28 is reserved")
+    value("too_deep", "an extension of 16 levels", least | {16: nested(16, in_array)}, "the map counts as one of 16", cddl=False)
+    good("an extension of 15 levels", least | {16: nested(15, in_map)})
+    return {"valid": valid, "invalid": wrong}
+
+
 def frames():
     health = cbor2.dumps(HEALTH)
     first = cbor2.dumps({0: 1, 1: "n"})
@@ -656,7 +732,8 @@ def write(name, content):
 def main():
     for name, vectors in (
         ("requests.json", requests()), ("responses.json", responses()),
-        ("notifications.json", notifications()), ("items.json", items()), ("invalid.json", invalid()), ("frames.json", frames()),
+        ("notifications.json", notifications()), ("items.json", items()), ("ack_events.json", ack_events()),
+        ("invalid.json", invalid()), ("frames.json", frames()),
     ):
         write(name, vectors)
         print(f"{name}: {len(vectors) if isinstance(vectors, list) else sum(map(len, vectors.values()))}")
