@@ -6,6 +6,7 @@ use super::reconnecting::Client;
 use crate::{
     error::{Error, ErrorKind, Result},
     events::Cursor,
+    protocol::ACK_EVENTS,
     runtime::Elapsed,
     sync::{Event, Mutex, MutexGuard, lock, wait_until},
     value::Raw,
@@ -49,6 +50,12 @@ impl Acks {
 
     pub(super) fn acknowledge(&self, cursor: Cursor) {
         let Self(sending) = self;
+        if cursor.epoch().is_none() {
+            // Not sent: a node without epochs does not know the method either.
+            let unsupported = Error::new(ErrorKind::Unsupported).of_method(ACK_EVENTS);
+            sending.state().refused = Some(unsupported.detail("the cursor is of a peer without epochs"));
+            return;
+        }
         let begins = {
             let mut state = sending.state();
             state.wanted = Some(cursor);

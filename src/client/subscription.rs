@@ -111,7 +111,7 @@ impl<T> Subscription<T> {
     /// [consumer](super::Subscribe::consumer) of this subscription. To be called when the events were
     /// processed, as often as one likes: a task of the endpoint sends one acknowledgement at a time, and
     /// the newest is next. One that is lost with its connection is sent again on the next. Does nothing
-    /// without a consumer, and with peers that have no epochs.
+    /// without a consumer.
     ///
     /// A refusal does not end the subscription: [`take_ack_error`](Self::take_ack_error) has it.
     pub fn ack(&self) {
@@ -123,7 +123,7 @@ impl<T> Subscription<T> {
     /// As [`ack`](Self::ack), up to a cursor that was kept: of events whose processing ends later, for
     /// instance.
     pub fn ack_up_to(&self, cursor: Cursor) {
-        if let Some(acks) = self.acks.as_ref().filter(|_| cursor.epoch().is_some()) {
+        if let Some(acks) = &self.acks {
             acks.acknowledge(cursor);
         }
     }
@@ -136,7 +136,8 @@ impl<T> Subscription<T> {
 
     /// Why the peer has refused the latest acknowledgement, once: [`Remote`](ErrorKind::Remote) with
     /// `invalid_request` for a cursor of another epoch, with `permission_denied` if this side may not speak
-    /// for the consumer, and with `unsupported_method` from a node that keeps nothing for consumers.
+    /// for the consumer, and with `unsupported_method` from a node that keeps nothing for consumers;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the peer speaks JSON alone, or has no epochs.
     pub fn take_ack_error(&self) -> Option<Error> {
         self.acks.as_ref()?.take_refused()
     }

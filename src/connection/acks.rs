@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::Connection;
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     events::Cursor,
-    message::AckEvents,
+    message::{AckEvents, WireError},
     method::{LogMethod, MethodName},
     protocol::{ACK_EVENTS, STREAM_EVENTS},
 };
@@ -25,6 +25,7 @@ impl Connection {
     /// is of another epoch or ahead of the log, or the log keeps nothing for consumers; with
     /// `permission_denied` for a consumer that this side may not speak for; with `unsupported_method` from
     /// nodes without consumers, and those of earlier versions.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the peer is a node of the tokio implementation;
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a cursor without an epoch.
     ///
     /// # Cancellation
@@ -37,7 +38,17 @@ impl Connection {
         cursor: Cursor,
     ) -> Result<()> {
         let params = ack_params(log.method_name(), consumer, cursor)?;
-        self.request_raw(ACK_EVENTS, params).send_raw().await.map(|_| ())
+        let acknowledged = self.request_raw(ACK_EVENTS, params).send_raw().await;
+        acknowledged.map(drop).map_err(|error| {
+            // It has not read the request, so that the cursor is not what is wrong.
+            let was_not_read =
+                *error.kind() == ErrorKind::Remote(WireError::InvalidRequest) && self.is_json_only();
+            if was_not_read {
+                let unsupported = Error::new(ErrorKind::Unsupported).detail("the peer speaks JSON alone");
+                return self.link().name(unsupported, ACK_EVENTS);
+            }
+            error
+        })
     }
 }
 

@@ -1,5 +1,10 @@
 //! The parameters of `node.ack_events`.
 
+#![cfg_attr(
+    not(any(fuzzing, feature = "__internals")),
+    allow(unreachable_pub, reason = "public for `fuzzing`")
+)]
+
 use super::{
     MessageError,
     cbor::{self, BodySource, Key},
