@@ -87,7 +87,7 @@ impl CursorStore {
         Ok(Self::on(file)?)
     }
 
-    /// The consumers of a log on a simulated disk; a new file where there is none.
+    /// The consumers of a log on a simulated disk; made if it does not exist.
     #[cfg(test)]
     pub(super) fn on_disk(disk: &dyn super::segment::Disk, name: &str) -> io::Result<Self> {
         match disk.open(name) {

@@ -3,8 +3,8 @@
 
 use futures_lite::future;
 use palyra_quic::{
-    Bytes, Client, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventItem, EventLog, PeerIdentity,
-    Raw, Request, Response, Router, Subscription, SubscriptionItem, TraceContext, WireError,
+    Bytes, Client, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventLog, PeerIdentity, Raw,
+    Request, Response, Router, Subscription, SubscriptionItem, TraceContext, WireError,
 };
 
 use crate::common::{RawServer, RawStream, decode, encode, frame, json_request, loopback, run, serve};

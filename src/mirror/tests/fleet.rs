@@ -238,8 +238,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Checks what the mirrors still had when they were switched on again. A gap may be acknowledged, too, and
-    /// is received again.
+    /// Checks what the mirrors still had when they were switched on again. A gap may be acknowledged, too,
+    /// and is received again.
     pub(super) fn check_promises(&self) {
         let mut ledger = self.ledger.lock();
         for (node, last, acknowledged) in &self.promises {

@@ -167,7 +167,8 @@ impl Ledger {
         }
     }
 
-    /// The events from this number on that somebody was told of. There may be millions of numbers between two.
+    /// The events from this number on that somebody was told of. There may be millions of numbers between
+    /// two.
     pub(super) fn known_from(&self, seq: u64) -> BTreeMap<u64, Bytes> {
         let events = self.delivered.range(seq..).chain(self.durable.range(seq..));
         events.map(|(seq, payload)| (*seq, payload.clone())).collect()

@@ -40,7 +40,7 @@ fn trial(seed: u64, plant: Plant) -> Result<Summary, Vec<Finding>> {
         let mut random = Rng::with_seed(seed);
         let fleet = Fleet::new(&sim, Settings::new(&mut random), plant);
         let ledger = fleet.ledger.clone();
-        let ended = sabotage::with(plant.mirror, || sim.run(Trial::run(fleet, random, plant)));
+        let ended = sabotage::with(plant.mirror, || sim.run(FleetTrial::run(fleet, random, plant)));
         let mut findings = ledger.lock().findings().to_vec();
         match ended {
             Ok(summary) if findings.is_empty() => return Ok(summary),
@@ -51,14 +51,14 @@ fn trial(seed: u64, plant: Plant) -> Result<Summary, Vec<Finding>> {
     })
 }
 
-struct Trial {
+struct FleetTrial {
     fleet: Fleet,
     random: Rng,
     restart: Arc<Event>,
     progress: Arc<Event>,
 }
 
-impl Trial {
+impl FleetTrial {
     async fn run(mut fleet: Fleet, mut random: Rng, plant: Plant) -> Result<Summary, Finding> {
         for node in [SENSOR, GATEWAY, CENTRE] {
             fleet.switch_on(node).await?;
