@@ -4,10 +4,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,7 +18,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    sync::{Event, wait_until},
+    sync::{AtomicU64, Event, wait_until},
 };
 
 /// The power of a machine, from when it is switched on until it is lost: nothing reaches a disk afterwards.
