@@ -174,10 +174,18 @@ impl Ledger {
         events.map(|(seq, payload)| (*seq, payload.clone())).collect()
     }
 
-    /// The bytes of the events from this number on.
-    pub(super) fn bytes_from(&self, seq: u64) -> u64 {
-        let lens = self.known_from(seq).into_values().map(|payload| payload.len());
-        lens.map(|len| u64::try_from(len).unwrap() + EVENT_OVERHEAD).sum()
+    /// The most bytes that the events from this number on may take. Nobody was told the numbers of some.
+    pub(super) fn bytes_from(&self, seq: u64, largest_payload: usize) -> u64 {
+        let bytes = |len: usize| u64::try_from(len).unwrap() + EVENT_OVERHEAD;
+        let known = self.known_from(seq);
+        let numbers = (self.newest_known() + 1).saturating_sub(seq);
+        let unknown_numbers = numbers - u64::try_from(known.len()).unwrap();
+        let durable: HashSet<&Bytes> = self.durable.values().collect();
+        let is_unknown =
+            |payload: &&Bytes| !self.delivered_payloads.contains(*payload) && !durable.contains(payload);
+        let unknown: u64 = self.published.iter().filter(is_unknown).map(|payload| bytes(payload.len())).sum();
+        let known: u64 = known.into_values().map(|payload| bytes(payload.len())).sum();
+        known + unknown.min(unknown_numbers.saturating_mul(bytes(largest_payload)))
     }
 }
 

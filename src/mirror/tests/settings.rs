@@ -102,9 +102,12 @@ impl Settings {
 
     /// Whether a log was full, so that the oldest of its events went, up to this one at least.
     pub(super) fn is_explained(&self, ledger: &Ledger, seq: u64, troubles: u64) -> bool {
-        // Each power cut and each failure may leave a segment half empty, and the oldest goes as a whole.
+        // Two segments in a row hold more than one would if it were full: the batch that begins the second had
+        // no room in the first. Each power cut and each failure may leave another one half empty, the oldest
+        // goes as a whole, and headers take as much as one.
         let slack = (troubles + 2) * SEGMENT_BYTES;
-        !self.refuses && ledger.bytes_from(seq) + slack >= self.large_bytes
+        let most = ledger.bytes_from(seq, self.largest_payload);
+        !self.refuses && 2 * most + slack >= self.large_bytes
     }
 
     /// Who acknowledges the events of a node.

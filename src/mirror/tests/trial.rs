@@ -267,7 +267,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "one of some hundred trials finds a gap that is not explained; see CONTRIBUTING.md"]
+#[ignore = "one of some thousand trials finds a gap that is not explained; see CONTRIBUTING.md"]
 fn everything_durable_arrives_once_and_in_order_at_the_centre() {
     let seeds = match number("FLEET_SEED") {
         Some(seed) => seed..seed + 1,
