@@ -271,8 +271,8 @@ pub(crate) fn with_connection(
     smol::block_on(connected(Target::of(peer)?, exchange))
 }
 
-/// As [`with_connection`], all on this thread, which is faster. An exchange that blocks, as one that prints to
-/// a pipe that nobody reads, would lose its connection.
+/// As [`with_connection`], all on this thread, which is faster. An exchange that blocks, as one that prints
+/// to a pipe that nobody reads, would lose its connection.
 pub(crate) fn with_connection_on_this_thread(
     peer: &Peer,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,

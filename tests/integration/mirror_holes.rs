@@ -19,8 +19,8 @@ fn mirror(client: &Client, directory: &Directory, bounds: EventLogBuilder, holde
     builder.open(&directory.0).unwrap()
 }
 
-/// A mirror of a gateway that keeps 10 events, which is away while the gateway gets events up to `last`. It has
-/// events 1 to 10, and those that the gateway still had.
+/// A mirror of a gateway that keeps 10 events, which is away while the gateway gets events up to `last`. It
+/// has events 1 to 10, and those that the gateway still had.
 async fn with_a_hole(gateway: &EventLog, upstream: &Client, directory: &Directory, last: u64) {
     let mirror = mirror(upstream, directory, bounds(), &[]);
     holds(&mirror, 10).await;

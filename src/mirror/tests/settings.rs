@@ -102,9 +102,9 @@ impl Settings {
 
     /// Whether a log was full, so that the oldest of its events went, up to this one at least.
     pub(super) fn is_explained(&self, ledger: &Ledger, seq: u64, troubles: u64) -> bool {
-        // Two segments in a row hold more than one would if it were full: the batch that begins the second had
-        // no room in the first. Each power cut and each failure may leave another one half empty, the oldest
-        // goes as a whole, and headers take as much as one.
+        // Two segments in a row hold more than one would if it were full: the batch that begins the second
+        // had no room in the first. Each power cut and each failure may leave another one half empty, the
+        // oldest goes as a whole, and headers take as much as one.
         let slack = (troubles + 2) * SEGMENT_BYTES;
         let most = ledger.bytes_from(seq, self.largest_payload);
         !self.refuses && 2 * most + slack >= self.large_bytes
