@@ -96,33 +96,35 @@ async fn accept(endpoint: Endpoint, slots: Arc<Semaphore>, events: u64) {
 async fn serve_connection(incoming: Incoming, events: u64) -> Result<()> {
     let connection = incoming.await?;
     loop {
-        let (send, recv) = connection.accept_bi().await?;
-        serve_stream(send, recv, events).await?;
+        let (mut send, mut recv) = connection.accept_bi().await?;
+        // A stream that fails does not end the connection.
+        if serve_stream(&mut send, &mut recv, events).await.is_err() {
+            let _ = write_frame(&mut send, &Response::error("stream_failure")).await;
+        }
+        let _ = send.finish();
     }
 }
 
-async fn serve_stream(mut send: SendStream, mut recv: RecvStream, events: u64) -> Result<()> {
-    let body = read_frame(&mut recv).await?;
+async fn serve_stream(send: &mut SendStream, recv: &mut RecvStream, events: u64) -> Result<()> {
+    let body = read_frame(recv).await?;
     match serde_json::from_slice::<Request>(&body) {
-        Err(_) => write_frame(&mut send, &Response::error("invalid_request")).await?,
+        Err(_) => write_frame(send, &Response::error("invalid_request")).await?,
         Ok(request) if request.protocol_version != VERSION => {
-            write_frame(&mut send, &Response::error("protocol_mismatch")).await?;
+            write_frame(send, &Response::error("protocol_mismatch")).await?;
         }
         Ok(request) => match request.method.as_str() {
             HEALTH => {
                 let health = Response { node_rpc_mtls_required: Some(true), ..Response::new("health", true) };
-                write_frame(&mut send, &health).await?;
+                write_frame(send, &health).await?;
             }
             EVENTS => {
-                for seq in request.resume_from.unwrap_or(0) + 1..=events {
-                    write_frame(&mut send, &Response { seq: Some(seq), ..Response::new("event", true) })
-                        .await?;
+                for seq in request.resume_from.unwrap_or(0).saturating_add(1)..=events {
+                    write_frame(send, &Response { seq: Some(seq), ..Response::new("event", true) }).await?;
                 }
             }
-            _ => write_frame(&mut send, &Response::error("unsupported_method")).await?,
+            _ => write_frame(send, &Response::error("unsupported_method")).await?,
         },
     }
-    send.finish()?;
     Ok(())
 }
 
