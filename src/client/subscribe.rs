@@ -81,7 +81,9 @@ impl<T> Subscribe<T> {
         Self { cursor: Some(cursor), ..self }
     }
 
-    /// The codec of requests and events. Default: CBOR.
+    /// The codec of requests and events. Default: CBOR. Nodes of the tokio implementation cannot be followed
+    /// in either: they answer `invalid_request`. [`Connection::events`](crate::Connection::events) reads what
+    /// they hold.
     pub fn codec(self, codec: Codec) -> Self {
         Self { codec, ..self }
     }

@@ -77,7 +77,8 @@ impl<T> EventsRequest<T> {
         Self::new(self.call.epoch(epoch))
     }
 
-    /// Stays subscribed for the events to come. Default: ends after the newest.
+    /// Stays subscribed for the events to come. Default: ends after the newest. Nodes of the tokio
+    /// implementation answer `invalid_request` to this.
     pub fn follow(self) -> Self {
         Self::new(self.call.follow())
     }

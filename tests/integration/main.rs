@@ -18,6 +18,9 @@ mod files;
 mod program;
 #[path = "../common/simulation.rs"]
 mod simulation;
+#[cfg(any(unix, feature = "json"))]
+#[path = "../common/tokio_node.rs"]
+mod tokio_node;
 
 mod ack_vectors;
 #[cfg(unix)]

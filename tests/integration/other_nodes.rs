@@ -3,44 +3,72 @@
 
 use futures_lite::future;
 use palyra_quic::{
-    Bytes, Client, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventLog, PeerIdentity, Raw,
-    Request, Response, Router, Subscription, SubscriptionItem, TraceContext, WireError,
+    Bytes, Client, Codec, Connection, Cursor, Endpoint, Error, ErrorKind, EventItem, EventLog, PeerIdentity,
+    Raw, Request, Response, Router, Subscription, SubscriptionItem, TraceContext, WireError,
 };
 
 use crate::common::{RawServer, RawStream, decode, encode, frame, json_request, loopback, run, serve};
+#[cfg(feature = "json")]
+use crate::tokio_node;
 
 /// The epoch of the log of an older node.
 const EPOCH: u64 = 5;
 /// A log beside the node's own.
 const READINGS: &str = "plant.readings";
 
-/// How a node answers the body of a request.
-type Answers = fn(&[u8]) -> Vec<u8>;
-
-/// As a node of the tokio implementation: JSON alone, and the health in it.
-fn json_only(request: &[u8]) -> Vec<u8> {
-    let answer = match serde_json::from_slice::<serde_json::Value>(request) {
-        Err(_) => r#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#,
-        Ok(request) if request["method"] == "node.health" => {
-            r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":true}"#
-        }
-        Ok(request) if request["method"] == "node.stream_events" => {
-            r#"{"protocol_version":1,"kind":"event","ok":true,"seq":1,"payload":"eA=="}"#
-        }
-        Ok(_) => r#"{"protocol_version":1,"kind":"error","ok":false,"error":"unsupported_method"}"#,
-    };
-    frame(answer.as_bytes())
+/// Nodes that have none of the newer features.
+#[derive(Clone, Copy)]
+enum OtherNode {
+    /// One of the tokio implementation.
+    #[cfg(feature = "json")]
+    Tokio,
+    /// One of an earlier release, or one that was built without `streams`.
+    Earlier,
+    /// One whose log has no epochs, and can be followed.
+    WithoutEpochs,
 }
 
-/// As a node of a release that has none of the features, and one that was built without `streams`: it knows
-/// no key 7, and echoes.
-fn without_streams(request: &[u8]) -> Vec<u8> {
+impl OtherNode {
+    /// Reads the body of a request, and answers it.
+    async fn serve(self, stream: &mut RawStream) -> Vec<u8> {
+        let (request, answer) = match self {
+            #[cfg(feature = "json")]
+            Self::Tokio => {
+                let request = stream.next().await;
+                let answer = tokio_node::answer(&request);
+                (request, answer)
+            }
+            Self::Earlier | Self::WithoutEpochs => {
+                // It reads to the end of the request, so a request that goes on would never be answered.
+                let frame = stream.recv.read_to_end(1000).await.unwrap();
+                let request = frame[4..].to_vec();
+                let epoch = matches!(self, Self::Earlier).then_some(EPOCH);
+                let answer = without_streams(&request, epoch);
+                (request, answer)
+            }
+        };
+        stream.send(&answer).await;
+        request
+    }
+
+    /// Whether the answer to this request goes on.
+    fn is_followed(self, request: &[u8]) -> bool {
+        match self {
+            #[cfg(feature = "json")]
+            Self::Tokio => false,
+            Self::Earlier | Self::WithoutEpochs => follows_a_log(request),
+        }
+    }
+}
+
+/// How a node answers that knows no key 7, and echoes.
+fn without_streams(request: &[u8], epoch: Option<u64>) -> Vec<u8> {
     let request = Request::decode(&Bytes::copy_from_slice(request)).unwrap();
     let response = match &*request.method {
         _ if request.more().is_some() => Response::error(WireError::InvalidRequest),
         "node.health" => Response::health(),
         "demo.echo" => Response::result(request.params),
-        "node.stream_events" => Response::event(1, Some(EPOCH), Some("x".into())),
+        "node.stream_events" => Response::event(1, epoch, Some("x".into())),
         _ => Response::error(WireError::UnsupportedMethod),
     };
     let mut body = Vec::new();
@@ -49,7 +77,7 @@ fn without_streams(request: &[u8]) -> Vec<u8> {
 }
 
 /// Runs `calls` on a connection to such a node, which gives the number of the requests that it answered.
-async fn beside(answers: Answers, calls: impl AsyncFn(&Connection, &Client)) -> usize {
+async fn beside(node: OtherNode, calls: impl AsyncFn(&Connection, &Client)) -> usize {
     let server = RawServer::new();
     let endpoint = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
     let client = Client::builder(endpoint).address(server.address()).build().unwrap();
@@ -60,11 +88,9 @@ async fn beside(answers: Answers, calls: impl AsyncFn(&Connection, &Client)) -> 
     let serving = async {
         loop {
             let mut stream = RawStream::accept(&peer).await;
-            // A node reads to the end of the request, so a request that goes on would never be answered.
-            let request = stream.recv.read_to_end(1000).await.unwrap();
             requests += 1;
-            stream.send(&answers(&request[4..])).await;
-            if follows_a_log(&request[4..]) {
+            let request = node.serve(&mut stream).await;
+            if node.is_followed(&request) {
                 followed.push(stream);
             } else {
                 stream.finish();
@@ -107,7 +133,7 @@ fn trace() -> TraceContext {
 #[test]
 fn a_node_without_streams_is_asked_once_and_everything_else_works() {
     run(async {
-        let requests = beside(without_streams, async |connection, client| {
+        let requests = beside(OtherNode::Earlier, async |connection, client| {
             streams(connection, client).await;
             for error in [connection.describe().await.unwrap_err(), client.describe().await.unwrap_err()] {
                 assert_eq!(error.kind(), &ErrorKind::Remote(WireError::UnsupportedMethod));
@@ -124,7 +150,7 @@ fn a_node_without_streams_is_asked_once_and_everything_else_works() {
 #[test]
 fn a_node_that_speaks_json_alone_supports_none_of_them() {
     run(async {
-        let requests = beside(json_only, async |connection, client| {
+        let requests = beside(OtherNode::Tokio, async |connection, client| {
             assert_unsupported(connection.describe().await.unwrap_err(), "node.describe");
             assert_unsupported(client.describe().await.unwrap_err(), "node.describe");
             streams(connection, client).await;
@@ -172,7 +198,7 @@ async fn refused_acknowledgement(mut subscription: Subscription) -> Error {
 #[test]
 fn a_node_with_one_log_alone_says_so_and_its_own_log_is_followed() {
     run(async {
-        let requests = beside(without_streams, async |connection, client| {
+        let requests = beside(OtherNode::Earlier, async |connection, client| {
             let unsupported = ErrorKind::Remote(WireError::UnsupportedMethod);
             let mut events = connection.events::<Raw>(READINGS).follow().open().await.unwrap();
             assert_eq!(events.next_raw().await.unwrap_err().kind(), &unsupported);
@@ -199,7 +225,7 @@ fn a_node_with_one_log_alone_says_so_and_its_own_log_is_followed() {
 #[test]
 fn a_node_that_speaks_json_alone_has_one_log_without_epochs() {
     run(async {
-        let requests = beside(json_only, async |connection, client| {
+        let requests = beside(OtherNode::Tokio, async |connection, client| {
             let not_understood = ErrorKind::Remote(WireError::InvalidRequest);
             let mut events = connection.events::<Raw>(READINGS).open().await.unwrap();
             assert_eq!(events.next_raw().await.unwrap_err().kind(), &not_understood);
@@ -209,14 +235,35 @@ fn a_node_that_speaks_json_alone_has_one_log_without_epochs() {
             let cursor = Cursor::new(Some(EPOCH), 1);
             let error = connection.ack_events::<Raw>(READINGS, "gateway", cursor).await.unwrap_err();
             assert_unsupported(error, "node.ack_events");
-            let by_name = client.subscribe::<Raw>(READINGS).consumer("gateway");
-            assert_eq!(end(by_name.clone().open()).await.kind(), &not_understood);
-            let error = end(by_name.codec(Codec::Json).open()).await;
-            assert_eq!(error.kind(), &ErrorKind::Remote(WireError::UnsupportedMethod));
-            let own = client.subscribe_raw().consumer("gateway").codec(Codec::Json).open();
+            // A subscription follows, which is a field that the node does not know.
+            for subscribe in [client.subscribe_raw(), client.subscribe::<Raw>(READINGS)] {
+                for codec in [Codec::Cbor, Codec::Json] {
+                    let subscription = subscribe.clone().consumer("gateway").codec(codec).open();
+                    assert_eq!(end(subscription).await.kind(), &not_understood, "{codec:?}");
+                }
+            }
+            // What it holds can be read.
+            let mut own = connection.events_raw().codec(Codec::Json).resume_from(2).open().await.unwrap();
+            for expected in 3..=tokio_node::EVENTS {
+                match own.next_raw().await.unwrap() {
+                    Some(EventItem::Event { seq, epoch: None, .. }) => assert_eq!(seq, expected),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(own.next_raw().await.unwrap(), None);
+        });
+        assert_eq!(requests.await, 8, "nothing is tried twice");
+    });
+}
+
+#[test]
+fn a_cursor_without_an_epoch_is_not_sent_and_the_log_is_followed() {
+    run(async {
+        let requests = beside(OtherNode::WithoutEpochs, async |_, client| {
+            let own = client.subscribe_raw().consumer("gateway").open();
             assert_unsupported(refused_acknowledgement(own).await, "node.ack_events");
         });
-        requests.await;
+        assert_eq!(requests.await, 1, "the subscription");
     });
 }
 
@@ -243,14 +290,14 @@ async fn mirror_says(client: &Client, log: &str, name: &str) -> String {
 #[test]
 fn a_mirror_has_the_log_of_an_older_node_or_says_why_it_has_none() {
     run(async {
-        let requests = beside(without_streams, async |_, client| {
+        let requests = beside(OtherNode::Earlier, async |_, client| {
             assert_eq!(mirror_says(client, "node.stream_events", "own").await, "");
             let said = mirror_says(client, READINGS, "name").await;
             assert!(said.starts_with("unsupported_method (`plant.readings`"), "{said}");
         });
         requests.await;
         #[cfg(feature = "json")]
-        let requests = beside(json_only, async |_, client| {
+        let requests = beside(OtherNode::Tokio, async |_, client| {
             let said = mirror_says(client, "node.stream_events", "json").await;
             assert!(said.starts_with("invalid_request (`node.stream_events`"), "{said}");
         });
