@@ -237,7 +237,7 @@ pub(crate) struct Events {
     pub(crate) epoch: Option<u64>,
     /// Wait for new events until SIGINT or SIGTERM, also for a node that is not running yet. In CBOR,
     /// reconnect when the node is lost, or sends nothing for 20 s, not even a heartbeat. In JSON, end with
-    /// the connection.
+    /// the connection. Nodes of the tokio implementation cannot be followed.
     #[arg(long)]
     pub(crate) follow: bool,
     /// End after this number of events; gaps do not count.

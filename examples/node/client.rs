@@ -21,8 +21,13 @@ use crate::{
     signals::Termination,
 };
 
+/// What to do about a peer that is a node of the tokio implementation: it answers nothing in CBOR.
+const TRY_JSON: &str = "try --codec json";
+/// The same of a log that is to be followed.
+const TRY_WITHOUT_FOLLOW: &str = "it cannot be followed; try --codec json without --follow";
+
 pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure> {
-    with_connection(peer, async |connection| {
+    with_connection(peer, TRY_JSON, async |connection| {
         let request = connection.request_raw("node.health", "").codec(peer.codec.into());
         let health = in_time(Duration::from_millis(*timeout_ms), request.health()).await?;
         let ok = health.ok;
@@ -33,7 +38,7 @@ pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure
 
 pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Failure> {
     let params = message.params()?.unwrap_or_default();
-    with_connection(peer, async |connection| {
+    with_connection(peer, TRY_JSON, async |connection| {
         let call = connection.request_raw(&message.method, params).codec(peer.codec.into());
         let call = call.timeout(Duration::from_millis(*timeout_ms));
         let mut responses = call.stream().await?;
@@ -47,7 +52,7 @@ pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Fail
 
 pub(crate) fn notify(Notify { peer, message, timeout_ms }: &Notify) -> Result<(), Failure> {
     let params = message.params()?.unwrap_or_default();
-    with_connection(peer, async |connection| {
+    with_connection(peer, TRY_JSON, async |connection| {
         in_time(Duration::from_millis(*timeout_ms), async {
             let mut notifier = connection.notifier().await?.codec(peer.codec.into());
             notifier.send_raw(&message.method, params).await?;
@@ -62,7 +67,7 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
         return follow(args);
     }
     let timeout = Duration::from_millis(args.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
-    with_connection(&args.peer, async |connection| {
+    with_connection(&args.peer, TRY_JSON, async |connection| {
         let mut events = in_time(timeout, events_request(args, &connection).open()).await?;
         let mut wanted = Wanted::of(args);
         while wanted.more() {
@@ -86,7 +91,7 @@ fn follow(args: &Events) -> Result<(), Failure> {
         let dialled = async { absence.bounded(wait_for_node(&target, &limits)).await.map(Some) };
         let Some(dialled) = until_asked(&mut termination, dialled).await? else { return Ok(()) };
         dialled
-            .end_with(async |client| {
+            .end_with(TRY_WITHOUT_FOLLOW, async |client| {
                 let following = async {
                     match codec {
                         // The tokio implementation has no epochs. Without them, a follower cannot know
@@ -227,10 +232,22 @@ async fn follow_connection(
     absence.end();
     let mut wanted = Wanted::of(args);
     while wanted.more() {
-        let Some(item) = events.next_raw().await? else { break };
+        let Some(item) = events.next_raw().await.map_err(not_followed)? else { break };
         wanted.print(&Answer::from_item(item))?;
     }
     Ok(())
+}
+
+/// Why a node does not let itself be followed in JSON. One of the tokio implementation cannot be told from
+/// others in its own encoding.
+fn not_followed(error: Error) -> Failure {
+    let is_not_understood = *error.kind() == ErrorKind::Remote(WireError::InvalidRequest);
+    let failure = Failure::from(error);
+    if is_not_understood {
+        failure.adding("a node of the tokio implementation cannot be followed; try without --follow")
+    } else {
+        failure
+    }
 }
 
 fn events_request(args: &Events, connection: &Connection) -> EventsRequest {
@@ -264,30 +281,34 @@ impl Wanted {
     }
 }
 
+/// `hint` says what to do if the peer is a node of the tokio implementation.
 pub(crate) fn with_connection(
     peer: &Peer,
+    hint: &str,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    smol::block_on(connected(Target::of(peer)?, exchange))
+    smol::block_on(connected(Target::of(peer)?, hint, exchange))
 }
 
 /// As [`with_connection`], all on this thread, which is faster. An exchange that blocks, as one that prints
 /// to a pipe that nobody reads, would lose its connection.
 pub(crate) fn with_connection_on_this_thread(
     peer: &Peer,
+    hint: &str,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (mut runtime, target) = (PollRuntime::new()?, Target::of(peer)?);
     let target = Target { runtime: runtime.handle(), ..target };
-    runtime.block_on(connected(target, exchange))
+    runtime.block_on(connected(target, hint, exchange))
 }
 
 async fn connected(
     target: Target,
+    hint: &str,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let dialled = dial_any(&target, &TransportLimits::default()).await?;
-    dialled.end_with(async |client| exchange(client.connection().await?).await).await
+    dialled.end_with(hint, async |client| exchange(client.connection().await?).await).await
 }
 
 /// The node to connect to, by each of its addresses.
@@ -334,13 +355,12 @@ impl Dialled {
     /// the node would keep the connection until its idle timeout.
     async fn end_with(
         self,
+        hint: &str,
         exchange: impl AsyncFnOnce(Client) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let Self { endpoint, client } = self;
         let outcome = match exchange(client.clone()).await {
-            Err(failure) if is_json_only(&client).await => {
-                Err(failure.adding("the peer is a node of the tokio implementation: try --codec json"))
-            }
+            Err(failure) if is_json_only(&client).await => Err(failure.adding(&about_tokio_node(hint))),
             outcome => outcome,
         };
         endpoint.shutdown(Duration::ZERO).await;
@@ -348,8 +368,12 @@ impl Dialled {
     }
 }
 
+pub(crate) fn about_tokio_node(hint: &str) -> String {
+    format!("the peer is a node of the tokio implementation: {hint}")
+}
+
 /// Whether the peer has shown that it does not speak CBOR.
-async fn is_json_only(client: &Client) -> bool {
+pub(crate) async fn is_json_only(client: &Client) -> bool {
     // Ready immediately if the connection is still open.
     let connection = future::poll_once(client.connection()).await;
     connection.is_some_and(|connection| connection.is_ok_and(|connection| connection.is_json_only()))

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use palyra_quic::{DescribedMethod, Description};
+use palyra_quic::{DescribedMethod, Description, minicbor};
 
 use crate::{
     args::Describe,
@@ -11,11 +11,16 @@ use crate::{
     lines,
 };
 
+/// Of a peer that is a node of the tokio implementation.
+const NOT_DESCRIBED: &str = "it does not describe its methods";
+
 pub(crate) fn describe(Describe { peer, timeout_ms }: &Describe) -> Result<(), Failure> {
-    with_connection(peer, async |connection| {
-        let request = connection.request::<(), Description>("node.describe", &())?;
-        let request = request.codec(peer.codec.into());
-        let description = in_time(Duration::from_millis(*timeout_ms), request.send()).await?;
+    with_connection(peer, NOT_DESCRIBED, async |connection| {
+        // Without parameters, so that a node of the tokio implementation can read it in JSON.
+        let request = connection.request_raw("node.describe", "").codec(peer.codec.into());
+        let answer = in_time(Duration::from_millis(*timeout_ms), request.send_raw()).await?;
+        let description = minicbor::decode::<Description>(&answer)
+            .map_err(|error| Failure::new(error).during("the description cannot be read"))?;
         let methods = methods(&description.methods);
         let omitted = omitted(&description);
         lines::write(&format!("{methods}{omitted}\n{}", limits(&description)))

@@ -7,13 +7,13 @@ use std::{
 };
 
 use palyra_quic::{
-    Backoff, Client, Endpoint, EventLog, Mirror as LogMirror, MirrorState, Raw, Router, ServerTls,
+    Backoff, Client, Codec, Endpoint, EventLog, Mirror as LogMirror, MirrorState, Raw, Router, ServerTls,
 };
 use smol::future;
 
 use crate::{
     args::Mirror,
-    client::client_tls,
+    client::{about_tokio_node, client_tls, is_json_only},
     failure::{Failure, one_line, tell},
     lines::{self, Listening},
     pki::Directory,
@@ -27,7 +27,13 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What a mirror keeps of each epoch of its origin.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Of an origin that is a node of the tokio implementation.
+const NOT_MIRRORED: &str = "its log cannot be mirrored";
+
 pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
+    if Codec::from(args.peer.codec) == Codec::Json {
+        return Err(Failure::new("logs are only mirrored in CBOR"));
+    }
     let pki = Directory(&args.peer.pki);
     let server = ServerTls::new(pki.server()?).require_client_certificates(pki.trust()?);
     let address = args.listen.resolve()?.into_iter().next();
@@ -37,7 +43,8 @@ pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
         let bounds = EventLog::builder().max_events(usize::MAX).max_bytes(MAX_BYTES);
         // The mirror dials from a socket of its own, because its router serves what the mirror has.
         let dialler = Endpoint::builder().client(client_tls(&args.peer)?).bind(unspecified(address))?;
-        let builder = LogMirror::builder::<Raw>(&origin(args, &dialler)?, &args.log).bounds(bounds);
+        let origin = origin(args, &dialler)?;
+        let builder = LogMirror::builder::<Raw>(&origin, &args.log).bounds(bounds);
         let builder = match &args.consumer {
             Some(name) => builder.consumer(name.as_str()),
             None => builder,
@@ -53,7 +60,7 @@ pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
 
         let failed = async { Err(Failure::from(endpoint.closed().await)) };
         let asked = async {
-            future::or(termination.asked(), report(&mirror)).await;
+            future::or(termination.asked(), report(&mirror, &origin)).await;
             Ok(())
         };
         let outcome = future::or(asked, failed).await;
@@ -79,7 +86,7 @@ fn unspecified(address: SocketAddr) -> SocketAddr {
 }
 
 /// Tells people what the mirror does whenever that changes.
-async fn report(mirror: &LogMirror) {
+async fn report(mirror: &LogMirror, origin: &Client) {
     let mut told = MirrorState::Disconnected(None);
     loop {
         mirror.wait_for(|status| status.state != told).await;
@@ -91,7 +98,15 @@ async fn report(mirror: &LogMirror) {
         let last = status.last_seq;
         match &told {
             MirrorState::Following => tell("following", &format!("the mirror has event {last}")),
-            MirrorState::Disconnected(Some(reason)) => tell("reconnecting", &one_line(reason)),
+            MirrorState::Disconnected(Some(reason)) => {
+                let failure = Failure::new(reason);
+                let failure = if is_json_only(origin).await {
+                    failure.adding(&about_tokio_node(NOT_MIRRORED))
+                } else {
+                    failure
+                };
+                failure.report("reconnecting");
+            }
             MirrorState::Failing(reason) => tell("failing", &one_line(reason)),
             MirrorState::Diverged(reason) => tell("diverged", &one_line(reason)),
             _ => {}

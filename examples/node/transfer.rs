@@ -23,12 +23,15 @@ use crate::{
     signals::Termination,
 };
 
+/// Of a peer that is a node of the tokio implementation.
+const NO_FILES: &str = "it transfers no files";
+
 pub(crate) fn put(Put { peer, file, name, timeout_ms }: &Put) -> Result<(), Failure> {
     let name = match name {
         Some(name) => name.clone(),
         None => name_of(file)?,
     };
-    with_connection_on_this_thread(peer, async |connection| {
+    with_connection_on_this_thread(peer, NO_FILES, async |connection| {
         let display = Display::new(&name);
         let progress = |progress: Progress| display.show(progress);
         let sent = async {
@@ -46,7 +49,7 @@ pub(crate) fn get(Get { peer, name, to, timeout_ms }: &Get) -> Result<(), Failur
     let parent = to.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let folder = Folder::new(parent, Disk::Threads);
     let folder = folder.map_err(|error| Failure::new(error).during(parent.display()))?;
-    with_connection_on_this_thread(peer, async |connection| {
+    with_connection_on_this_thread(peer, NO_FILES, async |connection| {
         let display = Display::new(&local);
         let progress = |progress: Progress| display.show(progress);
         let fetch = async || client::get(&connection, &folder, name, local.clone(), progress).await;

@@ -20,6 +20,7 @@ use std::{
 
 use crate::common::{RawServer, RawStream, frame};
 use crate::program::{binary, lines};
+use crate::tokio_node;
 use base64::Engine;
 use palyra_quic::{
     CertificateAuthority, Codec, Endpoint, EventLog, Identity, IssuedCertificate, MethodError, Peers,
@@ -643,9 +644,8 @@ fn a_peer_that_asks_for_patience_is_quoted() {
     }
 }
 
-/// A node of the tokio implementation, as far as this program notices: JSON alone, and notifications are
-/// left unread.
-fn json_only() -> (Pki, String, smol::Task<()>) {
+/// A node of the tokio implementation. It accepts no notifications: they are left unread.
+fn tokio_node() -> (Pki, String, smol::Task<()>) {
     let node = RawServer::new();
     let (pki, address) = (Pki::of(&node.pki), node.address().to_string());
     let serving = smol::spawn(async move {
@@ -653,15 +653,8 @@ fn json_only() -> (Pki, String, smol::Task<()>) {
             let Ok(connection) = node.endpoint.accept().await.unwrap().await else { continue };
             while let Ok((send, recv)) = connection.accept_bi().await {
                 let mut stream = RawStream { send, recv };
-                let asked = stream.next().await;
-                let answer = match serde_json::from_slice::<Value>(&asked) {
-                    Err(_) => r#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#,
-                    Ok(asked) if asked["method"] == "node.health" => {
-                        r#"{"protocol_version":1,"kind":"health","ok":true,"node_rpc_mtls_required":true}"#
-                    }
-                    Ok(_) => r#"{"protocol_version":1,"kind":"event","ok":true,"seq":1}"#,
-                };
-                stream.send(&frame(answer.as_bytes())).await;
+                let request = stream.next().await;
+                stream.send(&tokio_node::answer(&request)).await;
                 stream.finish();
             }
         }
@@ -671,18 +664,17 @@ fn json_only() -> (Pki, String, smol::Task<()>) {
 
 #[test]
 fn a_peer_of_the_tokio_implementation_is_recognized_and_the_codec_named() {
-    let (pki, address, _serving) = json_only();
+    let (pki, address, _serving) = tokio_node();
     let ask = |command: &[&str]| run([&[command[0], &address, "--pki", pki.dir()], &command[1..]].concat());
     let hint = "error: invalid_request (the peer is a node of the tokio implementation: try --codec json)\n";
-    for command in [&["health"][..], &["call", "demo.echo"], &["events"], &["events", "--follow"]] {
+    for command in [&["health"][..], &["call", "demo.echo"], &["events"], &["events", "--log", "plant.heat"]]
+    {
         let refused = ask(command);
         assert_eq!((refused.code, &*unplaced(&refused.stderr)), (Some(1), hint), "{command:?}");
     }
     ask(&["health", "--codec", "json"]).succeeded();
-    assert_eq!(
-        ask(&["events", "--codec", "json"]).succeeded(),
-        [json!({"kind": "event", "seq": 1, "payload": ""})]
-    );
+    let held = (1..=tokio_node::EVENTS).map(|seq| json!({"kind": "event", "seq": seq, "payload": ""}));
+    assert_eq!(ask(&["events", "--codec", "json"]).succeeded(), held.collect::<Vec<_>>());
 
     // A node that knows both answers CBOR in CBOR, and then the codec is not what is wrong.
     let pki = Pki::new();
@@ -693,6 +685,57 @@ fn a_peer_of_the_tokio_implementation_is_recognized_and_the_codec_named() {
         let refused = node.ask("call", &["picky", "--codec", codec]);
         assert_eq!(unplaced(&refused.stderr), "error: invalid_request: not so\n");
     }
+}
+
+#[test]
+fn what_nodes_of_the_tokio_implementation_cannot_do_is_said_without_advice_that_fails() {
+    let (pki, address, _serving) = tokio_node();
+    let file = pki.file("there");
+    fs::write(&file, "content").unwrap();
+    let file = file.to_str().unwrap();
+    let cbor = "invalid_request (the peer is a node of the tokio implementation";
+    let json = "a node of the tokio implementation cannot be followed; try without --follow";
+    for (command, codec, expected) in [
+        (&["put", file][..], "cbor", format!("{cbor}: it transfers no files)")),
+        (&["get", "there"], "cbor", format!("{cbor}: it transfers no files)")),
+        (&["describe"], "cbor", format!("{cbor}: it does not describe its methods)")),
+        (&["describe"], "json", "unsupported_method".into()),
+        (
+            &["events", "--follow"],
+            "cbor",
+            format!("{cbor}: it cannot be followed; try --codec json without --follow)"),
+        ),
+        (&["events", "--follow"], "json", format!("invalid_request ({json})")),
+        (&["events", "--log", "plant.heat"], "json", "unsupported_method".into()),
+    ] {
+        let options = [&address, "--pki", pki.dir(), "--codec", codec];
+        let refused = run([&[command[0], options[0]], &command[1..], &options[1..]].concat());
+        let said = unplaced(&refused.stderr);
+        assert_eq!((refused.code, &*said), (Some(1), &*format!("error: {expected}\n")), "{command:?}");
+    }
+    let put = ["put", &address, file, "--pki", pki.dir(), "--codec", "json"];
+    run(put).failed("error: files are only transferred in CBOR");
+}
+
+#[test]
+fn a_mirror_says_that_a_node_of_the_tokio_implementation_cannot_be_mirrored() {
+    let (pki, address, _serving) = tokio_node();
+    let directory = pki.file("mirrored");
+    let options = ["--pki", pki.dir(), "--durable", directory.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let arguments = |codec| [&["mirror", &address, "--codec", codec][..], &options].concat();
+    let mut mirror = Running::started(node().args(arguments("cbor")).spawn().unwrap());
+    let failed = loop {
+        // Before that, it may say that it is connected.
+        let line = mirror.complaint();
+        if line.starts_with("reconnecting: ") {
+            break line;
+        }
+    };
+    let why = "the peer is a node of the tokio implementation: its log cannot be mirrored";
+    assert_eq!(unplaced(&failed), format!("reconnecting: invalid_request ({why})\n"));
+    mirror.signal("INT");
+    mirror.ended();
+    run(arguments("json")).failed("error: logs are only mirrored in CBOR");
 }
 
 #[test]
@@ -1883,8 +1926,10 @@ impl Pki {
     fn of(made: &crate::common::Pki) -> Self {
         let pki = Self(Scratch::new());
         fs::write(pki.file("ca.pem"), made.authority.cert_pem()).unwrap();
-        fs::write(pki.file("client.pem"), made.client.cert_pem()).unwrap();
-        fs::write(pki.file("client.key"), made.client.key_pem()).unwrap();
+        for (name, issued) in [("server", &made.server), ("client", &made.client)] {
+            fs::write(pki.file(&format!("{name}.pem")), issued.cert_pem()).unwrap();
+            fs::write(pki.file(&format!("{name}.key")), issued.key_pem()).unwrap();
+        }
         pki
     }
 
