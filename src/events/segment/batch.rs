@@ -99,7 +99,8 @@ impl RecordHead {
     /// are no valid head of a record.
     pub(super) fn decode(bytes: &[u8], checksum: &Checksum, offset: u64) -> Option<(Self, Sum)> {
         let (content, crc) = bytes.split_at_checked(RECORD_HEAD_LEN - CRC_LEN)?;
-        let sum = checksum.begin(offset).and(&[content]);
+        let mut sum = checksum.begin(offset);
+        sum.add(content);
         if !matches(u32_at(crc, 0)?, sum.clone().finish()) {
             return None;
         }
@@ -113,9 +114,10 @@ impl RecordHead {
     }
 
     /// The payload, if `rest`, the bytes behind this head, has the right checksum. `sum` is that of the head.
-    pub(super) fn payload<'r>(&self, rest: &'r [u8], sum: Sum) -> Option<&'r [u8]> {
+    pub(super) fn payload<'r>(&self, rest: &'r [u8], mut sum: Sum) -> Option<&'r [u8]> {
         let (payload, crc) = rest.split_at_checked(to_usize(u64::from(self.len)))?;
-        matches(u32_at(crc, 0)?, sum.and(&[payload]).finish()).then_some(payload)
+        sum.add(payload);
+        matches(u32_at(crc, 0)?, sum.finish()).then_some(payload)
     }
 }
 

@@ -22,12 +22,16 @@ impl Checksum {
 
     /// The checksum of these bytes if the structure that they belong to begins at `offset` in the file.
     pub(super) fn of(&self, offset: u64, parts: &[&[u8]]) -> u32 {
-        self.begin(offset).and(parts).finish()
+        let mut sum = self.begin(offset);
+        parts.iter().for_each(|part| sum.add(part));
+        sum.finish()
     }
 
     /// The same, for bytes that come later.
     pub(super) fn begin(&self, offset: u64) -> Sum {
-        Sum(self.salted.clone()).and(&[&offset.to_le_bytes()])
+        let mut sum = Sum(self.salted.clone());
+        sum.add(&offset.to_le_bytes());
+        sum
     }
 }
 
@@ -36,9 +40,8 @@ impl Checksum {
 pub(super) struct Sum(Hasher);
 
 impl Sum {
-    pub(super) fn and(mut self, parts: &[&[u8]]) -> Self {
-        parts.iter().for_each(|part| self.0.update(part));
-        self
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 
     pub(super) fn finish(self) -> u32 {
