@@ -83,7 +83,7 @@ pub(crate) struct Transferred {
     pub(crate) size: u64,
     /// How many of its bytes were transferred now, and not by an earlier transfer that broke off.
     pub(crate) transferred: u64,
-    pub(crate) sha256: String,
+    pub(crate) blake3: String,
 }
 
 /// What a node answers.

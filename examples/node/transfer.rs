@@ -132,6 +132,6 @@ fn print(kind: &'static str, Transferred { content, offset }: Transferred) -> Re
         name: content.name.to_string(),
         size: content.size,
         transferred: content.size - offset,
-        sha256: content.hash.to_string(),
+        blake3: content.hash.to_string(),
     })
 }

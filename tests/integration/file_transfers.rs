@@ -109,11 +109,11 @@ fn a_file_goes_there_and_back_once() {
     let path = path.to_str().unwrap();
 
     let (first, end) = transferred(&server.ask("put", &[path]));
-    let hash = end["sha256"].as_str().unwrap();
+    let hash = end["blake3"].as_str().unwrap();
     assert_eq!(first, Some(0));
     assert_eq!(
         end,
-        json!({"kind": "put", "name": "image 1.bin", "size": content.len(), "transferred": content.len(), "sha256": hash})
+        json!({"kind": "put", "name": "image 1.bin", "size": content.len(), "transferred": content.len(), "blake3": hash})
     );
     let mut hasher = Hasher::new();
     hasher.update(&content);
@@ -125,7 +125,7 @@ fn a_file_goes_there_and_back_once() {
 
     let copy = files.here.0.join("copy");
     let (first, end) = transferred(&server.ask("get", &["image 1.bin", "--to", copy.to_str().unwrap()]));
-    assert_eq!((first, &end["name"], &end["sha256"]), (Some(0), &json!("copy"), &json!(hash)));
+    assert_eq!((first, &end["name"], &end["blake3"]), (Some(0), &json!("copy"), &json!(hash)));
     assert!(fs::read(copy).unwrap() == content);
 
     // A shorter file of the same name.

@@ -19,7 +19,7 @@ pub(crate) const MAX_PIECE: usize = 64 * 1024;
 const MIN_PIECE: usize = 512;
 
 /// How many pieces one call of the disk reads or writes.
-const BATCH: usize = 4;
+const BATCH: usize = 8;
 
 /// The largest piece that fits into a frame.
 pub(crate) fn max_piece(max_frame_bytes: u32) -> usize {
