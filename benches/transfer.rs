@@ -130,9 +130,15 @@ fn calls(limits: &TransportLimits) -> Result<(usize, u64)> {
 fn node(work: &Path) -> Result<()> {
     let limits = limits()?;
     let (payload, _) = calls(&limits)?;
-    let router = Router::new()
-        .serve_raw(TAKE, |_: Context, _| async { Ok(Bytes::new()) })
-        .serve_raw(GIVE, move |_: Context, _| async move { Ok(Bytes::from(vec![7; payload])) });
+    // As the caller does: one buffer for all calls, so that filling it is not measured in one direction only.
+    let given = Bytes::from(vec![7; payload]);
+    let router = Router::new().serve_raw(TAKE, |_: Context, _| async { Ok(Bytes::new()) }).serve_raw(
+        GIVE,
+        move |_: Context, _| {
+            let given = given.clone();
+            async move { Ok(given) }
+        },
+    );
     let folder = Folder::new(work.join("there"), Disk::Threads)?;
     let max_piece = max_piece(limits.max_frame_bytes());
     let router = ServedFolder { folder, writers: Peers::identified(), max_piece }.methods(router);

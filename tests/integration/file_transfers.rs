@@ -144,6 +144,9 @@ fn an_empty_file_is_a_file() {
     let path = files.write("empty", b"");
     let (first, end) = transferred(&server.ask("put", &[path.to_str().unwrap()]));
     assert_eq!((first, &end["size"]), (Some(0), &json!(0)));
+    // The first of BLAKE3's test vectors.
+    let hash = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+    assert_eq!(end["blake3"], hash);
     assert_eq!(file_names(&files.there.0), ["empty"]);
     let copy = files.here.0.join("copy");
     transferred(&server.ask("get", &["empty", "--to", copy.to_str().unwrap()]));
