@@ -20,6 +20,12 @@ pub(super) struct ResumedStream {
     log: Box<str>,
     codec: Codec,
     follower: Follower,
+    /// The peer has had this event: if it says that its log ends before, it has lost it.
+    #[cfg(all(feature = "durable", unix))]
+    expected: Option<u64>,
+    /// The stream has ended because the peer does not have the event that was expected.
+    #[cfg(all(feature = "durable", unix))]
+    is_behind: bool,
     /// A connection that brings nothing for this long is given up.
     silence_limit: Duration,
     stream: Option<(Connection, Responses)>,
@@ -37,7 +43,20 @@ impl ResumedStream {
         follower: Follower,
         silence_limit: Duration,
     ) -> Self {
-        Self { client, log, codec, follower, silence_limit, stream: None, proven_at: None, not_before: None }
+        Self {
+            client,
+            log,
+            codec,
+            follower,
+            #[cfg(all(feature = "durable", unix))]
+            expected: None,
+            #[cfg(all(feature = "durable", unix))]
+            is_behind: false,
+            silence_limit,
+            stream: None,
+            proven_at: None,
+            not_before: None,
+        }
     }
 
     /// Behind the last event or gap that was received.
@@ -45,10 +64,18 @@ impl ResumedStream {
         self.follower.cursor()
     }
 
-    /// Goes on behind this cursor with the next stream.
+    /// Goes on behind this cursor with another stream, which ends if the peer says that its log ends before
+    /// event `expected`.
     #[cfg(all(feature = "durable", unix))]
-    pub(super) fn resume_at(&mut self, cursor: Option<Cursor>) {
-        self.follower = Follower::new(cursor);
+    pub(super) fn resume_at(&mut self, cursor: Option<Cursor>, expected: Option<u64>) {
+        (self.follower, self.expected, self.stream) = (Follower::new(cursor), expected, None);
+        self.is_behind = false;
+    }
+
+    /// Whether the last stream has ended because the peer does not have the event that was expected.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Says which log an error comes from, and where it is.
@@ -98,6 +125,13 @@ impl ResumedStream {
     }
 
     fn receive(&mut self, response: Response) -> Result<Option<SubscriptionItem>> {
+        #[cfg(all(feature = "durable", unix))]
+        let ends_at = match response {
+            Response::Heartbeat { seq, .. } => {
+                self.expected.is_some_and(|expected| seq < expected).then_some(seq)
+            }
+            _ => None,
+        };
         let received = match self.follower.receive(response) {
             Ok(received) => received,
             Err(error) => {
@@ -109,6 +143,12 @@ impl ResumedStream {
         if self.proven_at.is_some_and(|proven_at| self.client.clock().now() >= proven_at) {
             self.proven_at = None;
             self.client.succeeded();
+        }
+        #[cfg(all(feature = "durable", unix))]
+        if let Some(seq) = ends_at {
+            (self.stream, self.is_behind) = (None, true);
+            let error = Error::new(ErrorKind::Truncated).detail(format!("the log ends with event {seq}"));
+            return Ok(Some(SubscriptionItem::Disconnected { error: error.of_method(&self.log) }));
         }
         Ok(received.map(|received| match received {
             Delivery::Event { seq, epoch, payload } => SubscriptionItem::Event { seq, epoch, payload },

@@ -142,14 +142,21 @@ impl<T> Subscription<T> {
         self.acks.as_ref()?.take_refused()
     }
 
-    /// Goes on behind this cursor with the next stream. To be called behind
-    /// [`Disconnected`](SubscriptionItem::Disconnected).
+    /// Goes on behind this cursor with another stream, which ends if the peer does not have event `expected`.
+    /// To be called behind an item.
     #[cfg(all(feature = "durable", unix))]
-    pub(crate) fn resume_at(&mut self, cursor: Option<Cursor>) {
+    pub(crate) fn resume_at(&mut self, cursor: Option<Cursor>, expected: Option<u64>) {
         if let State::Idle(inner) = &mut self.state {
-            inner.resume_at(cursor);
+            inner.resume_at(cursor, expected);
             self.cursor = cursor;
         }
+    }
+
+    /// Behind [`Disconnected`](SubscriptionItem::Disconnected): whether the peer does not have the event that
+    /// was expected.
+    #[cfg(all(feature = "durable", unix))]
+    pub(crate) fn is_peer_behind(&self) -> bool {
+        matches!(&self.state, State::Idle(inner) if inner.is_behind())
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<SubscriptionItem>> {

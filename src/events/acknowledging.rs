@@ -45,11 +45,12 @@ impl EventLog {
         cursor: Cursor,
     ) -> std::result::Result<(), NotAcknowledged> {
         let consumers = self.consumers_of().ok_or(NotAcknowledged::NoConsumers)?;
-        if cursor.epoch().is_some_and(|epoch| epoch != self.epoch()) {
+        let is_current = || cursor.epoch().is_none_or(|epoch| epoch == self.epoch());
+        if !is_current() {
             return Err(NotAcknowledged::Refused(Refused::OtherEpoch));
         }
         let acknowledged = consumers
-            .acknowledge(consumer, cursor.seq(), self.committed_seq(), self.now())
+            .acknowledge(consumer, cursor.seq(), self.committed_seq(), self.now(), is_current)
             .map_err(NotAcknowledged::Refused)?;
         consumers.with_acknowledged_by_all(|seq| self.backing().acknowledged_by_all(seq));
         if acknowledged == Acknowledged::Unsaved || self.is_full_after_crash() {

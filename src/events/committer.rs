@@ -6,7 +6,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -223,7 +223,13 @@ impl Committer {
     /// [refused](Self::refuse_events).
     pub(super) async fn close(self: &Arc<Self>) -> Result<()> {
         let flushed = self.flush().await;
-        let flushed = flushed.and(self.save_consumers().await);
+        let mut flushed = flushed.and(self.save_consumers().await);
+        if self.kept.is_some() {
+            // Before the store, so that whoever can open that can open them, too.
+            let committer = Arc::clone(self);
+            let release = move || committer.kept.as_ref().map(Kept::release).map_or(Ok(()), Ok);
+            flushed = flushed.and(on_thread(release).await.map_err(Into::into));
+        }
         let closed = self.closing.close().await;
         flushed?;
         closed.map_err(Into::into)
@@ -319,6 +325,17 @@ impl Committer {
         }
         let committer = Arc::clone(self);
         on_thread(move || Ok(committer.kept.as_ref().map_or(Ok(()), Kept::save))).await?
+    }
+
+    /// Gives the events and their numbers another epoch, in the store, too. What consumers acknowledge from
+    /// now on is of this epoch.
+    pub(super) async fn set_epoch(&self, epoch: u64) -> Result<()> {
+        let store = Arc::clone(&self.store);
+        on_thread(move || store.set_epoch(epoch)).await?;
+        if let Some(kept) = &self.kept {
+            kept.epoch.store(epoch, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Has the store give up events that are too many or too old.

@@ -25,9 +25,25 @@ pub fn conformance<S: EventStore>(mut new: impl FnMut() -> S) {
     what_is_at_hand_is_what_a_read_returns(&new());
     numbers_that_are_left_out_are_missing_and_no_others(&new());
     holes_are_filled_and_nothing_is_replaced(&new());
+    another_epoch_changes_nothing_else(&new());
     let store = new();
     must(store.append(&batch(store.extent().next, 1)));
     must(store.close());
+}
+
+fn another_epoch_changes_nothing_else(store: &impl EventStore) {
+    let first = store.extent().next;
+    let held = batch(first, 3);
+    must(store.append(&held));
+    let before = store.extent();
+    let epoch = before.epoch % 1000 + 1;
+    match store.set_epoch(epoch) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+        set => must(set),
+    }
+    assert_eq!(store.extent(), Extent { epoch, ..before });
+    assert_eq!(read(store, first, usize::MAX), (numbered(&held), first + 3));
+    must(store.append(&batch(first + 3, 1)));
 }
 
 fn numbers_are_assigned_in_order(store: &impl EventStore) {

@@ -96,19 +96,24 @@ impl Consumers {
         self.table().is_incomplete = true;
     }
 
-    /// A consumer has processed all events up to `seq`. `last` is the newest event.
+    /// A consumer has processed all events up to `seq`, of the epoch that `is_current` knows. `last` is the
+    /// newest event.
     pub(super) fn acknowledge(
         &self,
         name: &str,
         seq: u64,
         last: u64,
         now: Duration,
+        is_current: impl FnOnce() -> bool,
     ) -> std::result::Result<Acknowledged, Refused> {
         check_name(name)?;
         if seq > last {
             return Err(Refused::Future);
         }
         let mut table = self.table();
+        if !is_current() {
+            return Err(Refused::OtherEpoch);
+        }
         let Some(consumer) = table.by_name.get_mut(name) else {
             table.add(name, Consumer { acknowledged: seq, heard: now, is_saved: false }, self.max)?;
             table.is_changed = true;
@@ -122,6 +127,14 @@ impl Consumers {
             table.is_changed = true;
         }
         Ok(acknowledged)
+    }
+
+    /// Begins an epoch by `begin`, in which nobody has acknowledged anything.
+    pub(super) fn begin_epoch(&self, begin: impl FnOnce()) {
+        let mut table = self.table();
+        table.by_name.values_mut().for_each(|consumer| consumer.acknowledged = 0);
+        table.is_changed = true;
+        begin();
     }
 
     /// What was taken last was saved, with this consumer.
@@ -256,14 +269,14 @@ mod tests {
     fn the_slowest_consumer_decides() {
         let consumers = Consumers::new(3, None);
         assert_eq!(consumers.acknowledged_by_all(), u64::MAX, "nobody");
-        assert_eq!(consumers.acknowledge("a", 10, 20, secs(1)), Ok(Acknowledged::Unsaved));
-        assert_eq!(consumers.acknowledge("b", 5, 20, secs(2)), Ok(Acknowledged::Unsaved));
+        assert_eq!(consumers.acknowledge("a", 10, 20, secs(1), || true), Ok(Acknowledged::Unsaved));
+        assert_eq!(consumers.acknowledge("b", 5, 20, secs(2), || true), Ok(Acknowledged::Unsaved));
         assert_eq!(consumers.acknowledged_by_all(), 5);
         consumers.set_saved("b");
-        assert_eq!(consumers.acknowledge("b", 15, 20, secs(3)), Ok(Acknowledged::Saved));
+        assert_eq!(consumers.acknowledge("b", 15, 20, secs(3), || true), Ok(Acknowledged::Saved));
         assert_eq!(consumers.acknowledged_by_all(), 10);
         // Backwards is accepted, and changes nothing but when it was heard of.
-        assert_eq!(consumers.acknowledge("a", 3, 20, secs(4)), Ok(Acknowledged::Unsaved), "still");
+        assert_eq!(consumers.acknowledge("a", 3, 20, secs(4), || true), Ok(Acknowledged::Unsaved), "still");
         assert_eq!(consumers.acknowledged_by_all(), 10);
         let a = &consumers.status(20, secs(9))[0];
         assert_eq!((&*a.name, a.acknowledged, a.lag, a.silent_for), ("a", 10, 10, secs(5)));
@@ -276,7 +289,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_and_leaves_no_consumer() {
         let consumers = Consumers::new(2, None);
-        let acknowledge = |name: &str, seq| consumers.acknowledge(name, seq, 20, secs(1));
+        let acknowledge = |name: &str, seq| consumers.acknowledge(name, seq, 20, secs(1), || true);
         for name in [String::new(), "x".repeat(65)] {
             assert_eq!(acknowledge(&name, 1), Err(Refused::Name));
         }
@@ -293,7 +306,7 @@ mod tests {
     fn silent_consumers_are_forgotten_after_their_time() {
         let consumers = Consumers::new(3, Some(secs(10)));
         consumers.declare("declared", 0, secs(0)).unwrap();
-        consumers.acknowledge("a", 7, 20, secs(5)).unwrap();
+        consumers.acknowledge("a", 7, 20, secs(5), || true).unwrap();
         assert!(!consumers.forget_silent(secs(10)));
         assert_eq!(consumers.acknowledged_by_all(), 0);
         assert!(consumers.forget_silent(secs(11)));
@@ -307,9 +320,9 @@ mod tests {
     fn what_changed_is_saved_once() {
         let consumers = Consumers::new(3, None);
         assert_eq!(consumers.take_changes(), None);
-        consumers.acknowledge("a", 7, 20, secs(5)).unwrap();
+        consumers.acknowledge("a", 7, 20, secs(5), || true).unwrap();
         assert_eq!(consumers.take_changes(), Some(vec![("a".into(), 7)]));
-        consumers.acknowledge("a", 6, 20, secs(5)).unwrap();
+        consumers.acknowledge("a", 6, 20, secs(5), || true).unwrap();
         assert_eq!(consumers.take_changes(), None, "backwards");
         consumers.not_saved();
         assert!(consumers.take_changes().is_some());

@@ -98,6 +98,18 @@ pub trait EventStore: Send + Sync + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Gives the events that are held, and their numbers, another epoch: nothing else changes. Called beside
+    /// other methods. When this returns `Ok`, the new epoch must survive the loss of power.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) unless the store implements this; any error of the
+    /// medium. After an error, the epoch is unchanged until the store is opened again.
+    fn set_epoch(&self, epoch: u64) -> io::Result<()> {
+        let _ = epoch;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Puts the events from number `from` on into `out`, in order, until their payloads together reach
     /// `max_bytes`: at least one event if any is held there. Numbers that were lost are left out. A store
     /// may stop earlier, behind at least one event, if more would take another access to its medium.

@@ -17,13 +17,13 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     message::EVENT_OVERHEAD,
-    sync::{AtomicUsize, Event, EventListener, Mutex, MutexGuard, lock},
+    sync::{AtomicU64, AtomicUsize, Event, EventListener, Mutex, MutexGuard, lock},
 };
 
 /// What subscribers can get from memory: all events of a log that has nothing else, or the newest events
 /// that a store holds, too.
 pub(super) struct History {
-    epoch: u64,
+    epoch: AtomicU64,
     bounds: Bounds,
     max_subscribers: usize,
     clock: LogClock,
@@ -48,7 +48,7 @@ impl History {
         clock: LogClock,
     ) -> Arc<Self> {
         Arc::new(Self {
-            epoch,
+            epoch: AtomicU64::new(epoch),
             bounds,
             max_subscribers,
             clock,
@@ -101,7 +101,18 @@ impl History {
     }
 
     pub(super) fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The events and their numbers are of this epoch from now on. Wakes the subscribers, which have to be
+    /// told.
+    pub(super) fn set_epoch(&self, epoch: u64) {
+        {
+            // No event is appended meanwhile, so that each is of one epoch.
+            let _ring = self.ring();
+            self.epoch.store(epoch, Ordering::Release);
+        }
+        self.published.notify(usize::MAX);
     }
 
     pub(super) fn first_seq(&self) -> u64 {
@@ -119,13 +130,14 @@ impl History {
     /// The position of a subscriber that has processed everything up to `resume_from` in `epoch`, of a log
     /// whose oldest event is `first`.
     pub(super) fn position(&self, first: u64, resume_from: Option<u64>, epoch: Option<u64>) -> Position {
-        let of_another = |seq| epoch.is_some_and(|epoch| epoch != self.epoch) || seq > self.last_seq();
+        let here = self.epoch();
+        let of_another = |seq| epoch.is_some_and(|epoch| epoch != here) || seq > self.last_seq();
         match resume_from {
-            None => Position { next: first, of_another_history: false },
+            None => Position { epoch: here, next: first, of_another_history: false },
             // A cursor of another history says nothing about this one, and a cursor ahead of the log
             // belongs to another history.
-            Some(seq) if of_another(seq) => Position { next: first, of_another_history: true },
-            Some(seq) => Position { next: seq + 1, of_another_history: false },
+            Some(seq) if of_another(seq) => Position::of_new_epoch(here, first),
+            Some(seq) => Position { epoch: here, next: seq + 1, of_another_history: false },
         }
     }
 
@@ -232,12 +244,23 @@ pub(super) enum Read {
 /// The next event that a subscriber is to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
+    /// That of the events which the subscriber gets.
+    epoch: u64,
     next: u64,
     /// The subscriber's cursor is of another history, which it has to be told.
     of_another_history: bool,
 }
 
 impl Position {
+    /// Of a subscriber that is to get everything from `first` on, and to be told that it is of this epoch.
+    pub(super) fn of_new_epoch(epoch: u64, first: u64) -> Self {
+        Self { epoch, next: first, of_another_history: true }
+    }
+
+    pub(crate) fn epoch(self) -> u64 {
+        self.epoch
+    }
+
     /// The last event that the subscriber has got, or that was before the first it is to get.
     pub(crate) fn last_seq(self) -> u64 {
         self.next - 1

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{consumer_file::ConsumerFile, consumers::Consumers, cursor::Cursor, event_store::EventStore};
+use super::{
+    consumer_file::ConsumerFile, consumers::Consumers, cursor::Cursor, event_store::EventStore,
+    history::closed_error,
+};
 use crate::{
     error::Result,
     sync::{AtomicU64, Mutex, lock},
@@ -11,9 +14,9 @@ use crate::{
 /// The consumers of a log, where they are saved, and how many bytes of events there may be.
 pub(super) struct Kept {
     pub(super) consumers: Arc<Consumers>,
-    pub(super) epoch: u64,
-    /// `None` for a store of the embedder, which keeps no consumers.
-    pub(super) file: Option<Box<dyn ConsumerFile>>,
+    pub(super) epoch: AtomicU64,
+    /// `None` for a store of the embedder, which keeps no consumers, and, inside, once it is released.
+    pub(super) file: Option<Mutex<Option<Box<dyn ConsumerFile>>>>,
     /// Locked while they are saved, so that the newest state is saved last.
     pub(super) saving: Mutex<()>,
     /// What events may take that all consumers have acknowledged.
@@ -54,18 +57,29 @@ impl Kept {
     /// Writes what changed since it was written. Blocks.
     pub(super) fn save(&self) -> Result<()> {
         let _saving = lock(&self.saving);
+        // Before: what was acknowledged in an epoch is never saved as of a later one.
+        let epoch = self.epoch.load(Ordering::Acquire);
         let Some(consumers) = self.consumers.take_changes() else { return Ok(()) };
         let needed_from = consumers.iter().map(|(_, seq)| seq.saturating_add(1)).min().unwrap_or(u64::MAX);
         // Everything is kept where consumers are not known.
         let needed_from = needed_from.min(self.needed_from());
-        let cursor = |(name, seq): (Box<str>, u64)| (name, Cursor::new(Some(self.epoch), seq));
+        let cursor = |(name, seq): (Box<str>, u64)| (name, Cursor::new(Some(epoch), seq));
         let cursors: Vec<_> = consumers.into_iter().map(cursor).collect();
-        let Some(file) = &self.file else { return Ok(()) };
-        file.replace(&cursors).inspect_err(|error| {
+        self.write(&cursors).inspect_err(|error| {
             tracing::warn!(%error, "the consumers of an event log could not be written");
             self.consumers.not_saved();
         })?;
         self.saved_from.store(needed_from, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Lets another log open the file. Blocks.
+    pub(super) fn release(&self) {
+        drop(self.file.as_ref().map(|file| lock(file).take()));
+    }
+
+    fn write(&self, cursors: &[(Box<str>, Cursor)]) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        lock(file).as_ref().map_or_else(|| Err(closed_error()), |file| file.replace(cursors))
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     counter::Counter,
     error::{Error, ErrorKind, Result},
-    sync::{AtomicBool, EventListener},
+    sync::{AsyncMutex, AtomicBool, EventListener},
     value,
 };
 
@@ -67,6 +67,8 @@ struct Shared {
     is_mirror: bool,
     /// Whether another log is served in its place.
     is_replaced: AtomicBool,
+    /// Held while another epoch begins.
+    epoch_change: AsyncMutex<()>,
 }
 
 impl EventLog {
@@ -198,7 +200,8 @@ impl EventLog {
         Ok(())
     }
 
-    /// Identifies this history. Random, never 0, and below 2^53, which JSON can still tell exactly.
+    /// Identifies this history. Random, never 0, and below 2^53, which JSON can still tell exactly. Another
+    /// one begins with [`begin_epoch`](Self::begin_epoch).
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.shared.history.epoch()
@@ -357,6 +360,7 @@ impl EventLog {
             gaps_sent,
             is_mirror,
             is_replaced,
+            epoch_change: AsyncMutex::new(()),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -366,6 +370,18 @@ impl EventLog {
     pub(crate) fn replace(&self) {
         self.shared.is_replaced.store(true, Ordering::Release);
         self.shared.history.wake();
+    }
+
+    pub(super) fn is_mirror(&self) -> bool {
+        self.shared.is_mirror
+    }
+
+    pub(super) fn epoch_change(&self) -> &AsyncMutex<()> {
+        &self.shared.epoch_change
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.shared.history
     }
 
     pub(crate) fn is_replaced(&self) -> bool {

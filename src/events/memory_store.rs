@@ -8,12 +8,12 @@ use crate::sync::{Mutex, lock};
 /// An [`EventStore`] in memory. It keeps everything until it is [discarded](EventStore::discard).
 #[derive(Debug)]
 pub struct MemoryStore {
-    epoch: u64,
     events: Mutex<Events>,
 }
 
 #[derive(Debug)]
 struct Events {
+    epoch: u64,
     /// Events below were discarded.
     first: u64,
     next: u64,
@@ -26,7 +26,8 @@ impl MemoryStore {
     /// An empty store, whose first event gets number 1.
     #[must_use]
     pub fn new(epoch: u64) -> Self {
-        Self { epoch, events: Mutex::new(Events { first: 1, next: 1, held: VecDeque::new(), clocks: None }) }
+        let events = Events { epoch, first: 1, next: 1, held: VecDeque::new(), clocks: None };
+        Self { events: Mutex::new(events) }
     }
 }
 
@@ -39,8 +40,8 @@ impl Events {
 
 impl EventStore for MemoryStore {
     fn extent(&self) -> Extent {
-        let Events { first, next, .. } = *lock(&self.events);
-        Extent { epoch: self.epoch, first, next }
+        let Events { epoch, first, next, .. } = *lock(&self.events);
+        Extent { epoch, first, next }
     }
 
     fn last_clocks(&self) -> Option<Clocks> {
@@ -64,6 +65,11 @@ impl EventStore for MemoryStore {
             events.first = events.first.max(to);
         }
         events.next = events.next.max(to);
+        Ok(())
+    }
+
+    fn set_epoch(&self, epoch: u64) -> io::Result<()> {
+        lock(&self.events).epoch = epoch;
         Ok(())
     }
 

@@ -45,6 +45,7 @@ mod log_stats;
 mod memory_store;
 #[cfg(all(feature = "durable", unix))]
 mod mirrored;
+mod new_epoch;
 #[cfg(feature = "durable")]
 mod on_thread;
 #[cfg(feature = "durable")]
@@ -74,6 +75,7 @@ pub(crate) use self::{
     consumers::Refused,
     follower::{Delivery, Follower, ended_without_reason},
     history::GapBefore,
+    reader::EventReader,
 };
 pub use self::{
     builder::EventLogBuilder,

@@ -244,8 +244,8 @@ impl EventLogBuilder {
         let saved_from = consumers.acknowledged_by_all().saturating_add(1);
         Ok(Some(Kept {
             consumers: Arc::new(consumers),
-            epoch,
-            file,
+            epoch: AtomicU64::new(epoch),
+            file: file.map(|file| Mutex::new(Some(file))),
             saving: Mutex::new(()),
             saved_from: AtomicU64::new(saved_from),
             max_acknowledged_bytes: self.max_bytes,

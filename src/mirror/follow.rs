@@ -100,8 +100,11 @@ impl Follow {
     }
 
     async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Stop> {
-        let (cursor, mut overlap) = self.resume_point().await?;
-        let mut subscription = self.subscribe(cursor);
+        let mut overlap = None;
+        let mut subscription = self.subscribe();
+        self.resume(&mut subscription, &mut overlap).await?;
+        // Whether the origin was shown a cursor that it should not have reached.
+        let mut shows_newest = false;
         loop {
             let item = self.next(&mut subscription).await;
             match item.map_err(Stop::Subscription)? {
@@ -113,16 +116,24 @@ impl Follow {
                 SubscriptionItem::Disconnected { .. } if sabotage::is(Sabotage::StopWhenDisconnected) => {
                     future::pending().await
                 }
+                SubscriptionItem::Disconnected { .. } if subscription.is_peer_behind() && !shows_newest => {
+                    shows_newest = self.show_newest(&mut subscription);
+                    overlap = None;
+                }
                 SubscriptionItem::Disconnected { error } => {
+                    shows_newest = false;
                     let state = MirrorState::Disconnected(Some(error.to_string()));
                     self.status.change(|status| status.state = state);
-                    let cursor;
-                    (cursor, overlap) = self.resume_point().await?;
-                    subscription.resume_at(cursor);
+                    self.resume(&mut subscription, &mut overlap).await?;
                 }
                 SubscriptionItem::Gap(gap) => {
-                    overlap = None;
+                    (overlap, shows_newest) = (None, false);
                     self.skip(&gap).await?;
+                }
+                // The origin has reached the newest event after all, and it may be another one.
+                SubscriptionItem::Event { .. } if shows_newest => {
+                    shows_newest = false;
+                    self.resume(&mut subscription, &mut overlap).await?;
                 }
                 SubscriptionItem::Event { seq, epoch, payload } => {
                     let epoch = epoch.ok_or_else(no_epochs)?;
@@ -157,16 +168,34 @@ impl Follow {
         }
     }
 
-    fn subscribe(&self, cursor: Option<Cursor>) -> Subscription {
+    fn subscribe(&self) -> Subscription {
         let subscribe = self.origin.client.subscribe::<Raw>(&*self.origin.log);
-        let subscribe = match &self.origin.consumer {
-            Some(consumer) => subscribe.consumer(&**consumer),
-            None => subscribe,
-        };
-        match cursor {
-            Some(cursor) => subscribe.resume(cursor).open(),
+        match &self.origin.consumer {
+            Some(consumer) => subscribe.consumer(&**consumer).open(),
             None => subscribe.open(),
         }
+    }
+
+    /// Goes on one event early, so that this is compared.
+    async fn resume(
+        &self,
+        subscription: &mut Subscription,
+        overlap: &mut Overlap,
+    ) -> std::result::Result<(), Stop> {
+        let cursor;
+        (cursor, *overlap) = self.resume_point().await?;
+        subscription.resume_at(cursor, overlap.as_ref().map(|(last, _)| *last));
+        Ok(())
+    }
+
+    /// Shows the origin, which lacks the newest event that the mirror holds, that it is behind: it begins
+    /// another epoch, or sends a gap that leads back. If it has the event by now, it says so, and the mirror
+    /// compares again.
+    fn show_newest(&self, subscription: &mut Subscription) -> bool {
+        let Some(log) = self.log.get() else { return false };
+        let last = log.last_seq();
+        subscription.resume_at(Some(Cursor::new(Some(log.epoch()), last)), Some(last.saturating_add(1)));
+        true
     }
 
     /// Where to go on: one event early, so that this is compared. Everything that was received before is

@@ -22,6 +22,7 @@ mod loan;
 mod logs;
 mod method_error;
 mod method_limits;
+mod mirrors;
 mod nest;
 mod peers;
 mod registration;
@@ -37,7 +38,9 @@ use std::fmt;
 pub use self::items::Items;
 pub(crate) use self::response_size::ResponseSize;
 use self::{
-    authorize::Authorizer, consumer_rule::ConsumerRule, handler::NotificationRegistration,
+    authorize::Authorizer,
+    consumer_rule::{ConsumerRule, MirrorRule},
+    handler::NotificationRegistration,
     interceptor::Interceptor,
 };
 pub use self::{
@@ -130,6 +133,7 @@ pub struct Router {
     authorizer: Option<Authorizer>,
     on_connection: Option<ConnectionHandler>,
     consumer_rule: Option<ConsumerRule>,
+    mirror_rule: Option<MirrorRule>,
     /// Outermost first.
     interceptors: Vec<Interceptor>,
     limits: NameMap<MethodLimits>,
@@ -203,6 +207,7 @@ impl fmt::Debug for Router {
             authorizer: _,
             on_connection: _,
             consumer_rule: _,
+            mirror_rule: _,
             add_acknowledgements: _,
             interceptors,
             limits,

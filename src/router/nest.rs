@@ -115,6 +115,7 @@ impl Router {
             (self.authorizer.is_some(), "`authorize`"),
             (self.on_connection.is_some(), "`on_connection`"),
             (self.consumer_rule.is_some(), "`consumers`"),
+            (self.mirror_rule.is_some(), "`mirrors`"),
         ];
         if let Some((_, what)) = of_the_node.iter().find(|(is_there, _)| *is_there) {
             return Some(

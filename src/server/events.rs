@@ -14,7 +14,7 @@ use crate::{
     admission::Charge,
     code::Code,
     error::{Error, Result},
-    events::{EventLog, GapBefore},
+    events::{EventLog, EventReader, GapBefore},
     frame,
     message::{EVENT_OVERHEAD, Request, Response, encode_event},
     router::{Context, MethodError},
@@ -40,15 +40,22 @@ pub(super) async fn stream(
     request: &Request,
     mut writer: FrameWriter,
 ) -> ExchangeResult {
-    if log.is_behind(request.resume_from, request.epoch) {
-        let behind = MethodError::unavailable("this mirror is behind the cursor: another holder may not be");
-        let response = behind.retry_after(RETRY_AFTER).not_run().into_response();
-        return ExchangeResult::respond(exchange, &response, writer);
+    // Where the cursor is ahead of the log, a mirror refuses, and an origin may begin another epoch.
+    let refusal = if log.is_behind(request.resume_from, request.epoch) {
+        Some(MethodError::unavailable("this mirror is behind the cursor: another holder may not be"))
+    } else {
+        let (peer, cursor) = (exchange.link.peer(), request.resume_from.zip(request.epoch));
+        match exchange.node.router.epoch_change(peer, &request.method, log, cursor) {
+            Some(change) => change.await.err(),
+            None => None,
+        }
+    };
+    if let Some(refusal) = refusal {
+        return refuse(exchange, refusal, writer);
     }
     let Some(_slot) = log.admit_subscriber() else {
         let full = MethodError::resource_exhausted("the event log has all the subscribers that it may have");
-        let response = full.retry_after(RETRY_AFTER).not_run().into_response();
-        return ExchangeResult::respond(exchange, &response, writer);
+        return refuse(exchange, full, writer);
     };
     let clock = &exchange.node.clock;
     // The node's own limit for handlers is not for subscriptions; a caller's wish counts.
@@ -88,6 +95,11 @@ pub(super) async fn stream(
     }
 }
 
+fn refuse(exchange: &ExchangeState<'_>, refusal: MethodError, writer: FrameWriter) -> ExchangeResult {
+    let response = refusal.retry_after(RETRY_AFTER).not_run().into_response();
+    ExchangeResult::respond(exchange, &response, writer)
+}
+
 /// The response to subscribers of a mirror that has not heard of its origin.
 pub(super) fn nothing_yet() -> Response {
     let nothing = MethodError::unavailable("this mirror has nothing yet: another holder may");
@@ -115,6 +127,9 @@ impl Subscription<'_> {
     async fn serve(mut self, request: &Request) -> Result<EndedBy> {
         let mut reader = self.log.subscribe(request.resume_from, request.epoch);
         let (mut frames, mut batch) = (Vec::new(), Vec::new());
+        // A subscriber that resumes learns soon that there is nothing new, or that the log ends before an
+        // event that it expects.
+        let mut is_told_nothing = request.resume_from.is_some();
         loop {
             let published = self.log.listen();
             loop {
@@ -126,9 +141,13 @@ impl Subscription<'_> {
                     room.await
                 }
                 match self.log.read(&mut reader, WRITE_BYTES, &mut batch).await {
-                    Ok(gap) => self.encode(gap, &mut batch, &mut frames)?,
+                    Ok(gap) => self.encode(reader.epoch(), gap, &mut batch, &mut frames)?,
                     Err(error) => return Ok(EndedBy::FailedRead(error)),
                 }
+                if frames.is_empty() && request.follow && is_told_nothing {
+                    self.append_heartbeat(&mut frames, &reader)?;
+                }
+                is_told_nothing = false;
                 if frames.is_empty() {
                     break;
                 }
@@ -154,10 +173,7 @@ impl Subscription<'_> {
             match self.wait(published).await {
                 Wake::Published => {}
                 Wake::Heartbeat => {
-                    // Not the log's last: an event may have been published since this looked.
-                    let seq = reader.last_seq();
-                    let heartbeat = Response::Heartbeat { seq, epoch: self.log.epoch() };
-                    self.append(&mut frames, &heartbeat)?;
+                    self.append_heartbeat(&mut frames, &reader)?;
                 }
                 Wake::ShuttingDown => return Ok(EndedBy::Shutdown),
             }
@@ -185,17 +201,18 @@ impl Subscription<'_> {
     /// Moves events into frames, behind the gap before them.
     fn encode(
         &self,
+        epoch: u64,
         gap: Option<GapBefore>,
         batch: &mut Vec<(u64, Bytes)>,
         frames: &mut Vec<u8>,
     ) -> Result<()> {
         if let Some(gap) = gap {
-            self.append(frames, &self.gap(gap))?;
+            self.append(frames, &self.gap(epoch, gap))?;
         }
         self.exchange.node.counters.events_sent.add_many(batch.len());
         self.log.record_sent(batch.len());
         frames.reserve(batch.iter().map(|(_, payload)| payload.len() + EVENT_OVERHEAD).sum());
-        let (codec, epoch, max) = (self.exchange.codec, self.log.epoch(), self.exchange.node.max_frame_len());
+        let (codec, max) = (self.exchange.codec, self.exchange.node.max_frame_len());
         for (seq, payload) in batch.drain(..) {
             frame::append(frames, max, |out| {
                 encode_event(codec, seq, Some(epoch), &payload, out).map_err(Error::from)
@@ -204,11 +221,17 @@ impl Subscription<'_> {
         Ok(())
     }
 
-    fn gap(&self, gap: GapBefore) -> Response {
+    fn gap(&self, epoch: u64, gap: GapBefore) -> Response {
         self.exchange.node.counters.gaps_sent.add();
         self.log.record_gap();
         let GapBefore { first_seq, missed } = gap;
-        Response::Gap { first_seq, epoch: self.log.epoch(), missed }
+        Response::Gap { first_seq, epoch, missed }
+    }
+
+    /// Not with the log's last event: another one may have been published since this looked.
+    fn append_heartbeat(&self, frames: &mut Vec<u8>, reader: &EventReader) -> Result<()> {
+        let heartbeat = Response::Heartbeat { seq: reader.last_seq(), epoch: reader.epoch() };
+        self.append(frames, &heartbeat)
     }
 
     fn append(&self, frames: &mut Vec<u8>, response: &Response) -> Result<()> {

@@ -216,6 +216,23 @@ fn a_node_without_consumers_does_not_know_the_method() {
 }
 
 #[test]
+fn a_closed_log_releases_its_consumers_while_handles_are_left() {
+    let directory = Directory::new("released");
+    run(async {
+        let open = || EventLog::builder().keep_unacknowledged(16 << 20).open(&directory.0);
+        let log = open().unwrap();
+        log.acknowledge("reader", cursor(&log, 0)).await.unwrap();
+        log.close().await.unwrap();
+        let again = open().unwrap();
+        assert_eq!(again.consumers()[0].name, "reader");
+        // What could not be saved is not taken for known.
+        let late = log.acknowledge("another", cursor(&log, 0)).await.unwrap_err();
+        assert_eq!(late.kind(), &ErrorKind::Closed);
+        assert_eq!(again.consumers().len(), 1);
+    });
+}
+
+#[test]
 fn a_subscription_acknowledges_what_was_handed_out_and_a_restart_remembers() {
     let directory = Directory::new("restart");
     run(async {

@@ -94,6 +94,8 @@ mod permissions;
 mod pipelines;
 mod requests;
 mod responses;
+#[cfg(unix)]
+mod restored;
 mod resumption;
 mod revocation;
 mod rotation;

@@ -18,6 +18,8 @@ use crate::events::event_store::{Clocks, MAX_NUMBER};
 /// What an open store begins with.
 pub(super) struct Opened {
     pub(super) epoch: u64,
+    /// That of the log, which is another one if it was changed since the segments began.
+    pub(super) log_epoch: u64,
     pub(super) index: Index,
     pub(super) active: Option<Active>,
     pub(super) recent: Vec<Recent>,
@@ -88,7 +90,7 @@ pub(super) fn begin(
     let mut entries = damaged.into_iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
     entries.push(Entry { first: next, bytes: active.header.capacity, began: None });
     let index = Index::new(entries, next, next, None);
-    Ok(Opened { epoch, index, active: Some(active), recent, damage })
+    Ok(Opened { epoch, log_epoch: epoch, index, active: Some(active), recent, damage })
 }
 
 /// Takes all segments away. The damaged ones get another name, so that somebody can examine them. They are

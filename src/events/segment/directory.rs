@@ -8,7 +8,8 @@ use super::{
     header::Header,
     index::Entry,
     names::{
-        DAMAGE_NEW, FILL_NEW, SEGMENT_NEW, fill_name, fill_numbers, is_foreign, segment_name, segment_number,
+        DAMAGE_NEW, EPOCH_NEW, FILL_NEW, SEGMENT_NEW, fill_name, fill_numbers, is_foreign, segment_name,
+        segment_number,
     },
     newest,
     options::SegmentOptions,
@@ -74,7 +75,7 @@ pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
         ));
     }
     // What was not complete when the process ended.
-    for name in [SEGMENT_NEW, DAMAGE_NEW, FILL_NEW] {
+    for name in [SEGMENT_NEW, DAMAGE_NEW, EPOCH_NEW, FILL_NEW] {
         if names.iter().any(|existing| existing == name) {
             disk.unlink(name)?;
         }

@@ -27,6 +27,7 @@ mod hint;
 mod index;
 mod known_losses;
 mod layout;
+mod log_epoch;
 mod names;
 mod newest;
 mod number;

@@ -13,6 +13,9 @@ pub(super) const DAMAGE_NEW: &str = "damage.new";
 pub(in crate::events) const CONSUMERS: &str = "consumers";
 /// A copy of the header of the newest segment.
 pub(super) const NEWEST: &str = "newest";
+/// The epoch of the log, if it is not that of the segments.
+pub(super) const EPOCH: &str = "epoch";
+pub(super) const EPOCH_NEW: &str = "epoch.new";
 /// A segment that is being made.
 pub(super) const SEGMENT_NEW: &str = "segment.new";
 /// A filled hole that is being written.
@@ -58,8 +61,20 @@ pub(super) fn damaged_name(first: u64) -> String {
 pub(super) fn is_foreign(name: &str) -> bool {
     segment_number(name.strip_suffix(DAMAGED).unwrap_or(name)).is_none()
         && fill_numbers(name).is_none()
-        && ![LOCK, CONSUMERS, DAMAGE, DAMAGE_KNOWN, DAMAGE_NEW, NEWEST, SEGMENT_NEW, FILL_NEW, "lost+found"]
-            .contains(&name)
+        && ![
+            LOCK,
+            CONSUMERS,
+            DAMAGE,
+            DAMAGE_KNOWN,
+            DAMAGE_NEW,
+            NEWEST,
+            EPOCH,
+            EPOCH_NEW,
+            SEGMENT_NEW,
+            FILL_NEW,
+            "lost+found",
+        ]
+        .contains(&name)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::{
     fills::Fills,
     index::Index,
     layout::{BLOCK, BLOCK_LEN},
+    log_epoch,
     names::{fill_name, segment_name},
     newest,
     number::to_usize,
@@ -69,7 +70,8 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     let mut damage = lost.damage;
     save_if_possible(disk, &mut damage);
     let next = end.verdict.next;
-    if options.needs_epoch(epoch, next) {
+    let log_epoch = log_epoch::load(disk, epoch, &options.new_epoch)?;
+    if options.needs_epoch(log_epoch, next) {
         return begin(disk, options, &segments, (options.new_epoch)(), next, damage);
     }
     if next > MAX_NUMBER {
@@ -84,7 +86,7 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
     let mut index = Index::new(entries, floor, next, clocks);
     add_fills(disk, &mut index, fills)?;
-    Ok(Opened { epoch, index, active: end.active, recent: end.recent, damage })
+    Ok(Opened { epoch, log_epoch, index, active: end.active, recent: end.recent, damage })
 }
 
 fn add_fills(disk: &dyn Disk, index: &mut Index, fills: Vec<Fill>) -> io::Result<()> {

@@ -16,6 +16,7 @@ use super::{
     disk::Disk,
     fill,
     index::Index,
+    log_epoch,
     open::open,
     options::{Layout, SegmentOptions},
     reader::Reader,
@@ -45,7 +46,10 @@ use crate::{
 pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     layout: Layout,
+    /// That of the segments.
     epoch: u64,
+    /// That of the log.
+    log_epoch: AtomicU64,
     index: Mutex<Index>,
     buffers: Arc<Buffers>,
     writer: Mutex<Writer>,
@@ -79,12 +83,13 @@ impl SegmentStore {
 
     pub(in crate::events) fn on(disk: Arc<dyn Disk>, options: &SegmentOptions) -> io::Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(RetryingDisk(disk));
-        let Opened { epoch, mut index, active, recent, damage } = open(&*disk, options)?;
+        let Opened { epoch, log_epoch, mut index, active, recent, damage } = open(&*disk, options)?;
         index.recent.clone_from(&recent);
         Ok(Self {
             disk,
             layout: options.layout,
             epoch,
+            log_epoch: AtomicU64::new(log_epoch),
             index: Mutex::new(index),
             buffers: Arc::default(),
             writer: Mutex::new(Writer::new(active, recent)),
@@ -191,7 +196,8 @@ impl SegmentStore {
 impl EventStore for SegmentStore {
     fn extent(&self) -> Extent {
         let index = lock(&self.index);
-        Extent { epoch: self.epoch, first: index.first(), next: index.next }
+        let epoch = self.log_epoch.load(Ordering::Acquire);
+        Extent { epoch, first: index.first(), next: index.next }
     }
 
     fn last_clocks(&self) -> Option<Clocks> {
@@ -259,6 +265,17 @@ impl EventStore for SegmentStore {
         Ok(())
     }
 
+    fn set_epoch(&self, epoch: u64) -> io::Result<()> {
+        // One at a time, and not in the directory of the next owner.
+        let _writer = lock(&self.writer);
+        if lock(&self.index).is_closed {
+            return Err(io::Error::other("the store is closed"));
+        }
+        log_epoch::save(&*self.disk, self.epoch, epoch)?;
+        self.log_epoch.store(epoch, Ordering::Release);
+        Ok(())
+    }
+
     fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<(u64, StoredEvent)>) -> io::Result<u64> {
         let mut reader = Reader::new(&*self.disk, self.epoch, &self.index, &self.buffers, max_bytes, out);
         let next = reader.read(from);
@@ -295,11 +312,22 @@ impl EventStore for SegmentStore {
 
 impl fmt::Debug for SegmentStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { disk: _, layout, epoch, index, buffers: _, writer: _, damage: _, damaged: _, filling: _ } =
-            self;
+        let Self {
+            disk: _,
+            layout,
+            epoch,
+            log_epoch,
+            index,
+            buffers: _,
+            writer: _,
+            damage: _,
+            damaged: _,
+            filling: _,
+        } = self;
         f.debug_struct("SegmentStore")
             .field("layout", layout)
             .field("epoch", epoch)
+            .field("log_epoch", log_epoch)
             .field("index", &*lock(index))
             .finish_non_exhaustive()
     }

@@ -7,7 +7,7 @@ use super::{
         SegmentOptions, SegmentStore,
         disk::Disk,
         header::{HEADER_LEN, Header},
-        names::{DAMAGE, segment_name, segment_number},
+        names::{DAMAGE, EPOCH as EPOCH_FILE, segment_name, segment_number},
         sim_disk::{Call, Fault, FaultKind, SimDisk},
     },
     EPOCH, open,
@@ -224,4 +224,96 @@ fn an_edited_report_of_damage_does_no_harm() {
     assert_eq!((store.lost().len(), store.extent().next), (2, 31));
     assert!(store.damaged() > 0);
     append(&store, 1);
+}
+
+#[test]
+fn a_crash_while_the_log_gets_another_epoch_leaves_one_of_both_and_every_event() {
+    let (mut changed, mut unchanged) = (0, 0);
+    for seed in 0..60 {
+        let (disk, firsts_before) = log(seed);
+        let store = open(&disk, &options()).unwrap();
+        let before = store.extent();
+        disk.inject(Fault { call: Call::Any, after: seed % 12, times: u64::MAX, kind: FaultKind::Io });
+        let is_set = store.set_epoch(EPOCH + 1).is_ok();
+        assert_eq!(store.extent().epoch, if is_set { EPOCH + 1 } else { EPOCH });
+        drop(store);
+        disk.heal();
+        disk.lose_power();
+        let store = open(&disk, &options()).unwrap();
+        let after = store.extent();
+        assert!(after.epoch == EPOCH + 1 || after.epoch == EPOCH && !is_set, "seed {seed}: {after:?}");
+        assert_eq!(Extent { epoch: EPOCH, ..after }, before, "seed {seed}");
+        assert_eq!(firsts(&disk), firsts_before);
+        let mut events = Vec::new();
+        store.read(1, usize::MAX, &mut events).unwrap();
+        assert!(!events.is_empty() && store.lost().is_empty());
+        append(&store, 1);
+        (changed, unchanged) = (changed + usize::from(is_set), unchanged + usize::from(!is_set));
+    }
+    assert!(changed > 0 && unchanged > 0, "{changed} were changed, {unchanged} were not");
+}
+
+#[test]
+fn an_epoch_of_the_log_that_is_damaged_is_never_that_of_the_segments() {
+    let (disk, _) = log(1);
+    open(&disk, &options()).unwrap().set_epoch(EPOCH + 1).unwrap();
+    disk.rot(EPOCH_FILE, |content| content[20] ^= 1);
+    for _ in 0..2 {
+        let store = open(&disk, &options().epochs_from(|| EPOCH + 2)).unwrap();
+        assert_eq!(store.extent().epoch, EPOCH + 2);
+        store.close().unwrap();
+    }
+    // The segments of another epoch are not called by that name.
+    let store = open(&disk, &options().epochs_from(|| EPOCH + 3).begin_epoch()).unwrap();
+    assert_eq!(store.extent().epoch, EPOCH + 3);
+    store.close().unwrap();
+    let store = open(&disk, &options().epochs_from(|| EPOCH + 4)).unwrap();
+    assert_eq!(store.extent().epoch, EPOCH + 3);
+}
+
+#[test]
+fn a_counter_elsewhere_is_of_the_epoch_that_the_log_has() {
+    let (disk, _) = log(1);
+    let store = open(&disk, &options()).unwrap();
+    let next = store.extent().next;
+    store.set_epoch(EPOCH + 1).unwrap();
+    store.close().unwrap();
+    assert!(store.set_epoch(EPOCH + 9).is_err(), "closed");
+    for (known, epoch) in [(EPOCH, EPOCH + 1), (EPOCH + 1, EPOCH + 2)] {
+        let store = open(&disk, &options().epochs_from(|| EPOCH + 2).at_least(known, next)).unwrap();
+        assert_eq!(store.extent().epoch, epoch);
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn holes_are_filled_before_and_after_the_log_gets_another_epoch() {
+    let batch = |first: u64, count: u64| Batch {
+        first,
+        events: (first..first + count)
+            .map(|number| StoredEvent { payload: number.to_string().into(), published: Duration::ZERO })
+            .collect(),
+        clocks: Clocks::default(),
+    };
+    let disk = SimDisk::new(1, true);
+    let store = open(&disk, &options()).unwrap();
+    store.append(&batch(1, 3)).unwrap();
+    store.skip(10).unwrap();
+    store.append(&batch(10, 3)).unwrap();
+    store.fill(&batch(4, 2)).unwrap();
+    store.set_epoch(EPOCH + 1).unwrap();
+    store.fill(&batch(8, 2)).unwrap();
+    drop(store);
+    disk.lose_power();
+    let store = open(&disk, &options()).unwrap();
+    assert_eq!(store.extent(), Extent { epoch: EPOCH + 1, first: 1, next: 13 });
+    assert_eq!(store.holes().into_iter().flatten().collect::<Vec<_>>(), [6, 7]);
+    store.fill(&batch(6, 2)).unwrap();
+    let mut events = Vec::new();
+    let mut from = 1;
+    while from < 13 {
+        from = store.read(from, usize::MAX, &mut events).unwrap();
+    }
+    let expected = (1..13).map(|number: u64| (number, bytes::Bytes::from(number.to_string())));
+    assert!(events.into_iter().map(|(number, event)| (number, event.payload)).eq(expected));
 }
