@@ -243,6 +243,10 @@ pub(crate) struct Events {
     /// End after this number of events; gaps do not count.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
+    /// Acknowledge to the node what was printed, under this name of 1 to 64 bytes, so that the node keeps events
+    /// until then. The node decides who may use which name. Not with --codec json.
+    #[arg(long, value_name = "NAME", value_parser = consumer_name)]
+    pub(crate) consumer: Option<String>,
     /// How long to wait for the next event, in milliseconds, once connected [default: 30000]. With
     /// --follow: how long to wait for the node, at the start or after it is lost [default: without limit]
     #[arg(long, value_name = "MS")]
@@ -258,7 +262,7 @@ pub(crate) struct Mirror {
     #[arg(long, value_name = "NAME", value_parser = method_name, default_value = "node.stream_events")]
     pub(crate) log: String,
     /// Acknowledge what is stored to the node, under this name of 1 to 64 bytes.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = consumer_name)]
     pub(crate) consumer: Option<String>,
     /// The directory for the events: up to 64 MiB of each of the newest four epochs.
     #[arg(long, value_name = "DIR")]
@@ -335,6 +339,12 @@ pub(crate) enum Encoding {
     Json,
 }
 
+impl Encoding {
+    pub(crate) fn is_cbor(self) -> bool {
+        matches!(self, Self::Cbor)
+    }
+}
+
 impl From<Encoding> for Codec {
     fn from(encoding: Encoding) -> Self {
         match encoding {
@@ -352,6 +362,10 @@ fn server_name(text: &str) -> Result<String, &'static str> {
 /// A name within the limit of the protocol.
 fn method_name(text: &str) -> Result<String, &'static str> {
     if (1..=128).contains(&text.len()) { Ok(text.into()) } else { Err("not 1 to 128 bytes") }
+}
+
+fn consumer_name(text: &str) -> Result<String, &'static str> {
+    if (1..=64).contains(&text.len()) { Ok(text.into()) } else { Err("not 1 to 64 bytes") }
 }
 
 #[derive(Clone)]

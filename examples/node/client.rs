@@ -9,11 +9,12 @@ use std::{
 
 use palyra_quic::{
     AsyncIoRuntime, Backoff, Client, ClientTls, Codec, Connection, Cursor, Endpoint, Error, ErrorKind,
-    EventsRequest, PollRuntime, Raw, TransportLimits, WireError, quinn::Runtime,
+    EventsRequest, PollRuntime, Raw, Subscription, TransportLimits, WireError, quinn::Runtime,
 };
 use smol::{Timer, channel, future};
 
 use crate::{
+    acknowledge::{Printed, cursor_behind},
     args::{Call, Events, Health, Notify, Peer},
     failure::Failure,
     lines::{self, Answer},
@@ -66,23 +67,32 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
     if args.follow {
         return follow(args);
     }
-    let timeout = Duration::from_millis(args.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
+    let printed = Printed::nothing(args)?;
     with_connection(&args.peer, TRY_JSON, async |connection| {
-        let mut events = in_time(timeout, events_request(args, &connection).open()).await?;
-        let mut wanted = Wanted::of(args);
-        while wanted.more() {
-            let Some(item) = in_time(timeout, events.next_raw()).await? else { break };
-            wanted.print(&Answer::from_item(item))?;
-        }
-        Ok(())
+        let outcome = print_held(args, &connection, &printed).await;
+        // Also what was printed before an error.
+        outcome.and(printed.acknowledge(async { Ok(connection) }, None).await)
     })
+}
+
+async fn print_held(args: &Events, connection: &Connection, printed: &Printed<'_>) -> Result<(), Failure> {
+    let timeout = Duration::from_millis(args.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
+    let mut events = in_time(timeout, events_request(args, connection).open()).await?;
+    let mut wanted = Wanted::of(args);
+    while wanted.more() {
+        let Some(item) = in_time(timeout, events.next_raw()).await? else { break };
+        let cursor = cursor_behind(&item);
+        wanted.print(&Answer::from_item(item))?;
+        printed.up_to(cursor);
+    }
+    Ok(())
 }
 
 /// The same default as that of the other commands.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 
 fn follow(args: &Events) -> Result<(), Failure> {
-    let target = Target::of(&args.peer)?;
+    let (target, printed) = (Target::of(&args.peer)?, Printed::nothing(args)?);
     let codec = Codec::from(args.peer.codec);
     let limits = if codec == Codec::Cbor { follower_limits()? } else { TransportLimits::default() };
     smol::block_on(async {
@@ -92,16 +102,19 @@ fn follow(args: &Events) -> Result<(), Failure> {
         let Some(dialled) = until_asked(&mut termination, dialled).await? else { return Ok(()) };
         dialled
             .end_with(TRY_WITHOUT_FOLLOW, async |client| {
+                let mut subscription = subscribe(args, &client);
                 let following = async {
                     match codec {
                         // The tokio implementation has no epochs. Without them, a follower cannot know
                         // whether the node was restarted.
                         Codec::Json => follow_connection(args, absence, &client.connection().await?).await,
-                        _ => follow_events(args, absence, &client).await,
+                        _ => follow_events(args, absence, &mut subscription, &printed).await,
                     }
                     .map(Some)
                 };
-                until_asked(&mut termination, following).await.map(Option::unwrap_or_default)
+                let outcome = until_asked(&mut termination, following).await.map(Option::unwrap_or_default);
+                let confirmed = subscription.acknowledged();
+                outcome.and(printed.acknowledge(client.connection(), confirmed).await)
             })
             .await
     })
@@ -195,18 +208,33 @@ fn follower_limits() -> Result<TransportLimits, Error> {
     limits.idle_timeout(Duration::from_secs(3)).keep_alive_interval(Duration::from_secs(1)).build()
 }
 
-async fn follow_events(args: &Events, mut absence: Absence, client: &Client) -> Result<(), Failure> {
+/// A subscription, which does nothing before it is asked for an item.
+fn subscribe(args: &Events, client: &Client) -> Subscription {
     let mut subscribe = client.subscribe::<Raw>(&args.log);
     // An epoch without a sequence number is no cursor.
     if let Some(seq) = args.resume_from {
         subscribe = subscribe.resume(Cursor::new(args.epoch, seq));
     }
-    let mut subscription = subscribe.open();
+    if let Some(consumer) = &args.consumer {
+        subscribe = subscribe.consumer(consumer.as_str());
+    }
+    subscribe.open()
+}
+
+async fn follow_events(
+    args: &Events,
+    mut absence: Absence,
+    subscription: &mut Subscription,
+    printed: &Printed<'_>,
+) -> Result<(), Failure> {
     let mut wanted = Wanted::of(args);
     let mut told = false;
     while wanted.more() {
         match Answer::from_subscription(absence.bounded(subscription.next_raw()).await?) {
-            Ok(Some(answer)) => wanted.print(&answer)?,
+            Ok(Some(answer)) => {
+                wanted.print(&answer)?;
+                printed.all_of(subscription);
+            }
             Ok(None) => {
                 told = false;
                 absence.end();

@@ -1,5 +1,6 @@
 //! A Palyra node on the command line, to try one from a shell: `cargo run --example node -- --help`.
 
+mod acknowledge;
 mod address;
 mod args;
 mod client;

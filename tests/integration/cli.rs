@@ -399,6 +399,76 @@ fn a_gap_is_a_line_that_does_not_count() {
     }
 }
 
+/// A log of ten events and more for consumers, with this many.
+fn log_for_consumers(count: usize) -> EventLog {
+    let log = EventLog::builder().max_events(10).keep_unacknowledged(1 << 20).build().unwrap();
+    (0..count).for_each(|_| _ = log.publish_raw("event").unwrap());
+    log
+}
+
+fn acknowledged(log: &EventLog) -> Vec<(String, u64)> {
+    log.consumers().into_iter().map(|consumer| (consumer.name, consumer.acknowledged)).collect()
+}
+
+#[test]
+fn what_was_printed_is_acknowledged_when_the_program_ends() {
+    let pki = Pki::new();
+    for (log_name, how) in [
+        ("node.stream_events", &[][..]),
+        ("node.stream_events", &["--follow"]),
+        ("plant.readings", &["--log", "plant.readings"]),
+        ("plant.readings", &["--log", "plant.readings", "--follow"]),
+    ] {
+        let log = log_for_consumers(5);
+        let router = match log_name {
+            "node.stream_events" => Router::new().events(log.clone()),
+            name => Router::new().log(name, log.clone()),
+        };
+        let node = pki.serve_in_process(router.consumers(|_, name| name == "printer"));
+        let options = |count| [how, &["--consumer", "printer", "--count", count]].concat();
+        assert_eq!(node.ask("events", &options("3")).succeeded().len(), 3);
+        assert_eq!(acknowledged(&log), [("printer".into(), 3)], "{how:?}");
+        // Without the option, nothing is.
+        assert_eq!(node.ask("events", &[how, &["--count", "5"]].concat()).succeeded().len(), 5);
+        assert_eq!(acknowledged(&log), [("printer".into(), 3)]);
+        // Events that are held for the consumer are there.
+        (0..20).for_each(|_| _ = log.publish_raw("event").unwrap());
+        assert_eq!(log.first_seq(), 4);
+        node.ask("events", &[&options("22")[..], &["--resume-from", "3"]].concat()).succeeded();
+        assert_eq!(acknowledged(&log), [("printer".into(), 25)]);
+    }
+}
+
+#[test]
+fn a_follower_that_is_interrupted_has_acknowledged_what_it_has_printed() {
+    let pki = Pki::new();
+    let log = log_for_consumers(5);
+    let node = pki.serve_in_process(Router::new().events(log.clone()).consumers(|_, _| true));
+    let mut follower = node.begin("events", &["--follow", "--consumer", "printer"]);
+    (1..=5).for_each(|seq| assert_eq!(follower.line()["seq"], seq));
+    follower.signal("INT");
+    assert!(follower.ended().succeeded().is_empty());
+    assert_eq!(acknowledged(&log), [("printer".into(), 5)]);
+}
+
+#[test]
+fn acknowledgements_that_are_refused_make_the_program_fail_and_the_events_are_printed() {
+    let pki = Pki::new();
+    let log = log_for_consumers(2);
+    let node = pki.serve_in_process(Router::new().events(log.clone()).consumers(|_, name| name == "printer"));
+    for follow in [&[][..], &["--follow"]] {
+        let ended = node.ask("events", &[follow, &["--consumer", "other", "--count", "2"]].concat());
+        let refused = format!("error: not acknowledged up to {}:2: permission_denied", log.epoch());
+        assert_eq!((ended.lines().len(), ended.code), (2, Some(1)), "{ended:?}");
+        // A follower may have told it before, too.
+        let last = ended.stderr.lines().last().unwrap();
+        assert!(last.starts_with(&refused), "{ended:?}");
+    }
+    let in_json = ["--codec", "json", "--consumer", "printer"];
+    node.ask("events", &in_json).failed("error: --consumer needs --codec cbor");
+    assert!(log.consumers().is_empty());
+}
+
 #[test]
 fn following_brings_what_comes_and_ends_quietly_when_interrupted() {
     let pki = Pki::new();
