@@ -17,6 +17,7 @@ use attack::{
     forged, half_open,
     half_open::{Retries, Senders},
     items::{self, Fault, Holding},
+    logs::{self, Claim},
     meter::Memory,
     revoked,
     streams::{self, Abuse, Announced, Announcing, Slowly},
@@ -65,7 +66,7 @@ fn main() -> Result<ExitCode> {
 
 type Attack = (&'static str, fn(&Stage, &mut Figures) -> Result<()>);
 
-const ATTACKS: [Attack; 11] = [
+const ATTACKS: [Attack; 13] = [
     ("spoofed", spoofed),
     ("half-open", stalled),
     ("loris", loris),
@@ -77,6 +78,8 @@ const ATTACKS: [Attack; 11] = [
     ("crowds", crowded),
     ("items", items_held),
     ("item-faults", item_faults),
+    ("acks", acknowledgements),
+    ("logs", logs_followed),
 ];
 
 /// The rows of the table.
@@ -351,6 +354,43 @@ fn crowded(stage: &Stage, figures: &mut Figures) -> Result<()> {
     let closed = seen.closed.map_or_else(|| "open".to_owned(), |code| code.to_string());
     let met = seen.closed == Some(Code::RATE_LIMITED);
     figures.add("100 requests/s allowed: the connection", closed, "closed with RATE_LIMITED", met);
+    Ok(())
+}
+
+fn acknowledgements(stage: &Stage, figures: &mut Figures) -> Result<()> {
+    const COUNT: u32 = 20_000;
+    for (what, claim, answer, expected) in [
+        ("many names", Claim::ManyNames, "result", 64),
+        ("forged", Claim::Forged, "permission_denied", COUNT),
+        ("of the future", Claim::Future, "invalid_request", COUNT),
+        ("a flood", Claim::Flood, "result", COUNT),
+    ] {
+        let victim = Victim::start(stage, DEFAULT)?;
+        let seen = smol::block_on(logs::acknowledge(stage, &victim, claim, COUNT))?;
+        let answered = seen.answered(answer);
+        figures.add(
+            format_args!("{what}: answered {answer}, of 20,000"),
+            answered,
+            expected,
+            answered == expected,
+        );
+        figures.memory(format_args!("{what}: growth of the node"), seen.growth, 4 * MIB);
+        let per_call = seen.processor / COUNT;
+        figures.tell(format_args!("{what}: the node's processor time for each"), format!("{per_call:.1?}"));
+        let failed = seen.others.failed;
+        figures.add(format_args!("{what}: others' calls that failed"), failed, "0", failed == 0);
+    }
+    Ok(())
+}
+
+fn logs_followed(stage: &Stage, figures: &mut Figures) -> Result<()> {
+    let victim = Victim::start(stage, WITHIN_16_MIB)?;
+    let seen = smol::block_on(logs::follow(stage, &victim, PEERS - 2, 4 * SECOND))?;
+    figures.tell("subscriptions", seen.streams);
+    figures.memory("growth of the node", seen.growth, 16 * MIB);
+    figures.tell("the node's processor time", millis(seen.processor));
+    figures.add("others' calls that failed", seen.others.failed, "0", seen.others.failed == 0);
+    figures.newcomers("newcomer let in", &[seen.newcomer]);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use attack::{
     forged::{self, Spoofed},
     half_open::{self, Retries, Senders},
     items::{self, Fault, Holding},
+    logs::{self, Claim},
     revoked::{self, Revoked},
     streams::{self, Abuse, Announcing, Slowly},
     victim::{self, Setup, Victim},
@@ -302,6 +303,41 @@ fn a_peer_in_a_hurry_is_slowed_down_and_thrown_out() {
 fn without_a_rate_a_peer_may_hurry() {
     let seen = hurry(DEFAULT);
     assert_eq!((seen.answered, seen.closed), (300, None), "{seen:?}");
+}
+
+fn acknowledge(claim: Claim) -> logs::Acknowledged {
+    let stage = stage();
+    let victim = Victim::start(&stage, DEFAULT).unwrap();
+    let seen = run(logs::acknowledge(&stage, &victim, claim, 300));
+    assert!(seen.others.failed == 0 && seen.growth.anonymous < 4 * MIB, "{seen:?}");
+    seen
+}
+
+#[test]
+fn a_log_has_no_more_consumers_than_it_may_have() {
+    let seen = acknowledge(Claim::ManyNames);
+    assert_eq!((seen.answered("result"), seen.answered("resource_exhausted")), (64, 236), "{seen:?}");
+}
+
+#[test]
+fn without_the_bound_every_name_becomes_a_consumer() {
+    assert_eq!(acknowledge(Claim::ManyNamesToARoomyLog).answered("result"), 300);
+}
+
+#[test]
+fn acknowledgements_that_are_forged_or_of_the_future_count_for_nothing() {
+    assert_eq!(acknowledge(Claim::Forged).answered("permission_denied"), 300);
+    assert_eq!(acknowledge(Claim::Future).answered("invalid_request"), 300);
+    assert_eq!(acknowledge(Claim::Flood).answered("result"), 300, "those that are neither count");
+}
+
+#[test]
+fn peers_that_follow_every_log_keep_within_the_memory_there_is() {
+    let stage = stage();
+    let victim = Victim::start(&stage, SMALL).unwrap();
+    let seen = run(logs::follow(&stage, &victim, 14, SECOND));
+    assert!(seen.others.failed == 0 && seen.newcomer.is_some() && seen.open == 14, "{seen:?}");
+    assert!(seen.streams >= 14 && seen.growth.anonymous < 4 * MIB, "{seen:?}");
 }
 
 /// What holds the items and streams of calls of 14 peers, seven streams each.

@@ -243,8 +243,8 @@ pub(crate) struct Events {
     /// End after this number of events; gaps do not count.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<NonZeroU64>,
-    /// Acknowledge to the node what was printed, under this name of 1 to 64 bytes, so that the node keeps events
-    /// until then. The node decides who may use which name. Not with --codec json.
+    /// Acknowledge to the node what was printed, under this name of 1 to 64 bytes, so that the node keeps
+    /// events until then. The node decides who may use which name. Not with --codec json.
     #[arg(long, value_name = "NAME", value_parser = consumer_name)]
     pub(crate) consumer: Option<String>,
     /// How long to wait for the next event, in milliseconds, once connected [default: 30000]. With

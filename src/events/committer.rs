@@ -225,7 +225,7 @@ impl Committer {
         let flushed = self.flush().await;
         let mut flushed = flushed.and(self.save_consumers().await);
         if self.kept.is_some() {
-            // Before the store, so that whoever can open that can open them, too.
+            // Before the store, so that a log which can open the store can open this file, too.
             let committer = Arc::clone(self);
             let release = move || committer.kept.as_ref().map(Kept::release).map_or(Ok(()), Ok);
             flushed = flushed.and(on_thread(release).await.map_err(Into::into));

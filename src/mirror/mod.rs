@@ -35,8 +35,8 @@ use crate::{
 /// another epoch, so does the mirror, in another directory, and when the origin has other events under the
 /// numbers of events that the mirror holds, the mirror stops, keeps what it has and says
 /// [`Diverged`](MirrorState::Diverged). An origin that has lost events begins another epoch if
-/// [`Router::mirrors`](crate::Router::mirrors) names the mirror. A subscriber that has seen more than the mirror is told to try
-/// another holder, and goes on there if its [`Client`] has several addresses.
+/// [`Router::mirrors`](crate::Router::mirrors) names the mirror. A subscriber that has seen more than the
+/// mirror is told to try another holder, and goes on there if its [`Client`] has several addresses.
 ///
 /// A hole in what the mirror holds, because the holder that it follows had a gap there or because its own
 /// disk was damaged, is filled with the events of another holder that still has them: one of the addresses of

@@ -12,6 +12,7 @@ pub(crate) mod crowds;
 pub(crate) mod forged;
 pub(crate) mod half_open;
 pub(crate) mod items;
+pub(crate) mod logs;
 pub(crate) mod meter;
 pub(crate) mod peer;
 pub(crate) mod probe;

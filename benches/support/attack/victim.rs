@@ -18,6 +18,7 @@ use palyra_quic::{
 
 use super::{
     ANSWER, ECHO, HONEST, Result, SUM, Stage, WAIT, careless,
+    logs::{CONSUMER, EVENTS, LOG, LOGS, ROOMY_LOG},
     meter::{Memory, Watch, processor},
 };
 
@@ -147,7 +148,9 @@ pub(crate) fn serve() -> Result<()> {
         })
         .serve_items_raw(ANSWER, |_, _, _| async { Ok(Bytes::from_static(b"early")) })
         .on_notification_raw("attack.note", |_: Context, _| async {})
-        .events(log);
+        .events(log)
+        .consumers(|_, name| name.starts_with(CONSUMER));
+    let router = with_logs(router)?;
     let executor = Arc::new(async_executor::Executor::new());
     let driving = Arc::clone(&executor);
     thread::spawn(move || async_io::block_on(driving.run(pending::<()>())));
@@ -161,6 +164,21 @@ pub(crate) fn serve() -> Result<()> {
         list.revoke(fingerprint);
         Ok(())
     })
+}
+
+/// Adds small logs that keep events for consumers.
+fn with_logs(mut router: Router) -> Result<Router> {
+    let bounds = EventLog::builder().max_payload_bytes(100).max_events(10).max_bytes(10 * 164);
+    let bounds = bounds.keep_unacknowledged(100 * 164);
+    let named = (0..LOGS).map(|n| (format!("{LOG}{n}"), bounds.clone()));
+    for (name, bounds) in named.chain([(ROOMY_LOG.to_owned(), bounds.clone().max_consumers(100_000))]) {
+        let log = bounds.build()?;
+        for _ in 0..EVENTS {
+            log.publish_raw("reading")?;
+        }
+        router = router.log(&*name, log);
+    }
+    Ok(router)
 }
 
 /// Says where the node is, and revokes what it is told to, a fingerprint a line.
