@@ -98,6 +98,7 @@ impl Writer {
     }
 
     fn write(&mut self, target: Target<'_>, batch: &Batch) -> io::Result<EncodedBatch> {
+        let Target { index, .. } = target;
         let len = encoded_len(&batch.events)?;
         if let Some(active) = &self.active {
             if !active.is_intact()? {
@@ -112,8 +113,16 @@ impl Writer {
             self.begin_segment(target, batch, len)?;
         }
         let Some(active) = &mut self.active else { return Err(io::Error::other("no segment")) };
-        if active.header.closed {
+        let (floor, next) = {
+            let index = lock(index);
+            (index.floor, index.next)
+        };
+        if active.header.closed || active.begins_below(floor) {
             active.header.closed = false;
+            if active.begins_below(floor) {
+                let durable = next.saturating_sub(1);
+                active.header = Header { floor, durable, certain: durable, ..active.header };
+            }
             newest::save(target.disk, &active.header)?;
             active.header.replace(&*active.file)?;
         }
@@ -221,6 +230,12 @@ impl Active {
         self.header = Header { floor, durable, certain: durable, closed: true, ..self.header };
         self.header.replace(&*self.file)?;
         newest::save(disk, &self.header)
+    }
+
+    /// Whether its first event gets a number above that of the segment, because what is in between was left
+    /// out: the log does not have the numbers below, and its owner is not to be told so after a crash.
+    fn begins_below(&self, floor: u64) -> bool {
+        self.end == 0 && floor > self.header.first.max(self.header.floor)
     }
 
     fn has_space_for(&self, batch_len: u64) -> bool {

@@ -100,3 +100,45 @@ fn damage_beside_a_hole_is_reported_without_the_hole() {
     let lost: Vec<_> = store.lost().iter().map(|LostEvents { first, last, .. }| (*first, *last)).collect();
     assert_eq!(lost, [(11, 11)]);
 }
+
+#[test]
+fn a_log_that_begins_above_1_does_so_after_a_crash_or_a_close() {
+    for (is_filled, is_closed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let disk = SimDisk::new(1, is_filled);
+        let store = open(&disk, &options()).unwrap();
+        store.skip(20).unwrap();
+        append(&store, 20).unwrap();
+        assert_eq!((store.extent().first, store.extent().next), (20, 21));
+        if is_closed {
+            store.close().unwrap();
+        }
+        drop(store);
+        disk.lose_power();
+        let store = open(&disk, &options()).unwrap();
+        let extent = store.extent();
+        assert_eq!((extent.first, extent.next), (20, 21), "filled {is_filled}, closed {is_closed}");
+        assert_eq!((numbers(&store), store.holes()), (vec![20], vec![]));
+        append(&store, 21).unwrap();
+        assert_eq!(numbers(&store), [20, 21]);
+    }
+}
+
+#[test]
+fn a_log_whose_first_event_was_not_written_begins_with_any_other() {
+    // Wherever power is lost while the first event is written.
+    for after in 0..40 {
+        let disk = SimDisk::new(after, true);
+        let store = open(&disk, &options()).unwrap();
+        store.skip(20).unwrap();
+        disk.inject(Fault { call: Call::Any, after, times: u64::MAX, kind: FaultKind::Io });
+        let is_written = append(&store, 20).is_ok();
+        disk.heal();
+        drop(store);
+        disk.lose_power();
+        let store = open(&disk, &options()).unwrap();
+        let next = store.extent().next;
+        assert!(next == 21 || !is_written && matches!(next, 1 | 20), "{next} after {after} calls");
+        append(&store, next).unwrap();
+        assert_eq!(numbers(&store).last(), Some(&next), "after {after} calls");
+    }
+}
