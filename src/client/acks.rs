@@ -72,6 +72,12 @@ impl Acks {
         self.0.state().confirmed
     }
 
+    /// Resolves when an acknowledgement was answered.
+    #[cfg(all(feature = "durable", unix))]
+    pub(super) fn listen(&self) -> crate::sync::EventListener {
+        self.0.changed.listen()
+    }
+
     pub(super) fn take_refused(&self) -> Option<Error> {
         self.0.state().refused.take()
     }
@@ -102,6 +108,8 @@ impl Sending {
                 Ok(()) => {
                     let mut state = self.state();
                     (state.confirmed, state.refused) = (Some(cursor), None);
+                    drop(state);
+                    self.changed.notify(usize::MAX);
                     continue;
                 }
                 // The endpoint has ended.
@@ -109,6 +117,7 @@ impl Sending {
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(log = &*self.log, %error, "an acknowledgement was refused");
                     self.state().refused = Some(error);
+                    self.changed.notify(usize::MAX);
                     continue;
                 }
                 Err(_) if ends => return,

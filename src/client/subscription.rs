@@ -142,6 +142,12 @@ impl<T> Subscription<T> {
         self.acks.as_ref()?.take_refused()
     }
 
+    /// Resolves when an acknowledgement was answered. `None` without a consumer.
+    #[cfg(all(feature = "durable", unix))]
+    pub(crate) fn listen_to_acks(&self) -> Option<crate::sync::EventListener> {
+        self.acks.as_ref().map(Acks::listen)
+    }
+
     /// Goes on behind this cursor with another stream, which ends if the peer does not have event `expected`.
     /// To be called behind an item.
     #[cfg(all(feature = "durable", unix))]

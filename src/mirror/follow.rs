@@ -40,6 +40,10 @@ pub(super) struct Follow {
     log: MirroredLog,
     /// What was acknowledged last.
     acknowledged: Option<Cursor>,
+    /// What the origin has confirmed last.
+    confirmed: Option<Cursor>,
+    /// Gaps that may be received again after a crash: the number behind each, and how many are missing.
+    uncounted: Vec<(u64, u64)>,
     status: Arc<StatusCell>,
     /// Notified when another look for holders of missing events is worth it.
     look: Arc<Event>,
@@ -66,7 +70,8 @@ impl Follow {
         status: Arc<StatusCell>,
         look: Arc<Event>,
     ) -> Self {
-        Self { origin, directory, log, acknowledged: None, status, look }
+        let (acknowledged, confirmed, uncounted) = (None, None, Vec::new());
+        Self { origin, directory, log, acknowledged, confirmed, uncounted, status, look }
     }
 
     /// Goes on until the histories diverge.
@@ -148,23 +153,55 @@ impl Follow {
 
     /// The next item. Acknowledges meanwhile what becomes durable.
     async fn next(&mut self, subscription: &mut Subscription) -> Result<SubscriptionItem> {
-        let log = self.log.get().filter(|_| self.origin.consumer.is_some());
-        let Some(log) = log else { return subscription.next_raw().await };
+        let Some(log) = self.log.get() else { return subscription.next_raw().await };
         loop {
-            let committed = log.listen();
-            let durable = Cursor::new(Some(log.epoch()), durable_seq(&log));
-            if durable.seq() > 0 && self.acknowledged != Some(durable) {
-                subscription.ack_up_to(durable);
-                self.acknowledged = Some(durable);
+            let (committed, answered) = (log.listen(), subscription.listen_to_acks());
+            self.count_gaps_before(log.committed_seq());
+            if answered.is_some() {
+                self.acknowledge(&log, subscription);
+            } else if self.uncounted.is_empty() {
+                return subscription.next_raw().await;
             }
             let item = async { Some(subscription.next_raw().await) };
             let changed = async {
-                committed.await;
+                match answered {
+                    Some(answered) => future::or(committed, answered).await,
+                    None => committed.await,
+                }
                 None
             };
             if let Some(item) = future::or(item, changed).await {
                 return item;
             }
+        }
+    }
+
+    /// Acknowledges what is durable, and notes what the origin says to that.
+    fn acknowledge(&mut self, log: &EventLog, subscription: &Subscription) {
+        let durable = Cursor::new(Some(log.epoch()), durable_seq(log));
+        if durable.seq() > 0 && self.acknowledged != Some(durable) {
+            subscription.ack_up_to(durable);
+            self.acknowledged = Some(durable);
+        }
+        let (refused, confirmed) = (subscription.take_ack_error(), subscription.acknowledged());
+        let is_confirmed = confirmed.is_some() && confirmed != self.confirmed;
+        self.confirmed = confirmed;
+        if refused.is_some() || is_confirmed {
+            self.status.change(|status| status.ack_error = refused.map(|error| error.to_string()));
+        }
+    }
+
+    /// Counts the gaps whose next event is durable, up to event `committed`.
+    fn count_gaps_before(&mut self, committed: u64) {
+        let before = self.uncounted.len();
+        let mut skipped = 0;
+        self.uncounted.retain(|(next, missing)| {
+            let is_durable = *next <= committed;
+            skipped += if is_durable { *missing } else { 0 };
+            !is_durable
+        });
+        if self.uncounted.len() < before {
+            self.status.change(|status| status.skipped += skipped);
         }
     }
 
@@ -252,16 +289,20 @@ impl Follow {
         self.leave_out(&log, gap.next_seq).await
     }
 
-    async fn leave_out(&self, log: &EventLog, to: u64) -> std::result::Result<(), Stop> {
+    async fn leave_out(&mut self, log: &EventLog, to: u64) -> std::result::Result<(), Stop> {
         let skipped = to.saturating_sub(log.last_seq() + 1);
         #[cfg(test)]
         let skipped = if sabotage::is(Sabotage::DropGaps) { 0 } else { skipped };
         if skipped > 0 {
             log.skip_mirrored(to).await.map_err(Stop::Store)?;
-            self.status.change(|status| {
-                status.last_seq = to - 1;
-                status.skipped += skipped;
-            });
+            match self.uncounted.last_mut() {
+                // No event is in between.
+                Some((next, missing)) if *next == to - skipped => {
+                    (*next, *missing) = (to, *missing + skipped)
+                }
+                _ => self.uncounted.push((to, skipped)),
+            }
+            self.status.change(|status| status.last_seq = to - 1);
             self.look.notify(usize::MAX);
         }
         Ok(())
@@ -290,6 +331,8 @@ impl Follow {
                 before = before.epoch(),
                 "the origin has another epoch"
             );
+            // The log is closed in order, so that it goes on behind its gaps.
+            self.count_gaps_before(u64::MAX);
             before.close().await.map_err(Stop::Store)?;
         }
         Ok(log)

@@ -30,7 +30,8 @@ pub struct MirrorStatus {
     pub epoch: Option<u64>,
     /// The newest event that was received, and that will be served when it is written; 0 before the first.
     pub last_seq: u64,
-    /// How many numbers were left out since the process began: gaps of the origin.
+    /// How many numbers were left out since the process began: gaps of the origin. A gap counts when the
+    /// event behind it is durable; before that, a mirror that loses power is sent the gap again.
     pub skipped: u64,
     /// How many events were filled into holes since the process began.
     pub filled: u64,
@@ -41,6 +42,10 @@ pub struct MirrorStatus {
     /// numbers of the mirror, cannot be reached, or the store of the mirror fails. `None` if nothing was in
     /// the way, though no holder may have the events.
     pub fill_error: Option<String>,
+    /// Why the origin has refused the latest acknowledgement, so that it may not keep events for this mirror:
+    /// it may not speak for its [consumer](super::MirrorBuilder::consumer), or there are too many of them.
+    /// `None` if the origin has confirmed one since.
+    pub ack_error: Option<String>,
 }
 
 /// The status, for those who wait for a change.
@@ -60,6 +65,7 @@ impl StatusCell {
             filled: 0,
             missing: 0,
             fill_error: None,
+            ack_error: None,
         };
         Self { status: Mutex::new(status), changed: Event::new() }
     }

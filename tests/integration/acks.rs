@@ -1,10 +1,18 @@
 //! Events that are kept until consumers have acknowledged them.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use palyra_quic::{
     Client, ClientTls, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder, LogMethod, Method,
-    MethodError, Mirror, PeerIdentity, Raw, Router, ServerTls, Subscription, SubscriptionItem, WireError,
+    MethodError, Mirror, MirrorState, PeerIdentity, Raw, Router, ServerTls, Subscription, SubscriptionItem,
+    WireError,
 };
 
 use crate::common::{Pki, Server, loopback, run, serve};
@@ -419,6 +427,32 @@ fn a_mirror_acknowledges_what_is_durable() {
             smol::future::yield_now().await;
         }
         assert_eq!(log.first_seq(), 51);
+    });
+}
+
+#[test]
+fn a_mirror_says_why_its_acknowledgements_are_refused_until_they_are_not() {
+    let directory = Directory::new("refused-mirror");
+    run(async {
+        let log = bounds().consumer("gateway").build().unwrap();
+        publish(&log, 10);
+        let may = Arc::new(AtomicBool::new(false));
+        let rule = Arc::clone(&may);
+        let router = Router::new().events(log.clone()).consumers(move |_, _| rule.load(Ordering::Relaxed));
+        let server = serve(router);
+        let mirrored = EventLog::builder().commit_interval(Duration::ZERO);
+        let mirror = Mirror::builder(&client(&server), LOG).bounds(mirrored).consumer("gateway");
+        let mirror = mirror.open(&directory.0).unwrap();
+        mirror.wait_for(|status| status.ack_error.is_some()).await;
+        let reason = mirror.status().ack_error.unwrap();
+        assert!(reason.contains("permission_denied"), "{reason}");
+        assert_eq!((mirror.status().state, log.consumers()[0].acknowledged), (MirrorState::Following, 0));
+        may.store(true, Ordering::Relaxed);
+        publish(&log, 1);
+        while log.consumers()[0].acknowledged < 11 {
+            smol::future::yield_now().await;
+        }
+        mirror.wait_for(|status| status.ack_error.is_none()).await;
     });
 }
 

@@ -12,6 +12,7 @@ mod fail_over;
 mod fleet;
 mod ledger;
 mod settings;
+mod status;
 mod trial;
 
 use std::time::Duration;
