@@ -258,6 +258,10 @@ pub(crate) struct Mirror {
     /// The origin of the log, or a mirror of it that is nearer to the origin than this one.
     #[command(flatten)]
     pub(crate) peer: Peer,
+    /// Another holder of the log, nearer to the origin than this one: it is followed while the node cannot be
+    /// reached, and asked for events that this one is missing. Can be given several times.
+    #[arg(long, value_name = "ADDR", value_parser = peer_address)]
+    pub(crate) also: Vec<Address>,
     /// The name of the log.
     #[arg(long, value_name = "NAME", value_parser = method_name, default_value = "node.stream_events")]
     pub(crate) log: String,
@@ -306,7 +310,12 @@ pub(crate) struct Get {
 impl Peer {
     /// What the node's certificate must be valid for.
     pub(crate) fn server_name(&self) -> String {
-        self.server_name.clone().unwrap_or_else(|| self.address.host())
+        self.server_name_at(&self.address)
+    }
+
+    /// The same for another node.
+    pub(crate) fn server_name_at(&self, address: &Address) -> String {
+        self.server_name.clone().unwrap_or_else(|| address.host())
     }
 }
 

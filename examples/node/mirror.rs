@@ -73,10 +73,14 @@ pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
 }
 
 fn origin(args: &Mirror, dialler: &Endpoint) -> Result<Client, Failure> {
-    let name = args.peer.server_name();
-    let addresses = args.peer.address.resolve()?;
-    let builder = Client::builder(dialler.clone()).backoff(Backoff::new().cap(LONGEST_PAUSE));
-    Ok(addresses.into_iter().fold(builder, |builder, to| builder.address((to, name.clone()))).build()?)
+    let mut builder = Client::builder(dialler.clone()).backoff(Backoff::new().cap(LONGEST_PAUSE));
+    for holder in std::iter::once(&args.peer.address).chain(&args.also) {
+        let name = args.peer.server_name_at(holder);
+        for address in holder.resolve()? {
+            builder = builder.address((address, name.clone()));
+        }
+    }
+    Ok(builder.build()?)
 }
 
 fn unspecified(address: SocketAddr) -> SocketAddr {
@@ -88,9 +92,14 @@ fn unspecified(address: SocketAddr) -> SocketAddr {
 /// Tells people what the mirror does whenever that changes.
 async fn report(mirror: &LogMirror, origin: &Client) {
     let mut told = MirrorState::Disconnected(None);
+    let mut told_refusal = None;
     loop {
-        mirror.wait_for(|status| status.state != told).await;
+        mirror.wait_for(|status| status.state != told || status.ack_error != told_refusal).await;
         let status = mirror.status();
+        if status.ack_error != told_refusal {
+            told_refusal = status.ack_error;
+            told_refusal.iter().for_each(|reason| tell("not acknowledged", &one_line(reason)));
+        }
         let before = mem::replace(&mut told, status.state);
         if before == told {
             continue;

@@ -1432,6 +1432,27 @@ fn a_mirror_serves_what_it_has_when_its_origin_is_gone() {
 }
 
 #[test]
+fn a_mirror_follows_another_holder_while_the_first_is_gone_and_tells_of_refused_acknowledgements() {
+    let pki = Pki::new();
+    let log = format!("plant.temperature={}", pki.file("origin").to_str().unwrap());
+    let origin = pki.serve(&["--log", &log, "--commit-interval", "0", "--keep-unacknowledged", "32"]);
+    origin.ask("call", &["plant.temperature.publish", "--params", "20"]).succeeded();
+    // Nobody answers there.
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let directory = pki.file("mirror");
+    let mut options = vec!["--log", "plant.temperature", "--durable", directory.to_str().unwrap()];
+    // The certificate is not for this name of a consumer.
+    options.extend(["--also", &origin.address, "--listen", "127.0.0.1:0", "--consumer", "somebody-else"]);
+    let command = pki.command("mirror", &gone.local_addr().unwrap().to_string(), &options).spawn();
+    let mut running = Running::started(command.unwrap());
+    let address = running.line()["listening"].as_str().unwrap().to_owned();
+    let mut mirror = Server { pki: &pki, running, address };
+    while !mirror.running.complaint().starts_with("not acknowledged: ") {}
+    let options = ["--log", "plant.temperature", "--follow", "--count", "1"];
+    assert_eq!(payloads(&mirror.ask("events", &options).succeeded()), ["20"]);
+}
+
+#[test]
 fn named_logs_outlive_the_node_and_do_not_mix() {
     let pki = Pki::new();
     let [warm, tight] =
@@ -1803,6 +1824,10 @@ fn help_tells_of_every_option() {
             &[&["--memory", "--durable", "--commit-interval", "--crl", "--revoke", "--log-level", "SIGHUP"]],
         ),
         (&["serve"], &[&["--files", "--writer", "--log <NAME=PATH>"]]),
+        (
+            &["mirror"],
+            &[&connection, &["--also <ADDR>", "--log <NAME>", "--consumer", "--durable", "--listen"]],
+        ),
         (&["put"], &[&connection, &["FILE", "--name", "--timeout-ms"]]),
         (&["get"], &[&connection, &["NAME", "--to", "--timeout-ms"]]),
         (&["health"], &[&connection, &["--timeout-ms"]]),
