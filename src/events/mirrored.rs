@@ -59,6 +59,19 @@ impl EventLog {
         }
     }
 
+    /// Reads a few of the events that are kept, from this number on, or from the oldest one if it is none of
+    /// them, so that damage to them is found. Returns the number to go on with.
+    pub(crate) async fn check_from(&self, from: u64) -> Result<u64> {
+        let kept = self.first_seq()..self.committed_seq() + 1;
+        if kept.is_empty() {
+            return Ok(from);
+        }
+        let from = if kept.contains(&from) { from } else { kept.start };
+        let read = self.backing().read_older(from, kept.end).await?;
+        // A store that goes no further is at its end.
+        Ok(if read.end() > from { read.end() } else { kept.end })
+    }
+
     /// Event `seq`, if it is held.
     pub(crate) async fn payload_of(&self, seq: u64) -> Result<Option<Bytes>> {
         let Some(before) = seq.checked_sub(1) else { return Ok(None) };

@@ -117,6 +117,16 @@ impl SimulatedDisk {
         self.0.heal();
     }
 
+    /// Changes a bit of the first bytes like these in any file.
+    pub(crate) fn damage(&self, bytes: &[u8]) {
+        for (name, content) in self.0.contents() {
+            if let Some(at) = content.windows(bytes.len()).position(|found| found == bytes) {
+                return self.0.rot(&name, |content| content[at] ^= 1);
+            }
+        }
+        panic!("nothing to damage");
+    }
+
     /// What the files with these parts of their names take.
     pub(crate) fn bytes_of(&self, part: &str) -> u64 {
         let lens = self.0.contents().into_iter().filter(|(name, _)| name.contains(part));
