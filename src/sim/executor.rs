@@ -1,34 +1,77 @@
 //! Tasks, run one at a time in an order that the seed chooses.
 
-use std::sync::Mutex;
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, Weak},
+    task::Waker,
+};
 
 use async_task::Runnable;
 use fastrand::Rng;
 
+use super::world::World;
 use crate::sync::lock;
 
-/// The tasks that are ready.
-pub(super) struct Executor(Mutex<Ready>);
+/// The tasks of a simulation.
+pub(super) struct Executor {
+    ready: Mutex<Ready>,
+    unfinished: Mutex<Unfinished>,
+}
 
 struct Ready {
     runnables: Vec<Runnable>,
     rng: Rng,
 }
 
+/// The wakers of the tasks that have not ended, by the order in which they were spawned. A task may wait for
+/// something that nobody but itself holds, and then this is the only way to it.
+#[derive(Default)]
+struct Unfinished {
+    wakers: BTreeMap<u64, Waker>,
+    next_id: u64,
+}
+
 impl Executor {
     pub(super) fn new(rng: Rng) -> Self {
-        Self(Mutex::new(Ready { runnables: Vec::new(), rng }))
+        let ready = Mutex::new(Ready { runnables: Vec::new(), rng });
+        Self { ready, unfinished: Mutex::default() }
+    }
+
+    /// Makes the future a task, which is ready.
+    pub(super) fn spawn(world: &Arc<World>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let id = {
+            let mut unfinished = lock(&world.executor().unfinished);
+            unfinished.next_id += 1;
+            unfinished.next_id
+        };
+        let ended = RemoveOnDrop { world: Arc::downgrade(world), id };
+        let future = async move {
+            let _ended = ended;
+            future.await;
+        };
+        let of_task = Arc::downgrade(world);
+        let schedule = move |runnable| {
+            if let Some(world) = of_task.upgrade() {
+                world.executor().schedule(runnable);
+            }
+        };
+        let (runnable, task) = async_task::spawn(future, schedule);
+        lock(&world.executor().unfinished).wakers.insert(id, runnable.waker());
+        task.detach();
+        runnable.schedule();
     }
 
     /// Lets a task run that was woken.
-    pub(super) fn schedule(&self, runnable: Runnable) {
-        lock(&self.0).runnables.push(runnable);
+    fn schedule(&self, runnable: Runnable) {
+        lock(&self.ready).runnables.push(runnable);
     }
 
     /// Polls one task that is ready, picked by chance; `false` where none is.
     pub(super) fn run_one(&self) -> bool {
         let picked = {
-            let Ready { runnables, rng } = &mut *lock(&self.0);
+            let Ready { runnables, rng } = &mut *lock(&self.ready);
             let among = runnables.len();
             (among > 0).then(|| runnables.swap_remove(rng.usize(..among)))
         };
@@ -41,7 +84,23 @@ impl Executor {
         }
     }
 
+    /// Takes all tasks out: one that is not run ends when it is dropped.
     pub(super) fn clear(&self) -> Vec<Runnable> {
-        std::mem::take(&mut lock(&self.0).runnables)
+        let wakers = std::mem::take(&mut lock(&self.unfinished).wakers);
+        wakers.into_values().for_each(Waker::wake);
+        std::mem::take(&mut lock(&self.ready).runnables)
+    }
+}
+
+struct RemoveOnDrop {
+    world: Weak<World>,
+    id: u64,
+}
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let Some(world) = self.world.upgrade() else { return };
+        let waker = lock(&world.executor().unfinished).wakers.remove(&self.id);
+        drop(waker);
     }
 }

@@ -1,7 +1,7 @@
 //! Hosts, their sockets, and the links between them.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     task::{Context, Poll, Waker},
@@ -52,7 +52,8 @@ pub(super) struct Network {
     default_link: Link,
     links: HashMap<(IpAddr, IpAddr), Link>,
     traffic: HashMap<(IpAddr, IpAddr), Traffic>,
-    sockets: HashMap<SocketAddr, Inbox>,
+    /// In order: who is woken first when a host crashes must follow from the seed.
+    sockets: BTreeMap<SocketAddr, Inbox>,
     unplugged: HashSet<IpAddr>,
     next_port: u16,
     next_id: u64,
@@ -83,7 +84,7 @@ impl Network {
             default_link: Link::new(),
             links: HashMap::new(),
             traffic: HashMap::new(),
-            sockets: HashMap::new(),
+            sockets: BTreeMap::new(),
             unplugged: HashSet::new(),
             next_port: FIRST_EPHEMERAL_PORT,
             next_id: 0,
@@ -150,8 +151,9 @@ impl Network {
     /// Closes all sockets of a host, and returns the wakers of the tasks that wait for them.
     #[must_use]
     pub(super) fn crash(&mut self, host: IpAddr) -> Vec<Waker> {
-        let crashed = self.sockets.extract_if(|address, _| address.ip() == host);
-        crashed.filter_map(|(_, inbox)| inbox.waker).collect()
+        let is_crashed = |address: &SocketAddr| address.ip() == host;
+        let crashed: Vec<_> = self.sockets.keys().copied().filter(is_crashed).collect();
+        crashed.iter().filter_map(|address| self.sockets.remove(address)?.waker).collect()
     }
 
     fn inbox(&mut self, binding: Binding) -> Option<&mut Inbox> {

@@ -44,15 +44,11 @@ impl World {
     }
 
     pub(super) fn spawn(self: &Arc<Self>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let world = Arc::downgrade(self);
-        let schedule = move |runnable| {
-            if let Some(world) = world.upgrade() {
-                world.executor.schedule(runnable);
-            }
-        };
-        let (runnable, task) = async_task::spawn(future, schedule);
-        task.detach();
-        runnable.schedule();
+        Executor::spawn(self, future);
+    }
+
+    pub(super) fn executor(&self) -> &Executor {
+        &self.executor
     }
 
     /// Polls one task that is ready; `false` where none is.

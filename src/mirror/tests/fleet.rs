@@ -1,18 +1,15 @@
 //! The machines of a fleet, which are switched on and lose power.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     super::{Mirror, MirrorState, directory::EpochLogs, tests::within},
+    certificates::certificates,
     ledger::{Finding, Rule, SharedLedger},
     settings::{CENTRE, Plant, SENSOR, Settings},
 };
 use crate::{
-    Backoff, CertificateAuthority, Client, ClientTls, Endpoint, IssuedCertificate, Raw, Router, ServerTls,
+    Backoff, Client, ClientTls, Endpoint, Raw, Router, ServerTls,
     error::Result,
     events::{EventLog, EventLogBuilder, Power, SegmentOptions, ServedLog, SimulatedDisk, StorageFault},
     protocol::STREAM_EVENTS,
@@ -23,32 +20,16 @@ use crate::{
 pub(super) const PORT: u16 = 7443;
 const EPOCH: u64 = 4711;
 
-/// Certificates, made once: they take longer than a trial.
-struct Pki {
-    authority: CertificateAuthority,
-    server: IssuedCertificate,
-    client: IssuedCertificate,
-}
-
-fn pki() -> &'static Pki {
-    static PKI: OnceLock<Pki> = OnceLock::new();
-    PKI.get_or_init(|| {
-        let authority = CertificateAuthority::new("Simulated CA").unwrap();
-        let server = authority.issue_server(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).unwrap();
-        let client = authority.issue_client("node").unwrap();
-        Pki { authority, server, client }
-    })
-}
-
 pub(super) fn serve(host: &Host, served: ServedLog) -> Result<Endpoint> {
-    let tls = ServerTls::new(pki().server.identity()).require_client_certificates(pki().authority.trust());
+    let tls = ServerTls::new(certificates().server.clone())
+        .require_client_certificates(certificates().trust.clone());
     let router = Router::new().events(served).consumers(|_, _| true);
     host.bind(Endpoint::builder().server(tls).router(router), PORT)
 }
 
 /// A client of these hosts.
 pub(super) fn client(host: &Host, peers: &[&Host]) -> Client {
-    let tls = ClientTls::new(pki().authority.trust()).identity(pki().client.identity());
+    let tls = ClientTls::new(certificates().trust.clone()).identity(certificates().client.clone());
     let endpoint = host.bind(Endpoint::builder().client(tls), 0).unwrap();
     let backoff = Backoff::new().cap(Duration::from_secs(2));
     let builder = Client::builder(endpoint).backoff(backoff);

@@ -8,6 +8,7 @@
 
 mod absent;
 mod application;
+mod certificates;
 mod damage;
 mod fail_over;
 mod fleet;

@@ -1,6 +1,10 @@
 //! A fleet with troubles, and the check of what has arrived in the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use fastrand::Rng;
 
@@ -22,7 +26,7 @@ use crate::{
 const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// What has happened in a trial.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Summary {
     delivered: usize,
     gaps: usize,
@@ -30,6 +34,8 @@ struct Summary {
     elapsed: Duration,
     /// Of everything that the application got, with the times.
     digest: u64,
+    /// What became of the datagrams.
+    datagrams: String,
 }
 
 fn trial(seed: u64, plant: Plant) -> Result<Summary, Vec<Finding>> {
@@ -218,6 +224,7 @@ impl FleetTrial {
             troubles: fleet.troubles,
             elapsed: fleet.sim.elapsed(),
             digest: ledger.digest(),
+            datagrams: format!("{:?}", fleet.sim.stats()),
         }
     }
 }
@@ -267,20 +274,20 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "one of some thousand trials finds a gap that is not explained; see CONTRIBUTING.md"]
 fn everything_durable_arrives_once_and_in_order_at_the_centre() {
     let seeds = match number("FLEET_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("FLEET_TRIALS").unwrap_or(200),
     };
     let began = std::time::Instant::now();
-    let (mut delivered, mut gaps, mut troubles) = (0, 0, 0);
+    let (mut delivered, mut gaps, mut troubles, mut digest) = (0, 0, 0, DefaultHasher::new());
     for seed in seeds.clone() {
         match trial(seed, Plant::NOTHING) {
             Ok(summary) => {
                 delivered += summary.delivered;
                 gaps += summary.gaps;
                 troubles += summary.troubles;
+                summary.hash(&mut digest);
                 if seeds.end - seeds.start == 1 {
                     println!("{summary:?}");
                 }
@@ -290,8 +297,9 @@ fn everything_durable_arrives_once_and_in_order_at_the_centre() {
         if (seed + 1) % 100 == 0 {
             let took = began.elapsed();
             println!(
-                "{} trials in {took:.1?}: {delivered} events, {gaps} gaps, {troubles} troubles",
-                seed + 1
+                "{} trials in {took:.1?}: {delivered} events, {gaps} gaps, {troubles} troubles, digest {:016x}",
+                seed + 1,
+                digest.finish()
             );
         }
     }
@@ -299,9 +307,8 @@ fn everything_durable_arrives_once_and_in_order_at_the_centre() {
 }
 
 #[test]
-#[ignore = "what TLS draws at random changes when datagrams arrive"]
 fn a_seed_repeats_its_trial() {
-    for seed in [3, 17, 42] {
+    for seed in (3..200).step_by(20) {
         assert_eq!(trial(seed, Plant::NOTHING), trial(seed, Plant::NOTHING), "{seed}");
     }
 }
