@@ -104,3 +104,25 @@ impl Drop for RemoveOnDrop {
         drop(waker);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::{
+        sim::Sim,
+        sync::{Event, wait_until},
+    };
+
+    /// The task holds what it waits for, and that holds the task's waker.
+    #[test]
+    fn a_task_that_nobody_else_can_wake_ends_with_the_simulation() {
+        let (sim, event) = (Sim::new(1), Arc::new(Event::new()));
+        let held = Arc::downgrade(&event);
+        sim.spawn(async move { wait_until(&event, || false).await });
+        sim.run(sim.sleep(std::time::Duration::from_secs(1)));
+        assert!(held.upgrade().is_some());
+        drop(sim);
+        assert!(held.upgrade().is_none());
+    }
+}

@@ -64,7 +64,8 @@ use self::{
 
 /// Virtual time, an executor, and a network of hosts. See the [module's documentation](self).
 ///
-/// Cloning gives another handle. One thread drives it, by [`run`](Self::run).
+/// Cloning gives another handle. One thread drives it, by [`run`](Self::run). Dropping the last handle drops
+/// all tasks; a task that never ends must hold none, or the simulation stays in memory.
 #[derive(Clone)]
 pub struct Sim {
     world: Arc<World>,

@@ -1,9 +1,13 @@
 //! Who publishes at the sensor, and who processes the events at the centre.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use fastrand::Rng;
+use quinn::Runtime;
 
 use super::{
     fleet::{Fleet, client},
@@ -116,7 +120,9 @@ impl Publisher {
 
 /// Processes the events that arrive at the centre.
 pub(super) struct Application {
-    sim: Sim,
+    /// Not the simulation itself, which ends with its last handle: the application never ends.
+    clock: Arc<dyn Runtime>,
+    began: Instant,
     ledger: SharedLedger,
     host: Host,
     peers: Vec<Host>,
@@ -132,7 +138,8 @@ impl Application {
     pub(super) fn new(fleet: &Fleet, epoch: u64, fault: ApplicationFault) -> Self {
         let nodes: &[usize] = if fleet.settings.fails_over { &[CENTRE, GATEWAY, SENSOR] } else { &[CENTRE] };
         Self {
-            sim: fleet.sim.clone(),
+            clock: fleet.sim.runtime(),
+            began: fleet.sim.now(),
             ledger: fleet.ledger.clone(),
             host: fleet.sim.host([10, 0, 0, 4]),
             peers: nodes.iter().map(|node| fleet.hosts[*node].clone()).collect(),
@@ -163,6 +170,10 @@ impl Application {
         }
     }
 
+    fn elapsed(&self) -> Duration {
+        self.clock.now() - self.began
+    }
+
     fn subscribe(&self) -> (Client, Subscription) {
         let client = client(&self.host, &self.peers.iter().collect::<Vec<_>>());
         let last = self.ledger.lock().last;
@@ -186,13 +197,13 @@ impl Application {
         let mut ledger = self.ledger.lock();
         match item {
             Ok(SubscriptionItem::Event { seq, epoch, payload }) => {
-                ledger.trace((seq, self.sim.elapsed()));
+                ledger.trace((seq, self.elapsed()));
                 let is_same = epoch == Some(self.epoch);
                 ledger.check_that(Rule::SameEpoch, is_same, || format!("event {seq} has epoch {epoch:?}"));
                 ledger.deliver(seq, payload);
             }
             Ok(SubscriptionItem::Gap(gap)) => {
-                ledger.trace((gap.from, gap.next_seq, self.sim.elapsed()));
+                ledger.trace((gap.from, gap.next_seq, self.elapsed()));
                 ledger.check_that(Rule::SameEpoch, gap.epoch == self.epoch, || format!("{gap:?}"));
                 if self.fault == ApplicationFault::HidesGaps {
                     ledger.last = gap.next_seq - 1;
