@@ -15,6 +15,7 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const EVENT_EVERY: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 7 * 24 * 60;
 const LARGEST_PAYLOAD: usize = 500;
+const MAX_EVENTS: usize = 100;
 const MEMORY_BYTES: usize = 64 * 1024;
 /// The smallest segment of a log.
 const SEGMENT_BYTES: u64 = 64 * 1024;
@@ -23,19 +24,45 @@ const OTHER_BYTES: u64 = 136 * 1024;
 /// Of the file of the consumers, which has a hole that takes no space.
 const CONSUMERS_LEN: u64 = 160 * 1024;
 
-fn bounds(sim: &Sim, large_bytes: u64) -> EventLogBuilder {
-    EventLog::builder()
-        .max_events(100)
+/// What a week is tried with.
+#[derive(Clone, Copy)]
+struct Setup {
+    large_bytes: u64,
+    refuses: bool,
+    max_events: usize,
+    memory_bytes: usize,
+    fault: StorageFault,
+}
+
+impl Setup {
+    fn new(large_bytes: u64) -> Self {
+        let (max_events, memory_bytes) = (MAX_EVENTS, MEMORY_BYTES);
+        Self { large_bytes, refuses: false, max_events, memory_bytes, fault: StorageFault::Nothing }
+    }
+
+    fn refusing(large_bytes: u64) -> Self {
+        Self { refuses: true, ..Self::new(large_bytes) }
+    }
+
+    fn fault(self, fault: StorageFault) -> Self {
+        Self { fault, ..self }
+    }
+}
+
+fn bounds(sim: &Sim, setup: Setup) -> EventLogBuilder {
+    let bounds = EventLog::builder()
+        .max_events(setup.max_events)
         .max_bytes(256 * 1024)
-        .memory_bytes(MEMORY_BYTES)
+        .memory_bytes(setup.memory_bytes)
         .max_payload_bytes(4096)
-        .keep_unacknowledged(large_bytes)
+        .keep_unacknowledged(setup.large_bytes)
         .consumer("centre")
-        .shared_runtime(sim.runtime())
+        .shared_runtime(sim.runtime());
+    if setup.refuses { bounds.refuse_when_full() } else { bounds }
 }
 
 /// What was published in a week, and what the consumer got then.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Week {
     published: u64,
     refused: u64,
@@ -43,16 +70,39 @@ struct Week {
     first: u64,
     got: u64,
     gaps: u64,
+    /// The most that the directory took.
+    disk_bytes: u64,
+    /// Of the log, ten times a day.
+    memory: Vec<usize>,
+}
+
+impl Week {
+    fn is_within_disk_bound(&self, large_bytes: u64) -> bool {
+        self.disk_bytes <= large_bytes + OTHER_BYTES + CONSUMERS_LEN
+    }
+
+    fn has_flat_memory(&self) -> bool {
+        let [least, most] = [self.memory.iter().min(), self.memory.iter().max()].map(|bytes| *bytes.unwrap());
+        most <= MEMORY_BYTES && most - least < MEMORY_BYTES / 4
+    }
+
+    #[track_caller]
+    fn check_bounds(&self, large_bytes: u64) {
+        assert!(self.is_within_disk_bound(large_bytes), "{} bytes", self.disk_bytes);
+        assert!(self.has_flat_memory(), "memory is flat: {:?}", self.memory);
+    }
+
+    fn is_complete(&self) -> bool {
+        (self.first, self.got, self.gaps) == (1, self.published, 0)
+    }
 }
 
 /// A sensor publishes once a minute while the consumer is away.
-async fn week(sim: Sim, large_bytes: u64, refuses: bool) -> Week {
-    let bounds = bounds(&sim, large_bytes);
-    let bounds = if refuses { bounds.refuse_when_full() } else { bounds };
+async fn week(sim: Sim, setup: Setup) -> Week {
     let disks = Disks::new(3, true);
-    let log = disks.origin(bounds, &Power::on(), StorageFault::Nothing).unwrap();
+    let log = disks.origin(bounds(&sim, setup), &Power::on(), setup.fault).unwrap();
     let mut week = Week::default();
-    publish(&sim, &log, &disks, large_bytes, &mut week).await;
+    publish(&sim, &log, &disks, &mut week).await;
 
     let (sensor, centre) = (sim.host([10, 0, 0, 1]), sim.host([10, 0, 0, 3]));
     let _served = serve(&sensor, log.clone().into()).unwrap();
@@ -83,12 +133,12 @@ async fn week(sim: Sim, large_bytes: u64, refuses: bool) -> Week {
     }
     // A log that was full takes events again, and the small bound holds.
     log.publish_durable_raw("after the week").await.unwrap();
-    assert!(log.len() <= 100, "{} events", log.len());
+    assert!(log.len() <= setup.max_events, "{} events", log.len());
     week
 }
 
-async fn publish(sim: &Sim, log: &EventLog, disks: &Disks, large_bytes: u64, week: &mut Week) {
-    let (mut random, mut memory, began) = (Rng::with_seed(1), Vec::new(), sim.elapsed());
+async fn publish(sim: &Sim, log: &EventLog, disks: &Disks, week: &mut Week) {
+    let (mut random, began) = (Rng::with_seed(1), sim.elapsed());
     for event in 0..EVENTS {
         sim.sleep(EVENT_EVERY).await;
         let mut payload = format!("{} ", week.published + 1).into_bytes();
@@ -103,44 +153,77 @@ async fn publish(sim: &Sim, log: &EventLog, disks: &Disks, large_bytes: u64, wee
         if event % 144 == 143 {
             let mut taken = 0;
             disks.for_each(|disk| taken += disk.bytes_of(""));
-            let most = large_bytes + OTHER_BYTES + CONSUMERS_LEN;
-            assert!(taken <= most, "{taken} bytes after {event} events");
-            memory.push(log.memory_bytes());
+            week.disk_bytes = week.disk_bytes.max(taken);
+            week.memory.push(log.memory_bytes());
         }
     }
     assert!(sim.elapsed() - began >= WEEK);
-    let [least, most] = [memory.iter().min(), memory.iter().max()].map(|bytes| *bytes.unwrap());
-    assert!(most <= MEMORY_BYTES && most - least < MEMORY_BYTES / 4, "memory is flat: {memory:?}");
 }
 
-fn in_virtual_time(large_bytes: u64, refuses: bool) -> Week {
+fn in_virtual_time(setup: Setup) -> Week {
     let sim = Sim::new(5);
     let threads = SimulatedThreads::new(&sim, Duration::from_millis(5));
-    threads.enter(move || sim.run(week(sim.clone(), large_bytes, refuses)))
+    threads.enter(move || sim.run(week(sim.clone(), setup)))
 }
+
+/// More than a week takes.
+const FITS: u64 = 8 << 20;
+/// Less than a week takes.
+const TOO_SMALL: u64 = 1 << 20;
 
 #[test]
 fn nothing_is_lost_in_a_week_that_fits_the_large_bound() {
-    let week = in_virtual_time(8 << 20, false);
-    assert_eq!((week.first, week.got, week.gaps), (1, EVENTS, 0));
+    let week = in_virtual_time(Setup::new(FITS));
+    week.check_bounds(FITS);
+    assert!(week.is_complete() && week.got == EVENTS, "{week:?}");
+}
+
+#[test]
+fn a_log_that_ignores_that_nothing_was_acknowledged_loses_events_in_a_week() {
+    let week = in_virtual_time(Setup::new(FITS).fault(StorageFault::DiscardUnacknowledged));
+    assert!(!week.is_complete(), "{week:?}");
+}
+
+#[test]
+fn a_log_that_may_have_much_in_memory_does_not_keep_it_flat_in_a_week() {
+    let week = in_virtual_time(Setup { max_events: usize::MAX, memory_bytes: 4 << 20, ..Setup::new(FITS) });
+    assert!(!week.has_flat_memory(), "{week:?}");
 }
 
 #[test]
 fn a_week_beyond_the_large_bound_costs_the_oldest_events() {
-    let large = 1 << 20;
-    let week = in_virtual_time(large, false);
+    let week = in_virtual_time(Setup::new(TOO_SMALL));
+    week.check_bounds(TOO_SMALL);
     assert_eq!((week.published, week.gaps), (EVENTS, 1));
     assert_eq!(week.first + week.got - 1, EVENTS, "everything from the first on");
-    // The oldest segment goes as a whole, and the newest may be empty.
+    assert!(week.got >= least_kept(), "{} events", week.got);
+}
+
+/// The oldest segment goes as a whole, and the newest may be empty.
+fn least_kept() -> u64 {
     let largest = u64::try_from(LARGEST_PAYLOAD).unwrap() + 90;
-    let fit = (large - 2 * SEGMENT_BYTES) / largest;
-    assert!(week.got >= fit, "{} events, though {fit} fit", week.got);
+    (TOO_SMALL - 2 * SEGMENT_BYTES) / largest
+}
+
+#[test]
+fn a_log_that_discards_too_much_or_too_little_in_a_week_is_found() {
+    let week = in_virtual_time(Setup::new(TOO_SMALL).fault(StorageFault::DiscardUnacknowledged));
+    assert!(week.got < least_kept(), "{week:?}");
+    let week = in_virtual_time(Setup::new(TOO_SMALL).fault(StorageFault::KeepTooMuch));
+    assert!(!week.is_within_disk_bound(TOO_SMALL), "{week:?}");
 }
 
 #[test]
 fn a_week_beyond_the_large_bound_is_refused_if_the_owner_wants_that() {
-    let week = in_virtual_time(1 << 20, true);
-    assert_eq!((week.first, week.got, week.gaps), (1, week.published, 0));
+    let week = in_virtual_time(Setup::refusing(TOO_SMALL));
+    week.check_bounds(TOO_SMALL);
+    assert!(week.is_complete(), "{week:?}");
     assert_eq!(week.published + week.refused, EVENTS);
     assert!(week.refused > 0);
+}
+
+#[test]
+fn a_log_that_discards_what_it_should_refuse_for_is_found() {
+    let week = in_virtual_time(Setup::refusing(TOO_SMALL).fault(StorageFault::DiscardUnacknowledged));
+    assert!(!week.is_complete() || week.refused == 0, "{week:?}");
 }
