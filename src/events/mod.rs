@@ -52,6 +52,8 @@ mod on_thread;
 mod open;
 #[cfg(feature = "durable")]
 mod pending;
+#[cfg(all(test, feature = "durable"))]
+mod planted_fault;
 #[cfg(feature = "durable")]
 mod read_failures;
 mod reader;
@@ -68,6 +70,8 @@ mod stored;
 #[cfg_attr(not(feature = "durable"), expect(unreachable_pub, reason = "public for stores alone"))]
 mod stored_event;
 
+#[cfg(all(test, feature = "durable"))]
+pub(crate) use self::planted_fault::PlantedFault;
 #[cfg(all(fuzzing, feature = "durable", unix))]
 pub use self::segment::fuzz::open_any_segment;
 pub(crate) use self::{

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
-use crate::events::EventLog;
+use crate::events::{EventLog, PlantedFault};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sabotage {
@@ -29,14 +29,16 @@ thread_local! {
     static CURRENT: Cell<Sabotage> = const { Cell::new(Sabotage::Nothing) };
 }
 
+static PLANTED: PlantedFault<Sabotage> = PlantedFault::new(&CURRENT, Sabotage::Nothing);
+
 pub(super) fn is(sabotage: Sabotage) -> bool {
-    CURRENT.get() == sabotage
+    PLANTED.is(sabotage)
 }
 
 /// What is appended in the place of an event of the origin.
 pub(super) fn changed(log: &EventLog, seq: u64, payload: Bytes) -> (u64, Bytes) {
     let next = log.last_seq() + 1;
-    match CURRENT.get() {
+    match PLANTED.get() {
         Sabotage::DropGaps | Sabotage::AppendTwice => (next, payload),
         Sabotage::ChangePayloads if seq.is_multiple_of(8) => (seq, payload.slice(1..)),
         _ => (seq, payload),
@@ -45,13 +47,5 @@ pub(super) fn changed(log: &EventLog, seq: u64, payload: Bytes) -> (u64, Bytes) 
 
 /// Runs the test with this fault planted on this thread.
 pub(super) fn with<T>(sabotage: Sabotage, test: impl FnOnce() -> T) -> T {
-    struct Reset;
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            CURRENT.set(Sabotage::Nothing);
-        }
-    }
-    let _reset = Reset;
-    CURRENT.set(sabotage);
-    test()
+    PLANTED.with(sabotage, test)
 }

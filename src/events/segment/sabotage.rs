@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use super::super::planted_fault::PlantedFault;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sabotage {
     Nothing,
@@ -33,19 +35,13 @@ thread_local! {
     static CURRENT: Cell<Sabotage> = const { Cell::new(Sabotage::Nothing) };
 }
 
+static PLANTED: PlantedFault<Sabotage> = PlantedFault::new(&CURRENT, Sabotage::Nothing);
+
 pub(super) fn is(sabotage: Sabotage) -> bool {
-    CURRENT.get() == sabotage
+    PLANTED.is(sabotage)
 }
 
 /// Runs the test with this fault planted on this thread.
 pub(super) fn with<T>(sabotage: Sabotage, test: impl FnOnce() -> T) -> T {
-    struct Reset;
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            CURRENT.set(Sabotage::Nothing);
-        }
-    }
-    let _reset = Reset;
-    CURRENT.set(sabotage);
-    test()
+    PLANTED.with(sabotage, test)
 }
