@@ -100,14 +100,27 @@ impl Settings {
         }
     }
 
-    /// Whether a log was full, so that the oldest of its events went, up to this one at least.
+    /// Whether a mirror may lack this event. A log that refuses events keeps those that a mirror has not
+    /// acknowledged.
     pub(super) fn is_explained(&self, ledger: &Ledger, seq: u64, troubles: u64) -> bool {
+        !self.refuses && self.was_full(ledger, seq, troubles)
+    }
+
+    /// Whether the application may have got a gap in the place of this event. If it may change between the
+    /// nodes, none of them knows it as a consumer: what the next mirror has acknowledged goes when a log is
+    /// full, though it refuses events.
+    pub(super) fn is_explained_to_application(&self, ledger: &Ledger, seq: u64, troubles: u64) -> bool {
+        (!self.refuses || self.fails_over) && self.was_full(ledger, seq, troubles)
+    }
+
+    /// Whether a log was full, so that the oldest of its events went, up to this one at least.
+    fn was_full(&self, ledger: &Ledger, seq: u64, troubles: u64) -> bool {
         // Two segments in a row hold more than one would if it were full: the batch that begins the second
         // had no room in the first. Each power cut and each failure may leave another one half empty, the
         // oldest goes as a whole, and headers take as much as one.
         let slack = (troubles + 2) * SEGMENT_BYTES;
         let most = ledger.bytes_from(seq, self.largest_payload);
-        !self.refuses && 2 * most + slack >= self.large_bytes
+        2 * most + slack >= self.large_bytes
     }
 
     /// Who acknowledges the events of a node.

@@ -209,10 +209,9 @@ impl FleetTrial {
 
     async fn check(&mut self) -> Summary {
         let Self { fleet, .. } = self;
-        fleet
-            .ledger
-            .lock()
-            .check_delivered(|ledger, seq| fleet.settings.is_explained(ledger, seq, fleet.troubles));
+        fleet.ledger.lock().check_delivered(|ledger, seq| {
+            fleet.settings.is_explained_to_application(ledger, seq, fleet.troubles)
+        });
         fleet.check_promises();
         for node in [SENSOR, GATEWAY, CENTRE] {
             fleet.check_holder(node).await;
