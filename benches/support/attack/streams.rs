@@ -173,6 +173,9 @@ pub(crate) struct Announced {
     pub(crate) newcomer: Option<Duration>,
 }
 
+/// After this time, peers that still send are sending too slowly to fill anything.
+const MAX_SENDING: Duration = Duration::from_secs(60);
+
 pub(crate) async fn announce(stage: &Stage, victim: &Victim, announcing: &Announcing) -> Result<Announced> {
     let probe = Probe::connect(stage, victim).await?;
     let watch = victim.watch();
@@ -191,8 +194,14 @@ pub(crate) async fn announce(stage: &Stage, victim: &Victim, announcing: &Announ
         }
     }
     let start = Instant::now();
-    let mut others = Latencies::default();
-    while start.elapsed() < announcing.hold && watch.growth().resident < FUSE {
+    let (mut others, mut before) = (Latencies::default(), None);
+    // On a slow machine, the peers may still be sending when the time is over.
+    while watch.growth().resident < FUSE {
+        let now = sent.load(Ordering::Relaxed);
+        let is_sending = before.replace(now).is_none_or(|before| before < now);
+        if start.elapsed() >= announcing.hold && !is_sending || start.elapsed() > MAX_SENDING {
+            break;
+        }
         others.add(probe.measure(Duration::from_millis(500)).await);
     }
     let newcomer = newcomer(stage, victim, "newcomer", Duration::from_secs(5)).await?;
