@@ -5,8 +5,9 @@
 //! clients share another process.
 //!
 //! `CROWD_CONNECTIONS` is how many there are, 1,024 if unset; `CROWD_IN_FLIGHT` the calls in flight on each,
-//! 4 if unset; `CROWD_CALLS` how many each of these makes, 50 if unset; and `CROWD_KIND` the runtime,
-//! `PollRuntime` if unset.
+//! 4 if unset; `CROWD_CALLS` how many each of these makes, 50 if unset; `CROWD_KIND` the runtime,
+//! `PollRuntime` if unset; and `CROWD_RECEIVE_BUFFER` the bytes of socket buffer that both sides ask for, as by
+//! default if unset.
 
 mod support;
 
@@ -45,12 +46,14 @@ fn crowd() -> Result<()> {
     let kind = Kind::parse(&env::var("CROWD_KIND").unwrap_or_else(|_| "PollRuntime".into()))?;
     let (stage, executable) = (Stage::new()?, env::current_exe()?);
     let mut node = Actor::start(stage.node(&executable, kind))?;
-    let address = node.line()?;
+    let (address, buffer) = (node.line()?, node.line()?);
     let alone = resident(node.id())?;
     let mut client = Actor::start(stage.client(&executable, kind, &address))?;
     client.line()?;
     let idle = resident(node.id())?;
+    let dropped = dropped_datagrams()?;
     let report = client.line()?;
+    let dropped = dropped_datagrams()? - dropped;
     let loaded = resident(node.id())?;
     println!("| {}, {} connections | |\n|---|---|", kind.name(), connections());
     println!("| resident, nobody connected | {alone} KiB |");
@@ -59,8 +62,20 @@ fn crowd() -> Result<()> {
         (f64::from(idle) - f64::from(alone)) / f64::from(connections())
     );
     println!("| resident after the calls | {loaded} KiB |");
+    println!("| receive buffer of the node's socket, as the system reports it | {} bytes |", buffer.trim());
+    println!("| datagrams that buffers did not hold during the calls, of all sockets | {dropped} |");
     println!("{}", report.trim());
     Ok(())
+}
+
+/// How many UDP datagrams the system has dropped because a receive buffer was full.
+fn dropped_datagrams() -> Result<u64> {
+    let counters = fs::read_to_string("/proc/net/snmp")?;
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let names = lines.next().ok_or("no datagrams are counted")?.split_whitespace();
+    let mut values = names.zip(lines.next().unwrap_or_default().split_whitespace());
+    let (_, dropped) = values.find(|(name, _)| *name == "RcvbufErrors").ok_or("drops are not counted")?;
+    Ok(dropped.parse()?)
 }
 
 /// What a process holds in memory, in KiB.
@@ -73,11 +88,13 @@ fn resident(process: u32) -> Result<u32> {
 /// The defaults, with room for the crowd and time for all its handshakes.
 fn limits() -> palyra_quic::Result<TransportLimits> {
     let patience = Duration::from_secs(120);
+    let default = TransportLimits::default().socket_receive_buffer_bytes();
     TransportLimits::builder()
         .max_connections(connections())
         .max_handshakes(connections())
         .handshake_timeout(patience)
         .idle_timeout(patience)
+        .socket_receive_buffer_bytes(setting("CROWD_RECEIVE_BUFFER", default))
         .build()
 }
 
@@ -89,6 +106,7 @@ fn node() -> Result<()> {
     let builder = Endpoint::builder().shared_runtime(runner.handle()).limits(limits()?);
     let endpoint = builder.server(tls).router(router).bind(LOOPBACK)?;
     say(endpoint.local_addr()?)?;
+    say(endpoint.stats().receive_buffer_bytes)?;
     runner.run_until_input_ends();
     Ok(())
 }

@@ -269,12 +269,13 @@ impl Counters {
             // The socket counts these.
             datagrams_not_sent: 0,
             receive_errors: 0,
+            receive_buffer_bytes: 0,
         }
     }
 }
 
 /// What an [`Endpoint`](crate::Endpoint) has seen since it was bound. Nothing in here goes down, but for
-/// `connections_open`. See [`Endpoint::stats`](crate::Endpoint::stats).
+/// `connections_open`; `receive_buffer_bytes` never changes. See [`Endpoint::stats`](crate::Endpoint::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndpointStats {
@@ -324,6 +325,12 @@ pub struct EndpointStats {
     pub datagrams_not_sent: u64,
     /// Attempts to receive that failed with an error of the system.
     pub receive_errors: u64,
+    /// The size of the socket's receive buffer after [`socket_receive_buffer_bytes`] were asked for, in
+    /// bytes as the system reports it; 0 for a socket that is not the system's. Linux includes its overhead
+    /// for each datagram, and reports twice the size asked for.
+    ///
+    /// [`socket_receive_buffer_bytes`]: crate::TransportLimits::socket_receive_buffer_bytes
+    pub receive_buffer_bytes: u64,
 }
 
 /// What a connection counts beside what quinn does.

@@ -347,3 +347,25 @@ fn without_a_listener_no_span_is_made() {
     let log = collector.log();
     assert!(log.spans.is_empty() && log.events.is_empty());
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_log_says_once_which_receive_buffer_a_socket_has() {
+    for (asked, level) in [(1, Level::DEBUG), (u32::MAX, Level::INFO)] {
+        let collector = Collector::at(Level::DEBUG);
+        let obtained = tracing::subscriber::with_default(collector.clone(), || {
+            // The place reports for the first time, which is not heard while another test changes who listens.
+            (0..2).for_each(|_| tracing::callsite::rebuild_interest_cache());
+            let limits = TransportLimits::builder().socket_receive_buffer_bytes(asked).build().unwrap();
+            let runtime = palyra_quic::PollRuntime::new().unwrap();
+            let builder = Endpoint::builder().shared_runtime(runtime.handle()).limits(limits);
+            builder.bind(([127, 0, 0, 1], 0).into()).unwrap().stats().receive_buffer_bytes
+        });
+        let log = collector.log();
+        let lines = log.events.iter().filter(|(_, line)| line.contains("receive buffer"));
+        let lines: Vec<_> = lines.map(|(_, line)| line).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(&format!("\"obtained\": \"{obtained}\"")), "{lines:?}");
+        assert_eq!(log.loud.len(), usize::from(level == Level::INFO), "{:?}", log.loud);
+    }
+}

@@ -20,7 +20,7 @@ use crate::{
     router::Router,
     runtime::{Clock, default_runtime, runtime_is_gone},
     server::{Node, accept_connections},
-    socket::{EndpointSocket, SocketHealth},
+    socket::{EndpointSocket, SocketHealth, enlarge_receive_buffer},
     tls::{
         ClientTls, HandshakeReport, KeyLogger, RestartKey, Security, ServerTls, TlsConfigs, TlsContext,
         WallClock,
@@ -31,6 +31,16 @@ use crate::{
 const QUIC_V1: u32 = 1;
 /// No UDP datagram is larger, and quinn's buffers are not either.
 const MAX_UDP_PAYLOAD: u64 = 64 * 1024;
+
+/// What only the system's socket tells, before the runtime wraps it.
+struct SocketTraits {
+    families: Families,
+    receive_buffer_bytes: u64,
+}
+
+impl SocketTraits {
+    const ABSTRACT: Self = Self { families: Families::Both, receive_buffer_bytes: 0 };
+}
 
 impl Endpoint {
     /// Begins a builder, which says what the endpoint is to be.
@@ -192,12 +202,14 @@ impl EndpointBuilder {
     }
 
     /// Starts to serve on a socket that is bound already: one that systemd passes on, say, one that is bound
-    /// to a device, or one with a larger receive buffer, for thousands of peers that may all send at
-    /// once. What the buffer does not hold, 208 KiB by default on Linux, is lost, and sent again after a
-    /// timeout. `set_recv_buffer_size` of the crate socket2 changes it, up to `net.core.rmem_max`.
+    /// to a device, or one whose receive buffer a privileged process has made larger than
+    /// `net.core.rmem_max` (`SO_RCVBUFFORCE`).
     ///
-    /// The socket becomes non-blocking, and gets the options that quinn-udp needs; others stay. Datagrams
-    /// that have arrived already are received, and errors that are queued on it are passed over.
+    /// The socket becomes non-blocking, and gets the options that quinn-udp needs, and a receive buffer of
+    /// [`socket_receive_buffer_bytes`](TransportLimits::socket_receive_buffer_bytes) if its own is smaller;
+    /// others stay. A buffer that is smaller than that, and yet larger than the system allows, would shrink to
+    /// what is allowed; 0 leaves it alone. Datagrams that have arrived already are received, and errors that are queued on it are
+    /// passed over.
     ///
     /// # Errors
     ///
@@ -215,20 +227,23 @@ impl EndpointBuilder {
     /// As for [`bind`](Self::bind).
     pub fn bind_abstract_socket(mut self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        self.start(runtime, socket, Families::Both, None)
+        self.start(runtime, socket, SocketTraits::ABSTRACT, None)
     }
 
     /// The same, with what quinn leaves to chance following from `seed`.
     #[cfg(feature = "sim")]
     pub(crate) fn bind_seeded(mut self, socket: Arc<dyn AsyncUdpSocket>, seed: [u8; 32]) -> Result<Endpoint> {
         let runtime = self.take_runtime()?;
-        self.start(runtime, socket, Families::Both, Some(seed))
+        self.start(runtime, socket, SocketTraits::ABSTRACT, Some(seed))
     }
 
     fn start_on(self, runtime: Arc<dyn Runtime>, socket: UdpSocket) -> Result<Endpoint> {
-        let families = Families::of(&socket);
+        let traits = SocketTraits {
+            families: Families::of(&socket),
+            receive_buffer_bytes: enlarge_receive_buffer(&socket, self.limits.socket_receive_buffer_bytes()),
+        };
         let socket = runtime.wrap_udp_socket(socket)?;
-        self.start(runtime, socket, families, None)
+        self.start(runtime, socket, traits, None)
     }
 
     fn take_runtime(&mut self) -> Result<Arc<dyn Runtime>> {
@@ -240,7 +255,7 @@ impl EndpointBuilder {
         self,
         runtime: Arc<dyn Runtime>,
         socket: Arc<dyn AsyncUdpSocket>,
-        families: Families,
+        traits: SocketTraits,
         seed: Option<[u8; 32]>,
     ) -> Result<Endpoint> {
         let (call_hooks, extract) = (self.call_hooks, self.extract_trace);
@@ -250,7 +265,7 @@ impl EndpointBuilder {
         let router = extract.apply(router.unwrap_or_default()).assembled(limits.max_frame_len())?;
         let limits = Arc::new(limits);
         let address = socket.local_addr()?;
-        let reach = SocketReach::of(address, families);
+        let reach = SocketReach::of(address, traits.families);
         let config = endpoint_config(server.as_ref(), restart_key, address, seed);
         let max_datagram_len = config.get_max_udp_payload_size().min(MAX_UDP_PAYLOAD);
         let max_datagram_len = usize::try_from(max_datagram_len).unwrap_or(usize::MAX);
@@ -284,6 +299,7 @@ impl EndpointBuilder {
             security,
             node,
             socket: health,
+            receive_buffer_bytes: traits.receive_buffer_bytes,
             dialled_peer_streams,
             recorder,
             rng: Mutex::new(rng(seed)),

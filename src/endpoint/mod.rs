@@ -63,6 +63,7 @@ struct Inner {
     security: Arc<Security>,
     node: Arc<Node>,
     socket: Arc<SocketHealth>,
+    receive_buffer_bytes: u64,
     dialled_peer_streams: PeerStreams,
     recorder: Recorder,
     rng: Mutex<Rng>,
@@ -108,10 +109,11 @@ impl Endpoint {
     /// What the endpoint has seen since it was bound, in numbers. Cheap enough to be asked every second.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        let Inner { node, socket, .. } = &*self.inner;
+        let Inner { node, socket, receive_buffer_bytes, .. } = &*self.inner;
         EndpointStats {
             datagrams_not_sent: socket.datagrams_not_sent(),
             receive_errors: socket.receive_errors(),
+            receive_buffer_bytes: *receive_buffer_bytes,
             ..node.counters().read()
         }
     }
@@ -202,6 +204,7 @@ impl fmt::Debug for Endpoint {
             security,
             node: _,
             socket: _,
+            receive_buffer_bytes: _,
             dialled_peer_streams: _,
             recorder: _,
             rng: _,

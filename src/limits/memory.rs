@@ -3,7 +3,7 @@
 use super::{
     chain::MAX_CERTIFICATE_CHAIN_BYTES,
     quinn_config::INCOMING_BUFFER_BYTES,
-    transport::{MAX_CONCURRENT_STREAMS, TransportLimits},
+    transport::{MAX_CONCURRENT_STREAMS, SOCKET_RECEIVE_BUFFER_BYTES, TransportLimits},
 };
 use crate::error::{Error, Result};
 
@@ -48,13 +48,15 @@ impl TransportLimits {
     /// | 1/512, and at most 1/8 of a connection's part | `max_frame_bytes`, 8 to 512 KiB | 32 KiB |
     /// | 1/16 | `frame_budget_bytes` | 1 MiB |
     /// | 1/32 | `event_log_bytes`, for [`EventLogBuilder::within`] or [several logs] | 512 KiB |
+    /// | as much as 1/32, but not of `bytes` | `socket_receive_buffer_bytes`, up to 4 MiB | 512 KiB |
     ///
     /// [`EventLogBuilder::within`]: crate::EventLogBuilder::within
     /// [several logs]: crate::EventLogBuilder::within_one_of
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
     /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds
-    /// 2.9 MiB. Everything else is as by default, and may be changed [from here](Self::to_builder).
+    /// 2.9 MiB. The buffer of the socket is memory of the system and not of the process, which therefore
+    /// comes on top, of Linux up to twice; on a small machine it is small as well. Everything else is as by default, and may be changed [from here](Self::to_builder).
     ///
     /// ```
     /// use palyra_quic::{EventLog, TransportLimits};
@@ -91,6 +93,7 @@ impl TransportLimits {
             .max_frame_bytes(narrow(frame))
             .frame_budget_bytes(narrow((bytes / 16).max(frame)))
             .event_log_bytes(narrow((bytes / 32).max(KIB)))
+            .socket_receive_buffer_bytes(narrow(bytes / 32).min(SOCKET_RECEIVE_BUFFER_BYTES))
             .build()?;
         let needed = limits.worst_case_bytes();
         if needed > bytes {
@@ -202,6 +205,7 @@ mod tests {
         assert_eq!((limits.max_concurrent_bidi_streams(), limits.max_concurrent_uni_streams()), (5, 2));
         assert_eq!((limits.max_frame_bytes(), limits.frame_budget_bytes()), (32 * 1024, 1024 * 1024));
         assert_eq!(limits.event_log_bytes(), 512 * 1024);
+        assert_eq!(limits.socket_receive_buffer_bytes(), 512 * 1024);
         assert_eq!(limits.max_certificate_chain_bytes(), 4 * 1024);
     }
 
@@ -218,6 +222,7 @@ mod tests {
         assert!(granted(u64::MAX).is_ok());
         let plenty = TransportLimits::within(4096 * MIB).unwrap();
         assert_eq!(plenty.max_frame_bytes(), TransportLimits::default().max_frame_bytes());
+        assert_eq!(plenty.socket_receive_buffer_bytes(), 4 * 1024 * 1024);
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub struct TransportLimits {
     pub(super) send_window: u32,
     pub(super) frame_budget_bytes: u32,
     pub(super) event_log_bytes: u32,
+    pub(super) socket_receive_buffer_bytes: u32,
     pub(super) max_connections_per_address: u32,
     pub(super) max_connections_per_identity: u32,
     pub(super) connection_rate: Rate,
@@ -76,6 +77,8 @@ const SEND_WINDOW: u32 = 256 * 1024;
 /// Two peers that send as much as they may at a time do not notice each other.
 const FRAME_BUDGET_BYTES: u32 = 32 * 1024 * 1024;
 const EVENT_LOG_BYTES: u32 = 1024 * 1024;
+/// Requests of a thousand peers that send at the same moment, with the system's overhead for small datagrams.
+pub(super) const SOCKET_RECEIVE_BUFFER_BYTES: u32 = 4 * 1024 * 1024;
 /// A client that gives up a hundred calls a second is broken, if it is not hostile.
 const FAULT_RATE: Rate = Rate::per_second(100).burst(1000);
 impl Default for TransportLimits {
@@ -100,6 +103,7 @@ impl Default for TransportLimits {
             send_window: SEND_WINDOW,
             frame_budget_bytes: FRAME_BUDGET_BYTES,
             event_log_bytes: EVENT_LOG_BYTES,
+            socket_receive_buffer_bytes: SOCKET_RECEIVE_BUFFER_BYTES,
             max_connections_per_address: u32::MAX,
             max_connections_per_identity: u32::MAX,
             connection_rate: Rate::UNLIMITED,
@@ -192,6 +196,21 @@ limits! {
     /// `memory_bytes`, and [`within_one_of`](crate::EventLogBuilder::within_one_of) divides among several
     /// logs. Default: 1,048,576.
     event_log_bytes: u32,
+    /// Bytes of datagrams that the system is asked to keep for the endpoint until it receives them
+    /// (`SO_RCVBUF`). Default: 4,194,304; 0 leaves the socket as it is. What does not fit is lost, and QUIC
+    /// sends it again after a timeout: 4 MiB hold the requests of about a thousand peers that all send at
+    /// once. A buffer that is as large already stays as it is.
+    ///
+    /// The system may allow less, which is no error: Linux at most `net.core.rmem_max`, 208 KiB unless it was
+    /// raised. The privilege to go beyond that (`SO_RCVBUFFORCE`) is not used, as the limit is the
+    /// administrator's to set. [`EndpointStats::receive_buffer_bytes`] is what was obtained, and the log says
+    /// so once, at level info if it is less than this, and otherwise at level debug.
+    ///
+    /// The memory is the system's, and is not part of [`worst_case_bytes`](Self::worst_case_bytes). It is
+    /// taken only while datagrams wait, of Linux up to twice this, including its own overhead.
+    ///
+    /// [`EndpointStats::receive_buffer_bytes`]: crate::EndpointStats::receive_buffer_bytes
+    socket_receive_buffer_bytes: u32,
     /// Accepted connections that may be open at a time from one IPv4 address, or one IPv6 network of 64
     /// bits. A connection counts for the address that it was accepted from until it ends, also after it has
     /// moved to another ([RFC 9000, section 9](https://www.rfc-editor.org/rfc/rfc9000#section-9)): to move
@@ -303,6 +322,7 @@ mod tests {
         assert_eq!(limits.max_connections(), 256);
         assert_eq!(limits.max_handshakes(), 64);
         assert_eq!(limits.max_certificate_chain_bytes(), 16_384);
+        assert_eq!(limits.socket_receive_buffer_bytes(), 4_194_304);
     }
 
     #[cfg(feature = "streams")]

@@ -9,6 +9,7 @@
 
 mod health;
 mod receive;
+mod receive_buffer;
 mod send;
 
 use std::{
@@ -24,7 +25,7 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-pub(crate) use self::health::SocketHealth;
+pub(crate) use self::{health::SocketHealth, receive_buffer::enlarge_receive_buffer};
 use self::{
     receive::Receiver,
     send::{SendState, WritePoller},

@@ -92,6 +92,8 @@ mod peers;
 mod permissions;
 #[cfg(feature = "streams")]
 mod pipelines;
+#[cfg(target_os = "linux")]
+mod receive_buffer;
 mod requests;
 mod responses;
 #[cfg(unix)]

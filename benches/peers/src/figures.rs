@@ -172,7 +172,7 @@ pub fn sections() -> Vec<Section> {
         },
         Section {
             title: "A crowd",
-            note: "1,024 connections with four calls in flight each, on one server thread (two workers for reference-2). A single call that failed would be a failure here. To QUIC they come in by one socket, and what its receive buffer does not hold, 208 KiB by default, is lost and sent again after a timeout, which is the p99; tonic and tarpc have a buffer for each connection. A socket with 4 MiB, by `SO_RCVBUF`, as far as `net.core.rmem_max` allows, and `EndpointBuilder::bind_socket`, loses nothing: p99 0.2 s, and 1.2 times the calls.",
+            note: "1,024 connections with four calls in flight each, on one server thread (two workers for reference-2). A single call that failed would be a failure here. To QUIC they come in by one socket, and what its receive buffer does not hold, 208 KiB by default, is lost and sent again after a timeout, which is the p99; tonic and tarpc have a buffer for each connection. These figures are from before endpoints asked for a buffer of 4 MiB, as far as `net.core.rmem_max` allows. It loses nothing: p99 0.2 s, and 1.2 times the calls.",
             figures: vec![
                 Figure::more("crowd rate", format!("calls/s, {CROWD} connections"), 1.0, 0),
                 Figure::less("crowd p50", "p50 in ms", MILLIS, 1),
