@@ -207,9 +207,9 @@ impl EndpointBuilder {
     ///
     /// The socket becomes non-blocking, and gets the options that quinn-udp needs, and a receive buffer of
     /// [`socket_receive_buffer_bytes`](TransportLimits::socket_receive_buffer_bytes) if its own is smaller;
-    /// others stay. A buffer that is smaller than that, and yet larger than the system allows, would shrink to
-    /// what is allowed; 0 leaves it alone. Datagrams that have arrived already are received, and errors that are queued on it are
-    /// passed over.
+    /// others stay. A buffer that is smaller than that, and yet larger than the system allows, would shrink
+    /// to what is allowed; 0 leaves it alone. Datagrams that have arrived already are received, and errors
+    /// that are queued on it are passed over.
     ///
     /// # Errors
     ///

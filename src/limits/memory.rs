@@ -55,8 +55,9 @@ impl TransportLimits {
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
     /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds
-    /// 2.9 MiB. The buffer of the socket is memory of the system and not of the process, which therefore
-    /// comes on top, of Linux up to twice; on a small machine it is small as well. Everything else is as by default, and may be changed [from here](Self::to_builder).
+    /// 2.9 MiB. The buffer of the socket is memory of the system and not of the process, so it comes on top;
+    /// Linux takes up to twice as much while datagrams wait. Everything else is as by default, and may be
+    /// changed [from here](Self::to_builder).
     ///
     /// ```
     /// use palyra_quic::{EventLog, TransportLimits};

@@ -4,13 +4,15 @@ use std::net::UdpSocket;
 
 use socket2::SockRef;
 
-/// Linux counts its own overhead for each datagram, and therefore reports twice the size that it was asked for.
+/// Linux counts its own overhead for each datagram, and therefore reports twice the size that it was asked
+/// for.
 const REPORTED_PER_ASKED: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 2 } else { 1 };
 /// The largest size that the system call can state.
 const LARGEST: usize = 0x3fff_ffff;
 
 /// Asks the system for a receive buffer of `bytes`, or of the largest part of that which it allows. A buffer
-/// that is as large already stays as it is. Returns the size that the system reports then; 0 if it reports none.
+/// that is as large already stays as it is. Returns the size that the system reports then; 0 if it reports
+/// none.
 pub(crate) fn enlarge_receive_buffer(socket: &UdpSocket, bytes: u32) -> u64 {
     let system = SockRef::from(socket);
     let asked = usize::try_from(bytes).unwrap_or(LARGEST).min(LARGEST);
