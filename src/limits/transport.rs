@@ -203,8 +203,8 @@ limits! {
     ///
     /// The system may allow less, which is no error: Linux at most `net.core.rmem_max`, 208 KiB unless it was
     /// raised. The privilege to go beyond that (`SO_RCVBUFFORCE`) is not used, as the limit is the
-    /// administrator's to set. [`EndpointStats::receive_buffer_bytes`] is what was obtained, and the log says
-    /// so once, at level info if it is less than this, and otherwise at level debug.
+    /// administrator's to set. [`EndpointStats::receive_buffer_bytes`] is what was obtained. If it is less
+    /// than this, the log says so once, at level info.
     ///
     /// The memory is the system's, and is not part of [`worst_case_bytes`](Self::worst_case_bytes). It is
     /// taken only while datagrams wait, of Linux up to twice this, including its own overhead.

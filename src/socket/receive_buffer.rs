@@ -25,8 +25,6 @@ pub(crate) fn enlarge_receive_buffer(socket: &UdpSocket, bytes: u32) -> u64 {
     let obtained = reported();
     if obtained < enough {
         tracing::info!(asked, obtained, "the system allows the socket a smaller receive buffer");
-    } else {
-        tracing::debug!(asked, obtained, "receive buffer of the socket");
     }
     u64::try_from(obtained).unwrap_or(u64::MAX)
 }
