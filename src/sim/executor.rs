@@ -11,11 +11,12 @@ use std::{
 use async_task::Runnable;
 use fastrand::Rng;
 
-use super::world::World;
 use crate::sync::lock;
 
 /// The tasks of a simulation.
-pub(super) struct Executor {
+pub(super) struct Executor(Arc<Tasks>);
+
+struct Tasks {
     ready: Mutex<Ready>,
     unfinished: Mutex<Unfinished>,
 }
@@ -36,42 +37,37 @@ struct Unfinished {
 impl Executor {
     pub(super) fn new(rng: Rng) -> Self {
         let ready = Mutex::new(Ready { runnables: Vec::new(), rng });
-        Self { ready, unfinished: Mutex::default() }
+        Self(Arc::new(Tasks { ready, unfinished: Mutex::default() }))
     }
 
     /// Makes the future a task, which is ready.
-    pub(super) fn spawn(world: &Arc<World>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+    pub(super) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let id = {
-            let mut unfinished = lock(&world.executor().unfinished);
+            let mut unfinished = lock(&self.0.unfinished);
             unfinished.next_id += 1;
             unfinished.next_id
         };
-        let ended = RemoveOnDrop { world: Arc::downgrade(world), id };
+        let ended = RemoveOnDrop { tasks: Arc::downgrade(&self.0), id };
         let future = async move {
             let _ended = ended;
             future.await;
         };
-        let of_task = Arc::downgrade(world);
+        let tasks = Arc::downgrade(&self.0);
         let schedule = move |runnable| {
-            if let Some(world) = of_task.upgrade() {
-                world.executor().schedule(runnable);
+            if let Some(tasks) = tasks.upgrade() {
+                lock(&tasks.ready).runnables.push(runnable);
             }
         };
         let (runnable, task) = async_task::spawn(future, schedule);
-        lock(&world.executor().unfinished).wakers.insert(id, runnable.waker());
+        lock(&self.0.unfinished).wakers.insert(id, runnable.waker());
         task.detach();
         runnable.schedule();
-    }
-
-    /// Lets a task run that was woken.
-    fn schedule(&self, runnable: Runnable) {
-        lock(&self.ready).runnables.push(runnable);
     }
 
     /// Polls one task that is ready, picked by chance; `false` where none is.
     pub(super) fn run_one(&self) -> bool {
         let picked = {
-            let Ready { runnables, rng } = &mut *lock(&self.ready);
+            let Ready { runnables, rng } = &mut *lock(&self.0.ready);
             let among = runnables.len();
             (among > 0).then(|| runnables.swap_remove(rng.usize(..among)))
         };
@@ -86,21 +82,21 @@ impl Executor {
 
     /// Takes all tasks out: one that is not run ends when it is dropped.
     pub(super) fn clear(&self) -> Vec<Runnable> {
-        let wakers = std::mem::take(&mut lock(&self.unfinished).wakers);
+        let wakers = std::mem::take(&mut lock(&self.0.unfinished).wakers);
         wakers.into_values().for_each(Waker::wake);
-        std::mem::take(&mut lock(&self.ready).runnables)
+        std::mem::take(&mut lock(&self.0.ready).runnables)
     }
 }
 
 struct RemoveOnDrop {
-    world: Weak<World>,
+    tasks: Weak<Tasks>,
     id: u64,
 }
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        let Some(world) = self.world.upgrade() else { return };
-        let waker = lock(&world.executor().unfinished).wakers.remove(&self.id);
+        let Some(tasks) = self.tasks.upgrade() else { return };
+        let waker = lock(&tasks.unfinished).wakers.remove(&self.id);
         drop(waker);
     }
 }

@@ -43,12 +43,8 @@ impl World {
         self.agenda().now()
     }
 
-    pub(super) fn spawn(self: &Arc<Self>, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        Executor::spawn(self, future);
-    }
-
-    pub(super) fn executor(&self) -> &Executor {
-        &self.executor
+    pub(super) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.executor.spawn(future);
     }
 
     /// Polls one task that is ready; `false` where none is.
