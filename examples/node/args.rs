@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use palyra_quic::{Codec, Fingerprint, Pin, rustls::pki_types::ServerName};
+use palyra_quic::{Codec, Fingerprint, Pin, TransportLimitsBuilder, rustls::pki_types::ServerName};
 
 use crate::{
     address::{Address, peer_address},
@@ -98,6 +98,8 @@ pub(crate) struct Serve {
     /// the protocol.
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
+    #[command(flatten)]
+    pub(crate) datagrams: Datagrams,
     /// Publish a tick event to the node's own log at this interval, in milliseconds.
     #[arg(long, value_name = "MS")]
     pub(crate) publish_every: Option<NonZeroU64>,
@@ -123,6 +125,46 @@ pub(crate) struct Serve {
     /// client with a certificate]
     #[arg(long = "writer", value_name = "ID", requires = "files")]
     pub(crate) writers: Vec<ClientId>,
+}
+
+/// How large datagrams may be.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Datagrams {
+    /// The largest datagram in bytes, without headers: 1200 to 65527, or auto for what the interface takes
+    /// that the socket is bound to, up to 32768. Larger ones are faster on loopback and on networks with jumbo frames, if
+    /// both sides allow them [default: 1452]
+    #[arg(long = "max-datagram", value_name = "auto|BYTES")]
+    max: Option<MaxDatagram>,
+}
+
+#[derive(Clone, Copy)]
+enum MaxDatagram {
+    Auto,
+    Bytes(u16),
+}
+
+/// As fast as any on loopback: of larger ones, few fit the receive buffer that Linux gives a socket.
+const AUTO_BYTES: u16 = 32 * 1024;
+
+impl FromStr for MaxDatagram {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            bytes => bytes.parse().map(Self::Bytes).map_err(|_| "neither auto nor 1200 to 65527"),
+        }
+    }
+}
+
+impl Datagrams {
+    pub(crate) fn limits(self, limits: TransportLimitsBuilder) -> TransportLimitsBuilder {
+        match self.max {
+            None => limits,
+            Some(MaxDatagram::Auto) => limits.max_datagram_bytes(AUTO_BYTES).fit_datagrams_to_interface(),
+            Some(MaxDatagram::Bytes(bytes)) => limits.max_datagram_bytes(bytes),
+        }
+    }
 }
 
 /// Certificates of peers that are refused although an authority has signed them.
@@ -160,6 +202,8 @@ pub(crate) struct Peer {
     pub(crate) pins: Vec<Pin>,
     #[command(flatten)]
     pub(crate) revocations: Revocations,
+    #[command(flatten)]
+    pub(crate) datagrams: Datagrams,
     /// The encoding of requests; nodes of the tokio implementation need json.
     #[arg(long, value_enum, value_name = "CODEC", default_value_t)]
     pub(crate) codec: Encoding,

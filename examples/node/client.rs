@@ -15,7 +15,7 @@ use smol::{Timer, channel, future};
 
 use crate::{
     acknowledge::{Printed, cursor_behind},
-    args::{Call, Events, Health, Notify, Peer},
+    args::{Call, Datagrams, Events, Health, Notify, Peer},
     failure::Failure,
     lines::{self, Answer},
     pki::Directory,
@@ -346,13 +346,14 @@ struct Target {
     addresses: Vec<SocketAddr>,
     server_name: String,
     runtime: Arc<dyn Runtime>,
+    datagrams: Datagrams,
 }
 
 impl Target {
     fn of(peer: &Peer) -> Result<Self, Failure> {
         let (tls, addresses) = (client_tls(peer)?, peer.address.resolve()?);
         let runtime = Arc::new(AsyncIoRuntime::global());
-        Ok(Self { tls, addresses, server_name: peer.server_name(), runtime })
+        Ok(Self { tls, addresses, server_name: peer.server_name(), runtime, datagrams: peer.datagrams })
     }
 }
 
@@ -451,6 +452,7 @@ async fn dial(target: Target, limits: TransportLimits, address: SocketAddr) -> R
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
+    let limits = target.datagrams.limits(limits.to_builder()).build()?;
     let endpoint = Endpoint::builder().shared_runtime(target.runtime).client(target.tls);
     let endpoint = endpoint.limits(limits).bind(any)?;
     let client = Client::builder(endpoint.clone()).address((address, target.server_name));

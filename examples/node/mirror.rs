@@ -8,6 +8,7 @@ use std::{
 
 use palyra_quic::{
     Backoff, Client, Codec, Endpoint, EventLog, Mirror as LogMirror, MirrorState, Raw, Router, ServerTls,
+    TransportLimits,
 };
 use smol::future;
 
@@ -42,7 +43,9 @@ pub(crate) fn run(args: &Mirror) -> Result<(), Failure> {
         let mut termination = Termination::new()?;
         let bounds = EventLog::builder().max_events(usize::MAX).max_bytes(MAX_BYTES);
         // The mirror dials from a socket of its own, because its router serves what the mirror has.
-        let dialler = Endpoint::builder().client(client_tls(&args.peer)?).bind(unspecified(address))?;
+        let limits = args.peer.datagrams.limits(TransportLimits::builder()).build()?;
+        let dialler = Endpoint::builder().client(client_tls(&args.peer)?).limits(limits);
+        let dialler = dialler.bind(unspecified(address))?;
         let origin = origin(args, &dialler)?;
         let builder = LogMirror::builder::<Raw>(&origin, &args.log).bounds(bounds);
         let builder = match &args.consumer {

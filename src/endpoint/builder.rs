@@ -29,8 +29,6 @@ use crate::{
 
 /// QUIC version 1 ([RFC 9000, section 15](https://www.rfc-editor.org/rfc/rfc9000#section-15)), and no draft.
 const QUIC_V1: u32 = 1;
-/// No UDP datagram is larger, and quinn's buffers are not either.
-const MAX_UDP_PAYLOAD: u64 = 64 * 1024;
 
 /// What only the system's socket tells, before the runtime wraps it.
 struct SocketTraits {
@@ -263,13 +261,15 @@ impl EndpointBuilder {
         let dialled_peer_streams =
             if router.is_some() { PeerStreams::Accepted } else { PeerStreams::Refused };
         let router = extract.apply(router.unwrap_or_default()).assembled(limits.max_frame_len())?;
-        let limits = Arc::new(limits);
         let address = socket.local_addr()?;
+        let limits = Arc::new(limits.fitted_to(address));
         let reach = SocketReach::of(address, traits.families);
-        let config = endpoint_config(server.as_ref(), restart_key, address, seed);
-        let max_datagram_len = config.get_max_udp_payload_size().min(MAX_UDP_PAYLOAD);
-        let max_datagram_len = usize::try_from(max_datagram_len).unwrap_or(usize::MAX);
-        let socket = Arc::new(EndpointSocket::new(socket, Arc::clone(&runtime), max_datagram_len)?);
+        let size = limits.datagram_size();
+        let mut config = endpoint_config(server.as_ref(), restart_key, address, seed);
+        config
+            .max_udp_payload_size(size.max_received())
+            .map_err(|_| Error::invalid_config("max_datagram_bytes"))?;
+        let socket = Arc::new(EndpointSocket::new(socket, Arc::clone(&runtime), size)?);
         let health = Arc::clone(socket.health());
         let context = TlsContext { wall_clock, chain_limit: limits.chain_limit(), key_log };
         let security = Security::new(TlsConfigs { server, client }, context)?;

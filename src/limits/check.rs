@@ -6,7 +6,10 @@ use super::{
     chain::{LARGEST_CHAIN_BYTES, SMALLEST_CHAIN_BYTES},
     transport::{TransportLimits, TransportLimitsBuilder},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    socket::{LARGEST_DATAGRAM_BYTES, SMALLEST_DATAGRAM_BYTES},
+};
 
 impl TransportLimitsBuilder {
     /// Checks the limits against each other.
@@ -89,6 +92,10 @@ fn check_frames_and_windows(limits: &TransportLimits) -> Result<()> {
     check(chains.contains(&limits.max_certificate_chain_bytes), || {
         format!("max_certificate_chain_bytes is not in {SMALLEST_CHAIN_BYTES} to {LARGEST_CHAIN_BYTES}")
     })?;
+    let datagrams = SMALLEST_DATAGRAM_BYTES..=LARGEST_DATAGRAM_BYTES;
+    check(datagrams.contains(&limits.max_datagram_bytes), || {
+        format!("max_datagram_bytes is not in {SMALLEST_DATAGRAM_BYTES} to {LARGEST_DATAGRAM_BYTES}")
+    })?;
     check(limits.frame_budget_bytes >= limits.max_frame_bytes, || {
         "frame_budget_bytes is below max_frame_bytes".into()
     })?;
@@ -139,6 +146,9 @@ mod tests {
             (builder().max_handshakes(0), "max_handshakes"),
             (builder().max_certificate_chain_bytes(1023), "max_certificate_chain_bytes"),
             (builder().max_certificate_chain_bytes(61_441), "max_certificate_chain_bytes"),
+            (builder().max_datagram_bytes(0), "max_datagram_bytes"),
+            (builder().max_datagram_bytes(1199), "max_datagram_bytes"),
+            (builder().max_datagram_bytes(65_528), "max_datagram_bytes"),
             (builder().stream_receive_window(0), "stream_receive_window"),
             (builder().receive_window(64 * 1024), "stream_receive_window"),
             (builder().send_window(0), "send_window"),

@@ -5,7 +5,10 @@ use super::{
     quinn_config::INCOMING_BUFFER_BYTES,
     transport::{MAX_CONCURRENT_STREAMS, SOCKET_RECEIVE_BUFFER_BYTES, TransportLimits},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    socket::{DEFAULT_DATAGRAM_BYTES, DatagramSize},
+};
 
 /// What frames of a connection may hold whatever the others do: enough for small requests.
 pub(crate) const CONNECTION_RESERVE_BYTES: usize = 8 * 1024;
@@ -24,7 +27,7 @@ const STREAM_BYTES: u64 = 4 * 1024;
 const ANSWERED_STREAM_BYTES: u64 = 1024;
 /// What quinn keeps with a piece of a stream that cannot be read yet, and the packet that it came in.
 const PIECE_BYTES: u64 = 96;
-/// The receive buffer of an endpoint without GRO.
+/// The receive buffer of an endpoint without GRO and with the default `max_datagram_bytes`.
 const ENDPOINT_BYTES: u64 = 64 * 1024;
 
 /// The part of the memory that one peer is reckoned at.
@@ -55,7 +58,7 @@ impl TransportLimits {
     ///
     /// [`worst_case_bytes`](Self::worst_case_bytes) is then at most `bytes`. It takes an
     /// [`AsyncIoRuntime::without_gro`](crate::AsyncIoRuntime::without_gro): with GRO, the receive buffer adds
-    /// 2.9 MiB. The buffer of the socket is memory of the system and not of the process, so it comes on top;
+    /// 2 MiB. The buffer of the socket is memory of the system and not of the process, so it comes on top;
     /// Linux takes up to twice as much while datagrams wait. Everything else is as by default, and may be
     /// changed [from here](Self::to_builder).
     ///
@@ -122,6 +125,11 @@ impl TransportLimits {
     /// connection that was closed and is not forgotten yet, with its certificates; and the receive buffer
     /// without GRO.
     ///
+    /// With a `max_datagram_bytes` above 1,452, also: for each connection, and each of `max_handshakes`,
+    /// what its send buffer has beyond 14 KiB: a batch of up to 10 datagrams, and 64 KiB; for each of
+    /// `max_handshakes` a first datagram as large as that; and a receive buffer of 32 such datagrams, 2 MiB
+    /// at most.
+    ///
     /// What handlers themselves hold is theirs to count. An answer counts when it is returned, and before
     /// that as much as its method answered at most of late; what handlers that run at the same time answer
     /// beyond that is not in the sum. Nor are the pieces beyond that of a peer that has half as many read
@@ -143,9 +151,11 @@ impl TransportLimits {
         let connection = itself + streams * STREAM_BYTES + answered + windows + reserve + answer + pieces;
         let budget = 2 * u64::from(self.frame_budget_bytes);
         let shared = budget + self.frames_of_a_connection() + u64::from(self.event_log_bytes);
-        let handshakes = u64::from(self.max_handshakes) * (INCOMING_BUFFER_BYTES + itself);
+        let incoming = INCOMING_BUFFER_BYTES + self.more_than_by_default(|size| size.max_received().into());
+        let handshakes = u64::from(self.max_handshakes) * (incoming + itself);
+        let endpoint = ENDPOINT_BYTES + self.more_than_by_default(DatagramSize::receive_buffer_bytes);
         let connections = u64::from(self.max_connections).saturating_mul(connection);
-        connections.saturating_add(shared + handshakes + ENDPOINT_BYTES)
+        connections.saturating_add(shared + handshakes + endpoint)
     }
 
     /// The bytes of payload that the busiest, most hostile peer can make one connection hold, as long as the
@@ -166,7 +176,14 @@ impl TransportLimits {
     /// not forgotten yet.
     fn connection_bytes(&self) -> u64 {
         let certificates = 2 * u64::from(self.max_certificate_chain_bytes);
-        CONNECTION_BYTES + certificates + u64::from(self.chain_limit().flight_bytes())
+        let send_buffer = self.more_than_by_default(DatagramSize::send_buffer_bytes);
+        CONNECTION_BYTES + certificates + u64::from(self.chain_limit().flight_bytes()) + send_buffer
+    }
+
+    /// By how many bytes a buffer is larger than with the default `max_datagram_bytes`.
+    fn more_than_by_default(&self, buffer: impl Fn(DatagramSize) -> usize) -> u64 {
+        let by_default = buffer(DatagramSize::new(DEFAULT_DATAGRAM_BYTES));
+        u64::try_from(buffer(self.datagram_size()).saturating_sub(by_default)).unwrap_or(u64::MAX)
     }
 
     fn frames_of_a_connection(&self) -> u64 {
@@ -196,6 +213,21 @@ mod tests {
         let connection = (itself + 4 * 64 + 32 + 3 * 256 + 8 + 512) * KIB + 8192 * 96;
         let shared = (64 + 48 + 1) * MIB + 64 * (8 + itself) * KIB + 64 * KIB;
         assert_eq!(TransportLimits::default().worst_case_bytes(), 256 * connection + shared);
+    }
+
+    #[test]
+    fn larger_datagrams_cost_what_the_documentation_states() {
+        let worst = |bytes| {
+            let limits = TransportLimits::within(16 * MIB).unwrap().to_builder().max_datagram_bytes(bytes);
+            limits.build().unwrap().worst_case_bytes()
+        };
+        // 64 connections and 16 handshakes.
+        let more = |batch: u64, datagram: u64| {
+            80 * (batch - 14_520) + 16 * (datagram - 1472) + 32 * (datagram - 1472)
+        };
+        assert_eq!(worst(8972) - worst(1452), more(7 * 8972, 8972));
+        assert_eq!(worst(65_527) - worst(1452), more(65_527, 65_527));
+        assert_eq!(worst(1200), worst(1452));
     }
 
     #[test]

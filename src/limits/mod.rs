@@ -2,6 +2,8 @@
 
 mod chain;
 mod check;
+mod datagrams;
+mod interface_fit;
 mod memory;
 mod quinn_config;
 mod rate;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::transport::TransportLimits;
-use crate::congestion::HandshakeWindow;
+use crate::{
+    congestion::HandshakeWindow,
+    socket::{DEFAULT_DATAGRAM_BYTES, SMALLEST_DATAGRAM_BYTES},
+};
 
 /// Whether a connection takes streams of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,7 @@ impl TransportLimits {
             PeerStreams::Refused => (0, 0),
         };
         let mut mtu_discovery = MtuDiscoveryConfig::default();
-        mtu_discovery.minimum_change(MTU_STEP);
+        mtu_discovery.upper_bound(self.max_datagram_bytes).minimum_change(mtu_step(self.max_datagram_bytes));
         let mut ack_frequency = AckFrequencyConfig::default();
         ack_frequency.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED_PACKETS));
         let flight_bytes = self.chain_limit().flight_bytes();
@@ -56,10 +59,15 @@ impl TransportLimits {
     }
 }
 
-/// More than half of the way from the 1,200 bytes that every path takes to the 1,452 that most do, so that
-/// quinn's search begins at the end, with one probe in place of four, and is over there but on narrower
-/// paths.
-const MTU_STEP: u16 = 127;
+/// How near quinn's search for the MTU of a path comes to it. With more than half of the way from the 1,200
+/// bytes that every path takes to the largest datagram, the search begins at the end, with one probe in place
+/// of four, and is over there but on narrower paths. A longer way is halved until the rest is no more than
+/// the default's half, because such a search would find nothing on narrower paths.
+fn mtu_step(max_datagram_bytes: u16) -> u16 {
+    let way = max_datagram_bytes.min(DEFAULT_DATAGRAM_BYTES).saturating_sub(SMALLEST_DATAGRAM_BYTES);
+    way / 2 + 1
+}
+
 /// How many packets a peer may receive before it has to acknowledge them, in place of one:
 /// acknowledgements were a sixth of all packets where calls are made one after another. For peers that know
 /// the [ACK frequency extension](https://datatracker.ietf.org/doc/html/draft-ietf-quic-ack-frequency-04),

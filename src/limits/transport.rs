@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::{
     chain::{ChainLimit, MAX_CERTIFICATE_CHAIN_BYTES},
+    interface_fit::InterfaceFit,
     rate::Rate,
 };
+use crate::socket::DEFAULT_DATAGRAM_BYTES;
 
 /// Deadlines and bounds of an endpoint and of every connection on it.
 ///
@@ -47,6 +49,8 @@ pub struct TransportLimits {
     pub(super) stream_receive_window: u32,
     pub(super) receive_window: u32,
     pub(super) send_window: u32,
+    pub(super) max_datagram_bytes: u16,
+    pub(super) interface_fit: Option<InterfaceFit>,
     pub(super) frame_budget_bytes: u32,
     pub(super) event_log_bytes: u32,
     pub(super) socket_receive_buffer_bytes: u32,
@@ -101,6 +105,8 @@ impl Default for TransportLimits {
             stream_receive_window: STREAM_RECEIVE_WINDOW,
             receive_window: RECEIVE_WINDOW,
             send_window: SEND_WINDOW,
+            max_datagram_bytes: DEFAULT_DATAGRAM_BYTES,
+            interface_fit: None,
             frame_budget_bytes: FRAME_BUDGET_BYTES,
             event_log_bytes: EVENT_LOG_BYTES,
             socket_receive_buffer_bytes: SOCKET_RECEIVE_BUFFER_BYTES,
@@ -187,6 +193,18 @@ limits! {
     /// Bytes of a connection that may wait for acknowledgement. Default: 262,144; at least 2,048. Writers
     /// wait for room beyond.
     send_window: u32,
+    /// The largest UDP payload that this endpoint sends, in bytes. Default: 1,452, which fits Ethernet; at
+    /// least 1,200 and at most 65,527. A connection begins with 1,200, and searches for what its path takes
+    /// up to this ([RFC 8899](https://www.rfc-editor.org/rfc/rfc8899)); where larger datagrams are lost
+    /// later, it goes back to 1,200 and searches again after a minute. An IPv4 socket sends up to 65,507.
+    ///
+    /// The peer learns the same number, and 1,472 where it is lower, as the largest that this endpoint
+    /// receives (`max_udp_payload_size`,
+    /// [RFC 9000, section 18.2](https://www.rfc-editor.org/rfc/rfc9000#section-18.2)), so that both sides
+    /// need the larger limit. It pays on loopback and on networks with jumbo frames. Batches for
+    /// segmentation offload (GSO) stay within 64 KiB: from 32,744 on, each datagram is a batch of its own.
+    /// The receive buffer grows: see [`worst_case_bytes`](TransportLimits::worst_case_bytes).
+    max_datagram_bytes: u16,
     /// Bytes of frames that all peers of the endpoint together may make it hold: those that are not whole
     /// yet, those of requests and notifications being served, and answers that wait to be sent. Default:
     /// 33,554,432; at least `max_frame_bytes`. At the limit, streams are not read, so that peers wait; 8

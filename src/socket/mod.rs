@@ -8,9 +8,11 @@
 //! An interrupted system call (EINTR) does not come this far, since quinn-udp repeats it.
 
 mod health;
+mod interface;
 mod receive;
 mod receive_buffer;
 mod send;
+mod size;
 
 use std::{
     io::{self, IoSliceMut},
@@ -25,7 +27,15 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-pub(crate) use self::{health::SocketHealth, receive_buffer::enlarge_receive_buffer};
+pub(crate) use self::{
+    health::SocketHealth,
+    interface::largest_of_interface,
+    receive_buffer::enlarge_receive_buffer,
+    size::{
+        DEFAULT_DATAGRAM_BYTES, DatagramSize, LARGEST_DATAGRAM_BYTES, SMALLEST_DATAGRAM_BYTES,
+        largest_of_socket,
+    },
+};
 use self::{
     receive::Receiver,
     send::{SendState, WritePoller},
@@ -39,6 +49,7 @@ pub(crate) struct EndpointSocket {
     health: Arc<SocketHealth>,
     receiver: Receiver,
     send_state: Arc<SendState>,
+    size: DatagramSize,
 }
 
 impl EndpointSocket {
@@ -51,10 +62,10 @@ impl EndpointSocket {
     pub(crate) fn new(
         inner: Arc<dyn AsyncUdpSocket>,
         runtime: Arc<dyn Runtime>,
-        max_datagram_len: usize,
+        size: DatagramSize,
     ) -> Result<Self> {
-        let receiver = Receiver::new(&*inner, runtime, max_datagram_len)?;
-        Ok(Self { inner, health: Arc::default(), receiver, send_state: Arc::default() })
+        let receiver = Receiver::new(&*inner, runtime, size)?;
+        Ok(Self { inner, health: Arc::default(), receiver, send_state: Arc::default(), size })
     }
 
     pub(crate) fn health(&self) -> &Arc<SocketHealth> {
@@ -130,11 +141,11 @@ impl AsyncUdpSocket for EndpointSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments()
+        self.size.transmit_segments(self.inner.max_transmit_segments())
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
+        self.size.receive_segments(self.inner.max_receive_segments())
     }
 
     fn may_fragment(&self) -> bool {
@@ -157,7 +168,7 @@ mod tests {
 
     fn wrap(runtime: Arc<dyn Runtime>, socket: UdpSocket) -> EndpointSocket {
         let inner = runtime.wrap_udp_socket(socket).unwrap();
-        EndpointSocket::new(inner, runtime, 1472).unwrap()
+        EndpointSocket::new(inner, runtime, DatagramSize::new(1452)).unwrap()
     }
 
     /// The next datagrams, split by their stride.
@@ -214,7 +225,7 @@ mod tests {
         let transmit =
             Transmit { destination, ecn: None, contents: &contents, segment_size: Some(1400), src_ip: None };
         sender.try_send(&transmit).unwrap();
-        let socket = EndpointSocket::new(inner, runtime, 1472).unwrap();
+        let socket = EndpointSocket::new(inner, runtime, DatagramSize::new(1452)).unwrap();
         let mut received = Vec::new();
         while received.len() < 20 {
             received.append(&mut block_on(receive(&socket)));

@@ -13,7 +13,7 @@ use std::{
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, udp::RecvMeta};
 
-use super::health::SocketHealth;
+use super::{health::SocketHealth, size::DatagramSize};
 use crate::{
     error::{Error, Result},
     sync::lock,
@@ -83,9 +83,9 @@ impl Receiver {
     pub(super) fn new(
         socket: &dyn AsyncUdpSocket,
         runtime: Arc<dyn Runtime>,
-        max_datagram_len: usize,
+        size: DatagramSize,
     ) -> Result<Self> {
-        let buffered = try_receive(socket, max_datagram_len)?;
+        let buffered = try_receive(socket, size)?;
         let interrupted = AtomicBool::new(buffered.is_some());
         let state = buffered.map_or(ReceiverState::Working, ReceiverState::Buffered);
         let inner = Mutex::new(Inner { state, next_pause: FIRST_PAUSE, paused_until: None });
@@ -201,9 +201,10 @@ impl Receiver {
 }
 
 /// Receives once; `None` if nothing has arrived.
-fn try_receive(socket: &dyn AsyncUdpSocket, max_datagram_len: usize) -> Result<Option<Datagrams>> {
+fn try_receive(socket: &dyn AsyncUdpSocket, size: DatagramSize) -> Result<Option<Datagrams>> {
+    let segments = size.receive_segments(socket.max_receive_segments());
     // As large as quinn's, since the kernel truncates what does not fit.
-    let mut buffer = vec![0; max_datagram_len.saturating_mul(socket.max_receive_segments())];
+    let mut buffer = vec![0; usize::from(size.max_received()).saturating_mul(segments)];
     let mut meta = [RecvMeta::default()];
     // No task has to be woken: quinn polls the socket again.
     let mut cx = Context::from_waker(Waker::noop());

@@ -674,6 +674,20 @@ fn limits_follow_from_the_memory_that_there_is() {
 }
 
 #[test]
+fn datagrams_are_as_large_as_both_sides_say() {
+    let pki = Pki::new();
+    for size in ["auto", "65527", "1200"] {
+        let server = pki.serve(&["--max-datagram", size]);
+        let payload = "x".repeat(100_000);
+        for command in [&["demo.echo", "--params", &payload][..], &["demo.echo", "--max-datagram", "65527"]] {
+            server.ask("call", command).succeeded();
+        }
+        let wrong = server.ask("call", &["demo.echo", "--max-datagram", "65528"]);
+        wrong.failed("max_datagram_bytes is not in 1200 to 65527");
+    }
+}
+
+#[test]
 fn a_command_that_ends_leaves_its_place_to_the_next() {
     let pki = Pki::new();
     let server = pki.serve(&["--max-connections", "1"]);
@@ -1598,6 +1612,8 @@ fn a_node_that_cannot_start_says_why() {
     let any = "127.0.0.1:0";
     serve(empty.path(), &["--listen", any]).failed("error: cannot read");
     serve(pki.dir(), &["--listen", any, "--max-connections", "0"]).failed("max_connections is zero");
+    serve(pki.dir(), &["--listen", any, "--max-datagram", "1199"])
+        .failed("max_datagram_bytes is not in 1200");
     serve(pki.dir(), &["--listen", any, "--memory", "1"]).failed("1048576 bytes are too few");
     for file in ["ca.pem", "server.pem", "server.key"] {
         let whole = fs::read(broken.file(file)).unwrap();

@@ -116,11 +116,19 @@ fn a_first_call_that_does_not_wait_for_confirmation_is_a_round_trip_sooner() {
     assert!(answered(true) >= 6 * one_way);
 }
 
+fn datagrams_of(max_datagram_bytes: u16) -> TransportLimits {
+    patient().to_builder().max_datagram_bytes(max_datagram_bytes).build().unwrap()
+}
+
 /// The path MTU that the client discovers on a path that takes UDP payloads of `mtu` bytes, and how many of
 /// its datagrams were too large.
 fn discovered(mtu: usize) -> (u64, u64) {
+    discovered_with(mtu, patient(), patient())
+}
+
+fn discovered_with(mtu: usize, node: TransportLimits, client: TransportLimits) -> (u64, u64) {
     let pair = Pair::new(0, Link::new().delay(15 * MILLI).mtu(mtu));
-    let (node, client) = (pair.serve(echo(), patient()), pair.dialler(patient()));
+    let (node, client) = (pair.serve(echo(), node), pair.dialler(client));
     pair.sim.run(async {
         let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
         pair.sim.sleep(60 * SECOND).await;
@@ -135,6 +143,64 @@ fn the_largest_datagrams_that_a_path_takes_are_found_by_few_probes() {
     // one that is not.
     assert_eq!(discovered(1372), (1325, 6));
     assert_eq!(discovered(1200), (1200, 12));
+}
+
+#[test]
+fn the_search_ends_at_the_limit_that_was_set_and_finds_less_on_narrower_paths() {
+    let discovered = |mtu, limit| discovered_with(mtu, datagrams_of(limit), datagrams_of(limit));
+    for limit in [1200, 1300, 1452, 4000, 8972, 32_768, 65_507] {
+        let (found, refused) = discovered(usize::MAX, limit);
+        assert_eq!((found, refused), (limit.into(), 0));
+    }
+    // What UDP over IPv4 can send, which ends the search without a probe that is lost.
+    assert_eq!(discovered(usize::MAX, 65_527), (65_507, 0));
+    // Found to within 127 bytes, or nearly.
+    for (mtu, limit) in [(1472, 8972), (1472, 65_527), (8972, 65_527), (8972, 9000)] {
+        let (found, refused) = discovered(mtu, limit);
+        let found = usize::try_from(found).unwrap();
+        assert!((mtu - 260..=mtu).contains(&found) && refused > 0, "{found} of {mtu}, up to {limit}");
+    }
+}
+
+#[test]
+fn a_peer_that_receives_less_is_sent_no_more() {
+    let found = |node, client| discovered_with(usize::MAX, datagrams_of(node), datagrams_of(client)).0;
+    assert_eq!(found(4000, 65_527), 4000);
+    // What the client receives does not limit what it sends.
+    assert_eq!(found(65_527, 4000), 4000);
+    // However small a limit is, what fits Ethernet is received, because a peer may begin with it.
+    assert_eq!((found(1200, 65_527), found(1452, 65_527)), (1472, 1472));
+}
+
+#[test]
+fn a_path_that_narrows_takes_small_datagrams_until_a_new_search_finds_what_fits() {
+    let path = |mtu| Link::new().delay(15 * MILLI).rate(100_000_000).mtu(mtu);
+    let pair = Pair::new(0, path(usize::MAX));
+    let (node, client) = (pair.serve(echo(), datagrams_of(65_527)), pair.dialler(datagrams_of(65_527)));
+    pair.sim.run(async {
+        let connection = client.connect(node.local_addr().unwrap()).await.unwrap();
+        let echoed = async || {
+            let payload = payload(400_000);
+            let begun = pair.sim.now();
+            assert!(connection.call_raw("demo.echo", payload.clone()).await.unwrap() == payload);
+            pair.sim.now() - begun
+        };
+        // Both sides search while nothing else is sent.
+        pair.sim.sleep(60 * SECOND).await;
+        assert_eq!(connection.stats().mtu, 65_507);
+        echoed().await;
+        pair.sim.set_default_link(path(4000));
+        let took = echoed().await;
+        assert!(took < 30 * SECOND, "{took:?}");
+        assert_eq!(connection.stats().mtu, 1200);
+        // The next search begins after a minute, and needs something to be sent.
+        pair.sim.sleep(120 * SECOND).await;
+        let refused = pair.sim.stats().refused;
+        echoed().await;
+        let found = connection.stats().mtu;
+        assert!((3700..=4000).contains(&found), "{found}");
+        assert_eq!(pair.sim.stats().refused, refused, "something was still too large");
+    });
 }
 
 #[test]

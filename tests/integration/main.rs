@@ -46,6 +46,7 @@ mod concurrency;
 mod config;
 #[cfg(unix)]
 mod crash;
+mod datagrams;
 mod deadlines;
 mod describe;
 mod drain;
