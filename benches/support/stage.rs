@@ -82,6 +82,10 @@ impl Stage {
         Identity::from_pem(self.client.0.as_bytes(), self.client.1.as_bytes())
     }
 
+    pub(crate) fn node_identity(&self) -> palyra_quic::Result<Identity> {
+        Identity::from_pem(self.node.0.as_bytes(), self.node.1.as_bytes())
+    }
+
     fn command(&self, executable: &Path, role: &str, kind: Kind, (cert, key): &(String, String)) -> Command {
         let mut command = Command::new(executable);
         command
