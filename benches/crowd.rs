@@ -6,8 +6,8 @@
 //!
 //! `CROWD_CONNECTIONS` is how many there are, 1,024 if unset; `CROWD_IN_FLIGHT` the calls in flight on each,
 //! 4 if unset; `CROWD_CALLS` how many each of these makes, 50 if unset; `CROWD_KIND` the runtime,
-//! `PollRuntime` if unset; and `CROWD_RECEIVE_BUFFER` the bytes of socket buffer that both sides ask for, as by
-//! default if unset.
+//! `PollRuntime` if unset; and `CROWD_RECEIVE_BUFFER` the bytes of socket buffer that both sides ask for, as
+//! by default if unset.
 
 mod support;
 

@@ -354,7 +354,7 @@ fn the_log_says_once_that_a_receive_buffer_is_smaller_than_asked_for() {
     for (asked, expected) in [(1, 0), (u32::MAX, 1)] {
         let collector = Collector::at(Level::DEBUG);
         let obtained = tracing::subscriber::with_default(collector.clone(), || {
-            // The place reports for the first time, which is not heard while another test changes who listens.
+            // The place reports for the first time: not heard while another test changes who listens.
             (0..2).for_each(|_| tracing::callsite::rebuild_interest_cache());
             let limits = TransportLimits::builder().socket_receive_buffer_bytes(asked).build().unwrap();
             let runtime = palyra_quic::PollRuntime::new().unwrap();

@@ -131,8 +131,8 @@ pub(crate) struct Serve {
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Datagrams {
     /// The largest datagram in bytes, without headers: 1200 to 65527, or auto for what the interface takes
-    /// that the socket is bound to, up to 32768. Larger ones are faster on loopback and on networks with jumbo frames, if
-    /// both sides allow them [default: 1452]
+    /// that the socket is bound to, up to 32768. Larger ones are faster on loopback and on networks with
+    /// jumbo frames, if both sides allow them [default: 1452]
     #[arg(long = "max-datagram", value_name = "auto|BYTES")]
     max: Option<MaxDatagram>,
 }
