@@ -224,8 +224,9 @@ limits! {
     /// administrator's to set. [`EndpointStats::receive_buffer_bytes`] is what was obtained. If it is less
     /// than this, the log says so once, at level info.
     ///
-    /// The memory is the system's, and is not part of [`worst_case_bytes`](TransportLimits::worst_case_bytes). It is
-    /// taken only while datagrams wait, of Linux up to twice this, including its own overhead.
+    /// The memory is the system's, and is not part of
+    /// [`worst_case_bytes`](TransportLimits::worst_case_bytes). It is taken only while datagrams wait, of
+    /// Linux up to twice this, including its own overhead.
     ///
     /// [`EndpointStats::receive_buffer_bytes`]: crate::EndpointStats::receive_buffer_bytes
     socket_receive_buffer_bytes: u32,
