@@ -62,9 +62,7 @@ pub(super) async fn watch(
     counters: &Counters,
     socket: &SocketHealth,
 ) {
-    let each = max_unread_pieces(limits.receive_window());
-    let connections = usize::try_from(limits.max_connections()).unwrap_or(usize::MAX);
-    let most = each.saturating_mul(connections.div_ceil(PACKET_PER_PIECES));
+    let (each, most) = tolerated(limits);
     let mut received = 0;
     loop {
         received = socket.received(watched.count() / 2, received).await;
@@ -80,6 +78,14 @@ pub(super) async fn watch(
             link.close(Code::EXCESSIVE_LOAD, "too many unread_watch that cannot be read");
         }
     }
+}
+
+/// How many unread pieces one connection may have, and all of them together before that counts. Fewer where
+/// packets may be larger, since a piece may keep one.
+fn tolerated(limits: &TransportLimits) -> (usize, usize) {
+    let each = max_unread_pieces(limits.receive_window()).div_ceil(limits.datagram_size().times_the_usual());
+    let connections = usize::try_from(limits.max_connections()).unwrap_or(usize::MAX);
+    (each, each.saturating_mul(connections.div_ceil(PACKET_PER_PIECES)))
 }
 
 #[cfg(all(feature = "cert", feature = "sim"))]
@@ -161,6 +167,20 @@ mod tests {
                 assert!(connection.close_reason().is_none());
                 assert_eq!(node.stats().connections_excessive, 0);
             });
+        }
+    }
+
+    #[test]
+    fn pieces_may_keep_as_much_memory_whatever_the_size_of_datagrams() {
+        let kept_by_all = |bytes| {
+            let limits = TransportLimits::builder().max_datagram_bytes(bytes).build().unwrap();
+            super::tolerated(&limits).1 * usize::from(limits.datagram_size().max_received())
+        };
+        let by_default = kept_by_all(1452);
+        assert_eq!(super::tolerated(&TransportLimits::default()), (8192, 8192 * 32));
+        for bytes in [1200, 1473, 8972, 32_768, 65_527] {
+            let kept = kept_by_all(bytes);
+            assert!(kept <= by_default + by_default / 50, "{bytes}: {kept} and {by_default}");
         }
     }
 

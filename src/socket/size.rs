@@ -40,6 +40,11 @@ impl DatagramSize {
         self.max_sent.max(SMALLEST_RECEIVED_BYTES)
     }
 
+    /// How many datagrams of the default size are as large as the largest that is received.
+    pub(crate) fn times_the_usual(self) -> usize {
+        usize::from(self.max_received().div_ceil(SMALLEST_RECEIVED_BYTES))
+    }
+
     /// How many datagrams a batch may have, of those that the socket takes: no more than fit 64 KiB.
     pub(crate) fn transmit_segments(self, of_socket: usize) -> usize {
         of_socket.min(usize::from((LARGEST_BATCH_BYTES / self.max_sent.max(1)).max(1)))
