@@ -33,6 +33,10 @@ struct Sending {
 struct State {
     /// What is to be sent next.
     wanted: Option<Cursor>,
+    /// What the reader has acknowledged last.
+    newest: Option<Cursor>,
+    /// Whether `wanted` was sent before, to another node or on an earlier connection.
+    repeats: bool,
     /// What the peer has confirmed last.
     confirmed: Option<Cursor>,
     /// Why the peer has refused the latest one.
@@ -58,7 +62,7 @@ impl Acks {
         }
         let begins = {
             let mut state = sending.state();
-            state.wanted = Some(cursor);
+            (state.wanted, state.newest, state.repeats) = (Some(cursor), Some(cursor), false);
             !std::mem::replace(&mut state.has_task, true)
         };
         sending.changed.notify(usize::MAX);
@@ -66,6 +70,20 @@ impl Acks {
             let task = Arc::clone(sending);
             sending.client.clock().spawn(async move { task.run().await });
         }
+    }
+
+    /// The subscription has connected: to a node that may not have heard of the latest acknowledgement, or
+    /// may have forgotten it with a crash. One that refuses events until it is acknowledged would wait for
+    /// ever, if the reader waits for the next event.
+    pub(super) fn repeat(&self) {
+        {
+            let state = &mut *self.0.state();
+            if state.wanted.is_some() || state.newest.is_none() {
+                return;
+            }
+            (state.wanted, state.repeats) = (state.newest, true);
+        }
+        self.0.changed.notify(usize::MAX);
     }
 
     pub(super) fn confirmed(&self) -> Option<Cursor> {
@@ -99,9 +117,9 @@ impl Sending {
                 state.wanted.is_some() || state.ends
             };
             wait_until(&self.changed, is_due).await;
-            let (wanted, ends) = {
+            let (wanted, repeats, ends) = {
                 let mut state = self.state();
-                (state.wanted.take(), state.ends)
+                (state.wanted.take(), state.repeats, state.ends)
             };
             let Some(cursor) = wanted else { return };
             let pause = match self.send(cursor).await {
@@ -116,8 +134,11 @@ impl Sending {
                 Err(error) if *error.kind() == ErrorKind::Closed => return,
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(log = &*self.log, %error, "an acknowledgement was refused");
-                    self.state().refused = Some(error);
-                    self.changed.notify(usize::MAX);
+                    // The reader has not acknowledged anything to this node.
+                    if !repeats {
+                        self.state().refused = Some(error);
+                        self.changed.notify(usize::MAX);
+                    }
                     continue;
                 }
                 Err(_) if ends => return,

@@ -110,8 +110,8 @@ impl<T> Subscription<T> {
     /// Acknowledges everything that was handed out, so that the peer need not keep it any longer for the
     /// [consumer](super::Subscribe::consumer) of this subscription. To be called when the events were
     /// processed, as often as one likes: a task of the endpoint sends one acknowledgement at a time, and
-    /// the newest is next. One that is lost with its connection is sent again on the next. Does nothing
-    /// without a consumer.
+    /// the newest is next. Each new connection begins with the latest, since it may be one to another node,
+    /// or to one that has forgotten it in a crash. Does nothing without a consumer.
     ///
     /// A refusal does not end the subscription: [`take_ack_error`](Self::take_ack_error) has it.
     pub fn ack(&self) {
@@ -186,6 +186,9 @@ impl<T> Subscription<T> {
                     let Poll::Ready((inner, item)) = step.as_mut().poll(cx) else { return Poll::Pending };
                     self.cursor = inner.cursor();
                     self.state = State::Idle(inner);
+                    if let (Ok(SubscriptionItem::Connected { .. }), Some(acks)) = (&item, &self.acks) {
+                        acks.repeat();
+                    }
                     return Poll::Ready(self.ends_with(item));
                 }
                 State::Closed => {

@@ -341,6 +341,38 @@ fn what_is_accepted_is_written_where_events_are_refused() {
 }
 
 /// Both copies of the consumers are damaged: those that were lost may need everything.
+/// The next node may have forgotten it in a crash, or have heard of no acknowledgement at all.
+#[test]
+fn the_latest_acknowledgement_is_repeated_to_the_node_that_is_connected_next() {
+    run(async {
+        let (pki, log) = (Pki::new(), bounds().build().unwrap());
+        publish(&log, 3);
+        let serve = || {
+            let router = Router::new().events(log.clone()).consumers(|_, _| true);
+            Endpoint::builder().server(pki.server_tls()).router(router).bind(loopback()).unwrap()
+        };
+        let (first, second) = (serve(), serve());
+        let dialler = Endpoint::builder().client(pki.client_tls()).bind(loopback()).unwrap();
+        let addresses = [&first, &second].map(|node| (node.local_addr().unwrap(), "localhost"));
+        let client = Client::builder(dialler).address(addresses[0]).address(addresses[1]).build().unwrap();
+        let mut subscription = client.subscribe_raw().consumer("reader").open();
+        for expected in 1..=3 {
+            assert_eq!(next_event(&mut subscription).await, expected);
+        }
+        subscription.ack();
+        while subscription.acknowledged() != Some(cursor(&log, 3)) {
+            smol::future::yield_now().await;
+        }
+        assert!(log.drop_consumer("reader").await.unwrap());
+        assert!(log.consumers().is_empty());
+        first.shutdown(Duration::ZERO).await;
+        while log.consumers().is_empty() {
+            smol::future::or(async { drop(subscription.next_raw().await) }, smol::future::yield_now()).await;
+        }
+        assert_eq!(log.consumers()[0].acknowledged, 3);
+    });
+}
+
 #[test]
 fn lost_consumers_are_not_forgotten_when_others_come_back() {
     let directory = Directory::new("damage");
