@@ -1,7 +1,6 @@
 //! Tasks, run one at a time in an order that the seed chooses.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, Weak},
@@ -26,12 +25,40 @@ struct Ready {
     rng: Rng,
 }
 
-/// The wakers of the tasks that have not ended, by the order in which they were spawned. A task may wait for
-/// something that nobody but itself holds, and then this is the only way to it.
+/// The wakers of the tasks that have not ended. A task may wait for something that nobody but itself holds,
+/// and then this is the only way to it.
 #[derive(Default)]
 struct Unfinished {
-    wakers: BTreeMap<u64, Waker>,
-    next_id: u64,
+    wakers: Vec<Option<Waker>>,
+    /// Where in `wakers` there is none.
+    free: Vec<usize>,
+}
+
+impl Unfinished {
+    /// A place for the waker of a task.
+    fn reserve(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            self.wakers.len() - 1
+        })
+    }
+
+    fn set(&mut self, place: usize, waker: Waker) {
+        if let Some(at) = self.wakers.get_mut(place) {
+            *at = Some(waker);
+        }
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Waker> {
+        let at = self.wakers.get_mut(place)?;
+        self.free.push(place);
+        at.take()
+    }
+
+    fn take_all(&mut self) -> Vec<Option<Waker>> {
+        self.free.clear();
+        std::mem::take(&mut self.wakers)
+    }
 }
 
 impl Executor {
@@ -42,12 +69,8 @@ impl Executor {
 
     /// Makes the future a task, which is ready.
     pub(super) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let id = {
-            let mut unfinished = lock(&self.0.unfinished);
-            unfinished.next_id += 1;
-            unfinished.next_id
-        };
-        let ended = RemoveOnDrop { tasks: Arc::downgrade(&self.0), id };
+        let place = lock(&self.0.unfinished).reserve();
+        let ended = RemoveOnDrop { tasks: Arc::downgrade(&self.0), place };
         let future = async move {
             let _ended = ended;
             future.await;
@@ -59,7 +82,7 @@ impl Executor {
             }
         };
         let (runnable, task) = async_task::spawn(future, schedule);
-        lock(&self.0.unfinished).wakers.insert(id, runnable.waker());
+        lock(&self.0.unfinished).set(place, runnable.waker());
         task.detach();
         runnable.schedule();
     }
@@ -82,21 +105,21 @@ impl Executor {
 
     /// Takes all tasks out: one that is not run ends when it is dropped.
     pub(super) fn clear(&self) -> Vec<Runnable> {
-        let wakers = std::mem::take(&mut lock(&self.0.unfinished).wakers);
-        wakers.into_values().for_each(Waker::wake);
+        let wakers = lock(&self.0.unfinished).take_all();
+        wakers.into_iter().flatten().for_each(Waker::wake);
         std::mem::take(&mut lock(&self.0.ready).runnables)
     }
 }
 
 struct RemoveOnDrop {
     tasks: Weak<Tasks>,
-    id: u64,
+    place: usize,
 }
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let Some(tasks) = self.tasks.upgrade() else { return };
-        let waker = lock(&tasks.unfinished).wakers.remove(&self.id);
+        let waker = lock(&tasks.unfinished).remove(self.place);
         drop(waker);
     }
 }
