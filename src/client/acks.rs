@@ -35,8 +35,8 @@ struct State {
     wanted: Option<Cursor>,
     /// What the reader has acknowledged last.
     newest: Option<Cursor>,
-    /// Whether `wanted` was sent before, to another node or on an earlier connection.
-    repeats: bool,
+    /// Whether a peer has confirmed or refused `newest`.
+    is_answered: bool,
     /// What the peer has confirmed last.
     confirmed: Option<Cursor>,
     /// Why the peer has refused the latest one.
@@ -62,7 +62,7 @@ impl Acks {
         }
         let begins = {
             let mut state = sending.state();
-            (state.wanted, state.newest, state.repeats) = (Some(cursor), Some(cursor), false);
+            (state.wanted, state.newest, state.is_answered) = (Some(cursor), Some(cursor), false);
             !std::mem::replace(&mut state.has_task, true)
         };
         sending.changed.notify(usize::MAX);
@@ -77,11 +77,11 @@ impl Acks {
     /// ever, if the reader waits for the next event.
     pub(super) fn repeat(&self) {
         {
-            let state = &mut *self.0.state();
+            let mut state = self.0.state();
             if state.wanted.is_some() || state.newest.is_none() {
                 return;
             }
-            (state.wanted, state.repeats) = (state.newest, true);
+            state.wanted = state.newest;
         }
         self.0.changed.notify(usize::MAX);
     }
@@ -117,28 +117,21 @@ impl Sending {
                 state.wanted.is_some() || state.ends
             };
             wait_until(&self.changed, is_due).await;
-            let (wanted, repeats, ends) = {
+            let (wanted, ends) = {
                 let mut state = self.state();
-                (state.wanted.take(), state.repeats, state.ends)
+                (state.wanted.take(), state.ends)
             };
             let Some(cursor) = wanted else { return };
             let pause = match self.send(cursor).await {
                 Ok(()) => {
-                    let mut state = self.state();
-                    (state.confirmed, state.refused) = (Some(cursor), None);
-                    drop(state);
-                    self.changed.notify(usize::MAX);
+                    self.answered(cursor, Ok(()));
                     continue;
                 }
                 // The endpoint has ended.
                 Err(error) if *error.kind() == ErrorKind::Closed => return,
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(log = &*self.log, %error, "an acknowledgement was refused");
-                    // The reader has not acknowledged anything to this node.
-                    if !repeats {
-                        self.state().refused = Some(error);
-                        self.changed.notify(usize::MAX);
-                    }
+                    self.answered(cursor, Err(error));
                     continue;
                 }
                 Err(_) if ends => return,
@@ -148,6 +141,21 @@ impl Sending {
             self.state().wanted.get_or_insert(cursor);
             self.client.clock().sleep(pause).await;
         }
+    }
+
+    /// The reader learns of a refusal once, and not of those by the nodes that are connected later.
+    fn answered(&self, cursor: Cursor, answer: Result<()>) {
+        {
+            let mut state = self.state();
+            let was_answered = state.is_answered;
+            state.is_answered |= state.newest == Some(cursor);
+            match answer {
+                Ok(()) => (state.confirmed, state.refused) = (Some(cursor), None),
+                Err(_) if was_answered => return,
+                Err(error) => state.refused = Some(error),
+            }
+        }
+        self.changed.notify(usize::MAX);
     }
 
     async fn send(&self, cursor: Cursor) -> Result<()> {
