@@ -11,7 +11,7 @@ use std::{
 
 use quinn::{Side, StreamId};
 use tracing::{
-    Level, Span, debug_span,
+    Instrument, Level, Span, debug_span,
     field::{Empty, display},
     level_filters::LevelFilter,
 };
@@ -104,6 +104,11 @@ pub(crate) fn call(
 /// on.
 fn where_wanted(make: impl FnOnce() -> Span) -> Span {
     if Level::DEBUG <= LevelFilter::current() { make() } else { Span::none() }
+}
+
+/// Polls `future` within the span, or by itself if nobody listens: to enter no span costs something, too.
+pub(crate) async fn within<F: Future + Unpin>(span: &Span, future: F) -> F::Output {
+    if span.is_disabled() { future.await } else { future.instrument(span.clone()).await }
 }
 
 /// Fills in a field, without doing anything where nobody listens.

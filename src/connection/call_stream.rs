@@ -1,34 +1,32 @@
 //! The stream of a pipeline: what writes its calls and reads their answers.
 
 use std::{
-    collections::VecDeque,
     mem,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 use futures_lite::future;
 
 use super::{
     Connection,
     answer::{Deadline, DecodedResponse, decode, read, remote_error, timed_out, violated},
+    pending_calls::PendingCalls,
     takes_items,
 };
 use crate::{
     code::Code,
     error::{Error, ErrorKind, Result},
     frame,
-    link::Link,
-    message::{Codec, Item, Request, Response},
+    link::{Link, OutstandingGuard},
+    message::{Codec, Request, Response},
     stream::{FrameReader, FrameWriter},
-    sync::{lock, wait_until},
+    sync::lock,
 };
-
-/// Callers wait while this many bytes of calls wait to be written: enough for large packets.
-const MAX_UNWRITTEN: usize = 64 * 1024;
 
 /// Calls of one method on one stream. A task writes and reads, so that no caller depends on another one's
 /// being polled.
@@ -37,15 +35,14 @@ pub(super) struct CallStream {
     state: Mutex<State>,
     /// Notified when what waited has been taken to be written, and when the stream has ended.
     emptied: Event,
+    ended: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    /// The frames of the calls that wait to be written, one after another.
-    frames: Vec<u8>,
-    unsent: Vec<Unsent>,
-    /// The calls that were taken to be written and have no answer, in their order.
-    unanswered: VecDeque<Arc<Slot>>,
+    calls: PendingCalls<Answer>,
+    /// Held while a caller waits.
+    outstanding: Option<OutstandingGuard>,
     /// The first answer, if it says that nothing has run, and is the only one: the peer refuses either the
     /// first call or the whole stream.
     refusal: Option<Error>,
@@ -55,12 +52,6 @@ struct State {
     end: Option<End>,
     /// Wakes the task, which waits for something to write.
     driver: Option<Waker>,
-}
-
-/// A call that waits to be written.
-struct Unsent {
-    slot: Arc<Slot>,
-    frame_len: usize,
 }
 
 /// Why no more calls are taken.
@@ -87,24 +78,11 @@ pub(super) enum Answer {
     NotTaken(Option<Error>),
 }
 
-/// Where a caller finds its answer.
-#[derive(Default)]
-struct Slot(Mutex<SlotState>);
-
-#[derive(Default)]
-struct SlotState {
-    progress: Progress,
-    answer: Option<Answer>,
-    caller: Option<Waker>,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+/// How far a call has come.
 enum Progress {
-    #[default]
-    Unsent,
-    Sent,
-    /// The caller left before the call was sent, so it is not sent.
-    Withdrawn,
+    Answered(Answer),
+    /// Too many bytes wait to be written. The listener hears when they have been taken.
+    Full(EventListener),
 }
 
 impl CallStream {
@@ -112,14 +90,19 @@ impl CallStream {
     pub(super) fn open(connection: &Connection, method: &str) -> Arc<Self> {
         let link = Arc::clone(connection.link());
         let clock = link.clock().clone();
-        let stream = Arc::new(Self { link, state: Mutex::default(), emptied: Event::new() });
+        let stream = Arc::new(Self {
+            link,
+            state: Mutex::default(),
+            emptied: Event::new(),
+            ended: AtomicBool::new(false),
+        });
         let driver = Driver { stream: Arc::clone(&stream), method: method.into() };
         clock.spawn(async move { driver.run().await });
         stream
     }
 
     pub(super) fn takes_calls(&self) -> bool {
-        self.state().end.is_none()
+        !self.ended.load(Ordering::Acquire)
     }
 
     /// Resolves when the call is answered, or when its time is over. A call that is dropped before it was
@@ -128,51 +111,14 @@ impl CallStream {
     /// # Errors
     ///
     /// `MessageTooLarge` if the parameters do not fit a frame.
-    pub(super) async fn call(&self, params: &Bytes, deadline: Deadline) -> Result<Answer> {
+    pub(super) async fn call(&self, params: &[u8], deadline: Deadline) -> Result<Answer> {
         let clock = self.link.clock();
-        let call = Caller(Arc::default());
-        let answered = async {
-            match self.enqueue(&call.0, params).await? {
-                Some(answer) => Ok(answer),
-                None => {
-                    self.link.counters().calls.add();
-                    Ok(Wait(&call.0).await)
-                }
-            }
-        };
-        let answered = clock.timeout_at(deadline, answered).await;
+        let mut caller = Caller { stream: self, key: None };
+        let answered = clock.timeout_at(deadline, caller.call(params)).await;
         answered.unwrap_or_else(|_elapsed| {
             let error = timed_out(clock);
-            Ok(Answer::Failed(if call.0.withdraw() { error } else { error.after_request() }))
+            Ok(Answer::Failed(if caller.leave() { error.after_request() } else { error }))
         })
-    }
-
-    /// Adds a call to those that wait to be written, or gives what ends it immediately. Waits while too many
-    /// bytes wait.
-    async fn enqueue(&self, slot: &Arc<Slot>, params: &Bytes) -> Result<Option<Answer>> {
-        let item = Item { params: (!params.is_empty()).then(|| params.clone()), ..Item::default() };
-        let max = self.link.limits().max_frame_len();
-        let is_full = |state: &State| state.end.is_none() && state.frames.len() >= MAX_UNWRITTEN;
-        loop {
-            wait_until(&self.emptied, || !is_full(&self.state())).await;
-            let mut state = self.state();
-            if is_full(&state) {
-                continue;
-            }
-            match &state.end {
-                Some(End::Finished) => return Ok(Some(Answer::NotTaken(state.duplicate_refusal()))),
-                Some(End::Failed(error)) => return Ok(Some(Answer::Failed(error.duplicate()))),
-                None => {}
-            }
-            let before = state.frames.len();
-            frame::append(&mut state.frames, max, |out| item.encode(Codec::Cbor, out).map_err(Error::from))?;
-            let frame_len = state.frames.len() - before;
-            state.unsent.push(Unsent { slot: Arc::clone(slot), frame_len });
-            let driver = state.driver.take();
-            drop(state);
-            wake(driver);
-            return Ok(None);
-        }
     }
 
     /// Ends the stream when the calls that are waited for are answered.
@@ -187,9 +133,9 @@ impl CallStream {
 
     /// Gives the next answer to the call that it belongs to.
     fn answer(&self, response: Response) -> Result<()> {
-        let slot = {
+        let caller = {
             let mut state = self.state();
-            let Some(slot) = state.unanswered.pop_front() else {
+            let Some(key) = state.calls.next_unanswered() else {
                 return Err(Error::protocol("more answers than calls"));
             };
             state.refusal = match &response {
@@ -199,55 +145,52 @@ impl CallStream {
                 _ => None,
             };
             state.has_answer = true;
-            slot
+            state.calls.answer(key, Answer::Response(response))
         };
-        slot.fill(Answer::Response(response));
+        wake(caller);
         Ok(())
     }
 
     /// What is to be written, as soon as something is.
     fn poll_write(&self, cx: &mut Context<'_>) -> Poll<NextWrite> {
-        let frames = {
+        let (frames, calls) = {
             let mut state = self.state();
             if state.finishing {
                 // Nobody waits for calls that were not sent, nor for answers.
-                let all_answered = state.unanswered.is_empty();
+                let all_answered = state.calls.all_answered();
                 return Poll::Ready(if all_answered { NextWrite::End } else { NextWrite::Reset });
             }
-            let frames = state.take_unsent();
-            if frames.is_empty() {
+            let unsent = state.calls.take_unsent();
+            if unsent.0.is_empty() {
                 state.driver = Some(cx.waker().clone());
             }
-            frames
+            unsent
         };
         self.emptied.notify(usize::MAX);
-        if frames.is_empty() { Poll::Pending } else { Poll::Ready(NextWrite::Calls(frames)) }
+        if frames.is_empty() {
+            return Poll::Pending;
+        }
+        self.link.counters().calls.add_many(calls);
+        Poll::Ready(NextWrite::Calls(frames))
     }
 
     /// No more answers come.
     fn end(&self, end: End) {
-        let (unanswered, unsent, refusal) = {
+        let callers = {
             let mut state = self.state();
-            state.frames = Vec::new();
             state.end.get_or_insert_with(|| match &end {
                 End::Finished => End::Finished,
                 End::Failed(error) => End::Failed(error.duplicate()),
             });
-            (mem::take(&mut state.unanswered), mem::take(&mut state.unsent), state.duplicate_refusal())
-        };
-        let not_taken = || Answer::NotTaken(refusal.as_ref().map(Error::duplicate));
-        for slot in unanswered {
-            slot.fill(match &end {
-                End::Finished => not_taken(),
-                End::Failed(error) => Answer::Failed(error.duplicate().after_request()),
-            });
-        }
-        for Unsent { slot, .. } in unsent {
-            slot.fill(match &end {
-                End::Finished => not_taken(),
+            self.ended.store(true, Ordering::Release);
+            let refusal = state.duplicate_refusal();
+            state.calls.answer_all(|sent| match &end {
+                End::Finished => Answer::NotTaken(refusal.as_ref().map(Error::duplicate)),
+                End::Failed(error) if sent => Answer::Failed(error.duplicate().after_request()),
                 End::Failed(error) => Answer::Failed(error.duplicate()),
-            });
-        }
+            })
+        };
+        callers.into_iter().for_each(Waker::wake);
         self.emptied.notify(usize::MAX);
     }
 
@@ -257,23 +200,17 @@ impl CallStream {
 }
 
 impl State {
-    /// The frames of the calls that somebody waits for, which are sent from now on.
-    fn take_unsent(&mut self) -> Vec<u8> {
-        let mut frames = mem::take(&mut self.frames);
-        let (mut start, mut kept) = (0, 0);
-        for Unsent { slot, frame_len } in self.unsent.drain(..) {
-            let frame = start..start + frame_len;
-            start = frame.end;
-            if slot.send() {
-                if kept < frame.start {
-                    frames.copy_within(frame, kept);
-                }
-                kept += frame_len;
-                self.unanswered.push_back(slot);
-            }
-        }
-        frames.truncate(kept);
-        frames
+    /// Why no more calls are taken, if the stream has ended.
+    fn ended(&self) -> Option<Answer> {
+        Some(match self.end.as_ref()? {
+            End::Finished => Answer::NotTaken(self.duplicate_refusal()),
+            End::Failed(error) => Answer::Failed(error.duplicate()),
+        })
+    }
+
+    /// What is to be dropped when the last caller has left.
+    fn no_longer_outstanding(&mut self) -> Option<OutstandingGuard> {
+        if self.calls.has_callers() { None } else { self.outstanding.take() }
     }
 
     fn duplicate_refusal(&self) -> Option<Error> {
@@ -358,67 +295,75 @@ impl Drop for Driver {
     }
 }
 
-impl Slot {
-    /// Whether somebody waits for the call. Then it counts as sent.
-    fn send(&self) -> bool {
-        self.proceed(Progress::Sent)
-    }
+/// One call. It is not sent if this is dropped before it was.
+struct Caller<'a> {
+    stream: &'a CallStream,
+    /// Once the call waits to be written, until it is answered.
+    key: Option<usize>,
+}
 
-    /// Whether the call has not been sent. Then it never is.
-    fn withdraw(&self) -> bool {
-        self.proceed(Progress::Withdrawn)
-    }
-
-    /// Makes of a call that is not sent what `to` says. Says whether it is that now.
-    fn proceed(&self, to: Progress) -> bool {
-        let mut state = lock(&self.0);
-        if state.progress == Progress::Unsent {
-            state.progress = to;
+impl Caller<'_> {
+    async fn call(&mut self, params: &[u8]) -> Result<Answer> {
+        loop {
+            match future::poll_fn(|cx| self.poll(params, cx)).await? {
+                Progress::Answered(answer) => return Ok(answer),
+                Progress::Full(emptied) => {
+                    let _outstanding = OutstandingGuard::new(&self.stream.link);
+                    emptied.await;
+                }
+            }
         }
-        state.progress == to
     }
 
-    fn fill(&self, answer: Answer) {
-        let caller = {
-            let mut state = lock(&self.0);
-            state.answer = Some(answer);
-            state.caller.take()
-        };
-        wake(caller);
+    /// Adds the call to those that wait to be written, or gives its answer.
+    fn poll(&mut self, params: &[u8], cx: &mut Context<'_>) -> Poll<Result<Progress>> {
+        let CallStream { link, emptied, .. } = self.stream;
+        let mut state = self.stream.state();
+        if let Some(key) = self.key {
+            let Poll::Ready(answer) = state.calls.poll_answer(key, cx) else { return Poll::Pending };
+            self.key = None;
+            let outstanding = state.no_longer_outstanding();
+            drop(state);
+            drop(outstanding);
+            return Poll::Ready(Ok(Progress::Answered(answer)));
+        }
+        if let Some(ended) = state.ended() {
+            return Poll::Ready(Ok(Progress::Answered(ended)));
+        }
+        if state.calls.is_full() {
+            return Poll::Ready(Ok(Progress::Full(emptied.listen())));
+        }
+        self.key = Some(state.calls.add(params, link.limits().max_frame_len(), cx.waker())?);
+        if state.outstanding.is_none() {
+            state.outstanding = Some(OutstandingGuard::new(link));
+        }
+        let driver = state.driver.take();
+        drop(state);
+        wake(driver);
+        Poll::Pending
+    }
+
+    /// Waits for the answer no more. Says whether the call was sent.
+    fn leave(&mut self) -> bool {
+        let Some(key) = self.key.take() else { return false };
+        let mut state = self.stream.state();
+        let (sent, caller) = state.calls.leave(key);
+        let outstanding = state.no_longer_outstanding();
+        drop(state);
+        // Not under the lock, since dropping a waker may run anything.
+        drop((caller, outstanding));
+        sent
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
-    }
-}
-
-/// Withdraws its call when it is dropped.
-struct Caller(Arc<Slot>);
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        self.0.withdraw();
-    }
-}
-
-struct Wait<'a>(&'a Slot);
-
-impl Future for Wait<'_> {
-    type Output = Answer;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        let mut state = lock(&self.0.0);
-        match state.answer.take() {
-            Some(answer) => Poll::Ready(answer),
-            None => {
-                match &mut state.caller {
-                    Some(caller) => caller.clone_from(cx.waker()),
-                    none => *none = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
-        }
     }
 }

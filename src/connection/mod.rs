@@ -18,6 +18,8 @@ mod items_call;
 mod notify;
 mod outgoing;
 #[cfg(feature = "streams")]
+mod pending_calls;
+#[cfg(feature = "streams")]
 mod pipeline;
 mod reader;
 mod responses;

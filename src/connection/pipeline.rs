@@ -3,13 +3,13 @@
 use std::{
     fmt,
     marker::PhantomData,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
-use tracing::Instrument;
 
 use super::{
     Connection,
@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    link::OutstandingGuard,
     message::{Codec, Response},
     method::{Method, MethodKind, MethodName},
     span,
@@ -107,8 +106,7 @@ impl<P: ?Sized, T> Pipeline<P, T> {
         let Shared { connection, method, .. } = &*self.shared;
         let link = connection.link();
         let span = span::call(|| link.remote_address(), link.peer(), method, Codec::Cbor);
-        let answered = async {
-            let _outstanding = OutstandingGuard::new(link);
+        let answered = pin!(async {
             let deadline = self.timeout.map(|timeout| link.clock().deadline(timeout));
             let calling = self.shared.call(&params, deadline);
             if link.call_interceptors().is_empty() {
@@ -118,8 +116,8 @@ impl<P: ?Sized, T> Pipeline<P, T> {
             let intercepted = Intercepted::new(link, MethodKind::Unary, method, sent, None, deadline);
             let answer = intercepted.answer(async { Ok(Response::result(Some(calling.await?))) });
             payload(Box::pin(answer).await?)
-        };
-        let answered = answered.instrument(span.clone()).await;
+        });
+        let answered = span::within(&span, answered).await;
         record_end(&span, answered.as_ref().err());
         answered.map_err(|error| link.name(error, method))
     }
@@ -148,7 +146,7 @@ impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
 }
 
 impl Shared {
-    async fn call(&self, params: &Bytes, deadline: Deadline) -> Result<Bytes> {
+    async fn call(&self, params: &[u8], deadline: Deadline) -> Result<Bytes> {
         let mut repeated = false;
         loop {
             let answer = self.stream().call(params, deadline).await?;

@@ -45,12 +45,6 @@ impl<'a> MapWriter<'a> {
         debug_assert!(key < 24, "the keys of messages are heads of one byte");
         self.out.push(key);
     }
-
-    fn string(&mut self, major: u8, content: &[u8]) {
-        // On no platform does a length have more than 64 bits.
-        put_head(self.out, major, u64::try_from(content.len()).unwrap_or(u64::MAX));
-        self.out.extend_from_slice(content);
-    }
 }
 
 impl FieldWriter for MapWriter<'_> {
@@ -66,17 +60,17 @@ impl FieldWriter for MapWriter<'_> {
 
     fn text(&mut self, key: u8, _name: &'static str, value: &str) {
         self.key(key);
-        self.string(TEXT, value.as_bytes());
+        put_string(self.out, TEXT, value.as_bytes());
     }
 
     fn bytes(&mut self, key: u8, _name: &'static str, value: &[u8]) {
         self.key(key);
-        self.string(BYTES, value);
+        put_bytes(self.out, value);
     }
 
     fn trace(&mut self, trace: &TraceContext) {
         self.key(TRACE_KEY);
-        self.string(BYTES, &trace.to_bytes());
+        put_bytes(self.out, &trace.to_bytes());
     }
 }
 
@@ -90,6 +84,17 @@ pub(super) const ARRAY: u8 = 4;
 pub(super) const MAP: u8 = 5;
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
+
+/// Writes a byte string.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_string(out, BYTES, bytes);
+}
+
+fn put_string(out: &mut Vec<u8>, major: u8, content: &[u8]) {
+    // On no platform does a length have more than 64 bits.
+    put_head(out, major, u64::try_from(content.len()).unwrap_or(u64::MAX));
+    out.extend_from_slice(content);
+}
 
 /// Writes a major type and its argument in as few bytes as it takes (RFC 8949, section 4.2.1).
 ///

@@ -86,8 +86,22 @@ impl Item {
     }
 }
 
+/// Writes an item in CBOR from its parameters, behind the bytes that `out` holds already. Empty parameters are
+/// left out.
+#[cfg(feature = "streams")]
+pub(crate) fn encode_item(params: &[u8], out: &mut Vec<u8>) {
+    if params.is_empty() {
+        out.push(EMPTY_MAP);
+    } else {
+        out.extend_from_slice(PARAMS);
+        cbor::put_bytes(out, params);
+    }
+}
+
 /// A map of one pair, up to its value.
 const PARAMS: &[u8] = b"\xa1\x03";
+#[cfg(feature = "streams")]
+const EMPTY_MAP: u8 = 0xa0;
 
 impl Message for Item {
     fn write(&self, fields: &mut impl FieldWriter) {
@@ -159,6 +173,18 @@ mod tests {
     }
 
     proptest! {
+        #[cfg(feature = "streams")]
+        #[test]
+        fn an_item_is_the_same_whether_made_of_its_parameters_or_field_by_field(
+            params in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let item = if params.is_empty() { Item::default() } else { Item::new(params.clone()) };
+            let (mut body, mut expected) = (vec![1], vec![1]);
+            encode_item(&params, &mut body);
+            item.encode(Codec::Cbor, &mut expected).unwrap();
+            prop_assert_eq!(body, expected);
+        }
+
         #[test]
         fn what_is_read_at_a_glance_is_what_a_thorough_look_finds(
             params in prop::collection::vec(any::<u8>(), 0..300),

@@ -30,6 +30,8 @@ pub(crate) use self::ack::AckEvents;
 pub(crate) use self::codec::is_json;
 pub(crate) use self::description::{DescribedLimits, encode_description};
 pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
+#[cfg(feature = "streams")]
+pub(crate) use self::item::encode_item;
 pub(crate) use self::request::Additions;
 #[cfg(any(fuzzing, feature = "__internals"))]
 pub use self::validate::validate_body;

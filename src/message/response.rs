@@ -141,7 +141,15 @@ impl Response {
     /// [`JsonError::Disabled`](super::JsonError::Disabled) for JSON where this build has none; `out` is then
     /// untouched.
     pub fn encode(&self, codec: Codec, out: &mut Vec<u8>) -> Result<(), MessageError> {
-        codec.write(self, out)
+        match (codec, self) {
+            (Codec::Cbor, Self::Result { payload: Some(payload) }) => {
+                out.push(MAP_OF_4);
+                out.extend_from_slice(RESULT);
+                cbor::put_bytes(out, payload);
+                Ok(())
+            }
+            _ => codec.write(self, out),
+        }
     }
 
     /// Reads a body of either encoding. With CBOR, payloads share the memory of `body`.
