@@ -295,6 +295,18 @@ impl Charge {
         }
     }
 
+    /// Counts `bytes` in all, unless it counts more already, if there is room.
+    #[cfg(feature = "streams")]
+    pub(crate) fn try_reserve_up_to(&mut self, bytes: usize) -> bool {
+        bytes <= self.bytes || self.try_reserve(bytes - self.bytes)
+    }
+
+    /// The same, whether there is room or not.
+    #[cfg(feature = "streams")]
+    pub(crate) fn add_up_to(&mut self, bytes: usize) {
+        self.add(bytes.saturating_sub(self.bytes));
+    }
+
     /// This charge, which leaves an empty one in its place.
     pub(crate) fn take(&mut self) -> Self {
         let Self { share, bytes, outlasts } = self;

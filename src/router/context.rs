@@ -196,6 +196,10 @@ pub(crate) struct ExchangeGuard(Context);
 impl Drop for ExchangeGuard {
     fn drop(&mut self) {
         let inner = &self.0.inner;
+        // Most handlers keep nothing of it, and then nobody is left to ask.
+        if Arc::strong_count(inner) == 1 {
+            return;
+        }
         inner.over.store(true, Ordering::SeqCst);
         if inner.is_awaited.load(Ordering::SeqCst) {
             inner.ended.notify(usize::MAX);

@@ -26,7 +26,7 @@ use crate::{
     code::Code,
     error::{Error, Result},
     frame,
-    message::{Item, MessageError, Response, TraceContext},
+    message::{Item, MessageError, Response, TraceContext, WireError},
     router::{Context, Handler, MethodError, Registration, ResponseSize, Unary},
     runtime::Clock,
     span::record,
@@ -74,8 +74,7 @@ pub(super) async fn serve(
     let limit = timeout.unwrap_or(exchange.node.limits.handler_timeout());
     let given_up = writer.given_up();
     let ended = {
-        let charge = exchange.link.allowance().charge();
-        let answers = Answers { exchange, writer: &mut writer, frames: Vec::new(), charge };
+        let answers = Answers::new(exchange, &mut writer);
         Pipeline { exchange, handler, response_size, limit, answers, given_up: pin!(given_up) }
             .serve(first, &mut reader)
             .await
@@ -163,6 +162,11 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             if let Err(ended) = served {
                 return ended;
             }
+            if self.answers.are_many()
+                && let Err(ended) = self.answers.flush().await
+            {
+                return ended;
+            }
             in_a_row += 1;
             if in_a_row == CALLS_IN_A_ROW {
                 in_a_row = 0;
@@ -214,7 +218,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         });
         match params {
             Ok(params) => self.call(params, None).await,
-            Err(refusal) => self.answers.add(&refuse(self.exchange, refusal)).await,
+            Err(refusal) => self.answers.add(&refuse(self.exchange, refusal)),
         }
     }
 
@@ -226,34 +230,30 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
     ) -> std::result::Result<(), PipelineEnd> {
         let ExchangeState { node, link, expires, .. } = self.exchange;
         if self.exchange.expires_within_a_round_trip() {
-            return self.answers.add(&expired()).await;
+            return self.answers.add(&expired());
         }
         let deadline = Clock::after(node.clock.now(), self.limit);
         let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
-        let mut room = link.allowance().charge();
-        let outcome = if room.try_reserve(self.response_size.expected()) {
-            self.run(params, trace, deadline).await?
-        } else {
+        if !self.answers.try_reserve(self.response_size.expected()) {
             self.answers.flush().await?;
-            let expected = self.response_size.expected();
-            let turn = wait_for_room(self.exchange, &mut room, expected, deadline, self.answers.writer);
+            let turn = self.answers.reserve(self.response_size.expected(), deadline);
             match Box::pin(turn).await {
-                Ok(()) => self.run(params, trace, deadline).await?,
-                Err(outcome) => outcome,
+                Ok(()) => {}
+                Err(Outcome::GivenUp(code)) => return Err(stopped(self.exchange, code)),
+                Err(_) => return self.answers.add(&expired()),
             }
-        };
-        drop(room);
-        let response = match outcome {
-            Outcome::Returned(Ok(response)) => response.unwrap_or_else(|| Response::result(None)),
+        }
+        let response = match self.run(params, trace, deadline).await? {
+            Outcome::Returned(Ok(payload)) => Response::result(Some(payload)),
             Outcome::Returned(Err(error)) => error.of_handler().into_response(),
-            Outcome::TimedOut => expired_while_running(),
+            Outcome::TimedOut => MethodError::new(WireError::DeadlineExceeded).into_response(),
             Outcome::GivenUp(code) => return Err(stopped(self.exchange, code)),
             Outcome::Panicked => {
                 tracing::warn!(remote = %link.remote_address(), "a handler panicked");
                 MethodError::internal("the handler failed").into_response()
             }
         };
-        self.answers.add(&response).await
+        self.answers.add(&response)
     }
 
     async fn run(
@@ -261,7 +261,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         params: Bytes,
         trace: Option<TraceContext>,
         deadline: Instant,
-    ) -> std::result::Result<Outcome<Option<Response>>, PipelineEnd> {
+    ) -> std::result::Result<Outcome<Bytes>, PipelineEnd> {
         let Self { exchange, handler, response_size, answers, given_up, .. } = self;
         let context = Context::traced(exchange.link.clone(), Some(deadline), trace);
         let _guard = context.guard();
@@ -285,7 +285,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         if let Outcome::Returned(Ok(payload)) = &outcome {
             response_size.observe(payload.len());
         }
-        Ok(outcome.map(|payload| Some(Response::Result { payload: Some(payload) })))
+        Ok(outcome)
     }
 }
 
@@ -294,17 +294,54 @@ struct Answers<'a> {
     exchange: &'a ExchangeState<'a>,
     writer: &'a mut FrameWriter,
     frames: Vec<u8>,
-    /// For the frames.
+    /// For the memory of the frames, and for the answer to come. At least: what a call needed no more is kept
+    /// for those after it, until the answers are written.
     charge: Charge,
+    /// Of the charge, what is for the answer to come.
+    reserved: usize,
+    /// How long the frames were that were written last.
+    written: usize,
 }
 
-impl Answers<'_> {
-    async fn add(&mut self, response: &Response) -> std::result::Result<(), PipelineEnd> {
+impl<'a> Answers<'a> {
+    fn new(exchange: &'a ExchangeState<'a>, writer: &'a mut FrameWriter) -> Self {
+        let charge = exchange.link.allowance().charge();
+        Self { exchange, writer, frames: Vec::new(), charge, reserved: 0, written: 0 }
+    }
+
+    /// Whether they are to be written though more calls have arrived.
+    fn are_many(&self) -> bool {
+        self.frames.len() >= WRITE_BYTES
+    }
+
+    /// Counts the bytes of the answer to come, if there is room for them.
+    fn try_reserve(&mut self, bytes: usize) -> bool {
+        let reserved = self.charge.try_reserve_up_to(self.frames.capacity() + bytes);
+        self.reserved = if reserved { bytes } else { 0 };
+        reserved
+    }
+
+    /// The same once there is room, unless the deadline comes first or the caller leaves.
+    async fn reserve(
+        &mut self,
+        bytes: usize,
+        deadline: Instant,
+    ) -> std::result::Result<(), Outcome<Option<Response>>> {
+        let Self { exchange, writer, charge, .. } = self;
+        wait_for_room(exchange, charge, bytes, deadline, writer).await?;
+        self.reserved = bytes;
+        Ok(())
+    }
+
+    fn add(&mut self, response: &Response) -> std::result::Result<(), PipelineEnd> {
         let ExchangeState { node, link, codec, .. } = self.exchange;
         if let Response::Error { error, .. } = response {
             node.counters.requests_failed.count(error);
         }
-        let before = self.frames.len();
+        if self.frames.is_empty() {
+            // About as many may follow as did before.
+            self.frames.reserve(self.written.min(WRITE_BYTES));
+        }
         let max = node.max_frame_len();
         let frames = &mut self.frames;
         let mut append = |response: &Response| {
@@ -318,20 +355,23 @@ impl Answers<'_> {
         if encoded.is_err() {
             return Err(PipelineEnd::Broken(Code::INTERNAL));
         }
-        self.charge.add(self.frames.len() - before);
-        if self.frames.len() >= WRITE_BYTES { self.flush().await } else { Ok(()) }
+        self.reserved = 0;
+        self.charge.add_up_to(self.frames.capacity());
+        Ok(())
     }
 
     async fn flush(&mut self) -> std::result::Result<(), PipelineEnd> {
-        if self.frames.is_empty() {
-            return Ok(());
-        }
+        let written = if self.frames.is_empty() { Ok(()) } else { self.write().await };
+        self.charge.settle(self.reserved);
+        written
+    }
+
+    async fn write(&mut self) -> std::result::Result<(), PipelineEnd> {
         let ExchangeState { node, link, .. } = self.exchange;
-        let write = self.writer.write(std::mem::take(&mut self.frames));
+        let frames = std::mem::take(&mut self.frames);
+        self.written = frames.len();
         // A peer that does not read must not hold the answers for ever.
-        let written = node.clock.timeout(node.limits.handler_timeout(), write).await;
-        self.charge.settle(0);
-        match written {
+        match node.clock.timeout(node.limits.handler_timeout(), self.writer.write(frames)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "answers not taken");
@@ -342,9 +382,4 @@ impl Answers<'_> {
             Err(_elapsed) => Err(PipelineEnd::Broken(Code::DEADLINE_EXCEEDED)),
         }
     }
-}
-
-/// The answer to a call whose handler was dropped because its time was up.
-fn expired_while_running() -> Response {
-    MethodError::new(crate::message::WireError::DeadlineExceeded).into_response()
 }
