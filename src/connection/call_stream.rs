@@ -2,10 +2,7 @@
 
 use std::{
     mem,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
@@ -28,14 +25,14 @@ use crate::{
     sync::lock,
 };
 
-/// Calls of one method on one stream. A task writes and reads, so that no caller depends on another one's
-/// being polled.
+/// Calls of one method on one stream, which is opened again by the next call after it has ended. A task writes
+/// and reads, so that no caller depends on another one's being polled.
 pub(super) struct CallStream {
     link: Arc<Link>,
+    method: Box<str>,
     state: Mutex<State>,
     /// Notified when what waited has been taken to be written, and when the stream has ended.
     emptied: Event,
-    ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -49,9 +46,18 @@ struct State {
     has_answer: bool,
     /// No handle to the pipeline is left.
     finishing: bool,
-    end: Option<End>,
+    phase: Phase,
     /// Wakes the task, which waits for something to write.
     driver: Option<Waker>,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    NotOpen,
+    /// There is a [`Driver`].
+    Open,
+    Ended(End),
 }
 
 /// Why no more calls are taken.
@@ -86,23 +92,17 @@ enum Progress {
 }
 
 impl CallStream {
-    /// Begins to open a stream for calls of this method.
-    pub(super) fn open(connection: &Connection, method: &str) -> Arc<Self> {
-        let link = Arc::clone(connection.link());
-        let clock = link.clock().clone();
-        let stream = Arc::new(Self {
-            link,
+    pub(super) fn new(connection: &Connection, method: &str) -> Arc<Self> {
+        Arc::new(Self {
+            link: Arc::clone(connection.link()),
+            method: method.into(),
             state: Mutex::default(),
             emptied: Event::new(),
-            ended: AtomicBool::new(false),
-        });
-        let driver = Driver { stream: Arc::clone(&stream), method: method.into() };
-        clock.spawn(async move { driver.run().await });
-        stream
+        })
     }
 
-    pub(super) fn takes_calls(&self) -> bool {
-        !self.ended.load(Ordering::Acquire)
+    pub(super) fn method(&self) -> &str {
+        &self.method
     }
 
     /// Resolves when the call is answered, or when its time is over. A call that is dropped before it was
@@ -111,9 +111,9 @@ impl CallStream {
     /// # Errors
     ///
     /// `MessageTooLarge` if the parameters do not fit a frame.
-    pub(super) async fn call(&self, params: &[u8], deadline: Deadline) -> Result<Answer> {
+    pub(super) async fn call(self: &Arc<Self>, params: &[u8], deadline: Deadline) -> Result<Answer> {
         let clock = self.link.clock();
-        let mut caller = Caller { stream: self, key: None };
+        let mut caller = Caller { stream: self, key: None, has_waited: false };
         let answered = clock.timeout_at(deadline, caller.call(params)).await;
         answered.unwrap_or_else(|_elapsed| {
             let error = timed_out(clock);
@@ -178,17 +178,13 @@ impl CallStream {
     fn end(&self, end: End) {
         let callers = {
             let mut state = self.state();
-            state.end.get_or_insert_with(|| match &end {
-                End::Finished => End::Finished,
-                End::Failed(error) => End::Failed(error.duplicate()),
+            let refusal = state.refusal.as_ref().map(Error::duplicate);
+            let callers = state.calls.answer_all(|sent| match end.answer(refusal.as_ref()) {
+                Answer::Failed(error) if sent => Answer::Failed(error.after_request()),
+                answer => answer,
             });
-            self.ended.store(true, Ordering::Release);
-            let refusal = state.duplicate_refusal();
-            state.calls.answer_all(|sent| match &end {
-                End::Finished => Answer::NotTaken(refusal.as_ref().map(Error::duplicate)),
-                End::Failed(error) if sent => Answer::Failed(error.duplicate().after_request()),
-                End::Failed(error) => Answer::Failed(error.duplicate()),
-            })
+            state.phase = Phase::Ended(end);
+            callers
         };
         callers.into_iter().for_each(Waker::wake);
         self.emptied.notify(usize::MAX);
@@ -199,38 +195,45 @@ impl CallStream {
     }
 }
 
+impl End {
+    /// What becomes of a call that has not run.
+    fn answer(&self, refusal: Option<&Error>) -> Answer {
+        match self {
+            Self::Finished => Answer::NotTaken(refusal.map(Error::duplicate)),
+            Self::Failed(error) => Answer::Failed(error.duplicate()),
+        }
+    }
+}
+
 impl State {
-    /// Why no more calls are taken, if the stream has ended.
-    fn ended(&self) -> Option<Answer> {
-        Some(match self.end.as_ref()? {
-            End::Finished => Answer::NotTaken(self.duplicate_refusal()),
-            End::Failed(error) => Answer::Failed(error.duplicate()),
-        })
+    /// Begins a stream, unless one is open. Says whether it needs a driver.
+    fn open(&mut self) -> bool {
+        if matches!(self.phase, Phase::Open) {
+            return false;
+        }
+        (self.phase, self.refusal, self.has_answer, self.driver) = (Phase::Open, None, false, None);
+        true
     }
 
     /// What is to be dropped when the last caller has left.
     fn no_longer_outstanding(&mut self) -> Option<OutstandingGuard> {
         if self.calls.has_callers() { None } else { self.outstanding.take() }
     }
-
-    fn duplicate_refusal(&self) -> Option<Error> {
-        self.refusal.as_ref().map(Error::duplicate)
-    }
 }
 
-/// The task of a stream.
+/// The task of a stream. The stream has ended when this is dropped.
 struct Driver {
     stream: Arc<CallStream>,
-    method: Box<str>,
+    /// `None` if an executor drops the task before.
+    end: Option<End>,
 }
 
 impl Driver {
-    async fn run(self) {
-        let end = match self.drive().await {
+    async fn run(mut self) {
+        self.end = Some(match self.drive().await {
             Ok(()) => End::Finished,
             Err(error) => End::Failed(self.stream.link.explain(error)),
-        };
-        self.stream.end(end);
+        });
     }
 
     async fn drive(&self) -> Result<()> {
@@ -239,7 +242,7 @@ impl Driver {
         let (send, recv) = link.open_bi().await?;
         let mut writer = FrameWriter::new(send, Code::CANCELLED);
         let mut reader = FrameReader::new(recv, link.limits().max_frame_len(), link.allowance().charge());
-        let request = Request::new(&*self.method).with_more(true);
+        let request = Request::new(&*self.stream.method).with_more(true);
         let request = frame::encode(link.limits().max_frame_len(), |out| {
             request.encode(Codec::Cbor, out).map_err(Error::from)
         })?;
@@ -288,18 +291,20 @@ impl Driver {
     }
 }
 
-/// An executor that drops the task ends the stream.
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.stream.end(End::Failed(Error::new(ErrorKind::Closed)));
+        let end = self.end.take();
+        self.stream.end(end.unwrap_or_else(|| End::Failed(Error::new(ErrorKind::Closed))));
     }
 }
 
 /// One call. It is not sent if this is dropped before it was.
 struct Caller<'a> {
-    stream: &'a CallStream,
+    stream: &'a Arc<CallStream>,
     /// Once the call waits to be written, until it is answered.
     key: Option<usize>,
+    /// Whether it had to wait until fewer bytes waited to be written.
+    has_waited: bool,
 }
 
 impl Caller<'_> {
@@ -310,6 +315,7 @@ impl Caller<'_> {
                 Progress::Full(emptied) => {
                     let _outstanding = OutstandingGuard::new(&self.stream.link);
                     emptied.await;
+                    self.has_waited = true;
                 }
             }
         }
@@ -317,7 +323,7 @@ impl Caller<'_> {
 
     /// Adds the call to those that wait to be written, or gives its answer.
     fn poll(&mut self, params: &[u8], cx: &mut Context<'_>) -> Poll<Result<Progress>> {
-        let CallStream { link, emptied, .. } = self.stream;
+        let CallStream { link, emptied, .. } = &**self.stream;
         let mut state = self.stream.state();
         if let Some(key) = self.key {
             let Poll::Ready(answer) = state.calls.poll_answer(key, cx) else { return Poll::Pending };
@@ -327,8 +333,10 @@ impl Caller<'_> {
             drop(outstanding);
             return Poll::Ready(Ok(Progress::Answered(answer)));
         }
-        if let Some(ended) = state.ended() {
-            return Poll::Ready(Ok(Progress::Answered(ended)));
+        if let Phase::Ended(end) = &state.phase
+            && self.has_waited
+        {
+            return Poll::Ready(Ok(Progress::Answered(end.answer(state.refusal.as_ref()))));
         }
         if state.calls.is_full() {
             return Poll::Ready(Ok(Progress::Full(emptied.listen())));
@@ -337,9 +345,14 @@ impl Caller<'_> {
         if state.outstanding.is_none() {
             state.outstanding = Some(OutstandingGuard::new(link));
         }
+        let opens = state.open();
         let driver = state.driver.take();
         drop(state);
         wake(driver);
+        if opens {
+            let driver = Driver { stream: Arc::clone(self.stream), end: None };
+            link.clock().spawn(driver.run());
+        }
         Poll::Pending
     }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     marker::PhantomData,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,7 +23,6 @@ use crate::{
     message::{Codec, Response},
     method::{Method, MethodKind, MethodName},
     span,
-    sync::lock,
     value::{self, Raw},
 };
 
@@ -75,14 +74,13 @@ pub struct Pipeline<P: ?Sized = Raw, T = Raw> {
 
 struct Shared {
     connection: Connection,
-    method: Box<str>,
-    stream: Mutex<Option<Arc<CallStream>>>,
+    stream: Arc<CallStream>,
 }
 
 impl<P: ?Sized, T> Pipeline<P, T> {
     fn new(connection: &Connection, method: &str) -> Self {
         let shared =
-            Shared { connection: connection.clone(), method: method.into(), stream: Mutex::default() };
+            Shared { connection: connection.clone(), stream: CallStream::new(connection, method) };
         Self { shared: Arc::new(shared), timeout: None, types: PhantomData }
     }
 
@@ -103,8 +101,8 @@ impl<P: ?Sized, T> Pipeline<P, T> {
     /// As for [`call`](Self::call).
     pub async fn call_raw(&self, params: impl Into<Bytes>) -> Result<Bytes> {
         let params = params.into();
-        let Shared { connection, method, .. } = &*self.shared;
-        let link = connection.link();
+        let Shared { connection, stream } = &*self.shared;
+        let (link, method) = (connection.link(), stream.method());
         let span = span::call(|| link.remote_address(), link.peer(), method, Codec::Cbor);
         let answered = pin!(async {
             let deadline = self.timeout.map(|timeout| link.clock().deadline(timeout));
@@ -138,7 +136,7 @@ impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
     /// A call that was not sent yet is not sent. Otherwise its handler runs all the same, and the answer is
     /// dropped when it comes.
     pub async fn call(&self, params: &P) -> Result<T> {
-        let name = |error| self.shared.connection.link().name(error, &self.shared.method);
+        let name = |error| self.shared.connection.link().name(error, self.shared.stream.method());
         let params = value::encode(params).map_err(name)?;
         let result = self.call_raw(params).await?;
         value::decode(&result).map_err(|error| name(error.after_request()))
@@ -149,7 +147,7 @@ impl Shared {
     async fn call(&self, params: &[u8], deadline: Deadline) -> Result<Bytes> {
         let mut repeated = false;
         loop {
-            let answer = self.stream().call(params, deadline).await?;
+            let answer = self.stream.call(params, deadline).await?;
             return match answer {
                 Answer::Response(Response::Error { error, detail, retry_after, not_run }) => {
                     Err(remote_error(error, detail, retry_after, not_run).after_request())
@@ -169,21 +167,11 @@ impl Shared {
             };
         }
     }
-
-    fn stream(&self) -> Arc<CallStream> {
-        let mut stream = lock(&self.stream);
-        match &*stream {
-            Some(stream) if stream.takes_calls() => Arc::clone(stream),
-            _ => Arc::clone(stream.insert(CallStream::open(&self.connection, &self.method))),
-        }
-    }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(stream) = lock(&self.stream).take() {
-            stream.finish();
-        }
+        self.stream.finish();
     }
 }
 
@@ -195,10 +183,10 @@ impl<P: ?Sized, T> Clone for Pipeline<P, T> {
 
 impl<P: ?Sized, T> fmt::Debug for Pipeline<P, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { connection, method, stream: _ } = &*self.shared;
+        let Shared { connection, stream } = &*self.shared;
         f.debug_struct("Pipeline")
             .field("connection", connection)
-            .field("method", method)
+            .field("method", &stream.method())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

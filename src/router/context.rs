@@ -193,8 +193,25 @@ impl fmt::Debug for Context {
 #[derive(Debug)]
 pub(crate) struct ExchangeGuard(Context);
 
-impl Drop for ExchangeGuard {
-    fn drop(&mut self) {
+impl ExchangeGuard {
+    /// Ends the exchange, and gives the context of another one on the same connection: in the same memory, if
+    /// nobody has kept the one before.
+    #[cfg(feature = "streams")]
+    pub(crate) fn renew(&mut self, deadline: Instant, trace: Option<TraceContext>) -> Context {
+        self.end();
+        let deadline = Some(deadline);
+        match Arc::get_mut(&mut self.0.inner) {
+            Some(Inner { link: _, deadline: of_before, trace: trace_before, over, is_awaited, ended: _ }) => {
+                (*of_before, *trace_before) = (deadline, trace);
+                (*over.get_mut(), *is_awaited.get_mut()) = (false, false);
+            }
+            None => self.0 = Context::traced(Arc::clone(self.0.link()), deadline, trace),
+        }
+        self.0.clone()
+    }
+
+    /// Ends the exchange for those who hold its context.
+    pub(crate) fn end(&self) {
         let inner = &self.0.inner;
         // Most handlers keep nothing of it, and then nobody is left to ask.
         if Arc::strong_count(inner) == 1 {
@@ -204,5 +221,11 @@ impl Drop for ExchangeGuard {
         if inner.is_awaited.load(Ordering::SeqCst) {
             inner.ended.notify(usize::MAX);
         }
+    }
+}
+
+impl Drop for ExchangeGuard {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     pin::{Pin, pin},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,7 +28,7 @@ use crate::{
     error::{Error, Result},
     frame,
     message::{Item, MessageError, Response, TraceContext, WireError},
-    router::{Context, Handler, MethodError, Registration, ResponseSize, Unary},
+    router::{Context, ExchangeGuard, Handler, MethodError, Registration, ResponseSize, Unary},
     runtime::Clock,
     span::record,
     stream::{DeadlineFrom, FrameReader, FrameWriter},
@@ -75,7 +76,8 @@ pub(super) async fn serve(
     let given_up = writer.given_up();
     let ended = {
         let answers = Answers::new(exchange, &mut writer);
-        Pipeline { exchange, handler, response_size, limit, answers, given_up: pin!(given_up) }
+        let context = Context::new(Arc::clone(exchange.link), None).guard();
+        Pipeline { exchange, handler, response_size, limit, answers, context, given_up: pin!(given_up) }
             .serve(first, &mut reader)
             .await
     };
@@ -125,6 +127,8 @@ struct Pipeline<'a, G> {
     /// For each call.
     limit: Duration,
     answers: Answers<'a>,
+    /// Of the latest call.
+    context: ExchangeGuard,
     given_up: Pin<&'a mut G>,
 }
 
@@ -262,17 +266,14 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         trace: Option<TraceContext>,
         deadline: Instant,
     ) -> std::result::Result<Outcome<Bytes>, PipelineEnd> {
-        let Self { exchange, handler, response_size, answers, given_up, .. } = self;
-        let context = Context::traced(exchange.link.clone(), Some(deadline), trace);
-        let _guard = context.guard();
-        let running = run_handler(
+        let Self { exchange, handler, response_size, answers, context, given_up, .. } = self;
+        let mut running = pin!(run_handler(
             exchange.node,
             ShutdownWaits::ForHandler,
             Some(deadline),
             given_up.as_mut(),
-            handler(context, params),
-        );
-        let mut running = pin!(running);
+            handler(context.renew(deadline, trace), params),
+        ));
         let outcome = match future::poll_once(&mut running).await {
             Some(outcome) => outcome,
             // Those who wait for the calls before are not to wait for this one.
@@ -282,6 +283,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
                 outcome
             }
         };
+        context.end();
         if let Outcome::Returned(Ok(payload)) = &outcome {
             response_size.observe(payload.len());
         }
