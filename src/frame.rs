@@ -69,7 +69,25 @@ const SMALL_FRAME: usize = 128;
 /// [`ErrorKind::MessageTooLarge`] for a body of more than `max` bytes, [`ErrorKind::Codec`] for an empty one,
 /// and whatever `write_body` fails with.
 pub fn encode(max: usize, write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
-    let mut buf = Vec::with_capacity(SMALL_FRAME);
+    encode_with_room(SMALL_FRAME, max, write_body)
+}
+
+/// The same for a body whose length is known, as far as it is: a buffer without room to spare is sent as it
+/// is, and another one with an allocation more.
+pub(crate) fn encode_with_len(
+    body_len: Option<usize>,
+    max: usize,
+    write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+) -> Result<Vec<u8>> {
+    encode_with_room(body_len.map_or(SMALL_FRAME, |len| PREFIX_LEN + len), max, write_body)
+}
+
+fn encode_with_room(
+    room: usize,
+    max: usize,
+    write_body: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+) -> Result<Vec<u8>> {
+    let mut buf = Vec::with_capacity(room);
     append(&mut buf, max, write_body)?;
     Ok(buf)
 }

@@ -59,6 +59,12 @@ impl Outstanding {
         &self.drain
     }
 
+    /// Counts a call until the guard is dropped.
+    pub(crate) fn call(&self) -> OutstandingCall<'_> {
+        self.enter();
+        OutstandingCall(self)
+    }
+
     // In these three, work is added before the count that it belongs to and removed after, so that a shutdown
     // may see too much for a moment, and never too little.
     pub(crate) fn enter(&self) {
@@ -143,6 +149,15 @@ impl Outstanding {
             self.acknowledged().await;
             kept.await;
         }
+    }
+}
+
+/// See [`Outstanding::call`].
+pub(crate) struct OutstandingCall<'a>(&'a Outstanding);
+
+impl Drop for OutstandingCall<'_> {
+    fn drop(&mut self) {
+        self.0.exit();
     }
 }
 

@@ -287,6 +287,17 @@ impl Charge {
         self.add(bytes);
     }
 
+    /// How many bytes it counts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts this many bytes from now on, whether there is room or not.
+    pub(crate) fn adjust(&mut self, bytes: usize) {
+        self.settle(bytes);
+        self.add(bytes.saturating_sub(self.bytes));
+    }
+
     /// Counts bytes that are held now, whether there was room or not.
     pub(crate) fn add(&mut self, bytes: usize) {
         if bytes > 0 {
@@ -299,12 +310,6 @@ impl Charge {
     #[cfg(feature = "streams")]
     pub(crate) fn try_reserve_up_to(&mut self, bytes: usize) -> bool {
         bytes <= self.bytes || self.try_reserve(bytes - self.bytes)
-    }
-
-    /// The same, whether there is room or not.
-    #[cfg(feature = "streams")]
-    pub(crate) fn add_up_to(&mut self, bytes: usize) {
-        self.add(bytes.saturating_sub(self.bytes));
     }
 
     /// This charge, which leaves an empty one in its place.

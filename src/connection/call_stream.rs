@@ -313,7 +313,7 @@ impl Caller<'_> {
             match future::poll_fn(|cx| self.poll(params, cx)).await? {
                 Progress::Answered(answer) => return Ok(answer),
                 Progress::Full(emptied) => {
-                    let _outstanding = OutstandingGuard::new(&self.stream.link);
+                    let _outstanding = self.stream.link.outstanding().call();
                     emptied.await;
                     self.has_waited = true;
                 }

@@ -77,7 +77,7 @@ impl OutgoingRequest {
             Box::pin(self.intercepted(connection, &span)).instrument(span.clone()).await
         } else {
             let exchange = pin!(self.exchange(connection, &span));
-            exchange.instrument(span.clone()).await
+            span::within(&span, exchange).await
         };
         record_end(&span, outcome.as_ref().err());
         match outcome {
@@ -111,7 +111,7 @@ impl OutgoingRequest {
     }
 
     pub(super) async fn exchange(&self, connection: &Connection, span: &Span) -> Result<Response> {
-        let _outstanding = OutstandingGuard::new(connection.link());
+        let _outstanding = connection.link().outstanding().call();
         let clock = connection.link().clock();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let opened = {

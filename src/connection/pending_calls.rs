@@ -34,7 +34,10 @@ pub(super) struct PendingCalls<A> {
 }
 
 enum Slot<A> {
-    Waiting { caller: Waker, sent: bool },
+    Waiting {
+        caller: Waker,
+        sent: bool,
+    },
     Answered(A),
     /// The caller has left. A call that was not sent is not sent any more.
     Abandoned,
@@ -178,5 +181,108 @@ impl<A> Default for PendingCalls<A> {
             unsent: Vec::new(),
             unanswered: VecDeque::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+
+    const MAX: usize = 1000;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn add(calls: &mut PendingCalls<u32>, params: &[u8]) -> usize {
+        calls.add(params, MAX, Waker::noop()).unwrap()
+    }
+
+    fn answer_of(calls: &mut PendingCalls<u32>, key: usize) -> Poll<u32> {
+        calls.poll_answer(key, &Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn answers_go_to_the_calls_in_the_order_of_their_frames() {
+        let mut calls = PendingCalls::default();
+        let keys = [b"a", b"b"].map(|params| add(&mut calls, params));
+        let frames = b"\0\0\0\x04\xa1\x03\x41a\0\0\0\x04\xa1\x03\x41b".to_vec();
+        assert_eq!(calls.take_unsent(), (frames, 2));
+        for answer in [1, 2] {
+            let key = calls.next_unanswered().unwrap();
+            calls.answer(key, answer);
+        }
+        assert!(calls.all_answered() && calls.next_unanswered().is_none());
+        assert_eq!(keys.map(|key| answer_of(&mut calls, key)), [Poll::Ready(1), Poll::Ready(2)]);
+        assert!(!calls.has_callers() && calls.slots.is_empty());
+    }
+
+    #[test]
+    fn a_call_whose_caller_has_left_is_sent_only_if_it_was_before() {
+        let mut calls = PendingCalls::default();
+        let sent = add(&mut calls, b"sent");
+        assert_eq!(calls.take_unsent().1, 1);
+        let [first, kept] = [b"first", b"kept!"].map(|params| add(&mut calls, params));
+        assert!(calls.leave(sent).0);
+        assert!(!calls.leave(first).0);
+        let (frames, count) = calls.take_unsent();
+        assert_eq!((frames.as_slice(), count), (&b"\0\0\0\x08\xa1\x03\x45kept!"[..], 1));
+        for answer in [1, 2] {
+            let key = calls.next_unanswered().unwrap();
+            calls.answer(key, answer);
+        }
+        assert_eq!(answer_of(&mut calls, kept), Poll::Ready(2));
+        assert!(calls.slots.is_empty(), "nothing is left of the others");
+    }
+
+    #[test]
+    fn the_end_answers_all_calls_by_whether_they_were_sent_and_wakes_their_callers() {
+        let (mut calls, wakes) = (PendingCalls::default(), Arc::<Wakes>::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let sent = calls.add(b"sent", MAX, &waker).unwrap();
+        assert_eq!(calls.take_unsent().1, 1);
+        let unsent = calls.add(b"unsent", MAX, &waker).unwrap();
+        let left = calls.add(b"left", MAX, &waker).unwrap();
+        calls.leave(left);
+        calls.answer_all(u32::from).into_iter().for_each(Waker::wake);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
+        assert_eq!([sent, unsent].map(|key| answer_of(&mut calls, key)), [Poll::Ready(1), Poll::Ready(0)]);
+        assert!(calls.slots.is_empty() && calls.take_unsent().0.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_nobody_takes_is_dropped_with_its_caller() {
+        let mut calls = PendingCalls::default();
+        let key = add(&mut calls, b"x");
+        calls.take_unsent();
+        let first = calls.next_unanswered().unwrap();
+        calls.answer(first, 1);
+        assert!(calls.has_callers());
+        assert!(calls.leave(key).0);
+        assert!(!calls.has_callers() && calls.slots.is_empty());
+    }
+
+    #[test]
+    fn memory_of_many_calls_is_given_back() {
+        let mut calls = PendingCalls::default();
+        let keys: Vec<_> = (0..10 * KEPT_SLOTS).map(|_| add(&mut calls, b"x")).collect();
+        calls.answer_all(u32::from);
+        for key in keys {
+            assert_eq!(answer_of(&mut calls, key), Poll::Ready(0));
+        }
+        assert!(calls.slots.capacity() <= KEPT_SLOTS);
     }
 }

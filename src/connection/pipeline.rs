@@ -1,12 +1,6 @@
 //! Many calls of one method on one stream.
 
-use std::{
-    fmt,
-    marker::PhantomData,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, marker::PhantomData, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -79,8 +73,7 @@ struct Shared {
 
 impl<P: ?Sized, T> Pipeline<P, T> {
     fn new(connection: &Connection, method: &str) -> Self {
-        let shared =
-            Shared { connection: connection.clone(), stream: CallStream::new(connection, method) };
+        let shared = Shared { connection: connection.clone(), stream: CallStream::new(connection, method) };
         Self { shared: Arc::new(shared), timeout: None, types: PhantomData }
     }
 

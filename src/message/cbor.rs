@@ -85,6 +85,18 @@ pub(super) const MAP: u8 = 5;
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
 
+/// How long a byte string of this length is, with its head.
+pub(super) const fn bytes_len(content: usize) -> usize {
+    let head = match content {
+        0..24 => 1,
+        24..0x100 => 2,
+        0x100..0x1_0000 => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    };
+    head + content
+}
+
 /// Writes a byte string.
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_string(out, BYTES, bytes);

@@ -152,6 +152,16 @@ impl Response {
         }
     }
 
+    /// How long the body is, if it is one of the kind that comes by the million.
+    pub(crate) fn encoded_len(&self, codec: Codec) -> Option<usize> {
+        match (codec, self) {
+            (Codec::Cbor, Self::Result { payload: Some(payload) }) => {
+                Some(1 + RESULT.len() + cbor::bytes_len(payload.len()))
+            }
+            _ => None,
+        }
+    }
+
     /// Reads a body of either encoding. With CBOR, payloads share the memory of `body`.
     ///
     /// # Errors
@@ -429,6 +439,17 @@ mod tests {
         let mut body = Vec::new();
         response.encode(Codec::Cbor, &mut body).unwrap();
         body.into()
+    }
+
+    #[test]
+    fn a_result_is_written_in_one_piece_as_it_is_field_by_field_and_its_length_is_known() {
+        for length in [0, 1, 23, 24, 255, 256, 65_535, 65_536, 100_000] {
+            let result = Response::result(Some(vec![7; length].into()));
+            let (body, mut expected) = (encoded(&result), Vec::new());
+            Codec::Cbor.write(&result, &mut expected).unwrap();
+            assert_eq!(body, expected);
+            assert_eq!(result.encoded_len(Codec::Cbor), Some(body.len()));
+        }
     }
 
     proptest! {

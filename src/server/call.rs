@@ -27,13 +27,14 @@ use crate::{
     stream::FrameWriter,
 };
 
-/// Runs the handler of a method.
+/// Runs the handler of a method. The room for its response is added to `charge`.
 pub(super) async fn call(
     exchange: &ExchangeState<'_>,
     registered: &Registration,
     params: Bytes,
     timeout_ms: Option<u64>,
     additions: Option<Box<Additions>>,
+    charge: &mut Charge,
     writer: FrameWriter,
 ) -> ExchangeResult {
     let Registration { handler, response_size, timeout, .. } = registered;
@@ -47,9 +48,8 @@ pub(super) async fn call(
         return ExchangeResult::respond(exchange, &expired(), writer);
     }
     // If responses are large and memory is short, handlers wait for their turn.
-    let mut room = link.allowance().charge();
-    if !room.try_reserve(response_size.expected()) {
-        let turn = wait_for_room(exchange, &mut room, response_size.expected(), deadline, &writer);
+    if !charge.try_reserve(response_size.expected()) {
+        let turn = wait_for_room(exchange, charge, response_size.expected(), deadline, &writer);
         if let Err(outcome) = Box::pin(turn).await {
             return ExchangeResult::conclude(exchange, outcome, writer, None);
         }
@@ -67,7 +67,6 @@ pub(super) async fn call(
             if let Outcome::Returned(Ok(payload)) = &outcome {
                 response_size.observe(payload.len());
             }
-            drop(room);
             let outcome = outcome.map(|payload| Some(Response::Result { payload: Some(payload) }));
             ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
         }

@@ -55,12 +55,13 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
             Err(error) => return not_read(&state, &error, &mut reader, &mut writer, &span),
         }
     };
+    let request_len = charge.bytes();
     let work = node.drain.accept();
     let timeout_ms = request.as_ref().ok().and_then(|request| request.timeout_ms);
     let exchange = ExchangeState::begin(node, link, codec, span, timeout_ms);
     let result = match route(&exchange, admit(&exchange, request)) {
         Route::Method { method, params, timeout_ms, additions } => {
-            call(&exchange, method, params, timeout_ms, additions, writer).await
+            call(&exchange, method, params, timeout_ms, additions, &mut charge, writer).await
         }
         Route::Events { log, request } => {
             charge.settle(0);
@@ -78,6 +79,7 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
     drop(items);
     let writer = match result {
         ExchangeResult::Respond { frame, mut writer, guard } => {
+            charge.adjust(request_len + frame.payload_len());
             frame.write(&exchange, &mut writer).await;
             drop(guard);
             writer

@@ -32,8 +32,6 @@ pub(super) enum ExchangeResult {
 /// The last frame of an exchange.
 pub(super) struct FinalFrame {
     frame: Vec<u8>,
-    /// The bytes that count against the peer's share of memory while the frame is being written. Not a
-    /// [`Charge`](crate::admission::Charge) yet, which would make the result of each exchange twice as large.
     payload_len: usize,
 }
 
@@ -147,14 +145,16 @@ impl FinalFrame {
         Some(Self { frame: encoded.ok()?, payload_len: payload_len(response) })
     }
 
+    /// The bytes that count against the peer's share of memory while the frame is being written.
+    pub(super) fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+
     /// Writes the frame, and finishes the stream.
     pub(super) async fn write(self, exchange: &ExchangeState<'_>, writer: &mut FrameWriter) {
-        let Self { frame, payload_len } = self;
         let ExchangeState { node, link, .. } = exchange;
-        let mut charge = link.allowance().charge();
-        charge.add(payload_len);
         // A peer that does not read must not hold the response for ever.
-        match node.clock.timeout(node.limits.handler_timeout(), writer.write(frame)).await {
+        match node.clock.timeout(node.limits.handler_timeout(), writer.write(self.frame)).await {
             Ok(Ok(())) => writer.finish(),
             Ok(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "answer not taken");

@@ -358,7 +358,7 @@ impl<'a> Answers<'a> {
             return Err(PipelineEnd::Broken(Code::INTERNAL));
         }
         self.reserved = 0;
-        self.charge.add_up_to(self.frames.capacity());
+        self.charge.add(self.frames.capacity().saturating_sub(self.charge.bytes()));
         Ok(())
     }
 

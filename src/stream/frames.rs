@@ -11,7 +11,8 @@ use crate::{
 
 /// One response as one frame.
 pub(crate) fn response_frame(response: &Response, codec: Codec, max_frame_len: usize) -> Result<Vec<u8>> {
-    frame::encode(max_frame_len, |out| response.encode(codec, out).map_err(Error::from))
+    let len = response.encoded_len(codec);
+    frame::encode_with_len(len, max_frame_len, |out| response.encode(codec, out).map_err(Error::from))
 }
 
 /// The same for a response to a request with items.

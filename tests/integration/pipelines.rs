@@ -1,8 +1,10 @@
 //! Many calls of one method on one stream.
 
 use std::{
+    mem,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -376,6 +378,58 @@ fn a_shutdown_answers_what_was_taken_and_refuses_the_rest() {
             assert_eq!(refused.kind(), &ErrorKind::Remote(WireError::Unavailable));
         }
         assert_eq!(nodes.handlers.begun.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn the_shutdown_of_the_caller_waits_for_answers() {
+    let nodes = nodes(path(), &TransportLimits::default());
+    nodes.run(async |connection| {
+        let slow = connection.pipeline_raw("test.slow");
+        let shutdown = async {
+            nodes.until(|| nodes.handlers.begun.load(Ordering::SeqCst) == 1).await;
+            let mut shutdown = pin!(nodes.client.shutdown(60 * SECOND));
+            assert!(poll_once(&mut shutdown).await.is_none());
+            nodes.pair.sim.sleep(SECOND).await;
+            nodes.handlers.may_go.add_permits(2);
+            shutdown.await;
+        };
+        let calls = future::zip(slow.call_raw("1"), slow.call_raw("2"));
+        let ((first, second), ()) = future::zip(calls, shutdown).await;
+        assert_eq!((first.unwrap(), second.unwrap()), ("1".into(), "2".into()));
+    });
+}
+
+#[test]
+fn each_call_has_a_context_of_its_own_that_is_over_with_it() {
+    let kept = Arc::<Mutex<Vec<Context>>>::default();
+    let keeps = {
+        let kept = Arc::clone(&kept);
+        move |context: Context, params: Bytes| {
+            let was_over = context.is_over();
+            if params == "keep" {
+                kept.lock().unwrap().push(context);
+            }
+            async move { Ok(Bytes::from(was_over.to_string())) }
+        }
+    };
+    let pair = Pair::new(7, path());
+    let node = pair.serve(Router::new().serve_raw("test.keeps", keeps), TransportLimits::default());
+    let client = pair.dialler(TransportLimits::default());
+    pair.sim.run(async {
+        let connection = client.connect((node.local_addr().unwrap(), "gateway.example")).await.unwrap();
+        let keeps = connection.pipeline_raw("test.keeps");
+        for _ in 0..2 {
+            for params in ["keep", "", "keep", "keep"] {
+                assert_eq!(keeps.call_raw(params).await.unwrap(), "false");
+                pair.sim.sleep(SECOND).await;
+            }
+            let kept = mem::take(&mut *kept.lock().unwrap());
+            assert!(kept.is_sorted_by(|a, b| a.deadline() < b.deadline()), "{kept:?}");
+            for context in kept {
+                assert!(context.is_over() && poll_once(context.over()).await.is_some());
+            }
+        }
     });
 }
 
