@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
@@ -24,6 +25,9 @@ use crate::{
     stream::{FrameReader, FrameWriter},
     sync::lock,
 };
+
+/// The stream is locked for no more answers than these.
+const MAX_ANSWERED: usize = 32;
 
 /// Calls of one method on one stream, which is opened again by the next call after it has ended. A task writes
 /// and reads, so that no caller depends on another one's being polled.
@@ -114,7 +118,11 @@ impl CallStream {
     pub(super) async fn call(self: &Arc<Self>, params: &[u8], deadline: Deadline) -> Result<Answer> {
         let clock = self.link.clock();
         let mut caller = Caller { stream: self, key: None, has_waited: false };
-        let answered = clock.timeout_at(deadline, caller.call(params)).await;
+        let answered = {
+            // Pinned, because what is awaited by value is moved.
+            let answered = pin!(clock.timeout_at(deadline, caller.call(params)));
+            answered.await
+        };
         answered.unwrap_or_else(|_elapsed| {
             let error = timed_out(clock);
             Ok(Answer::Failed(if caller.leave() { error.after_request() } else { error }))
@@ -131,24 +139,27 @@ impl CallStream {
         wake(driver);
     }
 
-    /// Gives the next answer to the call that it belongs to.
-    fn answer(&self, response: Response) -> Result<()> {
-        let caller = {
+    /// Gives this answer, and others that have arrived, to the calls that they belong to.
+    fn answer(&self, first: DecodedResponse, reader: &mut FrameReader) -> Result<()> {
+        let mut callers = Vec::new();
+        let answered = {
             let mut state = self.state();
-            let Some(key) = state.calls.next_unanswered() else {
-                return Err(Error::protocol("more answers than calls"));
-            };
-            state.refusal = match &response {
-                Response::Error { error, detail, retry_after, not_run: true } if !state.has_answer => {
-                    Some(remote_error(error.clone(), detail.clone(), *retry_after, true))
+            let mut next = Some(Ok(first));
+            loop {
+                let Some(response) = next else { break Ok(()) };
+                let response = response.and_then(|response| response.map_err(Error::from));
+                match response.and_then(|response| state.answer(response)) {
+                    Ok(caller) => callers.extend(caller),
+                    Err(error) => break Err(error),
                 }
-                _ => None,
-            };
-            state.has_answer = true;
-            state.calls.answer(key, Answer::Response(response))
+                if callers.len() >= MAX_ANSWERED {
+                    break Ok(());
+                }
+                next = reader.take_arrived(|body| decode(&self.link, Codec::Cbor, body));
+            }
         };
-        wake(caller);
-        Ok(())
+        callers.into_iter().for_each(Waker::wake);
+        answered
     }
 
     /// What is to be written, as soon as something is.
@@ -215,6 +226,21 @@ impl State {
         true
     }
 
+    /// Answers the call whose turn it is. Gives what wakes its caller.
+    fn answer(&mut self, response: Response) -> Result<Option<Waker>> {
+        let Some(key) = self.calls.next_unanswered() else {
+            return Err(Error::protocol("more answers than calls"));
+        };
+        self.refusal = match &response {
+            Response::Error { error, detail, retry_after, not_run: true } if !self.has_answer => {
+                Some(remote_error(error.clone(), detail.clone(), *retry_after, true))
+            }
+            _ => None,
+        };
+        self.has_answer = true;
+        Ok(self.calls.answer(key, Answer::Response(response)))
+    }
+
     /// What is to be dropped when the last caller has left.
     fn no_longer_outstanding(&mut self) -> Option<OutstandingGuard> {
         if self.calls.has_callers() { None } else { self.outstanding.take() }
@@ -278,15 +304,14 @@ impl Driver {
         let link = &self.stream.link;
         loop {
             let arrived = reader.take_arrived(|body| decode(link, Codec::Cbor, body));
-            let response: DecodedResponse = match arrived {
+            let first = match arrived {
                 Some(response) => response.map_err(|error| violated(reader, error))?,
                 None => match read(link, Codec::Cbor, reader).await? {
                     Some(response) => response,
                     None => return Ok(()),
                 },
             };
-            let answered = response.map_err(Error::from).and_then(|response| self.stream.answer(response));
-            answered.map_err(|error| violated(reader, error))?;
+            self.stream.answer(first, reader).map_err(|error| violated(reader, error))?;
         }
     }
 }

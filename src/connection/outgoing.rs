@@ -203,7 +203,8 @@ impl OutgoingRequest {
 
     fn encode(&self, connection: &Connection, request: &Request) -> Result<Vec<u8>> {
         let max = connection.link().limits().max_frame_len();
-        frame::encode(max, |out| request.encode(self.codec, out).map_err(Error::from))
+        let len = request.encoded_len(self.codec);
+        frame::encode_with_len(len, max, |out| request.encode(self.codec, out).map_err(Error::from))
     }
 
     /// The request of a call that has waited for a stream: what it tells of its time is what is left of it.

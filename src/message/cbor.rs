@@ -5,7 +5,7 @@ use bytes::Bytes;
 pub(super) use super::validate::Key;
 use super::{
     MessageError,
-    fields::FieldWriter,
+    fields::{FieldWriter, Message},
     trace::TraceContext,
     validate::{Scalar, read_body, split_scalar},
 };
@@ -74,6 +74,44 @@ impl FieldWriter for MapWriter<'_> {
     }
 }
 
+/// Counts the bytes of a message as one map, which a [`MapWriter`] writes.
+pub(super) struct MapLen(usize);
+
+impl MapLen {
+    pub(super) fn of(message: &impl Message) -> usize {
+        // The head of the map.
+        let mut len = Self(1);
+        message.write(&mut len);
+        len.0
+    }
+
+    fn string(&mut self, len: usize) {
+        self.0 += 1 + head_len(u64::try_from(len).unwrap_or(u64::MAX)) + len;
+    }
+}
+
+impl FieldWriter for MapLen {
+    fn uint(&mut self, _key: u8, _name: &'static str, value: u64) {
+        self.0 += 1 + head_len(value);
+    }
+
+    fn bool(&mut self, _key: u8, _name: &'static str, _value: bool) {
+        self.0 += 2;
+    }
+
+    fn text(&mut self, _key: u8, _name: &'static str, value: &str) {
+        self.string(value.len());
+    }
+
+    fn bytes(&mut self, _key: u8, _name: &'static str, value: &[u8]) {
+        self.string(value.len());
+    }
+
+    fn trace(&mut self, trace: &TraceContext) {
+        self.string(trace.to_bytes().len());
+    }
+}
+
 /// As in `fields.rs`, for the one byte that the key takes.
 const TRACE_KEY: u8 = 16;
 
@@ -84,18 +122,6 @@ pub(super) const ARRAY: u8 = 4;
 pub(super) const MAP: u8 = 5;
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
-
-/// How long a byte string of this length is, with its head.
-pub(super) const fn bytes_len(content: usize) -> usize {
-    let head = match content {
-        0..24 => 1,
-        24..0x100 => 2,
-        0x100..0x1_0000 => 3,
-        0x1_0000..=0xffff_ffff => 5,
-        _ => 9,
-    };
-    head + content
-}
 
 /// Writes a byte string.
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -116,6 +142,17 @@ pub(super) fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
     match u8::try_from(argument) {
         Ok(argument @ 0..24) => out.push(major | argument),
         _ => put_argument(out, major, argument),
+    }
+}
+
+/// How many bytes a head with this argument has.
+const fn head_len(argument: u64) -> usize {
+    match argument {
+        0..24 => 1,
+        24..0x100 => 2,
+        0x100..0x1_0000 => 3,
+        0x1_0000..0x1_0000_0000 => 5,
+        0x1_0000_0000.. => 9,
     }
 }
 
@@ -289,6 +326,7 @@ mod tests {
         ) {
             let mut out = Vec::new();
             put_head(&mut out, UNSIGNED, number);
+            prop_assert_eq!(out.len(), head_len(number));
             prop_assert_eq!(&out, &minicbor::to_vec(number).unwrap());
             out[0] |= TEXT << 5;
             let mut encoder = minicbor::Encoder::new(Vec::new());

@@ -49,6 +49,14 @@ impl Codec {
         }
     }
 
+    /// How long the body of `message` is, where this is known without writing it.
+    pub(super) fn len_of(self, message: &impl Message) -> Option<usize> {
+        match self {
+            Self::Cbor => Some(cbor::MapLen::of(message)),
+            Self::Json => None,
+        }
+    }
+
     /// Writes `message` behind the bytes that `out` holds already.
     pub(super) fn write(self, message: &impl Message, out: &mut Vec<u8>) -> Result<(), MessageError> {
         match self {

@@ -247,7 +247,12 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
                 Err(_) => return self.answers.add(&expired()),
             }
         }
-        let response = match self.run(params, trace, deadline).await? {
+        let outcome = {
+            // Pinned, because what is awaited by value is moved.
+            let running = pin!(self.run(params, trace, deadline));
+            running.await?
+        };
+        let response = match outcome {
             Outcome::Returned(Ok(payload)) => Response::result(Some(payload)),
             Outcome::Returned(Err(error)) => error.of_handler().into_response(),
             Outcome::TimedOut => MethodError::new(WireError::DeadlineExceeded).into_response(),
