@@ -6,14 +6,16 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use minicbor::{Decode, Encode};
+use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use quinn::{
-    Endpoint, EndpointConfig, IdleTimeout, Incoming, RecvStream, Runtime, SendStream, TransportConfig, VarInt,
+    Endpoint, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, RecvStream, Runtime, SendStream,
+    TransportConfig, VarInt,
 };
 
 use crate::{
     Result,
     log::Log,
-    setup::{ALPN, LOOPBACK, MAX_FRAME_BYTES, Setup, announce, large},
+    setup::{ALPN, DATAGRAM_BYTES, LARGE_DATAGRAM_BYTES, LOOPBACK, MAX_FRAME_BYTES, Setup, announce, large},
     tls,
 };
 
@@ -73,8 +75,57 @@ struct Node {
     log: Log,
 }
 
-fn transport() -> Result<Arc<TransportConfig>> {
+/// How an endpoint is tuned.
+pub trait Tuning: Clone + Send + Sync + 'static {
+    const DATAGRAM_BYTES: u16 = DATAGRAM_BYTES;
+    /// Whether the windows are those that palyra has by default, or else quinn's.
+    const SMALL_WINDOWS: bool = true;
+}
+
+/// As palyra is by default.
+#[derive(Clone)]
+pub struct Equal;
+/// As palyra is with large datagrams.
+#[derive(Clone)]
+pub struct Large;
+/// With quinn's defaults.
+#[derive(Clone)]
+pub struct Untuned;
+
+impl Tuning for Equal {}
+
+impl Tuning for Large {
+    const DATAGRAM_BYTES: u16 = LARGE_DATAGRAM_BYTES;
+}
+
+impl Tuning for Untuned {
+    const SMALL_WINDOWS: bool = false;
+}
+
+/// With the receive buffer that palyra asks for, because few large datagrams fit the usual one.
+fn socket() -> Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind(LOOPBACK)?;
+    setsockopt(&socket, RcvBuf, &(4 * 1024 * 1024))?;
+    Ok(socket)
+}
+
+fn endpoint_config<T: Tuning>() -> Result<EndpointConfig> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(T::DATAGRAM_BYTES)?;
+    Ok(config)
+}
+
+fn transport<T: Tuning>() -> Result<Arc<TransportConfig>> {
     let mut config = TransportConfig::default();
+    let mut mtu_discovery = MtuDiscoveryConfig::default();
+    mtu_discovery.upper_bound(T::DATAGRAM_BYTES);
+    config.mtu_discovery_config(Some(mtu_discovery));
+    if T::SMALL_WINDOWS {
+        config
+            .stream_receive_window(VarInt::from_u32(128 * 1024))
+            .receive_window(VarInt::from_u32(256 * 1024))
+            .send_window(256 * 1024);
+    }
     config
         .max_idle_timeout(Some(IdleTimeout::try_from(Duration::from_secs(30))?))
         .keep_alive_interval(Some(Duration::from_secs(5)))
@@ -84,14 +135,13 @@ fn transport() -> Result<Arc<TransportConfig>> {
 }
 
 /// Binds a server on this runtime, and serves from now on.
-pub fn serve(setup: &Setup, runtime: Arc<dyn Runtime>, spawn: impl Spawn) -> Result<()> {
+pub fn serve<T: Tuning>(setup: &Setup, runtime: Arc<dyn Runtime>, spawn: impl Spawn) -> Result<()> {
     let mut crypto = tls::server(&setup.credentials("server")?, ALPN)?;
     crypto.send_tls13_tickets = 0;
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(crypto)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport()?);
-    let socket = std::net::UdpSocket::bind(LOOPBACK)?;
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
+    config.transport_config(transport::<T>()?);
+    let endpoint = Endpoint::new(endpoint_config::<T>()?, Some(config), socket()?, runtime)?;
     let node = Arc::new(Node { log: Log::new(setup) });
     announce(endpoint.local_addr()?)?;
     spawn.spawn(async move {
@@ -290,7 +340,7 @@ pub mod on_smol {
     }
 
     pub fn serve(setup: &Setup) -> Result<()> {
-        super::serve(setup, Arc::new(quinn::SmolRuntime), Global)?;
+        super::serve::<Equal>(setup, Arc::new(quinn::SmolRuntime), Global)?;
         loop {
             // All work is the executor's.
             std::thread::park();
@@ -311,10 +361,10 @@ pub mod on_tokio {
         }
     }
 
-    pub fn serve(setup: &Setup) -> Result<()> {
+    pub fn serve<T: Tuning>(setup: &Setup) -> Result<()> {
         let runtime = crate::on_tokio::current_thread()?;
         runtime.block_on(async {
-            super::serve(setup, Arc::new(quinn::TokioRuntime), Tokio)?;
+            super::serve::<T>(setup, Arc::new(quinn::TokioRuntime), Tokio)?;
             std::future::pending().await
         })
     }
@@ -322,7 +372,7 @@ pub mod on_tokio {
 
 #[cfg(feature = "harness")]
 pub mod client {
-    use std::net::SocketAddr;
+    use std::{marker::PhantomData, net::SocketAddr};
 
     use quinn::Connection;
 
@@ -333,13 +383,12 @@ pub mod client {
         setup::{EVENT_BYTES, SERVER_NAME, SMALL},
     };
 
-    fn endpoint(setup: &Setup, runtime: Arc<dyn Runtime>) -> Result<Endpoint> {
+    fn endpoint<T: Tuning>(setup: &Setup, runtime: Arc<dyn Runtime>) -> Result<Endpoint> {
         let crypto = tls::client(&setup.credentials("client")?, ALPN)?;
         let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport()?);
-        let socket = std::net::UdpSocket::bind(LOOPBACK)?;
-        let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+        config.transport_config(transport::<T>()?);
+        let mut endpoint = Endpoint::new(endpoint_config::<T>()?, None, socket()?, runtime)?;
         endpoint.set_default_client_config(config);
         Ok(endpoint)
     }
@@ -354,7 +403,10 @@ pub mod client {
         type Link = Link;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {
-            Ok(Self { endpoint: endpoint(setup, Arc::new(quinn::SmolRuntime))?, address: address.parse()? })
+            Ok(Self {
+                endpoint: endpoint::<Equal>(setup, Arc::new(quinn::SmolRuntime))?,
+                address: address.parse()?,
+            })
         }
 
         fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
@@ -380,21 +432,27 @@ pub mod client {
     }
 
     #[derive(Clone)]
-    pub struct OnTokio {
+    pub struct OnTokio<Tuned> {
         executor: Executor,
         endpoint: Endpoint,
         address: SocketAddr,
+        tuning: PhantomData<fn() -> Tuned>,
     }
 
-    impl link::Stack for OnTokio {
+    impl<Tuned: Tuning> link::Stack for OnTokio<Tuned> {
         type Link = Link;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {
             let runtime = on_tokio::current_thread()?;
             let guard = runtime.enter();
-            let endpoint = endpoint(setup, Arc::new(quinn::TokioRuntime))?;
+            let endpoint = endpoint::<Tuned>(setup, Arc::new(quinn::TokioRuntime))?;
             drop(guard);
-            Ok(Self { executor: Executor::new(runtime), endpoint, address: address.parse()? })
+            Ok(Self {
+                executor: Executor::new(runtime),
+                endpoint,
+                address: address.parse()?,
+                tuning: PhantomData,
+            })
         }
 
         fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {

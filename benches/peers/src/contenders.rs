@@ -1,6 +1,12 @@
 //! Who takes part.
 
-use crate::{Result, bare, drive::drive, floor, on_tokio, palyra, reference, setup::Setup, tarpc, tonic};
+use crate::{
+    Result, bare,
+    drive::drive,
+    floor, on_tokio, palyra, reference,
+    setup::{LARGE_DATAGRAM_BYTES, Setup},
+    tarpc, tonic,
+};
 
 pub struct Contender {
     pub name: &'static str,
@@ -15,9 +21,13 @@ pub const PALYRA: &str = "palyra";
 pub const SLEEPS: &str = "palyra-sleeps";
 pub const REFERENCES: [&str; 2] = ["reference-1", "reference-2"];
 pub const QUINN_TOKIO: &str = "quinn-tokio";
+/// With datagrams as docs/payloads.md recommends them for loopback.
+pub const PALYRA_LARGE: &str = "palyra-large";
+pub const QUINN_LARGE: &str = "quinn-tokio-large";
+pub const QUINN_UNTUNED: &str = "quinn-tokio-untuned";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 
-pub const CONTENDERS: [Contender; 9] = [
+pub const CONTENDERS: [Contender; 12] = [
     Contender {
         name: PALYRA,
         what: "palyra-quic without features, on `PollRuntime`, on either side; with `streams` where its node is no program of its own",
@@ -48,7 +58,7 @@ pub const CONTENDERS: [Contender; 9] = [
     },
     Contender {
         name: "quinn-smol",
-        what: "bare quinn with its `SmolRuntime`, our frames and CBOR, nothing bounded or supervised",
+        what: "bare quinn with its `SmolRuntime`, our frames, CBOR, windows and receive buffer, nothing supervised",
         serve: bare::on_smol::serve,
         drive: drive::<bare::client::OnSmol>,
         node: Some("quinn-smol"),
@@ -56,9 +66,30 @@ pub const CONTENDERS: [Contender; 9] = [
     Contender {
         name: QUINN_TOKIO,
         what: "the same on tokio's current-thread runtime",
-        serve: bare::on_tokio::serve,
-        drive: drive::<bare::client::OnTokio>,
+        serve: bare::on_tokio::serve::<bare::Equal>,
+        drive: drive::<bare::client::OnTokio<bare::Equal>>,
         node: Some("quinn-tokio"),
+    },
+    Contender {
+        name: QUINN_UNTUNED,
+        what: "the same with the windows that quinn has by default",
+        serve: bare::on_tokio::serve::<bare::Untuned>,
+        drive: drive::<bare::client::OnTokio<bare::Untuned>>,
+        node: None,
+    },
+    Contender {
+        name: PALYRA_LARGE,
+        what: "palyra with datagrams of up to 32 KiB, which loopback takes",
+        serve: palyra::serve_with::<false, LARGE_DATAGRAM_BYTES>,
+        drive: drive::<palyra::Stack<false, LARGE_DATAGRAM_BYTES>>,
+        node: None,
+    },
+    Contender {
+        name: QUINN_LARGE,
+        what: "quinn-tokio with the same datagrams",
+        serve: bare::on_tokio::serve::<bare::Large>,
+        drive: drive::<bare::client::OnTokio<bare::Large>>,
+        node: None,
     },
     Contender {
         name: "tonic",
@@ -82,6 +113,16 @@ pub const CONTENDERS: [Contender; 9] = [
         node: None,
     },
 ];
+
+/// Windows and datagrams matter to what is large.
+const LARGE_WORKLOADS: [&str; 2] = ["events", "payloads"];
+
+impl Contender {
+    pub fn takes_part_in(&self, workload: &str) -> bool {
+        ![PALYRA_LARGE, QUINN_LARGE, QUINN_UNTUNED].contains(&self.name)
+            || LARGE_WORKLOADS.contains(&workload)
+    }
+}
 
 pub fn named(name: &str) -> Result<&'static Contender> {
     let found = CONTENDERS.iter().find(|contender| contender.name == name);

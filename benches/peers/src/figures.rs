@@ -138,7 +138,7 @@ pub fn sections() -> Vec<Section> {
         },
         Section {
             title: "Events",
-            note: "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two. tonic is ahead in replays as it is with payloads: the kernel's TCP acknowledges, and TLS seals 16 KiB at once.",
+            note: "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two. tonic is ahead in replays as it is with payloads: the kernel's TCP acknowledges, and TLS seals 16 KiB at once. palyra-large and quinn-tokio-large take datagrams of up to 32 KiB, which loopback carries.",
             figures: vec![
                 Figure::more("replay rate", "replay, events/s", 1.0, 0),
                 Figure::less("replay cpu", "replay, CPU of both in µs per event", MICROS, 3),
@@ -150,7 +150,7 @@ pub fn sections() -> Vec<Section> {
         },
         Section {
             title: "Payloads of 512 KiB",
-            note: "One at a time on one connection; 512 KiB less 64 bytes, so that a frame of 512 KiB holds one. palyra keeps to the windows of the protocol's limits, 128 KiB for a stream and 256 KiB for a connection, and sends 56 datagrams or batches of them for a payload; with the windows that quinn has by default it would be the 50 of bare quinn. To tonic and tarpc the kernel's TCP acknowledges, and a TLS record seals 16 KiB, a packet less than 1.5.",
+            note: "One at a time on one connection; 512 KiB less 64 bytes, so that a frame of 512 KiB holds one. palyra and bare quinn have windows of 128 KiB for a stream and 256 KiB for a connection; quinn-tokio-untuned has those that quinn has by default. palyra-large and quinn-tokio-large take datagrams of up to 32 KiB. To tonic and tarpc the kernel's TCP acknowledges, and a TLS record seals 16 KiB, a packet less than 1.5.",
             figures: vec![
                 Figure::more("take rate", "payloads to the server, MiB/s", 1.0, 0),
                 Figure::less("take cpu", "to the server, CPU of both in µs per payload", MICROS, 0),

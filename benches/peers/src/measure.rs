@@ -134,14 +134,14 @@ struct Turns<'a> {
 
 impl Turns<'_> {
     fn take(&self, workload: &str, results: &mut Results, started: Instant) {
-        let mut order: Vec<_> = CONTENDERS.iter().collect();
+        let mut order: Vec<_> = CONTENDERS.iter().filter(|one| one.takes_part_in(workload)).collect();
         if self.round % 2 == 1 {
             order.reverse();
         }
         for contender in order {
             let elapsed = started.elapsed().as_secs();
             eprint!(
-                "{elapsed:4} s  round {}/{}  {workload:10} {:12}",
+                "{elapsed:4} s  round {}/{}  {workload:10} {:19}",
                 self.round + 1,
                 self.plan.rounds,
                 contender.name
@@ -383,7 +383,7 @@ impl Turns<'_> {
     fn idle(&self, results: &mut Results) {
         let seconds = self.plan.millis(60);
         eprintln!("       idle: all at once for {seconds} s");
-        let pairs = CONTENDERS.iter().filter_map(|contender| {
+        let pairs = CONTENDERS.iter().filter(|one| one.takes_part_in("idle")).filter_map(|contender| {
             let program = self.nodes.program(contender)?;
             let pair = self.stage.node(contender, program, 256).map_err(Failure::from);
             Some((contender, pair.and_then(|mut pair| pair.ask("connect 1").map(|_| pair))))

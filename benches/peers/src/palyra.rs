@@ -3,13 +3,19 @@
 use std::{future::pending, time::Duration};
 
 use palyra_quic::{
-    Bytes, Endpoint, EventLog, Identity, MethodError, PollRuntime, Router, ServerTls, TransportLimits, Trust,
+    Bytes, Endpoint, EventLog, Identity, MethodError, PollRuntime, Router, ServerTls, TransportLimits,
+    TransportLimitsBuilder, Trust,
 };
 
 use crate::{
     Result,
-    setup::{Credentials, LOOPBACK, Setup, announce, event, large},
+    setup::{Credentials, DATAGRAM_BYTES, LOOPBACK, Setup, announce, event, large},
 };
+
+/// Limits as they are by default, but for the size of datagrams.
+fn limits(datagram_bytes: u16) -> TransportLimitsBuilder {
+    TransportLimits::builder().max_datagram_bytes(datagram_bytes)
+}
 
 fn runtime<const SLEEPS: bool>() -> Result<PollRuntime> {
     let runtime = PollRuntime::new()?;
@@ -17,11 +23,15 @@ fn runtime<const SLEEPS: bool>() -> Result<PollRuntime> {
 }
 
 pub fn serve<const SLEEPS: bool>(setup: &Setup) -> Result<()> {
+    serve_with::<SLEEPS, DATAGRAM_BYTES>(setup)
+}
+
+pub fn serve_with<const SLEEPS: bool, const DATAGRAM: u16>(setup: &Setup) -> Result<()> {
     let mut runtime = runtime::<SLEEPS>()?;
     let Credentials { authority, certificate, key } = setup.credentials("server")?;
     let identity = Identity::from_pem(&certificate, &key)?;
     let tls = ServerTls::new(identity).require_client_certificates(Trust::from_pem(&authority)?);
-    let limits = TransportLimits::builder().max_connections(setup.connections).build()?;
+    let limits = limits(DATAGRAM).max_connections(setup.connections).build()?;
     let endpoint = Endpoint::builder()
         .shared_runtime(runtime.handle())
         .server(tls)
@@ -94,11 +104,11 @@ mod client {
     use crate::{
         Result,
         link::{self, Echo, Items, Measured},
-        setup::{Credentials, EVENT_BYTES, LOOPBACK, SERVER_NAME, SMALL, Setup},
+        setup::{Credentials, DATAGRAM_BYTES, EVENT_BYTES, LOOPBACK, SERVER_NAME, SMALL, Setup},
     };
 
     #[derive(Clone)]
-    pub struct Stack<const SLEEPS: bool> {
+    pub struct Stack<const SLEEPS: bool, const DATAGRAM: u16 = DATAGRAM_BYTES> {
         runtime: Arc<Mutex<PollRuntime>>,
         /// For the tasks of the measurement, too.
         handle: Arc<dyn Runtime>,
@@ -106,7 +116,7 @@ mod client {
         address: SocketAddr,
     }
 
-    impl<const SLEEPS: bool> link::Stack for Stack<SLEEPS> {
+    impl<const SLEEPS: bool, const DATAGRAM: u16> link::Stack for Stack<SLEEPS, DATAGRAM> {
         type Link = Connection;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {
@@ -115,8 +125,11 @@ mod client {
             let identity = Identity::from_pem(&certificate, &key)?;
             let tls = ClientTls::new(Trust::from_pem(&authority)?).identity(identity);
             let handle = runtime.handle();
-            let endpoint =
-                Endpoint::builder().shared_runtime(Arc::clone(&handle)).client(tls).bind(LOOPBACK)?;
+            let endpoint = Endpoint::builder()
+                .shared_runtime(Arc::clone(&handle))
+                .client(tls)
+                .limits(super::limits(DATAGRAM).build()?)
+                .bind(LOOPBACK)?;
             let runtime = Arc::new(Mutex::new(runtime));
             Ok(Self { runtime, handle, endpoint, address: address.parse()? })
         }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Result,
-    contenders::{CONTENDERS, PALYRA, SLEEPS},
+    contenders::{CONTENDERS, PALYRA, PALYRA_LARGE, SLEEPS},
     figures::{Better, Figure, GOALS, Goal, RACERS, RACES, Section, sections},
     floor::CIPHERS,
     measure::{PACKETS, Plan},
@@ -185,14 +185,29 @@ fn tables(out: &mut String, section: &Section, results: &Results) -> Result<()> 
         let cells: Vec<_> = columns.iter().map(|name| cell(figure, results, name)).collect();
         writeln!(out, "| {} {} | {} |", figure.title, figure.better.arrow(), cells.join(" | "))?;
     }
-    let others: Vec<_> = columns.iter().filter(|name| **name != PALYRA).copied().collect();
-    writeln!(out, "\n| palyra by | {} |\n|---|{}", others.join(" | "), "---|".repeat(others.len()))?;
-    for figure in &figures {
-        let ratio_to = |name: &&'static str| results.ratios(&figure.metric, PALYRA, name);
+    for ours in [PALYRA, PALYRA_LARGE] {
+        if columns.contains(&ours) {
+            let others: Vec<_> = columns.iter().filter(|name| **name != ours).copied().collect();
+            ratios(out, &figures, results, ours, &others)?;
+        }
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn ratios(
+    out: &mut String,
+    figures: &[&Figure],
+    results: &Results,
+    ours: &'static str,
+    others: &[&'static str],
+) -> Result<()> {
+    writeln!(out, "\n| {ours} by | {} |\n|---|{}", others.join(" | "), "---|".repeat(others.len()))?;
+    for figure in figures {
+        let ratio_to = |name: &&'static str| results.ratios(&figure.metric, ours, name);
         let cells: Vec<_> = others.iter().map(|name| ratio_to(name).map_or("–".to_owned(), ratio)).collect();
         writeln!(out, "| {} {} | {} |", figure.title, figure.better.arrow(), cells.join(" | "))?;
     }
-    out.push('\n');
     Ok(())
 }
 
@@ -233,7 +248,7 @@ fn panel(section: &Section, metric: &str, results: &Results) -> Option<Panel> {
             value: quartiles.median,
             spread: (quartiles.lower, quartiles.upper),
             text: figure.display(quartiles.median),
-            ours: [PALYRA, SLEEPS].contains(&contender.name),
+            ours: [PALYRA, SLEEPS, PALYRA_LARGE].contains(&contender.name),
         })
     });
     let target =

@@ -18,6 +18,11 @@ pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 pub const SERVER_NAME: &str = "localhost";
 pub const ALPN: &[u8] = b"palyra-quic-v1";
 
+/// How large datagrams of QUIC become unless a contender says otherwise: Ethernet's MTU without the headers.
+pub const DATAGRAM_BYTES: u16 = 1452;
+/// What docs/payloads.md recommends for loopback.
+pub const LARGE_DATAGRAM_BYTES: u16 = 32_768;
+
 /// What is echoed.
 pub const SMALL: [u8; 64] = [7; 64];
 pub const EVENT_BYTES: usize = 32;
