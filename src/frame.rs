@@ -212,6 +212,21 @@ impl FrameBuffer {
         next
     }
 
+    /// What `read` makes of the next body, if that has arrived whole in one chunk. Where it has not, or `read`
+    /// makes nothing of it, all stays as it is.
+    #[inline]
+    pub(crate) fn next_if<T>(&mut self, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+        if !matches!(self.state, State::Prefix { filled: 0, .. }) {
+            return None;
+        }
+        let (prefix, rest) = self.first.split_first_chunk()?;
+        let length = decode_prefix(*prefix, self.max).ok()?;
+        let taken = read(rest.get(..length)?)?;
+        self.first.advance(PREFIX_LEN + length);
+        self.next_chunk();
+        Some(taken)
+    }
+
     /// Checks that the stream may end here. To be asked once `next` gave `None`.
     ///
     /// # Errors

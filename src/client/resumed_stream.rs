@@ -90,6 +90,10 @@ impl ResumedStream {
     pub(super) fn take_arrived(&mut self) -> Option<Result<SubscriptionItem>> {
         loop {
             let (_, responses) = self.stream.as_mut()?;
+            if let Some((seq, epoch, payload)) = responses.take_event() {
+                let received = self.follower.event(seq, epoch, payload).map(Some);
+                return self.deliver(received).transpose();
+            }
             match responses.take_arrived()? {
                 Ok(response) => {
                     if let Some(item) = self.receive(response).transpose() {
@@ -132,7 +136,20 @@ impl ResumedStream {
             }
             _ => None,
         };
-        let received = match self.follower.receive(response) {
+        let received = self.follower.receive(response);
+        let delivered = self.deliver(received)?;
+        #[cfg(all(feature = "durable", unix))]
+        if let Some(seq) = ends_at {
+            (self.stream, self.is_behind) = (None, true);
+            let error = Error::new(ErrorKind::Truncated).detail(format!("the log ends with event {seq}"));
+            return Ok(Some(SubscriptionItem::Disconnected { error: error.of_method(&self.log) }));
+        }
+        Ok(delivered)
+    }
+
+    /// What the subscriber gets of what the follower has made of a frame.
+    fn deliver(&mut self, received: Result<Option<Delivery>>) -> Result<Option<SubscriptionItem>> {
+        let received = match received {
             Ok(received) => received,
             Err(error) => {
                 let failed = self.stream.take().map(|(_, mut responses)| responses.fail(error));
@@ -143,12 +160,6 @@ impl ResumedStream {
         if self.proven_at.is_some_and(|proven_at| self.client.clock().now() >= proven_at) {
             self.proven_at = None;
             self.client.succeeded();
-        }
-        #[cfg(all(feature = "durable", unix))]
-        if let Some(seq) = ends_at {
-            (self.stream, self.is_behind) = (None, true);
-            let error = Error::new(ErrorKind::Truncated).detail(format!("the log ends with event {seq}"));
-            return Ok(Some(SubscriptionItem::Disconnected { error: error.of_method(&self.log) }));
         }
         Ok(received.map(|received| match received {
             Delivery::Event { seq, epoch, payload } => SubscriptionItem::Event { seq, epoch, payload },

@@ -142,6 +142,15 @@ pub enum EventItem<T = Bytes> {
     Gap(Gap),
 }
 
+impl From<Delivery> for EventItem {
+    fn from(delivery: Delivery) -> Self {
+        match delivery {
+            Delivery::Event { seq, epoch, payload } => Self::Event { seq, epoch, payload },
+            Delivery::Gap(gap) => Self::Gap(gap),
+        }
+    }
+}
+
 impl EventItem {
     fn decode<T: for<'b> Decode<'b, ()>>(self) -> Result<EventItem<T>> {
         Ok(match self {
@@ -187,6 +196,9 @@ impl<T> Events<T> {
     ///
     /// As for [`next`](Self::next).
     pub async fn next_raw(&mut self) -> Result<Option<EventItem>> {
+        if let Some(event) = self.take_event() {
+            return event.map(Some);
+        }
         while !self.responses.has_ended() {
             let response = self.responses.next_response().await?;
             if let Some(item) = self.receive(response)? {
@@ -197,6 +209,9 @@ impl<T> Events<T> {
     }
 
     fn poll_next_raw(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<EventItem>>> {
+        if let Some(event) = self.take_event() {
+            return Poll::Ready(event.map(Some));
+        }
         while !self.responses.has_ended() {
             let Poll::Ready(response) = self.responses.poll_response(cx) else { return Poll::Pending };
             if let Some(item) = response.and_then(|response| self.receive(response)).transpose() {
@@ -214,10 +229,15 @@ impl<T> Events<T> {
             None => Ok(None),
         };
         let received = received.map_err(|error| self.responses.fail(error))?;
-        Ok(received.map(|received| match received {
-            Delivery::Event { seq, epoch, payload } => EventItem::Event { seq, epoch, payload },
-            Delivery::Gap(gap) => EventItem::Gap(gap),
-        }))
+        Ok(received.map(EventItem::from))
+    }
+
+    /// The next event, if it is here already. Most of a replay goes this way.
+    #[inline]
+    fn take_event(&mut self) -> Option<Result<EventItem>> {
+        let (seq, epoch, payload) = self.responses.take_event()?;
+        let received = self.follower.event(seq, epoch, payload);
+        Some(received.map(EventItem::from).map_err(|error| self.responses.fail(error)))
     }
 }
 

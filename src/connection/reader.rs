@@ -1,5 +1,6 @@
 //! How the answers of a streaming method are read.
 
+use bytes::Bytes;
 use tracing::Span;
 
 #[cfg(feature = "streams")]
@@ -12,7 +13,7 @@ use crate::{
     error::{Error, Result},
     frame::Body,
     link::OutstandingGuard,
-    message::{Codec, MessageError, Response},
+    message::{Codec, MessageError, Response, read_usual_event},
     stream::{FrameReader, FrameWriter},
 };
 
@@ -119,6 +120,19 @@ impl ResponseReader {
             Ok(response) => self.taken(response),
             Err(error) => Err(self.fail(error)),
         })
+    }
+
+    /// The sequence number, epoch and payload of the next response, if its frame is here already and is an
+    /// event in its usual form.
+    #[inline]
+    pub(super) fn take_event(&mut self) -> Option<(u64, Option<u64>, Bytes)> {
+        if self.ended {
+            return None;
+        }
+        let event = self.reader.take_arrived_if(read_usual_event)?;
+        self.answered = true;
+        self.connection.link().counters().events_received.add();
+        Some(event)
     }
 
     fn taken(&mut self, response: std::result::Result<Response, MessageError>) -> Result<Response> {

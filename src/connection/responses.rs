@@ -150,6 +150,17 @@ impl<T> Responses<T> {
         }
     }
 
+    /// The sequence number, epoch and payload of the next response, if its frame is here already and is an
+    /// event in its usual form. Much faster than [`next_response`](Self::next_response), which takes whatever
+    /// this leaves.
+    #[inline]
+    pub(crate) fn take_event(&mut self) -> Option<(u64, Option<u64>, Bytes)> {
+        match &mut self.state {
+            State::Idle(reader) => reader.take_event(),
+            State::Waiting(_) | State::Lost => None,
+        }
+    }
+
     /// Ends the stream for what was found in its last response.
     pub(crate) fn fail(&mut self, error: Error) -> Error {
         match &mut self.state {

@@ -62,7 +62,8 @@ impl Follower {
         Ok(received)
     }
 
-    fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Delivery> {
+    /// The same for an event.
+    pub(crate) fn event(&mut self, seq: u64, epoch: Option<u64>, payload: Bytes) -> Result<Delivery> {
         if seq == 0 {
             return Err(numbered_from_1());
         }
@@ -73,6 +74,7 @@ impl Follower {
             }
         }
         self.advance(epoch, seq);
+        self.at_beginning = false;
         Ok(Delivery::Event { seq, epoch, payload })
     }
 

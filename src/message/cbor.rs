@@ -137,6 +137,7 @@ fn put_string(out: &mut Vec<u8>, major: u8, content: &[u8]) {
 /// Writes a major type and its argument in as few bytes as it takes (RFC 8949, section 4.2.1).
 ///
 /// By hand, because minicbor's encoder returns errors that writing into a `Vec` cannot have.
+#[inline]
 pub(super) fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let major = major << 5;
     match u8::try_from(argument) {
@@ -232,19 +233,31 @@ pub(super) fn decode<F: Fields>(source: BodySource<'_>) -> Result<F, MessageErro
 }
 
 /// The number that `bytes` begin with, and what is behind it; `None` where they begin with anything else.
+#[inline]
 pub(super) fn split_uint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    match split_scalar(bytes)? {
-        (Scalar::Integer(Key::Unsigned(number)), rest) => Some((number, rest)),
-        _ => None,
-    }
+    split_head(bytes, UNSIGNED)
 }
 
 /// The same for a byte string.
+#[inline]
 pub(super) fn split_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    match split_scalar(bytes)? {
-        (Scalar::Bytes(bytes), rest) => Some((bytes, rest)),
+    let (length, rest) = split_head(bytes, BYTES)?;
+    rest.split_at_checked(usize::try_from(length).ok()?)
+}
+
+/// The argument of the head that `bytes` begin with, and what is behind it; `None` for another major type.
+#[inline]
+fn split_head(bytes: &[u8], major: u8) -> Option<(u64, &[u8])> {
+    let (&initial, rest) = bytes.split_first()?;
+    let argument = match initial ^ (major << 5) {
+        argument @ 0..24 => return Some((argument.into(), rest)),
+        24 => rest.split_first_chunk().map(|(bytes, rest)| (u8::from_be_bytes(*bytes).into(), rest)),
+        25 => rest.split_first_chunk().map(|(bytes, rest)| (u16::from_be_bytes(*bytes).into(), rest)),
+        26 => rest.split_first_chunk().map(|(bytes, rest)| (u32::from_be_bytes(*bytes).into(), rest)),
+        27 => rest.split_first_chunk().map(|(bytes, rest)| (u64::from_be_bytes(*bytes), rest)),
         _ => None,
-    }
+    };
+    argument
 }
 
 /// The same for a text string.

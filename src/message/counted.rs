@@ -6,7 +6,8 @@ use super::{
     MessageError,
     cbor::{self, BodySource, Key, split_bytes, split_uint},
     codec::{self, Codec},
-    response::{MAP_OF_5, RESULT, Response},
+    event::MAP_OF_5,
+    response::{RESULT, Response},
 };
 #[cfg(feature = "streams")]
 use crate::frame::Body;

@@ -1,7 +1,10 @@
 //! The most frequent response: an event.
 
+use bytes::Bytes;
+
 use super::{
     MessageError,
+    cbor::{split_bytes, split_uint},
     codec::Codec,
     fields::{FieldWriter, Message, write_response_head},
 };
@@ -19,6 +22,37 @@ pub(crate) fn encode_event(
 ) -> Result<(), MessageError> {
     codec.write(&Event { seq, epoch, payload: Some(payload) }, out)
 }
+
+/// The sequence number, epoch and payload of the event that is `body`, if it has the form that this crate
+/// writes; whatever has another form, be it right or wrong, is for [`Response::read`](super::Response::read).
+/// A replay is read by this: it allocates the payload and nothing else.
+#[inline]
+pub(crate) fn read_usual_event(body: &[u8]) -> Option<(u64, Option<u64>, Bytes)> {
+    split_usual(body).map(|(seq, epoch, payload)| (seq, epoch, Bytes::copy_from_slice(payload)))
+}
+
+/// The same, with the payload where it lies.
+#[inline]
+pub(super) fn split_usual(body: &[u8]) -> Option<(u64, Option<u64>, &[u8])> {
+    let (&head, rest) = body.split_first()?;
+    if !matches!(head, MAP_OF_5 | MAP_OF_6) {
+        return None;
+    }
+    let (seq, rest) = split_uint(rest.strip_prefix(FIRST_FIELDS)?)?;
+    let (payload, rest) = split_bytes(rest.strip_prefix(&[6])?)?;
+    let (epoch, rest) = if head == MAP_OF_6 {
+        let (epoch, rest) = split_uint(rest.strip_prefix(&[7])?)?;
+        (Some(epoch), rest)
+    } else {
+        (None, rest)
+    };
+    rest.is_empty().then_some((seq, epoch, payload))
+}
+
+pub(super) const MAP_OF_5: u8 = 0xa5;
+const MAP_OF_6: u8 = 0xa6;
+/// The first fields of an event, up to the key of its sequence number.
+const FIRST_FIELDS: &[u8] = b"\x00\x01\x01\x65event\x02\xf5\x03";
 
 /// At most how many bytes the frame of an event has beside its payload, in CBOR: the prefix, the map's head,
 /// six keys, the kind, `true`, two numbers of up to nine bytes, and the head of a payload below 4 GiB.

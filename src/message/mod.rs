@@ -29,7 +29,7 @@ pub use self::ack::AckEvents;
 pub(crate) use self::ack::AckEvents;
 pub(crate) use self::codec::is_json;
 pub(crate) use self::description::{DescribedLimits, encode_description};
-pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload};
+pub(crate) use self::event::{EVENT_OVERHEAD, encode_event, largest_event_payload, read_usual_event};
 #[cfg(feature = "streams")]
 pub(crate) use self::item::encode_item;
 pub(crate) use self::request::Additions;

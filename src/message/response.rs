@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{self, BodySource, Key, split_bytes, split_uint},
+    cbor::{self, BodySource, Key, split_bytes},
     codec::{self, Codec},
-    event::Event,
+    event::{Event, split_usual},
     fields::{self, FieldWriter, Message},
 };
 use crate::{frame::Body, protocol::PROTOCOL_VERSION, retry_after, text::truncated, wire_error::WireError};
@@ -182,25 +182,12 @@ impl Response {
     /// be it right or wrong, is not for here.
     fn decode_usual(source: BodySource<'_>) -> Option<Self> {
         let (&head, rest) = source.body().split_first()?;
-        let (response, rest) = match head {
-            MAP_OF_4 => {
-                let (payload, rest) = split_bytes(rest.strip_prefix(RESULT)?)?;
-                (Self::Result { payload: Some(source.keep(payload)) }, rest)
-            }
-            MAP_OF_5 | MAP_OF_6 => {
-                let (seq, rest) = split_uint(rest.strip_prefix(EVENT)?)?;
-                let (payload, rest) = split_bytes(rest.strip_prefix(&[6])?)?;
-                let (epoch, rest) = if head == MAP_OF_6 {
-                    let (epoch, rest) = split_uint(rest.strip_prefix(&[7])?)?;
-                    (Some(epoch), rest)
-                } else {
-                    (None, rest)
-                };
-                (Self::Event { seq, epoch, payload: Some(source.keep(payload)) }, rest)
-            }
-            _ => return None,
-        };
-        rest.is_empty().then_some(response)
+        if head != MAP_OF_4 {
+            let (seq, epoch, payload) = split_usual(source.body())?;
+            return Some(Self::Event { seq, epoch, payload: Some(source.keep(payload)) });
+        }
+        let (payload, rest) = split_bytes(rest.strip_prefix(RESULT)?)?;
+        rest.is_empty().then(|| Self::Result { payload: Some(source.keep(payload)) })
     }
 
     fn decode_any(source: BodySource<'_>) -> Result<Self, MessageError> {
@@ -210,12 +197,8 @@ impl Response {
 }
 
 const MAP_OF_4: u8 = 0xa4;
-pub(super) const MAP_OF_5: u8 = 0xa5;
-const MAP_OF_6: u8 = 0xa6;
 /// The first fields of a result, up to the key of its payload.
 pub(super) const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
-/// The first fields of an event, up to the key of its sequence number.
-const EVENT: &[u8] = b"\x00\x01\x01\x65event\x02\xf5\x03";
 
 /// How many bytes of UTF-8 a detail may have.
 const MAX_DETAIL_LEN: usize = 256;

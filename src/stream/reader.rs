@@ -135,6 +135,18 @@ impl FrameReader {
         taken
     }
 
+    /// The same for what `read` makes of a body that lies in one piece; where it makes nothing, the frame
+    /// stays.
+    #[inline]
+    pub(crate) fn take_arrived_if<T>(&mut self, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
+        let taken = self.buffer.next_if(read)?;
+        self.pieces = 0;
+        if self.buffer.is_empty() {
+            self.charge.settle(0);
+        }
+        Some(taken)
+    }
+
     /// A number that changes with every byte that comes.
     pub(crate) fn received(&self) -> usize {
         self.received
