@@ -508,6 +508,21 @@ mod tests {
     }
 
     #[test]
+    fn a_body_in_one_piece_is_taken_only_if_something_is_made_of_it() {
+        let stream = [frame(b"one"), frame(b"two")].concat();
+        let mut buffer = FrameBuffer::new(3);
+        buffer.push(Bytes::copy_from_slice(&stream[..9]));
+        buffer.push(Bytes::copy_from_slice(&stream[9..]));
+        assert_eq!(buffer.next_if(|_| None::<()>), None);
+        assert_eq!((buffer.held(), buffer.next_if(|body| Some(body.len()))), (stream.len(), Some(3)));
+        assert_eq!(buffer.next_if(|body| Some(body.len())), None, "split between two chunks");
+        assert_eq!(buffer.next(), Ok(Some(Bytes::from_static(b"two"))));
+        buffer.push(frame(b"four").into());
+        assert_eq!(buffer.next_if(|body| Some(body.len())), None, "too long");
+        assert_eq!(buffer.next(), Err(FrameError::TooLarge { announced: 4, max: 3 }));
+    }
+
+    #[test]
     fn errors_keep_their_kind_and_cause() {
         for (error, kind) in [
             (FrameError::Empty, ErrorKind::Protocol),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{split_bytes, split_uint},
+    cbor::{BYTES, UNSIGNED, put_head, split_bytes, split_uint},
     codec::Codec,
     fields::{FieldWriter, Message, write_response_head},
 };
@@ -20,7 +20,27 @@ pub(crate) fn encode_event(
     payload: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), MessageError> {
+    if codec == Codec::Cbor {
+        append_usual(seq, epoch, payload, out);
+        return Ok(());
+    }
     codec.write(&Event { seq, epoch, payload: Some(payload) }, out)
+}
+
+/// The CBOR of an event, as its list of fields would write it, but with all that is the same in every event
+/// in one piece.
+#[inline]
+fn append_usual(seq: u64, epoch: Option<u64>, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(if epoch.is_some() { MAP_OF_6 } else { MAP_OF_5 });
+    out.extend_from_slice(FIRST_FIELDS);
+    put_head(out, UNSIGNED, seq);
+    out.push(6);
+    put_head(out, BYTES, u64::try_from(payload.len()).unwrap_or(u64::MAX));
+    out.extend_from_slice(payload);
+    if let Some(epoch) = epoch {
+        out.push(7);
+        put_head(out, UNSIGNED, epoch);
+    }
 }
 
 /// The sequence number, epoch and payload of the event that is `body`, if it has the form that this crate
@@ -87,12 +107,30 @@ impl Message for Event<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn body_len(codec: Codec, payload: &[u8]) -> usize {
         let mut body = Vec::new();
         encode_event(codec, u64::MAX, Some(u64::MAX), payload, &mut body).unwrap();
         body.len()
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_is_written_as_its_list_of_fields_would_be(
+            seq in prop_oneof![any::<u64>(), 0..70_000_u64],
+            epoch in prop_oneof![any::<Option<u64>>(), (0..70_000_u64).prop_map(Some)],
+            payload in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let (mut written, mut by_fields) = (vec![0xff], vec![0xff]);
+            encode_event(Codec::Cbor, seq, epoch, &payload, &mut written).unwrap();
+            let event = Event { seq, epoch, payload: Some(&payload) };
+            Codec::Cbor.write(&event, &mut by_fields).unwrap();
+            prop_assert_eq!(&written, &by_fields);
+            prop_assert_eq!(read_usual_event(&written[1..]), Some((seq, epoch, Bytes::from(payload))));
+        }
     }
 
     #[test]

@@ -69,6 +69,14 @@ impl Item {
         Self::decode_from(BodySource::from(&body))
     }
 
+    /// The params of the item that is `body`, if it has the form that this crate writes; whatever has another
+    /// form, be it right or wrong, is for [`read`](Self::read).
+    #[cfg(feature = "streams")]
+    #[inline]
+    pub(crate) fn read_usual(body: &[u8]) -> Option<Bytes> {
+        split_usual(body).map(Bytes::copy_from_slice)
+    }
+
     fn decode_from(source: BodySource<'_>) -> Result<Self, MessageError> {
         match Self::decode_usual(source) {
             Some(item) => Ok(item),
@@ -81,8 +89,7 @@ impl Item {
 
     /// An item in the form that this crate writes.
     fn decode_usual(source: BodySource<'_>) -> Option<Self> {
-        let (params, rest) = split_bytes(source.body().strip_prefix(PARAMS)?)?;
-        rest.is_empty().then(|| Self { params: Some(source.keep(params)) })
+        split_usual(source.body()).map(|params| Self { params: Some(source.keep(params)) })
     }
 }
 
@@ -96,6 +103,12 @@ pub(crate) fn encode_item(params: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(PARAMS);
         cbor::put_bytes(out, params);
     }
+}
+
+#[inline]
+fn split_usual(body: &[u8]) -> Option<&[u8]> {
+    let (params, rest) = split_bytes(body.strip_prefix(PARAMS)?)?;
+    rest.is_empty().then_some(params)
 }
 
 /// A map of one pair, up to its value.

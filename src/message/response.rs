@@ -408,7 +408,7 @@ mod tests {
             || prop::collection::vec(any::<u8>(), 0..300).prop_map(|payload| Some(Bytes::from(payload)));
         prop_oneof![
             payload().prop_map(|payload| Response::Result { payload }),
-            (any::<u64>(), any::<Option<u64>>(), payload())
+            (prop_oneof![any::<u64>(), 0..70_000_u64], any::<Option<u64>>(), payload())
                 .prop_map(|(seq, epoch, payload)| Response::Event { seq, epoch, payload }),
         ]
     }

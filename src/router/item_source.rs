@@ -7,6 +7,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    mem,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -44,6 +45,8 @@ struct State {
     /// Of the task of the exchange, and of the task that reads.
     exchange: Option<Waker>,
     reading: Option<Waker>,
+    /// The exchange has found the reader locked, and does not watch the stream.
+    is_unwatched: bool,
 }
 
 /// Why an exchange ends before its handler does.
@@ -92,6 +95,7 @@ impl ItemSource {
                 closed: None,
                 exchange: None,
                 reading: None,
+                is_unwatched: false,
             }),
         })
     }
@@ -105,8 +109,7 @@ impl ItemSource {
         lock(&self.state).handed
     }
 
-    pub(super) fn note_handed(&self) {
-        let now = self.link.clock().now();
+    pub(super) fn note_handed(&self, now: Instant) {
         let mut state = lock(&self.state);
         state.handed += 1;
         state.active = now;
@@ -149,8 +152,13 @@ impl ItemSource {
             }
             remember(&mut state.exchange, cx);
         }
-        // Where it is locked, the handler reads, and finds out itself.
-        let Some(mut reader) = self.reader.try_lock() else { return Poll::Pending };
+        // Where it is locked, the handler reads, and finds out itself, or wakes this when it is done.
+        let reader = self.reader.try_lock().or_else(|| {
+            lock(&self.state).is_unwatched = true;
+            // The handler may have been done before it could see that.
+            self.reader.try_lock()
+        });
+        let Some(mut reader) = reader else { return Poll::Pending };
         match reader.as_mut().map(|reader| reader.poll_ahead(cx)) {
             Some(Poll::Ready(true)) => {
                 drop(reader);
@@ -171,6 +179,26 @@ impl ItemSource {
         match self.reader.try_lock() {
             Some(mut reader) => stop(&mut reader, code),
             None => wake(reading),
+        }
+    }
+
+    /// The next item, if it is here already, in its usual form, and nobody else is at the stream. Most items of
+    /// a caller that sends many go this way, past what it takes to wait.
+    pub(super) fn take_arrived(&self) -> Option<Bytes> {
+        let item = self.reader.try_lock()?.as_mut()?.take_arrived_if(Item::read_usual);
+        // Meanwhile others may have found the reader locked.
+        let (closed, exchange) = {
+            let mut state = lock(&self.state);
+            let is_unwatched = mem::take(&mut state.is_unwatched);
+            (state.closed, if is_unwatched { state.exchange.take() } else { None })
+        };
+        wake(exchange);
+        match closed {
+            Some(code) => {
+                self.close(code);
+                None
+            }
+            None => item,
         }
     }
 
@@ -255,6 +283,9 @@ impl Drop for WakeExchange<'_> {
         let exchange = {
             let mut state = lock(&self.0.state);
             let reading = state.reading.take();
+            if reading.is_some() {
+                state.is_unwatched = false;
+            }
             let is_elsewhere = match (&reading, &state.exchange) {
                 (Some(reading), Some(exchange)) => !reading.will_wake(exchange),
                 _ => false,
@@ -262,5 +293,70 @@ impl Drop for WakeExchange<'_> {
             if is_elsewhere { state.exchange.take() } else { None }
         };
         wake(exchange);
+    }
+}
+
+#[cfg(all(test, feature = "cert", feature = "sim"))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{
+        cert::CertificateAuthority,
+        endpoint::Endpoint,
+        sim::Sim,
+        tls::{ClientTls, ServerTls},
+    };
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl std::task::Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn with_source(test: impl FnOnce(Arc<ItemSource>)) {
+        let (sim, ca) = (Sim::new(1), CertificateAuthority::new("ca").unwrap());
+        let builder = Endpoint::builder().server(ServerTls::new(ca.issue_server(&[]).unwrap().identity()));
+        let node = sim.host([10, 0, 0, 1]).bind(builder, 7443).unwrap();
+        let builder = Endpoint::builder().client(ClientTls::new(ca.trust()));
+        let client = sim.host([10, 0, 0, 2]).bind(builder, 0).unwrap();
+        sim.run(async {
+            let connection = client.connect((node.local_addr().unwrap(), "localhost")).await.unwrap();
+            let link = connection.link();
+            let (_send, stream) = link.open_bi().await.unwrap();
+            let reader = FrameReader::new(stream, 1024, link.allowance().charge());
+            test(ItemSource::new(link, Some(reader)));
+        });
+    }
+
+    #[test]
+    fn an_exchange_that_found_the_reader_locked_is_woken_to_watch_the_stream() {
+        with_source(|source| {
+            let wakes = Arc::new(Wakes::default());
+            let waker = Waker::from(Arc::clone(&wakes));
+            let watch = || source.poll_fault(&mut Context::from_waker(&waker)).is_pending();
+            assert!(watch() && source.take_arrived().is_none());
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "it was not locked");
+            let handler = source.reader.try_lock().unwrap();
+            assert!(watch());
+            drop(handler);
+            assert!(source.take_arrived().is_none());
+            assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        });
+    }
+
+    #[test]
+    fn a_close_that_found_the_reader_locked_stops_the_stream_afterwards() {
+        with_source(|source| {
+            let handler = source.reader.try_lock().unwrap();
+            source.close(Code::NO_ERROR);
+            drop(handler);
+            assert!(source.reader.try_lock().unwrap().is_some(), "it was locked");
+            assert!(source.take_arrived().is_none());
+            assert!(source.reader.try_lock().unwrap().is_none());
+        });
     }
 }

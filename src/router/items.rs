@@ -190,12 +190,21 @@ impl ItemReader {
     /// Cancel-safe.
     async fn next(&mut self, source: &ItemSource) -> NextBytes {
         if self.delayed.is_none() && !self.ended {
-            match source.read(&mut self.deadline).await {
+            let next = match source.take_arrived() {
+                Some(bytes) => NextItem::Item(bytes),
+                None => source.read(&mut self.deadline).await,
+            };
+            match next {
                 NextItem::Item(bytes) => {
-                    let Some(due) = source.link().allowance().take_item(source.link().clock().now()) else {
+                    let now = source.link().clock().now();
+                    let Some(due) = source.link().allowance().take_item(now) else {
                         source.fail(ItemFault::TooFast);
                         return Err(closed());
                     };
+                    if due <= now {
+                        source.note_handed(now);
+                        return Ok(Some(bytes));
+                    }
                     self.delayed = Some((bytes, due));
                 }
                 NextItem::End => self.ended = true,
@@ -209,7 +218,7 @@ impl ItemReader {
             }
         }
         Ok(self.delayed.take().map(|(bytes, _)| {
-            source.note_handed();
+            source.note_handed(source.link().clock().now());
             bytes
         }))
     }
