@@ -29,8 +29,8 @@ use crate::{
 /// The stream is locked for no more answers than these.
 const MAX_ANSWERED: usize = 32;
 
-/// Calls of one method on one stream, which is opened again by the next call after it has ended. A task writes
-/// and reads, so that no caller depends on another one's being polled.
+/// Calls of one method on one stream, which is opened again by the next call after it has ended. A task
+/// writes and reads, so that no caller depends on another one's being polled.
 pub(super) struct CallStream {
     link: Arc<Link>,
     method: Box<str>,
@@ -61,7 +61,7 @@ enum Phase {
     NotOpen,
     /// There is a [`Driver`].
     Open,
-    Ended(End),
+    Closed(End),
 }
 
 /// Why no more calls are taken.
@@ -140,8 +140,14 @@ impl CallStream {
     }
 
     /// Gives this answer, and others that have arrived, to the calls that they belong to.
-    fn answer(&self, first: DecodedResponse, reader: &mut FrameReader) -> Result<()> {
-        let mut callers = Vec::new();
+    ///
+    /// `callers` is empty; its memory is used again.
+    fn answer(
+        &self,
+        first: DecodedResponse,
+        reader: &mut FrameReader,
+        callers: &mut Vec<Waker>,
+    ) -> Result<()> {
         let answered = {
             let mut state = self.state();
             let mut next = Some(Ok(first));
@@ -158,7 +164,7 @@ impl CallStream {
                 next = reader.take_arrived(|body| decode(&self.link, Codec::Cbor, body));
             }
         };
-        callers.into_iter().for_each(Waker::wake);
+        callers.drain(..).for_each(Waker::wake);
         answered
     }
 
@@ -194,7 +200,7 @@ impl CallStream {
                 Answer::Failed(error) if sent => Answer::Failed(error.after_request()),
                 answer => answer,
             });
-            state.phase = Phase::Ended(end);
+            state.phase = Phase::Closed(end);
             callers
         };
         callers.into_iter().for_each(Waker::wake);
@@ -302,6 +308,7 @@ impl Driver {
     /// Reads answers until the peer finishes.
     async fn read(&self, reader: &mut FrameReader) -> Result<()> {
         let link = &self.stream.link;
+        let mut callers = Vec::new();
         loop {
             let arrived = reader.take_arrived(|body| decode(link, Codec::Cbor, body));
             let first = match arrived {
@@ -311,7 +318,8 @@ impl Driver {
                     None => return Ok(()),
                 },
             };
-            self.stream.answer(first, reader).map_err(|error| violated(reader, error))?;
+            let answered = self.stream.answer(first, reader, &mut callers);
+            answered.map_err(|error| violated(reader, error))?;
         }
     }
 }
@@ -358,7 +366,7 @@ impl Caller<'_> {
             drop(outstanding);
             return Poll::Ready(Ok(Progress::Answered(answer)));
         }
-        if let Phase::Ended(end) = &state.phase
+        if let Phase::Closed(end) = &state.phase
             && self.has_waited
         {
             return Poll::Ready(Ok(Progress::Answered(end.answer(state.refusal.as_ref()))));

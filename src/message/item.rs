@@ -93,8 +93,8 @@ impl Item {
     }
 }
 
-/// Writes an item in CBOR from its parameters, behind the bytes that `out` holds already. Empty parameters are
-/// left out.
+/// Writes an item in CBOR from its parameters, behind the bytes that `out` holds already. Empty parameters
+/// are left out.
 #[cfg(feature = "streams")]
 pub(crate) fn encode_item(params: &[u8], out: &mut Vec<u8>) {
     if params.is_empty() {

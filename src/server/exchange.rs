@@ -78,10 +78,8 @@ pub(super) async fn serve(state: Arc<ConnectionState>, send: SendStream, recv: R
     #[cfg(feature = "streams")]
     drop(items);
     let writer = match result {
-        ExchangeResult::Respond { frame, mut writer, guard } => {
-            charge.adjust(request_len + frame.payload_len());
-            frame.write(&exchange, &mut writer).await;
-            drop(guard);
+        ExchangeResult::Respond { frame, mut writer, guard: _guard } => {
+            frame.write(&exchange, request_len, &mut charge, &mut writer).await;
             writer
         }
         ExchangeResult::Finished(writer) => writer,

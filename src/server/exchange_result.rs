@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{exchange_state::ExchangeState, run_handler::Outcome};
 use crate::{
+    admission::Charge,
     code::Code,
     error::Result,
     message::{Codec, Response, WireError},
@@ -145,13 +146,15 @@ impl FinalFrame {
         Some(Self { frame: encoded.ok()?, payload_len: payload_len(response) })
     }
 
-    /// The bytes that count against the peer's share of memory while the frame is being written.
-    pub(super) fn payload_len(&self) -> usize {
-        self.payload_len
-    }
-
-    /// Writes the frame, and finishes the stream.
-    pub(super) async fn write(self, exchange: &ExchangeState<'_>, writer: &mut FrameWriter) {
+    /// Writes the frame, and finishes the stream. Meanwhile `charge` counts the request and the response.
+    pub(super) async fn write(
+        self,
+        exchange: &ExchangeState<'_>,
+        request_len: usize,
+        charge: &mut Charge,
+        writer: &mut FrameWriter,
+    ) {
+        charge.adjust(request_len + self.payload_len);
         let ExchangeState { node, link, .. } = exchange;
         // A peer that does not read must not hold the response for ever.
         match node.clock.timeout(node.limits.handler_timeout(), writer.write(self.frame)).await {
