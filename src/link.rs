@@ -3,17 +3,20 @@
 use std::{
     any::Any,
     fmt,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
 #[cfg(feature = "streams")]
 use crate::sync::AsyncMutex;
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 use futures_lite::future;
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
@@ -35,7 +38,7 @@ use crate::{
     span,
     stats::LinkCounters,
     sync::wait_until,
-    tls::{OnExpiry, PeerIdentity, Security, ValidityPolicy, WallClock, classify, not_after},
+    tls::{OnExpiry, PeerIdentity, RevocationList, Security, ValidityPolicy, WallClock, classify, not_after},
 };
 
 /// What serving and calling share of a connection.
@@ -217,47 +220,68 @@ impl Link {
         let mut another: Option<Vec<CertificateDer<'static>>> = None;
         loop {
             let rotated = security.changed();
-            let ValidityPolicy { revocations, on_expiry, paths } = security.validity_policy(side);
+            let policy = security.validity_policy(side);
             let path = another.as_deref().unwrap_or(peer.chain());
-            let revoked = async {
-                match &revocations {
-                    Some(list) => list.wait_for(path).await,
-                    None => future::pending().await,
-                }
-                Some((Code::IDENTITY_REJECTED, "revoked"))
+            let invalid = self.wait_while_valid(path, &policy, security.wall_clock(), rotated).await;
+            let Some((code, reason)) = invalid else { continue };
+            // A connection that may stay after a certificate has expired is checked as if the certificate had
+            // not expired.
+            let now = security.wall_clock().now();
+            let at = match (policy.on_expiry, not_after(path)) {
+                (OnExpiry::Stay, Some(last_second)) => now.map(|now| now.min(last_second)),
+                _ => now,
             };
-            let not_after = not_after(path);
-            let expired = async {
-                match on_expiry {
-                    OnExpiry::Close => self.expiry(not_after, security.wall_clock()).await,
-                    OnExpiry::Stay => future::pending().await,
+            let presented = presented(&self.quinn);
+            let found = policy.paths.zip(at).and_then(|(paths, at)| {
+                paths.find_again(presented.as_deref()?, policy.revocations.as_ref(), at)
+            });
+            if found.is_some() {
+                another = found;
+                continue;
+            }
+            tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate is no longer valid");
+            let was_open = self.is_open();
+            self.close(code, reason);
+            return was_open.then_some(code);
+        }
+    }
+
+    /// Resolves when a certificate of this path is revoked or has expired, with the code and the reason to
+    /// close the connection with; or with `None` at the next rotation.
+    ///
+    /// Every connection waits here for as long as it lives, so this polls its three futures itself:
+    /// `future::or` of async blocks takes three times the memory.
+    async fn wait_while_valid(
+        &self,
+        path: &[CertificateDer<'static>],
+        policy: &ValidityPolicy,
+        wall_clock: &WallClock,
+        mut rotated: EventListener,
+    ) -> Option<(Code, &'static str)> {
+        let last_second = match policy.on_expiry {
+            OnExpiry::Close => not_after(path),
+            OnExpiry::Stay => None,
+        };
+        loop {
+            // Listens before it looks, or it could miss what is revoked in between.
+            let mut changed = policy.revocations.as_ref().map(RevocationList::changed);
+            if policy.revocations.as_ref().is_some_and(|list| list.has_revoked(path)) {
+                return Some((Code::IDENTITY_REJECTED, "revoked"));
+            }
+            let left = last_second.map(|last_second| time_left(last_second, wall_clock));
+            if left == Some(Duration::ZERO) {
+                return Some((Code::IDENTITY_EXPIRED, "expired"));
+            }
+            let mut sleep = left.map(|left| self.clock.sleep(left));
+            let is_rotated = poll_fn(|cx| {
+                let is_changed = changed.as_mut().is_some_and(|changed| Pin::new(changed).poll(cx).is_ready());
+                if is_changed || sleep.as_mut().is_some_and(|sleep| Pin::new(sleep).poll(cx).is_ready()) {
+                    return Poll::Ready(false);
                 }
-                Some((Code::IDENTITY_EXPIRED, "expired"))
-            };
-            let rotated = async {
-                rotated.await;
-                None
-            };
-            if let Some((code, reason)) = future::or(future::or(revoked, expired), rotated).await {
-                // A connection that may stay after a certificate has expired is checked as if the certificate
-                // had not expired.
-                let now = security.wall_clock().now();
-                let at = match (on_expiry, not_after) {
-                    (OnExpiry::Stay, Some(last_second)) => now.map(|now| now.min(last_second)),
-                    _ => now,
-                };
-                let presented = presented(&self.quinn);
-                let found = paths.zip(at).and_then(|(paths, at)| {
-                    paths.find_again(presented.as_deref()?, revocations.as_ref(), at)
-                });
-                if found.is_some() {
-                    another = found;
-                    continue;
-                }
-                tracing::debug!(remote = %self.remote_address(), reason, "the peer's certificate is no longer valid");
-                let was_open = self.is_open();
-                self.close(code, reason);
-                return was_open.then_some(code);
+                Pin::new(&mut rotated).poll(cx).map(|()| true)
+            });
+            if is_rotated.await {
+                return None;
             }
         }
     }
@@ -294,22 +318,6 @@ impl Link {
     /// Resolves when the peer is rejected.
     pub(crate) async fn rejected(&self) {
         wait_until(&self.rejection, || self.is_rejected()).await;
-    }
-
-    /// Resolves when the first of the certificates on the peer's path has expired, whose last second this is.
-    async fn expiry(&self, last_second: Option<SystemTime>, wall_clock: &WallClock) {
-        let Some(last_second) = last_second else { return future::pending().await };
-        loop {
-            // A clock that has failed lets nobody in, and is no reason to throw anybody out.
-            let left = match wall_clock.now() {
-                Some(now) => (last_second + SECOND).duration_since(now).unwrap_or_default(),
-                None => MAX_CLOCK_CHECK_INTERVAL,
-            };
-            if left.is_zero() {
-                return;
-            }
-            self.clock.sleep(left.min(MAX_CLOCK_CHECK_INTERVAL)).await;
-        }
     }
 
     pub(crate) fn remote_address(&self) -> SocketAddr {
@@ -368,6 +376,16 @@ impl Link {
     pub(crate) fn close_until(&self, code: Code, delay: Duration) {
         self.close(code, &retry_after::reason(delay));
     }
+}
+
+/// How long to wait until this second is over, or the wall clock has to be read again; zero when it is over.
+fn time_left(last_second: SystemTime, wall_clock: &WallClock) -> Duration {
+    // A clock that has failed lets nobody in, and is no reason to throw anybody out.
+    let left = match wall_clock.now() {
+        Some(now) => (last_second + SECOND).duration_since(now).unwrap_or_default(),
+        None => MAX_CLOCK_CHECK_INTERVAL,
+    };
+    left.min(MAX_CLOCK_CHECK_INTERVAL)
 }
 
 /// The certificates that the peer sent, whichever of them its path needs.

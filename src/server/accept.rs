@@ -1,6 +1,6 @@
 //! From an incoming packet to a connection that is served.
 
-use std::{convert::Infallible, pin::pin, sync::Arc};
+use std::{convert::Infallible, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use futures_lite::future;
 use quinn::{Incoming, ServerConfig};
@@ -154,15 +154,19 @@ async fn serve_accepted(node: Arc<Node>, held: CloseOnDrop, slot: ConnectionSlot
         let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
         tracing::debug!(%remote, ?fingerprint, "connection accepted");
     });
-    // Pinned, because what is brought along is kept twice.
-    let on_connection = pin!(OwnWaker::new(async {
-        if let Some(handler) = node.router.connection_handler() {
-            run_connection_handler(&node, link, handler).await;
+    // In memory of its own, since most nodes have no such handler and most handlers end before the connection.
+    let handler = node.router.connection_handler();
+    let mut handling =
+        handler.map(|handler| Box::pin(OwnWaker::new(run_connection_handler(&node, link, handler))));
+    let handling = poll_fn(|cx| {
+        if handling.as_mut().is_some_and(|handling| handling.as_mut().poll(cx).is_ready()) {
+            handling = None;
         }
-        future::pending().await
-    }));
+        Poll::Pending
+    });
+    // Pinned, because what is brought along is kept twice.
     let serving = pin!(serve_connection(&node, link, Some(slot)));
-    let work = pin!(future::or(serving, on_connection));
+    let work = pin!(future::or(serving, handling));
     attend(&node, link, &node.security, quinn::Side::Server, work).instrument(span.clone()).await;
     span.in_scope(|| tracing::debug!(%remote, "connection ended"));
 }

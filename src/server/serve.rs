@@ -27,7 +27,8 @@ pub(crate) async fn attend(
     let expelled = pin!(link.enforce_certificate_validity(security, side));
     let leaving = async {
         node.drain.begun().await;
-        link.outstanding().follow_acknowledgements().await;
+        // Boxed, so that a connection needs no room for it before a shutdown.
+        Box::pin(link.outstanding().follow_acknowledgements()).await;
     };
     let ended = async {
         future::or(link.ended(&node.drain), leaving).await;

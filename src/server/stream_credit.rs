@@ -83,6 +83,11 @@ impl UnackedResponses {
     /// Resolves when the shutdown has begun and all responses that were kept before it are acknowledged.
     pub(super) async fn delivered(&self, drain: &Drain) {
         drain.begun().await;
+        // Boxed, so that a connection needs no room for it before a shutdown.
+        Box::pin(self.all_delivered()).await;
+    }
+
+    async fn all_delivered(&self) {
         let State { responses, work, .. } = std::mem::take(&mut *lock(&self.queue));
         for writer in responses.unacked {
             // An error is the end of the connection, and of waiting for it.

@@ -22,10 +22,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
     stream: SendStream,
-    state: WriteState,
+    /// Of the reset where nobody chooses another: the peer's, once it has stopped the stream.
     abandon: Code,
-    /// With what code the peer stopped the stream, if a write found that it did.
-    stopped: Option<Code>,
+    state: WriteState,
+    /// Whether a write found that the peer stopped the stream. A bool and no code of its own, because each
+    /// answer that waits to be acknowledged keeps its writer.
+    is_stopped: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ enum WriteState {
 impl FrameWriter {
     /// `abandon` is the code of the reset where nobody chose another.
     pub(crate) fn new(stream: SendStream, abandon: Code) -> Self {
-        Self { stream, state: WriteState::BetweenWrites, abandon, stopped: None }
+        Self { stream, abandon, state: WriteState::BetweenWrites, is_stopped: false }
     }
 
     /// Writes whole frames. If this is cancelled, the stream can only be reset.
@@ -57,7 +59,7 @@ impl FrameWriter {
             Err(error) => {
                 let error = write_error(error);
                 if let ErrorKind::StreamReset(code) = error.kind() {
-                    self.stopped = Some(*code);
+                    (self.abandon, self.is_stopped) = (*code, true);
                 }
                 Err(error)
             }
@@ -67,7 +69,7 @@ impl FrameWriter {
     /// With what code the peer has stopped the stream, if a write found that it has.
     #[cfg(feature = "streams")]
     pub(crate) fn stopped_with(&self) -> Option<Code> {
-        self.stopped
+        self.is_stopped.then_some(self.abandon)
     }
 
     /// Whether another frame may follow.
@@ -103,7 +105,8 @@ impl FrameWriter {
     pub(crate) fn reset(&mut self, code: Code) {
         if matches!(self.state, WriteState::BetweenWrites | WriteState::Writing) {
             self.state = WriteState::Reset;
-            let _ = self.stream.reset(self.stopped.unwrap_or(code).to_varint());
+            let code = if self.is_stopped { self.abandon } else { code };
+            let _ = self.stream.reset(code.to_varint());
         }
     }
 

@@ -31,8 +31,9 @@ pub(crate) struct HandshakeReport(Arc<Shared>);
 struct Shared {
     verified: AtomicBool,
     path: Mutex<Option<Vec<CertificateDer<'static>>>>,
-    inconclusive: OnceLock<CertificateError>,
-    failure: OnceLock<HandshakeFailure>,
+    // Boxed, because few handshakes fail, and the report of one that succeeds lives as long as its connection.
+    inconclusive: OnceLock<Box<CertificateError>>,
+    failure: OnceLock<Box<HandshakeFailure>>,
     chain_limit: OnceLock<ChainLimit>,
 }
 
@@ -64,12 +65,12 @@ impl HandshakeReport {
     }
 
     pub(super) fn failure(&self) -> Option<&HandshakeFailure> {
-        self.0.failure.get()
+        self.0.failure.get().map(Box::as_ref)
     }
 
     pub(super) fn record(&self, failure: HandshakeFailure) {
         // A handshake ends with its first failure; were there a second, the first would explain more.
-        let _ = self.0.failure.set(failure);
+        let _ = self.0.failure.set(Box::new(failure));
     }
 
     /// Records that the verifier accepted the peer by this path.
@@ -80,7 +81,7 @@ impl HandshakeReport {
 
     /// Records that this side could not check the certificate, for a reason that may be its own.
     pub(super) fn record_inconclusive(&self, reason: CertificateError) {
-        let _ = self.0.inconclusive.set(reason);
+        let _ = self.0.inconclusive.set(Box::new(reason));
     }
 
     /// Why this side could not check the peer's certificate. Such a peer must not be served.

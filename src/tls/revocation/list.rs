@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 use rustls::{
     CertificateError,
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    sync::wait_until,
     tls::{certificate::CertificateFields, clock::WallClock, fingerprint::Fingerprint, identity::Trust, pem},
 };
 
@@ -256,15 +255,17 @@ impl RevocationList {
         self.contents().check(path, now)
     }
 
-    /// Resolves once one of these certificates is revoked. CRLs that are out of date do not count.
-    pub(crate) async fn wait_for(&self, chain: &[CertificateDer<'_>]) {
+    /// Whether one of these certificates is revoked. CRLs that are out of date do not count.
+    pub(crate) fn has_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
         // Before any list is out of date.
         let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
-        let is_revoked = || {
-            let chain = chain.iter().map(PathCertificate::of_unknown_issuer);
-            self.check(chain, now) == Err(CertificateError::Revoked)
-        };
-        wait_until(&self.shared.changed, is_revoked).await;
+        let chain = chain.iter().map(PathCertificate::of_unknown_issuer);
+        self.check(chain, now) == Err(CertificateError::Revoked)
+    }
+
+    /// Resolves with the next change of the list.
+    pub(crate) fn changed(&self) -> EventListener {
+        self.shared.changed.listen()
     }
 }
 
