@@ -274,7 +274,8 @@ impl Link {
             }
             let mut sleep = left.map(|left| self.clock.sleep(left));
             let is_rotated = poll_fn(|cx| {
-                let is_changed = changed.as_mut().is_some_and(|changed| Pin::new(changed).poll(cx).is_ready());
+                let is_changed =
+                    changed.as_mut().is_some_and(|changed| Pin::new(changed).poll(cx).is_ready());
                 if is_changed || sleep.as_mut().is_some_and(|sleep| Pin::new(sleep).poll(cx).is_ready()) {
                     return Poll::Ready(false);
                 }

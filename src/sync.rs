@@ -44,7 +44,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Resolves when the condition holds. The event must be notified after every change that can make it hold.
 ///
-/// Not an `async fn`, which would take twice the memory: connections wait by several of these while they live.
+/// Not an `async fn`, which would take twice the memory: each connection waits by several of these.
 pub(crate) fn wait_until(event: &Event, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let mut listener: Option<EventListener> = None;
     poll_fn(move |cx| {

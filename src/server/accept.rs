@@ -154,7 +154,7 @@ async fn serve_accepted(node: Arc<Node>, held: CloseOnDrop, slot: ConnectionSlot
         let fingerprint = link.peer().map(crate::tls::PeerIdentity::fingerprint);
         tracing::debug!(%remote, ?fingerprint, "connection accepted");
     });
-    // In memory of its own, since most nodes have no such handler and most handlers end before the connection.
+    // In memory of its own: most nodes have no such handler, and most handlers end before the connection.
     let handler = node.router.connection_handler();
     let mut handling =
         handler.map(|handler| Box::pin(OwnWaker::new(run_connection_handler(&node, link, handler))));

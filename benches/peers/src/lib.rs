@@ -28,6 +28,8 @@ pub mod figures;
 #[cfg(feature = "harness")]
 pub mod floor;
 #[cfg(feature = "harness")]
+pub mod heap;
+#[cfg(feature = "harness")]
 pub mod link;
 #[cfg(feature = "harness")]
 pub mod measure;

@@ -1,4 +1,5 @@
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- run`
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- run`, or `-- heap` for the owners of an idle
+//! connection's memory.
 
 use std::{env, path::PathBuf, process};
 
@@ -6,13 +7,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use peers::{
     Result,
     contenders::named,
+    heap,
     measure::{self, Plan, WORKLOADS},
     report,
     setup::Setup,
 };
 
-const USAGE: &str =
-    "usage: peers run [--rounds N] [--quick] [--only WORKLOAD] [--clean-builds] [--out DIRECTORY]";
+const USAGE: &str = "usage: peers run [--rounds N] [--quick] [--only WORKLOAD] [--clean-builds] [--out DIRECTORY], or peers heap [--burst]";
 const ROUNDS: usize = 9;
 const QUICK_ROUNDS: usize = 3;
 
@@ -31,6 +32,7 @@ fn obey() -> Result<()> {
         ["server", name, ..] => (named(name)?.serve)(&Setup::parse(&args[2..])?),
         ["client", name, address, ..] => (named(name)?.drive)(&Setup::parse(&args[3..])?, address),
         ["run", ..] => run(&args[1..]),
+        ["heap", ..] => heap::run(&args[1..]),
         _ => Err(USAGE.into()),
     }
 }

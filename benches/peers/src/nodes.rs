@@ -36,16 +36,24 @@ pub fn build() -> Result<Nodes> {
     for contender in &CONTENDERS {
         let Some(feature) = contender.node else { continue };
         eprintln!("       builds node-{feature}");
-        nodes.programs.insert(contender.name, build_one(feature, &target)?);
+        nodes.programs.insert(contender.name, build_one(feature, &target, &[])?);
     }
     Ok(nodes)
 }
 
-fn build_one(feature: &str, target: &Path) -> Result<PathBuf> {
+/// The same program as is measured, with the names of its functions.
+pub fn build_with_symbols(feature: &str) -> Result<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/symbols");
+    let symbols = ["--config", "profile.small.debug=1", "--config", "profile.small.strip=false"];
+    build_one(feature, &target, &symbols)
+}
+
+fn build_one(feature: &str, target: &Path, options: &[&str]) -> Result<PathBuf> {
     let bin = format!("node-{feature}");
     let status = cargo("build")
         .args(["--quiet", "--profile", "small", "--bin", &bin, "--features", feature, "--target-dir"])
         .arg(target)
+        .args(options)
         .status()?;
     if !status.success() {
         return Err(format!("{bin} cannot be built").into());
@@ -97,7 +105,7 @@ fn size(feature: &str, program: &Path) -> Measured<Vec<f64>> {
 fn clean_build(feature: &str) -> Result<Vec<f64>> {
     let target = env::temp_dir().join(format!("peers-clean-{}", std::process::id()));
     let start = Instant::now();
-    let built = build_one(feature, &target);
+    let built = build_one(feature, &target, &[]);
     let elapsed = start.elapsed().as_secs_f64();
     fs::remove_dir_all(&target)?;
     built.map(|_program| vec![elapsed])

@@ -111,6 +111,10 @@ impl Process {
         Ok(kill(self.pid(), Signal::SIGINT)?)
     }
 
+    pub fn terminate(&self) -> Result<()> {
+        Ok(kill(self.pid(), Signal::SIGTERM)?)
+    }
+
     pub fn wait(&mut self) -> io::Result<()> {
         self.child.wait().map(drop)
     }

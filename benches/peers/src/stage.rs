@@ -90,7 +90,11 @@ impl Stage {
         Ok(Pair { server, client, scratch: self.directory.clone() })
     }
 
-    fn pki(&self) -> Result<&str> {
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn pki(&self) -> Result<&str> {
         self.directory.to_str().ok_or_else(|| "a path that is no text".into())
     }
 }
