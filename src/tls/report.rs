@@ -31,7 +31,7 @@ pub(crate) struct HandshakeReport(Arc<Shared>);
 struct Shared {
     verified: AtomicBool,
     path: Mutex<Option<Vec<CertificateDer<'static>>>>,
-    // Boxed, because few handshakes fail, and the report of one that succeeds lives as long as its connection.
+    // Boxed, because few handshakes fail, and the report of one that succeeds lives as long as its link.
     inconclusive: OnceLock<Box<CertificateError>>,
     failure: OnceLock<Box<HandshakeFailure>>,
     chain_limit: OnceLock<ChainLimit>,
