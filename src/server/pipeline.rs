@@ -5,8 +5,10 @@
 //! are one write.
 
 use std::{
+    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -16,7 +18,7 @@ use futures_lite::future;
 use super::{
     call::wait_for_room,
     connection_state::ConnectionState,
-    exchange_result::{ExchangeResult, expired, record_given_up},
+    exchange_result::{ExchangeResult, expired},
     exchange_state::ExchangeState,
     items::too_many_item_exchanges,
     request::{record_unread, refuse, take_request},
@@ -25,7 +27,7 @@ use super::{
 use crate::{
     admission::Charge,
     code::Code,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     frame,
     message::{Item, MessageError, Response, TraceContext, WireError},
     router::{Context, ExchangeGuard, Handler, MethodError, Registration, ResponseSize, Unary},
@@ -77,8 +79,9 @@ pub(super) async fn serve(
     let ended = {
         let answers = Answers::new(exchange, &mut writer);
         let context = Context::new(Arc::clone(exchange.link), None).guard();
-        Pipeline { exchange, handler, response_size, limit, answers, context, given_up: pin!(given_up) }
-            .serve(first, &mut reader)
+        let (reader, given_up) = (&mut *reader, pin!(given_up));
+        Pipeline { exchange, handler, response_size, limit, reader, answers, context, given_up }
+            .serve(first)
             .await
     };
     match ended {
@@ -86,6 +89,15 @@ pub(super) async fn serve(
         PipelineEnd::Quiet(code) => {
             reader.stop(code);
             finish(exchange, writer)
+        }
+        PipelineEnd::GivenUp(code) => {
+            reader.stop(Code::CANCELLED);
+            ExchangeResult::conclude(exchange, Outcome::GivenUp(code), writer, None)
+        }
+        PipelineEnd::Unread(code) => {
+            reader.stop(code);
+            writer.reset(code);
+            ExchangeResult::Reset
         }
         PipelineEnd::Broken(code) => {
             reader.stop(code);
@@ -101,13 +113,14 @@ fn finish(exchange: &ExchangeState<'_>, mut writer: FrameWriter) -> ExchangeResu
     ExchangeResult::Finished(writer)
 }
 
-/// The peer has stopped the answers, or is gone.
-fn stopped(exchange: &ExchangeState<'_>, code: Code) -> PipelineEnd {
-    if exchange.link.is_open() {
-        exchange.node.counters.streams_reset_by_peers.add();
-    }
-    record_given_up(exchange);
-    PipelineEnd::Broken(code)
+/// Resolves when the caller has reset its calls, with the code for the answers. The calls behind the running
+/// one are read ahead for that, within bounds.
+async fn reset(reader: &mut FrameReader) -> Code {
+    poll_fn(|cx| match reader.poll_ahead(cx) {
+        Poll::Ready(true) => Poll::Ready(Code::CANCELLED),
+        Poll::Ready(false) | Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// How the stream ends.
@@ -116,6 +129,10 @@ enum PipelineEnd {
     Complete,
     /// Everything is answered, and no further call is taken.
     Quiet(Code),
+    /// The caller has stopped the answers or reset its calls, or is gone.
+    GivenUp(Code),
+    /// A call could not be read, which is recorded already.
+    Unread(Code),
     /// Calls may be without an answer.
     Broken(Code),
 }
@@ -126,6 +143,7 @@ struct Pipeline<'a, G> {
     response_size: &'a ResponseSize,
     /// For each call.
     limit: Duration,
+    reader: &'a mut FrameReader,
     answers: Answers<'a>,
     /// Of the latest call.
     context: ExchangeGuard,
@@ -136,7 +154,7 @@ struct Pipeline<'a, G> {
 type Call = std::result::Result<Item, MessageError>;
 
 impl<G: Future<Output = Code>> Pipeline<'_, G> {
-    async fn serve(mut self, (first, trace): FirstCall, reader: &mut FrameReader) -> PipelineEnd {
+    async fn serve(mut self, (first, trace): FirstCall) -> PipelineEnd {
         if let Some(params) = first {
             // It was counted and admitted as the request of the exchange.
             if let Err(ended) = self.call(params, trace).await {
@@ -145,14 +163,14 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         }
         let mut in_a_row = 0;
         loop {
-            let call = match reader.take_arrived(Item::read) {
+            let call = match self.reader.take_arrived(Item::read) {
                 Some(call) => call.map(Some),
                 None => {
                     in_a_row = 0;
-                    if let Err(ended) = self.answers.flush().await {
+                    if let Err(ended) = self.flush().await {
                         return ended;
                     }
-                    match self.wait(reader).await {
+                    match self.wait().await {
                         Ok(call) => call,
                         Err(ended) => return ended,
                     }
@@ -167,7 +185,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
                 return ended;
             }
             if self.answers.are_many()
-                && let Err(ended) = self.answers.flush().await
+                && let Err(ended) = self.flush().await
             {
                 return ended;
             }
@@ -175,16 +193,16 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             if in_a_row == CALLS_IN_A_ROW {
                 in_a_row = 0;
                 future::yield_now().await;
+                if let Some(code) = future::poll_once(reset(self.reader)).await {
+                    return PipelineEnd::GivenUp(code);
+                }
             }
         }
     }
 
     /// The next call, or `None` at the end of the stream.
-    async fn wait(
-        &mut self,
-        reader: &mut FrameReader,
-    ) -> std::result::Result<Result<Option<Call>>, PipelineEnd> {
-        let Self { exchange, given_up, .. } = self;
+    async fn wait(&mut self) -> std::result::Result<Result<Option<Call>>, PipelineEnd> {
+        let Self { exchange, given_up, reader, .. } = self;
         let ExchangeState { node, expires, .. } = exchange;
         // Nobody may keep a stream open that nothing happens on.
         let silent = node.clock.deadline(node.limits.handler_timeout());
@@ -194,7 +212,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             let next = reader.next_within(&node.clock, limit, DeadlineFrom::FirstByte, Item::read).await;
             Ok(next)
         };
-        let given_up = async { Err(stopped(exchange, given_up.as_mut().await)) };
+        let given_up = async { Err(PipelineEnd::GivenUp(given_up.as_mut().await)) };
         let shutdown = async {
             node.drain.begun().await;
             Err(PipelineEnd::Quiet(Code::SHUTTING_DOWN))
@@ -205,7 +223,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
 
     fn unreadable(&self, error: &Error) -> PipelineEnd {
         let ExchangeState { node, link, span, .. } = self.exchange;
-        PipelineEnd::Broken(record_unread(node, link, span, "call", error))
+        PipelineEnd::Unread(record_unread(node, link, span, "call", error))
     }
 
     /// Admits a call as the request of an exchange of its own would be, and serves it.
@@ -226,6 +244,13 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         }
     }
 
+    /// Writes the answers, unless the caller resets its calls.
+    async fn flush(&mut self) -> std::result::Result<(), PipelineEnd> {
+        let Self { reader, answers, .. } = self;
+        let reset = async { Err(PipelineEnd::GivenUp(reset(reader).await)) };
+        future::or(answers.flush(), reset).await
+    }
+
     /// Runs the handler, and answers.
     async fn call(
         &mut self,
@@ -239,11 +264,13 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         let deadline = Clock::after(node.clock.now(), self.limit);
         let deadline = expires.map_or(deadline, |expires| deadline.min(expires));
         if !self.answers.try_reserve(self.response_size.expected()) {
-            self.answers.flush().await?;
-            let turn = self.answers.reserve(self.response_size.expected(), deadline);
-            match Box::pin(turn).await {
+            self.flush().await?;
+            let Self { reader, answers, response_size, .. } = self;
+            let turn = answers.reserve(response_size.expected(), deadline);
+            let reset = async { Err(Outcome::GivenUp(reset(reader).await)) };
+            match Box::pin(future::or(turn, reset)).await {
                 Ok(()) => {}
-                Err(Outcome::GivenUp(code)) => return Err(stopped(self.exchange, code)),
+                Err(Outcome::GivenUp(code)) => return Err(PipelineEnd::GivenUp(code)),
                 Err(_) => return self.answers.add(&expired()),
             }
         }
@@ -256,7 +283,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             Outcome::Returned(Ok(payload)) => Response::result(Some(payload)),
             Outcome::Returned(Err(error)) => error.of_handler().into_response(),
             Outcome::TimedOut => MethodError::new(WireError::DeadlineExceeded).into_response(),
-            Outcome::GivenUp(code) => return Err(stopped(self.exchange, code)),
+            Outcome::GivenUp(code) => return Err(PipelineEnd::GivenUp(code)),
             Outcome::Panicked => {
                 tracing::warn!(remote = %link.remote_address(), "a handler panicked");
                 MethodError::internal("the handler failed").into_response()
@@ -271,22 +298,21 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
         trace: Option<TraceContext>,
         deadline: Instant,
     ) -> std::result::Result<Outcome<Bytes>, PipelineEnd> {
-        let Self { exchange, handler, response_size, answers, context, given_up, .. } = self;
-        let mut running = pin!(run_handler(
-            exchange.node,
-            ShutdownWaits::ForHandler,
-            Some(deadline),
-            given_up.as_mut(),
-            handler(context.renew(deadline, trace), params),
-        ));
-        let outcome = match future::poll_once(&mut running).await {
-            Some(outcome) => outcome,
-            // Those who wait for the calls before are not to wait for this one.
-            None => {
-                let (flushed, outcome) = future::zip(answers.flush(), running).await;
-                flushed?;
-                outcome
+        let Self { exchange, handler, response_size, reader, answers, context, given_up, .. } = self;
+        let given_up = pin!(future::or(given_up.as_mut(), reset(reader)));
+        let handling = handler(context.renew(deadline, trace), params);
+        let mut running = pin!(async {
+            let node = exchange.node;
+            match run_handler(node, ShutdownWaits::ForHandler, Some(deadline), given_up, handling).await {
+                // The answers before this one need not be written any more.
+                Outcome::GivenUp(code) => Err(PipelineEnd::GivenUp(code)),
+                outcome => Ok(outcome),
             }
+        });
+        let outcome = match future::poll_once(&mut running).await {
+            Some(outcome) => outcome?,
+            // Those who wait for the calls before are not to wait for this one.
+            None => future::try_zip(answers.flush(), running).await?.1,
         };
         context.end();
         if let Outcome::Returned(Ok(payload)) = &outcome {
@@ -382,9 +408,9 @@ impl<'a> Answers<'a> {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "answers not taken");
-                node.counters.unread(&error, Code::CANCELLED);
-                record_given_up(self.exchange);
-                Err(PipelineEnd::Broken(Code::CANCELLED))
+                let code =
+                    if let ErrorKind::StreamReset(code) = error.kind() { *code } else { Code::CANCELLED };
+                Err(PipelineEnd::GivenUp(code))
             }
             Err(_elapsed) => Err(PipelineEnd::Broken(Code::DEADLINE_EXCEEDED)),
         }

@@ -1,7 +1,8 @@
 //! Frames, written to a stream.
 
 use std::{
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
@@ -51,7 +52,7 @@ impl FrameWriter {
             return Err(Error::new(ErrorKind::Closed).detail("the stream has ended"));
         }
         self.state = WriteState::Writing;
-        match self.stream.write_chunk(Bytes::from(frames)).await {
+        match write_unless_stopped(&mut self.stream, Bytes::from(frames)).await {
             Ok(()) => {
                 self.state = WriteState::BetweenWrites;
                 Ok(())
@@ -122,6 +123,46 @@ impl FrameWriter {
     pub(crate) fn given_up(&self) -> impl Future<Output = Code> + Send + 'static {
         CancelFuture { stopped: self.stopped() }
     }
+}
+
+/// Writes all of these bytes, or as many as can be until the peer stops the stream.
+///
+/// quinn-proto only looks whether the peer has stopped a stream if the peer's limit for the whole connection
+/// (MAX_DATA) leaves room, so a write that waits for that limit looks itself.
+async fn write_unless_stopped(stream: &mut SendStream, bytes: Bytes) -> std::result::Result<(), WriteError> {
+    let mut bytes = [bytes];
+    let mut stopped = None;
+    loop {
+        let written = poll_fn(|cx| {
+            let written = pin!(stream.write_chunks(&mut bytes)).poll(cx);
+            if written.is_ready() {
+                return written.map_ok(|_| ());
+            }
+            poll_stopped(stream, &mut stopped, cx).map(Err)
+        });
+        written.await?;
+        if bytes[0].is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+type Stopped = Pin<Box<dyn Future<Output = std::result::Result<Option<VarInt>, StoppedError>> + Send + Sync>>;
+
+/// Resolves when the peer stops the stream, as a failure to write. On the heap, because few writes wait.
+#[cold]
+fn poll_stopped(
+    stream: &SendStream,
+    stopped: &mut Option<Stopped>,
+    cx: &mut Context<'_>,
+) -> Poll<WriteError> {
+    let stopped = stopped.get_or_insert_with(|| Box::pin(stream.stopped()));
+    stopped.as_mut().poll(cx).map(|stopped| match stopped {
+        Ok(Some(code)) => WriteError::Stopped(code),
+        Ok(None) => WriteError::ClosedStream,
+        Err(StoppedError::ConnectionLost(error)) => WriteError::ConnectionLost(error),
+        Err(StoppedError::ZeroRttRejected) => WriteError::ZeroRttRejected,
+    })
 }
 
 impl Drop for FrameWriter {

@@ -266,6 +266,15 @@ impl RawServer {
         Self::with(pki, Arc::new(QuicServerConfig::try_from(tls).unwrap()))
     }
 
+    /// With limits that are the test's own.
+    pub(crate) fn within(transport: TransportConfig) -> Self {
+        let pki = Pki::new();
+        let crypto = QuicServerConfig::try_from(pki.raw_server_tls()).unwrap();
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(transport));
+        Self { pki, endpoint: raw_endpoint(Some(config)) }
+    }
+
     /// With TLS that is the test's own.
     pub(crate) fn with(pki: Pki, crypto: Arc<dyn quinn::crypto::ServerConfig>) -> Self {
         let endpoint = raw_endpoint(Some(quinn::ServerConfig::with_crypto(crypto)));

@@ -29,6 +29,7 @@ mod addresses;
 mod admission;
 mod authorization;
 mod backoff;
+mod blocked_writes;
 mod call_interceptors;
 #[cfg(feature = "rsa")]
 mod certificates;

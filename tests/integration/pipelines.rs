@@ -233,6 +233,28 @@ fn the_last_handle_ends_the_stream_and_drops_a_handler_that_nobody_waits_for() {
 }
 
 #[test]
+fn a_reset_stops_the_running_call_and_those_behind_it_do_not_begin() {
+    let nodes = nodes(path(), &TransportLimits::default());
+    nodes.run(async |connection| {
+        let (mut calls, mut answers) = connection.bidi_raw("test.slow", "").await.unwrap();
+        for n in 0..3 {
+            calls.send_raw(vec![n]).await.unwrap();
+        }
+        nodes.until(|| nodes.handlers.begun.load(Ordering::SeqCst) == 1).await;
+        // The answers are still waited for.
+        drop(calls);
+        let began = nodes.pair.sim.elapsed();
+        let error = answers.next_raw().await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::StreamReset(Code::CANCELLED));
+        assert!(nodes.pair.sim.elapsed() - began < SECOND);
+        nodes.handlers.may_go.add_permits(10);
+        nodes.pair.sim.sleep(SECOND).await;
+        assert_eq!(nodes.handlers.begun.load(Ordering::SeqCst), 1);
+        assert_eq!(nodes.node.stats().streams_reset_by_peers, 1);
+    });
+}
+
+#[test]
 fn a_stream_that_is_idle_for_long_is_opened_again_by_the_next_call() {
     let limits = TransportLimits::builder().handler_timeout(2 * SECOND).build().unwrap();
     let nodes = nodes(path(), &limits);
