@@ -7,7 +7,7 @@ use minicbor::Decode;
 
 use super::{attempts::Attempts, reconnecting::Client};
 use crate::{
-    connection::{Health, OutgoingRequest, Responses, payload},
+    connection::{AnswerKind, Health, OutgoingRequest, Responses, payload},
     error::Result,
     message::{Codec, Response, TraceContext},
     value::{self, Raw},
@@ -92,7 +92,7 @@ impl<T> ClientCall<T> {
     ///
     /// As for [`send`](Self::send).
     pub async fn respond(mut self) -> Result<Response> {
-        self.client.exchange(&mut self.outgoing, Ok).await
+        self.client.exchange(&mut self.outgoing, AnswerKind::Any, Ok).await
     }
 
     /// Sends the request, and gives the answers one after another.
@@ -141,7 +141,7 @@ impl ClientCall {
     ///
     /// As for [`send`](Self::send).
     pub async fn health(mut self) -> Result<Health> {
-        self.client.exchange(&mut self.outgoing, Health::read).await
+        self.client.exchange(&mut self.outgoing, AnswerKind::Health, Health::read).await
     }
 }
 
@@ -157,13 +157,14 @@ impl Client {
     }
 
     pub(super) async fn result(&self, outgoing: &mut OutgoingRequest) -> Result<Bytes> {
-        self.exchange(outgoing, payload).await
+        self.exchange(outgoing, AnswerKind::Result, payload).await
     }
 
-    /// Sends a request with one answer, of the kind that `read` takes.
+    /// Sends a request with one answer, of a kind that `read` takes.
     pub(super) async fn exchange<T>(
         &self,
         outgoing: &mut OutgoingRequest,
+        kind: AnswerKind,
         read: fn(Response) -> Result<T>,
     ) -> Result<T> {
         let mut attempts = Attempts::new(self, outgoing.timeout.unwrap_or(self.shared.call_timeout));
@@ -171,7 +172,7 @@ impl Client {
             let next = attempts.next().await;
             let (connection, left) = next.map_err(|error| self.name(error, &outgoing.request.method))?;
             outgoing.timeout = Some(left);
-            let outcome = outgoing.answer_as(&connection, read).await;
+            let outcome = outgoing.answer_as(&connection, kind, read).await;
             if outcome.is_ok() {
                 self.succeeded();
             }

@@ -5,7 +5,7 @@ use minicbor::{Decode, Encode};
 
 use super::{attempts::Attempts, call::ClientCall, reconnecting::Client};
 use crate::{
-    connection::{Health, Notifier, OutgoingRequest, Responses, not_described},
+    connection::{AnswerKind, Health, Notifier, OutgoingRequest, Responses, not_described},
     error::Result,
     message::Description,
     method::{AnyMethod, Method, MethodName, NotificationMethod, StreamingMethod},
@@ -205,6 +205,7 @@ impl Client {
     ///
     /// As for [`call`](Self::call).
     pub async fn health(&self) -> Result<Health> {
-        self.exchange(&mut OutgoingRequest::new(HEALTH, Bytes::new()), Health::read).await
+        let mut request = OutgoingRequest::new(HEALTH, Bytes::new());
+        self.exchange(&mut request, AnswerKind::Health, Health::read).await
     }
 }

@@ -13,6 +13,7 @@ use futures_lite::future;
 use super::{
     Connection,
     answer::{Deadline, DecodedResponse, decode, read, remote_error, timed_out, violated},
+    outgoing::AnswerKind,
     pending_calls::PendingCalls,
     takes_items,
 };
@@ -154,6 +155,7 @@ impl CallStream {
             loop {
                 let Some(response) = next else { break Ok(()) };
                 let response = response.and_then(|response| response.map_err(Error::from));
+                let response = response.and_then(|response| AnswerKind::Result.check(response));
                 match response.and_then(|response| state.answer(response)) {
                     Ok(caller) => callers.extend(caller),
                     Err(error) => break Err(error),

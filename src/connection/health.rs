@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Connection, call::Call};
+use super::{Connection, call::Call, outgoing::AnswerKind};
 use crate::{
     error::{Error, Result},
     message::Response,
@@ -42,7 +42,7 @@ impl Call {
     /// As for [`send`](Self::send).
     pub async fn health(mut self) -> Result<Health> {
         let (connection, outgoing) = self.parts();
-        outgoing.answer_as(connection, Health::read).await
+        outgoing.answer_as(connection, AnswerKind::Health, Health::read).await
     }
 }
 

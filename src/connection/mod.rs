@@ -36,7 +36,7 @@ use std::{
 };
 
 pub(crate) use self::describe::not_described;
-pub(crate) use self::outgoing::{OutgoingRequest, payload};
+pub(crate) use self::outgoing::{AnswerKind, OutgoingRequest, payload};
 #[cfg(feature = "streams")]
 pub use self::pipeline::Pipeline;
 pub use self::{

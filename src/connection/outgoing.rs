@@ -35,8 +35,30 @@ pub(crate) struct OutgoingRequest {
     pub(crate) request: Request,
     pub(crate) codec: Codec,
     pub(crate) timeout: Option<Duration>,
+    pub(super) answer_kind: AnswerKind,
     /// Whether the caller has said which trace the request belongs to.
     has_own_trace: bool,
+}
+
+/// Which answers but errors a method gives, as far as its caller knows. Any other is a violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnswerKind {
+    Any,
+    Result,
+    Health,
+}
+
+impl AnswerKind {
+    pub(super) fn check(self, response: Response) -> Result<Response> {
+        match (self, &response) {
+            (Self::Any, _)
+            | (_, Response::Error { .. })
+            | (Self::Result, Response::Result { .. })
+            | (Self::Health, Response::Health { .. }) => Ok(response),
+            (Self::Result, _) => Err(Error::protocol("the answer is not a result")),
+            (Self::Health, _) => Err(Error::protocol("the answer is not about health")),
+        }
+    }
 }
 
 impl OutgoingRequest {
@@ -44,7 +66,13 @@ impl OutgoingRequest {
     pub(crate) fn new(method: &str, params: Bytes) -> Self {
         let mut request = Request::new(method);
         request.params = (!params.is_empty()).then_some(params);
-        Self { request, codec: Codec::Cbor, timeout: None, has_own_trace: false }
+        Self {
+            request,
+            codec: Codec::Cbor,
+            timeout: None,
+            answer_kind: AnswerKind::Any,
+            has_own_trace: false,
+        }
     }
 
     pub(crate) fn set_trace(&mut self, trace: TraceContext) {
@@ -54,15 +82,17 @@ impl OutgoingRequest {
 
     /// The payload of the one `result`; empty where it has none.
     pub(super) async fn result(&mut self, connection: &Connection) -> Result<Bytes> {
-        self.answer_as(connection, payload).await
+        self.answer_as(connection, AnswerKind::Result, payload).await
     }
 
-    /// The one answer, of the kind that `read` takes.
+    /// The one answer, of a kind that `read` takes.
     pub(crate) async fn answer_as<T>(
         &mut self,
         connection: &Connection,
+        kind: AnswerKind,
         read: fn(Response) -> Result<T>,
     ) -> Result<T> {
+        self.answer_kind = kind;
         let response = self.run(connection).await?;
         read(response).map_err(|error| self.name(connection, error.after_request()))
     }
@@ -129,7 +159,9 @@ impl OutgoingRequest {
         let Some(response) = read(connection.link(), self.codec, reader).await? else {
             return Err(Error::protocol("the stream ended without an answer"));
         };
-        let response = response.map_err(|error| violated(reader, error.into()))?;
+        // Before the end, which such a peer may never send.
+        let response = response.map_err(Error::from).and_then(|response| self.answer_kind.check(response));
+        let response = response.map_err(|error| violated(reader, error))?;
         let link = connection.link();
         // The peer has answered, whatever has gone wrong behind that.
         let ended = reader.end().await;

@@ -5,11 +5,11 @@ use tracing::Instrument;
 use super::{
     Connection,
     answer::{Deadline, record_end},
-    outgoing::OutgoingRequest,
+    outgoing::{AnswerKind, OutgoingRequest},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    message::{Response, WireError},
+    message::WireError,
     protocol::HEALTH,
 };
 
@@ -38,13 +38,13 @@ async fn ask(connection: &Connection, deadline: Deadline) -> Result<bool> {
     }
     let mut health = OutgoingRequest::new(HEALTH, Default::default());
     health.request.set_more(false);
+    health.answer_kind = AnswerKind::Health;
     let health = health.with_time_left(connection, deadline);
     let span = health.span(connection);
     let answer = health.exchange(connection, &span).instrument(span.clone()).await;
     record_end(&span, answer.as_ref().err());
     match answer {
-        Ok(Response::Health { .. }) => Ok(true),
-        Ok(_) => Err(Error::protocol("the answer is not about health").before_request()),
+        Ok(_) => Ok(true),
         Err(error) => match error.kind() {
             ErrorKind::Remote(WireError::InvalidRequest) => Ok(false),
             // It has read the request without a fault.

@@ -172,7 +172,7 @@ impl FinalFrame {
 
 /// Counts a call that the peer cancelled within [`ABUSIVE_CANCEL`]. If the time of a call is up, neither side
 /// is to blame; and callers whose time limits are not in the request cancel calls after a while.
-pub(super) fn record_given_up(exchange: &ExchangeState<'_>) {
+fn record_given_up(exchange: &ExchangeState<'_>) {
     let age = exchange.node.clock.now().saturating_duration_since(exchange.began);
     if age < ABUSIVE_CANCEL && !exchange.expires_within_a_round_trip() {
         exchange.node.record_fault(exchange.link);

@@ -18,7 +18,7 @@ use palyra_quic::{
 };
 
 use crate::{
-    common::{RawServer, frame, run},
+    common::{RawServer, RawStream, frame, run},
     simulation::{Pair, SECOND, client_tls},
 };
 
@@ -493,6 +493,46 @@ fn a_peer_that_takes_no_streams_is_asked_once_and_gets_no_calls() {
         assert!(connection.close_reason().is_none());
         connection.close(Code::NO_ERROR, "");
         assert_eq!(peer.await, 1);
+    });
+}
+
+/// Answers the question that comes before the first stream of calls, whether this peer takes any.
+async fn takes_streams(peer: &quinn::Connection) {
+    let mut stream = RawStream::accept(peer).await;
+    stream.next().await;
+    stream.send(&frame(&encoded(&Response::health()))).await;
+    stream.finish();
+}
+
+fn encoded(response: &Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    response.encode(Codec::Cbor, &mut body).unwrap();
+    body
+}
+
+#[test]
+fn an_answer_of_another_kind_ends_the_stream_at_once() {
+    run(async {
+        let server = RawServer::new();
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let asking = async {
+            takes_streams(&peer).await;
+            let mut stream = RawStream::accept(&peer).await;
+            for _request_and_calls in 0..4 {
+                stream.next().await;
+            }
+            stream.send(&frame(&encoded(&Response::result(Some("1".into()))))).await;
+            stream.send(&frame(&encoded(&Response::event(1, None, None)))).await;
+            stream.stopped().await
+        };
+        let (mut results, stopped) = future::zip(all((0..3).map(|_| calls.call_raw("x"))), asking).await;
+        assert_eq!(stopped, Some(Code::PROTOCOL_VIOLATION));
+        assert_eq!(results.remove(0).unwrap(), "1");
+        for result in results {
+            let error = result.unwrap_err();
+            assert_eq!((error.kind(), error.may_have_run()), (&ErrorKind::Protocol, true));
+        }
     });
 }
 

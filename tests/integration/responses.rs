@@ -452,8 +452,13 @@ fn an_answer_of_another_kind_is_a_violation() {
         let health = frame(&map(&[VERSION, &entry(1, "health"), OK]));
         let event = frame(&map(&[VERSION, &entry(1, "event"), OK, &entry(3, 1)]));
         for bytes in [health, event] {
-            let (answer, _) = future::zip(link.client.call_raw("m", ""), link.answer(&bytes, End::Fin)).await;
-            assert_eq!(answer.unwrap_err().kind(), &ErrorKind::Protocol);
+            for end in [End::Fin, End::Open] {
+                let answering = link.answer(&bytes, end);
+                let (answer, stopped) = future::zip(link.client.call_raw("m", ""), answering).await;
+                assert_eq!(answer.unwrap_err().kind(), &ErrorKind::Protocol);
+                assert!(stopped.is_none_or(|code| code == Code::PROTOCOL_VIOLATION));
+                assert!(stopped.is_some() || matches!(end, End::Fin), "it does not wait for the end");
+            }
             let streamed = async {
                 let mut responses = link.client.stream_raw("m", "").await.unwrap();
                 let error = responses.next_raw().await.unwrap_err();
@@ -465,8 +470,9 @@ fn an_answer_of_another_kind_is_a_violation() {
             assert_eq!(stopped, Some(Code::PROTOCOL_VIOLATION));
         }
         let result = frame(&result());
-        let (answer, _) = future::zip(link.client.health(), link.answer(&result, End::Fin)).await;
+        let (answer, stopped) = future::zip(link.client.health(), link.answer(&result, End::Open)).await;
         assert_eq!(answer.unwrap_err().kind(), &ErrorKind::Protocol);
+        assert_eq!(stopped, Some(Code::PROTOCOL_VIOLATION));
         link.assert_goes_on().await;
     });
 }
