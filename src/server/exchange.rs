@@ -21,6 +21,8 @@ use super::{
     items::{self, ItemsMethod},
     pipeline::{self, UnaryMethod},
 };
+#[cfg(feature = "streams")]
+use crate::protocol::RESERVED_PREFIX;
 use crate::{
     code::Code,
     error::{Error, Result},
@@ -186,7 +188,9 @@ fn route<'a>(exchange: &ExchangeState<'a>, admitted: Result<Request, MethodError
     };
     #[cfg(feature = "streams")]
     if request.more() == Some(true) {
-        if let Some(method) = node.router.method(&request.method).and_then(UnaryMethod::of) {
+        let of_application = !request.method.starts_with(RESERVED_PREFIX);
+        let method = node.router.method(&request.method).filter(|_| of_application);
+        if let Some(method) = method.and_then(UnaryMethod::of) {
             return Route::WithItems(MethodWithItems::Calls(method), Box::new(request));
         }
         return match items::method_of(&node.router, &request.method) {

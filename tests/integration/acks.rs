@@ -10,12 +10,12 @@ use std::{
 };
 
 use palyra_quic::{
-    Client, ClientTls, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder, LogMethod, Method,
-    MethodError, Mirror, MirrorState, PeerIdentity, Raw, Router, ServerTls, Subscription, SubscriptionItem,
-    WireError,
+    Client, ClientTls, Code, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder, LogMethod,
+    Method, MethodError, Mirror, MirrorState, PeerIdentity, Raw, Response, Router, ServerTls, Subscription,
+    SubscriptionItem, WireError, minicbor,
 };
 
-use crate::common::{Pki, Server, loopback, run, serve};
+use crate::common::{Pki, Server, entry, frame, loopback, map, run, serve};
 
 const LOG: LogMethod<Raw> = LogMethod::NODE;
 
@@ -220,6 +220,28 @@ fn a_node_without_consumers_does_not_know_the_method() {
         assert_eq!(subscription.acknowledged(), None);
         // The subscription goes on.
         assert_eq!(next_event(&mut subscription).await, 4);
+    });
+}
+
+#[test]
+fn an_acknowledgement_is_answered_without_a_payload_and_is_no_method_for_many_calls() {
+    run(async {
+        let log = bounds().build().unwrap();
+        publish(&log, 5);
+        let server = serve(Router::new().events(log.clone()).consumers(|_, _| true));
+        let peer = server.raw().await;
+        let params =
+            minicbor::bytes::ByteVec::from(map(&[&entry(0, "a"), &entry(1, log.epoch()), &entry(2, 3)]));
+        let fields = [entry(0, 1), entry(1, "node.ack_events"), entry(3, params), entry(7, true)];
+        let fields: Vec<&[u8]> = fields.iter().map(|field| &**field).collect();
+        let answer = peer.request(&map(&fields[..3])).await.frames();
+        assert_eq!(answer, [map(&[&entry(0, 1), &entry(1, "result"), &entry(2, true)])]);
+        assert_eq!(log.consumers()[0].acknowledged, 3);
+
+        let mut stream = peer.send(&frame(&map(&fields))).await;
+        let Response::Error { error, not_run, .. } = stream.answer().await.only() else { panic!("accepted") };
+        assert_eq!((error, not_run), (WireError::InvalidRequest, true));
+        assert_eq!(stream.stopped().await, Some(Code::NO_ERROR));
     });
 }
 
