@@ -84,9 +84,16 @@ enum NextWrite {
 pub(super) enum Answer {
     Response(Response),
     Failed(Error),
-    /// The peer has finished the stream, and the call has not run. It comes with the only answer on the
-    /// stream, if this was a refusal.
-    NotTaken(Option<Error>),
+    /// The peer has finished the stream, and the call has not run.
+    NotTaken(EndedStream),
+}
+
+/// What a peer had answered on a stream that it finished.
+pub(super) enum EndedStream {
+    /// Some calls.
+    WithAnswers,
+    /// None, or it has refused the first call or the whole stream, which is the same on the wire.
+    WithoutAnswers(Option<Error>),
 }
 
 /// How far a call has come.
@@ -197,8 +204,8 @@ impl CallStream {
     fn end(&self, end: End) {
         let callers = {
             let mut state = self.state();
-            let refusal = state.refusal.as_ref().map(Error::duplicate);
-            let callers = state.calls.answer_all(|sent| match end.answer(refusal.as_ref()) {
+            let State { calls, refusal, has_answer, .. } = &mut *state;
+            let callers = calls.answer_all(|sent| match end.answer(refusal.as_ref(), *has_answer) {
                 Answer::Failed(error) if sent => Answer::Failed(error.after_request()),
                 answer => answer,
             });
@@ -216,9 +223,12 @@ impl CallStream {
 
 impl End {
     /// What becomes of a call that has not run.
-    fn answer(&self, refusal: Option<&Error>) -> Answer {
+    fn answer(&self, refusal: Option<&Error>, has_answer: bool) -> Answer {
         match self {
-            Self::Finished => Answer::NotTaken(refusal.map(Error::duplicate)),
+            Self::Finished if has_answer && refusal.is_none() => Answer::NotTaken(EndedStream::WithAnswers),
+            Self::Finished => {
+                Answer::NotTaken(EndedStream::WithoutAnswers(refusal.map(Error::duplicate)))
+            }
             Self::Failed(error) => Answer::Failed(error.duplicate()),
         }
     }
@@ -371,7 +381,7 @@ impl Caller<'_> {
         if let Phase::Closed(end) = &state.phase
             && self.has_waited
         {
-            return Poll::Ready(Ok(Progress::Answered(end.answer(state.refusal.as_ref()))));
+            return Poll::Ready(Ok(Progress::Answered(end.answer(state.refusal.as_ref(), state.has_answer))));
         }
         if state.calls.is_full() {
             return Poll::Ready(Ok(Progress::Full(emptied.listen())));

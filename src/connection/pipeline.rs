@@ -8,11 +8,12 @@ use minicbor::{Decode, Encode};
 use super::{
     Connection,
     answer::{Deadline, record_end, remote_error},
-    call_stream::{Answer, CallStream},
+    call_stream::{Answer, CallStream, EndedStream},
     intercepted::Intercepted,
     outgoing::payload,
 };
 use crate::{
+    code::Code,
     error::{Error, ErrorKind, Result},
     message::{Codec, Response},
     method::{Method, MethodKind, MethodName},
@@ -44,7 +45,8 @@ impl Connection {
     /// ```
     ///
     /// The stream is opened with the first call, and once more after it has ended: a node ends it when
-    /// nothing has happened on it for as long as its handlers may take.
+    /// nothing has happened on it for as long as its handlers may take, and may end it after any number of
+    /// calls. Those that it has not run go on the next stream.
     #[must_use]
     pub fn pipeline<P: ?Sized, T>(&self, method: impl MethodName<Method<P, T>>) -> Pipeline<P, T> {
         Pipeline::new(self, method.method_name())
@@ -121,8 +123,10 @@ impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
     ///
     /// As for [`Connection::call`]; [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) if
     /// [`timeout`](Self::timeout) has passed;
-    /// [`Unsupported`](ErrorKind::Unsupported) if the peer does not take streams of calls. An error of one
-    /// call ends no other.
+    /// [`Unsupported`](ErrorKind::Unsupported) if the peer does not take streams of calls;
+    /// [`StreamReset`](ErrorKind::StreamReset) with NO_ERROR, which is [worth another
+    /// attempt](Error::is_retryable), if it has ended two streams without an answer. An error of one call
+    /// ends no other.
     ///
     /// # Cancellation
     ///
@@ -147,19 +151,26 @@ impl Shared {
                 }
                 Answer::Response(response) => payload(response).map_err(Error::after_request),
                 Answer::Failed(error) => Err(error),
-                // A node ends a stream that was idle; this call came at that time.
-                Answer::NotTaken(_) if !repeated => {
+                // A peer that ends its streams after some calls gets on with each of them.
+                Answer::NotTaken(EndedStream::WithAnswers) => continue,
+                // It may end a stream for another reason than these calls.
+                Answer::NotTaken(EndedStream::WithoutAnswers(_)) if !repeated => {
                     repeated = true;
                     continue;
                 }
                 // What was said about the first call of two streams is said about their method.
-                Answer::NotTaken(Some(refusal)) => Err(refusal),
-                Answer::NotTaken(None) => {
-                    Err(Error::new(ErrorKind::Closed).detail("the peer takes no more calls"))
+                Answer::NotTaken(EndedStream::WithoutAnswers(refusal)) => {
+                    Err(refusal.unwrap_or_else(takes_no_calls))
                 }
             };
         }
     }
+}
+
+/// The peer has ended two streams in good order, and answered no call on them.
+fn takes_no_calls() -> Error {
+    let stopped = Error::new(ErrorKind::StreamReset(Code::NO_ERROR)).temporary().not_run();
+    stopped.detail("the peer ends the streams of calls without an answer")
 }
 
 impl Drop for Shared {

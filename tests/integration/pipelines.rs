@@ -13,8 +13,8 @@ use std::{
 use async_lock::Semaphore;
 use futures_lite::future::{self, poll_once, yield_now};
 use palyra_quic::{
-    Bytes, Code, Codec, Connection, Context, Endpoint, ErrorKind, Method, MethodError, NextCall, Pipeline,
-    Response, Router, TransportLimits, WireError, sim::Link,
+    Bytes, Code, Codec, Connection, Context, Endpoint, ErrorKind, Item, Method, MethodError, NextCall,
+    Pipeline, Response, Router, TransportLimits, WireError, sim::Link,
 };
 
 use crate::{
@@ -533,6 +533,70 @@ fn an_answer_of_another_kind_ends_the_stream_at_once() {
             let error = result.unwrap_err();
             assert_eq!((error.kind(), error.may_have_run()), (&ErrorKind::Protocol, true));
         }
+    });
+}
+
+#[test]
+fn calls_behind_the_end_of_a_stream_go_on_the_next_one_and_each_runs_once() {
+    run(async {
+        let server = RawServer::new();
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let serving = async {
+            takes_streams(&peer).await;
+            let (mut served, mut streams) = (Vec::new(), 0);
+            while served.len() < 100 {
+                let mut stream = RawStream::accept(&peer).await;
+                streams += 1;
+                stream.next().await;
+                for _ in 0..11.min(100 - served.len()) {
+                    let params = Item::decode(&stream.next().await.into()).unwrap().params.unwrap();
+                    stream.send(&frame(&encoded(&Response::result(Some(params.clone()))))).await;
+                    served.push(params);
+                }
+                stream.finish();
+                stream.stop(Code::NO_ERROR);
+            }
+            (served, streams)
+        };
+        let calling = all((0..100_u8).map(|n| calls.call_raw(vec![n])));
+        let (results, (mut served, streams)) = future::zip(calling, serving).await;
+        for (n, result) in (0..).zip(results) {
+            assert_eq!(result.unwrap(), [n][..]);
+        }
+        served.sort();
+        assert_eq!(served, (0..100).map(|n| Bytes::from(vec![n])).collect::<Vec<_>>());
+        assert_eq!(streams, 10);
+    });
+}
+
+#[test]
+fn a_peer_that_ends_each_stream_at_once_is_not_asked_for_ever() {
+    run(async {
+        let server = RawServer::new();
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let ending = async {
+            takes_streams(&peer).await;
+            let mut streams = 0;
+            loop {
+                let Ok((mut send, mut recv)) = peer.accept_bi().await else { return streams };
+                streams += 1;
+                send.finish().unwrap();
+                recv.stop(0_u8.into()).unwrap();
+            }
+        };
+        let calling = async {
+            for result in all((0..20).map(|_| calls.call_raw("x"))).await {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), &ErrorKind::StreamReset(Code::NO_ERROR));
+                assert!(!error.may_have_run() && error.is_retryable(), "{error}");
+            }
+            connection.close(Code::NO_ERROR, "");
+        };
+        let (streams, ()) = future::zip(ending, calling).await;
+        // Two for each call that begins when the streams of the others have ended.
+        assert!((2..=40).contains(&streams), "{streams}");
     });
 }
 
