@@ -12,7 +12,12 @@ use crate::{
     args::Serve,
     event_logs::Logs,
     failure::{Failure, tell},
-    files::{copy::max_piece, disk::Disk, folder::Folder, methods::ServedFolder},
+    files::{
+        copy::max_piece,
+        disk::Disk,
+        folder::Folder,
+        methods::{PEER_SILENCE, ServedFolder},
+    },
     lines::{self, Listening},
     pki::Directory,
     signals::{Hangup, Termination},
@@ -158,5 +163,6 @@ fn files(args: &Serve, limits: &TransportLimits) -> Result<Option<ServedFolder>,
             ids.iter().fold(Peers::nobody(), |peers, id| peers.uri(format!("palyra:device:{}", id.as_str())))
         }
     };
-    Ok(Some(ServedFolder { folder, writers, max_piece: max_piece(limits.max_frame_bytes()) }))
+    let max_piece = max_piece(limits.max_frame_bytes());
+    Ok(Some(ServedFolder { folder, writers, max_piece, peer_silence: PEER_SILENCE }))
 }

@@ -1,13 +1,8 @@
 //! JSON bodies: one object, for nodes of the tokio implementation.
 
-use std::fmt;
-
 use base64::{Engine, display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::DeserializeOwned,
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::error::Category;
 
 use super::{JsonError, MAX_NESTING, MessageError, fields::FieldWriter, trace::TraceContext};

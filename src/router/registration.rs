@@ -1,6 +1,6 @@
 //! Registers methods and notifications, with handlers of values or of bytes.
 
-use std::{future::Future, sync::Arc};
+use std::{fmt::Write, future::Future, sync::Arc};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -175,8 +175,16 @@ impl Router {
 
 pub(super) fn decode_params<P: for<'b> Decode<'b, ()> + 'static>(params: &[u8]) -> Result<P, MethodError> {
     value::decode_params(params).map_err(|error| {
-        let fault = std::error::Error::source(&error).map(ToString::to_string);
-        MethodError::invalid_request(format!("params: {}", fault.unwrap_or_else(|| error.to_string())))
-            .not_run()
+        let mut fault = String::new();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            // An error of the application's own is the cause of one that only says that decoding failed.
+            let _ = write!(fault, ": {error}");
+            cause = error.source();
+        }
+        if fault.is_empty() {
+            let _ = write!(fault, ": {error}");
+        }
+        MethodError::invalid_request(format!("params{fault}")).not_run()
     })
 }

@@ -1087,7 +1087,7 @@ impl Pki {
     }
 
     /// A client whose certificate the authority can revoke.
-    fn issue(&self, id: &str) -> IssuedCertificate {
+    pub(crate) fn issue(&self, id: &str) -> IssuedCertificate {
         let issued = self.authority().issue_client(id).unwrap();
         fs::write(self.file(&format!("{id}.pem")), issued.cert_pem()).unwrap();
         fs::write(self.file(&format!("{id}.key")), issued.key_pem()).unwrap();

@@ -27,7 +27,7 @@ use crate::{
         copy::MAX_PIECE,
         disk::Disk,
         folder::Folder,
-        methods::ServedFolder,
+        methods::{PEER_SILENCE, ServedFolder},
     },
 };
 
@@ -85,7 +85,8 @@ impl Files {
     fn slow_router(&self) -> (TransportLimits, Router) {
         let limits = TransportLimits::builder().request_rate(Rate::per_second(40).burst(8)).build().unwrap();
         let folder = Folder::new(&self.there.0, Disk::Threads).unwrap();
-        let served = ServedFolder { folder, writers: Peers::identified(), max_piece: MAX_PIECE };
+        let (writers, peer_silence) = (Peers::identified(), PEER_SILENCE);
+        let served = ServedFolder { folder, writers, max_piece: MAX_PIECE, peer_silence };
         (limits, served.methods(Router::new()))
     }
 }

@@ -6,20 +6,23 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
+use futures_lite::stream;
 use palyra_quic::{
-    Bytes, ClientTls, Connection, Endpoint, Error, ErrorKind, Identity, Raw, Trust, Upload, WireError,
-    minicbor,
+    Bytes, ClientTls, Code, Connection, Endpoint, Error, ErrorKind, Identity, Peers, Raw, Router, Trust,
+    Upload, WireError, minicbor,
 };
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     process::{Pid, Resource, Rlimit, getrlimit, prlimit},
 };
-use smol::block_on;
+use smol::{Timer, block_on};
 
 use crate::{
     cli::{Pki, Running, Scratch, Server, file_names},
+    common::{in_time, run, serve},
     file_transfers::{bytes, content_of},
     files::{
         From, GET, OFFER, Offer, PUT, STAT,
@@ -28,6 +31,8 @@ use crate::{
         copy::MAX_PIECE,
         disk::Disk,
         error::FileError,
+        folder::Folder,
+        methods::ServedFolder,
     },
     program::binary,
 };
@@ -50,8 +55,12 @@ impl Fixture {
     }
 
     fn connect(&self, address: &str) -> (Endpoint, Connection) {
-        let identity =
-            Identity::from_pem(&self.pki.read("client.pem"), &self.pki.read("client.key")).unwrap();
+        self.connect_as("client", address)
+    }
+
+    fn connect_as(&self, id: &str, address: &str) -> (Endpoint, Connection) {
+        let (chain, key) = (self.pki.read(&format!("{id}.pem")), self.pki.read(&format!("{id}.key")));
+        let identity = Identity::from_pem(&chain, &key).unwrap();
         let tls = ClientTls::new(Trust::from_pem(&self.pki.read("ca.pem")).unwrap()).identity(identity);
         let endpoint = Endpoint::builder().client(tls).bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address: std::net::SocketAddr = address.parse().unwrap();
@@ -75,14 +84,21 @@ fn begin(
     offset: u64,
     bytes: &[u8],
 ) -> Result<Upload<Raw, ()>, Error> {
-    block_on(async {
-        let from = From { content: content.clone(), offset };
-        let mut upload = connection.request(PUT, &from)?.send_items::<Raw>().await?;
-        for piece in bytes.chunks(MAX_PIECE) {
-            upload.send_raw(piece.to_vec()).await?;
-        }
-        Ok(upload)
-    })
+    block_on(beginning(connection, content, offset, bytes))
+}
+
+async fn beginning(
+    connection: &Connection,
+    content: &Content,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<Upload<Raw, ()>, Error> {
+    let from = From { content: content.clone(), offset };
+    let mut upload = connection.request(PUT, &from)?.send_items::<Raw>().await?;
+    for piece in bytes.chunks(MAX_PIECE) {
+        upload.send_raw(piece.to_vec()).await?;
+    }
+    Ok(upload)
 }
 
 fn put(connection: &Connection, content: &Content, offset: u64, bytes: &[u8]) -> Result<(), Error> {
@@ -174,6 +190,91 @@ fn of_two_uploads_of_a_name_the_second_comes_later() {
     });
     assert_eq!(fixture.names(), ["image", "other"]);
     put(&connection, &content_of("image", b"other"), 0, b"other").unwrap();
+}
+
+#[test]
+fn uploads_of_one_client_leave_places_to_others() {
+    let fixture = Fixture::new();
+    let server = fixture.serve();
+    let (_endpoint, connection) = fixture.connect(&server.address);
+    fixture.pki.issue("other");
+    let (_other, other) = fixture.connect_as("other", &server.address);
+    let whole = bytes(4 * MIB, 14);
+    // More than fits into the windows, so the handlers have begun.
+    let stalled = async |connection: &Connection, name: &str| {
+        beginning(connection, &content_of(name, &whole), 0, &whole[..2 * MIB]).await.unwrap()
+    };
+    block_on(in_time(async {
+        let (first, _second) = (stalled(&connection, "1").await, stalled(&connection, "2").await);
+        let small = content_of("3", b"small");
+        let waiting = beginning(&connection, &small, 0, b"small").await.unwrap();
+        // Nobody waits for the third, which waits for one of the others of its client.
+        let _others = (stalled(&other, "4").await, stalled(&other, "5").await);
+        drop(first);
+        waiting.finish().await.unwrap();
+    }));
+    assert_eq!(fs::read(fixture.folder.0.join("3")).unwrap(), b"small");
+}
+
+#[test]
+fn a_transfer_whose_peer_is_silent_ends() {
+    run(async {
+        let scratch = Scratch::new();
+        let whole = bytes(4 * MIB, 13);
+        fs::write(scratch.0.join("there"), &whole).unwrap();
+        let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
+        let (writers, peer_silence) = (Peers::identified(), Duration::from_millis(300));
+        let served = ServedFolder { folder, writers, max_piece: MAX_PIECE, peer_silence };
+        let server = serve(served.methods(Router::new()));
+        let connection = server.connect().await;
+
+        let from = From { content: content_of("image", &whole), offset: 0 };
+        let mut upload = connection.request(PUT, &from).unwrap().send_items::<Raw>().await.unwrap();
+        upload.send_raw(whole[..MAX_PIECE].to_vec()).await.unwrap();
+        let ended = upload.send_all_raw(stream::pending::<Bytes>()).await;
+        refused(ended, WireError::DeadlineExceeded, "nothing has moved");
+
+        // More than fits into the windows, and not read.
+        let from = From { content: content_of("there", &whole), offset: 0 };
+        let (_items, mut pieces) = connection.bidi(GET, &from).await.unwrap();
+        while server.endpoint.stats().streams_reset.deadline_exceeded == 0 {
+            Timer::after(Duration::from_millis(10)).await;
+        }
+        let error = loop {
+            if let Err(error) = pieces.next_raw().await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), &ErrorKind::StreamReset(Code::DEADLINE_EXCEEDED));
+    });
+}
+
+#[test]
+fn what_cannot_be_moved_is_refused_in_words() {
+    let fixture = Fixture::new();
+    let server = fixture.serve();
+    let (_endpoint, connection) = fixture.connect(&server.address);
+    let whole = bytes(200_000, 15);
+    let content = content_of("image", &whole);
+    for name in ["../image", "", ".image"] {
+        let name = minicbor::to_vec(name).unwrap();
+        let refusal = block_on(connection.call_raw(STAT.name(), name));
+        refused(refusal, WireError::InvalidRequest, "the name is not 1 to 128 bytes of letters");
+    }
+    block_on(async {
+        let from = From { content: content.clone(), offset: 0 };
+        let mut upload = connection.request(PUT, &from).unwrap().send_items::<Raw>().await.unwrap();
+        // One item may arrive as the answer does.
+        let _ = upload.send_raw(whole[..100_000].to_vec()).await;
+        refused(upload.finish().await, WireError::InvalidRequest, "a piece has more than 65536 bytes");
+    });
+    put(&connection, &content, 0, &whole).unwrap();
+    block_on(async {
+        let from = From { content: content.clone(), offset: 200_001 };
+        let (_items, mut pieces) = connection.bidi(GET, &from).await.unwrap();
+        let refusal = pieces.next_raw().await;
+        refused(refusal, WireError::InvalidRequest, "beyond the 200000 bytes of the file");
+    });
 }
 
 #[test]

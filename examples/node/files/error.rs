@@ -23,6 +23,14 @@ pub(crate) enum FileError {
     },
     /// The file is no longer what the peer was told about.
     Changed,
+    /// The peer asks for bytes behind the last.
+    BeyondEnd {
+        size: u64,
+    },
+    /// A piece is longer than `file.offer` says.
+    LongPiece {
+        longest: usize,
+    },
     /// More bytes have arrived than the content has.
     TooMuch,
     /// The bytes ended before the content did.
@@ -65,6 +73,8 @@ impl fmt::Display for FileError {
             Self::TakenOver => f.write_str("the same client has begun another upload of this name"),
             Self::AnotherOffset { expected } => write!(f, "the upload has to continue at offset {expected}"),
             Self::Changed => f.write_str("the file has changed"),
+            Self::BeyondEnd { size } => write!(f, "the offset is beyond the {size} bytes of the file"),
+            Self::LongPiece { longest } => write!(f, "a piece has more than {longest} bytes"),
             Self::TooMuch => f.write_str("more bytes have arrived than were announced"),
             Self::TooLittle { received, size } => write!(f, "only {received} of {size} bytes have arrived"),
             Self::AnotherHash => f.write_str("what has arrived has another hash, and is deleted"),

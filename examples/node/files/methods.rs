@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use palyra_quic::{Bytes, Context, Items, MethodError, MethodLimits, Peers, ResponseSink, Router, minicbor};
+use palyra_quic::{
+    Bytes, Context, Items, MethodError, MethodLimits, Peers, ResponseSink, Router, WireError, minicbor,
+};
 use smol::future;
 
 use super::{
@@ -13,14 +15,15 @@ use super::{
     folder::{Begun, Folder},
     name::FileName,
     name_lock::Writer,
+    transfers::{PeerWatch, Transfers},
 };
 
-/// How long a method may say nothing: it may be hashing a large file on a slow disk.
+/// How long a method may say nothing: it may be hashing a large file on a slow disk, or wait for its turn.
+/// For what it waits for the peer, there is [`ServedFolder::peer_silence`].
 const LONGEST_SILENCE: Duration = Duration::from_secs(10 * 60);
 
-/// How many transfers run at a time in each direction, for all peers; further ones wait. Each holds two
-/// batches of pieces.
-const MAX_TRANSFERS: u32 = 4;
+/// How long a transfer waits for its peer if nothing else is said, as other methods do.
+pub(crate) const PEER_SILENCE: Duration = Duration::from_secs(30);
 
 /// How many files are hashed at a time because a peer asks about them.
 const MAX_HASHING: u32 = 2;
@@ -32,6 +35,8 @@ pub(crate) struct ServedFolder {
     pub(crate) writers: Peers,
     /// How many bytes an item may have, and an answer.
     pub(crate) max_piece: usize,
+    /// How long a transfer waits for the next piece of its peer, or until the peer takes one.
+    pub(crate) peer_silence: Duration,
 }
 
 impl ServedFolder {
@@ -41,9 +46,9 @@ impl ServedFolder {
         let router = self.transfers(self.questions(router));
         router
             .limits(OFFER.name(), limits().concurrency(MAX_HASHING))
-            .limits(PUT.name(), limits().concurrency(MAX_TRANSFERS))
+            .limits(PUT.name(), limits())
             .limits(STAT.name(), limits().concurrency(MAX_HASHING))
-            .limits(GET.name(), limits().concurrency(MAX_TRANSFERS))
+            .limits(GET.name(), limits())
             .allow(OFFER.name(), self.writers.clone())
             .allow(PUT.name(), self.writers.clone())
             .allow(STAT.name(), Peers::identified())
@@ -64,16 +69,27 @@ impl ServedFolder {
     }
 
     fn transfers(&self, router: Router) -> Router {
-        let (of_writers, of_readers) = (self.folder.clone(), self.clone());
+        let (of_writers, of_readers) = ((self.clone(), Transfers::new()), (self.clone(), Transfers::new()));
         router
             .serve_items_raw(PUT.name(), move |context: Context, params: Bytes, items: Items| {
-                let folder = of_writers.clone();
-                async move { store(&folder, &Writer::of(&context), &decode(&params)?, items).await }
+                let (served, uploads) = of_writers.clone();
+                async move {
+                    let from = decode(&params)?;
+                    let _slot = uploads.begin(&context).await;
+                    store(&served, &Writer::of(&context), &from, items).await
+                }
             })
-            .serve_bidi_raw(GET.name(), move |_: Context, params: Bytes, _: Items, answers: ResponseSink| {
-                let served = of_readers.clone();
-                async move { send(&served, decode(&params)?, answers).await }
-            })
+            .serve_bidi_raw(
+                GET.name(),
+                move |context: Context, params: Bytes, _: Items, answers: ResponseSink| {
+                    let (served, downloads) = of_readers.clone();
+                    async move {
+                        let from = decode(&params)?;
+                        let _slot = downloads.begin(&context).await;
+                        send(&served, from, answers).await
+                    }
+                },
+            )
     }
 }
 
@@ -84,7 +100,7 @@ async fn offer(served: &ServedFolder, content: &Content, writer: &Writer) -> Res
 }
 
 async fn store(
-    folder: &Folder,
+    ServedFolder { folder, max_piece, peer_silence, .. }: &ServedFolder,
     writer: &Writer,
     from: &From,
     mut items: Items,
@@ -104,30 +120,49 @@ async fn store(
         Err(FileError::TakenOver.into())
     };
     let mut writer = FileWriter::new(folder, partial);
+    let watch = PeerWatch::default();
     let received = async {
-        while let Some(piece) = items.next_raw().await? {
+        while let Some(piece) = watch.wait(items.next_raw()).await? {
+            if piece.len() > *max_piece {
+                return Err(FileError::LongPiece { longest: *max_piece }.into());
+            }
             writer = writer.push(piece).await?;
         }
         Ok::<_, MethodError>(writer)
     };
-    future::or(received, taken_over).await?.finish().await?;
+    let received = future::or(received, future::or(taken_over, silence(&watch, *peer_silence)));
+    received.await?.finish().await?;
     stored()
 }
 
 async fn send(
-    ServedFolder { folder, max_piece, .. }: &ServedFolder,
+    ServedFolder { folder, max_piece, peer_silence, .. }: &ServedFolder,
     From { content, offset }: From,
     mut answers: ResponseSink,
 ) -> Result<(), MethodError> {
     let (file, found) = folder.stat(content.name.clone()).await?;
-    if found != content || offset > content.size {
+    if found != content {
         return Err(FileError::Changed.into());
     }
-    let mut reader = FileReader::new(folder.disk(), Arc::new(file), offset, content.size, *max_piece);
-    while let Some(piece) = reader.next().await? {
-        answers.send_raw(piece).await?;
+    if offset > content.size {
+        return Err(FileError::BeyondEnd { size: content.size }.into());
     }
-    Ok(())
+    let mut reader = FileReader::new(folder.disk(), Arc::new(file), offset, content.size, *max_piece);
+    let watch = PeerWatch::default();
+    let sent = async {
+        while let Some(piece) = reader.next().await? {
+            watch.wait(answers.send_raw(piece)).await?;
+        }
+        Ok(())
+    };
+    future::or(sent, silence(&watch, *peer_silence)).await
+}
+
+/// Resolves when the peer has been waited for too long.
+async fn silence<T>(watch: &PeerWatch, longest: Duration) -> Result<T, MethodError> {
+    watch.silent_for(longest).await;
+    let error = MethodError::new(WireError::DeadlineExceeded);
+    Err(error.detail(format!("nothing has moved for {longest:?}")))
 }
 
 fn decode(params: &[u8]) -> Result<From, MethodError> {

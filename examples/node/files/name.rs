@@ -69,6 +69,8 @@ impl<C> CborLen<C> for FileName {
 
 impl<'b, C> Decode<'b, C> for FileName {
     fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
-        d.str()?.parse().map_err(decode::Error::custom)
+        d.str()?
+            .parse()
+            .map_err(|fault: InvalidName| decode::Error::message(format_args!("the name is {fault}")))
     }
 }
