@@ -47,6 +47,9 @@ impl Connection {
     /// The stream is opened with the first call, and once more after it has ended: a node ends it when
     /// nothing has happened on it for as long as its handlers may take, and may end it after any number of
     /// calls. Those that it has not run go on the next stream.
+    ///
+    /// The calls carry no [trace](crate::TraceContext), also with
+    /// [`inject_trace`](crate::EndpointBuilder::inject_trace).
     #[must_use]
     pub fn pipeline<P: ?Sized, T>(&self, method: impl MethodName<Method<P, T>>) -> Pipeline<P, T> {
         Pipeline::new(self, method.method_name())

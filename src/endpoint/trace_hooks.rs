@@ -12,8 +12,10 @@ impl EndpointBuilder {
     /// `inject` is called when a request is sent, with its span `call` (`docs/observability.md`), in the task
     /// of the caller; and when a notification is sent, with the current span. The span is disabled if no
     /// subscriber of `tracing` listens at level debug. It is not called for a request that has a trace from
-    /// [`Call::trace`](crate::Call::trace) or [`ClientCall::trace`](crate::ClientCall::trace). It must not
-    /// block, and if it panics, so does the call.
+    /// [`Call::trace`](crate::Call::trace) or [`ClientCall::trace`](crate::ClientCall::trace), nor for calls
+    /// of a pipeline (`Connection::pipeline`), which carry no trace: only the request that opens their stream
+    /// could, and callers of many traces share that stream. It must not block, and if it panics, so does the
+    /// call.
     ///
     /// ```
     /// use palyra_quic::{Endpoint, TraceContext, tracing::Span};

@@ -112,6 +112,27 @@ fn requests_with_items_carry_a_trace() {
     });
 }
 
+/// Callers of many traces share the stream, and only the request that opens it could say one.
+#[test]
+fn calls_of_a_pipeline_carry_no_trace() {
+    run(async {
+        let (router, reported) = reporting();
+        let server = serve(router);
+        let connection = connect(&server, counting()).await;
+        let calls: palyra_quic::Pipeline = connection.pipeline_raw("call");
+        for _ in 0..2 {
+            calls.call_raw("x").await.unwrap();
+            assert_eq!(reported.recv().await.unwrap(), None);
+        }
+        connection.call_raw("call", "x").await.unwrap();
+        assert_eq!(
+            reported.recv().await.unwrap(),
+            Some(trace(1)),
+            "the twin, and the first that was asked for"
+        );
+    });
+}
+
 #[test]
 fn injected_traces_go_with_every_message_in_both_directions() {
     run(async {
