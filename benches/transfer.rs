@@ -33,7 +33,7 @@ use self::{
         copy::max_piece,
         disk::Disk,
         folder::Folder,
-        methods::ServedFolder,
+        methods::{PEER_SILENCE, ServedFolder},
     },
     support::LOOPBACK,
 };
@@ -141,7 +141,9 @@ fn node(work: &Path) -> Result<()> {
     );
     let folder = Folder::new(work.join("there"), Disk::Threads)?;
     let max_piece = max_piece(limits.max_frame_bytes());
-    let router = ServedFolder { folder, writers: Peers::identified(), max_piece }.methods(router);
+    let served =
+        ServedFolder { folder, writers: Peers::identified(), max_piece, peer_silence: PEER_SILENCE };
+    let router = served.methods(router);
     let trust = Trust::from_pem(&fs::read(work.join("ca.pem"))?)?;
     let tls = ServerTls::new(identity(work, "server")?).require_client_certificates(trust);
     let mut runtime = runtime()?;

@@ -226,9 +226,7 @@ impl End {
     fn answer(&self, refusal: Option<&Error>, has_answer: bool) -> Answer {
         match self {
             Self::Finished if has_answer && refusal.is_none() => Answer::NotTaken(EndedStream::WithAnswers),
-            Self::Finished => {
-                Answer::NotTaken(EndedStream::WithoutAnswers(refusal.map(Error::duplicate)))
-            }
+            Self::Finished => Answer::NotTaken(EndedStream::WithoutAnswers(refusal.map(Error::duplicate))),
             Self::Failed(error) => Answer::Failed(error.duplicate()),
         }
     }
