@@ -212,8 +212,8 @@ impl FrameBuffer {
         next
     }
 
-    /// What `read` makes of the next body, if that has arrived whole in one chunk. Where it has not, or `read`
-    /// makes nothing of it, all stays as it is.
+    /// What `read` makes of the next body, if that has arrived whole in one chunk. Where it has not, or
+    /// `read` makes nothing of it, all stays as it is.
     #[inline]
     pub(crate) fn next_if<T>(&mut self, read: impl FnOnce(&[u8]) -> Option<T>) -> Option<T> {
         if !matches!(self.state, State::Prefix { filled: 0, .. }) {

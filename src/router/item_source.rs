@@ -182,8 +182,8 @@ impl ItemSource {
         }
     }
 
-    /// The next item, if it is here already, in its usual form, and nobody else is at the stream. Most items of
-    /// a caller that sends many go this way, past what it takes to wait.
+    /// The next item, if it is here already, in its usual form, and nobody else is at the stream. Most items
+    /// of a caller that sends many go this way, past what it takes to wait.
     pub(super) fn take_arrived(&self) -> Option<Bytes> {
         let item = self.reader.try_lock()?.as_mut()?.take_arrived_if(Item::read_usual);
         // Meanwhile others may have found the reader locked.
