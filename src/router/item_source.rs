@@ -296,7 +296,8 @@ impl Drop for WakeExchange<'_> {
     }
 }
 
-#[cfg(all(test, feature = "cert", feature = "sim"))]
+#[cfg(all(feature = "cert", feature = "sim"))]
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
