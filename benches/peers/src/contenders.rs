@@ -15,16 +15,24 @@ pub struct Contender {
     pub drive: fn(&Setup, &str) -> Result<()>,
     /// The program `node-…` that is the server and nothing else, by the feature that it takes.
     pub node: Option<&'static str>,
+    /// The workloads that it takes part in; all of them if none are named.
+    pub only: &'static [&'static str],
+}
+
+impl Contender {
+    pub fn takes(&self, workload: &str) -> bool {
+        self.only.is_empty() || self.only.contains(&workload)
+    }
 }
 
 pub const PALYRA: &str = "palyra";
 pub const SLEEPS: &str = "palyra-sleeps";
 pub const REFERENCES: [&str; 2] = ["reference-1", "reference-2"];
 pub const QUINN_TOKIO: &str = "quinn-tokio";
-/// With datagrams as docs/payloads.md recommends them for loopback.
-pub const PALYRA_LARGE: &str = "palyra-large";
-pub const QUINN_LARGE: &str = "quinn-tokio-large";
-pub const QUINN_UNTUNED: &str = "quinn-tokio-untuned";
+/// With large datagrams on either side.
+pub const LARGE: &str = "palyra-large";
+pub const QUINN_TOKIO_LARGE: &str = "quinn-tokio-large";
+pub const S2N: &str = "s2n-quic";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 
 pub const CONTENDERS: [Contender; 12] = [
@@ -34,6 +42,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: palyra::serve::<false>,
         drive: drive::<palyra::Stack<false>>,
         node: Some("palyra"),
+        only: &[],
     },
     Contender {
         name: SLEEPS,
@@ -41,6 +50,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: palyra::serve::<true>,
         drive: drive::<palyra::Stack<true>>,
         node: None,
+        only: &[],
     },
     Contender {
         name: "reference-1",
@@ -48,6 +58,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: |setup| reference::serve(&on_tokio::current_thread()?, setup),
         drive: drive::<reference::Stack<1>>,
         node: Some("reference"),
+        only: &[],
     },
     Contender {
         name: "reference-2",
@@ -55,6 +66,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: |setup| reference::serve(&on_tokio::two_workers()?, setup),
         drive: drive::<reference::Stack<2>>,
         node: None,
+        only: &[],
     },
     Contender {
         name: "quinn-smol",
@@ -62,6 +74,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: bare::on_smol::serve,
         drive: drive::<bare::client::OnSmol>,
         node: Some("quinn-smol"),
+        only: &[],
     },
     Contender {
         name: QUINN_TOKIO,
@@ -69,6 +82,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: bare::on_tokio::serve::<bare::Equal>,
         drive: drive::<bare::client::OnTokio<bare::Equal>>,
         node: Some("quinn-tokio"),
+        only: &[],
     },
     Contender {
         name: QUINN_UNTUNED,
@@ -97,6 +111,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: tonic::serve,
         drive: drive::<tonic::Stack>,
         node: Some("tonic"),
+        only: &[],
     },
     Contender {
         name: "tarpc",
@@ -104,6 +119,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: tarpc::serve,
         drive: drive::<tarpc::Stack>,
         node: Some("tarpc"),
+        only: &[],
     },
     Contender {
         name: "udp",
@@ -111,6 +127,7 @@ pub const CONTENDERS: [Contender; 12] = [
         serve: floor::serve,
         drive: floor::drive,
         node: None,
+        only: &[],
     },
 ];
 

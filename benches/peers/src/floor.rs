@@ -73,6 +73,8 @@ fn calls(socket: &UdpSocket, in_flight: u64, over: impl Fn(Instant, usize) -> bo
     Ok(latency_figures(start.elapsed(), latencies))
 }
 
+/// The lengths of packets: as small as an exchange's, and as large as they get.
+pub const PACKETS: [usize; 2] = [128, 1200];
 /// The shorter key, and the one that rustls prefers.
 pub const CIPHERS: [(&str, &Algorithm, &[u8]); 2] =
     [("AES-128-GCM", &AES_128_GCM, &[7; 16]), ("AES-256-GCM", &AES_256_GCM, &[7; 32])];

@@ -28,7 +28,7 @@ pub mod figures;
 #[cfg(feature = "harness")]
 pub mod floor;
 #[cfg(feature = "harness")]
-pub mod heap;
+pub mod goals;
 #[cfg(feature = "harness")]
 pub mod link;
 #[cfg(feature = "harness")]
@@ -45,6 +45,8 @@ pub mod report;
 pub mod results;
 #[cfg(feature = "harness")]
 pub mod stage;
+#[cfg(feature = "harness")]
+pub mod workloads;
 
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T> = std::result::Result<T, Error>;

@@ -9,12 +9,15 @@ use peers::{
     contenders::named,
     heap,
     measure::{self, Plan, WORKLOADS},
+    processes::Cores,
     report,
     setup::Setup,
 };
 
-const USAGE: &str = "usage: peers run [--rounds N] [--quick] [--only WORKLOAD] [--clean-builds] [--out DIRECTORY], or peers heap [--burst]";
-const ROUNDS: usize = 9;
+const USAGE: &str = "usage: peers run [--rounds N] [--quick] [--only WORKLOAD] [--cores all|one] \
+    [--contenders NAME,NAME...] [--clean-builds] [--out DIRECTORY]";
+/// With which a whole run takes about 40 minutes.
+const ROUNDS: usize = 7;
 const QUICK_ROUNDS: usize = 3;
 
 fn main() {
@@ -39,7 +42,9 @@ fn obey() -> Result<()> {
 
 fn run(args: &[String]) -> Result<()> {
     let (mut rounds, mut out) = (None, None);
-    let mut plan = Plan { rounds: ROUNDS, quick: false, only: None, clean_builds: false };
+    let contenders = Vec::new();
+    let mut plan =
+        Plan { rounds: ROUNDS, quick: false, only: None, cores: None, contenders, clean_builds: false };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} takes a value; {USAGE}"));
@@ -54,6 +59,17 @@ fn run(args: &[String]) -> Result<()> {
                     return Err(format!("no workload {other:?}; there are {}", WORKLOADS.join(", ")).into());
                 }
             },
+            "--cores" => match value()?.as_str() {
+                "all" => plan.cores = Some(Cores::All),
+                "one" => plan.cores = Some(Cores::First),
+                _ => return Err(USAGE.into()),
+            },
+            "--contenders" => {
+                plan.contenders = value()?.split(',').map(str::to_owned).collect();
+                for name in &plan.contenders {
+                    named(name)?;
+                }
+            }
             _ => return Err(USAGE.into()),
         }
     }

@@ -3,19 +3,18 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
     time::{Duration, Instant},
 };
 
 use crate::{
     Result,
-    contenders::{CONTENDERS, Contender},
+    contenders::CONTENDERS,
     floor,
-    link::{Failure, Measured},
     nodes::{self, Nodes},
     processes::Cores,
     results::{Outcome, Results},
-    stage::{Pair, Stage},
+    stage::Stage,
+    workloads::Turns,
 };
 
 /// How large and how long.
@@ -24,63 +23,58 @@ pub struct Plan {
     pub quick: bool,
     /// The one workload to be run.
     pub only: Option<String>,
+    /// The one placement of the two processes to be run.
+    pub cores: Option<Cores>,
+    /// The contenders to be run; all of them if none are named.
+    pub contenders: Vec<String>,
     /// Whether clean builds are timed, which takes minutes for each contender.
     pub clean_builds: bool,
 }
 
-pub const WORKLOADS: [&str; 11] = [
-    "unary",
-    "streams",
-    "one-core",
-    "events",
-    "payloads",
-    "handshakes",
-    "crowd",
-    "memory",
-    "syscalls",
-    "idle",
-    "size",
-];
-
-/// Exchanges of 64 bytes on one connection that are compared with each other, with their commands.
-pub const STREAMS: [(&str, &str); 7] = [
-    ("unary 1", "calls 1"),
-    ("pipelined 1", "pipelined 1"),
-    ("unary 32", "calls 32"),
-    ("pipelined 32", "pipelined 32"),
-    ("upload", "upload"),
-    ("bidi 1", "bidi 1"),
-    ("bidi 8", "bidi 8"),
-];
-/// What the rate of pipelined calls is divided by, to say what a pipeline gains.
-pub const GAINS: [u32; 2] = [1, 32];
-
-/// Connections, and calls in flight on all of them together.
-pub const UNARY: [(u32, u32); 6] = [(1, 1), (1, 8), (1, 32), (16, 1), (16, 8), (16, 32)];
-pub const IDLE_CONNECTIONS: [u32; 3] = [1, 64, 256];
-pub const CROWD: u32 = 1024;
-const CROWD_CALLS: u32 = 4 * CROWD;
-const EVENTS: u32 = 100_000;
-/// Packets as small as an exchange's, and as large as they get.
-pub const PACKETS: [usize; 2] = [128, 1200];
+pub const WORKLOADS: [&str; 10] =
+    ["unary", "streams", "events", "payloads", "handshakes", "crowd", "memory", "syscalls", "idle", "size"];
+/// The workloads that are measured on all cores and then on one.
+const ON_ONE_CORE: [&str; 5] = ["unary", "streams", "events", "payloads", "handshakes"];
 
 impl Plan {
+    pub fn is_whole(&self) -> bool {
+        !self.quick && self.only.is_none() && self.cores.is_none() && self.contenders.is_empty()
+    }
+
     fn takes(&self, workload: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only == workload)
     }
 
+    pub fn includes(&self, contender: &str) -> bool {
+        self.contenders.is_empty() || self.contenders.iter().any(|name| name == contender)
+    }
+
     /// How long a series takes, in milliseconds.
-    fn millis(&self, full: u32) -> u32 {
+    pub fn millis(&self, full: u32) -> u32 {
         if self.quick { full / 4 } else { full }
     }
 
     fn rounds_of(&self, workload: &str) -> usize {
         match workload {
-            "unary" | "streams" | "one-core" | "events" | "payloads" | "handshakes" => self.rounds,
-            // These hardly vary, or take long.
             "crowd" | "memory" | "syscalls" => self.rounds.div_ceil(3),
-            _ => 1,
+            "idle" | "size" => 1,
+            _ => self.rounds,
         }
+    }
+
+    /// The placements of this workload's processes, in the order of their turns.
+    fn placements(&self, workload: &str) -> Vec<Cores> {
+        let placements = [Cores::All, Cores::First].into_iter();
+        placements
+            .filter(|cores| *cores == Cores::All || ON_ONE_CORE.contains(&workload))
+            .filter(|cores| self.cores.is_none_or(|only| only == *cores))
+            .collect()
+    }
+
+    /// The workloads of a round with their placements.
+    fn round(&self, round: usize) -> Vec<(&'static str, Cores)> {
+        let taken = WORKLOADS.into_iter().filter(|name| self.takes(name) && round < self.rounds_of(name));
+        taken.flat_map(|name| self.placements(name).into_iter().map(move |cores| (name, cores))).collect()
     }
 }
 
@@ -88,35 +82,94 @@ pub fn run(plan: &Plan) -> Result<Results> {
     let stage = Stage::new()?;
     let mut results = Results::default();
     let nodes = if ["memory", "idle", "size"].iter().any(|workload| plan.takes(workload)) {
-        nodes::build()?
+        nodes::build(plan)?
     } else {
         Nodes::default()
     };
-    let started = Instant::now();
+    let mut progress = Progress::new(plan);
     for round in 0..plan.rounds {
-        for workload in WORKLOADS {
-            if !plan.takes(workload) || round >= plan.rounds_of(workload) {
-                continue;
-            }
-            let turns = Turns { plan, stage: &stage, nodes: &nodes, round };
+        for (workload, cores) in plan.round(round) {
+            let before = Instant::now();
+            let turns = Turns { plan, stage: &stage, nodes: &nodes, round, cores };
             match workload {
                 "idle" => turns.idle(&mut results),
                 "size" => nodes::sizes(plan, &nodes, &mut results),
-                _ => turns.take(workload, &mut results, started),
+                _ => take(&turns, workload, &mut results, &progress),
             }
+            progress.done(workload, cores, before.elapsed());
         }
         if plan.takes("unary") {
             aes(plan, round, &mut results)?;
         }
     }
+    results.took = progress.started.elapsed();
     Ok(results)
+}
+
+fn take(turns: &Turns<'_>, workload: &str, results: &mut Results, progress: &Progress) {
+    let contenders = CONTENDERS.iter().filter(|contender| turns.plan.includes(contender.name));
+    let mut order: Vec<_> = contenders.filter(|contender| contender.takes(workload)).collect();
+    if turns.round % 2 == 1 {
+        order.reverse();
+    }
+    let place = if turns.cores == Cores::First { ", one core" } else { "" };
+    for contender in order {
+        let (round, rounds) = (turns.round + 1, turns.plan.rounds);
+        eprint!(
+            "{progress}  round {round}/{rounds}  {:20} {:14}",
+            format!("{workload}{place}"),
+            contender.name
+        );
+        eprintln!(
+            "{}",
+            turns.take(contender, workload, results).unwrap_or_else(|failure| failure.to_string())
+        );
+    }
+}
+
+/// How long it has taken, and how long it is expected to take.
+struct Progress {
+    started: Instant,
+    /// The turns that are still to come.
+    left: Vec<(&'static str, Cores)>,
+    /// The time that a workload took last.
+    last: BTreeMap<&'static str, Duration>,
+}
+
+impl Progress {
+    fn new(plan: &Plan) -> Self {
+        let left = (0..plan.rounds).flat_map(|round| plan.round(round)).collect();
+        Self { started: Instant::now(), left, last: BTreeMap::new() }
+    }
+
+    fn done(&mut self, workload: &'static str, cores: Cores, took: Duration) {
+        if let Some(index) = self.left.iter().position(|turn| *turn == (workload, cores)) {
+            self.left.remove(index);
+        }
+        self.last.insert(workload, took);
+    }
+
+    /// `None` until each workload has had a turn.
+    fn rest(&self) -> Option<Duration> {
+        self.left.iter().map(|(workload, _cores)| self.last.get(workload)).sum()
+    }
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:4} s", self.started.elapsed().as_secs())?;
+        match self.rest() {
+            Some(rest) => write!(f, ", {:3} min to go", rest.as_secs().div_ceil(60)),
+            None => write!(f, "{:15}", ""),
+        }
+    }
 }
 
 /// The cipher has no processes, and takes its turn last.
 fn aes(plan: &Plan, round: usize, results: &mut Results) -> Result<()> {
     let duration = Duration::from_millis(u64::from(plan.millis(100)));
     for (cipher, algorithm, key) in floor::CIPHERS {
-        for packet in PACKETS {
+        for packet in floor::PACKETS {
             let (sealing, opening) = floor::aes(algorithm, key, packet, duration)?;
             results.add(round, &format!("seal {packet}"), cipher, Outcome::Value(sealing));
             results.add(round, &format!("open {packet}"), cipher, Outcome::Value(opening));
@@ -125,307 +178,37 @@ fn aes(plan: &Plan, round: usize, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-struct Turns<'a> {
-    plan: &'a Plan,
-    stage: &'a Stage,
-    nodes: &'a Nodes,
-    round: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Turns<'_> {
-    fn take(&self, workload: &str, results: &mut Results, started: Instant) {
-        let mut order: Vec<_> = CONTENDERS.iter().filter(|one| one.takes_part_in(workload)).collect();
-        if self.round % 2 == 1 {
-            order.reverse();
-        }
-        for contender in order {
-            let elapsed = started.elapsed().as_secs();
-            eprint!(
-                "{elapsed:4} s  round {}/{}  {workload:10} {:19}",
-                self.round + 1,
-                self.plan.rounds,
-                contender.name
-            );
-            let shown = match workload {
-                "unary" => self.unary(contender, results),
-                "streams" => self.streams(contender, Cores::All, results),
-                "one-core" => self.streams(contender, Cores::First, results),
-                "events" => self.events(contender, results),
-                "payloads" => self.payloads(contender, results),
-                "handshakes" => self.handshakes(contender, results),
-                "crowd" => self.crowd(contender, results),
-                "memory" => self.memory(contender, results),
-                _ => self.syscalls(contender, results),
-            };
-            eprintln!("{}", shown.unwrap_or_else(|failure| failure.to_string()));
-        }
+    fn plan() -> Plan {
+        let contenders = Vec::new();
+        Plan { rounds: 4, quick: false, only: None, cores: None, contenders, clean_builds: false }
     }
 
-    /// A fresh pair each time, because a process may be lucky or not for all its life.
-    fn pair(&self, contender: &'static Contender, events: u32) -> Measured<Pair> {
-        Ok(self.stage.pair(contender, events, 2 * CROWD, Cores::All)?)
+    #[test]
+    fn a_round_has_the_turns_on_one_core_right_behind_those_on_all() {
+        let first = plan().round(0);
+        assert_eq!(first[..2], [("unary", Cores::All), ("unary", Cores::First)]);
+        assert_eq!(first.len(), WORKLOADS.len() + ON_ONE_CORE.len());
+        assert_eq!(plan().round(2).len(), 2 * ON_ONE_CORE.len(), "memory and its like have had their rounds");
+        let one_core = Plan { cores: Some(Cores::First), only: Some("crowd".into()), ..plan() };
+        assert_eq!(one_core.round(0), [], "a crowd is not measured on one core");
     }
 
-    fn note<const N: usize>(
-        &self,
-        results: &mut Results,
-        contender: &'static Contender,
-        metrics: [String; N],
-        measured: Measured<[f64; N]>,
-    ) {
-        let metrics = metrics.each_ref().map(String::as_str);
-        results.note(self.round, contender.name, &metrics, measured.map(|values| values.to_vec()));
-    }
-
-    fn unary(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let mut pair = self.pair(contender, 0);
-        let mut shown = String::new();
-        for (connections, in_flight) in UNARY {
-            let measured = with(&mut pair, |pair| {
-                pair.ask(&format!("connect {connections}"))?;
-                pair.ask(&format!("calls {in_flight} {}", self.plan.millis(120)))?;
-                let work = pair.work(&format!("calls {in_flight} {}", self.plan.millis(400)))?;
-                let count = work.figures.of("count")?;
-                let (server, client) = (work.server_cpu / count, work.client_cpu / count);
-                let [p50, p99] = [work.figures.of("p50")?, work.figures.of("p99")?];
-                Ok([work.figures.rate()?, p50, p99, server + client, server, client])
-            });
-            if let (1, Ok([rate, p50, _, cpu, ..])) = (connections, &measured) {
-                shown +=
-                    &format!("  {in_flight}: {rate:6.0}/s p50 {:5.1} us cpu {:4.1} us", p50 * 1e6, cpu * 1e6);
+    #[test]
+    fn the_rest_is_known_once_each_workload_had_a_turn() {
+        let only = Plan { only: Some("unary".into()), ..plan() };
+        let mut progress = Progress::new(&only);
+        assert_eq!(progress.rest(), None);
+        progress.done("unary", Cores::All, Duration::from_secs(10));
+        assert_eq!(progress.rest(), Some(Duration::from_secs(70)));
+        for round in 0..4 {
+            for cores in if round == 0 { vec![Cores::First] } else { vec![Cores::All, Cores::First] } {
+                progress.done("unary", cores, Duration::from_secs(10));
             }
-            let metric = |what| format!("unary {connections} {in_flight} {what}");
-            let metrics = ["rate", "p50", "p99", "cpu", "server cpu", "client cpu"].map(metric);
-            self.note(results, contender, metrics, measured);
         }
-        Ok(shown)
+        assert_eq!(progress.rest(), Some(Duration::ZERO));
     }
-
-    /// One after another between the same two processes, so that each is beside what it is compared with.
-    fn streams(
-        &self,
-        contender: &'static Contender,
-        cores: Cores,
-        results: &mut Results,
-    ) -> Measured<String> {
-        let part = part(cores);
-        let mut pair = self.stage.pair(contender, 0, 2 * CROWD, cores).map_err(Failure::from);
-        let mut shown = String::new();
-        let mut rates = BTreeMap::new();
-        for (series, command) in STREAMS {
-            let measured = with(&mut pair, |pair| {
-                pair.ask("connect 1")?;
-                pair.ask(&format!("{command} {}", self.plan.millis(120)))?;
-                let work = pair.work(&format!("{command} {}", self.plan.millis(400)))?;
-                let cpu = (work.server_cpu + work.client_cpu) / work.figures.of("count")?;
-                Ok([work.figures.rate()?, cpu])
-            });
-            if let Ok([rate, _]) = measured {
-                rates.insert(series, rate);
-                shown += &format!("  {series}: {rate:.0}/s");
-            }
-            let metrics = ["rate", "cpu"].map(|what| format!("{part}{series} {what}"));
-            self.note(results, contender, metrics, measured);
-        }
-        for in_flight in GAINS {
-            let rate = |kind: &str| rates.get(format!("{kind} {in_flight}").as_str());
-            let gain = match (rate("pipelined"), rate("unary")) {
-                (Some(pipelined), Some(unary)) => Ok([pipelined / unary]),
-                _ => Err(Failure::NotOffered("–")),
-            };
-            self.note(results, contender, [format!("{part}gain {in_flight}")], gain);
-        }
-        Ok(shown)
-    }
-
-    fn events(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let events = if self.plan.quick { EVENTS / 5 } else { EVENTS };
-        let mut pair = self.pair(contender, events);
-        let replay = with(&mut pair, |pair| {
-            pair.ask("connect 1")?;
-            pair.ask("replay 1")?;
-            let work = pair.work(&format!("replay {}", self.plan.millis(300)))?;
-            let cpu = work.server_cpu + work.client_cpu;
-            Ok([work.figures.rate()?, cpu / work.figures.of("count")?])
-        });
-        let follow = with(&mut pair, |pair| {
-            let work = pair.work(&format!("follow {}", self.plan.millis(300)))?;
-            let cpu = work.server_cpu + work.client_cpu;
-            let [p50, p99] = [work.figures.of("p50")?, work.figures.of("p99")?];
-            Ok([p50, p99, cpu / work.figures.of("count")?])
-        });
-        let shown = format!(
-            "  replay {}  follow {}",
-            show(&replay, |[rate, _]| format!("{rate:.0}/s")),
-            show(&follow, |[p50, ..]| format!("p50 {:.1} us", p50 * 1e6))
-        );
-        self.note(results, contender, ["replay rate", "replay cpu"].map(String::from), replay);
-        self.note(results, contender, ["follow p50", "follow p99", "follow cpu"].map(String::from), follow);
-        Ok(shown)
-    }
-
-    fn payloads(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let mut pair = self.pair(contender, 0);
-        let mut shown = String::new();
-        for direction in ["take", "give"] {
-            let measured = with(&mut pair, |pair| {
-                pair.ask("connect 1")?;
-                pair.ask(&format!("{direction} {}", self.plan.millis(100)))?;
-                let work = pair.work(&format!("{direction} {}", self.plan.millis(400)))?;
-                let cpu = work.server_cpu + work.client_cpu;
-                Ok([work.figures.rate()? / 2.0, cpu / work.figures.of("count")?])
-            });
-            shown += &format!("  {direction} {}", show(&measured, |[rate, _]| format!("{rate:.0} MiB/s")));
-            let metrics = ["rate", "cpu"].map(|what| format!("{direction} {what}"));
-            self.note(results, contender, metrics, measured);
-        }
-        Ok(shown)
-    }
-
-    fn handshakes(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let mut shown = String::new();
-        for at_once in [1, 8] {
-            // What is left of closed connections is not to meet the other series.
-            let mut pair = self.pair(contender, 0);
-            let measured = with(&mut pair, |pair| {
-                pair.ask(&format!("handshakes {at_once} {}", self.plan.millis(100)))?;
-                let work = pair.work(&format!("handshakes {at_once} {}", self.plan.millis(500)))?;
-                let cpu = work.server_cpu + work.client_cpu;
-                Ok([work.figures.rate()?, cpu / work.figures.of("count")?])
-            });
-            shown += &format!("  {at_once}: {}", show(&measured, |[rate, _]| format!("{rate:.0}/s")));
-            let metrics = ["rate", "cpu"].map(|what| format!("handshakes {at_once} {what}"));
-            self.note(results, contender, metrics, measured);
-        }
-        Ok(shown)
-    }
-
-    /// 1,024 connections with four calls in flight each.
-    fn crowd(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let mut pair = self.pair(contender, 0);
-        let measured = with(&mut pair, |pair| {
-            pair.ask(&format!("connect {CROWD}"))?;
-            pair.ask(&format!("count {CROWD_CALLS} {CROWD_CALLS}"))?;
-            let work = pair.work(&format!("calls {CROWD_CALLS} {}", self.plan.millis(2000)))?;
-            let cpu = work.server_cpu + work.client_cpu;
-            let [p50, p99] = [work.figures.of("p50")?, work.figures.of("p99")?];
-            Ok([work.figures.rate()?, p50, p99, cpu / work.figures.of("count")?])
-        });
-        let shown = show(&measured, |[rate, p50, p99, _]| {
-            format!("  {rate:.0}/s p50 {:.1} ms p99 {:.1} ms", p50 * 1e3, p99 * 1e3)
-        });
-        let metrics = ["rate", "p50", "p99", "cpu"].map(|what| format!("crowd {what}"));
-        self.note(results, contender, metrics, measured);
-        Ok(shown)
-    }
-
-    fn memory(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let Some(program) = self.nodes.program(contender) else {
-            return Err(Failure::NotOffered("has no node of its own"));
-        };
-        let settle = || thread::sleep(Duration::from_millis(u64::from(self.plan.millis(400))));
-        let mut pair: Measured<Pair> = self.stage.node(contender, program, 2 * CROWD).map_err(Failure::from);
-        let idle = with(&mut pair, |pair| {
-            settle();
-            let resident = pair.server.resident()?;
-            Ok([resident.all, resident.anonymous])
-        });
-        let mut shown = format!("  idle {}", show(&idle, |[all, _]| format!("{:.2} MiB", all / MIB)));
-        let before = idle.as_ref().map_or(f64::NAN, |[all, _]| *all);
-        self.note(results, contender, ["memory idle", "memory idle anonymous"].map(String::from), idle);
-        for connections in IDLE_CONNECTIONS {
-            let measured = with(&mut pair, |pair| {
-                pair.ask(&format!("connect {connections}"))?;
-                settle();
-                let all = pair.server.resident()?.all;
-                Ok([all, (all - before) / f64::from(connections)])
-            });
-            if connections > 1 {
-                let each = show(&measured, |[_, each]| format!("{:.1} KiB", each / 1024.0));
-                shown += &format!("  {connections}: {each} each");
-            }
-            let metrics = ["resident", "each"].map(|what| format!("memory {connections} {what}"));
-            self.note(results, contender, metrics, measured);
-        }
-        let mut pair = self.stage.node(contender, program, 2 * CROWD).map_err(Failure::from);
-        let load = with(&mut pair, |pair| {
-            pair.ask("connect 16")?;
-            pair.ask(&format!("calls 32 {}", self.plan.millis(1000)))?;
-            Ok([pair.server.resident()?.all])
-        });
-        shown += &format!("  load {}", show(&load, |[all]| format!("{:.2} MiB", all / MIB)));
-        self.note(results, contender, ["memory load".to_owned()], load);
-        Ok(shown)
-    }
-
-    fn syscalls(&self, contender: &'static Contender, results: &mut Results) -> Measured<String> {
-        let mut pair = self.pair(contender, 0);
-        let mut shown = String::new();
-        for (in_flight, count) in [(1, 2_000_u32), (32, 9_600)] {
-            let count = self.plan.millis(count) / 32 * 32;
-            let measured = with(&mut pair, |pair| {
-                pair.ask("connect 1")?;
-                pair.ask(&format!("count {in_flight} {count}"))?;
-                let (server, client) = pair.system_calls(&format!("count {in_flight} {count}"))?;
-                Ok([server / f64::from(count), client / f64::from(count)])
-            });
-            shown += &format!(
-                "  {in_flight}: {}",
-                show(&measured, |[server, client]| format!("{server:.2} + {client:.2}"))
-            );
-            let metrics = ["server", "client"].map(|side| format!("syscalls {in_flight} {side}"));
-            self.note(results, contender, metrics, measured);
-        }
-        Ok(shown)
-    }
-
-    /// All at the same time: they have nothing to do.
-    fn idle(&self, results: &mut Results) {
-        let seconds = self.plan.millis(60);
-        eprintln!("       idle: all at once for {seconds} s");
-        let pairs = CONTENDERS.iter().filter(|one| one.takes_part_in("idle")).filter_map(|contender| {
-            let program = self.nodes.program(contender)?;
-            let pair = self.stage.node(contender, program, 256).map_err(Failure::from);
-            Some((contender, pair.and_then(|mut pair| pair.ask("connect 1").map(|_| pair))))
-        });
-        let mut pairs: Vec<_> = pairs.collect();
-        thread::sleep(Duration::from_secs(2));
-        let state = |pair: &Pair| Ok::<_, Failure>((pair.server.sleeps()?, pair.server.cpu()?));
-        let before: Vec<_> = pairs.iter_mut().map(|(_, pair)| with(pair, |pair| state(pair))).collect();
-        thread::sleep(Duration::from_secs(u64::from(seconds)));
-        for ((contender, mut pair), before) in pairs.into_iter().zip(before) {
-            let measured = before.and_then(|(sleeps, cpu)| {
-                let after = with(&mut pair, |pair| state(pair))?;
-                let seconds = f64::from(seconds);
-                Ok([(after.0 - sleeps) * 60.0 / seconds, (after.1 - cpu) / seconds])
-            });
-            let shown = show(&measured, |[wakeups, share]| {
-                format!("{wakeups:.0} wakeups a minute, {:.4} % of a core", share * 100.0)
-            });
-            eprintln!("       idle {:12} {shown}", contender.name);
-            self.note(results, contender, ["idle wakeups", "idle share"].map(String::from), measured);
-        }
-    }
-}
-
-/// What the names of figures begin with.
-pub fn part(cores: Cores) -> &'static str {
-    match cores {
-        Cores::All => "streams ",
-        Cores::First => "core ",
-    }
-}
-
-pub const MIB: f64 = 1024.0 * 1024.0;
-
-/// What came of the pair, or why there is no pair (any more).
-fn with<T>(pair: &mut Measured<Pair>, measure: impl FnOnce(&mut Pair) -> Measured<T>) -> Measured<T> {
-    match pair {
-        Ok(pair) => measure(pair),
-        Err(failure) => Err(format!("no start: {failure}").into()),
-    }
-}
-
-fn show<T>(measured: &Measured<T>, display: impl FnOnce(&T) -> String) -> String {
-    measured.as_ref().map_or_else(ToString::to_string, display)
 }

@@ -30,10 +30,10 @@ impl Nodes {
 }
 
 /// Takes some minutes the first time, and a moment later on.
-pub fn build() -> Result<Nodes> {
+pub fn build(plan: &Plan) -> Result<Nodes> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nodes");
     let mut nodes = Nodes::default();
-    for contender in &CONTENDERS {
+    for contender in CONTENDERS.iter().filter(|contender| plan.includes(contender.name)) {
         let Some(feature) = contender.node else { continue };
         eprintln!("       builds node-{feature}");
         nodes.programs.insert(contender.name, build_one(feature, &target, &[])?);

@@ -9,19 +9,20 @@ use std::{
 
 use crate::{
     Result,
-    contenders::{CONTENDERS, PALYRA, PALYRA_LARGE, SLEEPS},
-    figures::{Better, Figure, GOALS, Goal, RACERS, RACES, Section, sections},
-    floor::CIPHERS,
-    measure::{PACKETS, Plan},
+    contenders::{CONTENDERS, PALYRA, SLEEPS},
+    figures::{Better, Figure, Section, sections},
+    floor::{CIPHERS, PACKETS},
+    goals::{Goal, RACERS, goals, races},
+    measure::Plan,
     plot::{Bar, Panel, Target, svg},
+    processes::Cores,
     results::{Outcome, Quartiles, Results},
 };
 
 /// Where the report goes: what is less than everything does not replace the page in docs.
 pub fn directory(plan: &Plan) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let whole = !plan.quick && plan.only.is_none();
-    if whole { here.join("../../docs/benchmarks") } else { here.join("target/report") }
+    if plan.is_whole() { here.join("../../docs/benchmarks") } else { here.join("target/report") }
 }
 
 pub fn write(plan: &Plan, results: &Results, directory: &Path) -> Result<()> {
@@ -37,9 +38,10 @@ pub fn write(plan: &Plan, results: &Results, directory: &Path) -> Result<()> {
 
 fn page(plan: &Plan, results: &Results, directory: &Path) -> Result<String> {
     let mut out = String::from("# palyra-quic beside others\n\n");
-    preface(&mut out, plan)?;
+    preface(&mut out, plan, results)?;
     let sections = sections();
-    goals(&mut out, &sections, results)?;
+    targets(&mut out, &sections, results)?;
+    standings(&mut out, &sections, results)?;
     for section in &sections {
         if !section.figures.iter().any(|figure| results.has(&figure.metric)) {
             continue;
@@ -51,7 +53,7 @@ fn page(plan: &Plan, results: &Results, directory: &Path) -> Result<String> {
         if let Some((file, metrics)) = &section.plot {
             let panels: Vec<_> =
                 metrics.iter().filter_map(|metric| panel(section, metric, results)).collect();
-            fs::write(directory.join(file), svg(section.title, &panels))?;
+            fs::write(directory.join(file), svg(&section.title, &panels))?;
             writeln!(out, "![{}]({file})\n", section.title)?;
         }
         tables(&mut out, section, results)?;
@@ -61,17 +63,18 @@ fn page(plan: &Plan, results: &Results, directory: &Path) -> Result<String> {
     Ok(out)
 }
 
-fn preface(out: &mut String, plan: &Plan) -> Result<()> {
+fn preface(out: &mut String, plan: &Plan, results: &Results) -> Result<()> {
     writeln!(
         out,
         "Written by `cargo run --release --manifest-path benches/peers/Cargo.toml -- run`{} on {}, of commit {}.\n",
-        if plan.quick || plan.only.is_some() { ", **cut short: not to be relied on**," } else { "" },
+        if !plan.is_whole() { ", **cut short: not to be relied on**," } else { "" },
         said_by("date", &["+%F"]),
         said_by("git", &["describe", "--always", "--dirty"])
     )?;
     writeln!(
         out,
-        "Machine: {}. Linux {}, {}. Load when it was done: {}.\n",
+        "Machine: {}. Linux {}, {}. Load when it was done: {}. The \
+         run took {} minutes.\n",
         processor(),
         fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
         said_by("rustc", &["--version"]),
@@ -80,13 +83,16 @@ fn preface(out: &mut String, plan: &Plan) -> Result<()> {
             .split(' ')
             .take(3)
             .collect::<Vec<_>>()
-            .join(" ")
+            .join(" "),
+        results.took.as_secs().div_ceil(60)
     )?;
     writeln!(
         out,
         "Server and client are processes of their own on this machine, over loopback, with TLS 1.3 and certificates of both \
          sides. In each of {} rounds all contenders take turns, forwards and backwards by turns (memory, system calls and the \
-         crowd in a third of the rounds, idleness and size once). Figures are medians; a ratio is palyra's figure by the \
+         crowd in a third of the rounds, idleness and size once). What is said to be on one core has server and client \
+         on the same one (`taskset -c 0`), as on a small node: neither can work while the other does, so that the \
+         amount of work counts. Figures are medians; a ratio is palyra's figure by the \
          other's in the same round, and what is shown is the median of the ratios with their quartiles. ↑ is better when \
          larger, ↓ when smaller.\n",
         plan.rounds
@@ -111,61 +117,88 @@ fn processor() -> String {
     format!("{cores} × {}", models.next().map_or("processors of an unknown model", |(_, model)| model))
 }
 
-fn goals(out: &mut String, sections: &[Section], results: &Results) -> Result<()> {
+fn targets(out: &mut String, sections: &[Section], results: &Results) -> Result<()> {
     writeln!(
         out,
         "## Targets\n\nAgainst the reference, whichever of its two configurations does better in that figure counts. Quartiles in \
-         parentheses.\n\n| figure | target | {PALYRA} | | {SLEEPS} | |\n|---|---|---|---|---|---|"
+         parentheses.\n\n| figure | target | of | measured | |\n|---|---|---|---|---|"
     )?;
-    for goal in &GOALS {
+    let (mut met, mut missed) = (0, 0);
+    for goal in goals() {
         let Some(figure) = find(sections, goal.metric) else { continue };
         let sign = if figure.better == Better::More { '≥' } else { '≤' };
-        let bound =
-            if goal.rivals.is_empty() { shown(figure, goal.bound) } else { format!("{} ×", goal.bound) };
-        let of = |ours| match goal.value(results, ours, figure.better) {
+        let bound = match goal.rivals {
+            [] => shown(figure, goal.bound),
+            rivals => format!("{} × {}", goal.bound, whose(rivals)),
+        };
+        let measured = match goal.value(results, figure.better) {
             None => "– | not measured".to_owned(),
             Some((value, rival)) => {
                 let measured = match rival {
                     Some(rival) => format!("{} {rival}", ratio(value)),
                     None => spread(figure, value),
                 };
-                let met = goal.met(figure.better, value.median);
-                format!("{measured} | {}", if met { "met" } else { "**missed**" })
+                let is_met = goal.met(figure.better, value.median);
+                if is_met {
+                    met += 1
+                } else {
+                    missed += 1
+                }
+                format!("{measured} | {}", if is_met { "met" } else { "**missed**" })
             }
         };
-        writeln!(out, "| {} | {sign} {bound} | {} | {} |", figure.title, of(PALYRA), of(SLEEPS))?;
+        writeln!(out, "| {} | {sign} {bound} | {} | {measured} |", figure.title, goal.ours)?;
     }
-    out.push('\n');
-    for racer in RACERS {
-        for ours in [PALYRA, SLEEPS] {
-            races(out, sections, results, ours, racer)?;
-        }
-    }
+    writeln!(out, "\n{met} targets are met, and {missed} are missed.\n")?;
     Ok(())
 }
 
-/// Who is ahead where, in how many times as good ours is.
-fn races(
+fn whose(rivals: &[&'static str]) -> &'static str {
+    match rivals {
+        [rival] => rival,
+        _ => "the better reference",
+    }
+}
+
+/// Who is ahead where.
+fn standings(out: &mut String, sections: &[Section], results: &Results) -> Result<()> {
+    writeln!(
+        out,
+        "One figure of each workload, in how many times as good ours is:\n\n\
+         | | against | cores | ahead in | behind in |\n|---|---|---|---|---|"
+    )?;
+    for racer in RACERS {
+        for ours in [PALYRA, SLEEPS] {
+            for cores in [Cores::All, Cores::First] {
+                standing(out, sections, results, (ours, racer), cores)?;
+            }
+        }
+    }
+    out.push('\n');
+    Ok(())
+}
+
+fn standing(
     out: &mut String,
     sections: &[Section],
     results: &Results,
-    ours: &'static str,
-    racer: &'static str,
+    (ours, racer): (&'static str, &'static str),
+    cores: Cores,
 ) -> Result<()> {
     let mut behind = Vec::new();
     let mut ahead = 0;
-    for metric in RACES {
-        let Some(figure) = find(sections, metric) else { continue };
-        let Some(ratios) = results.ratios(metric, ours, racer) else { continue };
+    for metric in races(cores) {
+        let Some(figure) = find(sections, &metric) else { continue };
+        let Some(ratios) = results.ratios(&metric, ours, racer) else { continue };
         let times = if figure.better == Better::More { ratios.median } else { 1.0 / ratios.median };
         if times >= 1.0 { ahead += 1 } else { behind.push(format!("{} ({times:.2} ×)", figure.title)) }
     }
     let total = ahead + behind.len();
-    write!(out, "{ours} against {racer}: ahead in {ahead} of {total} workloads")?;
-    if !behind.is_empty() {
-        write!(out, "; behind in {}", behind.join(", "))?;
+    let placement = if cores == Cores::All { "all" } else { "one" };
+    let behind = if behind.is_empty() { "–".to_owned() } else { behind.join("; ") };
+    if total > 0 {
+        writeln!(out, "| {ours} | {racer} | {placement} | {ahead} of {total} | {behind} |")?;
     }
-    writeln!(out, ".\n")?;
     Ok(())
 }
 
@@ -252,7 +285,7 @@ fn panel(section: &Section, metric: &str, results: &Results) -> Option<Panel> {
         })
     });
     let target =
-        GOALS.iter().find(|goal| goal.metric == metric).and_then(|goal| target(goal, figure, results));
+        goals().iter().find(|goal| goal.metric == metric).and_then(|goal| target(goal, figure, results));
     let direction = if figure.better == Better::More { "longer is better" } else { "shorter is better" };
     Some(Panel { title: format!("{} ({direction})", figure.title), bars: bars.collect(), target })
 }
@@ -261,8 +294,7 @@ fn target(goal: &Goal, figure: &Figure, results: &Results) -> Option<Target> {
     let value = goal.line(results, figure.better)?;
     let of = match goal.rivals {
         [] => String::new(),
-        [rival] => format!(" ({} × {rival})", goal.bound),
-        _ => format!(" ({} × the better reference)", goal.bound),
+        rivals => format!(" ({} × {})", goal.bound, whose(rivals)),
     };
     Some(Target { value, text: format!("target {}{of}", shown(figure, value)) })
 }

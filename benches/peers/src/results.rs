@@ -1,6 +1,6 @@
 //! What was measured, and what is made of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::link::{Failure, Measured};
 
@@ -15,6 +15,8 @@ pub enum Outcome {
 #[derive(Default)]
 pub struct Results {
     outcomes: BTreeMap<(String, &'static str), Vec<(usize, Outcome)>>,
+    /// How long the whole run took.
+    pub took: Duration,
 }
 
 impl Results {
