@@ -1,11 +1,7 @@
 //! Who takes part.
 
 use crate::{
-    Result, bare,
-    drive::drive,
-    floor, on_tokio, palyra, reference,
-    setup::{LARGE_DATAGRAM_BYTES, Setup},
-    tarpc, tonic,
+    Result, bare, drive::drive, floor, on_tokio, palyra, reference, s2n, setup::Setup, tarpc, tonic,
 };
 
 pub struct Contender {
@@ -35,7 +31,7 @@ pub const QUINN_TOKIO_LARGE: &str = "quinn-tokio-large";
 pub const S2N: &str = "s2n-quic";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 
-pub const CONTENDERS: [Contender; 12] = [
+pub const CONTENDERS: [Contender; 10] = [
     Contender {
         name: PALYRA,
         what: "palyra-quic without features, on `PollRuntime`, on either side; with `streams` where its node is no program of its own",
@@ -85,25 +81,12 @@ pub const CONTENDERS: [Contender; 12] = [
         only: &[],
     },
     Contender {
-        name: QUINN_UNTUNED,
-        what: "the same with the windows that quinn has by default",
-        serve: bare::on_tokio::serve::<bare::Untuned>,
-        drive: drive::<bare::client::OnTokio<bare::Untuned>>,
-        node: None,
-    },
-    Contender {
-        name: PALYRA_LARGE,
-        what: "palyra with datagrams of up to 32 KiB, which loopback takes",
-        serve: palyra::serve_with::<false, LARGE_DATAGRAM_BYTES>,
-        drive: drive::<palyra::Stack<false, LARGE_DATAGRAM_BYTES>>,
-        node: None,
-    },
-    Contender {
-        name: QUINN_LARGE,
-        what: "quinn-tokio with the same datagrams",
-        serve: bare::on_tokio::serve::<bare::Large>,
-        drive: drive::<bare::client::OnTokio<bare::Large>>,
-        node: None,
+        name: S2N,
+        what: "s2n-quic with rustls, and with our frames and CBOR as for bare quinn, on tokio's current-thread runtime",
+        serve: s2n::serve,
+        drive: drive::<s2n::Stack>,
+        node: Some("s2n-quic"),
+        only: &[],
     },
     Contender {
         name: "tonic",

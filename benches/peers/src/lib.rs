@@ -3,18 +3,22 @@
 
 #[cfg(feature = "bare-quinn")]
 pub mod bare;
-#[cfg(any(feature = "bare-quinn", feature = "tonic"))]
+#[cfg(feature = "cbor")]
+pub mod cbor;
+#[cfg(any(feature = "cbor", feature = "tonic"))]
 pub mod log;
-#[cfg(any(feature = "tokio-quic", feature = "tokio-tcp"))]
+#[cfg(any(feature = "s2n-quic", feature = "tokio-quic", feature = "tokio-tcp"))]
 pub mod on_tokio;
 #[cfg(feature = "palyra")]
 pub mod palyra;
 #[cfg(feature = "reference")]
 pub mod reference;
+#[cfg(feature = "s2n-quic")]
+pub mod s2n;
 pub mod setup;
 #[cfg(feature = "tarpc")]
 pub mod tarpc;
-#[cfg(any(feature = "quic", feature = "tokio-tcp"))]
+#[cfg(any(feature = "quic", feature = "s2n-quic", feature = "tokio-tcp"))]
 pub mod tls;
 #[cfg(feature = "tonic")]
 pub mod tonic;

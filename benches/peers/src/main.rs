@@ -21,6 +21,8 @@ const ROUNDS: usize = 7;
 const QUICK_ROUNDS: usize = 3;
 
 fn main() {
+    // tonic asks for the provider of the process, which rustls does not choose where several are built in.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     if let Err(error) = obey() {
         eprintln!("peers: {error}");
         process::exit(1);
