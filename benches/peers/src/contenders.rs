@@ -1,7 +1,8 @@
 //! Who takes part.
 
 use crate::{
-    Result, bare, drive::drive, floor, on_tokio, palyra, reference, s2n, setup::Setup, tarpc, tonic,
+    Result, bare, brokers, drive::drive, floor, mosquitto, nats, on_tokio, palyra, reference, s2n,
+    setup::Setup, tarpc, tonic,
 };
 
 pub struct Contender {
@@ -11,11 +12,18 @@ pub struct Contender {
     pub drive: fn(&Setup, &str) -> Result<()>,
     /// The program `node-…` that is the server and nothing else, by the feature that it takes.
     pub node: Option<&'static str>,
+    /// The installed program that takes the place of the server.
+    pub broker: Option<&'static str>,
     /// The workloads that it takes part in; all of them if none are named.
     pub only: &'static [&'static str],
 }
 
 impl Contender {
+    /// Whether its broker, if it needs one, is installed.
+    pub fn is_available(&self) -> bool {
+        self.broker.is_none_or(|program| brokers::find(program).is_some())
+    }
+
     pub fn takes(&self, workload: &str) -> bool {
         self.only.is_empty() || self.only.contains(&workload)
     }
@@ -31,13 +39,14 @@ pub const QUINN_TOKIO_LARGE: &str = "quinn-tokio-large";
 pub const S2N: &str = "s2n-quic";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 
-pub const CONTENDERS: [Contender; 10] = [
+pub const CONTENDERS: [Contender; 12] = [
     Contender {
         name: PALYRA,
         what: "palyra-quic without features, on `PollRuntime`, on either side; with `streams` where its node is no program of its own",
         serve: palyra::serve::<false>,
         drive: drive::<palyra::Stack<false>>,
         node: Some("palyra"),
+        broker: None,
         only: &[],
     },
     Contender {
@@ -46,6 +55,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: palyra::serve::<true>,
         drive: drive::<palyra::Stack<true>>,
         node: None,
+        broker: None,
         only: &[],
     },
     Contender {
@@ -54,6 +64,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: |setup| reference::serve(&on_tokio::current_thread()?, setup),
         drive: drive::<reference::Stack<1>>,
         node: Some("reference"),
+        broker: None,
         only: &[],
     },
     Contender {
@@ -62,6 +73,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: |setup| reference::serve(&on_tokio::two_workers()?, setup),
         drive: drive::<reference::Stack<2>>,
         node: None,
+        broker: None,
         only: &[],
     },
     Contender {
@@ -70,6 +82,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: bare::on_smol::serve,
         drive: drive::<bare::client::OnSmol>,
         node: Some("quinn-smol"),
+        broker: None,
         only: &[],
     },
     Contender {
@@ -78,6 +91,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: bare::on_tokio::serve::<bare::Equal>,
         drive: drive::<bare::client::OnTokio<bare::Equal>>,
         node: Some("quinn-tokio"),
+        broker: None,
         only: &[],
     },
     Contender {
@@ -86,6 +100,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: s2n::serve,
         drive: drive::<s2n::Stack>,
         node: Some("s2n-quic"),
+        broker: None,
         only: &[],
     },
     Contender {
@@ -94,6 +109,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: tonic::serve,
         drive: drive::<tonic::Stack>,
         node: Some("tonic"),
+        broker: None,
         only: &[],
     },
     Contender {
@@ -102,7 +118,26 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: tarpc::serve,
         drive: drive::<tarpc::Stack>,
         node: Some("tarpc"),
+        broker: None,
         only: &[],
+    },
+    Contender {
+        name: "nats",
+        what: "nats-server with JetStream, which may use all cores; async-nats on tokio's current-thread runtime",
+        serve: brokers::serve_nats,
+        drive: drive::<nats::Stack>,
+        node: None,
+        broker: Some("nats-server"),
+        only: &["events"],
+    },
+    Contender {
+        name: "mosquitto",
+        what: "mosquitto, MQTT 3.1.1 with QoS 1; rumqttc on tokio's current-thread runtime",
+        serve: brokers::serve_mosquitto,
+        drive: drive::<mosquitto::Stack>,
+        node: None,
+        broker: Some("mosquitto"),
+        only: &["events"],
     },
     Contender {
         name: "udp",
@@ -110,6 +145,7 @@ pub const CONTENDERS: [Contender; 10] = [
         serve: floor::serve,
         drive: floor::drive,
         node: None,
+        broker: None,
         only: &[],
     },
 ];

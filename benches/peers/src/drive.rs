@@ -127,8 +127,7 @@ impl<S: Stack> Driver<S> {
         }
         while self.links.len() < count {
             let link = self.stack.connect().await?;
-            // Not before this has an answer has the server accepted the client's certificate.
-            link.echo().await?;
+            link.accepted().await?;
             self.links.push(link);
         }
         Ok(String::new())

@@ -24,6 +24,8 @@ pub mod tls;
 pub mod tonic;
 
 #[cfg(feature = "harness")]
+pub mod brokers;
+#[cfg(feature = "harness")]
 pub mod contenders;
 #[cfg(feature = "harness")]
 pub mod drive;
@@ -37,6 +39,10 @@ pub mod goals;
 pub mod link;
 #[cfg(feature = "harness")]
 pub mod measure;
+#[cfg(feature = "harness")]
+pub mod mosquitto;
+#[cfg(feature = "harness")]
+pub mod nats;
 #[cfg(feature = "harness")]
 pub mod nodes;
 #[cfg(feature = "harness")]

@@ -64,6 +64,11 @@ pub trait Link: Clone + Send + Sync + 'static {
     type Pipeline: Echo + Clone;
     type Bidi: Echo;
 
+    /// Waits until the server has accepted the certificate of this side, which is not before an answer.
+    fn accepted(&self) -> impl Future<Output = Measured<()>> + Send {
+        self.echo()
+    }
+
     /// The smallest exchange: 64 bytes, and the same back.
     fn echo(&self) -> impl Future<Output = Measured<()>> + Send;
 

@@ -86,6 +86,13 @@ pub fn run(plan: &Plan) -> Result<Results> {
     } else {
         Nodes::default()
     };
+    for contender in CONTENDERS.iter().filter(|contender| !contender.is_available()) {
+        eprintln!(
+            "       {} is left out: {} is not installed",
+            contender.name,
+            contender.broker.unwrap_or("?")
+        );
+    }
     let mut progress = Progress::new(plan);
     for round in 0..plan.rounds {
         for (workload, cores) in plan.round(round) {
@@ -108,7 +115,8 @@ pub fn run(plan: &Plan) -> Result<Results> {
 
 fn take(turns: &Turns<'_>, workload: &str, results: &mut Results, progress: &Progress) {
     let contenders = CONTENDERS.iter().filter(|contender| turns.plan.includes(contender.name));
-    let mut order: Vec<_> = contenders.filter(|contender| contender.takes(workload)).collect();
+    let mut order: Vec<_> =
+        contenders.filter(|contender| contender.takes(workload) && contender.is_available()).collect();
     if turns.round % 2 == 1 {
         order.reverse();
     }

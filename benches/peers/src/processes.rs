@@ -107,6 +107,10 @@ impl Process {
         Ok(Resident { all: kilobytes("Rss:")? * 1024.0, anonymous: kilobytes("Anonymous:")? * 1024.0 })
     }
 
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     pub fn interrupt(&self) -> Result<()> {
         Ok(kill(self.pid(), Signal::SIGINT)?)
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Result,
+    Result, brokers,
     contenders::{CONTENDERS, PALYRA, SLEEPS},
     figures::{Better, Figure, Section, sections},
     floor::{CIPHERS, PACKETS},
@@ -99,7 +99,12 @@ fn preface(out: &mut String, plan: &Plan, results: &Results) -> Result<()> {
     )?;
     writeln!(out, "| contender | what it is |\n|---|---|")?;
     for contender in &CONTENDERS {
-        writeln!(out, "| {} | {} |", contender.name, contender.what)?;
+        let version = match contender.broker.map(|program| (program, brokers::find(program))) {
+            None => String::new(),
+            Some((_, Some(path))) => format!(" ({})", brokers::version(&path)),
+            Some((program, None)) => format!("; left out, because {program} was not installed"),
+        };
+        writeln!(out, "| {} | {}{version} |", contender.name, contender.what)?;
     }
     out.push('\n');
     Ok(())
@@ -305,7 +310,7 @@ fn floor(out: &mut String, results: &Results) -> Result<()> {
     }
     writeln!(
         out,
-        "## The cipher\n\n*ring* alone, which all contenders use but `udp`: palyra with AES-128-GCM, the others with AES-256-GCM, as \
+        "## The cipher\n\n*ring* alone, which all contenders use but `udp` and the brokers: palyra with AES-128-GCM, the others with AES-256-GCM, as \
          rustls prefers it. It is what nobody gets below for a packet. An exchange of small packets seals and opens at least two.\n\n\
          | cipher | packet | sealing, ns | opening, ns |\n|---|---|---|---|"
     )?;

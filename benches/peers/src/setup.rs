@@ -4,7 +4,7 @@ use std::{
     env, fs,
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::LazyLock,
 };
 
@@ -66,6 +66,11 @@ impl Setup {
             certificate: read(format!("{role}.pem"))?,
             key: read(format!("{role}.key"))?,
         })
+    }
+
+    /// The directory of the keys, which is gone after the run.
+    pub fn pki(&self) -> &Path {
+        &self.pki
     }
 
     pub fn event_count(&self) -> usize {

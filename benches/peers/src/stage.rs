@@ -14,12 +14,15 @@ use rcgen::{
 };
 
 use crate::{
-    Result,
+    Error, Result, brokers,
     contenders::Contender,
     link::Measured,
     processes::{Client, Cores, Figures, Process, Strace},
     setup::SERVER_NAME,
 };
+
+/// Another process may take the port that a broker was told to use, before the broker does.
+const BROKER_STARTS: usize = 3;
 
 /// A directory with an authority, and a certificate for either side.
 pub struct Stage {
@@ -67,8 +70,20 @@ impl Stage {
         cores: Cores,
     ) -> Result<Pair> {
         let args = [self.pki()?, &events.to_string(), &connections.to_string()];
-        let server = Process::peers(&[["server", contender.name].as_slice(), &args].concat(), cores)?;
-        self.with_client(contender, server, events, cores)
+        let start = || Process::peers(&[["server", contender.name].as_slice(), &args].concat(), cores);
+        if contender.broker.is_none() {
+            return self.with_client(contender, start()?, events, cores);
+        }
+        let mut failure = Error::from("never tried");
+        for _ in 0..BROKER_STARTS {
+            let mut server = start()?;
+            let address = server.line()?;
+            match brokers::wait_until_listening(&mut server, &address) {
+                Ok(()) => return self.with_client_of(contender, server, &address, events, cores),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
     }
 
     /// A server out of a program of its own.
@@ -86,7 +101,18 @@ impl Stage {
         cores: Cores,
     ) -> Result<Pair> {
         let address = server.line()?;
-        let client = Client::start(contender.name, &self.directory, &address, events, cores)?;
+        self.with_client_of(contender, server, &address, events, cores)
+    }
+
+    fn with_client_of(
+        &self,
+        contender: &'static Contender,
+        server: Process,
+        address: &str,
+        events: u32,
+        cores: Cores,
+    ) -> Result<Pair> {
+        let client = Client::start(contender.name, &self.directory, address, events, cores)?;
         Ok(Pair { server, client, scratch: self.directory.clone() })
     }
 
