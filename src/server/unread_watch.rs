@@ -18,6 +18,9 @@ use crate::{
 /// connections than all may have as many as each may.
 const PACKET_PER_PIECES: usize = 8;
 
+/// The least that a piece takes of a datagram: the type of its frame, the stream, a length, and a byte of data.
+const MIN_PIECE_BYTES: usize = 4;
+
 /// Accepted connections, to be looked at.
 #[derive(Debug, Default)]
 pub(super) struct UnreadWatch(Mutex<Vec<Weak<Link>>>);
@@ -49,8 +52,8 @@ impl UnreadWatch {
     }
 }
 
-/// Checks all connections each time that half as many datagrams have arrived as there are connections. So a
-/// check costs little for each datagram, and packets, not time, bound what an attacker can add between two.
+/// Checks all connections when enough datagrams have arrived that more pieces than are tolerated may be kept.
+/// Packets, not time, bound what an attacker can add between two checks. See [`until_next_check`].
 ///
 /// The memory of a node is estimated for a number of pieces in each connection. While all connections
 /// together keep less than some of them may, one connection may keep more than its number: an honest sender
@@ -63,11 +66,12 @@ pub(super) async fn watch(
     socket: &SocketHealth,
 ) {
     let (each, most) = tolerated(limits);
-    let mut received = 0;
+    let (mut received, mut kept) = (0, 0);
     loop {
-        received = socket.received(watched.count() / 2, received).await;
+        let datagrams = until_next_check(most.saturating_sub(kept), watched.count(), limits);
+        received = socket.received(datagrams, received).await;
         let links = watched.by_unread_pieces();
-        let mut kept: usize = links.iter().map(|(unread, _)| unread).sum();
+        kept = links.iter().map(|(unread, _)| unread).sum();
         for (unread, link) in links {
             if kept <= most || unread <= each {
                 break;
@@ -78,6 +82,14 @@ pub(super) async fn watch(
             link.close(Code::EXCESSIVE_LOAD, "too many unread_watch that cannot be read");
         }
     }
+}
+
+/// After how many datagrams to check again, while `room` more pieces are tolerated: before that, they cannot
+/// have arrived. If there is little room, a check follows when half as many datagrams have arrived as there are
+/// connections, so that it costs no more than looking at two connections for each datagram.
+fn until_next_check(room: usize, connections: usize, limits: &TransportLimits) -> usize {
+    let pieces = usize::from(limits.datagram_size().max_received()) / MIN_PIECE_BYTES;
+    (room / pieces).max(connections / 2)
 }
 
 /// How many unread pieces one connection may have, and all of them together before that counts. Fewer where
@@ -168,6 +180,26 @@ mod tests {
                 assert_eq!(node.stats().connections_excessive, 0);
             });
         }
+    }
+
+    /// Each datagram may consist of the shortest pieces.
+    #[test]
+    fn what_can_arrive_before_a_check_fits_the_room_or_is_what_half_the_connections_send() {
+        for bytes in [1200, 1452, 65_527] {
+            let limits = TransportLimits::builder().max_datagram_bytes(bytes).build().unwrap();
+            let longest = usize::from(limits.datagram_size().max_received());
+            for room in [0, 100, 8192, super::tolerated(&limits).1] {
+                for connections in [0, 1, 16, 1024] {
+                    let datagrams = super::until_next_check(room, connections, &limits);
+                    assert!(datagrams >= connections / 2);
+                    let pieces = datagrams * (longest / super::MIN_PIECE_BYTES);
+                    assert!(datagrams == connections / 2 || pieces <= room, "{bytes} {room} {connections}");
+                }
+            }
+        }
+        let limits = TransportLimits::default();
+        let (_, most) = super::tolerated(&limits);
+        assert!(super::until_next_check(most, 16, &limits) > 500, "checks are rare where there is much room");
     }
 
     #[test]
