@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -70,6 +70,8 @@ fn become_broker(program: &str, address: SocketAddr, args: impl FnOnce(&mut Comm
     announce(address)?;
     let mut command = Command::new(program);
     args(&mut command);
+    // Warnings would stand among the figures.
+    command.stderr(Stdio::null());
     Err(command.exec().into())
 }
 
