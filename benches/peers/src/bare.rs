@@ -12,7 +12,7 @@ use quinn::{
 use crate::{
     Result,
     cbor::{Node, Receiver, Sender, serve_stream},
-    setup::{ALPN, LOOPBACK, Setup, announce},
+    setup::{ALPN, Setup, announce, udp_socket},
     tls,
 };
 
@@ -63,7 +63,7 @@ pub fn serve<T: Tuning>(setup: &Setup, runtime: Arc<dyn Runtime>, spawn: impl Sp
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(crypto)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport()?);
-    let socket = std::net::UdpSocket::bind(LOOPBACK)?;
+    let socket = udp_socket()?;
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
     let node = Arc::new(Node::new(setup));
     announce(endpoint.local_addr()?)?;
@@ -167,8 +167,9 @@ pub mod client {
         let crypto = tls::client(&setup.credentials("client")?, ALPN)?;
         let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport::<T>()?);
-        let mut endpoint = Endpoint::new(endpoint_config::<T>()?, None, socket()?, runtime)?;
+        config.transport_config(transport()?);
+        let socket = udp_socket()?;
+        let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
         endpoint.set_default_client_config(config);
         Ok(endpoint)
     }

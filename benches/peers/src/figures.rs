@@ -209,7 +209,7 @@ fn handshakes(cores: Cores) -> Section {
 }
 
 fn crowd() -> Section {
-    let note = "1,024 connections with four calls in flight each, on one server thread (two workers for reference-2). A single call that failed would be a failure here. To QUIC they come in by one socket, and what its receive buffer does not hold, 208 KiB by default, is lost and sent again after a timeout, which is the p99; tonic and tarpc have a buffer for each connection. These figures are from before endpoints asked for a buffer of 4 MiB, as far as `net.core.rmem_max` allows. It loses nothing: p99 0.2 s, and 1.2 times the calls.";
+    let note = "1,024 connections with four calls in flight each, on one server thread (two workers for reference-2). A single call that failed would be a failure here. To QUIC they come in by one socket, and what its receive buffer does not hold is lost, and sent again after a timeout. palyra asks for a buffer of 4 MiB, which `net.core.rmem_max` has to allow; bare quinn and s2n-quic are given the same, and the reference keeps the system's default, 208 KiB as a rule. tonic and tarpc have a buffer for each connection. 4,096 calls are always in flight, so that the median is what those take: 0.2 s at 20,000 calls/s.";
     let figures = vec![
         Figure::more("crowd rate", format!("calls/s, {CROWD} connections"), 1.0, 0),
         Figure::less("crowd p50", format!("p50 in ms, {CROWD} connections"), MILLIS, 1),

@@ -14,7 +14,7 @@ use crate::{
     Result,
     cbor::{Node, Receiver, Sender, serve_stream},
     on_tokio,
-    setup::{ALPN, LOOPBACK, Setup, announce},
+    setup::{ALPN, LOOPBACK, RECEIVE_BUFFER_BYTES, Setup, announce},
     tls,
 };
 
@@ -44,7 +44,10 @@ fn limits() -> Result<Limits> {
 
 /// Within a runtime, on which its tasks then are.
 fn socket(address: SocketAddr) -> Result<io::tokio::Provider> {
-    Ok(io::tokio::Builder::default().with_receive_address(address)?.build()?)
+    Ok(io::tokio::Builder::default()
+        .with_receive_address(address)?
+        .with_recv_buffer_size(RECEIVE_BUFFER_BYTES)?
+        .build()?)
 }
 
 pub fn serve(setup: &Setup) -> Result<()> {

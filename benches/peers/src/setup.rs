@@ -3,12 +3,16 @@
 use std::{
     env, fs,
     io::{self, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::LazyLock,
 };
 
-use nix::sys::{prctl, signal::Signal};
+use nix::sys::{
+    prctl,
+    signal::Signal,
+    socket::{setsockopt, sockopt::RcvBuf},
+};
 
 use crate::Result;
 
@@ -29,6 +33,9 @@ pub const EVENT_BYTES: usize = 32;
 /// A frame of 512 KiB, with room for what it has beside the payload.
 pub const LARGE_BYTES: usize = 512 * 1024 - 64;
 pub const MAX_FRAME_BYTES: usize = 512 * 1024;
+
+/// What palyra asks for: one socket receives what is sent to all connections.
+pub const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Where a process finds its keys, and how large it is to be.
 pub struct Setup {
@@ -87,6 +94,13 @@ pub fn large() -> &'static [u8] {
 /// The payload of the event with this number.
 pub fn event(n: usize) -> String {
     format!("{n:0EVENT_BYTES$}")
+}
+
+/// A socket for bare QUIC, with the receive buffer that palyra's has.
+pub fn udp_socket() -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(LOOPBACK)?;
+    setsockopt(&socket, RcvBuf, &RECEIVE_BUFFER_BYTES)?;
+    Ok(socket)
 }
 
 /// Says where the node listens, and has it end when whoever started it does.
