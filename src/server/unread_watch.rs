@@ -18,7 +18,7 @@ use crate::{
 /// connections than all may have as many as each may.
 const PACKET_PER_PIECES: usize = 8;
 
-/// The least that a piece takes of a datagram: the type of its frame, the stream, a length, and a byte of data.
+/// The least that a piece takes of a datagram: the type of its frame, the stream, a length, and a byte.
 const MIN_PIECE_BYTES: usize = 4;
 
 /// Accepted connections, to be looked at.
@@ -85,8 +85,8 @@ pub(super) async fn watch(
 }
 
 /// After how many datagrams to check again, while `room` more pieces are tolerated: before that, they cannot
-/// have arrived. If there is little room, a check follows when half as many datagrams have arrived as there are
-/// connections, so that it costs no more than looking at two connections for each datagram.
+/// have arrived. If there is little room, a check follows when half as many datagrams have arrived as there
+/// are connections, so that it costs no more than looking at two connections for each datagram.
 fn until_next_check(room: usize, connections: usize, limits: &TransportLimits) -> usize {
     let pieces = usize::from(limits.datagram_size().max_received()) / MIN_PIECE_BYTES;
     (room / pieces).max(connections / 2)

@@ -47,8 +47,8 @@ pub fn serve_mosquitto(setup: &Setup) -> Result<()> {
     let [authority, certificate, key] = pki(setup).map(|path| path.display().to_string());
     let address = free_port()?;
     let config = directory(setup)?.join("mosquitto.conf");
-    // Without limits on what may be queued, which would drop stored messages, or have a subscriber wait for the
-    // acknowledgement of every twentieth. Where root starts it, it stays root, and can read the key.
+    // Without limits on what may be queued, which would drop stored messages, or have a subscriber wait for
+    // the acknowledgement of every twentieth. Where root starts it, it stays root, and can read the key.
     let text = format!(
         "listener {} {}\n\
          cafile {authority}\ncertfile {certificate}\nkeyfile {key}\n\
@@ -91,8 +91,8 @@ fn pki(setup: &Setup) -> [PathBuf; 3] {
     ["ca.pem", "server.pem", "server.key"].map(|name| setup.pki().join(name))
 }
 
-/// Waits until the broker takes connections; fails if it has ended, as it does if another process has taken the
-/// port meanwhile.
+/// Waits until the broker takes connections; fails if it has ended, as it does if another process has taken
+/// the port meanwhile.
 pub fn wait_until_listening(broker: &mut Process, address: &str) -> Result<()> {
     let address: SocketAddr = address.parse()?;
     let start = Instant::now();

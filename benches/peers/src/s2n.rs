@@ -1,5 +1,5 @@
-//! s2n-quic with our frames and messages, on tokio's current-thread runtime; TLS by rustls with *ring*, as for
-//! the others.
+//! s2n-quic with our frames and messages, on tokio's current-thread runtime; TLS by rustls with *ring*, as
+//! for the others.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,8 +34,8 @@ impl Receiver for ReceiveStream {
     }
 }
 
-/// As those of bare quinn, but for the number of streams: with as many as there are calls in flight, each call
-/// would wait for the acknowledgement of another before its stream may be opened.
+/// As those of bare quinn, but for the number of streams: with as many as there are calls in flight, each
+/// call would wait for the acknowledgement of another before its stream may be opened.
 fn limits() -> Result<Limits> {
     Ok(Limits::default()
         .with_max_idle_timeout(Duration::from_secs(30))?
