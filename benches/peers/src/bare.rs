@@ -12,7 +12,7 @@ use quinn::{
 use crate::{
     Result,
     cbor::{Node, Receiver, Sender, serve_stream},
-    setup::{ALPN, Setup, announce, udp_socket},
+    setup::{ALPN, DATAGRAM_BYTES, LARGE_DATAGRAM_BYTES, Setup, announce, udp_socket},
     tls,
 };
 
@@ -37,7 +37,40 @@ pub trait Spawn: Copy + Send + Sync + 'static {
     fn spawn(self, future: impl Future<Output = ()> + Send + 'static);
 }
 
-fn transport() -> Result<Arc<TransportConfig>> {
+/// How an endpoint is tuned.
+pub trait Tuning: Clone + Send + Sync + 'static {
+    const DATAGRAM_BYTES: u16 = DATAGRAM_BYTES;
+    /// Whether the windows are those that palyra has by default, or else quinn's.
+    const SMALL_WINDOWS: bool = true;
+}
+
+/// As palyra is by default.
+#[derive(Clone)]
+pub struct Equal;
+/// As palyra is with large datagrams.
+#[derive(Clone)]
+pub struct Large;
+/// With quinn's defaults.
+#[derive(Clone)]
+pub struct Untuned;
+
+impl Tuning for Equal {}
+
+impl Tuning for Large {
+    const DATAGRAM_BYTES: u16 = LARGE_DATAGRAM_BYTES;
+}
+
+impl Tuning for Untuned {
+    const SMALL_WINDOWS: bool = false;
+}
+
+fn endpoint_config<T: Tuning>() -> Result<EndpointConfig> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(T::DATAGRAM_BYTES)?;
+    Ok(config)
+}
+
+fn transport<T: Tuning>() -> Result<Arc<TransportConfig>> {
     let mut config = TransportConfig::default();
     let mut mtu_discovery = MtuDiscoveryConfig::default();
     mtu_discovery.upper_bound(T::DATAGRAM_BYTES);
@@ -62,9 +95,9 @@ pub fn serve<T: Tuning>(setup: &Setup, runtime: Arc<dyn Runtime>, spawn: impl Sp
     crypto.send_tls13_tickets = 0;
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(crypto)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport()?);
+    config.transport_config(transport::<T>()?);
     let socket = udp_socket()?;
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
+    let endpoint = Endpoint::new(endpoint_config::<T>()?, Some(config), socket, runtime)?;
     let node = Arc::new(Node::new(setup));
     announce(endpoint.local_addr()?)?;
     spawn.spawn(async move {
@@ -163,13 +196,12 @@ pub mod client {
         }
     }
 
-    fn endpoint(setup: &Setup, runtime: Arc<dyn Runtime>) -> Result<Endpoint> {
+    fn endpoint<T: Tuning>(setup: &Setup, runtime: Arc<dyn Runtime>) -> Result<Endpoint> {
         let crypto = tls::client(&setup.credentials("client")?, ALPN)?;
         let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport()?);
-        let socket = udp_socket()?;
-        let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+        config.transport_config(transport::<T>()?);
+        let mut endpoint = Endpoint::new(endpoint_config::<T>()?, None, udp_socket()?, runtime)?;
         endpoint.set_default_client_config(config);
         Ok(endpoint)
     }
@@ -220,7 +252,7 @@ pub mod client {
         tuning: PhantomData<fn() -> Tuned>,
     }
 
-    impl link::Stack for OnTokio {
+    impl<Tuned: Tuning> link::Stack for OnTokio<Tuned> {
         type Link = Link<Connection>;
 
         fn new(setup: &Setup, address: &str) -> Result<Self> {

@@ -1,8 +1,11 @@
 //! Who takes part.
 
 use crate::{
-    Result, bare, brokers, drive::drive, floor, mosquitto, nats, on_tokio, palyra, reference, s2n,
-    setup::Setup, tarpc, tonic,
+    Result, bare, brokers,
+    drive::drive,
+    floor, mosquitto, nats, on_tokio, palyra, reference, s2n,
+    setup::{LARGE_DATAGRAM_BYTES, Setup},
+    tarpc, tonic,
 };
 
 pub struct Contender {
@@ -36,10 +39,14 @@ pub const QUINN_TOKIO: &str = "quinn-tokio";
 /// With large datagrams on either side.
 pub const LARGE: &str = "palyra-large";
 pub const QUINN_TOKIO_LARGE: &str = "quinn-tokio-large";
+pub const QUINN_UNTUNED: &str = "quinn-tokio-untuned";
 pub const S2N: &str = "s2n-quic";
 pub const OTHERS: [&str; 2] = ["tonic", "tarpc"];
 
-pub const CONTENDERS: [Contender; 12] = [
+/// Windows and datagrams matter to what is large.
+const LARGE_WORKLOADS: &[&str] = &["events", "payloads"];
+
+pub const CONTENDERS: [Contender; 15] = [
     Contender {
         name: PALYRA,
         what: "palyra-quic without features, on `PollRuntime`, on either side; with `streams` where its node is no program of its own",
@@ -93,6 +100,33 @@ pub const CONTENDERS: [Contender; 12] = [
         node: Some("quinn-tokio"),
         broker: None,
         only: &[],
+    },
+    Contender {
+        name: QUINN_UNTUNED,
+        what: "the same with the windows that quinn has by default",
+        serve: bare::on_tokio::serve::<bare::Untuned>,
+        drive: drive::<bare::client::OnTokio<bare::Untuned>>,
+        node: None,
+        broker: None,
+        only: LARGE_WORKLOADS,
+    },
+    Contender {
+        name: LARGE,
+        what: "palyra with datagrams of up to 32 KiB, which loopback takes",
+        serve: palyra::serve_with::<false, LARGE_DATAGRAM_BYTES>,
+        drive: drive::<palyra::Stack<false, LARGE_DATAGRAM_BYTES>>,
+        node: None,
+        broker: None,
+        only: LARGE_WORKLOADS,
+    },
+    Contender {
+        name: QUINN_TOKIO_LARGE,
+        what: "quinn-tokio with the same datagrams",
+        serve: bare::on_tokio::serve::<bare::Large>,
+        drive: drive::<bare::client::OnTokio<bare::Large>>,
+        node: None,
+        broker: None,
+        only: LARGE_WORKLOADS,
     },
     Contender {
         name: S2N,
@@ -149,16 +183,6 @@ pub const CONTENDERS: [Contender; 12] = [
         only: &[],
     },
 ];
-
-/// Windows and datagrams matter to what is large.
-const LARGE_WORKLOADS: [&str; 2] = ["events", "payloads"];
-
-impl Contender {
-    pub fn takes_part_in(&self, workload: &str) -> bool {
-        ![PALYRA_LARGE, QUINN_LARGE, QUINN_UNTUNED].contains(&self.name)
-            || LARGE_WORKLOADS.contains(&workload)
-    }
-}
 
 pub fn named(name: &str) -> Result<&'static Contender> {
     let found = CONTENDERS.iter().find(|contender| contender.name == name);

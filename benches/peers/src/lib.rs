@@ -36,6 +36,8 @@ pub mod floor;
 #[cfg(feature = "harness")]
 pub mod goals;
 #[cfg(feature = "harness")]
+pub mod heap;
+#[cfg(feature = "harness")]
 pub mod link;
 #[cfg(feature = "harness")]
 pub mod measure;

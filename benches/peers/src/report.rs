@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Result, brokers,
-    contenders::{CONTENDERS, PALYRA, SLEEPS},
+    contenders::{CONTENDERS, LARGE, PALYRA, SLEEPS},
     figures::{Better, Figure, Section, sections},
     floor::{CIPHERS, PACKETS},
     goals::{Goal, RACERS, goals, races},
@@ -223,7 +223,7 @@ fn tables(out: &mut String, section: &Section, results: &Results) -> Result<()> 
         let cells: Vec<_> = columns.iter().map(|name| cell(figure, results, name)).collect();
         writeln!(out, "| {} {} | {} |", figure.title, figure.better.arrow(), cells.join(" | "))?;
     }
-    for ours in [PALYRA, PALYRA_LARGE] {
+    for ours in [PALYRA, LARGE] {
         if columns.contains(&ours) {
             let others: Vec<_> = columns.iter().filter(|name| **name != ours).copied().collect();
             ratios(out, &figures, results, ours, &others)?;
@@ -286,7 +286,7 @@ fn panel(section: &Section, metric: &str, results: &Results) -> Option<Panel> {
             value: quartiles.median,
             spread: (quartiles.lower, quartiles.upper),
             text: figure.display(quartiles.median),
-            ours: [PALYRA, SLEEPS, PALYRA_LARGE].contains(&contender.name),
+            ours: [PALYRA, SLEEPS, LARGE].contains(&contender.name),
         })
     });
     let target =
