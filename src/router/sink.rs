@@ -127,7 +127,7 @@ impl ResultWriter {
     }
 
     async fn write(&mut self, payload: Bytes) -> Result<()> {
-        let response = Response::of_payload(payload);
+        let response = Response::result(Some(payload));
         #[cfg(feature = "streams")]
         let frame = match &self.items {
             None => response_frame(&response, self.codec, self.max_frame_len)?,

@@ -67,7 +67,7 @@ pub(super) async fn call(
             if let Outcome::Returned(Ok(payload)) = &outcome {
                 response_size.observe(payload.len());
             }
-            let outcome = outcome.map(|payload| Some(Response::of_payload(payload)));
+            let outcome = outcome.map(|payload| Some(Response::result(Some(payload))));
             ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
         }
         Handler::Streaming(handler) => {

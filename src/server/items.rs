@@ -122,7 +122,7 @@ async fn call(
                 let handling = handler(context, params, items);
                 run_handler(exchange.node, ShutdownWaits::ForHandler, deadline, given_up, handling).await
             };
-            let outcome = outcome.map(|payload| Some(Response::of_payload(payload)));
+            let outcome = outcome.map(|payload| Some(Response::result(Some(payload))));
             conclude(exchange, outcome, source, writer, guard)
         }
         ItemsHandler::Bidi(handler) => {

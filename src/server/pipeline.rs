@@ -280,7 +280,7 @@ impl<G: Future<Output = Code>> Pipeline<'_, G> {
             running.await?
         };
         let response = match outcome {
-            Outcome::Returned(Ok(payload)) => Response::of_payload(payload),
+            Outcome::Returned(Ok(payload)) => Response::result(Some(payload)),
             Outcome::Returned(Err(error)) => error.of_handler().into_response(),
             Outcome::TimedOut => MethodError::new(WireError::DeadlineExceeded).into_response(),
             Outcome::GivenUp(code) => return Err(PipelineEnd::GivenUp(code)),

@@ -224,7 +224,7 @@ fn a_node_without_consumers_does_not_know_the_method() {
 }
 
 #[test]
-fn an_acknowledgement_is_answered_without_a_payload_and_is_no_method_for_many_calls() {
+fn an_acknowledgement_is_answered_with_nothing_and_is_no_method_for_many_calls() {
     run(async {
         let log = bounds().build().unwrap();
         publish(&log, 5);
@@ -235,7 +235,8 @@ fn an_acknowledgement_is_answered_without_a_payload_and_is_no_method_for_many_ca
         let fields = [entry(0, 1), entry(1, "node.ack_events"), entry(3, params), entry(7, true)];
         let fields: Vec<&[u8]> = fields.iter().map(|field| &**field).collect();
         let answer = peer.request(&map(&fields[..3])).await.frames();
-        assert_eq!(answer, [map(&[&entry(0, 1), &entry(1, "result"), &entry(2, true)])]);
+        let payload = entry(6, minicbor::bytes::ByteVec::from(Vec::new()));
+        assert_eq!(answer, [map(&[&entry(0, 1), &entry(1, "result"), &entry(2, true), &payload])]);
         assert_eq!(log.consumers()[0].acknowledged, 3);
 
         let mut stream = peer.send(&frame(&map(&fields))).await;
