@@ -1,8 +1,13 @@
 //! JSON bodies: one object, for nodes of the tokio implementation.
 
+use std::fmt;
+
 use base64::{Engine, display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::error::Category;
 
 use super::{JsonError, MAX_NESTING, MessageError, fields::FieldWriter, trace::TraceContext};
@@ -53,6 +58,71 @@ pub(super) fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     };
     let bytes = STANDARD.decode(text).map_err(|_| serde::de::Error::custom("not base64"))?;
     Ok(Some(bytes.into()))
+}
+
+/// For a field that is a boolean or else is not looked at: `None` for a value of another type, of which
+/// nothing is kept.
+pub(super) fn bool_or_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    deserializer.deserialize_any(AnyValue).map(|scalar| match scalar {
+        Scalar::Bool(value) => Some(value),
+        Scalar::Uint(_) | Scalar::Other => None,
+    })
+}
+
+/// The same for one that is an unsigned integer.
+pub(super) fn uint_or_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    deserializer.deserialize_any(AnyValue).map(|scalar| match scalar {
+        Scalar::Uint(value) => Some(value),
+        Scalar::Bool(_) | Scalar::Other => None,
+    })
+}
+
+enum Scalar {
+    Bool(bool),
+    Uint(u64),
+    Other,
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Scalar::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Scalar::Uint(value))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_seq(elements).map(|_| Scalar::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_map(entries).map(|_| Scalar::Other)
+    }
 }
 
 /// Writes the fields of a message as one object.

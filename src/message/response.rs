@@ -301,7 +301,7 @@ impl From<Box<str>> for Kind {
 
 #[derive(Default)]
 #[cfg_attr(feature = "json", derive(serde::Deserialize), serde(default))]
-pub(super) struct ResponseFields {
+struct ResponseFields {
     protocol_version: Option<u16>,
     kind: Option<Kind>,
     ok: Option<bool>,
@@ -315,8 +315,31 @@ pub(super) struct ResponseFields {
     missed: Option<u64>,
     retry_after_ms: Option<u64>,
     detail: Option<Box<str>>,
-    not_run: Option<bool>,
-    pub(super) items: Option<u64>,
+    not_run: Option<NotRun>,
+}
+
+/// The key came with this version, and other kinds than `error` ignore it, whatever its value.
+#[derive(Clone, Copy)]
+enum NotRun {
+    Bool(bool),
+    OfAnotherType,
+}
+
+#[cfg(feature = "json")]
+impl<'de> serde::Deserialize<'de> for NotRun {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let not_run = super::json::bool_or_other(deserializer)?;
+        Ok(not_run.map_or(Self::OfAnotherType, Self::Bool))
+    }
+}
+
+impl NotRun {
+    fn read(value: &cbor::Value<'_>) -> Self {
+        match value.bool("not_run") {
+            Ok(Some(not_run)) => Self::Bool(not_run),
+            Ok(None) | Err(_) => Self::OfAnotherType,
+        }
+    }
 }
 
 impl cbor::Fields for ResponseFields {
@@ -334,8 +357,7 @@ impl cbor::Fields for ResponseFields {
             Key::Unsigned(9) => self.missed = value.u64("missed")?,
             Key::Unsigned(10) => self.retry_after_ms = value.u64("retry_after_ms")?,
             Key::Unsigned(11) => self.detail = value.text("detail")?,
-            Key::Unsigned(12) => self.not_run = value.bool("not_run")?,
-            Key::Unsigned(13) => self.items = value.u64("items")?,
+            Key::Unsigned(12) => self.not_run = Some(NotRun::read(value)),
             _ => {}
         }
         Ok(())
@@ -377,7 +399,12 @@ impl TryFrom<ResponseFields> for Response {
             Kind::Error => {
                 let error = WireError::from(&*fields.error.ok_or(missing("error"))?);
                 let retry_after = fields.retry_after_ms.map(Duration::from_millis);
-                Self::Error { error, detail, retry_after, not_run: fields.not_run.unwrap_or(false) }
+                let not_run = match fields.not_run {
+                    None => false,
+                    Some(NotRun::Bool(not_run)) => not_run,
+                    Some(NotRun::OfAnotherType) => return Err(MessageError::InvalidField("not_run")),
+                };
+                Self::Error { error, detail, retry_after, not_run }
             }
             Kind::Unknown => return Err(MessageError::UnknownKind),
         })
