@@ -141,8 +141,7 @@ fn node(work: &Path) -> Result<()> {
     );
     let folder = Folder::new(work.join("there"), Disk::Threads)?;
     let max_piece = max_piece(limits.max_frame_bytes());
-    let served =
-        ServedFolder { folder, writers: Peers::identified(), max_piece, peer_silence: PEER_SILENCE };
+    let served = ServedFolder { folder, writers: Peers::identified(), max_piece, peer_silence: PEER_SILENCE };
     let router = served.methods(router);
     let trust = Trust::from_pem(&fs::read(work.join("ca.pem"))?)?;
     let tls = ServerTls::new(identity(work, "server")?).require_client_certificates(trust);
