@@ -140,20 +140,26 @@ fn put_string(out: &mut Vec<u8>, major: u8, content: &[u8]) {
 #[inline]
 pub(super) fn put_head(out: &mut Vec<u8>, major: u8, argument: u64) {
     let major = major << 5;
-    let (info, length) = match argument {
-        0..24 => {
-            let [argument, ..] = argument.to_le_bytes();
-            return out.push(major | argument);
-        }
-        24..=0xff => (24, 1),
-        0x100..=0xffff => (25, 2),
-        0x1_0000..=0xffff_ffff => (26, 4),
-        _ => (27, 8),
-    };
-    // Eight bytes are written faster than one, two or four by turns. Those that count are moved to the front.
-    out.push(major | info);
-    out.extend_from_slice(&(argument << (64 - 8 * length)).to_be_bytes());
-    out.truncate(out.len() - (8 - length));
+    match u8::try_from(argument) {
+        Ok(argument @ 0..24) => out.push(major | argument),
+        _ => put_argument(out, major, argument),
+    }
+}
+
+/// Writes a head whose argument needs bytes of its own.
+fn put_argument(out: &mut Vec<u8>, major: u8, argument: u64) {
+    if let Ok(argument) = u8::try_from(argument) {
+        out.extend_from_slice(&[major | 24, argument]);
+    } else if let Ok(argument) = u16::try_from(argument) {
+        out.push(major | 25);
+        out.extend_from_slice(&argument.to_be_bytes());
+    } else if let Ok(argument) = u32::try_from(argument) {
+        out.push(major | 26);
+        out.extend_from_slice(&argument.to_be_bytes());
+    } else {
+        out.push(major | 27);
+        out.extend_from_slice(&argument.to_be_bytes());
+    }
 }
 
 /// How many bytes a head with this argument has.
