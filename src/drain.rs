@@ -70,8 +70,8 @@ impl Drain {
     }
 
     /// Resolves when the shutdown has come to this phase.
-    pub(crate) fn reached(&self, phase: Phase) -> impl Future<Output = ()> {
-        wait_until(&self.phase_changed, move || self.has_reached(phase))
+    pub(crate) async fn reached(&self, phase: Phase) {
+        wait_until(&self.phase_changed, || self.has_reached(phase)).await;
     }
 
     /// Whether new work is turned away.
@@ -80,8 +80,8 @@ impl Drain {
     }
 
     /// Resolves when the shutdown begins.
-    pub(crate) fn begun(&self) -> impl Future<Output = ()> {
-        self.reached(Phase::Draining)
+    pub(crate) async fn begun(&self) {
+        self.reached(Phase::Draining).await;
     }
 
     /// Accepts work. To be called before asking [`has_begun`](Self::has_begun), so that a shutdown waits for
@@ -129,8 +129,8 @@ impl Drain {
     }
 
     /// Resolves when a handler awaits the shutdown.
-    pub(crate) fn awaited_in_a_handler(&self) -> impl Future<Output = ()> {
-        wait_until(&self.changed, || !lock(&self.leaving).is_empty())
+    pub(crate) async fn awaited_in_a_handler(&self) {
+        wait_until(&self.changed, || !lock(&self.leaving).is_empty()).await;
     }
 
     /// The exchange of this node whose handler is being polled on this thread, if one is.

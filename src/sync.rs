@@ -10,12 +10,7 @@ pub(crate) use crate::model::*;
 #[cfg(not(model_checked))]
 pub(crate) use real::*;
 
-use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
-    sync::PoisonError,
-    task::{Poll, ready},
-};
+use std::sync::PoisonError;
 
 #[cfg(not(model_checked))]
 mod real {
@@ -43,25 +38,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Resolves when the condition holds. The event must be notified after every change that can make it hold.
-///
-/// Not an `async fn`, which would take twice the memory: each connection waits by several of these.
-pub(crate) fn wait_until(event: &Event, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
-    let mut listener: Option<EventListener> = None;
-    poll_fn(move |cx| {
-        loop {
-            if let Some(listening) = &mut listener {
-                ready!(Pin::new(listening).poll(cx));
-                listener = None;
-            }
-            if condition() {
-                return Poll::Ready(());
-            }
-            let listening = event.listen();
-            // The change may have come before there was a listener.
-            if condition() {
-                return Poll::Ready(());
-            }
-            listener = Some(listening);
+pub(crate) async fn wait_until(event: &Event, condition: impl Fn() -> bool) {
+    while !condition() {
+        let listener = event.listen();
+        // The change may have come before there was a listener.
+        if condition() {
+            return;
         }
-    })
+        listener.await;
+    }
 }
