@@ -133,8 +133,12 @@ fn a_blocked_request_is_given_up_when_its_peer_stops_it_and_the_answer_counts() 
         let server = RawServer::within(transport);
         let (client, peer) = server.connect().await;
         let request = Bytes::from(vec![7; usize::try_from(CREDIT).unwrap()]);
+        // What is left for the second request is too little for the peer to grant it anew when it stops it.
+        let mut unread = Box::pin(client.call_raw("m", request.slice(300..)));
+        assert!(poll_once(&mut unread).await.is_none());
         let calling = client.call_raw("m", request);
         let answering = async {
+            let first = RawStream::accept(&peer).await;
             let mut stream = RawStream::accept(&peer).await;
             while peer.stats().frame_rx.data_blocked == 0 {
                 smol::Timer::after(MILLI).await;
@@ -145,9 +149,9 @@ fn a_blocked_request_is_given_up_when_its_peer_stops_it_and_the_answer_counts() 
             result.encode(Codec::Cbor, &mut body).unwrap();
             stream.send(&frame(&body)).await;
             stream.finish();
-            stream
+            (stream, first)
         };
-        let (answer, _stream) = future::zip(calling, answering).await;
+        let (answer, _streams) = future::zip(calling, answering).await;
         assert_eq!(answer.unwrap(), "enough");
     });
 }
