@@ -52,7 +52,9 @@ impl<'a> Intercepted<'a> {
         };
         let (response, bytes) = self.around(payload, exchange).await?;
         Ok(match response {
-            Some(Response::Result { .. }) | None => Response::of_payload(bytes),
+            Some(Response::Result { .. }) | None => {
+                Response::Result { payload: (!bytes.is_empty()).then_some(bytes) }
+            }
             Some(other) => other,
         })
     }

@@ -116,7 +116,7 @@ impl FieldWriter for MapLen {
 const TRACE_KEY: u8 = 16;
 
 pub(super) const UNSIGNED: u8 = 0;
-pub(super) const BYTES: u8 = 2;
+const BYTES: u8 = 2;
 pub(super) const TEXT: u8 = 3;
 pub(super) const ARRAY: u8 = 4;
 pub(super) const MAP: u8 = 5;

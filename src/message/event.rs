@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     MessageError,
-    cbor::{BYTES, UNSIGNED, put_head, split_bytes, split_uint},
+    cbor::{UNSIGNED, put_bytes, put_head, split_bytes, split_uint},
     codec::Codec,
     fields::{FieldWriter, Message, write_response_head},
 };
@@ -35,8 +35,7 @@ fn append_usual(seq: u64, epoch: Option<u64>, payload: &[u8], out: &mut Vec<u8>)
     out.extend_from_slice(FIRST_FIELDS);
     put_head(out, UNSIGNED, seq);
     out.push(6);
-    put_head(out, BYTES, u64::try_from(payload.len()).unwrap_or(u64::MAX));
-    out.extend_from_slice(payload);
+    put_bytes(out, payload);
     if let Some(epoch) = epoch {
         out.push(7);
         put_head(out, UNSIGNED, epoch);

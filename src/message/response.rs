@@ -107,11 +107,6 @@ impl Response {
         Self::Result { payload }
     }
 
-    /// A [`Result`](Self::Result) with this payload, and without one if it is empty.
-    pub(crate) fn of_payload(payload: Bytes) -> Self {
-        Self::Result { payload: (!payload.is_empty()).then_some(payload) }
-    }
-
     /// An [`Event`](Self::Event).
     #[must_use]
     pub const fn event(seq: u64, epoch: Option<u64>, payload: Option<Bytes>) -> Self {
@@ -187,18 +182,12 @@ impl Response {
     /// be it right or wrong, is not for here.
     fn decode_usual(source: BodySource<'_>) -> Option<Self> {
         let (&head, rest) = source.body().split_first()?;
-        let (response, rest) = match head {
-            MAP_OF_3 => (Self::Result { payload: None }, rest.strip_prefix(EMPTY_RESULT)?),
-            MAP_OF_4 => {
-                let (payload, rest) = split_bytes(rest.strip_prefix(RESULT)?)?;
-                (Self::Result { payload: Some(source.keep(payload)) }, rest)
-            }
-            _ => {
-                let (seq, epoch, payload) = split_usual(source.body())?;
-                return Some(Self::Event { seq, epoch, payload: Some(source.keep(payload)) });
-            }
-        };
-        rest.is_empty().then_some(response)
+        if head != MAP_OF_4 {
+            let (seq, epoch, payload) = split_usual(source.body())?;
+            return Some(Self::Event { seq, epoch, payload: Some(source.keep(payload)) });
+        }
+        let (payload, rest) = split_bytes(rest.strip_prefix(RESULT)?)?;
+        rest.is_empty().then(|| Self::Result { payload: Some(source.keep(payload)) })
     }
 
     fn decode_any(source: BodySource<'_>) -> Result<Self, MessageError> {
@@ -207,12 +196,9 @@ impl Response {
     }
 }
 
-const MAP_OF_3: u8 = 0xa3;
 const MAP_OF_4: u8 = 0xa4;
 /// The first fields of a result, up to the key of its payload.
 pub(super) const RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5\x06";
-/// All fields of a result without a payload.
-const EMPTY_RESULT: &[u8] = b"\x00\x01\x01\x66result\x02\xf5";
 
 /// How many bytes of UTF-8 a detail may have.
 const MAX_DETAIL_LEN: usize = 256;
