@@ -36,7 +36,8 @@ pub(super) struct CallStream {
     link: Arc<Link>,
     method: Box<str>,
     state: Mutex<State>,
-    /// Notified when what waited has been taken to be written, and when the stream has ended.
+    /// Notified when what waited has been taken to be written, when answers have come that callers waited
+    /// for to call, and when the stream has ended.
     emptied: Event,
 }
 
@@ -99,7 +100,8 @@ pub(super) enum EndedStream {
 /// How far a call has come.
 enum Progress {
     Answered(Answer),
-    /// Too many bytes wait to be written. The listener hears when they have been taken.
+    /// Too many bytes wait to be written, or too many answers are missing. The listener hears of an end of
+    /// that.
     Full(EventListener),
 }
 
@@ -156,10 +158,11 @@ impl CallStream {
         reader: &mut FrameReader,
         callers: &mut Vec<Waker>,
     ) -> Result<()> {
-        let answered = {
+        let (answered, has_room) = {
             let mut state = self.state();
+            let was_full = state.calls.is_full();
             let mut next = Some(Ok(first));
-            loop {
+            let answered = loop {
                 let Some(response) = next else { break Ok(()) };
                 let response = response.and_then(|response| response.map_err(Error::from));
                 let response = response.and_then(|response| AnswerKind::Result.check(response));
@@ -171,9 +174,13 @@ impl CallStream {
                     break Ok(());
                 }
                 next = reader.take_arrived(|body| decode(&self.link, Codec::Cbor, body));
-            }
+            };
+            (answered, was_full && !state.calls.is_full())
         };
         callers.drain(..).for_each(Waker::wake);
+        if has_room {
+            self.emptied.notify(usize::MAX);
+        }
         answered
     }
 
@@ -346,7 +353,7 @@ struct Caller<'a> {
     stream: &'a Arc<CallStream>,
     /// Once the call waits to be written, until it is answered.
     key: Option<usize>,
-    /// Whether it had to wait until fewer bytes waited to be written.
+    /// Whether it had to wait until there was room for it.
     has_waited: bool,
 }
 

@@ -17,6 +17,9 @@ use crate::{
 
 /// Callers wait while this many bytes of calls wait to be written: enough for large packets.
 const MAX_UNWRITTEN: usize = 64 * 1024;
+/// Callers wait while the peer owes this many answers that nobody waits for. Otherwise a peer that never
+/// answers would make this side remember ever more calls.
+pub(super) const MAX_ABANDONED: usize = 1024;
 /// Memory for more calls than this is given back when no call is left.
 const KEPT_SLOTS: usize = 1024;
 
@@ -50,8 +53,9 @@ struct Unsent {
 }
 
 impl<A> PendingCalls<A> {
+    /// Whether further callers are to wait.
     pub(super) fn is_full(&self) -> bool {
-        self.frames.len() >= MAX_UNWRITTEN
+        self.frames.len() >= MAX_UNWRITTEN || self.unanswered.len() >= self.callers + MAX_ABANDONED
     }
 
     /// Whether a caller waits.
@@ -273,6 +277,26 @@ mod tests {
         assert!(calls.has_callers());
         assert!(calls.leave(key).0);
         assert!(!calls.has_callers() && calls.slots.is_empty());
+    }
+
+    #[test]
+    fn callers_wait_while_many_answers_are_missing_that_nobody_waits_for() {
+        let mut calls = PendingCalls::default();
+        for _ in 0..MAX_ABANDONED {
+            assert!(!calls.is_full());
+            let key = add(&mut calls, b"x");
+            calls.take_unsent();
+            assert!(calls.leave(key).0);
+        }
+        assert!(calls.is_full());
+        let key = calls.next_unanswered().unwrap();
+        calls.answer(key, 1);
+        assert!(!calls.is_full());
+        for _ in 0..2 * MAX_ABANDONED {
+            add(&mut calls, b"x");
+            calls.take_unsent();
+        }
+        assert!(!calls.is_full(), "somebody waits for these");
     }
 
     #[test]

@@ -120,7 +120,8 @@ impl<P: ?Sized, T> Pipeline<P, T> {
 }
 
 impl<P: Encode<()> + ?Sized, T: for<'b> Decode<'b, ()>> Pipeline<P, T> {
-    /// Calls the method. Waits while the peer does not read the calls before.
+    /// Calls the method. Waits while the peer does not read the calls before, and while 1,024 answers are
+    /// missing that nobody waits for any more.
     ///
     /// # Errors
     ///

@@ -570,6 +570,46 @@ fn calls_behind_the_end_of_a_stream_go_on_the_next_one_and_each_runs_once() {
     });
 }
 
+/// A peer that reads all calls and answers none must not make a caller remember ever more of them.
+#[test]
+fn callers_wait_while_a_peer_owes_many_answers_that_nobody_waits_for() {
+    run(async {
+        let server = RawServer::new();
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let answer = frame(&encoded(&Response::result(Some("answer".into()))));
+        let (first, mut stream) = future::zip(calls.call_raw("first"), async {
+            takes_streams(&peer).await;
+            let mut stream = RawStream::accept(&peer).await;
+            for _request_and_call in 0..2 {
+                stream.next().await;
+            }
+            stream.send(&answer).await;
+            stream
+        })
+        .await;
+        assert_eq!(first.unwrap(), "answer");
+        for _ in 0..1024 {
+            let mut call = Box::pin(calls.call_raw("abandoned"));
+            assert!(poll_once(&mut call).await.is_none());
+            stream.next().await;
+        }
+        let late = calls.clone().timeout(50 * MILLI).call_raw("late").await.unwrap_err();
+        assert_eq!((late.kind(), late.may_have_run()), (&ErrorKind::DeadlineExceeded, false));
+        let mut kept = Box::pin(calls.call_raw("kept"));
+        assert!(poll_once(&mut kept).await.is_none());
+        let answering = async {
+            stream.send(&answer).await;
+            let sent = Item::decode(&stream.next().await.into()).unwrap();
+            assert_eq!(sent.params.unwrap(), "kept");
+            for _ in 0..1024 {
+                stream.send(&answer).await;
+            }
+        };
+        assert_eq!(future::zip(kept, answering).await.0.unwrap(), "answer");
+    });
+}
+
 #[test]
 fn a_peer_that_ends_each_stream_at_once_is_not_asked_for_ever() {
     run(async {
