@@ -3,6 +3,7 @@
 mod acknowledge;
 mod address;
 mod args;
+mod bar;
 mod client;
 mod describe;
 mod event_logs;

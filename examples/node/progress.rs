@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use palyra_quic::WireError;
 use smol::Timer;
 
-use crate::{failure::Failure, files::client::Progress, files::name::FileName, lines};
+use crate::{bar::bar, failure::Failure, files::client::Progress, files::name::FileName, lines};
 
 /// Shows what a transfer does, and notices when it does nothing.
 pub(crate) struct Display {
@@ -32,8 +32,11 @@ enum Shown {
 impl Display {
     /// The bar is on standard error, and there only if that is a terminal. Lines are on standard output.
     pub(crate) fn new(name: &FileName) -> Self {
-        let shown =
-            if io::stderr().is_terminal() { Shown::Bar(bar(name)) } else { Shown::Lines(Cell::default()) };
+        let shown = if io::stderr().is_terminal() {
+            Shown::Bar(bar(name.to_string()))
+        } else {
+            Shown::Lines(Cell::default())
+        };
         Self { shown, steps: Cell::new(0), moved: Cell::new(0), failed: Cell::default() }
     }
 
@@ -96,17 +99,6 @@ impl Display {
         if let Shown::Bar(bar) = &self.shown {
             bar.abandon();
         }
-    }
-}
-
-fn bar(name: &FileName) -> ProgressBar {
-    let template =
-        "{prefix} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
-    let style = ProgressStyle::with_template(template).map(|style| style.progress_chars("=> "));
-    let bar = ProgressBar::new(0).with_prefix(name.to_string());
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }
 

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[cfg(all(unix, feature = "streams"))]
+#[path = "../../examples/node/bar.rs"]
+mod bar;
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(target_os = "linux")]
@@ -92,6 +95,8 @@ mod other_nodes;
 mod paths;
 mod peers;
 mod permissions;
+#[cfg(all(unix, feature = "streams"))]
+mod pictures;
 #[cfg(feature = "streams")]
 mod pipelines;
 #[cfg(target_os = "linux")]
