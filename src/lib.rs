@@ -104,6 +104,7 @@
 //! | `ecdsa` | yes | ECDSA keys and key exchange on P-256 and P-384, beside Ed25519 and X25519 |
 //! | `rsa` | yes | certificates with RSA keys; brings `ecdsa` |
 //! | `chacha20poly1305` | yes | the cipher suite for machines without AES instructions |
+//! | `explain` | yes | errors about certificates and keys that say what exactly is wrong, and what to do |
 //! | `cert` | no | a small certificate authority and two connected endpoints, for tests |
 //! | `durable` | no | event logs and cursors in files |
 //! | `streams` | no | requests that continue with items, and answers beside them |

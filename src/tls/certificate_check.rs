@@ -8,7 +8,8 @@ use super::{
     certificate::{
         BASIC_CONSTRAINTS, CertificateFields, Details, Version, algorithm_of_key, canonical, sole_element,
     },
-    describe, error_text,
+    describe::{self, EXPLAINS},
+    error_text,
     names::ALTERNATIVE_NAMES,
     provider::{check_built_in, provider},
 };
@@ -126,8 +127,11 @@ fn is_of_a_node(details: &Details<'_>) -> bool {
 /// Bit 5, counted from the highest.
 const KEY_CERT_SIGN: u8 = 0x04;
 
-/// Why no signature by the key of a certificate can be verified.
+/// Why no signature by the key of a certificate can be verified. Always `None` where errors are short.
 pub(super) fn unverifiable(certificate: &CertificateDer<'_>) -> Option<String> {
+    if !EXPLAINS {
+        return None;
+    }
     key_fault(Details::read(certificate).ok()?.public_key, MAX_RSA_BYTES)
 }
 

@@ -13,7 +13,7 @@ use rustls::{
 use super::{
     certificate::{self, Details, sole_element},
     certificate_check::{self, Role},
-    describe,
+    describe::{self, EXPLAINS},
     error_text::{self, ReadableError},
     fingerprint::Fingerprint,
     pem,
@@ -168,8 +168,9 @@ fn check_key(certified_key: &CertifiedKey) -> Result<()> {
         let Ok(Details { public_key, .. }) = Details::read(certificate) else { return false };
         key.public_key().is_some_and(|key| sole_element(&key, Tag::Sequence) == Ok(public_key))
     };
-    let own =
-        chain.iter().position(is_of_key).and_then(|position| Some((position + 1, chain.get(position)?)));
+    // Where errors are short, nothing is looked for.
+    let position = if EXPLAINS { chain.iter().position(is_of_key) } else { None };
+    let own = position.and_then(|position| Some((position + 1, chain.get(position)?)));
     let first = chain.first().map_or_else(String::new, |first| describe::subject(first));
     let mismatch = match (&error, own) {
         (rustls::Error::InconsistentKeys(_), Some((number, own))) => format!(

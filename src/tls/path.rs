@@ -19,7 +19,8 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use super::{
     certificate::{CertificateFields, Details, Version},
     certificate_check::unverifiable,
-    describe, error_text,
+    describe::{self, EXPLAINS},
+    error_text,
     provider::provider,
     revocation::{PathCertificate, RevocationList},
 };
@@ -157,6 +158,9 @@ impl PathFinder {
     ) -> String {
         use CertificateError as E;
         let because = error_text::certificate(error);
+        if !EXPLAINS {
+            return because;
+        }
         let of_culprit = |is_culprit: &dyn Fn(&CertificateDer<'_>) -> bool| {
             let culprit = std::iter::once(end_entity).chain(intermediates).position(is_culprit);
             let issuer = culprit.and_then(|position| intermediates.get(position.checked_sub(1)?));

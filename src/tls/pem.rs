@@ -10,7 +10,7 @@ use rustls::pki_types::{
 };
 use zeroize::Zeroizing;
 
-use super::describe::{self, Kind};
+use super::describe::{self, EXPLAINS, Kind};
 use crate::error::{Error, Result};
 
 /// What some editors write in front of UTF-8, which says nothing.
@@ -105,6 +105,9 @@ impl ItemKind {
 }
 
 fn explained(pem: &[u8], wanted: ItemKind, error: &pem::Error) -> Error {
+    if !EXPLAINS {
+        return Error::invalid_config(short(wanted, error));
+    }
     let sections = sections(pem);
     let name = wanted.name();
     if !matches!(error, pem::Error::NoItemsFound) {
@@ -122,6 +125,14 @@ fn explained(pem: &[u8], wanted: ItemKind, error: &pem::Error) -> Error {
         Some(kind) => format!("no {name} in the PEM, but {}", instead(wanted, kind)),
         None => format!("no {name} in the PEM: {}", without_sections(pem, wanted)),
     })
+}
+
+/// Without a look at the text.
+fn short(wanted: ItemKind, error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => format!("no {} in the PEM", wanted.name()),
+        _ => format!("the PEM of the {} is malformed", wanted.all()),
+    }
 }
 
 fn encrypted(format: &str) -> String {
@@ -343,6 +354,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Without the feature `explain`.
+    #[test]
+    fn a_short_error_says_what_is_missing_or_malformed() {
+        let missing = short(ItemKind::Certificates, &pem::Error::NoItemsFound);
+        assert_eq!(missing, "no certificate in the PEM");
+        let malformed = short(ItemKind::PrivateKey, &pem::Error::Base64Decode("secret".into()));
+        assert_eq!(malformed, "the PEM of the private key is malformed");
     }
 
     #[test]

@@ -6,12 +6,15 @@ use der::{
 };
 use rustls::pki_types::PrivateKeyDer;
 
-use super::oid::{leading_oid, oid};
+use super::{
+    EXPLAINS,
+    oid::{leading_oid, oid},
+};
 use crate::tls::certificate::{algorithm_of_key, canonical, element};
 
 /// A public key, as in a certificate, without tag and length.
 pub(crate) fn public_key(key: &[u8]) -> String {
-    let Ok(algorithm) = algorithm_of_key(key) else { return "an unreadable key".to_owned() };
+    let Ok(algorithm) = algorithm_of_key(key) else { return UNREADABLE_KEY.to_owned() };
     match modulus(key) {
         Some(modulus) if is_rsa(algorithm) => format!("an RSA key of {} bits", bits(modulus)),
         _ => key_of(algorithm),
@@ -46,6 +49,9 @@ fn bits(integer: &[u8]) -> usize {
 /// A private key, which is not shown.
 pub(crate) fn private_key(key: &PrivateKeyDer<'_>) -> String {
     match key {
+        PrivateKeyDer::Pkcs1(_) if !EXPLAINS => "PKCS #1".to_owned(),
+        PrivateKeyDer::Sec1(_) if !EXPLAINS => "SEC 1".to_owned(),
+        PrivateKeyDer::Pkcs8(_) if !EXPLAINS => "PKCS #8".to_owned(),
         PrivateKeyDer::Pkcs1(key) => {
             format!("PKCS #1, {}", rsa_private_key(key.secret_pkcs1_der()))
         }
@@ -97,7 +103,10 @@ fn algorithm_of_pkcs8(der: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The kind of key that an algorithm takes, which comes without tag and length.
 pub(crate) fn key_of(algorithm: &[u8]) -> String {
-    let Some(kind) = leading_oid(algorithm) else { return "an unreadable key".to_owned() };
+    let Some(kind) = leading_oid(algorithm) else { return UNREADABLE_KEY.to_owned() };
+    if !EXPLAINS {
+        return format!("a key of kind {kind}");
+    }
     if kind == ELLIPTIC_CURVE {
         let curve = curve_of(algorithm);
         return format!("an ECDSA key on {}", curve.map_or("a curve that is not named", curve_name));
@@ -107,6 +116,8 @@ pub(crate) fn key_of(algorithm: &[u8]) -> String {
         None => format!("a key of a kind that is not known here ({kind})"),
     }
 }
+
+const UNREADABLE_KEY: &str = "an unreadable key";
 
 const RSA: ObjectIdentifier = oid("1.2.840.113549.1.1.1");
 const ELLIPTIC_CURVE: ObjectIdentifier = oid("1.2.840.10045.2.1");

@@ -12,6 +12,9 @@ mod signatures;
 mod tests;
 mod time;
 
+/// Whether errors say more than is needed to tell what failed: whose certificate, which key, and what to do.
+pub(super) const EXPLAINS: bool = cfg!(feature = "explain");
+
 pub(super) use self::{
     file_kind::{Kind, kind_of_der},
     keys::{is_rsa, key_of, modulus, private_key, public_key},

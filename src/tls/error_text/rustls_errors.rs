@@ -11,13 +11,15 @@ use super::{
     variant_names::{spelled_out, variant},
     webpki_errors::webpki,
 };
-use crate::tls::describe;
+use crate::tls::describe::{self, EXPLAINS};
 
 /// What rustls reports, of a handshake or of what it was configured with.
 pub(crate) fn tls(error: &rustls::Error) -> String {
     use rustls::Error as E;
     match error {
         E::InvalidCertificate(error) => certificate(error),
+        E::Other(error) => foreign(&*error.0),
+        other if !EXPLAINS => variant(other),
         E::InvalidCertRevocationList(error) => revocation_list(error),
         E::PeerIncompatible(why) => format!("the peer is not compatible: {}", variant(why)),
         E::PeerMisbehaved(why) => format!("the peer broke the rules of TLS: {}", variant(why)),
@@ -44,7 +46,6 @@ pub(crate) fn tls(error: &rustls::Error) -> String {
         }
         E::InconsistentKeys(_) => "the private key does not tell its public key".into(),
         E::General(text) => spelled_out(text),
-        E::Other(error) => foreign(&*error.0),
         other => spelled_out(&other.to_string()),
     }
 }
@@ -53,6 +54,8 @@ pub(crate) fn tls(error: &rustls::Error) -> String {
 pub(crate) fn certificate(error: &CertificateError) -> String {
     use CertificateError as E;
     match error {
+        E::Other(error) => foreign(&*error.0),
+        other if !EXPLAINS => variant(other),
         E::Expired => "expired".into(),
         E::ExpiredContext { time, not_after } => phrases::expired(*time, *not_after),
         E::NotValidYet => phrases::NOT_VALID_YET.into(),
@@ -86,7 +89,6 @@ pub(crate) fn certificate(error: &CertificateError) -> String {
         E::UnhandledCriticalExtension => phrases::UNKNOWN_EXTENSION.into(),
         E::InvalidOcspResponse => "the proof of its status (OCSP) is not valid".into(),
         E::ApplicationVerificationFailure => "refused by the application".into(),
-        E::Other(error) => foreign(&*error.0),
         other => format!("not acceptable, for another reason: {}", variant(other)),
     }
 }

@@ -1,9 +1,13 @@
 //! What webpki reports of certificates, of paths to authorities, and of revocation lists.
 
 use super::{phrases, variant_names::variant};
+use crate::tls::describe::EXPLAINS;
 
 /// What webpki finds in certificates and revocation lists.
 pub(crate) fn webpki(error: &webpki::Error) -> String {
+    if !EXPLAINS {
+        return variant(error);
+    }
     let text = certificate(error).or_else(|| path(error)).or_else(|| revocation_list(error));
     text.or_else(|| signature(error)).unwrap_or_else(|| variant(error))
 }
