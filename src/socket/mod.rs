@@ -15,6 +15,7 @@ mod send;
 mod size;
 
 use std::{
+    fmt,
     io::{self, IoSliceMut},
     net::SocketAddr,
     pin::Pin,
@@ -43,13 +44,19 @@ use self::{
 use crate::error::Result;
 
 /// An endpoint's socket.
-#[derive(Debug)]
 pub(crate) struct EndpointSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     health: Arc<SocketHealth>,
     receiver: Receiver,
     send_state: Arc<SendState>,
     size: DatagramSize,
+}
+
+// For quinn, and short for the size of programs.
+impl fmt::Debug for EndpointSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointSocket").finish_non_exhaustive()
+    }
 }
 
 impl EndpointSocket {

@@ -1,6 +1,7 @@
 //! A UDP socket that the runtime's thread waits for, and the tasks that wait for it.
 
 use std::{
+    fmt,
     io::{self, IoSliceMut},
     net::UdpSocket,
     pin::Pin,
@@ -18,11 +19,17 @@ use crate::{
 };
 
 /// A socket, and the tasks that wait for it.
-#[derive(Debug)]
 pub(super) struct IoSource {
     pub(super) io: UdpSocket,
     pub(super) core: SocketCore,
     waiters: Mutex<Waiters>,
+}
+
+// For quinn, and short for the size of programs.
+impl fmt::Debug for IoSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoSource").finish_non_exhaustive()
+    }
 }
 
 /// The sockets of a runtime, which belong to their endpoints.
