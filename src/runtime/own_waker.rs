@@ -46,17 +46,28 @@ impl<F: Future> Future for OwnWaker<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            *this.task = Some(cx.waker().clone());
-            lock(&this.signal.task).clone_from(this.task);
+        if !this.signal.take(this.task, cx.waker()) {
+            return Poll::Pending;
+        }
+        this.future.poll(&mut Context::from_waker(this.waker))
+    }
+}
+
+impl Signal {
+    /// Whether the future was woken since the last call, for a task with this waker. `task` is the one of the
+    /// last call.
+    fn take(&self, task: &mut Option<Waker>, waker: &Waker) -> bool {
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
+            lock(&self.task).clone_from(task);
         }
         // After the waker was stored: one that wakes in between has either been seen here, or wakes this
         // task.
-        if !this.signal.woken.load(SeqCst) {
-            return Poll::Pending;
+        let woken = self.woken.load(SeqCst);
+        if woken {
+            self.woken.store(false, SeqCst);
         }
-        this.signal.woken.store(false, SeqCst);
-        this.future.poll(&mut Context::from_waker(this.waker))
+        woken
     }
 }
 

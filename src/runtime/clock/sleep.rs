@@ -86,20 +86,27 @@ impl<F: Future> Future for Timeout<'_, F> {
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        let sleep = match (this.sleep, *this.limit) {
+        this.limit.poll(this.shared, this.sleep, cx).map(Err)
+    }
+}
+
+impl Limit {
+    /// Once for all futures, since a program contains [`Timeout`] for each of their types.
+    fn poll(self, shared: &Arc<Shared>, sleep: &mut Option<Sleep>, cx: &mut Context<'_>) -> Poll<Elapsed> {
+        let sleep = match (sleep, self) {
             (Some(sleep), _) => sleep,
-            (none, Limit::Until(deadline)) => none.insert(Sleep::new(Arc::clone(this.shared), deadline)),
-            (none, Limit::For(limit)) => {
-                let deadline = later(this.shared.runtime.now(), limit);
-                none.insert(Sleep::new(Arc::clone(this.shared), deadline))
+            (none, Self::Until(deadline)) => none.insert(Sleep::new(Arc::clone(shared), deadline)),
+            (none, Self::For(limit)) => {
+                let deadline = later(shared.runtime.now(), limit);
+                none.insert(Sleep::new(Arc::clone(shared), deadline))
             }
-            (_, Limit::Never) => return Poll::Pending,
+            (_, Self::Never) => return Poll::Pending,
         };
         // In this order: a runtime that is dropped wakes those that sleep at that time.
-        if Pin::new(sleep).poll(cx).is_pending() && !this.shared.liveness.is_dropped() {
+        if Pin::new(sleep).poll(cx).is_pending() && !shared.liveness.is_dropped() {
             return Poll::Pending;
         }
-        Poll::Ready(Err(Elapsed))
+        Poll::Ready(Elapsed)
     }
 }
 
