@@ -143,11 +143,14 @@ impl Shared {
         let now = self.runtime.now();
         let mut sleepers = lock(&self.sleepers);
         sleepers.rearm = false;
-        if sleepers.wakers.first_key_value().is_some_and(|((deadline, _), _)| *deadline <= now) {
-            let later = sleepers.wakers.split_off(&(now, u64::MAX));
-            due.extend(std::mem::replace(&mut sleepers.wakers, later).into_values());
-        }
-        sleepers.alarm = sleepers.wakers.first_key_value().map(|((deadline, _), _)| *deadline);
+        sleepers.alarm = loop {
+            let Some(first) = sleepers.wakers.first_entry() else { break None };
+            let (deadline, _) = *first.key();
+            if deadline > now {
+                break Some(deadline);
+            }
+            due.push(first.remove());
+        };
         sleepers.alarm
     }
 
