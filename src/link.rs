@@ -38,7 +38,7 @@ use crate::{
     span,
     stats::LinkCounters,
     sync::wait_until,
-    tls::{OnExpiry, PeerIdentity, RevocationList, Security, ValidityPolicy, WallClock, classify, not_after},
+    tls::{OnExpiry, PeerIdentity, Security, ValidityPolicy, WallClock, classify, not_after},
 };
 
 /// What serving and calling share of a connection.
@@ -233,7 +233,7 @@ impl Link {
             };
             let presented = presented(&self.quinn);
             let found = policy.paths.zip(at).and_then(|(paths, at)| {
-                paths.find_again(presented.as_deref()?, policy.revocations.as_ref(), at)
+                paths.find_again(presented.as_deref()?, policy.revocations.as_deref(), at)
             });
             if found.is_some() {
                 another = found;
@@ -264,7 +264,7 @@ impl Link {
         };
         loop {
             // Listens before it looks, or it could miss what is revoked in between.
-            let mut changed = policy.revocations.as_ref().map(RevocationList::changed);
+            let mut changed = policy.revocations.as_ref().map(|list| list.changed());
             if policy.revocations.as_ref().is_some_and(|list| list.has_revoked(path)) {
                 return Some((Code::IDENTITY_REJECTED, "revoked"));
             }

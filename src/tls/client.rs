@@ -22,7 +22,7 @@ use super::{
     protocol::{ALPN, VERSIONS},
     provider::provider,
     report::{HandshakeReport, ReportingClock},
-    revocation::RevocationList,
+    revocation::{RevocationCheck, RevocationList},
     validity_policy::{OnExpiry, ValidityPolicy},
     verify_server::ServerVerifier,
 };
@@ -53,7 +53,7 @@ pub struct ClientTls {
     trust: Trust,
     identity: Option<Identity>,
     pins: Arc<BTreeSet<Pin>>,
-    revocations: Option<RevocationList>,
+    revocations: Option<Arc<dyn RevocationCheck>>,
     on_expiry: OnExpiry,
     prepared: OnceLock<PreparedConfig>,
 }
@@ -106,7 +106,7 @@ impl ClientTls {
     /// on it.
     #[must_use]
     pub fn revocations(mut self, list: &RevocationList) -> Self {
-        self.revocations = Some(list.clone());
+        self.revocations = Some(Arc::new(list.clone()));
         self
     }
 

@@ -22,7 +22,7 @@ use super::{
     describe::{self, EXPLAINS},
     error_text,
     provider::provider,
-    revocation::{PathCertificate, RevocationList},
+    revocation::{PathCertificate, RevocationCheck},
 };
 
 /// Looks for paths of servers, or of clients, to some authorities.
@@ -77,7 +77,7 @@ impl PathFinder {
     pub(crate) fn find_again(
         &self,
         presented: &[CertificateDer<'_>],
-        revocations: Option<&RevocationList>,
+        revocations: Option<&dyn RevocationCheck>,
         at: SystemTime,
     ) -> Option<Vec<CertificateDer<'static>>> {
         let (end_entity, intermediates) = presented.split_first()?;
@@ -91,7 +91,7 @@ impl PathFinder {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        revocations: Option<&RevocationList>,
+        revocations: Option<&dyn RevocationCheck>,
         now: UnixTime,
     ) -> bool {
         let presented = std::iter::once(end_entity).chain(intermediates);
@@ -109,7 +109,7 @@ impl PathFinder {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        revocations: Option<&RevocationList>,
+        revocations: Option<&dyn RevocationCheck>,
         times: Times,
     ) -> Result<Vec<CertificateDer<'static>>, NoPath> {
         let certificate = EndEntityCert::try_from(end_entity).map_err(|_| NoPath::Invalid)?;
@@ -264,7 +264,7 @@ fn certificates<'a>(path: &'a VerifiedPath<'_>) -> Vec<CertificateDer<'a>> {
 
 fn check_revocation(
     path: &VerifiedPath<'_>,
-    list: &RevocationList,
+    list: &dyn RevocationCheck,
     now: UnixTime,
 ) -> Result<(), CertificateError> {
     let path_certificates = certificates(path);
@@ -277,5 +277,5 @@ fn check_revocation(
         .iter()
         .zip(keys)
         .map(|(certificate, key)| PathCertificate { certificate, issuer_key: Some(key) });
-    list.check(signed, now)
+    list.check(&signed.collect::<Vec<_>>(), now)
 }

@@ -24,7 +24,7 @@ use super::{
     protocol::{ALPN, VERSIONS},
     provider::provider,
     report::{HandshakeReport, ReportingClock},
-    revocation::RevocationList,
+    revocation::{RevocationCheck, RevocationList},
     validity_policy::{OnExpiry, ValidityPolicy},
     verify_client::ClientVerifier,
 };
@@ -58,7 +58,7 @@ use crate::{
 pub struct ServerTls {
     identity: Identity,
     clients: Clients,
-    revocations: Option<RevocationList>,
+    revocations: Option<Arc<dyn RevocationCheck>>,
     on_expiry: OnExpiry,
     /// Made by the first connection.
     chains: OnceLock<Arc<dyn ClientCertVerifier>>,
@@ -131,7 +131,7 @@ impl ServerTls {
     /// it. On top of every other check, a verifier of the caller's own included.
     #[must_use]
     pub fn revocations(self, list: &RevocationList) -> Self {
-        Self { revocations: Some(list.clone()), ..self }
+        Self { revocations: Some(Arc::new(list.clone())), ..self }
     }
 
     /// What happens to an open connection when a certificate that the client showed expires. Default:

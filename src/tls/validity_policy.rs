@@ -2,7 +2,9 @@
 //!
 //! The settings alone: `src/link.rs` acts on them.
 
-use super::{path::PathFinder, revocation::RevocationList};
+use std::sync::Arc;
+
+use super::{path::PathFinder, revocation::RevocationCheck};
 
 /// What happens to an open connection when a certificate of the chain that the peer showed expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,7 +20,7 @@ pub enum OnExpiry {
 /// When an open connection is closed for the peer's certificate.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ValidityPolicy {
-    pub(crate) revocations: Option<RevocationList>,
+    pub(crate) revocations: Option<Arc<dyn RevocationCheck>>,
     pub(crate) on_expiry: OnExpiry,
     /// Looks for another path when the path found in the handshake is no longer valid. `None` with the
     /// caller's own verifier.

@@ -15,7 +15,7 @@ use super::{
     handshake_failure::HandshakeFailure,
     path::{NoPath, PathFinder, Times},
     report::HandshakeReport,
-    revocation::{PathCertificate, RevocationList},
+    revocation::{PathCertificate, RevocationCheck},
 };
 use crate::limits::ChainLimit;
 
@@ -24,7 +24,7 @@ pub(super) struct ClientVerifier {
     /// The caller's own, or one that says why there is no path.
     pub(super) chains: Arc<dyn ClientCertVerifier>,
     pub(super) paths: Option<PathFinder>,
-    pub(super) revocations: Option<RevocationList>,
+    pub(super) revocations: Option<Arc<dyn RevocationCheck>>,
     pub(super) chain_limit: ChainLimit,
     pub(super) report: HandshakeReport,
 }
@@ -47,7 +47,7 @@ impl ClientVerifier {
         self.chain_limit
             .check(std::iter::once(end_entity).chain(intermediates))
             .map_err(|oversized| self.report.record_oversized(oversized))?;
-        let revocations = self.revocations.as_ref();
+        let revocations = self.revocations.as_deref();
         let path = match &self.paths {
             Some(paths) => match paths.find(end_entity, intermediates, revocations, Times::now(now)) {
                 Ok(path) => path,
@@ -70,8 +70,8 @@ impl ClientVerifier {
             },
             None => {
                 self.chains.verify_client_cert(end_entity, intermediates, now)?;
-                let leaf = std::iter::once(PathCertificate::of_unknown_issuer(end_entity));
-                revocations.map_or(Ok(()), |list| list.check(leaf, now))?;
+                let leaf = PathCertificate::of_unknown_issuer(end_entity);
+                revocations.map_or(Ok(()), |list| list.check(&[leaf], now))?;
                 vec![end_entity.clone().into_owned()]
             }
         };

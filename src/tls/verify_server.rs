@@ -20,7 +20,7 @@ use super::{
     handshake_failure::HandshakeFailure,
     path::{NoPath, PathFinder, Times},
     report::HandshakeReport,
-    revocation::RevocationList,
+    revocation::RevocationCheck,
 };
 use crate::limits::ChainLimit;
 
@@ -32,7 +32,7 @@ pub(super) struct ServerVerifier {
     pub(super) chain: Arc<WebPkiServerVerifier>,
     pub(super) paths: PathFinder,
     pub(super) pins: Arc<BTreeSet<Pin>>,
-    pub(super) revocations: Option<RevocationList>,
+    pub(super) revocations: Option<Arc<dyn RevocationCheck>>,
     pub(super) chain_limit: ChainLimit,
     pub(super) report: HandshakeReport,
 }
@@ -63,7 +63,7 @@ impl ServerCertVerifier for ServerVerifier {
         self.chain_limit
             .check(std::iter::once(end_entity).chain(intermediates))
             .map_err(|oversized| self.report.record_oversized(oversized))?;
-        let revocations = self.revocations.as_ref();
+        let revocations = self.revocations.as_deref();
         let path = match self.paths.find(end_entity, intermediates, revocations, Times::now(now)) {
             Ok(path) => Ok(path),
             Err(NoPath::Refused(error)) => Err(error.into()),

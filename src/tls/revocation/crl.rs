@@ -227,7 +227,7 @@ mod tests {
         tls::{
             RevocationList, Revoked,
             certificate::{CertificateFields, Details},
-            revocation::PathCertificate,
+            revocation::{PathCertificate, RevocationCheck},
         },
     };
 
@@ -350,7 +350,7 @@ mod tests {
             let issued = new.issue_client("a").unwrap();
             let key = by.map(|ca| Details::read(ca.certificate()).unwrap().public_key);
             let signed = PathCertificate { certificate: &issued.chain()[0], issuer_key: key };
-            list.check(std::iter::once(signed), later)
+            list.check(&[signed], later)
         };
         assert_eq!(checked(Some(&new)), Ok(()));
         assert!(checked(Some(&old)).is_err());
@@ -429,8 +429,8 @@ mod tests {
 
         let list = RevocationList::new();
         let checked = || {
-            let path = issued.chain().iter().map(PathCertificate::of_unknown_issuer);
-            list.check(path, UnixTime::since_unix_epoch(Duration::ZERO))
+            let path: Vec<_> = issued.chain().iter().map(PathCertificate::of_unknown_issuer).collect();
+            list.check(&path, UnixTime::since_unix_epoch(Duration::ZERO))
         };
         list.revoke(
             Revoked::issued_by(CertificateAuthority::new("other").unwrap().certificate(), &serial).unwrap(),
@@ -456,8 +456,10 @@ mod tests {
         list.replace_crls(&ca.trust(), [during(&ca, now, now + DAY).crl(1, [&stolen]).unwrap()]).unwrap();
         let at = |time: SystemTime| UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap());
         let (before, after) = (at(now), at(now + 2 * DAY));
-        let checked =
-            |chain: &[_], time| list.check(chain.iter().map(PathCertificate::of_unknown_issuer), time);
+        let checked = |chain: &[_], time| {
+            let path: Vec<_> = chain.iter().map(PathCertificate::of_unknown_issuer).collect();
+            list.check(&path, time)
+        };
         assert_eq!(checked(kept.chain(), before), Ok(()));
         let expired = checked(kept.chain(), after).unwrap_err();
         assert!(matches!(expired, rustls::CertificateError::ExpiredRevocationListContext { .. }));

@@ -9,10 +9,11 @@ use std::{
 use event_listener::{Event, EventListener};
 use rustls::{
     CertificateError,
-    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
+    pki_types::{CertificateRevocationListDer, UnixTime},
 };
 
 use super::{
+    check::{PathCertificate, RevocationCheck},
     crl::Crl,
     revoked::{Revoked, RevokedBy},
 };
@@ -245,26 +246,14 @@ impl RevocationList {
         change(&mut self.shared.contents.write().unwrap_or_else(PoisonError::into_inner));
         self.shared.changed.notify(usize::MAX);
     }
+}
 
-    /// What the list says of these certificates.
-    pub(crate) fn check<'a>(
-        &self,
-        path: impl Iterator<Item = PathCertificate<'a>>,
-        now: UnixTime,
-    ) -> Result<(), CertificateError> {
+impl RevocationCheck for RevocationList {
+    fn check(&self, path: &[PathCertificate<'_>], now: UnixTime) -> Result<(), CertificateError> {
         self.contents().check(path, now)
     }
 
-    /// Whether one of these certificates is revoked. CRLs that are out of date do not count.
-    pub(crate) fn has_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
-        // Before any list is out of date.
-        let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
-        let chain = chain.iter().map(PathCertificate::of_unknown_issuer);
-        self.check(chain, now) == Err(CertificateError::Revoked)
-    }
-
-    /// Resolves with the next change of the list.
-    pub(crate) fn changed(&self) -> EventListener {
+    fn changed(&self) -> EventListener {
         self.shared.changed.listen()
     }
 }
@@ -285,11 +274,7 @@ impl Contents {
     }
 
     /// That a certificate is revoked counts for more than that nobody knows what became of another.
-    fn check<'a>(
-        &self,
-        path: impl Iterator<Item = PathCertificate<'a>>,
-        now: UnixTime,
-    ) -> Result<(), CertificateError> {
+    fn check(&self, path: &[PathCertificate<'_>], now: UnixTime) -> Result<(), CertificateError> {
         let mut verdict = Ok(());
         for PathCertificate { certificate, issuer_key } in path {
             // Hashing certificates for an empty list would be for nothing.
@@ -315,21 +300,6 @@ impl Contents {
             }
         }
         verdict
-    }
-}
-
-/// A certificate of a path, and the public key that has signed it, where that is known.
-#[derive(Clone, Copy)]
-pub(crate) struct PathCertificate<'a> {
-    pub(crate) certificate: &'a CertificateDer<'a>,
-    /// Without its tag and length.
-    pub(crate) issuer_key: Option<&'a [u8]>,
-}
-
-impl<'a> PathCertificate<'a> {
-    /// A certificate whose issuer nobody has told.
-    pub(crate) const fn of_unknown_issuer(certificate: &'a CertificateDer<'a>) -> Self {
-        Self { certificate, issuer_key: None }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Certificates that are no longer valid, whatever signed them: one by one, or by the lists of authorities.
 
+mod check;
 mod crl;
 mod list;
 mod revoked;
 
-pub(super) use self::list::PathCertificate;
+pub(super) use self::check::PathCertificate;
+pub(crate) use self::check::RevocationCheck;
 pub use self::{list::RevocationList, revoked::Revoked};
