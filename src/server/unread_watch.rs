@@ -1,7 +1,7 @@
 //! Closes connections that make quinn keep more pieces of streams than there is memory for.
 
 use std::{
-    cmp::Reverse,
+    collections::BinaryHeap,
     sync::{Arc, Mutex, Weak},
 };
 
@@ -44,12 +44,6 @@ impl UnreadWatch {
         lock(&self.0).iter().filter_map(Weak::upgrade).filter(|link| link.is_open()).collect()
     }
 
-    /// Those that are open, with how many unread pieces of each are kept; the most first.
-    fn by_unread_pieces(&self) -> Vec<(usize, Arc<Link>)> {
-        let mut links: Vec<_> = self.open().into_iter().map(|link| (link.unread_pieces(), link)).collect();
-        links.sort_unstable_by_key(|(unread, _)| Reverse(*unread));
-        links
-    }
 }
 
 /// Checks all connections when enough datagrams have arrived that more pieces than are tolerated may be kept.
@@ -70,13 +64,17 @@ pub(super) async fn watch(
     loop {
         let datagrams = until_next_check(most.saturating_sub(kept), watched.count(), limits);
         received = socket.received(datagrams, received).await;
-        let links = watched.by_unread_pieces();
-        kept = links.iter().map(|(unread, _)| unread).sum();
-        for (unread, link) in links {
+        let links = watched.open();
+        let numbered = links.iter().enumerate().map(|(number, link)| (link.unread_pieces(), number));
+        // The most first. Not a sort, since nearly always none but the first is looked at.
+        let mut by_unread: BinaryHeap<_> = numbered.collect();
+        kept = by_unread.iter().map(|(unread, _)| unread).sum();
+        while let Some((unread, number)) = by_unread.pop() {
             if kept <= most || unread <= each {
                 break;
             }
             kept -= unread;
+            let Some(link) = links.get(number) else { continue };
             counters.excessive.add();
             tracing::debug!(remote = %link.remote_address(), "too many unread_watch that cannot be read");
             link.close(Code::EXCESSIVE_LOAD, "too many unread_watch that cannot be read");
