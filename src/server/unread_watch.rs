@@ -43,7 +43,6 @@ impl UnreadWatch {
     pub(super) fn open(&self) -> Vec<Arc<Link>> {
         lock(&self.0).iter().filter_map(Weak::upgrade).filter(|link| link.is_open()).collect()
     }
-
 }
 
 /// Checks all connections when enough datagrams have arrived that more pieces than are tolerated may be kept.

@@ -2,11 +2,17 @@
 
 use der::asn1::ObjectIdentifier;
 
-use super::oid::{leading_oid, oid};
+use super::{
+    EXPLAINS,
+    oid::{leading_oid, oid},
+};
 
 /// An algorithm of signatures, without tag and length.
 pub(crate) fn signature(algorithm: &[u8]) -> String {
     let Some(kind) = leading_oid(algorithm) else { return "an unreadable algorithm".to_owned() };
+    if !EXPLAINS {
+        return format!("an algorithm of kind {kind}");
+    }
     match SIGNATURES.iter().find(|(known, _)| *known == kind) {
         Some((_, name)) => (*name).to_owned(),
         None => format!("an algorithm that is not known here ({kind})"),
