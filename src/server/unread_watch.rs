@@ -75,8 +75,8 @@ pub(super) async fn watch(
             kept -= unread;
             let Some(link) = links.get(number) else { continue };
             counters.excessive.add();
-            tracing::debug!(remote = %link.remote_address(), "too many unread_watch that cannot be read");
-            link.close(Code::EXCESSIVE_LOAD, "too many unread_watch that cannot be read");
+            tracing::debug!(remote = %link.remote_address(), "too many pieces of streams that cannot be read");
+            link.close(Code::EXCESSIVE_LOAD, "too many pieces of streams that cannot be read");
         }
     }
 }
