@@ -60,7 +60,7 @@ impl UnackedResponses {
                 return Err((writer, work));
             }
             state.work.get_or_insert(work);
-            state.responses.unacked.push_back(writer);
+            state.responses.push(writer);
             state.responses.grant(self.thresholds, self.thresholds.step, FrameWriter::is_delivered)
         };
         self.grant_streams(link, granted);
@@ -70,7 +70,8 @@ impl UnackedResponses {
     /// Grants streams for all responses that are kept, since no request is waiting and none may come before
     /// the peer has them.
     pub(super) fn grant_while_idle(&self, link: &Link) {
-        let granted = lock(&self.queue).responses.grant(self.thresholds, 1, FrameWriter::is_delivered);
+        let granted =
+            lock(&self.queue).responses.grant_while_idle(self.thresholds, FrameWriter::is_delivered);
         self.grant_streams(link, granted);
     }
 
@@ -136,15 +137,37 @@ struct Queue<R> {
     /// For how many of them the peer has been granted a stream, at most: streams that were granted for
     /// responses which are acknowledged by now may be among these.
     granted: usize,
+    /// How many responses were kept since the last grant.
+    since_grant: usize,
 }
 
 impl<R> Default for Queue<R> {
     fn default() -> Self {
-        Self { unacked: VecDeque::new(), granted: 0 }
+        Self { unacked: VecDeque::new(), granted: 0, since_grant: 0 }
     }
 }
 
 impl<R> Queue<R> {
+    fn push(&mut self, response: R) {
+        self.unacked.push_back(response);
+        self.since_grant = self.since_grant.saturating_add(1);
+    }
+
+    /// As `grant`, but grants streams also for a few responses, once for each `step` of them: this
+    /// MAX_STREAMS frame leaves with the last responses. quinn would send it in a datagram of its own as soon
+    /// as the peer acknowledges them, before the responses to the requests that come with the
+    /// acknowledgement are written.
+    fn grant_while_idle(&mut self, thresholds: Thresholds, is_acked: impl Fn(&R) -> bool) -> Option<usize> {
+        let granted = self.grant(thresholds, 1, &is_acked);
+        if granted.is_some() || self.since_grant < thresholds.step {
+            return granted;
+        }
+        self.remove_acked(thresholds.max, is_acked);
+        self.since_grant = 0;
+        self.granted = self.unacked.len().min(thresholds.max);
+        (self.granted > 0).then_some(self.granted)
+    }
+
     /// Removes what is acknowledged. Returns how many streams the peer is to be granted altogether, if
     /// responses outnumber the threshold, and the grant before by at least `step`.
     fn grant(
@@ -153,17 +176,11 @@ impl<R> Queue<R> {
         step: usize,
         is_acked: impl Fn(&R) -> bool,
     ) -> Option<usize> {
-        let Self { unacked, granted } = self;
-        if unacked.len() <= check_threshold || unacked.len() < *granted + step {
+        if self.unacked.len() <= check_threshold || self.unacked.len() < self.granted + step {
             return None;
         }
-        // Nearly always they are acknowledged in their order.
-        while unacked.front().is_some_and(&is_acked) {
-            unacked.pop_front();
-        }
-        if unacked.len() > max.saturating_mul(2) {
-            unacked.retain(|response| !is_acked(response));
-        }
+        self.remove_acked(max, is_acked);
+        let Self { unacked, granted, since_grant } = self;
         let covered = unacked.len().min(max);
         // Streams that were granted for responses which are acknowledged now have been used.
         *granted = covered.min(*granted);
@@ -171,7 +188,18 @@ impl<R> Queue<R> {
             return None;
         }
         *granted = covered;
+        *since_grant = 0;
         Some(covered)
+    }
+
+    fn remove_acked(&mut self, max: usize, is_acked: impl Fn(&R) -> bool) {
+        // Nearly always they are acknowledged in their order.
+        while self.unacked.front().is_some_and(&is_acked) {
+            self.unacked.pop_front();
+        }
+        if self.unacked.len() > max.saturating_mul(2) {
+            self.unacked.retain(|response| !is_acked(response));
+        }
     }
 }
 
@@ -246,10 +274,10 @@ mod tests {
                 Event::Respond => {
                     let acked = Rc::new(Cell::new(false));
                     peer.responses.push(Rc::clone(&acked));
-                    queue.unacked.push_back(acked);
+                    queue.push(acked);
                     queue.grant(thresholds, step, |acked| acked.get())
                 }
-                Event::Idle => queue.grant(thresholds, 1, |acked| acked.get()),
+                Event::Idle => queue.grant_while_idle(thresholds, |acked| acked.get()),
                 Event::Ack { from, count } => {
                     in_order &= from == 0;
                     peer.ack(from, count);
@@ -310,10 +338,26 @@ mod tests {
         let mut queue = Queue::default();
         let thresholds = Thresholds::new(100);
         for _ in 0..MAX_CHECK_THRESHOLD {
-            queue.unacked.push_back(());
+            queue.push(());
             assert_eq!(queue.grant(thresholds, 1, |()| panic!("looked at")), None);
         }
-        queue.unacked.push_back(());
+        queue.push(());
         assert_eq!(queue.grant(thresholds, 1, |()| false), Some(9));
+    }
+
+    #[test]
+    fn a_peer_with_two_calls_in_flight_is_granted_streams_with_every_third_pair_of_responses() {
+        let mut queue = Queue::default();
+        let thresholds = Thresholds::new(32);
+        let grants: Vec<_> = (0..12)
+            .map(|_| {
+                // Acknowledged when the next requests come.
+                queue.unacked.iter().for_each(|acked: &Cell<bool>| acked.set(true));
+                queue.push(Cell::new(false));
+                queue.push(Cell::new(false));
+                queue.grant_while_idle(thresholds, Cell::get)
+            })
+            .collect();
+        assert_eq!(grants, [None, None, Some(2)].repeat(4));
     }
 }

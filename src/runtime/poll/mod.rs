@@ -31,14 +31,11 @@ use self::{
     poller::Poller,
     shared::{MainWaker, Shared},
     socket::Socket,
-    tasks::Ready,
+    tasks::{Ready, TASKS_PER_CHECK},
     timer::Timer,
 };
 use super::{BatchSizer, socket_core::Offload};
 use crate::{error::Result, sync::lock};
-
-/// Tasks run in a row before sockets and deadlines are checked, though more tasks are ready.
-const TASKS_PER_CHECK: usize = 128;
 
 /// How long the thread polls busily before it sleeps, by default: a little longer than it takes to be woken.
 const BUSY_POLL: Duration = Duration::from_micros(50);
@@ -204,6 +201,11 @@ impl PollRuntime {
         while let Some(runnable) = self.batch.pop_front() {
             self.unchecked += 1;
             runnable.run();
+            if self.unchecked >= TASKS_PER_CHECK {
+                self.unchecked = 0;
+                self.fire_timers(Instant::now());
+                self.poll(Some(Duration::ZERO));
+            }
         }
         (count, all)
     }

@@ -7,6 +7,11 @@ use slab::Slab;
 
 use crate::sync::AtomicBool;
 
+/// Tasks run in a row before sockets and deadlines are checked, though more tasks are ready. If more than
+/// this are ready, all of them are one batch: a batch that ended between two callers on one connection would
+/// send their requests in two datagrams.
+pub(super) const TASKS_PER_CHECK: usize = 128;
+
 /// Which tasks there are, and which of them are ready.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
@@ -41,7 +46,8 @@ pub(super) enum Ready {
 }
 
 impl Tasks {
-    /// Moves at most `max` ready tasks into `batch`, which must be empty. Returns whether they were all.
+    /// Moves at most `max` ready tasks into `batch`, which must be empty, or all if they are more than
+    /// `TASKS_PER_CHECK`. Returns whether they were all.
     pub(super) fn take(&mut self, which: Ready, max: usize, batch: &mut VecDeque<Runnable>) -> bool {
         let queue = match which {
             Ready::NextBatch => {
@@ -51,7 +57,7 @@ impl Tasks {
             Ready::Woken => &mut self.ready,
             Ready::Drivers => &mut self.drivers,
         };
-        let all = queue.len() <= max;
+        let all = queue.len() <= max || queue.len() > TASKS_PER_CHECK;
         if all {
             std::mem::swap(queue, batch);
         } else {
