@@ -139,7 +139,7 @@ mod tests {
     use futures_lite::future::yield_now;
 
     use super::*;
-    use crate::runtime::PollRuntime;
+    use crate::runtime::{PollRuntime, poll::tasks::TASKS_PER_CHECK};
 
     /// A task that is woken by its name, and what it wakes each time that it runs.
     #[derive(Clone, Default)]
@@ -197,6 +197,28 @@ mod tests {
         });
         let ran = lock(&stage.ran);
         assert_eq!(*ran, ["yielder", "writer", "reader", "driver", "yielder", "driver"]);
+    }
+
+    #[test]
+    fn many_ready_tasks_all_run_before_a_driver_sends() {
+        let mut runtime = PollRuntime::new().unwrap();
+        let shared = Arc::clone(&runtime.shared);
+        let stage = Stage::default();
+        let settle = || async {
+            for _ in 0..10 {
+                yield_now().await;
+            }
+        };
+        stage.spawn(&shared, "driver", &[]);
+        runtime.block_on(settle());
+        let count = 3 * TASKS_PER_CHECK;
+        for _ in 0..count {
+            stage.spawn(&shared, "caller", &["driver"]);
+        }
+        lock(&stage.ran).clear();
+        runtime.block_on(settle());
+        let before = lock(&stage.ran).iter().take_while(|name| **name == "caller").count();
+        assert_eq!(before, count);
     }
 
     #[test]
