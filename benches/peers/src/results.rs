@@ -108,7 +108,7 @@ impl Quartiles {
         let at = |quarter: usize| {
             let (below, rest) = (last * quarter / 4, last * quarter % 4);
             let (low, high) = (values[below], values[last.min(below + 1)]);
-            low + (high - low) * rest as f64 / 4.0
+            low + (high - low) * [0.0, 0.25, 0.5, 0.75][rest]
         };
         Some(Self { lower: at(1), median: at(2), upper: at(3) })
     }
