@@ -29,9 +29,25 @@ pub fn write(plan: &Plan, results: &Results, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
     let page = page(plan, results, directory)?;
     fs::write(directory.join("README.md"), &page)?;
+    // In another directory, plots may be somebody else's.
+    if plan.is_whole() && directory == self::directory(plan) {
+        remove_stale_plots(&page, directory)?;
+    }
     eprintln!("written to {}", directory.join("README.md").display());
     if plan.only.is_some() {
         print!("{page}");
+    }
+    Ok(())
+}
+
+/// Removes the plots of earlier runs that this page does not show.
+fn remove_stale_plots(page: &str, directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".svg") && !page.contains(&format!("]({name})")) {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }
@@ -338,4 +354,22 @@ fn failures(out: &mut String, results: &Results) -> Result<()> {
     }
     out.push('\n');
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plots_that_the_page_does_not_show_are_removed() {
+        let directory = std::env::temp_dir().join(format!("peers-report-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        for name in ["core.svg", "streams-core.svg", "notes.md"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        remove_stale_plots("![Streams](streams-core.svg)", &directory).unwrap();
+        let left = ["core.svg", "streams-core.svg", "notes.md"].map(|name| directory.join(name).exists());
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(left, [false, true, true]);
+    }
 }
