@@ -179,7 +179,7 @@ pub mod client {
     use crate::{
         cbor::client::{self, Link},
         link::{self, Measured},
-        on_tokio::{self, client::Executor},
+        on_tokio::client::{Connector, Stack},
         setup::SERVER_NAME,
     };
 
@@ -244,39 +244,21 @@ pub mod client {
         }
     }
 
+    pub type OnTokio<Tuned> = Stack<TunedClient<Tuned>>;
+
     #[derive(Clone)]
-    pub struct OnTokio<Tuned> {
-        executor: Executor,
+    pub struct TunedClient<Tuned> {
         endpoint: Endpoint,
         address: SocketAddr,
         tuning: PhantomData<fn() -> Tuned>,
     }
 
-    impl<Tuned: Tuning> link::Stack for OnTokio<Tuned> {
+    impl<Tuned: Tuning> Connector for TunedClient<Tuned> {
         type Link = Link<Connection>;
 
-        fn new(setup: &Setup, address: &str) -> Result<Self> {
-            let runtime = on_tokio::current_thread()?;
-            let guard = runtime.enter();
+        fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
             let endpoint = endpoint::<Tuned>(setup, Arc::new(quinn::TokioRuntime))?;
-            drop(guard);
-            Ok(Self {
-                executor: Executor::new(runtime),
-                endpoint,
-                address: address.parse()?,
-                tuning: PhantomData,
-            })
-        }
-
-        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            self.executor.block_on(future)
-        }
-
-        fn spawn<T: Send + 'static>(
-            &self,
-            future: impl Future<Output = T> + Send + 'static,
-        ) -> impl Future<Output = T> + Send + 'static {
-            self.executor.spawn(future)
+            Ok(Self { endpoint, address, tuning: PhantomData })
         }
 
         async fn connect(&self) -> Measured<Link<Connection>> {

@@ -19,7 +19,7 @@ use rumqttc::{
 use crate::{
     Result,
     link::{self, Failure, Measured, NoStreams},
-    on_tokio::{self, client::Executor},
+    on_tokio::client::{self, Connector},
     setup::{EVENT_BYTES, SERVER_NAME, Setup, event},
     tls,
 };
@@ -32,9 +32,10 @@ const ALL_STORED: &str = "stored/#";
 const FILLED_AT_ONCE: u16 = 1000;
 const NO_CALLS: &str = "is a broker and has no calls";
 
+pub type Stack = client::Stack<Broker>;
+
 #[derive(Clone)]
-pub struct Stack {
-    executor: Executor,
+pub struct Broker {
     tls: Arc<rustls::ClientConfig>,
     address: SocketAddr,
     events: u32,
@@ -43,29 +44,17 @@ pub struct Stack {
     clients: Arc<AtomicU32>,
 }
 
-impl link::Stack for Stack {
+impl Connector for Broker {
     type Link = Link;
 
-    fn new(setup: &Setup, address: &str) -> Result<Self> {
+    fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
         Ok(Self {
-            executor: Executor::new(on_tokio::current_thread()?),
             tls: Arc::new(tls::client(&setup.credentials("client")?, b"")?),
-            address: address.parse()?,
+            address,
             events: setup.events,
             filled: Arc::default(),
             clients: Arc::default(),
         })
-    }
-
-    fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-        self.executor.block_on(future)
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> impl Future<Output = T> + Send + 'static {
-        self.executor.spawn(future)
     }
 
     /// The first connection fills the broker.

@@ -25,7 +25,7 @@ use futures_util::StreamExt;
 use crate::{
     Result,
     link::{self, Failure, Measured, NoStreams},
-    on_tokio::{self, client::Executor},
+    on_tokio::client::{self, Connector},
     setup::{EVENT_BYTES, SERVER_NAME, Setup, event},
     tls,
 };
@@ -36,37 +36,26 @@ const SUBJECT: &str = "bench.events";
 const FILLED_AT_ONCE: usize = 1000;
 const NO_CALLS: &str = "is a broker and has no calls";
 
+pub type Stack = client::Stack<Broker>;
+
 #[derive(Clone)]
-pub struct Stack {
-    executor: Executor,
+pub struct Broker {
     tls: rustls::ClientConfig,
     address: SocketAddr,
     events: usize,
     stored: Arc<AtomicU64>,
 }
 
-impl link::Stack for Stack {
+impl Connector for Broker {
     type Link = Link;
 
-    fn new(setup: &Setup, address: &str) -> Result<Self> {
+    fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
         Ok(Self {
-            executor: Executor::new(on_tokio::current_thread()?),
             tls: tls::client(&setup.credentials("client")?, b"")?,
-            address: address.parse()?,
+            address,
             events: setup.event_count(),
             stored: Arc::default(),
         })
-    }
-
-    fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-        self.executor.block_on(future)
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> impl Future<Output = T> + Send + 'static {
-        self.executor.spawn(future)
     }
 
     /// The first connection makes and fills the stream.

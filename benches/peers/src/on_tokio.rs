@@ -15,33 +15,60 @@ pub fn two_workers() -> io::Result<Runtime> {
 
 #[cfg(feature = "harness")]
 pub mod client {
-    use std::sync::Arc;
+    use std::{net::SocketAddr, sync::Arc};
 
     use tokio::runtime::Runtime;
 
-    /// A runtime that is never dropped by one of its own tasks: the process ends before.
+    use super::{current_thread, two_workers};
+    use crate::{
+        Result,
+        link::{self, Link, Measured},
+        setup::Setup,
+    };
+
+    /// What is a contender's own in its client.
+    pub trait Connector: Clone + Send + Sync + Sized + 'static {
+        type Link: Link;
+
+        /// Called within the runtime.
+        fn new(setup: &Setup, address: SocketAddr) -> Result<Self>;
+
+        fn connect(&self) -> impl Future<Output = Measured<Self::Link>> + Send;
+    }
+
+    /// A connector on a runtime with one thread, or with two workers.
     #[derive(Clone)]
-    pub struct Executor(Arc<Runtime>);
+    pub struct Stack<C, const WORKERS: usize = 1> {
+        connector: C,
+        /// Never dropped by one of its own tasks: the process ends before.
+        runtime: Arc<Runtime>,
+    }
 
-    impl Executor {
-        pub fn new(runtime: Runtime) -> Self {
-            Self(Arc::new(runtime))
+    impl<C: Connector, const WORKERS: usize> link::Stack for Stack<C, WORKERS> {
+        type Link = C::Link;
+
+        fn new(setup: &Setup, address: &str) -> Result<Self> {
+            let runtime = if WORKERS == 1 { current_thread()? } else { two_workers()? };
+            let guard = runtime.enter();
+            let connector = C::new(setup, address.parse()?)?;
+            drop(guard);
+            Ok(Self { connector, runtime: Arc::new(runtime) })
         }
 
-        pub fn runtime(&self) -> &Runtime {
-            &self.0
+        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+            self.runtime.block_on(self.spawn(future))
         }
 
-        pub fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            self.0.block_on(self.spawn(future))
-        }
-
-        pub fn spawn<T: Send + 'static>(
+        fn spawn<T: Send + 'static>(
             &self,
             future: impl Future<Output = T> + Send + 'static,
         ) -> impl Future<Output = T> + Send + 'static {
-            let task = self.0.spawn(future);
+            let task = self.runtime.spawn(future);
             async { task.await.expect("a task neither panics nor is cancelled") }
+        }
+
+        async fn connect(&self) -> Measured<C::Link> {
+            self.connector.connect().await
         }
     }
 }

@@ -162,7 +162,7 @@ mod client {
     use super::*;
     use crate::{
         link::{self, Failure, Measured, NoEvents, NoStreams},
-        on_tokio::{self, client::Executor},
+        on_tokio::client::{self, Connector},
         setup::SERVER_NAME,
     };
 
@@ -170,38 +170,25 @@ mod client {
     const NO_FOLLOWING: &str = "its event stream ends";
 
     /// With one thread, or with two workers.
+    pub type Stack<const WORKERS: usize> = client::Stack<Client, WORKERS>;
+
     #[derive(Clone)]
-    pub struct Stack<const WORKERS: usize> {
-        executor: Executor,
+    pub struct Client {
         endpoint: Endpoint,
         address: SocketAddr,
     }
 
-    impl<const WORKERS: usize> link::Stack for Stack<WORKERS> {
+    impl Connector for Client {
         type Link = Connection;
 
-        fn new(setup: &Setup, address: &str) -> Result<Self> {
-            let runtime = if WORKERS == 1 { on_tokio::current_thread()? } else { on_tokio::two_workers()? };
+        fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
             let crypto = tls::client(&setup.credentials("client")?, ALPN)?;
             let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto)?;
             let mut config = quinn::ClientConfig::new(Arc::new(crypto));
             config.transport_config(transport()?);
-            let guard = runtime.enter();
             let mut endpoint = Endpoint::client(LOOPBACK)?;
-            drop(guard);
             endpoint.set_default_client_config(config);
-            Ok(Self { executor: Executor::new(runtime), endpoint, address: address.parse()? })
-        }
-
-        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            self.executor.block_on(future)
-        }
-
-        fn spawn<T: Send + 'static>(
-            &self,
-            future: impl Future<Output = T> + Send + 'static,
-        ) -> impl Future<Output = T> + Send + 'static {
-            self.executor.spawn(future)
+            Ok(Self { endpoint, address })
         }
 
         async fn connect(&self) -> Measured<Connection> {

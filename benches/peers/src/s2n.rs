@@ -86,8 +86,8 @@ mod client {
     use super::*;
     use crate::{
         cbor::client::{self, Link},
-        link::{self, Measured},
-        on_tokio::client::Executor,
+        link::Measured,
+        on_tokio::client::{self as tokio_client, Connector},
         setup::SERVER_NAME,
     };
 
@@ -105,38 +105,25 @@ mod client {
         }
     }
 
+    pub type Stack = tokio_client::Stack<Endpoint>;
+
     #[derive(Clone)]
-    pub struct Stack {
-        executor: Executor,
+    pub struct Endpoint {
         client: Client,
         address: SocketAddr,
     }
 
-    impl link::Stack for Stack {
+    impl Connector for Endpoint {
         type Link = Link<Handle>;
 
-        fn new(setup: &Setup, address: &str) -> Result<Self> {
-            let runtime = on_tokio::current_thread()?;
+        fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
             let crypto = tls::client(&setup.credentials("client")?, ALPN)?;
-            let guard = runtime.enter();
             let client = Client::builder()
                 .with_tls(rustls::Client::from(Arc::new(crypto)))?
                 .with_io(socket(LOOPBACK)?)?
                 .with_limits(limits()?)?
                 .start()?;
-            drop(guard);
-            Ok(Self { executor: Executor::new(runtime), client, address: address.parse()? })
-        }
-
-        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            self.executor.block_on(future)
-        }
-
-        fn spawn<T: Send + 'static>(
-            &self,
-            future: impl Future<Output = T> + Send + 'static,
-        ) -> impl Future<Output = T> + Send + 'static {
-            self.executor.spawn(future)
+            Ok(Self { client, address })
         }
 
         async fn connect(&self) -> Measured<Link<Handle>> {

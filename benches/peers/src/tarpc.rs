@@ -85,42 +85,31 @@ mod client {
     use super::*;
     use crate::{
         link::{self, Echo, Failure, Measured, NoEvents, NoStreams},
-        on_tokio::client::Executor,
+        on_tokio::client::{self, Connector},
         setup::{SERVER_NAME, SMALL},
     };
 
     const NO_STREAMS: &str = "has no streams";
 
+    pub type Stack = client::Stack<Tls>;
+
     #[derive(Clone)]
-    pub struct Stack {
-        executor: Executor,
+    pub struct Tls {
         connector: TlsConnector,
         name: ServerName<'static>,
         address: SocketAddr,
     }
 
-    impl link::Stack for Stack {
+    impl Connector for Tls {
         type Link = NodeClient;
 
-        fn new(setup: &Setup, address: &str) -> Result<Self> {
+        fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
             let config = tls::client(&setup.credentials("client")?, b"")?;
             Ok(Self {
-                executor: Executor::new(on_tokio::current_thread()?),
                 connector: TlsConnector::from(Arc::new(config)),
                 name: ServerName::try_from(SERVER_NAME)?,
-                address: address.parse()?,
+                address,
             })
-        }
-
-        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            self.executor.block_on(future)
-        }
-
-        fn spawn<T: Send + 'static>(
-            &self,
-            future: impl Future<Output = T> + Send + 'static,
-        ) -> impl Future<Output = T> + Send + 'static {
-            self.executor.spawn(future)
         }
 
         async fn connect(&self) -> Measured<NodeClient> {

@@ -213,20 +213,16 @@ mod client {
     use crate::{
         Error,
         link::{self, Echo, Items, Measured, NoStreams},
-        on_tokio::client::Executor,
+        on_tokio::client,
         setup::{EVENT_BYTES, SERVER_NAME, SMALL},
         tls,
     };
 
-    #[derive(Clone)]
-    pub struct Stack {
-        executor: Executor,
-        connector: Connector,
-    }
+    pub type Stack = client::Stack<Connector>;
 
     /// TLS that resumes nothing, as tonic's own does.
     #[derive(Clone)]
-    struct Connector {
+    pub struct Connector {
         tls: TlsConnector,
         name: ServerName<'static>,
         address: SocketAddr,
@@ -251,28 +247,16 @@ mod client {
         }
     }
 
-    impl link::Stack for Stack {
+    impl client::Connector for Connector {
         type Link = Link;
 
-        fn new(setup: &Setup, address: &str) -> Result<Self> {
+        fn new(setup: &Setup, address: SocketAddr) -> Result<Self> {
             let config = tls::client(&setup.credentials("client")?, b"h2")?;
-            let connector = Connector {
+            Ok(Self {
                 tls: TlsConnector::from(Arc::new(config)),
                 name: ServerName::try_from(SERVER_NAME)?,
-                address: address.parse()?,
-            };
-            Ok(Self { executor: Executor::new(on_tokio::current_thread()?), connector })
-        }
-
-        fn block_on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-            self.executor.block_on(future)
-        }
-
-        fn spawn<T: Send + 'static>(
-            &self,
-            future: impl Future<Output = T> + Send + 'static,
-        ) -> impl Future<Output = T> + Send + 'static {
-            self.executor.spawn(future)
+                address,
+            })
         }
 
         async fn connect(&self) -> Measured<Link> {
@@ -280,7 +264,7 @@ mod client {
             let endpoint = Endpoint::from_static("http://localhost")
                 .http2_keep_alive_interval(Duration::from_secs(5))
                 .keep_alive_while_idle(true);
-            Ok(Link(endpoint.connect_with_connector(self.connector.clone()).await?))
+            Ok(Link(endpoint.connect_with_connector(self.clone()).await?))
         }
     }
 
