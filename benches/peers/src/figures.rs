@@ -58,9 +58,12 @@ const MILLIS: f64 = 1e3;
 
 /// Where a workload is measured on all cores and on one, the section on one core comes right behind.
 pub fn sections() -> Vec<Section> {
-    let placed = [calls, latencies, costs, streams, events, payloads, handshakes];
+    let computed = [calls, latencies, costs, streams];
     let mut sections: Vec<_> =
-        placed.into_iter().flat_map(|section| [Cores::All, Cores::First].map(section)).collect();
+        computed.into_iter().flat_map(|section| [Cores::All, Cores::First].map(section)).collect();
+    for workload in FIXED {
+        sections.extend([Cores::All, Cores::First].map(|cores| workload.section(cores)));
+    }
     sections.extend([crowd(), memory(), system_calls(), idle(), size()]);
     sections
 }
@@ -174,39 +177,61 @@ fn streams(cores: Cores) -> Section {
     placed(cores, "Streams", note, figures, ("streams", &plot))
 }
 
-fn events(cores: Cores) -> Section {
-    let note = "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two. tonic is ahead in replays as it is with payloads: the kernel's TCP acknowledges, and TLS seals 16 KiB at once. Brokers have a client that publishes and reads; that a node holds a log of its own, and a broker one for many, is not measured. nats-server is measured with JetStream, whose stream, here in memory, is what an event log is: core NATS stores nothing, and does not answer who publishes. Its replay reads the stream by an ordered consumer; following publishes, waits for the acknowledgement, and receives the message from such a consumer. MQTT has no log: a queue of a session is read once, by that session, so that mosquitto's replay is a subscription to as many topics with a retained message each, the nearest thing that can be read again. All that is delivered by mosquitto is acknowledged one by one, as QoS 1 wants it.";
-    let figures = vec![
-        Figure::more("replay rate", "replay, events/s", 1.0, 0),
-        Figure::less("replay cpu", "replay, CPU of both in µs per event", MICROS, 3),
-        Figure::less("follow p50", "follow, p50 in µs", MICROS, 1),
-        Figure::less("follow p99", "follow, p99 in µs", MICROS, 1),
-        Figure::less("follow cpu", "follow, CPU of both in µs per event", MICROS, 1),
-    ];
-    placed(cores, "Events", note, figures, ("events", &["replay rate", "follow p50"]))
+/// A workload with a fixed list of figures, measured on all cores and on one.
+struct Workload {
+    title: &'static str,
+    note: &'static str,
+    /// Which is better, the metric, its title, the scale, and the digits behind the point.
+    figures: &'static [(Better, &'static str, &'static str, f64, usize)],
+    plot: (&'static str, &'static [&'static str]),
 }
 
-fn payloads(cores: Cores) -> Section {
-    let note = "One at a time on one connection; 512 KiB less 64 bytes, so that a frame of 512 KiB holds one. palyra keeps to the windows of the protocol's limits, 128 KiB for a stream and 256 KiB for a connection, and sends 56 datagrams or batches of them for a payload; with the windows that quinn has by default it would be the 50 of bare quinn. To tonic and tarpc the kernel's TCP acknowledges, and a TLS record seals 16 KiB, a packet less than 1.5.";
-    let figures = vec![
-        Figure::more("take rate", "payloads to the server, MiB/s", 1.0, 0),
-        Figure::less("take cpu", "to the server, CPU of both in µs per payload", MICROS, 0),
-        Figure::more("give rate", "payloads from the server, MiB/s", 1.0, 0),
-        Figure::less("give cpu", "from the server, CPU of both in µs per payload", MICROS, 0),
-    ];
-    placed(cores, "Payloads of 512 KiB", note, figures, ("payloads", &["take rate", "give rate"]))
+impl Workload {
+    fn section(&self, cores: Cores) -> Section {
+        let figures = self.figures.iter().map(|(better, metric, title, scale, digits)| match better {
+            Better::More => Figure::more(*metric, *title, *scale, *digits),
+            Better::Less => Figure::less(*metric, *title, *scale, *digits),
+        });
+        placed(cores, self.title, self.note, figures.collect(), self.plot)
+    }
 }
 
-fn handshakes(cores: Cores) -> Section {
-    let note = "A full handshake with certificates of both sides (ECDSA P-256), one call, and the close; nothing is resumed. Servers of the reference, tonic and tarpc send tickets, as by default. TLS over TCP derives half as many keys as QUIC, and has no padding, which quinn reads byte by byte; docs/performance.md counts both. That is why tarpc is ahead.";
-    let figures = vec![
-        Figure::more("handshakes 1 rate", "handshakes/s, one at a time", 1.0, 0),
-        Figure::less("handshakes 1 cpu", "handshakes one at a time, CPU of both in µs", MICROS, 0),
-        Figure::more("handshakes 8 rate", "handshakes/s, eight at a time", 1.0, 0),
-        Figure::less("handshakes 8 cpu", "handshakes eight at a time, CPU of both in µs", MICROS, 0),
-    ];
-    placed(cores, "Handshakes", note, figures, ("handshakes", &["handshakes 1 rate", "handshakes 8 rate"]))
-}
+const FIXED: [Workload; 3] = [
+    Workload {
+        title: "Events",
+        note: "Events of 32 bytes; the reference's have no payload at all. Following: from publishing an event by a call until the call is answered and the event is back on the stream. The reference on one thread writes the whole replay before any of it is sent, and quinn looks for each packet's data in all that was written; that is why it is slower than on two. tonic is ahead in replays as it is with payloads: the kernel's TCP acknowledges, and TLS seals 16 KiB at once. Brokers have a client that publishes and reads; that a node holds a log of its own, and a broker one for many, is not measured. nats-server is measured with JetStream, whose stream, here in memory, is what an event log is: core NATS stores nothing, and does not answer who publishes. Its replay reads the stream by an ordered consumer; following publishes, waits for the acknowledgement, and receives the message from such a consumer. MQTT has no log: a queue of a session is read once, by that session, so that mosquitto's replay is a subscription to as many topics with a retained message each, the nearest thing that can be read again. All that is delivered by mosquitto is acknowledged one by one, as QoS 1 wants it.",
+        figures: &[
+            (Better::More, "replay rate", "replay, events/s", 1.0, 0),
+            (Better::Less, "replay cpu", "replay, CPU of both in µs per event", MICROS, 3),
+            (Better::Less, "follow p50", "follow, p50 in µs", MICROS, 1),
+            (Better::Less, "follow p99", "follow, p99 in µs", MICROS, 1),
+            (Better::Less, "follow cpu", "follow, CPU of both in µs per event", MICROS, 1),
+        ],
+        plot: ("events", &["replay rate", "follow p50"]),
+    },
+    Workload {
+        title: "Payloads of 512 KiB",
+        note: "One at a time on one connection; 512 KiB less 64 bytes, so that a frame of 512 KiB holds one. palyra keeps to the windows of the protocol's limits, 128 KiB for a stream and 256 KiB for a connection, and sends 56 datagrams or batches of them for a payload; with the windows that quinn has by default it would be the 50 of bare quinn. To tonic and tarpc the kernel's TCP acknowledges, and a TLS record seals 16 KiB, a packet less than 1.5.",
+        figures: &[
+            (Better::More, "take rate", "payloads to the server, MiB/s", 1.0, 0),
+            (Better::Less, "take cpu", "to the server, CPU of both in µs per payload", MICROS, 0),
+            (Better::More, "give rate", "payloads from the server, MiB/s", 1.0, 0),
+            (Better::Less, "give cpu", "from the server, CPU of both in µs per payload", MICROS, 0),
+        ],
+        plot: ("payloads", &["take rate", "give rate"]),
+    },
+    Workload {
+        title: "Handshakes",
+        note: "A full handshake with certificates of both sides (ECDSA P-256), one call, and the close; nothing is resumed. Servers of the reference, tonic and tarpc send tickets, as by default. TLS over TCP derives half as many keys as QUIC, and has no padding, which quinn reads byte by byte; docs/performance.md counts both. That is why tarpc is ahead.",
+        figures: &[
+            (Better::More, "handshakes 1 rate", "handshakes/s, one at a time", 1.0, 0),
+            (Better::Less, "handshakes 1 cpu", "handshakes one at a time, CPU of both in µs", MICROS, 0),
+            (Better::More, "handshakes 8 rate", "handshakes/s, eight at a time", 1.0, 0),
+            (Better::Less, "handshakes 8 cpu", "handshakes eight at a time, CPU of both in µs", MICROS, 0),
+        ],
+        plot: ("handshakes", &["handshakes 1 rate", "handshakes 8 rate"]),
+    },
+];
 
 fn crowd() -> Section {
     let note = "1,024 connections with four calls in flight each, on one server thread (two workers for reference-2). A single call that failed would be a failure here. To QUIC they come in by one socket, and what its receive buffer does not hold is lost, and sent again after a timeout. palyra asks for a buffer of 4 MiB, which `net.core.rmem_max` has to allow; bare quinn and s2n-quic are given the same, and the reference keeps the system's default, 208 KiB as a rule. tonic and tarpc have a buffer for each connection. 4,096 calls are always in flight, so that the median is what those take: 0.2 s at 20,000 calls/s. The client starts one call on each connection before it starts the second on any. tokio runs all these tasks before it sends, so that the calls of a connection share datagrams from then on, about 0.8 for a call with bare quinn; palyra sends after 128 tasks, and has 2.2 datagrams for a call. Where the calls of a connection are started together, palyra has 0.7.";
