@@ -152,7 +152,33 @@ pub const RACERS: [&str; 4] = [QUINN_TOKIO, S2N, OTHERS[0], OTHERS[1]];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::sections;
+    use crate::{figures::sections, results::Outcome};
+
+    #[test]
+    fn a_target_is_held_against_the_better_rival() {
+        let mut results = Results::default();
+        for (contender, value) in [(PALYRA, 6.0), (REFERENCES[0], 3.0), (REFERENCES[1], 4.0)] {
+            results.add(0, "any", contender, Outcome::Value(value));
+        }
+        let goal = Goal { ours: PALYRA, metric: "any", rivals: REFERENCE, bound: 1.5 };
+        let value = |better| goal.value(&results, better).map(|(ratio, rival)| (ratio.median, rival));
+        assert_eq!(value(Better::More), Some((1.5, Some(REFERENCES[1]))));
+        assert_eq!(goal.line(&results, Better::More), Some(6.0));
+        assert_eq!(value(Better::Less), Some((2.0, Some(REFERENCES[0]))));
+        assert_eq!(goal.line(&results, Better::Less), Some(4.5));
+        let alone = Goal { rivals: NOBODY, ..goal };
+        let value = alone.value(&results, Better::More).map(|(value, rival)| (value.median, rival));
+        assert_eq!(value, Some((6.0, None)));
+        assert_eq!(alone.line(&results, Better::More), Some(1.5));
+    }
+
+    #[test]
+    fn a_target_is_met_from_its_bound_on() {
+        let goal = Goal { ours: PALYRA, metric: "any", rivals: NOBODY, bound: 2.0 };
+        let met = |better| [1.9, 2.0, 2.1].map(|value| goal.met(better, value));
+        assert_eq!(met(Better::More), [false, true, true]);
+        assert_eq!(met(Better::Less), [true, true, false]);
+    }
 
     #[test]
     fn each_target_and_each_race_has_a_figure() {

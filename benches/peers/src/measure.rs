@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Result,
-    contenders::CONTENDERS,
+    contenders::{CONTENDERS, Contender},
     floor,
     nodes::{self, Nodes},
     processes::Cores,
@@ -71,6 +71,16 @@ impl Plan {
             .collect()
     }
 
+    /// The contenders in a workload, whether they are available or not, as they take turns in this round.
+    fn order(&self, workload: &str, round: usize) -> Vec<&'static Contender> {
+        let contenders = CONTENDERS.iter().filter(|contender| self.includes(contender.name));
+        let mut order: Vec<_> = contenders.filter(|contender| contender.takes(workload)).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        order
+    }
+
     /// The workloads of a round with their placements.
     fn round(&self, round: usize) -> Vec<(&'static str, Cores)> {
         let taken = WORKLOADS.into_iter().filter(|name| self.takes(name) && round < self.rounds_of(name));
@@ -114,14 +124,9 @@ pub fn run(plan: &Plan) -> Result<Results> {
 }
 
 fn take(turns: &Turns<'_>, workload: &str, results: &mut Results, progress: &Progress) {
-    let contenders = CONTENDERS.iter().filter(|contender| turns.plan.includes(contender.name));
-    let mut order: Vec<_> =
-        contenders.filter(|contender| contender.takes(workload) && contender.is_available()).collect();
-    if turns.round % 2 == 1 {
-        order.reverse();
-    }
     let place = if turns.cores == Cores::First { ", one core" } else { "" };
-    for contender in order {
+    let order = turns.plan.order(workload, turns.round);
+    for contender in order.into_iter().filter(|contender| contender.is_available()) {
         let (round, rounds) = (turns.round + 1, turns.plan.rounds);
         eprint!(
             "{progress}  round {round}/{rounds}  {:20} {:14}",
@@ -203,6 +208,17 @@ mod tests {
         assert_eq!(plan().round(2).len(), 2 * ON_ONE_CORE.len(), "memory and its like have had their rounds");
         let one_core = Plan { cores: Some(Cores::First), only: Some("crowd".into()), ..plan() };
         assert_eq!(one_core.round(0), [], "a crowd is not measured on one core");
+    }
+
+    #[test]
+    fn every_second_round_is_in_reverse() {
+        let three = Plan { contenders: vec!["tonic".into(), "palyra".into(), "nats".into()], ..plan() };
+        let names = |workload, round| {
+            three.order(workload, round).iter().map(|contender| contender.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("events", 0), ["palyra", "tonic", "nats"]);
+        assert_eq!(names("events", 1), ["nats", "tonic", "palyra"]);
+        assert_eq!(names("unary", 2), ["palyra", "tonic"], "a broker takes no unary calls");
     }
 
     #[test]
