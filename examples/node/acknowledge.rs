@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, time::Duration};
 
-use palyra_quic::{Connection, Cursor, Error, EventItem, Raw, Subscription};
+use palyra_quic::{Connection, Cursor, Error, ErrorKind, EventItem, Raw, Subscription, WireError};
 
 use crate::{args::Events, client::in_time, failure::Failure};
 
@@ -34,7 +34,7 @@ impl<'a> Printed<'a> {
         self.cursor.set(subscription.cursor());
         subscription.ack();
         if let Some(error) = subscription.take_ack_error() {
-            Failure::from(error).report("not acknowledged");
+            explained(error).report("not acknowledged");
         }
     }
 
@@ -48,9 +48,21 @@ impl<'a> Printed<'a> {
         let printed = self.cursor.get().filter(|cursor| confirmed != Some(*cursor));
         let Some((consumer, cursor)) = self.args.consumer.as_ref().zip(printed) else { return Ok(()) };
         let acknowledged = in_time(TIMEOUT, async {
-            connection.await?.ack_events::<Raw>(&self.args.log, consumer, cursor).await
+            let connection = connection.await.map_err(Failure::from)?;
+            connection.ack_events::<Raw>(&self.args.log, consumer, cursor).await.map_err(explained)
         });
         acknowledged.await.map_err(|failure| failure.during(format_args!("not acknowledged up to {cursor}")))
+    }
+}
+
+/// Why the node has refused an acknowledgement, and what helps.
+fn explained(error: Error) -> Failure {
+    let is_unsupported = *error.kind() == ErrorKind::Remote(WireError::UnsupportedMethod);
+    let failure = Failure::from(error);
+    if is_unsupported {
+        failure.adding("this node keeps nothing for consumers; `node serve --keep-unacknowledged MIB` does")
+    } else {
+        failure
     }
 }
 

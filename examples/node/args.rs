@@ -101,11 +101,11 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) datagrams: Datagrams,
     /// Publish a tick event to the node's own log at this interval, in milliseconds.
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = at_least_one::<NonZeroU64>)]
     pub(crate) publish_every: Option<NonZeroU64>,
-    /// Store the events in this file, so that they survive a restart: the newest 65,536 or 16 MiB. Default:
-    /// in memory.
-    #[arg(long, value_name = "FILE", group = STORED_LOGS)]
+    /// Store the events in this directory, so that they survive a restart: the newest 65,536 or 16 MiB.
+    /// Default: in memory.
+    #[arg(long, value_name = "DIR", group = STORED_LOGS)]
     pub(crate) durable: Option<PathBuf>,
     /// Serve another event log under this method name, such as plant.temperature, and store it in this
     /// directory, as --durable does. NAME.publish publishes to it. Can be given several times.
@@ -116,7 +116,7 @@ pub(crate) struct Serve {
     pub(crate) commit_interval: Option<u64>,
     /// Keep the events of stored logs until those that acknowledge them have done so, up to this many MiB of
     /// each log. A client acknowledges under a name in its certificate.
-    #[arg(long, value_name = "MIB", requires = STORED_LOGS)]
+    #[arg(long, value_name = "MIB", requires = STORED_LOGS, value_parser = at_least_one::<NonZeroU32>)]
     pub(crate) keep_unacknowledged: Option<NonZeroU32>,
     /// Serve the files of this folder, and store those that peers put. Only for peers with a certificate.
     #[arg(long, value_name = "DIR")]
@@ -213,7 +213,7 @@ pub(crate) struct Peer {
 pub(crate) struct Health {
     #[command(flatten)]
     pub(crate) peer: Peer,
-    /// How long to wait for the answer, in milliseconds, once connected.
+    /// How long to wait for the connection, 10 s at most, and then for the answer, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -222,7 +222,7 @@ pub(crate) struct Health {
 pub(crate) struct Describe {
     #[command(flatten)]
     pub(crate) peer: Peer,
-    /// How long to wait for the answer, in milliseconds, once connected.
+    /// How long to wait for the connection, 10 s at most, and then for the answer, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -233,7 +233,7 @@ pub(crate) struct Call {
     pub(crate) peer: Peer,
     #[command(flatten)]
     pub(crate) message: Message,
-    /// How long to wait for all answers, in milliseconds, once connected. Requests
+    /// How long to wait for the connection, 10 s at most, and then for all answers, in milliseconds. Requests
     /// contain this limit, except in JSON.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub(crate) timeout_ms: u64,
@@ -245,7 +245,8 @@ pub(crate) struct Notify {
     pub(crate) peer: Peer,
     #[command(flatten)]
     pub(crate) message: Message,
-    /// How long to wait for the node to receive it, in milliseconds, once connected.
+    /// How long to wait for the connection, 10 s at most, and then for the node to receive it, in
+    /// milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -285,14 +286,15 @@ pub(crate) struct Events {
     #[arg(long)]
     pub(crate) follow: bool,
     /// End after this number of events; gaps do not count.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<NonZeroU64>)]
     pub(crate) count: Option<NonZeroU64>,
     /// Acknowledge to the node what was printed, under this name of 1 to 64 bytes, so that the node keeps
     /// events until then. The node decides who may use which name. Not with --codec json.
     #[arg(long, value_name = "NAME", value_parser = consumer_name)]
     pub(crate) consumer: Option<String>,
-    /// How long to wait for the next event, in milliseconds, once connected [default: 30000]. With
-    /// --follow: how long to wait for the node, at the start or after it is lost [default: without limit]
+    /// How long to wait for the connection, 10 s at most, and then for each event, in milliseconds
+    /// [default: 30000]. With --follow: how long to wait for the node, at the start or after it is lost
+    /// [default: without limit]
     #[arg(long, value_name = "MS")]
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -331,7 +333,7 @@ pub(crate) struct Put {
     /// front [default: that of FILE]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<FileName>,
-    /// How long the transfer may make no progress, in milliseconds, once connected.
+    /// How long to wait for the connection, 10 s at most, and then for progress, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 60_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -346,7 +348,7 @@ pub(crate) struct Get {
     /// Where to store it [default: NAME in the current directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) to: Option<PathBuf>,
-    /// How long the transfer may make no progress, in milliseconds, once connected.
+    /// How long to wait for the connection, 10 s at most, and then for progress, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 60_000)]
     pub(crate) timeout_ms: u64,
 }
@@ -410,6 +412,10 @@ impl From<Encoding> for Codec {
 fn server_name(text: &str) -> Result<String, &'static str> {
     ServerName::try_from(text).map_err(|_| "neither a DNS name nor an IP address")?;
     Ok(text.into())
+}
+
+fn at_least_one<N: FromStr>(text: &str) -> Result<N, &'static str> {
+    text.parse().map_err(|_| "not a number from 1 on, or too large")
 }
 
 /// A name within the limit of the protocol.

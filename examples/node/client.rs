@@ -28,9 +28,10 @@ const TRY_JSON: &str = "try --codec json";
 const TRY_WITHOUT_FOLLOW: &str = "it cannot be followed; try --codec json without --follow";
 
 pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure> {
-    with_connection(peer, TRY_JSON, async |connection| {
+    let longest = Duration::from_millis(*timeout_ms);
+    with_connection(peer, longest, TRY_JSON, async |connection| {
         let request = connection.request_raw("node.health", "").codec(peer.codec.into());
-        let health = in_time(Duration::from_millis(*timeout_ms), request.health()).await?;
+        let health = in_time(longest, request.health()).await?;
         let ok = health.ok;
         lines::print(&Answer::from_health(health))?;
         if ok { Ok(()) } else { Err(Failure::new("the node says that it is not well")) }
@@ -39,9 +40,10 @@ pub(crate) fn health(Health { peer, timeout_ms }: &Health) -> Result<(), Failure
 
 pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Failure> {
     let params = message.params()?.unwrap_or_default();
-    with_connection(peer, TRY_JSON, async |connection| {
+    let longest = Duration::from_millis(*timeout_ms);
+    with_connection(peer, longest, TRY_JSON, async |connection| {
         let call = connection.request_raw(&message.method, params).codec(peer.codec.into());
-        let call = call.timeout(Duration::from_millis(*timeout_ms));
+        let call = call.timeout(longest);
         let mut responses = call.stream().await?;
         while let Some(response) = responses.next_response().await? {
             let unknown = || Failure::new("an answer of a kind that this program does not know");
@@ -53,8 +55,9 @@ pub(crate) fn call(Call { peer, message, timeout_ms }: &Call) -> Result<(), Fail
 
 pub(crate) fn notify(Notify { peer, message, timeout_ms }: &Notify) -> Result<(), Failure> {
     let params = message.params()?.unwrap_or_default();
-    with_connection(peer, TRY_JSON, async |connection| {
-        in_time(Duration::from_millis(*timeout_ms), async {
+    let longest = Duration::from_millis(*timeout_ms);
+    with_connection(peer, longest, TRY_JSON, async |connection| {
+        in_time(longest, async {
             let mut notifier = connection.notifier().await?.codec(peer.codec.into());
             notifier.send_raw(&message.method, params).await?;
             notifier.finish().await
@@ -68,19 +71,24 @@ pub(crate) fn events(args: &Events) -> Result<(), Failure> {
         return follow(args);
     }
     let printed = Printed::nothing(args)?;
-    with_connection(&args.peer, TRY_JSON, async |connection| {
-        let outcome = print_held(args, &connection, &printed).await;
+    let longest = Duration::from_millis(args.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
+    with_connection(&args.peer, longest, TRY_JSON, async |connection| {
+        let outcome = print_held(args, longest, &connection, &printed).await;
         // Also what was printed before an error.
         outcome.and(printed.acknowledge(async { Ok(connection) }, None).await)
     })
 }
 
-async fn print_held(args: &Events, connection: &Connection, printed: &Printed<'_>) -> Result<(), Failure> {
-    let timeout = Duration::from_millis(args.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
-    let mut events = in_time(timeout, events_request(args, connection).open()).await?;
+async fn print_held(
+    args: &Events,
+    longest: Duration,
+    connection: &Connection,
+    printed: &Printed<'_>,
+) -> Result<(), Failure> {
+    let mut events = in_time(longest, events_request(args, connection).open()).await?;
     let mut wanted = Wanted::of(args);
     while wanted.more() {
-        let Some(item) = in_time(timeout, events.next_raw()).await? else { break };
+        let Some(item) = in_time(longest, events.next_raw()).await? else { break };
         let cursor = cursor_behind(&item);
         wanted.print(&Answer::from_item(item))?;
         printed.up_to(cursor);
@@ -191,15 +199,15 @@ async fn wait_for_node(target: &Target, limits: &TransportLimits) -> Result<Dial
 
 /// Limits the time of an exchange: a peer may accept a connection, but never allow a stream or never
 /// answer.
-pub(crate) async fn in_time<T>(
+pub(crate) async fn in_time<T, E: Into<Failure>>(
     timeout: Duration,
-    exchange: impl Future<Output = Result<T, Error>>,
+    exchange: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Failure> {
     let late = async {
         Timer::after(timeout).await;
         Err(Failure::new(format_args!("{}: no answer in time", WireError::DeadlineExceeded)))
     };
-    future::or(async { Ok(exchange.await?) }, late).await
+    future::or(async { exchange.await.map_err(Into::into) }, late).await
 }
 
 /// Short timeouts: a node that was killed closes no connection, and the user waits for its successor.
@@ -309,33 +317,44 @@ impl Wanted {
     }
 }
 
-/// `hint` says what to do if the peer is a node of the tokio implementation.
+/// Waits for the connection for `longest`, and no longer than the limits say. `hint` says what to do if the
+/// peer is a node of the tokio implementation.
 pub(crate) fn with_connection(
     peer: &Peer,
+    longest: Duration,
     hint: &str,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    smol::block_on(connected(Target::of(peer)?, hint, exchange))
+    smol::block_on(connected(Target::of(peer)?, longest, hint, exchange))
 }
 
 /// As [`with_connection`], all on this thread, which is faster. An exchange that blocks, as one that prints
 /// to a pipe that nobody reads, would lose its connection.
 pub(crate) fn with_connection_on_this_thread(
     peer: &Peer,
+    longest: Duration,
     hint: &str,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (mut runtime, target) = (PollRuntime::new()?, Target::of(peer)?);
     let target = Target { runtime: runtime.handle(), ..target };
-    runtime.block_on(connected(target, hint, exchange))
+    runtime.block_on(connected(target, longest, hint, exchange))
 }
 
 async fn connected(
     target: Target,
+    longest: Duration,
     hint: &str,
     exchange: impl AsyncFnOnce(Connection) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let dialled = dial_any(&target, &TransportLimits::default()).await?;
+    let limits = TransportLimits::default();
+    let handshake = longest.clamp(Duration::from_millis(1), limits.handshake_timeout());
+    let limits = limits.to_builder().handshake_timeout(handshake).build()?;
+    let dialled = dial_any(&target, &limits).await.map_err(|error| {
+        let is_silence = *error.kind() == ErrorKind::HandshakeTimeout;
+        let failure = Failure::from(error);
+        if is_silence { failure.adding("is the node running, and does UDP reach it?") } else { failure }
+    })?;
     dialled.end_with(hint, async |client| exchange(client.connection().await?).await).await
 }
 
@@ -460,7 +479,10 @@ async fn dial(target: Target, limits: TransportLimits, address: SocketAddr) -> R
     match client.connection().await {
         Ok(_) => Ok(Dialled { endpoint, client }),
         Err(error) => {
-            endpoint.shutdown(Duration::ZERO).await;
+            // Nobody listens to what would be said to a node that has not answered.
+            if *error.kind() != ErrorKind::HandshakeTimeout {
+                endpoint.shutdown(Duration::ZERO).await;
+            }
             Err(error)
         }
     }

@@ -15,10 +15,11 @@ use crate::{
 const NOT_DESCRIBED: &str = "it does not describe its methods";
 
 pub(crate) fn describe(Describe { peer, timeout_ms }: &Describe) -> Result<(), Failure> {
-    with_connection(peer, NOT_DESCRIBED, async |connection| {
+    let longest = Duration::from_millis(*timeout_ms);
+    with_connection(peer, longest, NOT_DESCRIBED, async |connection| {
         // Without parameters, so that a node of the tokio implementation can read it in JSON.
         let request = connection.request_raw("node.describe", "").codec(peer.codec.into());
-        let answer = in_time(Duration::from_millis(*timeout_ms), request.send_raw()).await?;
+        let answer = in_time(longest, request.send_raw()).await?;
         let description = minicbor::decode::<Description>(&answer)
             .map_err(|error| Failure::new(error).during("the description cannot be read"))?;
         let methods = methods(&description.methods);

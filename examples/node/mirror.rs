@@ -109,7 +109,8 @@ async fn report(mirror: &LogMirror, origin: &Client) {
         }
         let last = status.last_seq;
         match &told {
-            MirrorState::Following => tell("following", &format!("the mirror has event {last}")),
+            MirrorState::Following if last == 0 => tell("following", "the mirror has no events yet"),
+            MirrorState::Following => tell("following", &format!("the mirror has the events up to {last}")),
             MirrorState::Disconnected(Some(reason)) => {
                 let failure = Failure::new(reason);
                 let failure = if is_json_only(origin).await {

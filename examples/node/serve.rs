@@ -156,7 +156,8 @@ fn methods(logs: &Logs, files: Option<&ServedFolder>) -> Router {
 fn files(args: &Serve, limits: &TransportLimits) -> Result<Option<ServedFolder>, Failure> {
     let Some(path) = &args.files else { return Ok(None) };
     let folder = Folder::new(path, Disk::Threads);
-    let folder = folder.map_err(|error| Failure::new(error).during(path.display()))?;
+    let folder =
+        folder.map_err(|error| Failure::new(error).during(format_args!("--files {}", path.display())))?;
     let writers = match &*args.writers {
         [] => Peers::identified(),
         ids => {

@@ -1,11 +1,12 @@
 //! `node put` and `node get`.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use palyra_quic::{Codec, ErrorKind};
+use palyra_quic::{Codec, Error, ErrorKind, WireError};
 use smol::{Timer, future};
 
 use crate::{
@@ -31,14 +32,17 @@ pub(crate) fn put(Put { peer, file, name, timeout_ms }: &Put) -> Result<(), Fail
         Some(name) => name.clone(),
         None => name_of(file)?,
     };
-    with_connection_on_this_thread(peer, NO_FILES, async |connection| {
+    // Before the node is dialled, which may take long.
+    readable(file).map_err(|failure| failure.during(file.display()))?;
+    let longest = Duration::from_millis(*timeout_ms);
+    with_connection_on_this_thread(peer, longest, NO_FILES, async |connection| {
         let display = Display::new(&name);
         let progress = |progress: Progress| display.show(progress);
         let sent = async {
             let outgoing = Outgoing::open(Disk::Threads, file, name.clone(), progress).await?;
-            retrying(&display, *timeout_ms, async || outgoing.send(&connection, progress).await).await
+            retrying(&display, longest, async || outgoing.send(&connection, progress).await).await
         };
-        let sent = watch(peer, &display, *timeout_ms, file, sent).await?;
+        let sent = watch(peer, &display, longest, file, sent).await?;
         print("put", sent)
     })
 }
@@ -49,14 +53,37 @@ pub(crate) fn get(Get { peer, name, to, timeout_ms }: &Get) -> Result<(), Failur
     let parent = to.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
     let folder = Folder::new(parent, Disk::Threads);
     let folder = folder.map_err(|error| Failure::new(error).during(parent.display()))?;
-    with_connection_on_this_thread(peer, NO_FILES, async |connection| {
+    let longest = Duration::from_millis(*timeout_ms);
+    with_connection_on_this_thread(peer, longest, NO_FILES, async |connection| {
         let display = Display::new(&local);
         let progress = |progress: Progress| display.show(progress);
         let fetch = async || client::get(&connection, &folder, name, local.clone(), progress).await;
-        let fetched = retrying(&display, *timeout_ms, fetch);
-        let fetched = watch(peer, &display, *timeout_ms, &to, fetched).await?;
+        let fetched = retrying(&display, longest, fetch);
+        let fetched = watch(peer, &display, longest, &to, fetched).await?;
         print("get", fetched)
     })
+}
+
+/// Fails if there is no such file, or no right to read it.
+fn readable(file: &Path) -> Result<(), Failure> {
+    let metadata = File::open(file).and_then(|file| file.metadata()).map_err(Failure::new)?;
+    if metadata.is_dir() { Err(Failure::new("this is a directory")) } else { Ok(()) }
+}
+
+/// Why the peer has ended a transfer, and what helps.
+fn explained(error: Error) -> Failure {
+    let hint = match error.kind() {
+        ErrorKind::Remote(WireError::UnsupportedMethod) => {
+            Some("this node serves no folder; `node serve --files DIR` does")
+        }
+        ErrorKind::ConnectionLost => Some("the same command continues where the transfer ended"),
+        _ => None,
+    };
+    let failure = Failure::from(error);
+    match hint {
+        Some(hint) => failure.adding(hint),
+        None => failure,
+    }
 }
 
 fn name_of(path: &Path) -> Result<FileName, Failure> {
@@ -68,7 +95,7 @@ fn name_of(path: &Path) -> Result<FileName, Failure> {
 async fn watch(
     peer: &Peer,
     display: &Display,
-    timeout_ms: u64,
+    longest: Duration,
     file: &Path,
     transfer: impl Future<Output = Result<Transferred, TransferError>>,
 ) -> Result<Transferred, Failure> {
@@ -80,10 +107,10 @@ async fn watch(
         termination.asked().await;
         Err(Failure::new("interrupted; the next transfer continues here"))
     };
-    let stalled = async { Err(display.stalled(Duration::from_millis(timeout_ms)).await) };
+    let stalled = async { Err(display.stalled(longest).await) };
     let transfer = async {
         transfer.await.map_err(|error| match error {
-            TransferError::Peer(error) => Failure::from(error),
+            TransferError::Peer(error) => explained(error),
             TransferError::Here(error) => Failure::new(error).during(file.display()),
         })
     };
@@ -96,10 +123,9 @@ async fn watch(
 /// byte has been moved for this long.
 async fn retrying(
     display: &Display,
-    timeout_ms: u64,
+    longest: Duration,
     mut transfer: impl AsyncFnMut() -> Result<Transferred, TransferError>,
 ) -> Result<Transferred, TransferError> {
-    let longest = Duration::from_millis(timeout_ms);
     let mut refused: Option<(Instant, u64)> = None;
     loop {
         let error = match transfer().await {

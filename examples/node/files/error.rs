@@ -91,8 +91,10 @@ impl From<FileError> for MethodError {
         match error {
             FileError::Busy => Self::resource_exhausted(text).retry_after(RETRY_AFTER),
             // An I/O error of the standard library names no path.
-            FileError::Io(error) if is_full(&error) => Self::resource_exhausted(format!("the disk: {text}")),
-            FileError::Io(_) => Self::internal(format!("the disk: {text}")),
+            FileError::Io(error) if is_full(&error) => {
+                Self::resource_exhausted(format!("the disk of the node: {text}"))
+            }
+            FileError::Io(_) => Self::internal(format!("the disk of the node: {text}")),
             _ => Self::invalid_request(text),
         }
     }
