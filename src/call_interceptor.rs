@@ -44,8 +44,9 @@ impl OutgoingCall {
         &self.method
     }
 
-    /// What the caller takes the method for: [`Unary`](MethodKind::Unary) if it waits for one answer,
-    /// [`Streaming`](MethodKind::Streaming) if it reads a stream of answers or events, or
+    /// What the caller takes the method for: [`Unary`](MethodKind::Unary) if it waits for one answer, also in
+    /// a pipeline; [`Streaming`](MethodKind::Streaming) if it reads a stream of answers or events;
+    /// [`Items`](MethodKind::Items) or [`Both`](MethodKind::Both) if it sends items; or
     /// [`Notification`](MethodKind::Notification).
     #[must_use]
     pub fn kind(&self) -> MethodKind {
@@ -114,8 +115,8 @@ pub struct NextCall {
 impl NextCall {
     /// Sends the call and gives the payload of the answer. The bytes are empty for a `result` without a
     /// payload and for an answer of another kind, such as that of `node.health`. For a stream of answers,
-    /// this resolves with no bytes when the request has been sent; for a notification, when QUIC has taken
-    /// it.
+    /// and for a request with items, this resolves with no bytes when the request has been sent; for a
+    /// notification, when QUIC has taken it.
     ///
     /// # Errors
     ///

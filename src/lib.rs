@@ -9,7 +9,7 @@
 //! Never block the executor that an endpoint is on: its handlers run on the threads that move the packets,
 //! and while those are blocked, or not driven, nothing is sent, received or answered. Time limits of futures
 //! that are awaited elsewhere still fire, except with `PollRuntime`, whose one thread fires its timers, too.
-//! A call without a time limit waits.
+//! A call without a time limit waits: one of a [`Client`] has 30 s, one of a [`Connection`] none of its own.
 //!
 //! ```
 //! use palyra_quic::{Result, Router, connected_pair};

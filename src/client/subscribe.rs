@@ -25,8 +25,10 @@ impl Client {
     ///
     /// let mut readings = client.subscribe(READINGS).open();
     /// loop {
-    ///     if let SubscriptionItem::Event { seq, payload, .. } = readings.next().await? {
-    ///         println!("{seq}: {payload} degrees");
+    ///     match readings.next().await? {
+    ///         SubscriptionItem::Event { seq, payload, .. } => println!("{seq}: {payload} degrees"),
+    ///         SubscriptionItem::Gap(gap) => println!("readings before {} are lost", gap.next_seq),
+    ///         _ => {}
     ///     }
     /// }
     /// # }

@@ -12,8 +12,9 @@ use super::{
 };
 
 impl Router {
-    /// Runs this around every exchange that has a handler: requests of unary and streaming methods, and
-    /// notifications. An interceptor can measure, log, delay or refuse the exchange, and replace its answer.
+    /// Runs this around every exchange that has a handler: requests of unary and streaming methods,
+    /// requests with items, each call of a pipeline, and notifications. An interceptor can measure, log,
+    /// delay or refuse the exchange, and replace its answer.
     ///
     /// It is an async closure or function that takes the [`Exchange`] and the [`Next`], which runs the rest.
     /// What it returns is the answer. Interceptors nest in the order in which they are added: the first is
@@ -31,9 +32,12 @@ impl Router {
     ///
     /// # The answer
     ///
-    /// - **Unary methods**: the bytes are the payload of the one result.
-    /// - **Streaming methods**: [`Next::run`] ends when all answers have been sent, and gives no bytes. Bytes
-    ///   that the interceptor returns are sent as one further answer. An error ends the stream.
+    /// - **Unary methods**, by single calls and by pipelines, and **methods that take items and answer
+    ///   once**: the bytes are the payload of the one result. The interceptor runs before the items
+    ///   arrive.
+    /// - **Streaming methods**, and those that answer as items arrive: [`Next::run`] ends when all
+    ///   answers have been sent, and gives no bytes. Bytes that the interceptor returns are sent as one
+    ///   further answer. An error ends the stream.
     /// - **Notifications**: bytes are ignored. An error stops the stream of the notification, with
     ///   IDENTITY_REJECTED for `permission_denied`, RATE_LIMITED for `resource_exhausted`,
     ///   PROTOCOL_VIOLATION for `invalid_request`, and INTERNAL for others; what follows on the stream is not

@@ -99,7 +99,7 @@ impl AsyncIoRuntime {
         self
     }
 
-    /// Receives every datagram in a buffer of its own. Shrinks an endpoint's receive buffer from 2.9 MiB to
+    /// Receives every datagram in a buffer of its own. Shrinks an endpoint's receive buffer from 2 MiB to
     /// 46 KiB, and costs system calls under load.
     #[must_use]
     pub fn without_gro(mut self) -> Self {
