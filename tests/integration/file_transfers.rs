@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palyra_quic::{MethodError, Peers, Rate, Router, TransportLimits};
+use palyra_quic::{Bytes, MethodError, Peers, Rate, Router, TransportLimits, minicbor};
 use rustix::{
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{Outcome, Pki, Running, Scratch, file_names, run},
     files::{
-        GET, OFFER, Offer, STAT,
+        GET, OFFER, Offer, PUT, STAT,
         content::{Content, Hasher},
         copy::MAX_PIECE,
         disk::Disk,
@@ -310,6 +310,38 @@ fn a_download_continues_where_its_node_broke_off() {
     assert_eq!((first, &end["transferred"]), (Some(700_000), &json!(2 * MIB - 700_000)));
     assert!(fs::read(to).unwrap() == content);
     assert_eq!(file_names(&files.here.0), ["copy"]);
+}
+
+#[test]
+fn a_node_that_claims_to_have_more_than_there_is_gets_nothing() {
+    let files = Files::new();
+    let path = files.write("image", b"image");
+    let router = Router::new()
+        .serve(OFFER, |_, content: Content| async move {
+            Ok(Offer { offset: content.size + 1, complete: false, max_piece: 1024 })
+        })
+        .serve_items_raw(PUT.name(), |_, _, _| async { Ok(minicbor::to_vec(()).unwrap().into()) });
+    let outcome = files.pki.serve_in_process(router).ask("put", &[path.to_str().unwrap()]);
+    outcome.failed("beyond the 5 bytes");
+}
+
+#[test]
+fn a_download_without_bytes_does_not_last() {
+    let files = Files::new();
+    let told = content_of("image", b"image");
+    let router = Router::new()
+        .serve(STAT, move |_, _| {
+            let told = told.clone();
+            async move { Ok(told) }
+        })
+        .serve_bidi_raw(GET.name(), |_, _, _, mut answers| async move {
+            loop {
+                answers.send_raw(Bytes::new()).await?;
+            }
+        });
+    let to = files.here.0.join("copy");
+    let node = files.pki.serve_in_process(router);
+    node.ask("get", &["image", "--to", to.to_str().unwrap()]).failed("a piece has no bytes");
 }
 
 #[test]

@@ -156,6 +156,18 @@ fn too_little_is_kept_and_too_much_is_not() {
 }
 
 #[test]
+fn an_upload_without_bytes_does_not_last() {
+    let fixture = Fixture::new();
+    let server = fixture.serve();
+    let (_endpoint, connection) = fixture.connect(&server.address);
+    let content = content_of("image", b"image");
+    let mut upload = begin(&connection, &content, 0, b"").unwrap();
+    let sent = block_on(upload.send_all_raw(stream::repeat(Bytes::new())));
+    refused(sent, WireError::InvalidRequest, "a piece has no bytes");
+    put(&connection, &content, 0, b"image").unwrap();
+}
+
+#[test]
 fn of_two_uploads_of_a_name_the_second_comes_later() {
     let fixture = Fixture::new();
     let server = fixture.serve();

@@ -108,6 +108,9 @@ impl Outgoing {
             return Ok(Transferred { content, offset: size });
         }
         let offset = offer.offset;
+        if offset > size {
+            return Err(FileError::BeyondEnd { size }.into());
+        }
         let from = From { content, offset };
         let mut upload = connection.request(PUT, &from)?.send_items::<Raw>().await?;
         let piece = usize::try_from(offer.max_piece).map_or(MAX_PIECE, |piece| piece.clamp(1, MAX_PIECE));

@@ -126,8 +126,12 @@ impl FileWriter {
     ///
     /// # Errors
     ///
-    /// `TooMuch` if the content has no room for it: then the partial file is deleted. Or what the disk says.
+    /// `EmptyPiece` if it has no bytes: a peer could send such pieces for ever. `TooMuch` if the content
+    /// has no room for it: then the partial file is deleted. Or what the disk says.
     pub(crate) async fn push(mut self, piece: Bytes) -> Result<Self, FileError> {
+        if piece.is_empty() {
+            return Err(FileError::EmptyPiece);
+        }
         self.received += u64::try_from(piece.len()).map_err(io::Error::other)?;
         if self.received > self.size {
             let partial = self.writing.result().await?;

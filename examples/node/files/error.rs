@@ -31,6 +31,8 @@ pub(crate) enum FileError {
     LongPiece {
         longest: usize,
     },
+    /// A piece has no bytes, so that the transfer would not come nearer to its end.
+    EmptyPiece,
     /// More bytes have arrived than the content has.
     TooMuch,
     /// The bytes ended before the content did.
@@ -75,6 +77,7 @@ impl fmt::Display for FileError {
             Self::Changed => f.write_str("the file has changed"),
             Self::BeyondEnd { size } => write!(f, "the offset is beyond the {size} bytes of the file"),
             Self::LongPiece { longest } => write!(f, "a piece has more than {longest} bytes"),
+            Self::EmptyPiece => f.write_str("a piece has no bytes"),
             Self::TooMuch => f.write_str("more bytes have arrived than were announced"),
             Self::TooLittle { received, size } => write!(f, "only {received} of {size} bytes have arrived"),
             Self::AnotherHash => f.write_str("what has arrived has another hash, and is deleted"),
