@@ -1,8 +1,6 @@
 //! The stream of a pipeline: what writes its calls and reads their answers.
 
 use std::{
-    mem,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
@@ -12,18 +10,15 @@ use futures_lite::future;
 
 use super::{
     Connection,
-    answer::{Deadline, DecodedResponse, decode, read, remote_error, timed_out, violated},
+    answer::{DecodedResponse, decode, remote_error},
     outgoing::AnswerKind,
     pending_calls::PendingCalls,
-    takes_items,
 };
 use crate::{
-    code::Code,
-    error::{Error, ErrorKind, Result},
-    frame,
+    error::{Error, Result},
     link::{Link, OutstandingGuard},
-    message::{Codec, Request, Response},
-    stream::{FrameReader, FrameWriter},
+    message::{Codec, Response},
+    stream::FrameReader,
     sync::lock,
 };
 
@@ -55,6 +50,8 @@ struct State {
     phase: Phase,
     /// Wakes the task, which waits for something to write.
     driver: Option<Waker>,
+    /// Wakes the task, which waits for the peer, when no handle is left.
+    blocked: Option<Waker>,
 }
 
 #[derive(Default)]
@@ -67,13 +64,13 @@ enum Phase {
 }
 
 /// Why no more calls are taken.
-enum End {
+pub(super) enum End {
     /// The peer has finished, and has run none of the calls that it did not answer.
     Finished,
     Failed(Error),
 }
 
-enum NextWrite {
+pub(super) enum NextWrite {
     Calls(Vec<u8>),
     /// Everything is answered, and there will be no more calls.
     End,
@@ -98,7 +95,7 @@ pub(super) enum EndedStream {
 }
 
 /// How far a call has come.
-enum Progress {
+pub(super) enum Progress {
     Answered(Answer),
     /// Too many bytes wait to be written, or too many answers are missing. The listener hears of an end of
     /// that.
@@ -115,44 +112,95 @@ impl CallStream {
         })
     }
 
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
     pub(super) fn method(&self) -> &str {
         &self.method
     }
 
-    /// Resolves when the call is answered, or when its time is over. A call that is dropped before it was
-    /// sent is not sent.
-    ///
-    /// # Errors
-    ///
-    /// `MessageTooLarge` if the parameters do not fit a frame.
-    pub(super) async fn call(self: &Arc<Self>, params: &[u8], deadline: Deadline) -> Result<Answer> {
-        let clock = self.link.clock();
-        let mut caller = Caller { stream: self, key: None, has_waited: false };
-        let answered = {
-            // Pinned, because what is awaited by value is moved.
-            let answered = pin!(clock.timeout_at(deadline, caller.call(params)));
-            answered.await
-        };
-        answered.unwrap_or_else(|_elapsed| {
-            let error = timed_out(clock);
-            Ok(Answer::Failed(if caller.leave() { error.after_request() } else { error }))
-        })
+    /// Adds a call to those that wait to be written, and puts its key into `key`; or gives the answer of
+    /// the call with this key. `has_waited` says whether the call had to wait until there was room for
+    /// it. `begin` is called without the lock, if the stream needs a task.
+    pub(super) fn poll_call(
+        &self,
+        key: &mut Option<usize>,
+        has_waited: bool,
+        params: &[u8],
+        begin: impl FnOnce(),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Progress>> {
+        let mut state = self.state();
+        if let Some(added) = *key {
+            let Poll::Ready(answer) = state.calls.poll_answer(added, cx) else { return Poll::Pending };
+            *key = None;
+            let outstanding = state.no_longer_outstanding();
+            drop(state);
+            drop(outstanding);
+            return Poll::Ready(Ok(Progress::Answered(answer)));
+        }
+        if let Phase::Closed(end) = &state.phase
+            && has_waited
+        {
+            return Poll::Ready(Ok(Progress::Answered(end.answer(state.refusal.as_ref(), state.has_answer))));
+        }
+        if state.calls.is_full() {
+            return Poll::Ready(Ok(Progress::Full(self.emptied.listen())));
+        }
+        *key = Some(state.calls.add(params, self.link.limits().max_frame_len(), cx.waker())?);
+        if state.outstanding.is_none() {
+            state.outstanding = Some(OutstandingGuard::new(&self.link));
+        }
+        let opens = state.open();
+        let driver = state.driver.take();
+        drop(state);
+        wake(driver);
+        if opens {
+            begin();
+        }
+        Poll::Pending
+    }
+
+    /// The caller of this call waits for the answer no more. Says whether the call was sent.
+    pub(super) fn leave(&self, key: usize) -> bool {
+        let mut state = self.state();
+        let (sent, caller) = state.calls.leave(key);
+        let outstanding = state.no_longer_outstanding();
+        drop(state);
+        // Not under the lock, since dropping a waker may run anything.
+        drop((caller, outstanding));
+        sent
     }
 
     /// Ends the stream when the calls that are waited for are answered.
     pub(super) fn finish(&self) {
-        let driver = {
+        let (driver, blocked) = {
             let mut state = self.state();
             state.finishing = true;
-            state.driver.take()
+            (state.driver.take(), state.blocked.take())
         };
         wake(driver);
+        wake(blocked);
+    }
+
+    /// Resolves when no handle to the pipeline is left.
+    pub(super) async fn finishing(&self) {
+        let is_finishing = |cx: &mut Context<'_>| {
+            let mut state = self.state();
+            if state.finishing {
+                return Poll::Ready(());
+            }
+            state.blocked = Some(cx.waker().clone());
+            Poll::Pending
+        };
+        future::poll_fn(is_finishing).await;
     }
 
     /// Gives this answer, and others that have arrived, to the calls that they belong to.
     ///
     /// `callers` is empty; its memory is used again.
-    fn answer(
+    pub(super) fn answer(
         &self,
         first: DecodedResponse,
         reader: &mut FrameReader,
@@ -185,7 +233,7 @@ impl CallStream {
     }
 
     /// What is to be written, as soon as something is.
-    fn poll_write(&self, cx: &mut Context<'_>) -> Poll<NextWrite> {
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<NextWrite> {
         let (frames, calls) = {
             let mut state = self.state();
             if state.finishing {
@@ -208,7 +256,7 @@ impl CallStream {
     }
 
     /// No more answers come.
-    fn end(&self, end: End) {
+    pub(super) fn end(&self, end: End) {
         let callers = {
             let mut state = self.state();
             let State { calls, refusal, has_answer, .. } = &mut *state;
@@ -267,161 +315,6 @@ impl State {
     /// What is to be dropped when the last caller has left.
     fn no_longer_outstanding(&mut self) -> Option<OutstandingGuard> {
         if self.calls.has_callers() { None } else { self.outstanding.take() }
-    }
-}
-
-/// The task of a stream. The stream has ended when this is dropped.
-struct Driver {
-    stream: Arc<CallStream>,
-    /// `None` if an executor drops the task before.
-    end: Option<End>,
-}
-
-impl Driver {
-    async fn run(mut self) {
-        self.end = Some(match self.drive().await {
-            Ok(()) => End::Finished,
-            Err(error) => End::Failed(self.stream.link.explain(error)),
-        });
-    }
-
-    async fn drive(&self) -> Result<()> {
-        let link = &self.stream.link;
-        takes_items::ensure(&Connection::borrowed(Arc::clone(link)), None).await?;
-        let (send, recv) = link.open_bi().await?;
-        let mut writer = FrameWriter::new(send, Code::CANCELLED);
-        let mut reader = FrameReader::new(recv, link.limits().max_frame_len(), link.allowance().charge());
-        let request = Request::new(&*self.stream.method).with_more(true);
-        let request = frame::encode(link.limits().max_frame_len(), |out| {
-            request.encode(Codec::Cbor, out).map_err(Error::from)
-        })?;
-        let writing = async {
-            match self.write(&mut writer, request).await {
-                // The peer takes no more calls, and may still answer some.
-                Err(error) if matches!(error.kind(), ErrorKind::StreamReset(_)) => future::pending().await,
-                written => written,
-            }
-        };
-        future::or(writing, self.read(&mut reader)).await
-    }
-
-    /// Writes calls as they come. Resolves when there is nobody left who makes calls or waits for answers.
-    async fn write(&self, writer: &mut FrameWriter, mut frames: Vec<u8>) -> Result<()> {
-        let stream = &*self.stream;
-        loop {
-            writer.write(mem::take(&mut frames)).await?;
-            frames = match future::poll_fn(|cx| stream.poll_write(cx)).await {
-                NextWrite::Calls(frames) => frames,
-                NextWrite::End => {
-                    writer.finish();
-                    // The peer finishes, too.
-                    return future::pending().await;
-                }
-                NextWrite::Reset => return Ok(()),
-            };
-        }
-    }
-
-    /// Reads answers until the peer finishes.
-    async fn read(&self, reader: &mut FrameReader) -> Result<()> {
-        let link = &self.stream.link;
-        let mut callers = Vec::new();
-        loop {
-            let arrived = reader.take_arrived(|body| decode(link, Codec::Cbor, body));
-            let first = match arrived {
-                Some(response) => response.map_err(|error| violated(reader, error))?,
-                None => match read(link, Codec::Cbor, reader).await? {
-                    Some(response) => response,
-                    None => return Ok(()),
-                },
-            };
-            let answered = self.stream.answer(first, reader, &mut callers);
-            answered.map_err(|error| violated(reader, error))?;
-        }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let end = self.end.take();
-        self.stream.end(end.unwrap_or_else(|| End::Failed(Error::new(ErrorKind::Closed))));
-    }
-}
-
-/// One call. It is not sent if this is dropped before it was.
-struct Caller<'a> {
-    stream: &'a Arc<CallStream>,
-    /// Once the call waits to be written, until it is answered.
-    key: Option<usize>,
-    /// Whether it had to wait until there was room for it.
-    has_waited: bool,
-}
-
-impl Caller<'_> {
-    async fn call(&mut self, params: &[u8]) -> Result<Answer> {
-        loop {
-            match future::poll_fn(|cx| self.poll(params, cx)).await? {
-                Progress::Answered(answer) => return Ok(answer),
-                Progress::Full(emptied) => {
-                    let _outstanding = self.stream.link.outstanding().call();
-                    emptied.await;
-                    self.has_waited = true;
-                }
-            }
-        }
-    }
-
-    /// Adds the call to those that wait to be written, or gives its answer.
-    fn poll(&mut self, params: &[u8], cx: &mut Context<'_>) -> Poll<Result<Progress>> {
-        let CallStream { link, emptied, .. } = &**self.stream;
-        let mut state = self.stream.state();
-        if let Some(key) = self.key {
-            let Poll::Ready(answer) = state.calls.poll_answer(key, cx) else { return Poll::Pending };
-            self.key = None;
-            let outstanding = state.no_longer_outstanding();
-            drop(state);
-            drop(outstanding);
-            return Poll::Ready(Ok(Progress::Answered(answer)));
-        }
-        if let Phase::Closed(end) = &state.phase
-            && self.has_waited
-        {
-            return Poll::Ready(Ok(Progress::Answered(end.answer(state.refusal.as_ref(), state.has_answer))));
-        }
-        if state.calls.is_full() {
-            return Poll::Ready(Ok(Progress::Full(emptied.listen())));
-        }
-        self.key = Some(state.calls.add(params, link.limits().max_frame_len(), cx.waker())?);
-        if state.outstanding.is_none() {
-            state.outstanding = Some(OutstandingGuard::new(link));
-        }
-        let opens = state.open();
-        let driver = state.driver.take();
-        drop(state);
-        wake(driver);
-        if opens {
-            let driver = Driver { stream: Arc::clone(self.stream), end: None };
-            link.clock().spawn(driver.run());
-        }
-        Poll::Pending
-    }
-
-    /// Waits for the answer no more. Says whether the call was sent.
-    fn leave(&mut self) -> bool {
-        let Some(key) = self.key.take() else { return false };
-        let mut state = self.stream.state();
-        let (sent, caller) = state.calls.leave(key);
-        let outstanding = state.no_longer_outstanding();
-        drop(state);
-        // Not under the lock, since dropping a waker may run anything.
-        drop((caller, outstanding));
-        sent
-    }
-}
-
-impl Drop for Caller<'_> {
-    fn drop(&mut self) {
-        self.leave();
     }
 }
 

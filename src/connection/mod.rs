@@ -4,6 +4,8 @@ mod acks;
 mod answer;
 mod call;
 #[cfg(feature = "streams")]
+mod call_driver;
+#[cfg(feature = "streams")]
 mod call_stream;
 mod describe;
 mod events;
@@ -21,6 +23,8 @@ mod outgoing;
 mod pending_calls;
 #[cfg(feature = "streams")]
 mod pipeline;
+#[cfg(feature = "streams")]
+mod pipelined_call;
 mod reader;
 mod responses;
 #[cfg(feature = "streams")]

@@ -11,6 +11,7 @@ use super::{
     call_stream::{Answer, CallStream, EndedStream},
     intercepted::Intercepted,
     outgoing::payload,
+    pipelined_call,
 };
 use crate::{
     code::Code,
@@ -148,7 +149,7 @@ impl Shared {
     async fn call(&self, params: &[u8], deadline: Deadline) -> Result<Bytes> {
         let mut repeated = false;
         loop {
-            let answer = self.stream.call(params, deadline).await?;
+            let answer = pipelined_call::call(&self.stream, params, deadline).await?;
             return match answer {
                 Answer::Response(Response::Error { error, detail, retry_after, not_run }) => {
                     Err(remote_error(error, detail, retry_after, not_run).after_request())

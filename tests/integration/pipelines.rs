@@ -17,6 +17,8 @@ use palyra_quic::{
     Pipeline, Response, Router, TransportLimits, WireError, sim::Link,
 };
 
+use quinn::TransportConfig;
+
 use crate::{
     common::{RawServer, RawStream, frame, run},
     simulation::{Pair, SECOND, client_tls},
@@ -637,6 +639,89 @@ fn a_peer_that_ends_each_stream_at_once_is_not_asked_for_ever() {
         let (streams, ()) = future::zip(ending, calling).await;
         // Two for each call that begins when the streams of the others have ended.
         assert!((2..=40).contains(&streams), "{streams}");
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_answer_the_first_question_is_left_with_the_pipeline() {
+    run(async {
+        let server = RawServer::new();
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let mut call = Box::pin(calls.call_raw("x"));
+        assert!(poll_once(&mut call).await.is_none());
+        let mut question = RawStream::accept(&peer).await;
+        drop(call);
+        drop(calls);
+        assert_eq!(question.stopped().await, Some(Code::CANCELLED));
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_left_with_the_pipeline() {
+    run(async {
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(4_u8.into());
+        let server = RawServer::within(transport);
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let mut call = Box::pin(calls.call_raw("x"));
+        assert!(poll_once(&mut call).await.is_none());
+        takes_streams(&peer).await;
+        // The request does not fit into the window, so that the caller waits in the middle of it.
+        let mut stream = RawStream::accept(&peer).await;
+        drop(call);
+        drop(calls);
+        assert_eq!(stream.recv.received_reset().await.unwrap().map(Code::from), Some(Code::CANCELLED));
+        assert_eq!(stream.stopped().await, Some(Code::CANCELLED));
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_finish_is_left_after_a_while() {
+    run(async {
+        let server = RawServer::new();
+        let limits = TransportLimits::builder().handler_timeout(50 * MILLI).build().unwrap();
+        let (connection, peer) = server.connect_from(Endpoint::builder().limits(limits)).await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let answering = async {
+            takes_streams(&peer).await;
+            let mut stream = RawStream::accept(&peer).await;
+            for _request_and_call in 0..2 {
+                stream.next().await;
+            }
+            stream.send(&frame(&encoded(&Response::result(None)))).await;
+            stream
+        };
+        let (answer, mut stream) = future::zip(calls.call_raw("x"), answering).await;
+        assert_eq!(answer.unwrap(), "");
+        drop(calls);
+        assert_eq!(stream.recv.read_to_end(0).await.unwrap(), b"", "the calls are complete");
+        assert_eq!(stream.stopped().await, Some(Code::CANCELLED));
+    });
+}
+
+#[test]
+fn a_peer_that_takes_no_more_calls_and_does_not_finish_is_left_with_the_pipeline() {
+    run(async {
+        let server = RawServer::new();
+        let (connection, peer) = server.connect().await;
+        let calls: Pipeline = connection.pipeline_raw("m");
+        let mut call = Box::pin(calls.call_raw("x"));
+        assert!(poll_once(&mut call).await.is_none());
+        takes_streams(&peer).await;
+        let mut stream = RawStream::accept(&peer).await;
+        for _request_and_call in 0..2 {
+            stream.next().await;
+        }
+        stream.stop(Code::NO_ERROR);
+        stream.send(&frame(&encoded(&Response::result(None)))).await;
+        assert_eq!(call.await.unwrap(), "");
+        // It cannot be written, and is not answered.
+        let error = calls.clone().timeout(200 * MILLI).call_raw("x").await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::DeadlineExceeded);
+        drop(calls);
+        assert_eq!(stream.stopped().await, Some(Code::CANCELLED));
     });
 }
 
