@@ -118,7 +118,7 @@ fn unary() -> impl Iterator<Item = (String, String)> {
 }
 
 fn calls(cores: Cores) -> Section {
-    let note = "64 bytes, and the same back. What is in flight is in flight on all connections together. On 16 connections few calls share a packet: with 32 in flight palyra sends about 1.2 datagrams a call, bare quinn 1.3. A packet is encrypted, acknowledged and watched by either side in QUIC; in TCP the kernel acknowledges segments, and with the next ones, so that tarpc costs less, and can be ahead, where there is little in a packet.";
+    let note = "64 bytes, and the same back. What is in flight is in flight on all connections together. On 16 connections few calls share a packet: with 32 in flight palyra sends about 1.0 datagrams a call, bare quinn 1.3. A packet is encrypted, acknowledged and watched by either side in QUIC; in TCP the kernel acknowledges segments, and with the next ones, so that tarpc costs less, and can be ahead, where there is little in a packet.";
     let figures =
         unary().map(|(name, when)| Figure::more(format!("{name} rate"), format!("calls/s, {when}"), 1.0, 0));
     let plot = ["unary 1 32 rate", "unary 16 32 rate", "unary 1 1 rate"];
