@@ -74,8 +74,11 @@
 //! | ask a peer what it serves | [`Connection::describe`], [`Description`] |
 //! | call and notify | [`Connection`], [`Call`], [`Responses`], [`Notifier`] |
 //! | serve and send items, with feature `streams` | `Router::serve_items`, `Items`, `Upload`, `ItemSink` |
+//! | make many calls on one stream, with feature `streams` | `Connection::pipeline`, `Pipeline` |
 //! | follow events | [`Connection::events`], [`Events`], [`Gap`] |
 //! | stay connected and subscribed | [`Client`], [`ClientCall`], [`Subscription`], [`Backoff`] |
+//! | keep events for those who need them | [`EventLogBuilder::keep_unacknowledged`], [`Router::consumers`] |
+//! | hold a copy of another node's log, with feature `durable` | `Mirror` |
 //! | keep one's place in a log | [`Cursor`], and with feature `durable` `CursorStore` |
 //! | tell failures apart | [`Error`], [`ErrorKind`], [`Code`], [`WireError`] |
 //! | watch a node | [`Endpoint::stats`], [`Endpoint::connections`], [`Connection::stats`] |
@@ -85,7 +88,6 @@
 //! | try things out, with feature `cert` | `connected_pair`, `CertificateAuthority` |
 //! | test on bad links, in virtual time | `sim`, with feature `sim` |
 //! | read or write single messages | [`Request`], [`Item`], [`Response`], [`Notification`] |
-//! | say which trace a message belongs to | [`TraceContext`] |
 //!
 //! The protocol is written down in `docs/protocol.md`, with CDDL and test vectors beside it.
 //!

@@ -91,7 +91,7 @@ impl EventLogBuilder {
     /// (`EventLogBuilder::open`, feature `durable`), each event takes its payload and about 30 bytes more,
     /// and each commit about 60. The segments are kept within this size, or within that of the newest two if
     /// these are larger: a segment has at least 64 KiB, and as much as its first commit. Other files take up
-    /// to 136 KiB.
+    /// to 160 KiB.
     #[must_use]
     pub fn max_bytes(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }

@@ -53,9 +53,10 @@ impl SegmentOptions {
     /// How many bytes of the disk the segments may take, those included that are damaged, and the files that
     /// fill their holes. Before a segment is begun that would be too much, the oldest ones are removed, but
     /// for the newest. So it is exceeded only by two segments that are larger together, and after it was made
-    /// smaller, until a segment is begun. Beside the segments, the directory has at most 136 KiB: the report
-    /// of damage, twice while it is replaced, and copies of the header of the newest segment. Default: no
-    /// bound; the owner of the store [discards](crate::EventStore::discard) what is old.
+    /// smaller, until a segment is begun. Beside the segments, the directory has at most 160 KiB: the report
+    /// of damage, twice while it is replaced, the numbers that were ever in it, and copies of the header of
+    /// the newest segment. Default: no bound; the owner of the store
+    /// [discards](crate::EventStore::discard) what is old.
     ///
     /// A damaged segment is removed like any other, though not while the store is opened. What it had stays
     /// in the report.
