@@ -205,7 +205,10 @@ fn a_call_that_waited_for_a_stream_tells_what_is_left() {
         pair.sim.sleep(5 * SECOND).await;
     });
     let told = told.lock().unwrap();
-    let [(0, first), (1, second), (2, third)] = **told else { panic!("{told:?}") };
+    // Which of the other two gets the stream first is open.
+    let ([(0, first), (1, second), (2, third)] | [(0, first), (2, second), (1, third)]) = **told else {
+        panic!("{told:?}")
+    };
     // The stream is free again a round trip after the answer, and then the next request takes its way.
     assert_eq!(first, 4 * SECOND, "this one did not wait");
     assert!((2900 * MILLI..3 * SECOND).contains(&second), "{second:?}");
