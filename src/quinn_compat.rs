@@ -3,12 +3,17 @@
 //! Each function has a test that fails when an update of quinn changes the behaviour, and names the change in
 //! quinn that would replace it.
 
-use std::time::Duration;
+use std::{
+    future::Future as _,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use futures_lite::future;
 use quinn::{Connection, ConnectionError, SendStream, VarInt};
 
-use crate::runtime::Clock;
+use crate::{code::Code, runtime::Clock};
 
 /// Whether the peer has acknowledged all that was written on a finished stream, or has stopped or lost it.
 ///
@@ -17,6 +22,22 @@ use crate::runtime::Clock;
 /// [`stopped`](SendStream::stopped) cannot, since each future of it wakes a task for each stream.
 pub(crate) fn is_delivered(finished: &SendStream) -> bool {
     finished.priority().is_err()
+}
+
+/// Marks what was written as complete; resets the stream with the peer's code if the peer has stopped it.
+///
+/// quinn does nothing about a stream that was stopped before, and says that it did: the stream would count as
+/// open, and against the peer's limit, until it is dropped. Only a second call shows what the first one did:
+/// it fails if the stream is finished. A `finish` that says that the peer has stopped the stream would replace
+/// this.
+pub(crate) fn finish(stream: &mut SendStream) {
+    if stream.finish().is_err() || stream.finish().is_err() {
+        return;
+    }
+    let stopped = pin!(stream.stopped()).poll(&mut Context::from_waker(Waker::noop()));
+    let code = if let Poll::Ready(Ok(Some(code))) = stopped { code } else { Code::CANCELLED.to_varint() };
+    // Fails only where the stream has ended meanwhile.
+    let _ = stream.reset(code);
 }
 
 /// Lets the peer open `extra` bidirectional streams more than the `max` that it may have open, once.
@@ -74,7 +95,6 @@ mod tests {
     use super::*;
     use crate::{
         cert::CertificateAuthority,
-        code::Code,
         connection::Connection as Handle,
         endpoint::Endpoint,
         limits::TransportLimits,
@@ -128,6 +148,33 @@ mod tests {
             open.push(opened.unwrap());
         }
         open
+    }
+
+    #[test]
+    fn a_stream_that_was_stopped_before_it_is_finished_ends_with_the_code_of_the_peer() {
+        with_connection(async |sim, connection, link| {
+            let (mut send, _answers) = connection.link().open_bi().await.unwrap();
+            send.write_all(&[0]).await.unwrap();
+            let (_answers, mut recv) = link.quinn().accept_bi().await.unwrap();
+            recv.stop(VarInt::from_u32(7)).unwrap();
+            sim.sleep(ROUND_TRIP).await;
+            finish(&mut send);
+            sim.sleep(2 * ROUND_TRIP).await;
+            assert!(is_delivered(&send), "the stream is not open any more, before it is dropped");
+            assert_eq!(link.quinn().stats().frame_rx.reset_stream, 1);
+            assert_eq!(send.stopped().await.unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn what_was_written_on_a_stream_that_was_not_stopped_arrives_whole() {
+        with_connection(async |_, connection, link| {
+            let (mut send, _answers) = connection.link().open_bi().await.unwrap();
+            send.write_all(b"whole").await.unwrap();
+            finish(&mut send);
+            let (_answers, mut recv) = link.quinn().accept_bi().await.unwrap();
+            assert_eq!(recv.read_to_end(100).await.unwrap(), b"whole");
+        });
     }
 
     #[test]

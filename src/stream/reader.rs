@@ -128,7 +128,9 @@ impl FrameReader {
     /// they held.
     pub(crate) fn take_arrived<T>(&mut self, read: impl FnOnce(Body<'_>) -> T) -> Option<Result<T>> {
         let taken = self.buffer.next_with(read).map_err(Error::from).transpose();
-        self.pieces = 0;
+        if taken.is_some() {
+            self.pieces = 0;
+        }
         if self.buffer.is_empty() {
             self.charge.settle(0);
         }

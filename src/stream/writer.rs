@@ -83,8 +83,7 @@ impl FrameWriter {
         match self.state {
             WriteState::BetweenWrites => {
                 self.state = WriteState::Finished;
-                // Fails only where the peer has stopped the stream.
-                let _ = self.stream.finish();
+                quinn_compat::finish(&mut self.stream);
             }
             WriteState::Writing => self.reset(self.abandon),
             WriteState::Finished | WriteState::Reset => {}

@@ -162,8 +162,10 @@ fn an_upload_without_bytes_does_not_last() {
     let (_endpoint, connection) = fixture.connect(&server.address);
     let content = content_of("image", b"image");
     let mut upload = begin(&connection, &content, 0, b"").unwrap();
-    let sent = block_on(upload.send_all_raw(stream::repeat(Bytes::new())));
-    refused(sent, WireError::InvalidRequest, "a piece has no bytes");
+    run(async {
+        let sent = upload.send_all_raw(stream::repeat(Bytes::new())).await;
+        refused(sent, WireError::InvalidRequest, "a piece has no bytes");
+    });
     put(&connection, &content, 0, b"image").unwrap();
 }
 
