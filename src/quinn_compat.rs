@@ -28,8 +28,8 @@ pub(crate) fn is_delivered(finished: &SendStream) -> bool {
 ///
 /// quinn does nothing about a stream that was stopped before, and says that it did: the stream would count as
 /// open, and against the peer's limit, until it is dropped. Only a second call shows what the first one did:
-/// it fails if the stream is finished. A `finish` that says that the peer has stopped the stream would replace
-/// this.
+/// it fails if the stream is finished. A `finish` that says that the peer has stopped the stream would
+/// replace this.
 pub(crate) fn finish(stream: &mut SendStream) {
     if stream.finish().is_err() || stream.finish().is_err() {
         return;
