@@ -58,7 +58,7 @@ struct State {
 enum Phase {
     #[default]
     NotOpen,
-    /// There is a [`Driver`].
+    /// A task writes calls and reads answers.
     Open,
     Closed(End),
 }

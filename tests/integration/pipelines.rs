@@ -16,7 +16,6 @@ use palyra_quic::{
     Bytes, Code, Codec, Connection, Context, Endpoint, ErrorKind, Item, Method, MethodError, NextCall,
     Pipeline, Response, Router, TransportLimits, WireError, sim::Link,
 };
-
 use quinn::TransportConfig;
 
 use crate::{
