@@ -57,13 +57,11 @@ impl<'a> Printed<'a> {
 
 /// Why the node has refused an acknowledgement, and what helps.
 fn explained(error: Error) -> Failure {
-    let is_unsupported = *error.kind() == ErrorKind::Remote(WireError::UnsupportedMethod);
-    let failure = Failure::from(error);
-    if is_unsupported {
-        failure.adding("this node keeps nothing for consumers; `node serve --keep-unacknowledged MIB` does")
-    } else {
-        failure
-    }
+    Failure::hinting(error, |kind| {
+        let is_unsupported = *kind == ErrorKind::Remote(WireError::UnsupportedMethod);
+        is_unsupported
+            .then_some("this node keeps nothing for consumers; `node serve --keep-unacknowledged MIB` does")
+    })
 }
 
 /// Behind an event or a gap.

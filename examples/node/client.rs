@@ -277,13 +277,11 @@ async fn follow_connection(
 /// Why a node does not let itself be followed in JSON. One of the tokio implementation cannot be told from
 /// others in its own encoding.
 fn not_followed(error: Error) -> Failure {
-    let is_not_understood = *error.kind() == ErrorKind::Remote(WireError::InvalidRequest);
-    let failure = Failure::from(error);
-    if is_not_understood {
-        failure.adding("a node of the tokio implementation cannot be followed; try without --follow")
-    } else {
-        failure
-    }
+    Failure::hinting(error, |kind| {
+        let is_not_understood = *kind == ErrorKind::Remote(WireError::InvalidRequest);
+        is_not_understood
+            .then_some("a node of the tokio implementation cannot be followed; try without --follow")
+    })
 }
 
 fn events_request(args: &Events, connection: &Connection) -> EventsRequest {
@@ -351,9 +349,10 @@ async fn connected(
     let handshake = longest.clamp(Duration::from_millis(1), limits.handshake_timeout());
     let limits = limits.to_builder().handshake_timeout(handshake).build()?;
     let dialled = dial_any(&target, &limits).await.map_err(|error| {
-        let is_silence = *error.kind() == ErrorKind::HandshakeTimeout;
-        let failure = Failure::from(error);
-        if is_silence { failure.adding("is the node running, and does UDP reach it?") } else { failure }
+        Failure::hinting(error, |kind| {
+            let is_silence = *kind == ErrorKind::HandshakeTimeout;
+            is_silence.then_some("is the node running, and does UDP reach it?")
+        })
     })?;
     dialled.end_with(hint, async |client| exchange(client.connection().await?).await).await
 }

@@ -25,6 +25,16 @@ impl Failure {
         Self::Explained(Line(one_line(&reason.to_string())))
     }
 
+    /// An error, with a hint if there is one for its kind.
+    pub(crate) fn hinting(error: Error, hint: impl FnOnce(&ErrorKind) -> Option<&'static str>) -> Self {
+        let hint = hint(error.kind());
+        let failure = Self::from(error);
+        match hint {
+            Some(hint) => failure.adding(hint),
+            None => failure,
+        }
+    }
+
     /// Appends a hint after the reason, so that a long text of a peer cannot push it out of the line.
     pub(crate) fn adding(self, hint: &str) -> Self {
         match self {

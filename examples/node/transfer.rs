@@ -72,18 +72,13 @@ fn readable(file: &Path) -> Result<(), Failure> {
 
 /// Why the peer has ended a transfer, and what helps.
 fn explained(error: Error) -> Failure {
-    let hint = match error.kind() {
+    Failure::hinting(error, |kind| match kind {
         ErrorKind::Remote(WireError::UnsupportedMethod) => {
             Some("this node serves no folder; `node serve --files DIR` does")
         }
         ErrorKind::ConnectionLost => Some("the same command continues where the transfer ended"),
         _ => None,
-    };
-    let failure = Failure::from(error);
-    match hint {
-        Some(hint) => failure.adding(hint),
-        None => failure,
-    }
+    })
 }
 
 fn name_of(path: &Path) -> Result<FileName, Failure> {
