@@ -10,7 +10,8 @@ use crate::method::MethodKind;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Description {
-    /// By name, in ascending order. A name that serves both requests and notifications is there twice.
+    /// By name, in ascending order. A name that serves both requests and notifications is there twice; kinds
+    /// that this version does not know are one entry for each name.
     pub methods: Vec<DescribedMethod>,
     /// How many more there are, at the end of the order, which did not fit into a frame of the node.
     pub omitted: u64,
@@ -152,8 +153,13 @@ fn decode_methods(decoder: &mut Decoder<'_>) -> Result<Vec<DescribedMethod>, Dec
     let mut methods = Vec::new();
     for _ in 0..decoder.map()?.unwrap_or_default() {
         let name = decoder.str()?;
+        let first = methods.len();
         for _ in 0..decoder.array()?.unwrap_or_default() {
-            methods.push(DescribedMethod { name: name.into(), kind: decoder.str()?.into() });
+            let kind = decoder.str()?.into();
+            // Each entry has a copy of the name, and a peer could repeat a kind of one byte without end.
+            if !methods.iter().skip(first).any(|method: &DescribedMethod| method.kind == kind) {
+                methods.push(DescribedMethod { name: name.into(), kind });
+            }
         }
     }
     // A stable order of what one name is used for is the sender's.
@@ -212,6 +218,19 @@ mod tests {
             // Room for two more is not left unused.
             assert!(max - encoded.len() < 2 * 40 + 2 * OMITTED_BYTES || kept.is_empty(), "{max}");
         }
+    }
+
+    #[test]
+    fn kinds_that_a_peer_repeats_take_no_memory() {
+        let mut encoded = encode_description(&[("a", MethodKind::Items)], LIMITS, usize::MAX);
+        let at = encoded.windows(9).position(|bytes| bytes == b"\x61a\x81\x65items").unwrap();
+        // Each of these bytes is a kind without a name, and each entry would have a name of 1000 bytes.
+        let repeated = [&b"\x79\x03\xe8"[..], &[b'a'; 1000], b"\x99\x27\x10", &[0x60; 10_000]].concat();
+        encoded.splice(at..at + 9, repeated);
+        let description = value::decode::<Description>(&encoded).unwrap();
+        let expected = DescribedMethod { name: "a".repeat(1000).into(), kind: MethodKind::Unknown };
+        assert_eq!(description.methods.len(), 1);
+        assert_eq!(description.methods, [expected]);
     }
 
     #[test]
