@@ -8,7 +8,6 @@ use super::{Context, MethodError, Router, consumer_rule::ConsumerRule};
 use crate::{
     events::{Cursor, NotAcknowledged, Refused, ServedLog},
     message::AckEvents,
-    name_map::NameMap,
     protocol::{ACK_EVENTS, STREAM_EVENTS},
     tls::PeerIdentity,
 };
@@ -24,8 +23,9 @@ impl Router {
     /// its certificate.
     ///
     /// A peer without an identity may not acknowledge anything, whatever the rule. Peers that may not are
-    /// answered `permission_denied`. [`allow`](Self::allow) with `node.ack_events` restricts the method as a
-    /// whole. Default: `node.ack_events` is not served, and only the owner of a log
+    /// answered `permission_denied`, as are those that may not use the log by a rule of [`allow`](Self::allow)
+    /// or [`allow_by_default`](Self::allow_by_default). `allow` with `node.ack_events` restricts the method as
+    /// a whole. Default: `node.ack_events` is not served, and only the owner of a log
     /// [acknowledges](crate::EventLog::acknowledge).
     ///
     /// ```
@@ -46,10 +46,16 @@ impl Router {
     /// Serves the acknowledgement of events, if a log keeps any on behalf of consumers.
     pub(super) fn with_acknowledgements(self) -> Self {
         let Some(rule) = self.consumer_rule.clone().filter(|_| self.has_consumers()) else { return self };
-        let logs = Arc::new(self.logs.clone());
+        // The logs, and who may use them.
+        let router = Arc::new(Self {
+            logs: self.logs.clone(),
+            rules: self.rules.clone(),
+            default_rule: self.default_rule.clone(),
+            ..Self::default()
+        });
         self.serve_raw(ACK_EVENTS, move |context: Context, params| {
-            let (logs, rule) = (Arc::clone(&logs), Arc::clone(&rule));
-            async move { acknowledge(&logs, &rule, context.peer(), &params).await }
+            let (router, rule) = (Arc::clone(&router), Arc::clone(&rule));
+            async move { acknowledge(&router, &rule, context.peer(), &params).await }
         })
     }
 
@@ -59,7 +65,7 @@ impl Router {
 }
 
 async fn acknowledge(
-    logs: &NameMap<ServedLog>,
+    router: &Router,
     rule: &ConsumerRule,
     peer: Option<&PeerIdentity>,
     params: &Bytes,
@@ -70,7 +76,12 @@ async fn acknowledge(
     if !peer.is_some_and(|peer| rule(peer, &consumer)) {
         return Err(MethodError::permission_denied("the peer does not speak for this consumer"));
     }
-    let log = logs.get(log.as_deref().unwrap_or(STREAM_EVENTS)).and_then(ServedLog::current);
+    let name = log.as_deref().unwrap_or(STREAM_EVENTS);
+    // Nor may a consumer have events kept in a log that its peer may not read.
+    if !router.allows(peer, name) {
+        return Err(MethodError::permission_denied("the peer may not use this log"));
+    }
+    let log = router.logs.get(name).and_then(ServedLog::current);
     let log = log.ok_or_else(|| MethodError::invalid_request("there is no such log"))?;
     match log.acknowledge_as(&consumer, Cursor::new(Some(epoch), seq)).await {
         Ok(()) => Ok(Bytes::new()),

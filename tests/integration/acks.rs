@@ -11,8 +11,8 @@ use std::{
 
 use palyra_quic::{
     Client, ClientTls, Code, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder, LogMethod,
-    Method, MethodError, Mirror, MirrorState, PeerIdentity, Raw, Response, Router, ServerTls, Subscription,
-    SubscriptionItem, WireError, minicbor,
+    Method, MethodError, Mirror, MirrorState, PeerIdentity, Peers, Raw, Response, Router, ServerTls,
+    Subscription, SubscriptionItem, WireError, minicbor,
 };
 
 use crate::common::{Pki, Server, entry, frame, loopback, map, run, serve};
@@ -194,6 +194,47 @@ fn a_peer_may_speak_for_the_names_in_its_certificate() {
         let connection = nobody.connect(open.local_addr().unwrap()).await.unwrap();
         assert_eq!(acked(&connection, name, cursor(&log, 4)).await, denied);
         assert_eq!(log.consumers().len(), 1);
+    });
+}
+
+#[test]
+fn a_peer_acknowledges_no_events_of_a_log_that_it_may_not_use() {
+    const SECRET: LogMethod<Raw> = LogMethod::new("demo.secret");
+    run(async {
+        let (open, secret) = (bounds().build().unwrap(), bounds().refuse_when_full().build().unwrap());
+        publish(&open, 5);
+        publish(&secret, 5);
+        let router = Router::new().events(open.clone()).log(SECRET, secret.clone());
+        let router = router.consumers(PeerIdentity::has_name).allow(SECRET, Peers::nobody());
+        let server = serve(router);
+        let connection = server.connect().await;
+        let name = "palyra:device:sensor-7";
+        let denied = ErrorKind::Remote(WireError::PermissionDenied);
+        let refused = connection.ack_events(SECRET, name, cursor(&secret, 0)).await.unwrap_err();
+        assert_eq!(refused.kind(), &denied);
+        // Its consumer would keep events until the log takes no more.
+        assert_eq!(secret.consumers(), []);
+        assert_eq!(acked(&connection, name, cursor(&open, 3)).await, Ok(()));
+    });
+}
+
+#[test]
+fn a_rule_for_all_methods_covers_the_logs_that_are_acknowledged() {
+    const SECRET: LogMethod<Raw> = LogMethod::new("demo.secret");
+    run(async {
+        let secret = bounds().build().unwrap();
+        publish(&secret, 5);
+        let router = Router::new().log(SECRET, secret.clone()).consumers(PeerIdentity::has_name);
+        let router = router.allow("node.ack_events", Peers::anybody()).allow_by_default(Peers::nobody());
+        let server = serve(router);
+        let connection = server.connect().await;
+        let name = "palyra:device:sensor-7";
+        let denied = ErrorKind::Remote(WireError::PermissionDenied);
+        for log in [SECRET, LogMethod::new("demo.absent")] {
+            let refused = connection.ack_events(log, name, cursor(&secret, 3)).await.unwrap_err();
+            assert_eq!(refused.kind(), &denied, "and which of them exist is not told");
+        }
+        assert_eq!(secret.consumers(), []);
     });
 }
 
