@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::reconnecting::Client;
+use futures_lite::future;
+
+use super::{policy::MAX_RETRY_AFTER, reconnecting::Client};
 use crate::{
     error::{Error, ErrorKind, Result},
     events::Cursor,
@@ -42,6 +44,8 @@ struct State {
     /// Why the peer has refused the latest one.
     refused: Option<Error>,
     has_task: bool,
+    /// Whether the subscription has connected since the latest one was sent.
+    has_connected: bool,
     /// Whether the subscription is gone.
     ends: bool,
 }
@@ -78,10 +82,11 @@ impl Acks {
     pub(super) fn repeat(&self) {
         {
             let mut state = self.0.state();
-            if state.wanted.is_some() || state.newest.is_none() {
+            if state.newest.is_none() {
                 return;
             }
-            state.wanted = state.newest;
+            state.has_connected = true;
+            state.wanted = state.wanted.or(state.newest);
         }
         self.0.changed.notify(usize::MAX);
     }
@@ -119,6 +124,7 @@ impl Sending {
             wait_until(&self.changed, is_due).await;
             let (wanted, ends) = {
                 let mut state = self.state();
+                state.has_connected = false;
                 (state.wanted.take(), state.ends)
             };
             let Some(cursor) = wanted else { return };
@@ -135,11 +141,16 @@ impl Sending {
                     continue;
                 }
                 Err(_) if ends => return,
-                Err(error) => error.retry_after().unwrap_or(PAUSE),
+                Err(error) => error.retry_after().unwrap_or(PAUSE).min(MAX_RETRY_AFTER),
             };
             // Unless there is a newer one.
             self.state().wanted.get_or_insert(cursor);
-            self.client.clock().sleep(pause).await;
+            // What one peer asks for does not hold for the next, nor once the subscription is gone.
+            let is_over = || {
+                let state = self.state();
+                state.has_connected || state.ends
+            };
+            future::or(self.client.clock().sleep(pause), wait_until(&self.changed, is_over)).await;
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A peer may ask for more time than this, but does not get it.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// The addresses of a client, by index, and what the latest failures mean for the next attempt.
 ///

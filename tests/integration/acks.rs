@@ -10,12 +10,12 @@ use std::{
 };
 
 use palyra_quic::{
-    Client, ClientTls, Code, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder, LogMethod,
-    Method, MethodError, Mirror, MirrorState, PeerIdentity, Peers, Raw, Response, Router, ServerTls,
-    Subscription, SubscriptionItem, WireError, minicbor,
+    Client, ClientTls, Code, Codec, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder,
+    LogMethod, Method, MethodError, Mirror, MirrorState, PeerIdentity, Peers, Raw, Request, Response, Router,
+    ServerTls, Subscription, SubscriptionItem, WireError, minicbor,
 };
 
-use crate::common::{Pki, Server, entry, frame, loopback, map, run, serve};
+use crate::common::{Pki, RawServer, RawStream, Server, entry, frame, loopback, map, run, serve, varint};
 
 const LOG: LogMethod<Raw> = LogMethod::NODE;
 
@@ -434,6 +434,72 @@ fn the_latest_acknowledgement_is_repeated_to_the_node_that_is_connected_next() {
             smol::future::or(async { drop(subscription.next_raw().await) }, smol::future::yield_now()).await;
         }
         assert_eq!(log.consumers()[0].acknowledged, 3);
+    });
+}
+
+/// Sends the next event to whoever subscribes, and to acknowledgements that they should come back in the far future.
+/// Returns when it has done so once.
+async fn put_off_one_ack(peer: &quinn::Connection) -> Vec<RawStream> {
+    let mut streams = Vec::new();
+    loop {
+        let mut stream = RawStream::accept(peer).await;
+        let request = Request::decode(&stream.answer().await.frames().remove(0).into()).unwrap();
+        let is_ack = &*request.method == "node.ack_events";
+        let seq = request.resume_from.unwrap_or(0) + 1;
+        let mut response = Response::event(seq, Some(5), Some("x".into()));
+        if is_ack {
+            response = Response::error(WireError::ResourceExhausted);
+            if let Response::Error { retry_after, .. } = &mut response {
+                *retry_after = Some(Duration::from_millis(u64::MAX));
+            }
+        }
+        let mut body = Vec::new();
+        response.encode(Codec::Cbor, &mut body).unwrap();
+        stream.send(&frame(&body)).await;
+        if is_ack {
+            stream.finish();
+            // It is still to be read.
+            let _ = stream.stopped().await;
+            return streams;
+        }
+        streams.push(stream);
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_was_put_off_is_repeated_on_the_next_connection_and_at_the_end() {
+    run(async {
+        let server = RawServer::new();
+        let dialler = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
+        let client = Client::builder(dialler).address(server.address()).build().unwrap();
+        let mut subscription = client.subscribe_raw().consumer("a").open();
+        let reader = async {
+            assert_eq!(next_event(&mut subscription).await, 1);
+            subscription.ack();
+            // Connects again.
+            let _ = subscription.next_raw().await;
+            smol::future::pending::<()>().await;
+        };
+        let origin = async {
+            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let streams = put_off_one_ack(&peer).await;
+            peer.close(varint(Code::NO_ERROR), b"");
+            drop(streams);
+        };
+        smol::future::or(reader, origin).await;
+        let reader = async {
+            loop {
+                subscription.next_raw().await.unwrap();
+            }
+        };
+        let origin = async {
+            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            (put_off_one_ack(&peer).await, peer)
+        };
+        let (_streams, peer) = smol::future::or(reader, origin).await;
+        // Nobody will ask for it any more.
+        drop(subscription);
+        put_off_one_ack(&peer).await;
     });
 }
 
