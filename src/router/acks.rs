@@ -23,9 +23,9 @@ impl Router {
     /// its certificate.
     ///
     /// A peer without an identity may not acknowledge anything, whatever the rule. Peers that may not are
-    /// answered `permission_denied`, as are those that may not use the log by a rule of [`allow`](Self::allow)
-    /// or [`allow_by_default`](Self::allow_by_default). `allow` with `node.ack_events` restricts the method as
-    /// a whole. Default: `node.ack_events` is not served, and only the owner of a log
+    /// answered `permission_denied`, as are those that may not use the log by a rule of
+    /// [`allow`](Self::allow) or [`allow_by_default`](Self::allow_by_default). `allow` with `node.ack_events`
+    /// restricts the method as a whole. Default: `node.ack_events` is not served, and only the owner of a log
     /// [acknowledges](crate::EventLog::acknowledge).
     ///
     /// ```
