@@ -239,7 +239,27 @@ pub mod fuzzing {
     };
 }
 
-/// The README's examples are tested like any others.
+/// The examples of the README and of the pages in `docs/` are tested like any others.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/certificates.md")]
+    struct Certificates;
+
+    #[doc = include_str!("../docs/events.md")]
+    struct Events;
+
+    #[doc = include_str!("../docs/executors.md")]
+    struct Executors;
+
+    #[doc = include_str!("../docs/items.md")]
+    struct Items;
+
+    #[doc = include_str!("../docs/limits.md")]
+    struct Limits;
+
+    #[doc = include_str!("../docs/payloads.md")]
+    struct Payloads;
+}
