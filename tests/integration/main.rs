@@ -53,6 +53,8 @@ mod crash;
 mod datagrams;
 mod deadlines;
 mod describe;
+#[cfg(unix)]
+mod documents;
 mod drain;
 mod drain_seeds;
 #[cfg(unix)]
