@@ -68,7 +68,7 @@
 //! | limit single methods | [`Router::limits`], [`MethodLimits`] |
 //! | run code around every exchange | [`Router::around`], [`Exchange`], [`Next`] |
 //! | run code around every call | [`EndpointBuilder::around_calls`], [`OutgoingCall`], [`NextCall`] |
-//! | publish events, in one log or several | [`EventLog`], [`Router::events`], [`Router::log`] |
+//! | publish events, in one log or several | [`EventLog`], [`Publisher`], [`Router::log`] |
 //! | say which peers may stay and call | [`Router::authorize`], [`Router::allow`], [`Peers`] |
 //! | continue traces across nodes | [`EndpointBuilder::inject_trace`], [`TraceContext`] |
 //! | ask a peer what it serves | [`Connection::describe`], [`Description`] |
@@ -191,7 +191,8 @@ pub use self::{
     endpoint::{Endpoint, EndpointBuilder, ServerAddress},
     error::{Error, ErrorKind, Result},
     events::{
-        ConsumerStatus, Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats, ServedLog,
+        ConsumerStatus, Cursor, EventLog, EventLogBuilder, Gap, LogHealth, LogState, LogStats, Publisher,
+        ServedLog,
     },
     fallback::{FallbackPolicy, FallbackReason, FallbackRequired, PathPrivilege},
     limits::{AddressValidation, Rate, TransportLimits, TransportLimitsBuilder},

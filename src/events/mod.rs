@@ -54,6 +54,7 @@ mod open;
 mod pending;
 #[cfg(all(test, feature = "durable"))]
 mod planted_fault;
+mod publisher;
 #[cfg(feature = "durable")]
 mod read_failures;
 mod reader;
@@ -89,6 +90,7 @@ pub use self::{
     health::{LogHealth, LogState},
     log::EventLog,
     log_stats::LogStats,
+    publisher::Publisher,
     served_log::ServedLog,
 };
 #[cfg(feature = "durable")]
