@@ -197,11 +197,12 @@ impl Follow {
         let mut skipped = 0;
         self.uncounted.retain(|(next, missing)| {
             let is_durable = *next <= committed;
-            skipped += if is_durable { *missing } else { 0 };
+            // An origin may claim any numbers, again and again.
+            skipped = u64::saturating_add(skipped, if is_durable { *missing } else { 0 });
             !is_durable
         });
         if self.uncounted.len() < before {
-            self.status.change(|status| status.skipped += skipped);
+            self.status.change(|status| status.skipped = status.skipped.saturating_add(skipped));
         }
     }
 
@@ -298,7 +299,7 @@ impl Follow {
             match self.uncounted.last_mut() {
                 // No event is in between.
                 Some((next, missing)) if *next == to - skipped => {
-                    (*next, *missing) = (to, *missing + skipped)
+                    (*next, *missing) = (to, missing.saturating_add(skipped))
                 }
                 _ => self.uncounted.push((to, skipped)),
             }
