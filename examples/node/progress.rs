@@ -17,8 +17,8 @@ pub(crate) struct Display {
     shown: Shown,
     /// How often something has happened.
     steps: Cell<u64>,
-    /// How many bytes of the file are at the other side.
-    moved: Cell<u64>,
+    /// The most bytes of the file that have been at the other side.
+    furthest: Cell<u64>,
     /// Why a line could not be printed.
     failed: Cell<Option<Failure>>,
 }
@@ -37,13 +37,13 @@ impl Display {
         } else {
             Shown::Lines(Cell::default())
         };
-        Self { shown, steps: Cell::new(0), moved: Cell::new(0), failed: Cell::default() }
+        Self { shown, steps: Cell::new(0), furthest: Cell::new(0), failed: Cell::default() }
     }
 
     pub(crate) fn show(&self, progress: Progress) {
         self.steps.set(self.steps.get().wrapping_add(1));
         let Progress::Moved { bytes, size } = progress else { return };
-        self.moved.set(bytes);
+        self.furthest.set(self.furthest.get().max(bytes));
         match &self.shown {
             Shown::Bar(bar) => {
                 if bar.length() != Some(size) {
@@ -66,9 +66,10 @@ impl Display {
         }
     }
 
-    /// How many bytes of the file are at the other side.
-    pub(crate) fn moved(&self) -> u64 {
-        self.moved.get()
+    /// The most bytes of the file that have been at the other side. A later attempt may have begun before
+    /// that.
+    pub(crate) fn furthest(&self) -> u64 {
+        self.furthest.get()
     }
 
     /// Says on standard error why the transfer waits.

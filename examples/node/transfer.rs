@@ -71,7 +71,13 @@ fn readable(file: &Path) -> Result<(), Failure> {
 }
 
 /// Why the peer has ended a transfer, and what helps.
-fn explained(error: Error) -> Failure {
+fn explained(error: Error, longest: Duration) -> Failure {
+    // The peer would have been asked again, unless that had taken too long.
+    if matches!(error.kind(), ErrorKind::Remote(_)) && error.retry_after().is_some() {
+        let longest = longest.as_millis();
+        let given_up = format!("given up: no further byte could be moved within --timeout-ms {longest}");
+        return Failure::from(error).adding(&given_up);
+    }
     Failure::hinting(error, |kind| match kind {
         ErrorKind::Remote(WireError::UnsupportedMethod) => {
             Some("this node serves no folder; `node serve --files DIR` does")
@@ -105,7 +111,7 @@ async fn watch(
     let stalled = async { Err(display.stalled(longest).await) };
     let transfer = async {
         transfer.await.map_err(|error| match error {
-            TransferError::Peer(error) => explained(error),
+            TransferError::Peer(error) => explained(error, longest),
             TransferError::Here(error) => Failure::new(error).during(file.display()),
         })
     };
@@ -115,7 +121,8 @@ async fn watch(
 }
 
 /// Repeats a transfer for which the peer asks for patience, after the delay that it names. Gives up when no
-/// byte has been moved for this long.
+/// byte beyond the furthest one has been moved for this long: a peer that takes back what it had would
+/// otherwise be asked for ever.
 async fn retrying(
     display: &Display,
     longest: Duration,
@@ -128,16 +135,16 @@ async fn retrying(
             outcome => return outcome,
         };
         let Some(delay) = error.retry_after() else { return Err(error.into()) };
-        let (delay, moved) = (delay.max(SHORTEST_DELAY), display.moved());
+        let (delay, furthest) = (delay.max(SHORTEST_DELAY), display.furthest());
         let since = match refused {
-            Some((since, before)) if before == moved => since,
+            Some((since, before)) if before == furthest => since,
             _ => Instant::now(),
         };
         if since.elapsed().saturating_add(delay) > longest {
             return Err(error.into());
         }
         // Only the first of several refusals in a row.
-        if refused.replace((since, moved)).is_none_or(|(_, before)| before != moved) {
+        if refused.replace((since, furthest)).is_none_or(|(_, before)| before != furthest) {
             display.report_waiting(&Failure::from(error));
         }
         Timer::after(delay).await;

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{Outcome, Pki, Running, Scratch, file_names, run},
     files::{
-        GET, OFFER, Offer, PUT, STAT,
+        From, GET, OFFER, Offer, PUT, STAT,
         content::{Content, Hasher},
         copy::MAX_PIECE,
         disk::Disk,
@@ -269,6 +269,40 @@ fn transfers_wait_for_as_long_as_a_busy_node_asks() {
         node.ask(command, &args).failed("too busy");
     }
 }
+
+#[test]
+fn a_transfer_ends_if_its_node_goes_back_and_forth() {
+    let files = Files::new();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    // Another content each time, so that nothing is left of what the one before has moved.
+    let router = Router::new()
+        .serve(STAT, move |_, _| {
+            let asked = counted.fetch_add(1, Ordering::Relaxed);
+            // The end, so that this test fails, and does not last for ever, if the download is repeated.
+            let content = if asked < MAX_ASKED { &b"abc"[asked % 2..] } else { b"" };
+            async move { Ok(content_of("image", content)) }
+        })
+        .serve_bidi_raw(GET.name(), |_, params, _, mut answers| async move {
+            let From { content, .. } = minicbor::decode(&params).unwrap();
+            answers.send_raw(vec![b'a'; usize::try_from(content.size - 1).unwrap()]).await?;
+            Err(MethodError::resource_exhausted("not now").retry_after(Duration::from_millis(100)))
+        });
+    let to = files.here.0.join("copy");
+    let node = files.pki.serve_in_process(router);
+    let outcome = node.ask("get", &["image", "--to", to.to_str().unwrap(), "--timeout-ms", "1500"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let reason = outcome.stderr.lines().last().unwrap();
+    assert!(reason.starts_with("error: resource_exhausted: not now"), "{reason}");
+    assert!(
+        reason.ends_with("(given up: no further byte could be moved within --timeout-ms 1500)"),
+        "{reason}"
+    );
+    assert!(asked.load(Ordering::Relaxed) > 1, "the node asked to be asked again");
+}
+
+/// With 100 ms between them, these take longer than the time limit.
+const MAX_ASKED: usize = 60;
 
 /// What a node that breaks off downloads, or falsifies them, makes of `node get`.
 fn fetched(files: &Files, told: &Content, sent: &[u8]) -> Outcome {
