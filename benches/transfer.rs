@@ -33,7 +33,8 @@ use self::{
         copy::max_piece,
         disk::Disk,
         folder::Folder,
-        methods::{PEER_SILENCE, ServedFolder},
+        methods::ServedFolder,
+        transfers::PeerLimits,
     },
     support::LOOPBACK,
 };
@@ -141,7 +142,8 @@ fn node(work: &Path) -> Result<()> {
     );
     let folder = Folder::new(work.join("there"), Disk::Threads)?;
     let max_piece = max_piece(limits.max_frame_bytes());
-    let served = ServedFolder { folder, writers: Peers::identified(), max_piece, peer_silence: PEER_SILENCE };
+    let served =
+        ServedFolder { folder, writers: Peers::identified(), max_piece, peer_limits: PeerLimits::default() };
     let router = served.methods(router);
     let trust = Trust::from_pem(&fs::read(work.join("ca.pem"))?)?;
     let tls = ServerTls::new(identity(work, "server")?).require_client_certificates(trust);

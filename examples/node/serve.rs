@@ -12,12 +12,7 @@ use crate::{
     args::Serve,
     event_logs::Logs,
     failure::{Failure, tell},
-    files::{
-        copy::max_piece,
-        disk::Disk,
-        folder::Folder,
-        methods::{PEER_SILENCE, ServedFolder},
-    },
+    files::{copy::max_piece, disk::Disk, folder::Folder, methods::ServedFolder, transfers::PeerLimits},
     lines::{self, Listening},
     pki::Directory,
     signals::{Hangup, Termination},
@@ -165,5 +160,5 @@ fn files(args: &Serve, limits: &TransportLimits) -> Result<Option<ServedFolder>,
         }
     };
     let max_piece = max_piece(limits.max_frame_bytes());
-    Ok(Some(ServedFolder { folder, writers, max_piece, peer_silence: PEER_SILENCE }))
+    Ok(Some(ServedFolder { folder, writers, max_piece, peer_limits: PeerLimits::default() }))
 }

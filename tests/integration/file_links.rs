@@ -12,7 +12,8 @@ use crate::{
         copy::max_piece,
         disk::Disk,
         folder::Folder,
-        methods::{PEER_SILENCE, ServedFolder},
+        methods::ServedFolder,
+        transfers::PeerLimits,
     },
     simulation::{Pair, SECOND, patient},
 };
@@ -24,8 +25,8 @@ const SIZE: usize = 3 * 1024 * 1024 + 1;
 fn router(folder: &Scratch, limits: &TransportLimits) -> Router {
     let folder = Folder::new(&folder.0, Disk::Caller).unwrap();
     let max_piece = max_piece(limits.max_frame_bytes());
-    let (writers, peer_silence) = (Peers::identified(), PEER_SILENCE);
-    ServedFolder { folder, writers, max_piece, peer_silence }.methods(Router::new())
+    let (writers, peer_limits) = (Peers::identified(), PeerLimits::default());
+    ServedFolder { folder, writers, max_piece, peer_limits }.methods(Router::new())
 }
 
 /// A file goes there and back, each in two parts because the node crashes in between.

@@ -27,7 +27,8 @@ use crate::{
         copy::MAX_PIECE,
         disk::Disk,
         folder::Folder,
-        methods::{PEER_SILENCE, ServedFolder},
+        methods::ServedFolder,
+        transfers::PeerLimits,
     },
 };
 
@@ -85,8 +86,8 @@ impl Files {
     fn slow_router(&self) -> (TransportLimits, Router) {
         let limits = TransportLimits::builder().request_rate(Rate::per_second(40).burst(8)).build().unwrap();
         let folder = Folder::new(&self.there.0, Disk::Threads).unwrap();
-        let (writers, peer_silence) = (Peers::identified(), PEER_SILENCE);
-        let served = ServedFolder { folder, writers, max_piece: MAX_PIECE, peer_silence };
+        let (writers, peer_limits) = (Peers::identified(), PeerLimits::default());
+        let served = ServedFolder { folder, writers, max_piece: MAX_PIECE, peer_limits };
         (limits, served.methods(Router::new()))
     }
 }

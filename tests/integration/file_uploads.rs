@@ -33,6 +33,7 @@ use crate::{
         error::FileError,
         folder::Folder,
         methods::ServedFolder,
+        transfers::{Pace, PeerLimits, TooSlow},
     },
     program::binary,
 };
@@ -230,6 +231,11 @@ fn uploads_of_one_client_leave_places_to_others() {
     assert_eq!(fs::read(fixture.folder.0.join("3")).unwrap(), b"small");
 }
 
+fn folder_router(folder: Folder, peer_limits: PeerLimits) -> Router {
+    let served = ServedFolder { folder, writers: Peers::identified(), max_piece: MAX_PIECE, peer_limits };
+    served.methods(Router::new())
+}
+
 #[test]
 fn a_transfer_whose_peer_is_silent_ends() {
     run(async {
@@ -237,9 +243,8 @@ fn a_transfer_whose_peer_is_silent_ends() {
         let whole = bytes(4 * MIB, 13);
         fs::write(scratch.0.join("there"), &whole).unwrap();
         let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
-        let (writers, peer_silence) = (Peers::identified(), Duration::from_millis(300));
-        let served = ServedFolder { folder, writers, max_piece: MAX_PIECE, peer_silence };
-        let server = serve(served.methods(Router::new()));
+        let limits = PeerLimits { silence: Duration::from_millis(300), ..PeerLimits::default() };
+        let server = serve(folder_router(folder, limits));
         let connection = server.connect().await;
 
         let from = From { content: content_of("image", &whole), offset: 0 };
@@ -261,6 +266,66 @@ fn a_transfer_whose_peer_is_silent_ends() {
         };
         assert_eq!(error.kind(), &ErrorKind::StreamReset(Code::DEADLINE_EXCEEDED));
     });
+}
+
+#[test]
+fn a_transfer_whose_peer_sends_little_now_and_then_ends() {
+    run(async {
+        let scratch = Scratch::new();
+        let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
+        // More than any peer can send, which is then too slow without a pause between its pieces.
+        let limits =
+            PeerLimits { min_rate: u32::MAX, max_lag: Duration::from_millis(300), ..Default::default() };
+        let server = serve(folder_router(folder, limits));
+        let connection = server.connect().await;
+        let from = From { content: Content { size: u64::MAX, ..content_of("image", b"image") }, offset: 0 };
+        let mut upload = connection.request(PUT, &from).unwrap().send_items::<Raw>().await.unwrap();
+        let ended = upload.send_all_raw(stream::repeat(Bytes::from_static(b"x"))).await;
+        refused(
+            ended,
+            WireError::DeadlineExceeded,
+            "less than 4294967295 bytes a second have moved for 300ms",
+        );
+        let offer = connection.call(OFFER, &from.content).await.unwrap();
+        assert!(offer.offset > 0, "{offer:?}");
+    });
+}
+
+/// How long a peer can make a transfer last with pieces of this many bytes at this interval, up to a day.
+fn lasts(piece: usize, interval: Duration) -> Option<(Duration, TooSlow)> {
+    let (mut pace, mut time) = (Pace::new(PeerLimits::default()), Duration::ZERO);
+    while time < 24 * Duration::from_secs(3600) {
+        let (longest, reason) = pace.longest_wait();
+        if longest < interval {
+            return Some((time + longest, reason));
+        }
+        time += interval;
+        pace.waited(interval);
+        pace.moved(piece);
+    }
+    None
+}
+
+#[test]
+fn a_slow_link_is_fast_enough_and_a_trickle_is_not() {
+    let second = Duration::from_secs(1);
+    // 1 KiB/s, in small pieces and in pieces of the longest that such a link moves within the limit for silence.
+    for (piece, interval) in
+        [(1024, second), (4096, 4 * second), (30 * 1024, 30 * second), (MAX_PIECE, 30 * second)]
+    {
+        assert_eq!(lasts(piece, interval), None, "{piece}");
+    }
+    let (time, reason) = lasts(1, 30 * second).unwrap();
+    // The bytes add a little.
+    assert!(time >= 120 * second && time < 121 * second, "{time:?}");
+    assert_eq!(reason, TooSlow::BelowMinRate);
+    assert_eq!(lasts(1, second / 10).map(|(_, reason)| reason), Some(TooSlow::BelowMinRate));
+    assert_eq!(lasts(MAX_PIECE, 31 * second), Some((30 * second, TooSlow::Silent)));
+    // What was moved fast before gives no time for later.
+    let mut pace = Pace::new(PeerLimits::default());
+    pace.moved(1 << 30);
+    pace.waited(119 * second);
+    assert_eq!(pace.longest_wait(), (second, TooSlow::BelowMinRate));
 }
 
 #[test]

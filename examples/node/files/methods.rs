@@ -15,15 +15,12 @@ use super::{
     folder::{Begun, Folder},
     name::FileName,
     name_lock::Writer,
-    transfers::{PeerWatch, Transfers},
+    transfers::{PeerLimits, PeerWatch, TooSlow, Transfers},
 };
 
 /// How long a method may say nothing: it may be hashing a large file on a slow disk, or wait for its turn.
-/// For what it waits for the peer, there is [`ServedFolder::peer_silence`].
+/// For what it waits for the peer, there is [`ServedFolder::peer_limits`].
 const LONGEST_SILENCE: Duration = Duration::from_secs(10 * 60);
-
-/// How long a transfer waits for its peer if nothing else is said, as other methods do.
-pub(crate) const PEER_SILENCE: Duration = Duration::from_secs(30);
 
 /// How many files are hashed at a time because a peer asks about them.
 const MAX_HASHING: u32 = 2;
@@ -35,8 +32,7 @@ pub(crate) struct ServedFolder {
     pub(crate) writers: Peers,
     /// How many bytes an item may have, and an answer.
     pub(crate) max_piece: usize,
-    /// How long a transfer waits for the next piece of its peer, or until the peer takes one.
-    pub(crate) peer_silence: Duration,
+    pub(crate) peer_limits: PeerLimits,
 }
 
 impl ServedFolder {
@@ -100,7 +96,7 @@ async fn offer(served: &ServedFolder, content: &Content, writer: &Writer) -> Res
 }
 
 async fn store(
-    ServedFolder { folder, max_piece, peer_silence, .. }: &ServedFolder,
+    ServedFolder { folder, max_piece, peer_limits, .. }: &ServedFolder,
     writer: &Writer,
     from: &From,
     mut items: Items,
@@ -120,23 +116,24 @@ async fn store(
         Err(FileError::TakenOver.into())
     };
     let mut writer = FileWriter::new(folder, partial);
-    let watch = PeerWatch::default();
+    let watch = PeerWatch::new(*peer_limits);
     let received = async {
         while let Some(piece) = watch.wait(items.next_raw()).await? {
             if piece.len() > *max_piece {
                 return Err(FileError::LongPiece { longest: *max_piece }.into());
             }
+            watch.moved(piece.len());
             writer = writer.push(piece).await?;
         }
         Ok::<_, MethodError>(writer)
     };
-    let received = future::or(received, future::or(taken_over, silence(&watch, *peer_silence)));
+    let received = future::or(received, future::or(taken_over, too_slow(&watch, *peer_limits)));
     received.await?.finish().await?;
     stored()
 }
 
 async fn send(
-    ServedFolder { folder, max_piece, peer_silence, .. }: &ServedFolder,
+    ServedFolder { folder, max_piece, peer_limits, .. }: &ServedFolder,
     From { content, offset }: From,
     mut answers: ResponseSink,
 ) -> Result<(), MethodError> {
@@ -148,21 +145,27 @@ async fn send(
         return Err(FileError::BeyondEnd { size: content.size }.into());
     }
     let mut reader = FileReader::new(folder.disk(), Arc::new(file), offset, content.size, *max_piece);
-    let watch = PeerWatch::default();
+    let watch = PeerWatch::new(*peer_limits);
     let sent = async {
         while let Some(piece) = reader.next().await? {
+            let len = piece.len();
             watch.wait(answers.send_raw(piece)).await?;
+            watch.moved(len);
         }
         Ok(())
     };
-    future::or(sent, silence(&watch, *peer_silence)).await
+    future::or(sent, too_slow(&watch, *peer_limits)).await
 }
 
-/// Resolves when the peer has been waited for too long.
-async fn silence<T>(watch: &PeerWatch, longest: Duration) -> Result<T, MethodError> {
-    watch.silent_for(longest).await;
-    let error = MethodError::new(WireError::DeadlineExceeded);
-    Err(error.detail(format!("nothing has moved for {longest:?}")))
+/// Resolves when the peer is too slow.
+async fn too_slow<T>(watch: &PeerWatch, limits: PeerLimits) -> Result<T, MethodError> {
+    let detail = match watch.too_slow().await {
+        TooSlow::Silent => format!("nothing has moved for {:?}", limits.silence),
+        TooSlow::BelowMinRate => {
+            format!("less than {} bytes a second have moved for {:?}", limits.min_rate, limits.max_lag)
+        }
+    };
+    Err(MethodError::new(WireError::DeadlineExceeded).detail(detail))
 }
 
 fn decode(params: &[u8]) -> Result<From, MethodError> {

@@ -16,7 +16,7 @@ pub(crate) mod methods;
 pub(crate) mod name;
 mod name_lock;
 pub(crate) mod partial;
-mod transfers;
+pub(crate) mod transfers;
 
 use palyra_quic::{
     BidiMethod, ItemsMethod, Method, Raw,

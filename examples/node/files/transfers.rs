@@ -1,4 +1,4 @@
-//! Which transfers run, and when one whose peer is silent ends.
+//! Which transfers run, and when one whose peer is too slow ends.
 
 use std::{
     collections::BTreeMap,
@@ -61,29 +61,113 @@ impl Transfers {
     }
 }
 
-/// How long the peer of a transfer has been waited for.
-#[derive(Default)]
-pub(crate) struct PeerWatch {
+/// How fast the peer of a transfer has to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerLimits {
+    /// How long a transfer waits for the next piece of its peer, or until the peer takes one.
+    pub(crate) silence: Duration,
+    /// How many bytes have to move in each second for which the transfer waits for its peer.
+    pub(crate) min_rate: u32,
+    /// How far the peer may be behind that rate.
+    pub(crate) max_lag: Duration,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self {
+            // As for other methods.
+            silence: Duration::from_secs(30),
+            // Half of what the slowest radio links carry.
+            min_rate: 512,
+            // Several times as long as the peer may be silent, so that a link that fails now and then is not
+            // taken for a peer that holds a place with a byte from time to time.
+            max_lag: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Why a transfer does not wait for its peer any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TooSlow {
+    Silent,
+    BelowMinRate,
+}
+
+/// Compares what has moved with how long the peer was waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    limits: PeerLimits,
+    /// How much longer the peer may be waited for if nothing moves. At most [`PeerLimits::max_lag`], so that
+    /// a fast beginning does not pay for a slow rest.
+    spare: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(limits: PeerLimits) -> Self {
+        Self { limits, spare: limits.max_lag }
+    }
+
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.spare = self.spare.saturating_sub(time);
+    }
+
+    pub(crate) fn moved(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let due = Duration::from_secs(bytes.into()) / self.limits.min_rate.max(1);
+        self.spare = self.spare.saturating_add(due).min(self.limits.max_lag);
+    }
+
+    /// How long the next wait may last, and what it means if it lasts longer.
+    pub(crate) fn longest_wait(&self) -> (Duration, TooSlow) {
+        if self.spare < self.limits.silence {
+            (self.spare, TooSlow::BelowMinRate)
+        } else {
+            (self.limits.silence, TooSlow::Silent)
+        }
+    }
+}
+
+/// Notices when the peer of a transfer is too slow.
+pub(crate) struct PeerWatch(Mutex<Watched>);
+
+struct Watched {
+    pace: Pace,
     /// `None` while the disk is busy.
-    waiting_since: Mutex<Option<Instant>>,
+    waiting_since: Option<Instant>,
 }
 
 impl PeerWatch {
+    pub(crate) fn new(limits: PeerLimits) -> Self {
+        Self(Mutex::new(Watched { pace: Pace::new(limits), waiting_since: None }))
+    }
+
     /// Waits for the peer.
     pub(crate) async fn wait<T>(&self, for_peer: impl Future<Output = T>) -> T {
-        *lock(&self.waiting_since) = Some(Instant::now());
+        let begun = Instant::now();
+        lock(&self.0).waiting_since = Some(begun);
         let result = for_peer.await;
-        *lock(&self.waiting_since) = None;
+        let mut watched = lock(&self.0);
+        watched.waiting_since = None;
+        watched.pace.waited(begun.elapsed());
         result
     }
 
-    /// Resolves when the peer has been waited for as long as this.
-    pub(crate) async fn silent_for(&self, longest: Duration) {
+    /// The peer has sent or taken this many bytes.
+    pub(crate) fn moved(&self, bytes: usize) {
+        lock(&self.0).pace.moved(bytes);
+    }
+
+    /// Resolves when the peer is too slow.
+    pub(crate) async fn too_slow(&self) -> TooSlow {
         loop {
             let now = Instant::now();
-            let until = lock(&self.waiting_since).unwrap_or(now) + longest;
+            let (until, reason) = {
+                let watched = lock(&self.0);
+                let (longest, reason) = watched.pace.longest_wait();
+                (watched.waiting_since.unwrap_or(now) + longest, reason)
+            };
             if until <= now {
-                return;
+                return reason;
             }
             Timer::at(until).await;
         }
