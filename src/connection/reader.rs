@@ -103,6 +103,19 @@ impl ResponseReader {
         self.taken(response).map(Some)
     }
 
+    /// Waits for the end behind an answer that is the only one. The peer has no longer for it than for the
+    /// rest of a frame that it has begun.
+    #[cfg(feature = "streams")]
+    pub(super) async fn end_of_answer(&mut self) -> Result<()> {
+        let (clock, limits) = (self.connection.link().clock().clone(), self.connection.link().limits());
+        match clock.timeout(limits.request_read_timeout(), self.next()).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(_))) => Err(self.fail(Error::protocol("more than one answer"))),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(self.fail(timed_out(&clock))),
+        }
+    }
+
     /// The next response whose frame is here already.
     pub(super) fn take_arrived(&mut self) -> Option<Result<Response>> {
         if self.ended {

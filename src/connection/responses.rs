@@ -142,6 +142,17 @@ impl<T> Responses<T> {
         }
     }
 
+    /// Waits for the end behind the only answer of a request with items, no longer than for the rest of a
+    /// frame.
+    #[cfg(feature = "streams")]
+    pub(super) async fn end_of_answer(&mut self) -> Result<()> {
+        match &mut self.state {
+            State::Idle(reader) => reader.end_of_answer().await,
+            // Nobody has polled it as a stream, and nobody will.
+            State::Waiting(_) | State::Lost => Ok(()),
+        }
+    }
+
     /// The next response whose frame is here already.
     pub(crate) fn take_arrived(&mut self) -> Option<Result<Response>> {
         match &mut self.state {

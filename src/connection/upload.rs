@@ -130,10 +130,10 @@ impl<I, T> Upload<I, T> {
             self.keep(response);
         }
         match self.answer.take() {
-            Some(Answer::Result(payload)) => match self.responses.next_response().await? {
-                None => Ok(payload),
-                Some(_) => Err(self.responses.fail(Error::protocol("more than one answer"))),
-            },
+            Some(Answer::Result(payload)) => {
+                self.responses.end_of_answer().await?;
+                Ok(payload)
+            }
             Some(Answer::Failed(error)) => Err(error),
             None => Err(self.responses.fail(Error::protocol("the stream ended without an answer"))),
         }
@@ -240,6 +240,9 @@ impl<I, T: for<'b> Decode<'b, ()>> Upload<I, T> {
     ///
     /// As for [`Call::send`](super::Call::send); [`Error::items_taken`] says how many items the handler had
     /// received. [`Closed`](ErrorKind::Closed) where a [`send`](Self::send) was dropped half way.
+    /// [`DeadlineExceeded`](ErrorKind::DeadlineExceeded) also if the peer does not end the stream behind its
+    /// answer within [`request_read_timeout`](crate::TransportLimits::request_read_timeout); the method has
+    /// run then.
     ///
     /// # Cancellation
     ///

@@ -480,6 +480,30 @@ fn only_one_result_is_an_answer() {
 }
 
 #[test]
+fn a_peer_that_does_not_end_its_answer_is_not_waited_for_without_end() {
+    run(async {
+        let server = RawServer::new();
+        let limits =
+            TransportLimits::builder().request_read_timeout(Duration::from_millis(50)).build().unwrap();
+        let (client, peer) = server.connect_from(Endpoint::builder().limits(limits)).await;
+        let sending = async {
+            let upload = client.send_items_raw("m", "").await.unwrap();
+            upload.finish_raw().await.unwrap_err()
+        };
+        let peers = async {
+            answer_probe(&peer, &health()).await;
+            let (_, mut stream) = request(&peer).await;
+            stream.send(&result("sum", 0)).await;
+            stream
+        };
+        let (error, mut stream) = zip(sending, peers).await;
+        assert_eq!(error.kind(), &ErrorKind::DeadlineExceeded);
+        assert!(error.may_have_run());
+        assert_eq!(stream.stopped().await, Some(Code::CANCELLED));
+    });
+}
+
+#[test]
 fn the_reason_for_a_reset_is_the_peers() {
     run(async {
         let server = RawServer::new();
