@@ -57,7 +57,8 @@ pub struct FallbackRequired {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FallbackReason {
-    /// The operating system or a router said that UDP does not get through.
+    /// The operating system refuses UDP to this process. [`bind`](crate::EndpointBuilder::bind) says so,
+    /// also of a port that needs privileges.
     UdpBlocked,
     /// There was no answer within `handshake_timeout`.
     TimedOut,
@@ -67,8 +68,8 @@ impl FallbackPolicy {
     /// Whether this failure to connect may be answered with another transport, on a path of this
     /// privilege.
     ///
-    /// Ask with the error of the attempt to connect. A connection that was once up has shown that
-    /// UDP gets through, and its later failures give `None`.
+    /// Ask with the error of `bind` or of the attempt to connect. A connection that was once up has shown
+    /// that UDP gets through, and its later failures give `None`.
     #[must_use]
     pub fn decide(self, error: &Error, path: PathPrivilege) -> Option<FallbackRequired> {
         match (self, path) {
@@ -94,8 +95,9 @@ impl FallbackReason {
     }
 }
 
-/// Packet filters on this machine answer a send with EPERM or EACCES. Those on the way, and hosts
-/// without a listener, answer with an ICMP message that becomes one of the other three.
+/// Of `bind`, or of a socket of the caller's own. Packet filters on this machine answer a send with EPERM
+/// or EACCES. Those on the way, and hosts without a listener, answer with an ICMP message that becomes one
+/// of the other three.
 fn is_udp_blocked(error: &Error) -> bool {
     use io::ErrorKind as E;
     error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(|error| {
