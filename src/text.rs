@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+/// The longest DNS name, as text.
+pub(crate) const MAX_HOST_BYTES: usize = 253;
+
 /// A peer's words, fit for one line of a log or of a terminal: without controls, line separators, and
 /// controls of the direction of text.
 pub(crate) fn printable(text: &str, max_chars: usize) -> Cow<'_, str> {

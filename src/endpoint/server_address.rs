@@ -6,8 +6,7 @@ use rustls::pki_types::{DnsName, ServerName};
 
 use crate::{
     error::{Error, Result},
-    protocol::MAX_METHOD_BYTES,
-    text::printable,
+    text::{MAX_HOST_BYTES, printable},
     tls::server_name,
 };
 
@@ -123,7 +122,7 @@ impl ServerAddress {
 /// The system's resolver would cut a host at a NUL, and takes `127.1` for an IP address.
 fn check_host(host: &str) -> Result<()> {
     DnsName::try_from(host).map(drop).map_err(|_says_no_more| {
-        let host = printable(host, MAX_METHOD_BYTES);
+        let host = printable(host, MAX_HOST_BYTES);
         Error::invalid_config(format!("the host `{host}` is neither a DNS name nor an IP address"))
     })
 }
@@ -220,6 +219,14 @@ mod tests {
         assert_eq!(name((v4(), "2001:db8::7".to_owned())), "2001:db8::7");
         assert_eq!(name(("gateway.example", 7443)), "gateway.example");
         assert_eq!(name(ServerAddress::from(("gateway.example", 1)).server_name("a")), "a");
+    }
+
+    #[test]
+    fn a_host_as_long_as_a_dns_name_can_be_is_shown_whole() {
+        let host = ["a"; 126].join(".") + "!?";
+        let text = check_host(&host).unwrap_err().to_string();
+        assert_eq!(host.len(), MAX_HOST_BYTES);
+        assert!(text.contains(&host), "{text}");
     }
 
     #[test]

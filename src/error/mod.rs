@@ -9,7 +9,7 @@ use std::{error::Error as StdError, fmt, net::SocketAddr, sync::Arc, time::Durat
 use crate::{
     code::{Code, CodeClass},
     protocol::MAX_METHOD_BYTES,
-    text::printable,
+    text::{MAX_HOST_BYTES, printable},
     wire_error::WireError,
 };
 
@@ -367,7 +367,7 @@ impl fmt::Display for Error {
 impl fmt::Display for ErrorDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = self.method.as_deref().map(|method| printable(method, MAX_METHOD_BYTES));
-        let host = self.host.as_deref().map(|host| printable(host, MAX_METHOD_BYTES));
+        let host = self.host.as_deref().map(|host| printable(host, MAX_HOST_BYTES));
         if method.is_none() && host.is_none() && self.peer.is_none() {
             return Ok(());
         }
