@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delay_survives_in_millis_rounded_upeconds_rounded_up() {
+    fn a_delay_survives_in_milliseconds_rounded_up() {
         for (nanos, text, millis) in [
             (0, "retry-after-ms=0", 0),
             (1, "retry-after-ms=1", 1),

@@ -192,7 +192,7 @@ impl UnfinishedDial {
             let attempt = connector.state().policy.next_attempt(&mut round, clock.now());
             let Some(Attempt { address, not_before }) = attempt else { break };
             self.pause_until(not_before).await?;
-            dial.note_callers();
+            dial.forget_rejoined();
             match self.try_address(address, &round).await {
                 Tried::Done(Ok(connection)) => {
                     connector.state().policy.connected(address);

@@ -47,7 +47,7 @@ impl PendingDial {
     }
 
     /// Forgets that a caller has come after all others had left.
-    pub(super) fn note_callers(&self) {
+    pub(super) fn forget_rejoined(&self) {
         self.rejoined.store(false, SeqCst);
     }
 

@@ -16,7 +16,7 @@ use minicbor::Decode;
 
 use super::reader::ResponseReader;
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     message::Response,
     value::{self, Raw},
 };
@@ -46,8 +46,8 @@ enum State {
     /// A poll of the [`Stream`] waits. It has to go on where it was at the next poll, and gives the reader
     /// back at its end. In a mutex, which is never locked, so that `Responses` can be shared.
     Waiting(Mutex<Wait>),
-    /// A wait panicked.
-    Lost,
+    /// The reader is on its way into a wait.
+    Taken,
 }
 
 impl<T: for<'b> Decode<'b, ()>> Responses<T> {
@@ -96,7 +96,7 @@ impl<T> Responses<T> {
     pub async fn next_response(&mut self) -> Result<Option<Response>> {
         match &mut self.state {
             State::Idle(reader) => reader.next().await,
-            State::Waiting(_) | State::Lost => poll_fn(|cx| self.poll_response(cx)).await,
+            State::Waiting(_) | State::Taken => poll_fn(|cx| self.poll_response(cx)).await,
         }
     }
 
@@ -111,7 +111,7 @@ impl<T> Responses<T> {
                     if reader.has_ended() {
                         return Poll::Ready(Ok(None));
                     }
-                    let State::Idle(mut reader) = mem::replace(&mut self.state, State::Lost) else {
+                    let State::Idle(mut reader) = mem::replace(&mut self.state, State::Taken) else {
                         continue;
                     };
                     self.state = State::Waiting(Mutex::new(Box::pin(async move {
@@ -125,7 +125,7 @@ impl<T> Responses<T> {
                     self.state = State::Idle(reader);
                     return Poll::Ready(arrived);
                 }
-                State::Lost => return Poll::Ready(Ok(None)),
+                State::Taken => return Poll::Ready(Err(Error::new(ErrorKind::Closed))),
             }
         }
     }
@@ -149,7 +149,7 @@ impl<T> Responses<T> {
         match &mut self.state {
             State::Idle(reader) => reader.end_of_answer().await,
             // Nobody has polled it as a stream, and nobody will.
-            State::Waiting(_) | State::Lost => Ok(()),
+            State::Waiting(_) | State::Taken => Ok(()),
         }
     }
 
@@ -157,7 +157,7 @@ impl<T> Responses<T> {
     pub(crate) fn take_arrived(&mut self) -> Option<Result<Response>> {
         match &mut self.state {
             State::Idle(reader) => reader.take_arrived(),
-            State::Waiting(_) | State::Lost => None,
+            State::Waiting(_) | State::Taken => None,
         }
     }
 
@@ -168,7 +168,7 @@ impl<T> Responses<T> {
     pub(crate) fn take_event(&mut self) -> Option<(u64, Option<u64>, Bytes)> {
         match &mut self.state {
             State::Idle(reader) => reader.take_event(),
-            State::Waiting(_) | State::Lost => None,
+            State::Waiting(_) | State::Taken => None,
         }
     }
 
@@ -176,7 +176,7 @@ impl<T> Responses<T> {
     pub(crate) fn fail(&mut self, error: Error) -> Error {
         match &mut self.state {
             State::Idle(reader) => reader.fail(error),
-            State::Waiting(_) | State::Lost => error,
+            State::Waiting(_) | State::Taken => error,
         }
     }
 
@@ -184,7 +184,7 @@ impl<T> Responses<T> {
     pub(super) fn name(&self, error: Error) -> Error {
         match &self.state {
             State::Idle(reader) => reader.name(error),
-            State::Waiting(_) | State::Lost => error,
+            State::Waiting(_) | State::Taken => error,
         }
     }
 
@@ -193,7 +193,7 @@ impl<T> Responses<T> {
         match &self.state {
             State::Idle(reader) => reader.has_ended(),
             State::Waiting(_) => false,
-            State::Lost => true,
+            State::Taken => true,
         }
     }
 }

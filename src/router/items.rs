@@ -49,8 +49,8 @@ enum ReadState {
     /// A poll of the [`Stream`] waits. It has to go on where it was at the next poll, and gives the reader
     /// back at its end. In a mutex, which is never locked, so that `Items` can be shared.
     Waiting(Mutex<Wait>),
-    /// A wait panicked.
-    Lost,
+    /// The reader is on its way into a wait, or belongs to another `Items`.
+    Taken,
 }
 
 impl<I: for<'b> Decode<'b, ()>> Items<I> {
@@ -79,7 +79,7 @@ impl<I> Items<I> {
     pub async fn next_raw(&mut self) -> Result<Option<Bytes>, MethodError> {
         match &mut self.state {
             ReadState::Idle(reader) => reader.next(&self.source).await,
-            ReadState::Waiting(_) | ReadState::Lost => poll_fn(|cx| self.poll_bytes(cx)).await,
+            ReadState::Waiting(_) | ReadState::Taken => poll_fn(|cx| self.poll_bytes(cx)).await,
         }
     }
 
@@ -93,7 +93,7 @@ impl<I> Items<I> {
         loop {
             match &mut self.state {
                 ReadState::Idle(_) => {
-                    let ReadState::Idle(mut reader) = mem::replace(&mut self.state, ReadState::Lost) else {
+                    let ReadState::Idle(mut reader) = mem::replace(&mut self.state, ReadState::Taken) else {
                         continue;
                     };
                     let source = Arc::clone(&self.source);
@@ -108,14 +108,14 @@ impl<I> Items<I> {
                     self.state = ReadState::Idle(reader);
                     return Poll::Ready(next);
                 }
-                ReadState::Lost => return Poll::Ready(Err(closed())),
+                ReadState::Taken => return Poll::Ready(Err(closed())),
             }
         }
     }
 
     /// The same items, as values of another type.
     pub(super) fn of_values<V>(mut self) -> Items<V> {
-        let state = mem::replace(&mut self.state, ReadState::Lost);
+        let state = mem::replace(&mut self.state, ReadState::Taken);
         Items { source: Arc::clone(&self.source), state, values: PhantomData }
     }
 }
@@ -128,12 +128,12 @@ impl Items {
 
 impl<I> Drop for Items<I> {
     fn drop(&mut self) {
-        match mem::replace(&mut self.state, ReadState::Lost) {
+        match mem::replace(&mut self.state, ReadState::Taken) {
             // The wait holds the lock of the reader.
             ReadState::Waiting(wait) => drop(wait),
             ReadState::Idle(_) => {}
             // Another `Items` has taken over.
-            ReadState::Lost => return,
+            ReadState::Taken => return,
         }
         // An answer follows, unless the handler panics.
         self.source.close(if std::thread::panicking() { Code::INTERNAL } else { Code::NO_ERROR });
