@@ -32,6 +32,10 @@ impl Connection {
     /// [`Codec`](ErrorKind::Codec) and [`MessageTooLarge`](ErrorKind::MessageTooLarge) for what cannot be
     /// sent; [`Unsupported`](ErrorKind::Unsupported) where the peer is [known](Self::is_json_only) to be a
     /// node of the tokio implementation, which reads no notifications; or why the connection is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// The notification may arrive, or not.
     pub async fn notify<P>(&self, method: impl MethodName<NotificationMethod<P>>, params: &P) -> Result<()>
     where
         P: Encode<()> + ?Sized,
@@ -79,6 +83,10 @@ impl Connection {
     ///
     /// [`Unsupported`](ErrorKind::Unsupported) as for [`notify`](Self::notify), or why the connection is
     /// gone.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: nothing is sent before the notifier is used.
     pub async fn notifier(&self) -> Result<Notifier> {
         let link = self.link();
         check_peer_reads(link)?;
@@ -118,6 +126,7 @@ fn check_peer_reads(link: &Link) -> Result<()> {
 ///
 /// Dropping it without [`finish`](Self::finish) resets the stream: what the peer has not read by then it will
 /// not get.
+#[must_use = "dropping it without `finish` resets the stream"]
 pub struct Notifier {
     connection: Connection,
     writer: FrameWriter,
@@ -126,7 +135,6 @@ pub struct Notifier {
 
 impl Notifier {
     /// The codec of the notifications to come. Default: CBOR.
-    #[must_use]
     pub fn codec(self, codec: Codec) -> Self {
         Self { codec, ..self }
     }
