@@ -60,6 +60,10 @@ impl Client {
     /// # Errors
     ///
     /// As for [`ClientCall::stream`].
+    ///
+    /// # Cancellation
+    ///
+    /// As for [`ClientCall::stream`].
     pub async fn stream<P, T>(
         &self,
         method: impl MethodName<StreamingMethod<P, T>>,

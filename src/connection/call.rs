@@ -87,6 +87,10 @@ impl Connection {
     /// # Errors
     ///
     /// As for [`call`](Self::call); what the peer has to say comes with the first answer.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request, which may have begun to run.
     pub async fn stream<P, T>(
         &self,
         method: impl MethodName<StreamingMethod<P, T>>,
@@ -211,6 +215,10 @@ impl<T> Call<T> {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the handler at the peer, which may have run.
     pub async fn send_raw(mut self) -> Result<Bytes> {
         self.result_raw().await
     }
@@ -220,6 +228,10 @@ impl<T> Call<T> {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the handler at the peer, which may have run.
     pub async fn respond(mut self) -> Result<Response> {
         self.outgoing.run(&self.connection).await
     }
@@ -231,6 +243,10 @@ impl<T> Call<T> {
     /// # Errors
     ///
     /// As for [`send`](Self::send); what the peer has to say comes with the first answer.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request, which may have begun to run.
     pub async fn stream(mut self) -> Result<Responses<T>> {
         self.outgoing.stream(&self.connection).await
     }

@@ -17,6 +17,10 @@ impl Connection {
     /// As for [`call`](Self::call): [`Remote`](crate::ErrorKind::Remote) with `unsupported_method` from nodes
     /// of earlier versions, and [`Unsupported`](crate::ErrorKind::Unsupported) if the peer is a node of the
     /// tokio implementation.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request.
     pub async fn describe(&self) -> Result<Description> {
         let described = Call::new(self, OutgoingRequest::new(DESCRIBE, Bytes::new())).send().await;
         described.map_err(|error| match not_described(&error) {

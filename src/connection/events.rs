@@ -93,6 +93,10 @@ impl<T> EventsRequest<T> {
     /// # Errors
     ///
     /// As for [`Connection::call`]; what the peer has to say comes with the first item.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request.
     pub async fn open(self) -> Result<Events<T>> {
         let request = self.call.message();
         let resumes_from = request.resume_from.map(|seq| Cursor::new(request.epoch, seq));

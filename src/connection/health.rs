@@ -28,6 +28,10 @@ impl Connection {
     /// # Errors
     ///
     /// As for [`call`](Self::call).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request.
     pub async fn health(&self) -> Result<Health> {
         self.request_raw(HEALTH, Bytes::new()).health().await
     }
@@ -40,6 +44,10 @@ impl Call {
     /// # Errors
     ///
     /// As for [`send`](Self::send).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request.
     pub async fn health(mut self) -> Result<Health> {
         let (connection, outgoing) = self.parts();
         outgoing.answer_as(connection, AnswerKind::Health, Health::read).await

@@ -39,6 +39,10 @@ impl Connection {
     /// items: it is a node of the tokio implementation, of an earlier release, or without the feature
     /// `streams`. What the peer has to say about the request comes with [`Upload::send`] or
     /// [`Upload::finish`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request, which may have begun to run.
     pub async fn send_items<P, I, T>(
         &self,
         method: impl MethodName<ItemsMethod<P, I, T>>,
@@ -126,6 +130,10 @@ impl Connection {
     /// # Errors
     ///
     /// As for [`send_items`](Self::send_items); what the peer has to say comes with the answers.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request, which may have begun to run.
     pub async fn bidi<P, I, T>(
         &self,
         method: impl MethodName<BidiMethod<P, I, T>>,
@@ -161,6 +169,10 @@ impl<T> Call<T> {
     /// # Errors
     ///
     /// As for [`Connection::send_items`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request, which may have begun to run.
     pub async fn send_items<I>(mut self) -> Result<Upload<I, T>> {
         let (connection, outgoing) = self.parts();
         let (sink, responses) = outgoing.items(connection, MethodKind::Items).await?;
@@ -175,6 +187,10 @@ impl<T> Call<T> {
     /// # Errors
     ///
     /// As for [`Connection::bidi`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request, which may have begun to run.
     pub async fn bidi<I>(mut self) -> Result<(ItemSink<I>, Responses<T>)> {
         let (connection, outgoing) = self.parts();
         outgoing.items(connection, MethodKind::Both).await

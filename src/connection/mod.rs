@@ -197,6 +197,10 @@ impl Connection {
     }
 
     /// Resolves when the connection is closed, with who closed it and why.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: it can be awaited again.
     pub async fn closed(&self) -> Error {
         self.link.lost(&self.link.quinn().closed().await)
     }

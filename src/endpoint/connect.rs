@@ -110,6 +110,10 @@ impl Endpoint {
     ///
     /// As for [`connect`](Self::connect), and [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for an
     /// identity whose chain is larger than `max_certificate_chain_bytes`.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future gives up the attempt.
     pub async fn connect_with(
         &self,
         tls: &ClientTls,

@@ -162,6 +162,10 @@ impl Context {
     }
 
     /// Resolves when the exchange is over and nobody waits for its result any more.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: it can be awaited again.
     pub async fn over(&self) {
         // Before the look whether it is over, so that the task that ends the exchange sees one of the two.
         self.inner.is_awaited.store(true, Ordering::SeqCst);

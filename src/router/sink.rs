@@ -33,13 +33,16 @@ pub struct ResponseSink<T = Raw> {
 impl<T: Encode<()>> ResponseSink<T> {
     /// Sends one answer, encoded by minicbor. Waits for room where the caller reads slowly.
     ///
-    /// If this is cancelled, the stream can only be reset, and the caller will know that answers are missing.
-    ///
     /// # Errors
     ///
     /// [`Codec`](ErrorKind::Codec) where the value cannot be encoded, and
     /// [`MessageTooLarge`](ErrorKind::MessageTooLarge) where the answer does not fit a frame; another may
     /// still be sent. Any other error means that the caller is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// If this is dropped half way, the stream can only be reset, and the caller will know that answers are
+    /// missing.
     pub async fn send(&mut self, value: &T) -> Result<()> {
         self.results.write(value::encode(value)?).await
     }
