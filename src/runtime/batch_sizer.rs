@@ -39,11 +39,11 @@ impl BatchSizer {
         self.size
     }
 
-    /// A batch has ended, in which `ran` exchanges or tasks ran; `all` if it left nothing for the next.
-    pub(crate) fn end_batch(&mut self, ran: usize, all: bool) {
+    /// A batch has ended, in which `ran` exchanges or tasks ran. `grow` if a larger one would have run more.
+    pub(crate) fn end_batch(&mut self, ran: usize, grow: bool) {
         self.since_long_idle = self.since_long_idle.saturating_add(ran);
         self.since_idle = self.since_idle.saturating_add(ran);
-        if !all {
+        if grow {
             self.size = MAX_SIZE.min(self.size + self.size / 4);
         }
     }
@@ -161,7 +161,7 @@ mod tests {
         while left > 0 {
             let batch = sizer.size().min(left);
             left -= batch;
-            sizer.end_batch(batch, left == 0);
+            sizer.end_batch(batch, left > 0);
             sizes.push(batch);
         }
         sizes

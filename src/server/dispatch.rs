@@ -125,7 +125,7 @@ impl Batch {
     fn begin_exchange(&mut self, now: Instant, was_idle: bool) {
         if was_idle {
             self.run.end();
-            self.sizer.end_batch(self.exchanges, true);
+            self.sizer.end_batch(self.exchanges, false);
             self.exchanges = 0;
             let cycle = now.saturating_duration_since(self.woke);
             let busy = cycle.min(WORK_PER_EXCHANGE * self.ended.saturating_duration_since(self.woke));
@@ -143,7 +143,7 @@ impl Batch {
         let is_too_long = self.run.is_too_long(now);
         let ends = is_too_long || self.exchanges >= self.sizer.size();
         if ends {
-            self.sizer.end_batch(self.exchanges, is_too_long);
+            self.sizer.end_batch(self.exchanges, !is_too_long);
             self.exchanges = 0;
             self.run.end();
         }

@@ -189,7 +189,7 @@ impl PollRuntime {
             (more, all) = self.run(Ready::Woken, length - ran);
             ran += more;
         }
-        self.batch_sizer.end_batch(ran, all);
+        self.batch_sizer.end_batch(ran, !all);
         None
     }
 
