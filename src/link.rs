@@ -366,7 +366,7 @@ impl Link {
             self.rejected.store(true, Ordering::SeqCst);
             self.rejection.notify(usize::MAX);
         }
-        // What it was closed for first is what it was closed for.
+        // The first reason counts.
         if self.is_open() {
             self.quinn.close(code.to_varint(), reason.as_bytes());
         }

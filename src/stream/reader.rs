@@ -311,7 +311,7 @@ impl FrameReader {
     }
 
     /// Reads ahead while little is held and there is room, and so finds out whether the sender has reset the
-    /// stream.
+    /// stream. Ready with `false` if there is nothing to find out for now; then nothing wakes the caller.
     ///
     /// Not by `received_reset`: that leaves a waker behind in quinn's connection if the end of the stream is
     /// read next.
