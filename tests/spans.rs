@@ -15,7 +15,8 @@ use std::{
 
 use futures_lite::future::{pending, poll_once};
 use palyra_quic::{
-    Connection, Context, Endpoint, Peers, Router, TraceContext, TransportLimits, sim::Link, tracing::Span,
+    Connection, Context, Endpoint, ErrorKind, Peers, Router, TraceContext, TransportLimits, WireError,
+    sim::Link, tracing::Span,
 };
 use simulation::{PORT, Pair, SECOND};
 use tracing::{
@@ -31,6 +32,8 @@ struct Seen {
     name: &'static str,
     parent: Option<u64>,
     fields: Fields,
+    /// Fields that were recorded again, over an earlier value.
+    overwritten: Vec<&'static str>,
     /// The span ends with the last of them.
     handles: usize,
 }
@@ -79,6 +82,14 @@ impl Collector {
         self.log.lock().unwrap()
     }
 
+    /// The outcomes of all such spans, each of which was recorded once.
+    fn outcomes(&self, name: &str) -> Vec<String> {
+        let spans = self.spans(name);
+        let overwritten: Vec<_> = spans.iter().filter(|span| !span.overwritten.is_empty()).collect();
+        assert!(overwritten.is_empty(), "{overwritten:?}");
+        spans.iter().map(|span| span.fields.get("outcome").cloned().unwrap_or_default()).collect()
+    }
+
     fn spans(&self, name: &str) -> Vec<Seen> {
         self.log().spans.iter().filter(|span| span.name == name).cloned().collect()
     }
@@ -118,7 +129,15 @@ impl Subscriber for Collector {
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
-        values.record(&mut Write(&mut self.log().span(span).fields));
+        let mut fields = Fields::new();
+        values.record(&mut Write(&mut fields));
+        let mut log = self.log();
+        let seen = log.span(span);
+        for (name, value) in fields {
+            if seen.fields.insert(name, value).is_some() {
+                seen.overwritten.push(name);
+            }
+        }
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
@@ -218,6 +237,37 @@ fn connections_and_their_exchanges_have_spans() {
     let within = usize::try_from(refused.0.unwrap()).unwrap() - 1;
     assert_eq!((log.spans[within].name, &*log.spans[within].fields["method"]), ("exchange", "demo.secret"));
     assert!(refused.1.contains("10.0.0.2"), "an event names the peer without its span, too");
+}
+
+#[test]
+fn the_outcome_of_an_exchange_is_what_its_caller_gets() {
+    let collector = Collector::at(Level::DEBUG);
+    let (frame, window) = (64 * 1024, 2048);
+    tracing::subscriber::with_default(collector.clone(), || {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let router = Router::new()
+            .serve_raw("demo.too_large", move |_: Context, _| async move { Ok(vec![0; frame].into()) })
+            .serve_raw("demo.large", move |_: Context, _| async move { Ok(vec![0; frame / 2].into()) });
+        let limits = TransportLimits::builder();
+        let limits = limits.max_frame_bytes(u32::try_from(frame).unwrap()).handler_timeout(5 * SECOND);
+        let _node = pair.serve(router, limits.build().unwrap());
+        let dialler = pair.dialler(TransportLimits::builder().stream_receive_window(window).build().unwrap());
+        pair.sim.clone().run(async {
+            let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+            let error = connection.call_raw("demo.too_large", "").await.unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Remote(WireError::Internal));
+            // Nothing reads these answers, so that the window of their streams stays full.
+            let dropped = connection.stream_raw("demo.large", "").await.unwrap();
+            pair.sim.sleep(SECOND).await;
+            drop(dropped);
+            let _unread = connection.stream_raw("demo.large", "").await.unwrap();
+            pair.sim.sleep(10 * SECOND).await;
+            assert_eq!(connection.call_raw("demo.large", "").await.unwrap().len(), frame / 2);
+            pair.sim.sleep(SECOND).await;
+        });
+    });
+    let expected = ["internal", "CANCELLED (0x001)", "DEADLINE_EXCEEDED (0x103)", "ok"];
+    assert_eq!(collector.outcomes("exchange"), expected);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) enum ExchangeResult {
 pub(super) struct FinalFrame {
     frame: Vec<u8>,
     payload_len: usize,
+    /// Of the response in the frame, which need not be the one that the handler made.
+    error: Option<WireError>,
 }
 
 /// A call that is cancelled sooner counts as abuse, unless its time was up.
@@ -101,7 +103,7 @@ impl ExchangeResult {
     fn encode(
         exchange: &ExchangeState<'_>,
         response: &Response,
-        mut writer: FrameWriter,
+        writer: FrameWriter,
         guard: Option<ExchangeGuard>,
         frame: impl Fn(&Response, Codec, usize) -> Result<Vec<u8>>,
     ) -> Self {
@@ -115,10 +117,7 @@ impl ExchangeResult {
         }
         match FinalFrame::encode(exchange, response, frame) {
             Some(frame) => Self::Respond { frame, writer, guard },
-            None => {
-                exchange.node.reset(&mut writer, Code::INTERNAL);
-                Self::Reset
-            }
+            None => Self::reset(exchange, writer, Code::INTERNAL),
         }
     }
 }
@@ -129,21 +128,10 @@ impl FinalFrame {
         response: &Response,
         frame: impl Fn(&Response, Codec, usize) -> Result<Vec<u8>>,
     ) -> Option<Self> {
-        let ExchangeState { node, link, codec, span, .. } = exchange;
-        let failures = &node.counters.requests_failed;
-        if let Response::Error { error, .. } = response {
-            failures.count(error);
-            record(span, "outcome", error);
-        } else {
-            record(span, "outcome", "ok");
-        }
-        let encoded = frame(response, *codec, node.max_frame_len()).or_else(|error| {
-            tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
-            let failure = MethodError::internal(error.to_string()).into_response();
-            failures.internal.add();
-            frame(&failure, *codec, node.max_frame_len())
-        });
-        Some(Self { frame: encoded.ok()?, payload_len: payload_len(response) })
+        let max = exchange.node.max_frame_len();
+        let encode = |response: &Response| frame(response, exchange.codec, max);
+        let (frame, error) = encode_or_internal(exchange, response, encode).ok()?;
+        Some(Self { frame, payload_len: payload_len(response), error: error.cloned() })
     }
 
     /// Writes the frame, and finishes the stream. Meanwhile `charge` counts the request and the response.
@@ -155,17 +143,51 @@ impl FinalFrame {
         writer: &mut FrameWriter,
     ) {
         charge.adjust(request_len + self.payload_len);
-        let ExchangeState { node, link, .. } = exchange;
+        let ExchangeState { node, link, span, .. } = exchange;
         // A peer that does not read must not hold the response for ever.
         match node.clock.timeout(node.limits.handler_timeout(), writer.write(self.frame)).await {
-            Ok(Ok(())) => writer.finish(),
+            Ok(Ok(())) => {
+                match self.error {
+                    Some(error) => record(span, "outcome", error),
+                    None => record(span, "outcome", "ok"),
+                }
+                writer.finish();
+            }
             Ok(Err(error)) => {
                 tracing::debug!(remote = %link.remote_address(), %error, "answer not taken");
                 node.counters.unread(&error, Code::CANCELLED);
                 record_given_up(exchange);
+                record(span, "outcome", Code::CANCELLED);
                 writer.reset(Code::CANCELLED);
             }
-            Err(Elapsed) => node.reset(writer, Code::DEADLINE_EXCEEDED),
+            Err(Elapsed) => {
+                record(span, "outcome", Code::DEADLINE_EXCEEDED);
+                node.reset(writer, Code::DEADLINE_EXCEEDED);
+            }
+        }
+    }
+}
+
+/// Encodes a response, or `internal` if that response cannot be sent. Returns the error of what was encoded,
+/// if it is one, and counts it.
+pub(super) fn encode_or_internal<'r, T>(
+    exchange: &ExchangeState<'_>,
+    response: &'r Response,
+    mut encode: impl FnMut(&Response) -> Result<T>,
+) -> Result<(T, Option<&'r WireError>)> {
+    let ExchangeState { node, link, .. } = exchange;
+    let failures = &node.counters.requests_failed;
+    match (encode(response), response) {
+        (Ok(encoded), Response::Error { error, .. }) => {
+            failures.count(error);
+            Ok((encoded, Some(error)))
+        }
+        (Ok(encoded), _) => Ok((encoded, None)),
+        (Err(error), _) => {
+            tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
+            failures.internal.add();
+            let failure = MethodError::internal(error.to_string()).into_response();
+            Ok((encode(&failure)?, Some(&WireError::Internal)))
         }
     }
 }
