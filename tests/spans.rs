@@ -15,8 +15,8 @@ use std::{
 
 use futures_lite::future::{pending, poll_once};
 use palyra_quic::{
-    Connection, Context, Endpoint, ErrorKind, Peers, Router, TraceContext, TransportLimits, WireError,
-    sim::Link, tracing::Span,
+    Connection, Context, Endpoint, ErrorKind, NextCall, OutgoingCall, Peers, Router, TraceContext,
+    TransportLimits, WireError, sim::Link, tracing::Span,
 };
 use simulation::{PORT, Pair, SECOND};
 use tracing::{
@@ -268,6 +268,59 @@ fn the_outcome_of_an_exchange_is_what_its_caller_gets() {
     });
     let expected = ["internal", "CANCELLED (0x001)", "DEADLINE_EXCEEDED (0x103)", "ok"];
     assert_eq!(collector.outcomes("exchange"), expected);
+}
+
+/// The interceptors of this side run in the span of the call, however it goes on.
+#[test]
+fn a_call_has_one_outcome_also_if_it_is_intercepted_or_cannot_be_opened() {
+    let outcomes = |is_intercepted: bool| {
+        let collector = Collector::at(Level::DEBUG);
+        tracing::subscriber::with_default(collector.clone(), || {
+            let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+            let router = Router::new().serve_stream_raw("demo.none", |_: Context, _, _| async { Ok(()) });
+            let _node = pair.serve(router, TransportLimits::default());
+            let builder = Endpoint::builder().client(simulation::client_tls());
+            let builder = if is_intercepted {
+                builder.around_calls(|call: OutgoingCall, next: NextCall| async move {
+                    tracing::debug!(target: "palyra_quic", "intercepting");
+                    if call.method() == "demo.refused" { Err(call.refuse("no")) } else { next.run().await }
+                })
+            } else {
+                builder
+            };
+            let dialler = pair.sensor.bind(builder, 0).unwrap();
+            pair.sim.clone().run(async {
+                let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+                let too_large = vec![0; 1024 * 1024];
+                connection.stream_raw("demo.none", too_large.clone()).await.unwrap_err();
+                connection.bidi_raw("demo.none", too_large.clone()).await.unwrap_err();
+                connection.send_items_raw("demo.none", too_large.clone()).await.unwrap_err();
+                connection.call_raw("demo.none", too_large).await.unwrap_err();
+                if is_intercepted {
+                    connection.stream_raw("demo.refused", "").await.unwrap_err();
+                    connection.bidi_raw("demo.refused", "").await.unwrap_err();
+                    connection.send_items_raw("demo.refused", "").await.unwrap_err();
+                    connection.call_raw("demo.refused", "").await.unwrap_err();
+                }
+            });
+        });
+        let log = collector.log();
+        for (within, _) in log.events.iter().filter(|(_, line)| line.contains("intercepting")) {
+            let within = usize::try_from(within.expect("a span")).unwrap() - 1;
+            assert_eq!(log.spans[within].name, "call");
+        }
+        drop(log);
+        // Whether the peer takes items is asked once, with a call of its own.
+        let calls = collector.spans("call");
+        let asked = calls.iter().filter(|call| call.fields["method"] == "node.health").count();
+        let mut outcomes = collector.outcomes("call");
+        outcomes.retain(|outcome| outcome != "ok");
+        assert_eq!(outcomes.len() + asked, calls.len(), "{calls:?}");
+        outcomes
+    };
+    assert_eq!(outcomes(false), ["message too large to send"; 4]);
+    let (too_large, refused) = (["message too large to send"; 4], ["intercepted by this side"; 4]);
+    assert_eq!(outcomes(true), [too_large, refused].concat());
 }
 
 #[test]

@@ -31,9 +31,13 @@ impl OutgoingRequest {
         } else {
             let intercepted = request.interceptors(connection, kind);
             let deadline = intercepted.deadline();
-            Box::pin(intercepted.stream(request.begin(connection, &span, deadline))).await
+            let begin = request.begin(connection, &span, deadline);
+            Box::pin(intercepted.stream(begin)).instrument(span.clone()).await
         };
-        opened.map_err(|error| self.name(connection, error))
+        opened.map_err(|error| {
+            record_end(&span, Some(&error));
+            self.name(connection, error)
+        })
     }
 
     async fn begin<I, T>(
@@ -50,8 +54,7 @@ impl OutgoingRequest {
             self.with_time_left(connection, deadline).open(connection, span, deadline).await
         };
         let begun = link.clock().timeout_at(deadline, begin.instrument(span.clone())).await;
-        let begun = begun.unwrap_or_else(|_elapsed| Err(timed_out(link.clock())));
-        let (writer, reader) = begun.inspect_err(|error| record_end(span, Some(error)))?;
+        let (writer, reader) = begun.unwrap_or_else(|_elapsed| Err(timed_out(link.clock())))?;
         let (method, codec) = (&*self.request.method, self.codec);
         let sink = ItemSink::new(connection, method, codec, writer, deadline);
         let streams = (None, reader);

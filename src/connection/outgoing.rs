@@ -178,21 +178,22 @@ impl OutgoingRequest {
     pub(crate) async fn stream<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
         let span = self.span(connection);
         self.tell_trace(connection, &span);
-        if !connection.link().call_interceptors().is_empty() {
-            return Box::pin(self.stream_intercepted(connection, &span)).await;
-        }
-        self.stream_now(connection, &span).await
+        let opened = if connection.link().call_interceptors().is_empty() {
+            self.stream_now(connection, &span).await
+        } else {
+            Box::pin(self.stream_intercepted(connection, &span)).instrument(span.clone()).await
+        };
+        opened.map_err(|error| {
+            record_end(&span, Some(&error));
+            self.name(connection, error)
+        })
     }
 
     async fn stream_intercepted<T>(&mut self, connection: &Connection, span: &Span) -> Result<Responses<T>> {
         let intercepted = self.interceptors(connection, MethodKind::Streaming);
         let deadline = intercepted.deadline();
         let open = async { self.with_time_left(connection, deadline).stream_now(connection, span).await };
-        let opened = intercepted.stream(open).instrument(span.clone()).await;
-        opened.map_err(|error| {
-            record_end(span, Some(&error));
-            self.name(connection, error)
-        })
+        intercepted.stream(open).await
     }
 
     async fn stream_now<T>(&mut self, connection: &Connection, span: &Span) -> Result<Responses<T>> {
@@ -203,11 +204,7 @@ impl OutgoingRequest {
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
         let opened =
             clock.timeout_at(deadline, self.open(connection, span, deadline).instrument(span.clone())).await;
-        let opened = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)));
-        let (writer, reader) = opened.map_err(|error| {
-            record_end(span, Some(&error));
-            self.name(connection, error)
-        })?;
+        let (writer, reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)))?;
         let streams = (Some(writer), reader);
         let (connection, method) = (connection.clone(), mem::take(&mut self.request.method));
         let reader =
