@@ -15,8 +15,8 @@ use std::{
 
 use futures_lite::future::{pending, poll_once};
 use palyra_quic::{
-    Connection, Context, Endpoint, ErrorKind, NextCall, OutgoingCall, Peers, Router, TraceContext,
-    TransportLimits, WireError, sim::Link, tracing::Span,
+    Connection, Context, Endpoint, ErrorKind, Exchange, MethodError, Next, NextCall, OutgoingCall, Peers,
+    Router, TraceContext, TransportLimits, WireError, sim::Link, tracing::Span,
 };
 use simulation::{PORT, Pair, SECOND};
 use tracing::{
@@ -321,6 +321,38 @@ fn a_call_has_one_outcome_also_if_it_is_intercepted_or_cannot_be_opened() {
     assert_eq!(outcomes(false), ["message too large to send"; 4]);
     let (too_large, refused) = (["message too large to send"; 4], ["intercepted by this side"; 4]);
     assert_eq!(outcomes(true), [too_large, refused].concat());
+}
+
+#[test]
+fn the_log_says_why_a_notification_was_not_handled_and_peers_cannot_repeat_that_as_a_warning() {
+    let collector = Collector::at(Level::DEBUG);
+    tracing::subscriber::with_default(collector.clone(), || {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let router = Router::new()
+            .on_notification_raw("demo.note", |_: Context, _| async {})
+            .on_notification_raw("demo.panic", |_: Context, _| async { panic!("on purpose") })
+            .around(|exchange: Exchange, next: Next| async move {
+                match exchange.method() {
+                    "demo.panic" => next.run().await,
+                    _ => Err(MethodError::internal("the flash is full")),
+                }
+            });
+        let _node = pair.serve(router, TransportLimits::default());
+        let dialler = pair.dialler(TransportLimits::default());
+        pair.sim.clone().run(async {
+            let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+            connection.notify_raw("demo.note", "").await.unwrap();
+            pair.sim.sleep(SECOND).await;
+            connection.notify_raw("demo.panic", "").await.unwrap();
+            pair.sim.sleep(SECOND).await;
+        });
+    });
+    let log = collector.log();
+    let refused = |(_, line): &&(Option<u64>, String)| line.contains("internal: the flash is full");
+    let (_, line) = log.events.iter().find(refused).expect("an event with the error");
+    assert!(line.contains("\"method\": \"demo.note\"") && line.contains("10.0.0.2"), "{line}");
+    let [panicked] = &*log.loud else { panic!("{:?}", log.loud) };
+    assert!(panicked.contains("\"method\": \"demo.panic\"") && panicked.contains("panicked"), "{panicked}");
 }
 
 #[test]

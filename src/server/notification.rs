@@ -288,7 +288,8 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: ShutdownWait
     let deadline = node.clock.deadline(node.limits.handler_timeout());
     let context = Context::traced(Arc::clone(link), Some(deadline), notification.trace());
     let _guard = context.guard();
-    let running = handler(context, notification.params.unwrap_or_default());
+    let Notification { method, params, .. } = notification;
+    let running = handler(context, params.unwrap_or_default());
     // Nobody waits, so nobody gives up: a sender may notify and leave.
     let aborted = pin!(async {
         node.drain.reached(Phase::Aborting).await;
@@ -296,29 +297,34 @@ async fn notify(node: &Node, link: &Arc<Link>, body: &Bytes, holds: ShutdownWait
     });
     match run_handler(node, holds, Some(deadline), aborted, running).await {
         Outcome::Returned(Ok(())) => Ok(()),
-        Outcome::Returned(Err(error)) => Err(refused(node, link, &error)),
-        Outcome::Panicked => Err(failed(link)),
+        Outcome::Returned(Err(error)) => Err(refused(node, link, &method, &error)),
+        Outcome::Panicked => {
+            let (remote, method) = (link.remote_address(), span::method(&method));
+            tracing::warn!(%remote, %method, "a notification handler panicked");
+            Err(Code::INTERNAL)
+        }
         Outcome::GivenUp(code) => Err(code),
         Outcome::TimedOut => Err(Code::DEADLINE_EXCEEDED),
     }
 }
 
 /// The code for a notification that its handler did not take, or that an interceptor refused.
-fn refused(node: &Node, link: &Link, error: &MethodError) -> Code {
+fn refused(node: &Node, link: &Link, method: &str, error: &MethodError) -> Code {
+    // At debug, since a peer may send any number of notifications that end so.
+    let (remote, method) = (link.remote_address(), span::method(method));
+    tracing::debug!(%remote, %method, %error, "a notification was not handled");
     match error.error() {
-        WireError::InvalidRequest => violation(node, link, error),
+        WireError::InvalidRequest => {
+            node.record_fault(link);
+            Code::PROTOCOL_VIOLATION
+        }
         WireError::PermissionDenied => {
             node.counters.notifications_denied.add();
             Code::IDENTITY_REJECTED
         }
         WireError::ResourceExhausted => Code::RATE_LIMITED,
-        _ => failed(link),
+        _ => Code::INTERNAL,
     }
-}
-
-fn failed(link: &Link) -> Code {
-    tracing::warn!(remote = %link.remote_address(), "a notification handler failed");
-    Code::INTERNAL
 }
 
 fn violation(node: &Node, link: &Link, fault: &dyn std::fmt::Display) -> Code {
