@@ -15,8 +15,8 @@ use std::{
 
 use futures_lite::future::{pending, poll_once};
 use palyra_quic::{
-    Connection, Context, Endpoint, ErrorKind, Exchange, MethodError, Next, NextCall, OutgoingCall, Peers,
-    Router, TraceContext, TransportLimits, WireError, sim::Link, tracing::Span,
+    Code, Connection, Context, Endpoint, ErrorKind, EventLog, Exchange, MethodError, Next, NextCall,
+    OutgoingCall, Peers, Router, TraceContext, TransportLimits, WireError, sim::Link, tracing::Span,
 };
 use simulation::{PORT, Pair, SECOND};
 use tracing::{
@@ -353,6 +353,30 @@ fn the_log_says_why_a_notification_was_not_handled_and_peers_cannot_repeat_that_
     assert!(line.contains("\"method\": \"demo.note\"") && line.contains("10.0.0.2"), "{line}");
     let [panicked] = &*log.loud else { panic!("{:?}", log.loud) };
     assert!(panicked.contains("\"method\": \"demo.panic\"") && panicked.contains("panicked"), "{panicked}");
+}
+
+#[test]
+fn the_log_says_why_a_subscription_broke() {
+    let collector = Collector::at(Level::DEBUG);
+    tracing::subscriber::with_default(collector.clone(), || {
+        let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
+        let log = EventLog::new();
+        log.publish_raw(vec![0; 64 * 1024]).unwrap();
+        let _node = pair.serve(Router::new().events(log), TransportLimits::default());
+        let dialler = pair.dialler(TransportLimits::builder().stream_receive_window(2048).build().unwrap());
+        pair.sim.clone().run(async {
+            let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+            // Not read, so that the node is writing when the connection ends.
+            let _events = connection.events_raw().open().await.unwrap();
+            pair.sim.sleep(SECOND).await;
+            connection.close(Code::NO_ERROR, "");
+            pair.sim.sleep(SECOND).await;
+        });
+    });
+    let log = collector.log();
+    let broke = log.events.iter().find(|(_, line)| line.contains("a subscription broke"));
+    let (_, line) = broke.expect("an event");
+    assert!(line.contains("connection closed") && line.contains("10.0.0.2"), "{line}");
 }
 
 #[test]

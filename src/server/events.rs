@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     events::{EventLog, EventReader, GapBefore},
     frame,
-    message::{EVENT_OVERHEAD, Request, Response, encode_event},
+    message::{EVENT_OVERHEAD, Request, Response, WireError, encode_event},
     router::{Context, MethodError},
     stream::FrameWriter,
     sync::EventListener,
@@ -69,7 +69,11 @@ pub(super) async fn stream(
         let subscription = Subscription { exchange, log, writer: &mut writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
-            served.map(|how| ended_by = how).map_err(|error| MethodError::internal(error.to_string()))
+            served.map(|how| ended_by = how).map_err(|error| {
+                let remote = exchange.link.remote_address();
+                tracing::debug!(%remote, %error, "a subscription broke");
+                MethodError::new(WireError::Internal)
+            })
         };
         run_handler(exchange.node, ShutdownWaits::ForHandler, deadline, pin!(stopped), Box::pin(serving))
             .await
