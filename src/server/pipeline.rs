@@ -18,7 +18,7 @@ use futures_lite::future;
 use super::{
     call::wait_for_room,
     connection_state::ConnectionState,
-    exchange_result::{ExchangeResult, expired},
+    exchange_result::{ExchangeResult, encode_or_internal, expired},
     exchange_state::ExchangeState,
     items::too_many_item_exchanges,
     request::{record_unread, refuse, take_request},
@@ -367,25 +367,17 @@ impl<'a> Answers<'a> {
     }
 
     fn add(&mut self, response: &Response) -> std::result::Result<(), PipelineEnd> {
-        let ExchangeState { node, link, codec, .. } = self.exchange;
-        if let Response::Error { error, .. } = response {
-            node.counters.requests_failed.count(error);
-        }
+        let ExchangeState { node, codec, .. } = self.exchange;
         if self.frames.is_empty() {
             // About as many may follow as did before.
             self.frames.reserve(self.written.min(WRITE_BYTES));
         }
         let max = node.max_frame_len();
         let frames = &mut self.frames;
-        let mut append = |response: &Response| {
+        let append = |response: &Response| {
             frame::append(frames, max, |out| response.encode(*codec, out).map_err(Error::from))
         };
-        let encoded = append(response).or_else(|error| {
-            tracing::debug!(remote = %link.remote_address(), %error, "an answer could not be sent");
-            node.counters.requests_failed.internal.add();
-            append(&MethodError::internal(error.to_string()).into_response())
-        });
-        if encoded.is_err() {
+        if encode_or_internal(self.exchange, response, append).is_err() {
             return Err(PipelineEnd::Broken(Code::INTERNAL));
         }
         self.reserved = 0;

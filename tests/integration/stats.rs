@@ -7,7 +7,7 @@ use crate::simulation::{PORT, Pair, SECOND, client_tls, server_tls};
 use futures_lite::future::{or, pending, poll_once};
 use palyra_quic::{
     AddressValidation, CertificateAuthority, ClientTls, Connection, Context, Endpoint, EndpointStats, Error,
-    EventItem, EventLog, MethodError, Peers, Refusal, RevocationList, Router, TransportLimits,
+    ErrorKind, EventItem, EventLog, MethodError, Peers, Refusal, RevocationList, Router, TransportLimits,
     TransportLimitsBuilder, WireError, sim::Link,
 };
 
@@ -232,6 +232,31 @@ fn requests_are_counted_and_their_errors_by_kind() {
         fails!("demo.own", other);
         assert_eq!(bench.seen.get().requests_failed.total(), 7);
         assert_eq!((connection.stats().calls, connection.stats().requests), (8, 0));
+    });
+}
+
+#[test]
+fn an_error_that_is_too_large_to_send_is_counted_as_the_one_that_is_sent_instead() {
+    let too_large = "x".repeat(600 * 1024);
+    let bench = Bench::with(limits(), |router| {
+        router.serve_raw("demo.too_large", move |_: Context, _| {
+            let error = MethodError::new(WireError::from(&*too_large));
+            async { Err(error) }
+        })
+    });
+    bench.run(async {
+        let connection = bench.connect().await;
+        let pipeline = connection.pipeline_raw("demo.too_large");
+        for call in 1..=2 {
+            let called = if call == 1 {
+                connection.call_raw("demo.too_large", "").await
+            } else {
+                pipeline.call_raw("").await
+            };
+            assert_eq!(*called.unwrap_err().kind(), ErrorKind::Remote(WireError::Internal));
+            let failed = bench.node.stats().requests_failed;
+            assert_eq!((failed.internal, failed.total()), (call, call));
+        }
     });
 }
 
