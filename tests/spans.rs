@@ -373,6 +373,7 @@ fn the_log_says_why_a_subscription_broke() {
             pair.sim.sleep(SECOND).await;
         });
     });
+    assert_eq!(collector.outcomes("exchange"), ["CANCELLED (0x001)"]);
     let log = collector.log();
     let broke = log.events.iter().find(|(_, line)| line.contains("a subscription broke"));
     let (_, line) = broke.expect("an event");

@@ -13,11 +13,12 @@ use super::{
 use crate::{
     admission::Charge,
     code::Code,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     events::{EventLog, EventReader, GapBefore},
     frame,
-    message::{EVENT_OVERHEAD, Request, Response, WireError, encode_event},
-    router::{Context, MethodError},
+    link::Link,
+    message::{EVENT_OVERHEAD, Request, Response, encode_event},
+    router::{Context, ExchangeGuard, MethodError},
     stream::FrameWriter,
     sync::EventListener,
 };
@@ -69,15 +70,23 @@ pub(super) async fn stream(
         let subscription = Subscription { exchange, log, writer: &mut writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
-            served.map(|how| ended_by = how).map_err(|error| {
-                let remote = exchange.link.remote_address();
-                tracing::debug!(%remote, %error, "a subscription broke");
-                MethodError::new(WireError::Internal)
-            })
+            ended_by = served.unwrap_or_else(|error| broken_by(exchange.link, &error));
+            Ok(())
         };
         run_handler(exchange.node, ShutdownWaits::ForHandler, deadline, pin!(stopped), Box::pin(serving))
             .await
     };
+    conclude(exchange, outcome, ended_by, writer, guard)
+}
+
+/// Tells the subscriber how its subscription ended.
+fn conclude(
+    exchange: &ExchangeState<'_>,
+    outcome: Outcome<()>,
+    ended_by: EndedBy,
+    writer: FrameWriter,
+    guard: ExchangeGuard,
+) -> ExchangeResult {
     match (outcome, ended_by) {
         // A follower comes back to another node, or later, from where it was.
         (Outcome::Returned(Ok(())), EndedBy::Shutdown) => {
@@ -93,9 +102,23 @@ pub(super) async fn stream(
             let outcome = Outcome::Returned(Err(replaced.retry_after(Duration::ZERO)));
             ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
         }
-        // The stream broke under the events.
-        (Outcome::Returned(Err(_)), _) => ExchangeResult::reset(exchange, writer, Code::INTERNAL),
+        (Outcome::Returned(Ok(())), EndedBy::GivenUp(code)) => {
+            ExchangeResult::conclude(exchange, Outcome::GivenUp(code), writer, Some(guard))
+        }
+        (Outcome::Returned(Ok(())), EndedBy::Fault) => {
+            ExchangeResult::reset(exchange, writer, Code::INTERNAL)
+        }
         (outcome, _) => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
+    }
+}
+
+/// How a subscription ended whose events could not be sent.
+fn broken_by(link: &Link, error: &Error) -> EndedBy {
+    tracing::debug!(remote = %link.remote_address(), %error, "a subscription broke");
+    match error.kind() {
+        ErrorKind::StreamReset(code) => EndedBy::GivenUp(*code),
+        _ if !link.is_open() => EndedBy::GivenUp(Code::CANCELLED),
+        _ => EndedBy::Fault,
     }
 }
 
@@ -117,6 +140,10 @@ enum EndedBy {
     Replaced,
     /// The next events could not be read from the log.
     FailedRead(Error),
+    /// The subscriber has stopped the stream while events were written, or is gone.
+    GivenUp(Code),
+    /// The next events could not be sent, for a reason of this side.
+    Fault,
 }
 
 struct Subscription<'a> {

@@ -335,6 +335,39 @@ fn events_and_gaps_are_counted_on_both_sides() {
 }
 
 #[test]
+fn a_subscriber_that_leaves_in_the_middle_of_an_event_is_counted_as_one_that_left() {
+    let bench = Bench::new();
+    bench.log.publish_raw(vec![0; 64 * 1024]).unwrap();
+    bench.run(async {
+        let narrow = bench.pair.dialler(limits().stream_receive_window(2048).build().unwrap());
+        let connection = narrow.connect(bench.pair.gateway.address(PORT)).await.unwrap();
+        bench.settle().await;
+        bench.seen.set(bench.node.stats());
+        // Not read, so that the node is writing when it goes.
+        let unread = connection.events_raw().open().await.unwrap();
+        bench.settle().await;
+        drop(unread);
+        let sent = |stats: &mut EndpointStats, events| (stats.requests, stats.events_sent) = (events, events);
+        bench
+            .moved(|stats| {
+                sent(stats, 1);
+                stats.streams_reset_by_peers += 1;
+            })
+            .await;
+        // A connection that ends is no reset.
+        let _unread = connection.events_raw().open().await.unwrap();
+        bench.settle().await;
+        connection.close(palyra_quic::Code::NO_ERROR, "");
+        bench
+            .moved(|stats| {
+                sent(stats, 2);
+                stats.connections_open = 0;
+            })
+            .await;
+    });
+}
+
+#[test]
 fn a_connection_counts_what_goes_over_it() {
     let bench = Bench::new();
     bench.run(async {
