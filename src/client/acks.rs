@@ -6,6 +6,7 @@ use futures_lite::future;
 
 use super::{policy::MAX_RETRY_AFTER, reconnecting::Client};
 use crate::{
+    connection::Connection,
     error::{Error, ErrorKind, Result},
     events::Cursor,
     protocol::ACK_EVENTS,
@@ -128,13 +129,17 @@ impl Sending {
                 (state.wanted.take(), state.ends)
             };
             let Some(cursor) = wanted else { return };
-            let pause = match self.send(cursor).await {
+            let sent = match self.client.connection().await {
+                Ok(connection) => self.send(&connection, cursor).await,
+                // Not the connection's end, which this side may have closed, but the endpoint's.
+                Err(error) if *error.kind() == ErrorKind::Closed => return,
+                Err(error) => Err(error),
+            };
+            let pause = match sent {
                 Ok(()) => {
                     self.answered(cursor, Ok(()));
                     continue;
                 }
-                // The endpoint has ended.
-                Err(error) if *error.kind() == ErrorKind::Closed => return,
                 Err(error) if is_refusal(&error) => {
                     tracing::debug!(log = &*self.log, %error, "an acknowledgement was refused");
                     self.answered(cursor, Err(error));
@@ -169,8 +174,7 @@ impl Sending {
         self.changed.notify(usize::MAX);
     }
 
-    async fn send(&self, cursor: Cursor) -> Result<()> {
-        let connection = self.client.connection().await?;
+    async fn send(&self, connection: &Connection, cursor: Cursor) -> Result<()> {
         let clock = self.client.clock();
         let sent = connection.ack_events::<Raw>(&*self.log, &self.consumer, cursor);
         match clock.timeout_at(Some(clock.deadline(TIMEOUT)), sent).await {

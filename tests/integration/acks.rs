@@ -404,7 +404,6 @@ fn what_is_accepted_is_written_where_events_are_refused() {
     smol::block_on(log.close()).unwrap();
 }
 
-/// Both copies of the consumers are damaged: those that were lost may need everything.
 /// The next node may have forgotten it in a crash, or have heard of no acknowledgement at all.
 #[test]
 fn the_latest_acknowledgement_is_repeated_to_the_node_that_is_connected_next() {
@@ -437,33 +436,67 @@ fn the_latest_acknowledgement_is_repeated_to_the_node_that_is_connected_next() {
     });
 }
 
-/// Sends the next event to whoever subscribes, and to acknowledgements that they should come back in the far future.
-/// Returns when it has done so once.
-async fn put_off_one_ack(peer: &quinn::Connection) -> Vec<RawStream> {
-    let mut streams = Vec::new();
+/// Sends the next event to each subscriber, until an acknowledgement comes. Returns its stream.
+async fn next_ack(peer: &quinn::Connection, subscribers: &mut Vec<RawStream>) -> RawStream {
     loop {
         let mut stream = RawStream::accept(peer).await;
         let request = Request::decode(&stream.answer().await.frames().remove(0).into()).unwrap();
-        let is_ack = &*request.method == "node.ack_events";
+        if &*request.method == "node.ack_events" {
+            return stream;
+        }
         let seq = request.resume_from.unwrap_or(0) + 1;
-        let mut response = Response::event(seq, Some(5), Some("x".into()));
-        if is_ack {
-            response = Response::error(WireError::ResourceExhausted);
-            if let Response::Error { retry_after, .. } = &mut response {
-                *retry_after = Some(Duration::from_millis(u64::MAX));
-            }
-        }
-        let mut body = Vec::new();
-        response.encode(Codec::Cbor, &mut body).unwrap();
-        stream.send(&frame(&body)).await;
-        if is_ack {
-            stream.finish();
-            // It is still to be read.
-            let _ = stream.stopped().await;
-            return streams;
-        }
-        streams.push(stream);
+        send(&mut stream, &Response::event(seq, Some(5), Some("x".into()))).await;
+        subscribers.push(stream);
     }
+}
+
+async fn send(stream: &mut RawStream, response: &Response) {
+    let mut body = Vec::new();
+    response.encode(Codec::Cbor, &mut body).unwrap();
+    stream.send(&frame(&body)).await;
+}
+
+/// Sends the next event to each subscriber, and to the first acknowledgement that it should come back in the
+/// far future. Returns when it has done so.
+async fn put_off_one_ack(peer: &quinn::Connection) -> Vec<RawStream> {
+    let mut subscribers = Vec::new();
+    let mut stream = next_ack(peer, &mut subscribers).await;
+    let mut response = Response::error(WireError::ResourceExhausted);
+    if let Response::Error { retry_after, .. } = &mut response {
+        *retry_after = Some(Duration::from_millis(u64::MAX));
+    }
+    send(&mut stream, &response).await;
+    stream.finish();
+    // It is still to be read.
+    let _ = stream.stopped().await;
+    subscribers
+}
+
+#[test]
+fn an_acknowledgement_is_repeated_when_its_own_side_closes_the_connection() {
+    run(async {
+        let server = RawServer::new();
+        let dialler = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
+        let client = Client::builder(dialler).address(server.address()).build().unwrap();
+        let mut subscription = client.subscribe_raw().consumer("a").open();
+        let reader = async {
+            assert_eq!(next_event(&mut subscription).await, 1);
+            subscription.ack();
+            loop {
+                subscription.next_raw().await.unwrap();
+            }
+        };
+        let origin = async {
+            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let mut streams = Vec::new();
+            let _unanswered = next_ack(&peer, &mut streams).await;
+            client.connection().await.unwrap().close(Code::NO_ERROR, "");
+            peer.closed().await;
+            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            next_ack(&peer, &mut streams).await;
+        };
+        smol::future::or(reader, origin).await;
+    });
 }
 
 #[test]
@@ -503,6 +536,7 @@ fn an_acknowledgement_that_was_put_off_is_repeated_on_the_next_connection_and_at
     });
 }
 
+/// Both copies of the consumers are damaged: those that were lost may need everything.
 #[test]
 fn lost_consumers_are_not_forgotten_when_others_come_back() {
     let directory = Directory::new("damage");
