@@ -157,18 +157,18 @@ impl CallInterceptors {
         self.0.is_none()
     }
 
-    /// Runs the interceptors around `work`, which sends the call, within its time limit. Gives what the work
-    /// did, if it was done, and the bytes that the outermost interceptor returned.
+    /// Runs the interceptors around `work`, which sends the call, until `limit`. Gives what the work did, if
+    /// it was done, and the bytes that the outermost interceptor returned.
     pub(crate) async fn around<T>(
         &self,
         clock: &Clock,
         call: OutgoingCall,
+        limit: Option<Instant>,
         payload: fn(&T) -> Bytes,
         work: impl Future<Output = Result<T>>,
     ) -> Result<(Option<T>, Bytes)> {
         let interceptors = self.0.iter().flat_map(|interceptors| interceptors.iter().cloned()).collect();
         let (handoff, result) = Handoff::new();
-        let deadline = call.deadline;
         let mut chain = pin!(NextCall { interceptors, passed: 0, call, result }.run());
         let mut work = Work { handoff, work: pin!(Some(work)), progress: Progress::NotBegun };
         let concluded = poll_fn(|cx| {
@@ -182,7 +182,7 @@ impl CallInterceptors {
             }
         });
         // The work has the same time limit, and knows more about its end. So this is for the interceptors.
-        let concluded = clock.timeout_at(deadline, concluded).await;
+        let concluded = clock.timeout_at(limit, concluded).await;
         concluded.unwrap_or_else(|Elapsed| work.conclude(Err(clock.timed_out(ErrorKind::DeadlineExceeded))))
     }
 }

@@ -60,6 +60,11 @@ impl<'a> Attempts<'a> {
         Self { client, deadline, _work: work, failure: None }
     }
 
+    /// When the time limit passes.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// The connection for the next attempt, and how long that may take.
     pub(super) async fn next(&mut self) -> Result<(Connection, Duration)> {
         let clock = self.client.clock();

@@ -107,7 +107,8 @@ impl<T> ClientCall<T> {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future cancels the request, which has not run.
+    /// Dropping the future cancels the request, which has not run, unless an
+    /// [interceptor](crate::EndpointBuilder::around_calls) still waits after it was sent.
     pub async fn stream(mut self) -> Result<Responses<T>> {
         self.client.open_stream(&mut self.outgoing).await
     }
@@ -189,7 +190,7 @@ impl Client {
             let (connection, left) = next.map_err(|error| self.name(error, &outgoing.request.method))?;
             // Unless it was asked for, there is no limit for what comes on the stream.
             outgoing.timeout = outgoing.timeout.and(Some(left));
-            let opened = self.within(&connection, left, outgoing.stream(&connection)).await;
+            let opened = outgoing.stream(&connection, Some(attempts.deadline())).await;
             let opened = opened.map_err(|error| self.name(error, &outgoing.request.method));
             if let Some(outcome) = attempts.conclude(&connection, opened) {
                 return outcome;

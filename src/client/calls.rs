@@ -149,8 +149,9 @@ impl Client {
     async fn notify_bytes(&self, method: &str, params: Bytes) -> Result<()> {
         let mut attempts = Attempts::new(self, self.shared.call_timeout);
         loop {
-            let (connection, left) = attempts.next().await.map_err(|error| self.name(error, method))?;
-            let sent = self.within(&connection, left, connection.notify_raw(method, params.clone())).await;
+            let (connection, _) = attempts.next().await.map_err(|error| self.name(error, method))?;
+            let limit = Some(attempts.deadline());
+            let sent = connection.notify_until(method, params.clone(), limit).await;
             let sent = sent.map_err(|error| self.name(error, method));
             if let Some(outcome) = attempts.conclude(&connection, sent) {
                 return outcome;

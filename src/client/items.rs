@@ -116,7 +116,7 @@ impl Client {
             let (connection, left) = next.map_err(|error| self.name(error, &outgoing.request.method))?;
             // Unless it was asked for, there is no limit for what comes on the stream.
             outgoing.timeout = outgoing.timeout.and(Some(left));
-            let opened = self.within(&connection, left, outgoing.items(&connection, kind)).await;
+            let opened = outgoing.items(&connection, kind, Some(attempts.deadline())).await;
             let opened = opened.map_err(|error| self.name(error, &outgoing.request.method));
             if let Some(outcome) = attempts.conclude(&connection, opened) {
                 return outcome;
@@ -142,7 +142,8 @@ impl<T> ClientCall<T> {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future cancels the request, which has not run.
+    /// Dropping the future cancels the request, which has not run, unless an
+    /// [interceptor](crate::EndpointBuilder::around_calls) still waits after it was sent.
     pub async fn send_items<I>(mut self) -> Result<Upload<I, T>> {
         let (client, outgoing) = self.parts();
         let (sink, responses) = client.open_items(outgoing, MethodKind::Items).await?;
@@ -158,7 +159,8 @@ impl<T> ClientCall<T> {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future cancels the request, which has not run.
+    /// Dropping the future cancels the request, which has not run, unless an
+    /// [interceptor](crate::EndpointBuilder::around_calls) still waits after it was sent.
     pub async fn bidi<I>(mut self) -> Result<(ItemSink<I>, Responses<T>)> {
         let (client, outgoing) = self.parts();
         client.open_items(outgoing, MethodKind::Both).await

@@ -105,6 +105,11 @@ pub(super) fn record_end(span: &Span, error: Option<&Error>) {
     }
 }
 
+/// The first of two, of which either may be none.
+pub(super) fn earlier(one: Deadline, other: Deadline) -> Deadline {
+    one.into_iter().chain(other).min()
+}
+
 pub(super) fn timed_out(clock: &Clock) -> Error {
     clock.timed_out(ErrorKind::DeadlineExceeded)
 }

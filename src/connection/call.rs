@@ -248,7 +248,7 @@ impl<T> Call<T> {
     ///
     /// Dropping the future cancels the request, which may have begun to run.
     pub async fn stream(mut self) -> Result<Responses<T>> {
-        self.outgoing.stream(&self.connection).await
+        self.outgoing.stream(&self.connection, None).await
     }
 
     /// By reference, since what a future takes by value it has twice.

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 
-use super::answer::Deadline;
+use super::answer::{Deadline, earlier};
 use crate::{
     call_interceptor::OutgoingCall,
     error::{Error, ErrorKind, Result},
@@ -17,6 +17,7 @@ use crate::{
 pub(super) struct Intercepted<'a> {
     link: &'a Arc<Link>,
     call: OutgoingCall,
+    limit: Deadline,
 }
 
 impl<'a> Intercepted<'a> {
@@ -37,7 +38,13 @@ impl<'a> Intercepted<'a> {
             peer: link.peer().cloned(),
             remote_address: link.remote_address(),
         };
-        Self { link, call }
+        Self { link, call, limit: deadline }
+    }
+
+    /// The interceptors have to end at `limit`, too. They do not see it: it is for sending the request, and
+    /// not for the answers.
+    pub(super) fn until(self, limit: Deadline) -> Self {
+        Self { limit: earlier(self.limit, limit), ..self }
     }
 
     pub(super) fn deadline(&self) -> Deadline {
@@ -77,8 +84,8 @@ impl<'a> Intercepted<'a> {
         payload: fn(&T) -> Bytes,
         work: impl Future<Output = Result<T>>,
     ) -> Result<(Option<T>, Bytes)> {
-        let Self { link, call } = self;
+        let Self { link, call, limit } = self;
         let _outstanding = OutstandingGuard::new(link);
-        link.call_interceptors().around(link.clock(), call, payload, work).await
+        link.call_interceptors().around(link.clock(), call, limit, payload, work).await
     }
 }

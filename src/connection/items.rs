@@ -4,7 +4,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     Connection,
-    answer::{Deadline, record_end, timed_out},
+    answer::{Deadline, earlier, record_end, timed_out},
     item_sink::ItemSink,
     outgoing::OutgoingRequest,
     reader::ResponseReader,
@@ -14,11 +14,13 @@ use super::{
 use crate::{error::Result, link::OutstandingGuard, method::MethodKind};
 
 impl OutgoingRequest {
-    /// Sends the request, and gives where its items go and what reads the answers.
+    /// Sends the request within its time limit, and until `limit` at the latest. Gives where its items go and
+    /// what reads the answers.
     pub(crate) async fn items<I, T>(
         &self,
         connection: &Connection,
         kind: MethodKind,
+        limit: Deadline,
     ) -> Result<(ItemSink<I>, Responses<T>)> {
         let mut request = self.clone();
         request.request.set_more(true);
@@ -27,11 +29,11 @@ impl OutgoingRequest {
         let link = connection.link();
         let opened = if link.call_interceptors().is_empty() {
             let deadline = self.timeout.map(|timeout| link.clock().deadline(timeout));
-            request.begin(connection, &span, deadline).await
+            request.begin(connection, &span, deadline, limit).await
         } else {
-            let intercepted = request.interceptors(connection, kind);
+            let intercepted = request.interceptors(connection, kind).until(limit);
             let deadline = intercepted.deadline();
-            let begin = request.begin(connection, &span, deadline);
+            let begin = request.begin(connection, &span, deadline, limit);
             Box::pin(intercepted.stream(begin)).instrument(span.clone()).await
         };
         opened.map_err(|error| {
@@ -45,6 +47,7 @@ impl OutgoingRequest {
         connection: &Connection,
         span: &Span,
         deadline: Deadline,
+        limit: Deadline,
     ) -> Result<(ItemSink<I>, Responses<T>)> {
         let link = connection.link();
         let outstanding = OutstandingGuard::new(link);
@@ -53,7 +56,8 @@ impl OutgoingRequest {
             // What is left of its time is what the peer is told.
             self.with_time_left(connection, deadline).open(connection, span, deadline).await
         };
-        let begun = link.clock().timeout_at(deadline, begin.instrument(span.clone())).await;
+        let limit = earlier(deadline, limit);
+        let begun = link.clock().timeout_at(limit, begin.instrument(span.clone())).await;
         let (writer, reader) = begun.unwrap_or_else(|_elapsed| Err(timed_out(link.clock())))?;
         let (method, codec) = (&*self.request.method, self.codec);
         let sink = ItemSink::new(connection, method, codec, writer, deadline);

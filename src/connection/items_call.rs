@@ -175,7 +175,7 @@ impl<T> Call<T> {
     /// Dropping the future cancels the request, which may have begun to run.
     pub async fn send_items<I>(mut self) -> Result<Upload<I, T>> {
         let (connection, outgoing) = self.parts();
-        let (sink, responses) = outgoing.items(connection, MethodKind::Items).await?;
+        let (sink, responses) = outgoing.items(connection, MethodKind::Items, None).await?;
         Ok(Upload::new(sink, responses))
     }
 
@@ -193,6 +193,6 @@ impl<T> Call<T> {
     /// Dropping the future cancels the request, which may have begun to run.
     pub async fn bidi<I>(mut self) -> Result<(ItemSink<I>, Responses<T>)> {
         let (connection, outgoing) = self.parts();
-        outgoing.items(connection, MethodKind::Both).await
+        outgoing.items(connection, MethodKind::Both, None).await
     }
 }

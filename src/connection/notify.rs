@@ -5,7 +5,11 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use minicbor::Encode;
 
-use super::{Connection, intercepted::Intercepted};
+use super::{
+    Connection,
+    answer::{Deadline, timed_out},
+    intercepted::Intercepted,
+};
 use crate::{
     code::Code,
     error::{Error, ErrorKind, Result},
@@ -52,28 +56,39 @@ impl Connection {
     ///
     /// As for [`notify`](Self::notify).
     pub async fn notify_raw(&self, method: impl AsRef<str>, params: impl Into<Bytes>) -> Result<()> {
-        let notification = notification(self.link(), method.as_ref(), params.into());
-        if !self.link().call_interceptors().is_empty() {
-            return Box::pin(self.notify_intercepted(&notification)).await;
-        }
-        self.notify_now(&notification).await
+        self.notify_until(method.as_ref(), params.into(), None).await
     }
 
-    async fn notify_intercepted(&self, notification: &Notification) -> Result<()> {
-        let intercepted = interceptors(self.link(), notification);
-        let sent = intercepted.notification(self.notify_now(notification)).await;
+    /// Sends a notification until `limit` at the latest.
+    pub(crate) async fn notify_until(&self, method: &str, params: Bytes, limit: Deadline) -> Result<()> {
+        let notification = notification(self.link(), method, params);
+        if !self.link().call_interceptors().is_empty() {
+            return Box::pin(self.notify_intercepted(&notification, limit)).await;
+        }
+        self.notify_now(&notification, limit).await
+    }
+
+    async fn notify_intercepted(&self, notification: &Notification, limit: Deadline) -> Result<()> {
+        let intercepted = interceptors(self.link(), notification).until(limit);
+        let sent = intercepted.notification(self.notify_now(notification, limit)).await;
         sent.map_err(|error| self.link().name(error, &notification.method))
     }
 
     /// By reference, since what a future takes by value it has twice.
-    async fn notify_now(&self, notification: &Notification) -> Result<()> {
-        let _sending = OutstandingGuard::new(self.link());
-        let notifier = self.notifier().await;
-        let mut notifier = notifier.map_err(|error| error.of_method(&notification.method))?;
-        notifier.send_now(notification).await?;
-        let Notifier { mut writer, .. } = notifier;
+    async fn notify_now(&self, notification: &Notification, limit: Deadline) -> Result<()> {
+        let link = self.link();
+        let _sending = OutstandingGuard::new(link);
+        let send = async {
+            let notifier = self.notifier().await;
+            let mut notifier = notifier.map_err(|error| error.of_method(&notification.method))?;
+            notifier.send_now(notification).await?;
+            Ok(notifier.writer)
+        };
+        let sent = link.clock().timeout_at(limit, send).await;
+        let timed_out = |_elapsed| Err(link.name(timed_out(link.clock()), &notification.method));
+        let mut writer: FrameWriter = sent.unwrap_or_else(timed_out)?;
         writer.finish();
-        self.link().outstanding().keep(writer);
+        link.outstanding().keep(writer);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use super::{
     Connection,
-    answer::{Deadline, read, record_end, remote_error, timed_out, violated},
+    answer::{Deadline, earlier, read, record_end, remote_error, timed_out, violated},
     intercepted::Intercepted,
     reader::ResponseReader,
     responses::Responses,
@@ -174,14 +174,19 @@ impl OutgoingRequest {
         }
     }
 
-    /// Sends the request, and gives what reads the answers. Where that succeeds, the request is used up.
-    pub(crate) async fn stream<T>(&mut self, connection: &Connection) -> Result<Responses<T>> {
+    /// Sends the request within its time limit, and until `limit` at the latest. Gives what reads the
+    /// answers. Where that succeeds, the request is used up.
+    pub(crate) async fn stream<T>(
+        &mut self,
+        connection: &Connection,
+        limit: Deadline,
+    ) -> Result<Responses<T>> {
         let span = self.span(connection);
         self.tell_trace(connection, &span);
         let opened = if connection.link().call_interceptors().is_empty() {
-            self.stream_now(connection, &span).await
+            self.stream_now(connection, &span, limit).await
         } else {
-            Box::pin(self.stream_intercepted(connection, &span)).instrument(span.clone()).await
+            Box::pin(self.stream_intercepted(connection, &span, limit)).instrument(span.clone()).await
         };
         opened.map_err(|error| {
             record_end(&span, Some(&error));
@@ -189,21 +194,32 @@ impl OutgoingRequest {
         })
     }
 
-    async fn stream_intercepted<T>(&mut self, connection: &Connection, span: &Span) -> Result<Responses<T>> {
-        let intercepted = self.interceptors(connection, MethodKind::Streaming);
+    async fn stream_intercepted<T>(
+        &mut self,
+        connection: &Connection,
+        span: &Span,
+        limit: Deadline,
+    ) -> Result<Responses<T>> {
+        let intercepted = self.interceptors(connection, MethodKind::Streaming).until(limit);
         let deadline = intercepted.deadline();
-        let open = async { self.with_time_left(connection, deadline).stream_now(connection, span).await };
+        let open =
+            async { self.with_time_left(connection, deadline).stream_now(connection, span, limit).await };
         intercepted.stream(open).await
     }
 
-    async fn stream_now<T>(&mut self, connection: &Connection, span: &Span) -> Result<Responses<T>> {
+    async fn stream_now<T>(
+        &mut self,
+        connection: &Connection,
+        span: &Span,
+        limit: Deadline,
+    ) -> Result<Responses<T>> {
         self.tell_timeout();
         // Those who follow something do so until they are told to stop, or the node shuts down.
         let outstanding = (!self.request.follow).then(|| OutstandingGuard::new(connection.link()));
         let clock = connection.link().clock().clone();
         let deadline = self.timeout.map(|timeout| clock.deadline(timeout));
-        let opened =
-            clock.timeout_at(deadline, self.open(connection, span, deadline).instrument(span.clone())).await;
+        let open = self.open(connection, span, deadline).instrument(span.clone());
+        let opened = clock.timeout_at(earlier(deadline, limit), open).await;
         let (writer, reader) = opened.unwrap_or_else(|_elapsed| Err(timed_out(&clock)))?;
         let streams = (Some(writer), reader);
         let (connection, method) = (connection.clone(), mem::take(&mut self.request.method));

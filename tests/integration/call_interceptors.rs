@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_lite::{StreamExt, future};
 use palyra_quic::{
-    Bytes, Client, Connection, Context, Endpoint, EndpointBuilder, Error, ErrorKind, EventLog, MethodKind,
-    NextCall, OutgoingCall, Router, TransportLimits, WireError, sim::Link,
+    Bytes, Client, Connection, Context, Endpoint, EndpointBuilder, Error, ErrorKind, EventLog, ItemsMethod,
+    MethodKind, NextCall, OutgoingCall, Router, TransportLimits, WireError, sim::Link,
 };
 
 use crate::{
@@ -283,4 +283,46 @@ fn an_answer_that_is_no_result_passes_unchanged() {
         let health = connection.health().await.unwrap();
         assert!(health.ok && health.payload.is_some());
     });
+}
+
+/// Neither may a client say so where the time limit passes that is only for sending a request.
+#[test]
+fn a_client_whose_time_limit_passes_tells_whether_a_request_has_left() {
+    const GATHER: ItemsMethod<(), u32, u32> = ItemsMethod::new("gather");
+    let pair = Pair::new(1, Link::new().delay(Duration::from_millis(5)));
+    let journal = Journal::default();
+    let gathers = journal.clone();
+    let router = noting(&journal).serve_items(GATHER, move |_, (), _| {
+        gathers.note("gather");
+        future::pending()
+    });
+    let node = pair.serve(router, TransportLimits::default());
+    for waits_before in [false, true] {
+        let builder =
+            Endpoint::builder().around_calls(move |call: OutgoingCall, next: NextCall| async move {
+                if call.method().starts_with("node.") {
+                    return next.run().await;
+                }
+                if !waits_before {
+                    next.run().await?;
+                }
+                future::pending().await
+            });
+        let dialler = pair.sensor.bind(builder.client(client_tls()), 0).unwrap();
+        let client = Client::builder(dialler).address(node.local_addr().unwrap());
+        let client = client.call_timeout(2 * SECOND).build().unwrap();
+        pair.sim.run(async {
+            let failures = [
+                client.stream::<_, u32>("count", &1_u32).await.unwrap_err(),
+                client.send_items(GATHER, &()).await.unwrap_err(),
+                client.notify("note", "hello").await.unwrap_err(),
+            ];
+            for failure in failures {
+                assert_eq!(failure.kind(), &ErrorKind::DeadlineExceeded);
+                assert_eq!(failure.may_have_run(), !waits_before, "{failure:?}");
+            }
+        });
+        let ran: &[_] = if waits_before { &[] } else { &["count", "gather", "hello"] };
+        assert_eq!(journal.take(), ran);
+    }
 }
