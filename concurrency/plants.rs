@@ -137,8 +137,8 @@ pub(crate) const SHUTTLE: &[Plant] = &[
         case: "handoff",
         file: "src/handoff.rs",
         changes: &[(
-            "            state.progress = Progress::Done(result);\n            state.wake();\n",
-            "            state.progress = Progress::Done(result);\n",
+            "        let wakers = state.take_wakers();\n        drop(state);\n        wake(wakers);\n    }\n",
+            "        drop(state);\n    }\n",
         )],
     },
 ];

@@ -24,6 +24,8 @@ pub(crate) struct HandedOff<T> {
     shared: Arc<Shared<T>>,
 }
 
+/// Invariant: nothing of the application is called or dropped while `state` is locked. A result or a waker
+/// may own either side, whose drop locks it.
 struct Shared<T> {
     state: Mutex<State<T>>,
 }
@@ -63,22 +65,29 @@ impl<T> Handoff<T> {
 
     /// What is to be done. A change wakes this task.
     pub(crate) fn wish(&self, cx: &Context<'_>) -> Wish {
+        let worker = Some(cx.waker().clone());
         let mut state = lock(&self.shared.state);
-        state.worker = Some(cx.waker().clone());
-        match state.progress {
+        let before = std::mem::replace(&mut state.worker, worker);
+        let wish = match state.progress {
             Progress::NotWanted | Progress::Done(_) => Wish::Wait,
             Progress::Wanted => Wish::Work,
             Progress::Over => Wish::GiveUp,
-        }
+        };
+        drop(state);
+        drop(before);
+        wish
     }
 
     /// The work is done.
     pub(crate) fn finish(&self, result: T) {
         let mut state = lock(&self.shared.state);
-        if matches!(state.progress, Progress::Wanted) {
-            state.progress = Progress::Done(result);
-            state.wake();
+        if !matches!(state.progress, Progress::Wanted) {
+            return;
         }
+        state.progress = Progress::Done(result);
+        let wakers = state.take_wakers();
+        drop(state);
+        wake(wakers);
     }
 }
 
@@ -93,6 +102,7 @@ impl<T> Future for HandedOff<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let mut worker = None;
+        let waiter = Some(cx.waker().clone());
         let mut state = lock(&self.shared.state);
         match std::mem::replace(&mut state.progress, Progress::Over) {
             Progress::Done(result) => return Poll::Ready(Some(result)),
@@ -101,8 +111,9 @@ impl<T> Future for HandedOff<T> {
             Progress::Wanted => {}
         }
         state.progress = Progress::Wanted;
-        state.waiter = Some(cx.waker().clone());
+        let before = std::mem::replace(&mut state.waiter, waiter);
         drop(state);
+        drop(before);
         worker.into_iter().for_each(Waker::wake);
         Poll::Pending
     }
@@ -118,17 +129,24 @@ impl<T> Shared<T> {
     fn end(&self) {
         let mut state = lock(&self.state);
         let before = std::mem::replace(&mut state.progress, Progress::Over);
-        state.wake();
-        // Not under the lock, since a result may be anything.
+        let wakers = state.take_wakers();
         drop(state);
+        wake(wakers);
         drop(before);
     }
 }
 
 impl<T> State<T> {
-    fn wake(&mut self) {
-        [self.worker.take(), self.waiter.take()].into_iter().flatten().for_each(Waker::wake);
+    /// To be woken without the lock: an executor may drop a task that is woken, and so either side.
+    fn take_wakers(&mut self) -> Wakers {
+        [self.worker.take(), self.waiter.take()]
     }
+}
+
+type Wakers = [Option<Waker>; 2];
+
+fn wake(wakers: Wakers) {
+    wakers.into_iter().flatten().for_each(Waker::wake);
 }
 
 #[cfg(test)]
@@ -137,6 +155,7 @@ mod tests {
         future::poll_fn,
         sync::atomic::{AtomicU32, Ordering},
         task::Wake,
+        time::Duration,
     };
 
     use futures_lite::future::{block_on, poll_once};
@@ -197,6 +216,79 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The task of a side. An executor may drop a task when it is woken, and does with its last waker.
+    struct Task<S>(Mutex<Option<S>>);
+
+    impl<S: Send + 'static> Task<S> {
+        fn new() -> Arc<Self> {
+            Arc::new(Self(Mutex::default()))
+        }
+
+        fn contain(&self, side: S) {
+            *lock(&self.0) = Some(side);
+        }
+    }
+
+    impl<S: Send + 'static> Wake for Task<S> {
+        fn wake(self: Arc<Self>) {
+            let side = lock(&self.0).take();
+            drop(side);
+        }
+    }
+
+    fn ends(case: fn()) {
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            case();
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(Duration::from_secs(10)).expect("the case waits for a lock that it holds");
+    }
+
+    /// One side, whose other waits in a task.
+    fn with_waiting_task() -> Handoff<()> {
+        let (handoff, mut handed_off) = Handoff::new();
+        let task = Task::new();
+        let waker = Waker::from(Arc::clone(&task));
+        assert!(Pin::new(&mut handed_off).poll(&mut Context::from_waker(&waker)).is_pending());
+        task.contain(handed_off);
+        handoff
+    }
+
+    #[test]
+    fn a_task_may_be_dropped_when_the_work_is_done() {
+        ends(|| with_waiting_task().finish(()));
+    }
+
+    #[test]
+    fn a_task_may_be_dropped_when_the_other_side_is() {
+        ends(|| drop(with_waiting_task()));
+    }
+
+    #[test]
+    fn a_task_may_be_dropped_with_the_waker_that_another_replaces() {
+        ends(|| {
+            let (handoff, handed_off) = Handoff::<()>::new();
+            let task = Task::new();
+            task.contain(handed_off);
+            let waker = Waker::from(task);
+            handoff.wish(&Context::from_waker(&waker));
+            drop(waker);
+            assert_eq!(wish(&handoff), Wish::Wait);
+            assert_eq!(wish(&handoff), Wish::GiveUp);
+        });
+        ends(|| {
+            let (handoff, mut handed_off) = Handoff::<()>::new();
+            let task = Task::new();
+            task.contain(handoff);
+            let waker = Waker::from(task);
+            assert!(Pin::new(&mut handed_off).poll(&mut Context::from_waker(&waker)).is_pending());
+            drop(waker);
+            assert!(block_on(poll_once(&mut handed_off)).is_none());
+            assert_eq!(block_on(handed_off), None);
+        });
     }
 
     #[test]
