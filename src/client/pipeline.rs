@@ -147,15 +147,19 @@ impl Shared {
     fn pipeline(&self, connection: &Connection) -> Pipeline {
         let mut current = lock(&self.current);
         let connection_id = connection.stable_id();
-        match &*current {
-            Some(current) if current.connection_id == connection_id => current.pipeline.clone(),
-            _ => {
-                // The client decides how long its connections stay open.
-                let borrowed = Connection::borrowed(Arc::clone(connection.link()));
-                let pipeline = borrowed.pipeline_raw(&self.method);
-                current.insert(CurrentPipeline { connection_id, pipeline }).pipeline.clone()
-            }
+        if let Some(current) = &*current
+            && current.connection_id == connection_id
+        {
+            return current.pipeline.clone();
         }
+        // The client decides how long its connections stay open.
+        let borrowed = Connection::borrowed(Arc::clone(connection.link()));
+        let pipeline = borrowed.pipeline_raw(&self.method);
+        let before = current.replace(CurrentPipeline { connection_id, pipeline: pipeline.clone() });
+        // In this order: the end of the one before wakes its task.
+        drop(current);
+        drop(before);
+        pipeline
     }
 
     /// The client uses another connection from now on.

@@ -54,15 +54,21 @@ impl UnackedResponses {
         drain: &Drain,
         link: &Link,
     ) -> Result<(), Unkept> {
+        // Not dropped under the lock: the end of work may wake a shutdown.
+        let mut surplus = None;
         let granted = {
             let mut state = lock(&self.queue);
             if state.ended || drain.has_begun() {
                 return Err((writer, work));
             }
-            state.work.get_or_insert(work);
+            match &state.work {
+                Some(_) => surplus = Some(work),
+                None => state.work = Some(work),
+            }
             state.responses.push(writer);
             state.responses.grant(self.thresholds, self.thresholds.step, FrameWriter::is_delivered)
         };
+        drop(surplus);
         self.grant_streams(link, granted);
         Ok(())
     }
