@@ -44,6 +44,8 @@ struct State {
     confirmed: Option<Cursor>,
     /// Why the peer has refused the latest one.
     refused: Option<Error>,
+    /// Whether the task runs, which it does until nothing is wanted; or it has ended with the endpoint, and
+    /// does not come back.
     has_task: bool,
     /// Whether the subscription has connected since the latest one was sent.
     has_connected: bool,
@@ -65,31 +67,34 @@ impl Acks {
             sending.state().refused = Some(unsupported.detail("the cursor is of a peer without epochs"));
             return;
         }
-        let begins = {
-            let mut state = sending.state();
-            (state.wanted, state.newest, state.is_answered) = (Some(cursor), Some(cursor), false);
-            !std::mem::replace(&mut state.has_task, true)
-        };
-        sending.changed.notify(usize::MAX);
-        if begins {
-            let task = Arc::clone(sending);
-            sending.client.clock().spawn(async move { task.run().await });
-        }
+        let mut state = sending.state();
+        (state.wanted, state.newest, state.is_answered) = (Some(cursor), Some(cursor), false);
+        self.send(state);
     }
 
     /// The subscription has connected: to a node that may not have heard of the latest acknowledgement, or
     /// may have forgotten it with a crash. One that refuses events until it is acknowledged would wait for
     /// ever, if the reader waits for the next event.
     pub(super) fn repeat(&self) {
-        {
-            let mut state = self.0.state();
-            if state.newest.is_none() {
-                return;
-            }
-            state.has_connected = true;
-            state.wanted = state.wanted.or(state.newest);
+        let mut state = self.0.state();
+        if state.newest.is_none() {
+            return;
         }
-        self.0.changed.notify(usize::MAX);
+        state.has_connected = true;
+        state.wanted = state.wanted.or(state.newest);
+        self.send(state);
+    }
+
+    /// Sends what is wanted.
+    fn send(&self, mut state: MutexGuard<'_, State>) {
+        let Self(sending) = self;
+        let begins = !std::mem::replace(&mut state.has_task, true);
+        drop(state);
+        sending.changed.notify(usize::MAX);
+        if begins {
+            let task = Arc::clone(sending);
+            sending.client.clock().spawn(async move { task.run().await });
+        }
     }
 
     pub(super) fn confirmed(&self) -> Option<Cursor> {
@@ -117,18 +122,7 @@ impl Drop for Acks {
 
 impl Sending {
     async fn run(&self) {
-        loop {
-            let is_due = || {
-                let state = self.state();
-                state.wanted.is_some() || state.ends
-            };
-            wait_until(&self.changed, is_due).await;
-            let (wanted, ends) = {
-                let mut state = self.state();
-                state.has_connected = false;
-                (state.wanted.take(), state.ends)
-            };
-            let Some(cursor) = wanted else { return };
+        while let Some((cursor, ends)) = self.next() {
             let sent = match self.client.connection().await {
                 Ok(connection) => self.send(&connection, cursor).await,
                 // Not the connection's end, which this side may have closed, but the endpoint's.
@@ -155,8 +149,24 @@ impl Sending {
                 let state = self.state();
                 state.has_connected || state.ends
             };
-            future::or(self.client.clock().sleep(pause), wait_until(&self.changed, is_over)).await;
+            let is_over = async {
+                wait_until(&self.changed, is_over).await;
+                Ok(())
+            };
+            let next_attempt = self.client.clock().deadline(pause);
+            if future::or(self.client.wait_until(next_attempt), is_over).await.is_err() {
+                return;
+            }
         }
+    }
+
+    /// What to send, and whether the subscription is gone. `None` if nothing is wanted, and the task ends.
+    fn next(&self) -> Option<(Cursor, bool)> {
+        let mut state = self.state();
+        state.has_connected = false;
+        let wanted = state.wanted.take();
+        state.has_task = wanted.is_some();
+        wanted.map(|cursor| (cursor, state.ends))
     }
 
     /// The reader learns of a refusal once, and not of those by the nodes that are connected later.

@@ -1,18 +1,23 @@
 //! Events that are kept until consumers have acknowledged them.
 
 use std::{
+    future::Future,
+    io,
+    net::UdpSocket,
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use palyra_quic::{
-    Client, ClientTls, Code, Codec, Connection, Cursor, Endpoint, ErrorKind, EventLog, EventLogBuilder,
-    LogMethod, Method, MethodError, Mirror, MirrorState, PeerIdentity, Peers, Raw, Request, Response, Router,
-    ServerTls, Subscription, SubscriptionItem, WireError, minicbor,
+    AsyncIoRuntime, Client, ClientTls, Code, Codec, Connection, Cursor, Endpoint, ErrorKind, EventLog,
+    EventLogBuilder, LogMethod, Method, MethodError, Mirror, MirrorState, PeerIdentity, Peers, Raw, Request,
+    Response, Router, ServerTls, Subscription, SubscriptionItem, WireError, minicbor,
+    quinn::{AsyncTimer, AsyncUdpSocket, Runtime},
 };
 
 use crate::common::{Pki, RawServer, RawStream, Server, entry, frame, loopback, map, run, serve, varint};
@@ -433,6 +438,59 @@ fn the_latest_acknowledgement_is_repeated_to_the_node_that_is_connected_next() {
             smol::future::or(async { drop(subscription.next_raw().await) }, smol::future::yield_now()).await;
         }
         assert_eq!(log.consumers()[0].acknowledged, 3);
+    });
+}
+
+/// Counts the tasks that have not ended.
+#[derive(Debug)]
+struct CountingTasks {
+    runtime: AsyncIoRuntime,
+    tasks: Arc<()>,
+}
+
+impl CountingTasks {
+    fn count(&self) -> usize {
+        Arc::strong_count(&self.tasks) - 1
+    }
+}
+
+impl Runtime for CountingTasks {
+    fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        self.runtime.new_timer(deadline)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let counted = Arc::clone(&self.tasks);
+        self.runtime.spawn(Box::pin(async move {
+            future.await;
+            drop(counted);
+        }));
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        self.runtime.wrap_udp_socket(socket)
+    }
+}
+
+#[test]
+fn a_subscription_has_no_task_while_all_its_acknowledgements_are_answered() {
+    run(async {
+        let log = bounds().build().unwrap();
+        publish(&log, 2);
+        let server = serve(Router::new().events(log.clone()).consumers(|_, _| true));
+        let tasks = Arc::new(CountingTasks { runtime: AsyncIoRuntime::global(), tasks: Arc::default() });
+        let dialler = Endpoint::builder().client(server.pki.client_tls()).shared_runtime(tasks.clone());
+        let client = Client::builder(dialler.bind(loopback()).unwrap()).address(server.address());
+        let client = client.build().unwrap();
+        let mut subscription = client.subscribe_raw().consumer("reader").open();
+        for seq in 1..=2 {
+            assert_eq!(next_event(&mut subscription).await, seq);
+            let before = tasks.count();
+            subscription.ack();
+            while subscription.acknowledged() != Some(cursor(&log, seq)) || tasks.count() > before {
+                smol::future::yield_now().await;
+            }
+        }
     });
 }
 
