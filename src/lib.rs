@@ -144,6 +144,7 @@ mod frame;
 mod handoff;
 mod limits;
 mod link;
+mod live_list;
 mod message;
 mod method;
 #[cfg(all(feature = "durable", unix))]

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use crate::{
     connection::{Connection, WeakConnection},
+    live_list,
     sync::lock,
 };
 
@@ -14,14 +15,7 @@ pub(super) struct DialledConnections(Mutex<Vec<WeakConnection>>);
 impl DialledConnections {
     pub(super) fn add(&self, connection: &Connection) {
         let Some(connection) = connection.downgrade() else { return };
-        let mut connections = lock(&self.0);
-        if connections.len() == connections.capacity() {
-            connections.retain(WeakConnection::has_handles);
-            // Room for as many again, so that an addition costs the same on average, however many there are.
-            let open = connections.len();
-            connections.reserve(open);
-        }
-        connections.push(connection);
+        live_list::push(&mut lock(&self.0), connection, WeakConnection::has_handles);
     }
 
     /// A handle to each of those that have one.

@@ -9,6 +9,7 @@ use crate::{
     code::Code,
     limits::{TransportLimits, max_unread_pieces},
     link::Link,
+    live_list,
     socket::SocketHealth,
     stats::Counters,
     sync::lock,
@@ -27,15 +28,8 @@ pub(super) struct UnreadWatch(Mutex<Vec<Weak<Link>>>);
 
 impl UnreadWatch {
     pub(super) fn add(&self, link: &Arc<Link>) {
-        let mut links = lock(&self.0);
-        if links.len() == links.capacity() {
-            // A link that is gone keeps its allocation while a weak handle is left.
-            links.retain(|link| link.strong_count() > 0);
-            // Room for as many again, so that an addition costs the same on average.
-            let open = links.len();
-            links.reserve(open);
-        }
-        links.push(Arc::downgrade(link));
+        // A link that is gone keeps its allocation while a weak handle is left.
+        live_list::push(&mut lock(&self.0), Arc::downgrade(link), |link| link.strong_count() > 0);
     }
 
     fn count(&self) -> usize {

@@ -71,9 +71,10 @@ const LAYERS: [(&[&str], &str); 16] = [
             "text.rs",
             "counter.rs",
             "name_map.rs",
+            "live_list.rs",
             "sync.rs",
         ],
-        "errors, names of the protocol, values by name, and locks, which everything uses",
+        "errors, names of the protocol, values by name, lists, and locks, which everything uses",
     ),
 ];
 
