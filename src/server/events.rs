@@ -64,52 +64,47 @@ pub(super) async fn stream(
     let stopped = writer.given_up();
     let context = Context::new(exchange.link.clone(), deadline);
     let guard = context.guard();
-    let mut ended_by = EndedBy::LastEvent;
     let outcome = {
         let charge = exchange.link.allowance().charge();
         let subscription = Subscription { exchange, log, writer: &mut writer, charge };
         let serving = async {
             let served = subscription.serve(request).await;
-            ended_by = served.unwrap_or_else(|error| broken_by(exchange.link, &error));
-            Ok(())
+            Ok(served.unwrap_or_else(|error| broken_by(exchange.link, &error)))
         };
         run_handler(exchange.node, ShutdownWaits::ForHandler, deadline, pin!(stopped), Box::pin(serving))
             .await
     };
-    conclude(exchange, outcome, ended_by, writer, guard)
+    conclude(exchange, outcome, writer, guard)
 }
 
 /// Tells the subscriber how its subscription ended.
 fn conclude(
     exchange: &ExchangeState<'_>,
-    outcome: Outcome<()>,
-    ended_by: EndedBy,
+    outcome: Outcome<EndedBy>,
     writer: FrameWriter,
     guard: ExchangeGuard,
 ) -> ExchangeResult {
-    match (outcome, ended_by) {
+    let outcome = match outcome {
         // A follower comes back to another node, or later, from where it was.
-        (Outcome::Returned(Ok(())), EndedBy::Shutdown) => {
-            ExchangeResult::reset(exchange, writer, Code::SHUTTING_DOWN)
+        Outcome::Returned(Ok(EndedBy::Shutdown)) => {
+            return ExchangeResult::reset(exchange, writer, Code::SHUTTING_DOWN);
         }
-        (Outcome::Returned(Ok(())), EndedBy::FailedRead(error)) => {
+        Outcome::Returned(Ok(EndedBy::Fault)) => {
+            return ExchangeResult::reset(exchange, writer, Code::INTERNAL);
+        }
+        Outcome::Returned(Ok(EndedBy::FailedRead(error))) => {
             let failed = MethodError::resource_exhausted("the events cannot be read now");
-            let failed = failed.retry_after(error.retry_after().unwrap_or(READ_RETRY_AFTER));
-            ExchangeResult::conclude(exchange, Outcome::Returned(Err(failed)), writer, Some(guard))
+            let retry_after = error.retry_after().unwrap_or(READ_RETRY_AFTER);
+            Outcome::Returned(Err(failed.retry_after(retry_after)))
         }
-        (Outcome::Returned(Ok(())), EndedBy::Replaced) => {
+        Outcome::Returned(Ok(EndedBy::Replaced)) => {
             let replaced = MethodError::unavailable("the log has begun another epoch: subscribe again");
-            let outcome = Outcome::Returned(Err(replaced.retry_after(Duration::ZERO)));
-            ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
+            Outcome::Returned(Err(replaced.retry_after(Duration::ZERO)))
         }
-        (Outcome::Returned(Ok(())), EndedBy::GivenUp(code)) => {
-            ExchangeResult::conclude(exchange, Outcome::GivenUp(code), writer, Some(guard))
-        }
-        (Outcome::Returned(Ok(())), EndedBy::Fault) => {
-            ExchangeResult::reset(exchange, writer, Code::INTERNAL)
-        }
-        (outcome, _) => ExchangeResult::conclude(exchange, outcome.map(|()| None), writer, Some(guard)),
-    }
+        Outcome::Returned(Ok(EndedBy::GivenUp(code))) => Outcome::GivenUp(code),
+        outcome => outcome.map(|_last_event| None),
+    };
+    ExchangeResult::conclude(exchange, outcome, writer, Some(guard))
 }
 
 /// How a subscription ended whose events could not be sent.
