@@ -95,8 +95,7 @@ impl ExchangeResult {
 
     /// Resets the stream for a reason of this side.
     pub(super) fn reset(exchange: &ExchangeState<'_>, mut writer: FrameWriter, code: Code) -> Self {
-        record(&exchange.span, "outcome", code);
-        exchange.node.reset(&mut writer, code);
+        reset_stream(exchange, &mut writer, code);
         Self::Reset
     }
 
@@ -160,12 +159,14 @@ impl FinalFrame {
                 record(span, "outcome", Code::CANCELLED);
                 writer.reset(Code::CANCELLED);
             }
-            Err(Elapsed) => {
-                record(span, "outcome", Code::DEADLINE_EXCEEDED);
-                node.reset(writer, Code::DEADLINE_EXCEEDED);
-            }
+            Err(Elapsed) => reset_stream(exchange, writer, Code::DEADLINE_EXCEEDED),
         }
     }
+}
+
+fn reset_stream(exchange: &ExchangeState<'_>, writer: &mut FrameWriter, code: Code) {
+    record(&exchange.span, "outcome", code);
+    exchange.node.reset(writer, code);
 }
 
 /// Encodes a response, or `internal` if that response cannot be sent. Returns the error of what was encoded,
