@@ -13,8 +13,9 @@ use std::{
 
 use futures_lite::future;
 use palyra_quic::{
-    Bytes, CertificateAuthority, ClientTls, Code, Codec, Connection, Endpoint, Identity, IssuedCertificate,
-    Request, Response, Router, ServerAddress, ServerTls, TransportLimits, WireError, minicbor,
+    Bytes, CertificateAuthority, Client, ClientTls, Code, Codec, Connection, Endpoint, Identity,
+    IssuedCertificate, Request, Response, Router, ServerAddress, ServerTls, TransportLimits, WireError,
+    minicbor,
     quinn::{
         self, EndpointConfig, ReadError, RecvStream, SendStream, SmolRuntime, StoppedError, TransportConfig,
         VarInt,
@@ -296,6 +297,17 @@ impl RawServer {
         self.endpoint.local_addr().unwrap()
     }
 
+    /// The connection of whoever dials next.
+    pub(crate) async fn accept(&self) -> quinn::Connection {
+        self.endpoint.accept().await.unwrap().await.unwrap()
+    }
+
+    /// A client of this crate that has yet to dial.
+    pub(crate) fn client(&self) -> Client {
+        let dialler = Endpoint::builder().client(self.pki.client_tls()).bind(loopback()).unwrap();
+        Client::builder(dialler).address(self.address()).build().unwrap()
+    }
+
     /// A client of this crate, and the server's end of its connection.
     pub(crate) async fn connect(&self) -> (Connection, quinn::Connection) {
         self.connect_from(Endpoint::builder()).await
@@ -307,7 +319,7 @@ impl RawServer {
         builder: palyra_quic::EndpointBuilder,
     ) -> (Connection, quinn::Connection) {
         let client = builder.client(self.pki.client_tls()).bind(loopback()).unwrap();
-        let accepting = async { self.endpoint.accept().await.unwrap().await.unwrap() };
+        let accepting = self.accept();
         let dialling = async { client.connect(self.address()).await.unwrap() };
         future::zip(dialling, accepting).await
     }

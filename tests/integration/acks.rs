@@ -530,27 +530,31 @@ async fn put_off_one_ack(peer: &quinn::Connection) -> Vec<RawStream> {
     subscribers
 }
 
+/// Never ends.
+async fn read_on<T>(subscription: &mut Subscription) -> T {
+    loop {
+        subscription.next_raw().await.unwrap();
+    }
+}
+
 #[test]
 fn an_acknowledgement_is_repeated_when_its_own_side_closes_the_connection() {
     run(async {
         let server = RawServer::new();
-        let dialler = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
-        let client = Client::builder(dialler).address(server.address()).build().unwrap();
+        let client = server.client();
         let mut subscription = client.subscribe_raw().consumer("a").open();
         let reader = async {
             assert_eq!(next_event(&mut subscription).await, 1);
             subscription.ack();
-            loop {
-                subscription.next_raw().await.unwrap();
-            }
+            read_on(&mut subscription).await
         };
         let origin = async {
-            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let peer = server.accept().await;
             let mut streams = Vec::new();
             let _unanswered = next_ack(&peer, &mut streams).await;
             client.connection().await.unwrap().close(Code::NO_ERROR, "");
             peer.closed().await;
-            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let peer = server.accept().await;
             next_ack(&peer, &mut streams).await;
         };
         smol::future::or(reader, origin).await;
@@ -561,8 +565,7 @@ fn an_acknowledgement_is_repeated_when_its_own_side_closes_the_connection() {
 fn an_acknowledgement_that_was_put_off_is_repeated_on_the_next_connection_and_at_the_end() {
     run(async {
         let server = RawServer::new();
-        let dialler = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
-        let client = Client::builder(dialler).address(server.address()).build().unwrap();
+        let client = server.client();
         let mut subscription = client.subscribe_raw().consumer("a").open();
         let reader = async {
             assert_eq!(next_event(&mut subscription).await, 1);
@@ -572,19 +575,15 @@ fn an_acknowledgement_that_was_put_off_is_repeated_on_the_next_connection_and_at
             smol::future::pending::<()>().await;
         };
         let origin = async {
-            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let peer = server.accept().await;
             let streams = put_off_one_ack(&peer).await;
             peer.close(varint(Code::NO_ERROR), b"");
             drop(streams);
         };
         smol::future::or(reader, origin).await;
-        let reader = async {
-            loop {
-                subscription.next_raw().await.unwrap();
-            }
-        };
+        let reader = read_on(&mut subscription);
         let origin = async {
-            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let peer = server.accept().await;
             (put_off_one_ack(&peer).await, peer)
         };
         let (_streams, peer) = smol::future::or(reader, origin).await;

@@ -17,7 +17,7 @@ use palyra_quic::{
 };
 
 use crate::{
-    common::{RawServer, frame, loopback, run},
+    common::{RawServer, frame, run},
     simulation::{PORT, Pair, SECOND, server_tls},
 };
 
@@ -230,10 +230,9 @@ fn a_pipeline_does_not_keep_a_connection_open() {
 fn a_client_does_not_dial_again_for_a_peer_that_takes_no_streams() {
     run(async {
         let server = RawServer::new();
-        let endpoint = Endpoint::builder().client(server.pki.client_tls()).bind(loopback()).unwrap();
-        let client = Client::builder(endpoint).address(server.address()).build().unwrap();
+        let client = server.client();
         let serving = async {
-            let peer = server.endpoint.accept().await.unwrap().await.unwrap();
+            let peer = server.accept().await;
             while let Ok((mut send, mut recv)) = peer.accept_bi().await {
                 recv.read_to_end(1000).await.unwrap();
                 let mut body = Vec::new();

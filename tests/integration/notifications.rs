@@ -4,14 +4,13 @@ use std::{future, time::Duration};
 
 use futures_lite::future::{or, poll_once, zip};
 use palyra_quic::{
-    Bytes, Client, Code, Codec, Context, Endpoint, ErrorKind, Notification, Response, Router,
-    TransportLimits, WireError,
+    Bytes, Code, Codec, Context, ErrorKind, Notification, Response, Router, TransportLimits, WireError,
 };
 use smol::channel::{Receiver, Sender, unbounded};
 
 use crate::common::{
-    DropGuard, RawPeer, RawServer, RawStream, Server, counters, entry, frame, loopback, map, run, serve,
-    serve_within, signal, stopped,
+    DropGuard, RawPeer, RawServer, RawStream, Server, counters, entry, frame, map, run, serve, serve_within,
+    signal, stopped,
 };
 
 /// A node with a notification method that tells what it gets.
@@ -531,10 +530,9 @@ fn notifications_are_refused_where_the_peer_is_known_to_speak_json_alone() {
 fn a_client_does_not_try_again_to_notify_a_peer_that_reads_no_notifications() {
     run(async {
         let node = RawServer::new();
-        let endpoint = Endpoint::builder().client(node.pki.client_tls()).bind(loopback()).unwrap();
-        let client = Client::builder(endpoint).address(node.address()).build().unwrap();
+        let client = node.client();
         let serving = async {
-            let connection = node.endpoint.accept().await.unwrap().await.unwrap();
+            let connection = node.accept().await;
             let mut stream = RawStream::accept(&connection).await;
             let refusal = br#"{"protocol_version":1,"kind":"error","ok":false,"error":"invalid_request"}"#;
             stream.send(&frame(refusal)).await;
