@@ -311,12 +311,19 @@ fn a_client_whose_time_limit_passes_tells_whether_a_request_has_left() {
         let dialler = pair.sensor.bind(builder.client(client_tls()), 0).unwrap();
         let client = Client::builder(dialler).address(node.local_addr().unwrap());
         let client = client.call_timeout(2 * SECOND).build().unwrap();
-        pair.sim.run(async {
-            let failures = [
+        let failures = async {
+            [
                 client.stream::<_, u32>("count", &1_u32).await.unwrap_err(),
                 client.send_items(GATHER, &()).await.unwrap_err(),
                 client.notify("note", "hello").await.unwrap_err(),
-            ];
+            ]
+        };
+        let endless = async {
+            pair.sim.sleep(60 * SECOND).await;
+            panic!("a request has no time limit");
+        };
+        pair.sim.run(async {
+            let failures = future::or(failures, endless).await;
             for failure in failures {
                 assert_eq!(failure.kind(), &ErrorKind::DeadlineExceeded);
                 assert_eq!(failure.may_have_run(), !waits_before, "{failure:?}");
