@@ -294,6 +294,32 @@ fn a_transfer_whose_peer_sends_little_now_and_then_ends() {
     });
 }
 
+#[test]
+fn a_transfer_whose_peer_takes_little_now_and_then_ends() {
+    run(async {
+        let scratch = Scratch::new();
+        let whole = bytes(4 * MIB, 14);
+        fs::write(scratch.0.join("there"), &whole).unwrap();
+        let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
+        let limits = PeerLimits { min_rate: u32::MAX, max_lag: Duration::from_secs(1), ..Default::default() };
+        let server = serve(folder_router(folder, limits));
+        let connection = server.connect().await;
+        let from = From { content: content_of("there", &whole), offset: 0 };
+        let (_items, mut pieces) = connection.bidi(GET, &from).await.unwrap();
+        let mut taken = 0;
+        let error = loop {
+            match pieces.next_raw().await {
+                Ok(Some(_)) => taken += 1,
+                Ok(None) => panic!("the transfer is complete"),
+                Err(error) => break error,
+            }
+            Timer::after(Duration::from_millis(50)).await;
+        };
+        assert_eq!(error.kind(), &ErrorKind::StreamReset(Code::DEADLINE_EXCEEDED));
+        assert!(taken > 0);
+    });
+}
+
 /// How long a peer can make a transfer last with pieces of this many bytes at this interval, up to a day.
 fn lasts(piece: usize, interval: Duration) -> Option<(Duration, TooSlow)> {
     let (mut pace, mut time) = (Pace::new(PeerLimits::default()), Duration::ZERO);
