@@ -30,11 +30,9 @@ use palyra_quic::{
 use self::{
     files::{
         client::{self, Progress},
-        copy::max_piece,
         disk::Disk,
         folder::Folder,
         methods::ServedFolder,
-        transfers::PeerLimits,
     },
     support::LOOPBACK,
 };
@@ -141,9 +139,7 @@ fn node(work: &Path) -> Result<()> {
         },
     );
     let folder = Folder::new(work.join("there"), Disk::Threads)?;
-    let max_piece = max_piece(limits.max_frame_bytes());
-    let served =
-        ServedFolder { folder, writers: Peers::identified(), max_piece, peer_limits: PeerLimits::default() };
+    let served = ServedFolder::new(folder, Peers::identified(), limits.max_frame_bytes());
     let router = served.methods(router);
     let trust = Trust::from_pem(&fs::read(work.join("ca.pem"))?)?;
     let tls = ServerTls::new(identity(work, "server")?).require_client_certificates(trust);

@@ -12,7 +12,7 @@ use crate::{
     args::Serve,
     event_logs::Logs,
     failure::{Failure, tell},
-    files::{copy::max_piece, disk::Disk, folder::Folder, methods::ServedFolder, transfers::PeerLimits},
+    files::{disk::Disk, folder::Folder, methods::ServedFolder},
     lines::{self, Listening},
     pki::Directory,
     signals::{Hangup, Termination},
@@ -159,6 +159,5 @@ fn files(args: &Serve, limits: &TransportLimits) -> Result<Option<ServedFolder>,
             ids.iter().fold(Peers::nobody(), |peers, id| peers.uri(format!("palyra:device:{}", id.as_str())))
         }
     };
-    let max_piece = max_piece(limits.max_frame_bytes());
-    Ok(Some(ServedFolder { folder, writers, max_piece, peer_limits: PeerLimits::default() }))
+    Ok(Some(ServedFolder::new(folder, writers, limits.max_frame_bytes())))
 }

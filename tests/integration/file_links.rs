@@ -9,11 +9,9 @@ use crate::{
     file_transfers::bytes,
     files::{
         client::{self, Progress, TransferError, Transferred},
-        copy::max_piece,
         disk::Disk,
         folder::Folder,
         methods::ServedFolder,
-        transfers::PeerLimits,
     },
     simulation::{Pair, SECOND, patient},
 };
@@ -24,9 +22,7 @@ const SIZE: usize = 3 * 1024 * 1024 + 1;
 /// The disk is used by the thread of the simulation: virtual time does not wait for others.
 fn router(folder: &Scratch, limits: &TransportLimits) -> Router {
     let folder = Folder::new(&folder.0, Disk::Caller).unwrap();
-    let max_piece = max_piece(limits.max_frame_bytes());
-    let (writers, peer_limits) = (Peers::identified(), PeerLimits::default());
-    ServedFolder { folder, writers, max_piece, peer_limits }.methods(Router::new())
+    ServedFolder::new(folder, Peers::identified(), limits.max_frame_bytes()).methods(Router::new())
 }
 
 /// A file goes there and back, each in two parts because the node crashes in between.

@@ -28,7 +28,6 @@ use crate::{
         disk::Disk,
         folder::Folder,
         methods::ServedFolder,
-        transfers::PeerLimits,
     },
 };
 
@@ -86,8 +85,7 @@ impl Files {
     fn slow_router(&self) -> (TransportLimits, Router) {
         let limits = TransportLimits::builder().request_rate(Rate::per_second(40).burst(8)).build().unwrap();
         let folder = Folder::new(&self.there.0, Disk::Threads).unwrap();
-        let (writers, peer_limits) = (Peers::identified(), PeerLimits::default());
-        let served = ServedFolder { folder, writers, max_piece: MAX_PIECE, peer_limits };
+        let served = ServedFolder::new(folder, Peers::identified(), limits.max_frame_bytes());
         (limits, served.methods(Router::new()))
     }
 }

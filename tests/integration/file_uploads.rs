@@ -11,8 +11,8 @@ use std::{
 
 use futures_lite::{StreamExt as _, stream};
 use palyra_quic::{
-    Bytes, ClientTls, Code, Connection, Endpoint, Error, ErrorKind, Identity, Peers, Raw, Router, Trust,
-    Upload, WireError, minicbor,
+    Bytes, ClientTls, Code, Connection, Endpoint, Error, ErrorKind, Identity, Peers, Raw, Router,
+    TransportLimits, Trust, Upload, WireError, minicbor,
 };
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
@@ -232,8 +232,9 @@ fn uploads_of_one_client_leave_places_to_others() {
 }
 
 fn folder_router(folder: Folder, peer_limits: PeerLimits) -> Router {
-    let served = ServedFolder { folder, writers: Peers::identified(), max_piece: MAX_PIECE, peer_limits };
-    served.methods(Router::new())
+    let max_frame_bytes = TransportLimits::default().max_frame_bytes();
+    let served = ServedFolder::new(folder, Peers::identified(), max_frame_bytes);
+    ServedFolder { peer_limits, ..served }.methods(Router::new())
 }
 
 #[test]

@@ -22,7 +22,7 @@ const MIN_PIECE: usize = 512;
 const BATCH: usize = 8;
 
 /// The largest piece that fits into a frame.
-pub(crate) fn max_piece(max_frame_bytes: u32) -> usize {
+pub(super) fn max_piece(max_frame_bytes: u32) -> usize {
     let frame = usize::try_from(max_frame_bytes).unwrap_or(usize::MAX);
     frame.saturating_sub(MIN_PIECE).clamp(MIN_PIECE, MAX_PIECE)
 }

@@ -10,7 +10,7 @@ use smol::future;
 use super::{
     From, GET, OFFER, Offer, PUT, STAT,
     content::Content,
-    copy::{FileReader, FileWriter},
+    copy::{FileReader, FileWriter, max_piece},
     error::FileError,
     folder::{Begun, Folder},
     name::FileName,
@@ -36,6 +36,12 @@ pub(crate) struct ServedFolder {
 }
 
 impl ServedFolder {
+    /// Pieces are as long as fits into frames of this length.
+    pub(crate) fn new(folder: Folder, writers: Peers, max_frame_bytes: u32) -> Self {
+        let max_piece = max_piece(max_frame_bytes);
+        Self { folder, writers, max_piece, peer_limits: PeerLimits::default() }
+    }
+
     /// Adds the methods of the folder.
     pub(crate) fn methods(&self, router: Router) -> Router {
         let limits = || MethodLimits::new().handler_timeout(LONGEST_SILENCE);
