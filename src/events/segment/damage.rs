@@ -110,7 +110,12 @@ impl DamageReport {
 
     /// These numbers have no events, which is no damage.
     pub(super) fn expect(&mut self, numbers: Range<u64>) {
-        self.known.insert(numbers);
+        self.known.insert_in_any_case(numbers);
+    }
+
+    /// Makes space for more numbers if there is none. Those below `floor` were discarded.
+    pub(super) fn make_space(&mut self, floor: u64) {
+        self.known.make_space(floor);
     }
 
     /// These events are there again. The report lists them no longer, and lists them again if they are lost

@@ -50,6 +50,30 @@ impl KnownLosses {
         self.ranges.len() >= MAX_RANGES
     }
 
+    /// If the list is full, forgets what is below `floor`: those events were discarded, and nobody reads
+    /// them again.
+    pub(super) fn make_space(&mut self, floor: u64) {
+        if self.is_full() {
+            self.forget(self.ranges.partition_point(|known| known.end <= floor));
+        }
+    }
+
+    /// Adds a range even if the list is full, in the place of the oldest one: that is discarded first.
+    pub(super) fn insert_in_any_case(&mut self, numbers: Range<u64>) {
+        if self.is_full() {
+            self.forget(1);
+        }
+        self.insert(numbers);
+    }
+
+    /// Forgets this many of the oldest ranges.
+    fn forget(&mut self, count: usize) {
+        if count > 0 {
+            self.ranges.drain(..count.min(self.ranges.len()));
+            self.is_saved = false;
+        }
+    }
+
     /// The parts of this range that are not known.
     pub(super) fn unknown_in(&self, numbers: Range<u64>) -> Vec<Range<u64>> {
         let mut parts = Vec::new();

@@ -173,6 +173,7 @@ impl SegmentStore {
             // The file may be that of the next owner.
             return;
         }
+        damage.make_space(index.first());
         let not_filled = |(lost, segment): (LostEvents, String)| {
             let parts = index.not_filled(lost.first..lost.last.saturating_add(1), &segment).into_iter();
             let lost = parts.map(move |part| LostEvents { first: part.start, last: part.end - 1, ..lost });
@@ -223,7 +224,10 @@ impl EventStore for SegmentStore {
     fn skip(&self, to: u64) -> io::Result<()> {
         // Nothing is appended meanwhile.
         let _writer = lock(&self.writer);
-        let next = lock(&self.index).next;
+        let (first, next) = {
+            let index = lock(&self.index);
+            (index.first(), index.next)
+        };
         if to <= next {
             return Ok(());
         }
@@ -231,6 +235,7 @@ impl EventStore for SegmentStore {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no event {to}")));
         }
         let mut damage = lock(&self.damage);
+        damage.make_space(first);
         damage.expect(next..to);
         damage.save(&*self.disk)?;
         lock(&self.index).skip(to);

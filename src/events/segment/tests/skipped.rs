@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{
     super::{
         LostEvents, SegmentOptions, SegmentStore,
+        disk::Disk as _,
+        names::DAMAGE_KNOWN,
         sim_disk::{Call, Fault, FaultKind, SimDisk},
     },
     EPOCH, open, run,
@@ -141,4 +143,45 @@ fn a_log_whose_first_event_was_not_written_begins_with_any_other() {
         append(&store, next).unwrap();
         assert_eq!(numbers(&store).last(), Some(&next), "after {after} calls");
     }
+}
+
+/// Events with odd numbers and holes between them, of which as many stay as fit into `max_bytes`.
+fn with_holes(disk: &SimDisk, max_bytes: u64) -> SegmentStore {
+    let store = open(disk, &options().max_bytes(max_bytes)).unwrap();
+    for number in (1..6000).step_by(2) {
+        store.skip(number).unwrap();
+        append(&store, number).unwrap();
+    }
+    store
+}
+
+fn holes(store: &SegmentStore) -> Vec<u64> {
+    store.holes().into_iter().flatten().collect()
+}
+
+#[test]
+fn holes_below_what_is_held_are_forgotten_and_the_others_are_no_damage_after_a_restart() {
+    let disk = SimDisk::new(1, true);
+    let store = with_holes(&disk, 64 * 1024);
+    let held = numbers(&store);
+    assert!((100..400).contains(&held.len()), "{}", held.len());
+    let between: Vec<u64> = (held[0]..5999).filter(|number| number % 2 == 0).collect();
+    assert!(store.lost().is_empty());
+    drop(store);
+    let store = open(&disk, &options()).unwrap();
+    assert_eq!((numbers(&store), store.lost(), holes(&store)), (held, vec![], between));
+}
+
+#[test]
+fn of_too_many_holes_the_oldest_are_forgotten() {
+    let disk = SimDisk::new(1, true);
+    let store = with_holes(&disk, u64::MAX);
+    let newest: Vec<u64> = (6000 - 2 * 512..6000).step_by(2).collect();
+    assert_eq!(holes(&store), newest);
+    assert!(disk.open(DAMAGE_KNOWN).unwrap().len().unwrap() < 24 * 1024);
+    drop(store);
+    let store = open(&disk, &options()).unwrap();
+    assert_eq!((store.lost(), holes(&store)), (vec![], newest));
+    assert_eq!(numbers(&store).len(), 3000);
+    assert!(store.lost().is_empty(), "a full report says once that there is more, and lists nothing");
 }
