@@ -5,7 +5,7 @@ use std::io;
 use super::{
     create::{Active, NewSegment},
     damage::{DamageReport, LostEvents, save_if_possible},
-    directory::{Segment, most_events_of, remove, remove_fills},
+    directory::{Segment, remove, remove_fills},
     disk::Disk,
     index::{Entry, Index},
     names::{damaged_name, segment_name},
@@ -36,9 +36,10 @@ pub(super) fn begin_after_loss(
     let epoch = (options.new_epoch)();
     let mut damage = DamageReport::load(disk, epoch, 1)?;
     let mut next = 1;
-    for Segment { first, file, .. } in damaged {
-        let last = first.saturating_add(most_events_of(&**file, options)?).min(MAX_NUMBER);
-        damage.add(LostEvents { first: *first, last, exact: false }, &segment_name(*first));
+    for segment in damaged {
+        let first = segment.first;
+        let last = first.saturating_add(segment.most_events(options)).min(MAX_NUMBER);
+        damage.add(LostEvents { first, last, exact: false }, &segment_name(first));
         next = next.max(last.saturating_add(1));
     }
     save_if_possible(disk, &mut damage);
@@ -76,7 +77,7 @@ pub(super) fn begin(
         rewritten: &[],
         clocks: Clocks::default(),
     };
-    let entries = old.iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
+    let entries = old.iter().map(Segment::entry).collect();
     let room = Index::new(entries, 1, next, None).room_for(new.capacity()?, options.layout.max_bytes);
     let old = remove(disk, old, |segment| segment.first < room)?;
     let (active, recent) = new.create(disk)?;
@@ -87,7 +88,7 @@ pub(super) fn begin(
     let old = old.into_iter().filter(|segment| segment.first < next);
     let damaged = remove(disk, old, |segment| segment.header.is_some() || segment.is_of_other_epoch)?;
     // They count until they are removed to make room.
-    let mut entries = damaged.into_iter().map(Segment::entry).collect::<io::Result<Vec<_>>>()?;
+    let mut entries: Vec<_> = damaged.into_iter().map(Segment::entry).collect();
     entries.push(Entry { first: next, bytes: active.header.capacity, began: None });
     let index = Index::new(entries, next, next, None);
     Ok(Opened { epoch, log_epoch: epoch, index, active: Some(active), recent, damage })

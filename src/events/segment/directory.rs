@@ -17,10 +17,12 @@ use super::{
 };
 use crate::events::event_store::Clocks;
 
-/// A segment in the directory.
+/// A segment in the directory. It is not kept open: a log may have more segments than a process may open.
 pub(super) struct Segment {
     pub(super) first: u64,
-    pub(super) file: Arc<dyn DiskFile>,
+    /// The length of the file.
+    len: u64,
+    first_clocks: Option<Clocks>,
     /// `None` if all copies are damaged, or of another epoch.
     pub(super) header: Option<Header>,
     /// Whether the header is valid, but of another epoch than the newest.
@@ -33,18 +35,45 @@ pub(super) struct Segment {
 const LARGE_SEGMENT: u64 = 64 * 1024 * 1024;
 
 impl Segment {
-    pub(super) fn entry(&self) -> io::Result<Entry> {
-        let Self { first, file, header, is_of_other_epoch: _, is_repaired: _ } = self;
-        let entry = Entry { first: *first, bytes: file.len()?, began: None };
-        let Some(header) = header else { return Ok(entry) };
-        let began = self.first_clocks()?.map(|clocks| clocks.log);
-        Ok(Entry { bytes: entry.bytes.max(header.capacity), began, ..entry })
+    fn read(disk: &dyn Disk, first: u64) -> io::Result<Self> {
+        let file = disk.open(&segment_name(first))?;
+        let mut segment = Self {
+            first,
+            len: file.len()?,
+            first_clocks: None,
+            header: None,
+            is_of_other_epoch: false,
+            is_repaired: false,
+        };
+        segment.set_header(&*file, Header::read(&*file, first)?)?;
+        Ok(segment)
+    }
+
+    fn set_header(&mut self, file: &dyn DiskFile, header: Option<Header>) -> io::Result<()> {
+        let batch = header.as_ref().map(|header| first_batch(file, header)).transpose()?;
+        self.first_clocks = batch.flatten().map(|batch| batch.clocks);
+        self.header = header;
+        Ok(())
+    }
+
+    pub(super) fn open(&self, disk: &dyn Disk) -> io::Result<Arc<dyn DiskFile>> {
+        disk.open(&segment_name(self.first))
+    }
+
+    pub(super) fn entry(&self) -> Entry {
+        let capacity = self.header.as_ref().map_or(0, |header| header.capacity);
+        let began = self.first_clocks().map(|clocks| clocks.log);
+        Entry { first: self.first, bytes: self.len.max(capacity), began }
     }
 
     /// The clocks of the first batch. `None` if it is damaged, or there is none.
-    pub(super) fn first_clocks(&self) -> io::Result<Option<Clocks>> {
-        let Some(header) = &self.header else { return Ok(None) };
-        Ok(first_batch(&*self.file, header)?.map(|batch| batch.clocks))
+    pub(super) fn first_clocks(&self) -> Option<Clocks> {
+        self.first_clocks.filter(|_| self.header.is_some())
+    }
+
+    /// How many events a segment without a header may have had. It may have been truncated.
+    pub(super) fn most_events(&self, options: &SegmentOptions) -> u64 {
+        most_events_in(self.len.max(options.layout.segment_bytes).max(LARGE_SEGMENT))
     }
 }
 
@@ -80,14 +109,11 @@ pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
             disk.unlink(name)?;
         }
     }
-    let open = |first| -> io::Result<Segment> {
-        let file = disk.open(&segment_name(first))?;
-        let header = Header::read(&*file, first)?;
-        Ok(Segment { first, file, header, is_of_other_epoch: false, is_repaired: false })
-    };
-    let mut segments = firsts.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+    let segments = firsts.into_iter().map(|first| Segment::read(disk, first));
+    let mut segments = segments.collect::<io::Result<Vec<_>>>()?;
     if let Some(newest) = segments.last_mut().filter(|newest| newest.header.is_none()) {
-        newest.header = newest::load(disk, newest.first)?;
+        let header = newest::load(disk, newest.first)?;
+        newest.set_header(&*newest.open(disk)?, header)?;
         newest.is_repaired = true;
     }
     Ok(segments)
@@ -145,9 +171,4 @@ pub(super) fn remove_discarded(disk: &dyn Disk, segments: &mut Vec<Segment>, flo
     remove(disk, &discarded, is_removed)?;
     segments.splice(..0, discarded.into_iter().filter(|segment| !is_removed(segment)));
     Ok(())
-}
-
-/// How many events a segment without a header may have had. It may have been truncated.
-pub(super) fn most_events_of(file: &dyn DiskFile, options: &SegmentOptions) -> io::Result<u64> {
-    Ok(most_events_in(file.len()?.max(options.layout.segment_bytes).max(LARGE_SEGMENT)))
 }

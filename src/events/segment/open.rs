@@ -1,13 +1,13 @@
 //! Opens a directory of segments, and decides where the log goes on.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{io, ops::Range};
 
 use super::{
     begin::{Opened, begin, begin_after_loss},
     checksum::Checksum,
     create::Active,
     damage::{DamageReport, lost_events, save_if_possible},
-    directory::{Fill, Segment, list, list_fills, most_events_of, remove_discarded},
+    directory::{Fill, Segment, list, list_fills, remove_discarded},
     disk::{Disk, DiskFile, is_medium_error, read_full, write_all},
     fills::Fills,
     index::Index,
@@ -60,7 +60,7 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
             None => lost.add(segment.first..end, u64::MAX, segment.first),
             // Of the older ones, damage is found when they are read.
             Some(header) if at + 2 == segments.len() => {
-                let found = survey(&*segment.file, header, end)?;
+                let found = survey(&*segment.open(disk)?, header, end)?;
                 lost.add_missing(&found, end, header.uncertain_from());
                 clocks = clocks.or(found.clocks);
             }
@@ -80,10 +80,10 @@ pub(super) fn open(disk: &dyn Disk, options: &SegmentOptions) -> io::Result<Open
     // Of the older segments, at least the first batch says where the clock was.
     for segment in segments.iter().rev() {
         if clocks.is_none() {
-            clocks = segment.first_clocks()?;
+            clocks = segment.first_clocks();
         }
     }
-    let entries = segments.iter().map(Segment::entry).collect::<io::Result<_>>()?;
+    let entries = segments.iter().map(Segment::entry).collect();
     let mut index = Index::new(entries, floor, next, clocks);
     add_fills(disk, &mut index, fills)?;
     Ok(Opened { epoch, log_epoch, index, active: end.active, recent: end.recent, damage })
@@ -109,13 +109,13 @@ fn find_end(
 ) -> io::Result<End> {
     let Some(newest) = segments.last() else { return Err(io::Error::other("no segment")) };
     let Some(header) = &newest.header else {
-        let most = most_events_of(&*newest.file, options)?;
-        let next = newest.first.saturating_add(most).min(MAX_NUMBER) + 1;
+        let next = newest.first.saturating_add(newest.most_events(options)).min(MAX_NUMBER) + 1;
         lost.add(newest.first..next, newest.first, newest.first);
         let verdict = Verdict { next, uncertain_from: newest.first, can_continue: false };
         return Ok(End { verdict, clocks: None, active: None, recent: Vec::new() });
     };
-    let found = survey(&*newest.file, header, MAX_NUMBER + 1)?;
+    let file = newest.open(disk)?;
+    let found = survey(&*file, header, MAX_NUMBER + 1)?;
     let mut verdict = judge(&found.findings);
     // After an end in order, numbers behind the last event are those of a gap.
     if options.repeats_numbers && !header.closed {
@@ -124,8 +124,8 @@ fn find_end(
     lost.add_missing(&found, verdict.next, verdict.uncertain_from);
     let mut header = header.clone();
     if !header.closed || !verdict.can_continue {
-        write_again(&*newest.file, found.last_batch_bytes.clone())?;
-        newest.file.sync_data()?;
+        write_again(&*file, found.last_batch_bytes.clone())?;
+        file.sync_data()?;
     }
     if !header.closed {
         // The verdict holds from now on, whatever happens to the end of the segment.
@@ -134,16 +134,16 @@ fn find_end(
         header.closed = true;
         disk.sync_dir()?;
         newest::save(disk, &header)?;
-        header.replace(&*newest.file)?;
+        header.replace(&*file)?;
     } else if newest.is_repaired && found.findings.found_end > header.first {
-        header.replace(&*newest.file)?;
+        header.replace(&*file)?;
     }
     let Survey { clocks, end, recent, .. } = found;
     if !verdict.can_continue {
         return Ok(End { verdict, clocks, active: None, recent: Vec::new() });
     }
     let checksum = Checksum::new(&header.salt);
-    let active = Active { file: Arc::clone(&newest.file), header, checksum, end };
+    let active = Active { file, header, checksum, end };
     Ok(End { verdict, clocks, active: Some(active), recent })
 }
 

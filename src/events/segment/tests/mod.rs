@@ -9,6 +9,7 @@ mod faults;
 mod filled;
 mod last_batch;
 mod model;
+mod open_files;
 mod races;
 mod retention;
 mod rot;
