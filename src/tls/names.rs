@@ -1,6 +1,6 @@
 //! The names in a certificate: its subject's common name and alternative names.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Range};
 
 use der::{
     Decode, Reader, SliceReader, Tag, TagNumber, Tagged,
@@ -16,40 +16,74 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 /// 4.2.1.6](https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.6)).
 pub(super) const ALTERNATIVE_NAMES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 
+/// Where the names are in a certificate. They stay there: a peer that has thousands of them, of a byte each,
+/// must not make this side hold more than the certificate.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
-    pub(super) common_name: Option<Box<str>>,
-    pub(super) dns_names: Vec<Box<str>>,
-    pub(super) uris: Vec<Box<str>>,
-    pub(super) ip_addresses: Vec<IpAddr>,
+    common_name: Option<Range<usize>>,
+    /// The content of the alternative names, of which each can be read.
+    alternatives: Range<usize>,
+    /// At most three times as long as in the certificate.
+    pub(super) ip_addresses: Box<[IpAddr]>,
 }
 
 impl Names {
     pub(super) fn read(certificate: &[u8]) -> der::Result<Self> {
         let Details { subject, extensions, .. } = Details::read(certificate)?;
-        let mut names = Self { common_name: common_name(subject)?, ..Self::default() };
+        let common_name = common_name(subject)?.map(|name| range_in(certificate, name.as_bytes()));
         let alternatives =
-            extensions.map(|extensions| extension(extensions, ALTERNATIVE_NAMES)).transpose()?;
-        if let Some(alternatives) = alternatives.flatten() {
-            names.read_alternatives(alternatives)?;
-        }
-        Ok(names)
-    }
-
-    fn read_alternatives(&mut self, alternatives: &[u8]) -> der::Result<()> {
-        let mut reader = SliceReader::new(sole_element(alternatives, Tag::Sequence)?)?;
+            extensions.map(|extensions| extension(extensions, ALTERNATIVE_NAMES)).transpose()?.flatten();
+        let Some(alternatives) = alternatives else { return Ok(Self { common_name, ..Self::default() }) };
+        let alternatives = sole_element(alternatives, Tag::Sequence)?;
+        let mut reader = SliceReader::new(alternatives)?;
+        let mut ip_addresses = Vec::new();
         while !reader.is_finished() {
             let name = AnyRef::decode(&mut reader)?;
-            let ia5 = || Ia5StringRef::new(name.value()).map(|name| name.as_str().into());
             match name.tag() {
-                DNS_NAME => self.dns_names.push(ia5()?),
-                URI => self.uris.push(ia5()?),
-                IP_ADDRESS => self.ip_addresses.extend(ip_address(name.value())),
+                DNS_NAME | URI => {
+                    Ia5StringRef::new(name.value())?;
+                }
+                IP_ADDRESS => ip_addresses.extend(ip_address(name.value())),
                 _ => {}
             }
         }
-        Ok(())
+        let alternatives = range_in(certificate, alternatives);
+        Ok(Self { common_name, alternatives, ip_addresses: ip_addresses.into() })
     }
+
+    /// The common name in the certificate that this was read from.
+    pub(super) fn common_name<'a>(&self, certificate: &'a [u8]) -> Option<&'a str> {
+        std::str::from_utf8(certificate.get(self.common_name.clone()?)?).ok()
+    }
+
+    /// The DNS names in the certificate that this was read from.
+    pub(super) fn dns_names<'a>(&self, certificate: &'a [u8]) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.alternatives(certificate).filter_map(|name| ia5_text(name, DNS_NAME))
+    }
+
+    /// The URIs in the certificate that this was read from.
+    pub(super) fn uris<'a>(&self, certificate: &'a [u8]) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.alternatives(certificate).filter_map(|name| ia5_text(name, URI))
+    }
+
+    fn alternatives<'a>(&self, certificate: &'a [u8]) -> impl Iterator<Item = AnyRef<'a>> + use<'a> {
+        let content = certificate.get(self.alternatives.clone()).unwrap_or_default();
+        let mut reader = SliceReader::new(content).ok();
+        std::iter::from_fn(move || {
+            let reader = reader.as_mut().filter(|reader| !reader.is_finished())?;
+            AnyRef::decode(reader).ok()
+        })
+    }
+}
+
+/// Where a part of these bytes is.
+fn range_in(bytes: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr().saturating_sub(bytes.as_ptr().addr());
+    start..start.saturating_add(part.len())
+}
+
+fn ia5_text<'a>(name: AnyRef<'a>, tag: Tag) -> Option<&'a str> {
+    (name.tag() == tag).then(|| std::str::from_utf8(name.value()).ok()).flatten()
 }
 
 const DNS_NAME: Tag = Tag::ContextSpecific { constructed: false, number: TagNumber::N2 };
@@ -57,7 +91,7 @@ const URI: Tag = Tag::ContextSpecific { constructed: false, number: TagNumber::N
 const IP_ADDRESS: Tag = Tag::ContextSpecific { constructed: false, number: TagNumber::N7 };
 
 /// X.501 puts the most specific attribute last.
-fn common_name(subject: &[u8]) -> der::Result<Option<Box<str>>> {
+fn common_name(subject: &[u8]) -> der::Result<Option<&str>> {
     let mut last = None;
     let mut subject = SliceReader::new(subject)?;
     while !subject.is_finished() {
@@ -74,14 +108,14 @@ fn common_name(subject: &[u8]) -> der::Result<Option<Box<str>>> {
     Ok(last.and_then(text))
 }
 
-pub(super) fn text(value: AnyRef<'_>) -> Option<Box<str>> {
-    let text = match value.tag() {
-        Tag::Utf8String => value.decode_as::<Utf8StringRef<'_>>().ok()?.as_str(),
-        Tag::PrintableString => value.decode_as::<PrintableStringRef<'_>>().ok()?.as_str(),
-        Tag::TeletexString => value.decode_as::<TeletexStringRef<'_>>().ok()?.as_str(),
-        _ => return None,
+pub(super) fn text(value: AnyRef<'_>) -> Option<&str> {
+    let is_text = match value.tag() {
+        Tag::Utf8String => value.decode_as::<Utf8StringRef<'_>>().is_ok(),
+        Tag::PrintableString => value.decode_as::<PrintableStringRef<'_>>().is_ok(),
+        Tag::TeletexString => value.decode_as::<TeletexStringRef<'_>>().is_ok(),
+        _ => false,
     };
-    Some(text.into())
+    is_text.then(|| std::str::from_utf8(value.value()).ok()).flatten()
 }
 
 fn ip_address(octets: &[u8]) -> Option<IpAddr> {
@@ -96,6 +130,27 @@ mod tests {
     use super::*;
     use crate::cert::CertificateAuthority;
 
+    /// Copies of all names.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Listed {
+        common_name: Option<Box<str>>,
+        dns_names: Vec<Box<str>>,
+        uris: Vec<Box<str>>,
+        ip_addresses: Vec<IpAddr>,
+    }
+
+    impl Listed {
+        fn by_names(certificate: &[u8]) -> Option<Self> {
+            let names = Names::read(certificate).ok()?;
+            Some(Self {
+                dns_names: names.dns_names(certificate).map(Into::into).collect(),
+                uris: names.uris(certificate).map(Into::into).collect(),
+                ip_addresses: names.ip_addresses.to_vec(),
+                common_name: names.common_name(certificate).map(Into::into),
+            })
+        }
+    }
+
     /// Against another reader, which takes only certificates that have no flaw anywhere.
     #[test]
     fn names_are_those_that_another_reader_finds() {
@@ -108,14 +163,14 @@ mod tests {
                 changed[at] ^= flip;
                 if let Some(expected) = names_by_x509_cert(&changed) {
                     compared += 1;
-                    assert_eq!(Names::read(&changed).ok(), Some(expected), "{at} {flip:#x}");
+                    assert_eq!(Listed::by_names(&changed), Some(expected), "{at} {flip:#x}");
                 }
             }
         }
         assert!(compared > 1_000, "{compared}");
     }
 
-    fn names_by_x509_cert(certificate: &[u8]) -> Option<Names> {
+    fn names_by_x509_cert(certificate: &[u8]) -> Option<Listed> {
         use x509_cert::{
             Certificate,
             ext::pkix::{SubjectAltName, name::GeneralName},
@@ -125,8 +180,10 @@ mod tests {
         let alternatives = tbs.get::<SubjectAltName>().ok()?;
         let mut attributes = tbs.subject.0.iter().flat_map(|relative| relative.0.iter());
         let common_name = attributes.rfind(|attribute| attribute.oid == COMMON_NAME).map(|last| &last.value);
-        let mut names =
-            Names { common_name: common_name.and_then(|value| text(value.into())), ..Names::default() };
+        let mut names = Listed {
+            common_name: common_name.and_then(|value| text(value.into())).map(Into::into),
+            ..Listed::default()
+        };
         for name in alternatives.into_iter().flat_map(|(_critical, alternatives)| alternatives.0) {
             match name {
                 GeneralName::DnsName(name) => names.dns_names.push(name.as_str().into()),

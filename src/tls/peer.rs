@@ -9,7 +9,7 @@ use super::{certificate::not_after, fingerprint::Fingerprint, names::Names};
 /// The certificates that the peer proved to hold the key of, checked against the trusted
 /// authorities, and the names in them.
 ///
-/// Cloning is cheap, and the names were read once, when the connection came up. Names are as the
+/// Cloning is cheap, and names are found in the certificate when they are asked for. Names are as the
 /// authority wrote them, without any change of case; a certificate whose names cannot be read has
 /// none. To tell peers apart, compare [`fingerprint`](Self::fingerprint)s, or names from an
 /// authority that never gives one name to two.
@@ -58,17 +58,17 @@ impl PeerIdentity {
     /// there are several.
     #[must_use]
     pub fn common_name(&self) -> Option<&str> {
-        self.0.names.common_name.as_deref()
+        self.0.names.common_name(self.leaf())
     }
 
     /// The DNS names among the subject's alternative names.
     pub fn dns_names(&self) -> impl Iterator<Item = &str> {
-        self.0.names.dns_names.iter().map(AsRef::as_ref)
+        self.0.names.dns_names(self.leaf())
     }
 
     /// The URIs among the subject's alternative names, for instance `palyra:device:7f3a`.
     pub fn uris(&self) -> impl Iterator<Item = &str> {
-        self.0.names.uris.iter().map(AsRef::as_ref)
+        self.0.names.uris(self.leaf())
     }
 
     /// Whether the certificate has this name: as its common name, a DNS name or a URI.
@@ -84,14 +84,19 @@ impl PeerIdentity {
     pub fn ip_addresses(&self) -> &[IpAddr] {
         &self.0.names.ip_addresses
     }
+
+    /// The peer's own certificate.
+    fn leaf(&self) -> &[u8] {
+        self.0.chain.first().map_or(&[], |leaf| leaf)
+    }
 }
 
 impl fmt::Debug for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { chain: _, fingerprint, not_after: _, names } = &*self.0;
+        let Inner { chain: _, fingerprint, not_after: _, names: _ } = &*self.0;
         f.debug_struct("PeerIdentity")
             .field("fingerprint", fingerprint)
-            .field("common_name", &names.common_name)
+            .field("common_name", &self.common_name())
             .finish_non_exhaustive()
     }
 }
@@ -132,6 +137,17 @@ mod tests {
             let addresses = ["192.0.2.7", "2001:db8::7", "127.0.0.1", "::1"];
             assert_eq!(peer.ip_addresses(), addresses.map(|address| address.parse::<IpAddr>().unwrap()));
             assert_eq!(peer.uris().count(), 0);
+        }
+
+        /// Of one byte each, copies would take many times the memory of the certificate.
+        #[test]
+        fn names_take_no_memory_beside_the_certificate() {
+            let ca = CertificateAuthority::new("ca").unwrap();
+            let peer = peer(&ca.issue_server(&["node.example"]).unwrap());
+            let certificate = peer.chain()[0].as_ref().as_ptr_range();
+            let is_within = |name: &str| certificate.contains(&name.as_ptr());
+            assert!(peer.dns_names().count() == 2 && peer.dns_names().all(is_within));
+            assert!(peer.common_name().is_some_and(is_within));
         }
 
         #[test]

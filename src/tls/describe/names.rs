@@ -46,9 +46,9 @@ pub(crate) fn list_of_names<'a>(names: impl Iterator<Item = &'a str>) -> Option<
 
 /// The names that a certificate is valid for, of those that servers have.
 pub(crate) fn names_of_server(certificate: &CertificateDer<'_>) -> Option<String> {
-    let Names { dns_names, ip_addresses, .. } = Names::read(certificate).ok()?;
-    let addresses: Vec<_> = ip_addresses.iter().map(ToString::to_string).collect();
-    list_of_names(dns_names.iter().map(AsRef::as_ref).chain(addresses.iter().map(String::as_str)))
+    let names = Names::read(certificate).ok()?;
+    let addresses: Vec<_> = names.ip_addresses.iter().map(ToString::to_string).collect();
+    list_of_names(names.dns_names(certificate).chain(addresses.iter().map(String::as_str)))
 }
 
 /// Whom a certificate is for, or by.
@@ -77,10 +77,10 @@ fn attributes(encoded: &[u8]) -> der::Result<Vec<String>> {
             let kind = ObjectIdentifier::decode(&mut attribute)?;
             let value = AnyRef::decode(&mut attribute)?;
             let value = match value.tag() {
-                Tag::Ia5String => std::str::from_utf8(value.value()).ok().map(Into::into),
+                Tag::Ia5String => std::str::from_utf8(value.value()).ok(),
                 _ => text(value),
             };
-            let value = value.as_deref().map_or_else(|| "?".to_owned(), shortened);
+            let value = value.map_or_else(|| "?".to_owned(), shortened);
             attributes.push(match ATTRIBUTES.iter().find(|(known, _)| *known == kind) {
                 Some((_, short)) => format!("{short}={value}"),
                 None => format!("{kind}={value}"),
