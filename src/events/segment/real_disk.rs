@@ -40,7 +40,7 @@ impl RealDisk {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Err(not_a_directory(path)),
+            Ok(metadata) => return Err(not_a_directory(path, metadata.is_file())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, error)?,
             Err(error) => return Err(error),
         }
@@ -60,12 +60,14 @@ fn create(path: &Path, error: io::Error) -> io::Result<()> {
     parent_of(path)?.sync_all()
 }
 
-fn not_a_directory(path: &Path) -> io::Error {
+/// Looks into a file alone: to open a pipe would wait for its other end.
+fn not_a_directory(path: &Path, is_file: bool) -> io::Error {
     use io::Read;
     let mut start = Vec::new();
-    let is_redb = File::open(path)
-        .and_then(|file| file.take(to_u64(REDB_MAGIC.len())).read_to_end(&mut start))
-        .is_ok_and(|_| start == REDB_MAGIC);
+    let is_redb = is_file
+        && File::open(path)
+            .and_then(|file| file.take(to_u64(REDB_MAGIC.len())).read_to_end(&mut start))
+            .is_ok_and(|_| start == REDB_MAGIC);
     let what = if is_redb {
         "a redb database, in which earlier versions of palyra-quic kept events: choose another path"
     } else {
@@ -259,6 +261,22 @@ mod tests {
         assert_eq!(RealDisk::open(&path).err().unwrap().kind(), io::ErrorKind::ResourceBusy);
         drop(disk);
         fs::remove_dir_all(&path).unwrap();
+    }
+
+    /// To open one for reading would wait until somebody writes.
+    #[test]
+    fn a_pipe_in_the_place_of_the_directory_is_refused() {
+        let path = std::env::temp_dir().join(format!("palyra-pipe-{}", std::process::id()));
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let (send, receive) = std::sync::mpsc::channel();
+        let opened = path.clone();
+        std::thread::spawn(move || {
+            send.send(RealDisk::open(&opened).map(drop).map_err(|error| error.kind()))
+        });
+        let refused = receive.recv_timeout(std::time::Duration::from_secs(20));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(refused, Ok(Err(io::ErrorKind::InvalidInput)));
     }
 
     #[test]
