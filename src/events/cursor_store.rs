@@ -496,6 +496,24 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_that_has_no_next_one_is_damage() {
+        let disk = created(1);
+        let file = disk.open(NAME).unwrap();
+        let mut table = CursorTable::default();
+        table.set("a", cursor(3)).unwrap();
+        for (generation, found) in [(u64::MAX, None), (u64::MAX - 1, Some(cursor(3)))] {
+            for slot in SLOTS {
+                write_all(&*file, slot, &table.encode(generation)).unwrap();
+            }
+            assert_eq!(open(&disk).load("a").ok().flatten(), found);
+        }
+        write_all(&*file, SLOTS[0], &table.encode(u64::MAX)).unwrap();
+        write_all(&*file, SLOTS[1], &table.encode(7)).unwrap();
+        block_on(open(&disk).save("a", cursor(4))).unwrap();
+        assert_eq!(open(&disk).load("a").unwrap(), Some(cursor(4)));
+    }
+
+    #[test]
     fn a_failed_save_is_written_with_the_next_one_and_many_saves_are_written_together() {
         let disk = created(1);
         let store = open(&disk);

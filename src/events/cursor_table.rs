@@ -89,7 +89,8 @@ impl CursorTable {
         Some(HEAD_LEN.saturating_add(len).saturating_add(CRC_LEN)).filter(|len| *len <= MAX_SLOT_BYTES)
     }
 
-    /// The cursors in a slot, and their generation; `None` if it is damaged, or empty.
+    /// The cursors in a slot, and their generation, which is not the greatest; `None` if it is damaged, or
+    /// empty.
     ///
     /// # Errors
     ///
@@ -97,6 +98,8 @@ impl CursorTable {
     /// pass for damage, after which the slot would be overwritten.
     pub(super) fn decode(slot: &[u8]) -> io::Result<Option<(u64, Self)>> {
         match Self::decode_any(slot) {
+            // No store gets there. Nothing could be saved after the greatest one.
+            Some((VERSION, u64::MAX, _)) => Ok(None),
             Some((VERSION, generation, table)) => Ok(table.map(|table| (generation, table))),
             Some((version, ..)) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
