@@ -116,10 +116,11 @@ fn name(order: u64, epoch: u64) -> String {
     format!("{order}-{epoch}")
 }
 
-/// The order and the epoch in the name of a directory.
+/// The order and the epoch in the name of a directory. No log has the greatest order: another one follows.
 fn parse(name: &str) -> Option<(u64, u64)> {
     let (order, epoch) = name.split_once('-')?;
-    Some((order.parse().ok()?, epoch.parse().ok()?))
+    let order = order.parse().ok().filter(|order| *order < u64::MAX)?;
+    Some((order, epoch.parse().ok()?))
 }
 
 /// Makes the name of a new directory durable.
@@ -135,7 +136,8 @@ mod tests {
     #[test]
     fn names_tell_the_order_and_the_epoch() {
         assert_eq!(parse(&name(2, 4711)), Some((2, 4711)));
-        for other in ["", "2", "2-", "-4711", "2-4711-", "a-1", "lock", "2-4711.segment"] {
+        let last = name(u64::MAX, 4711);
+        for other in ["", "2", "2-", "-4711", "2-4711-", "a-1", "lock", "2-4711.segment", &last] {
             assert_eq!(parse(other), None, "{other}");
         }
     }
