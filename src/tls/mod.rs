@@ -18,6 +18,7 @@ mod handshake_limit;
 mod identity;
 mod names;
 mod path;
+mod path_count;
 mod peer;
 pub(crate) mod pem;
 mod protocol;

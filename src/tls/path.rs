@@ -20,7 +20,7 @@ use super::{
     certificate::{CertificateFields, Details, Version},
     certificate_check::unverifiable,
     describe::{self, EXPLAINS},
-    error_text,
+    error_text, path_count,
     provider::provider,
     revocation::{PathCertificate, RevocationCheck},
 };
@@ -44,7 +44,8 @@ pub(super) enum Purpose {
 pub(super) enum NoPath {
     /// Not to any of the authorities, whatever is revoked.
     Invalid,
-    /// There is one or more, and revocation lists speak against each.
+    /// There is one or more, and revocation lists speak against each; or the certificates fit together in too
+    /// many ways to try them.
     Refused(CertificateError),
 }
 
@@ -112,6 +113,7 @@ impl PathFinder {
         revocations: Option<&dyn RevocationCheck>,
         times: Times,
     ) -> Result<Vec<CertificateDer<'static>>, NoPath> {
+        path_count::check(end_entity, intermediates).map_err(NoPath::Refused)?;
         let certificate = EndEntityCert::try_from(end_entity).map_err(|_| NoPath::Invalid)?;
         let usage = match self.purpose {
             Purpose::Server => KeyUsage::server_auth(),

@@ -85,6 +85,7 @@ mod key_log;
 mod layers;
 mod links;
 mod logs;
+mod many_paths;
 mod may_have_run;
 mod method_limits;
 #[cfg(unix)]
