@@ -191,7 +191,8 @@ impl Connection {
     /// on both sides, and what was not acknowledged yet may be lost.
     ///
     /// Notifications that were received are still handled, unless the code rejects the peer:
-    /// IDENTITY_REJECTED, IDENTITY_EXPIRED, EXCESSIVE_LOAD or RATE_LIMITED.
+    /// IDENTITY_REJECTED, IDENTITY_EXPIRED, EXCESSIVE_LOAD or RATE_LIMITED. Then no request that was received
+    /// is begun, either.
     pub fn close(&self, code: Code, reason: &str) {
         self.link.close(code, reason);
     }

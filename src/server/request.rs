@@ -71,10 +71,14 @@ pub(super) fn record_unread(node: &Node, link: &Link, span: &Span, what: &str, e
     code
 }
 
-/// Counts the request against the peer's rate.
+/// Counts the request against the peer's rate. Refuses those that arrived before the peer was rejected: their
+/// connection is closed.
 pub(super) fn take_request(
     ExchangeState { node, link, .. }: &ExchangeState<'_>,
 ) -> std::result::Result<(), MethodError> {
+    if link.is_rejected() {
+        return Err(MethodError::unavailable("the peer is rejected"));
+    }
     let wait = match link.allowance().take_request(&node.clock) {
         Ok(()) => return Ok(()),
         Err(TooMany::Wait(wait)) => wait,

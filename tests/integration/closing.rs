@@ -1,6 +1,7 @@
 //! The open connections of an endpoint, and their immediate end, in virtual time.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -332,4 +333,65 @@ fn a_handler_that_panics_when_it_is_dropped_harms_nothing_else() {
         assert_eq!(node.stats().connections_open, 0);
         node.shutdown(SECOND).await;
     });
+}
+
+/// Sends twenty requests together. Each closes its connection with this code. Returns how many were begun.
+fn begun_of_twenty(code: Code, send: impl AsyncFn(&Connection)) -> usize {
+    let (pair, begun) = (pair(), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&begun);
+    let router = Router::new().serve_raw("test.close", move |context: Context, params| {
+        if params == "close" {
+            counter.fetch_add(1, SeqCst);
+            context.connection().close(code, "");
+        }
+        async { Ok("".into()) }
+    });
+    let (_node, dialler) = (node(&pair, router), dialler(&pair));
+    pair.sim.run(async {
+        let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+        send(&connection).await;
+        pair.sim.sleep(SECOND).await;
+    });
+    begun.load(SeqCst)
+}
+
+/// Polls all of them once, so that they are sent together, and gives them up.
+async fn begin_all<T>(
+    calls: impl Iterator<Item = impl Future<Output = T>>,
+) -> Vec<Pin<Box<impl Future<Output = T>>>> {
+    let mut calls: Vec<_> = calls.map(Box::pin).collect();
+    for call in &mut calls {
+        assert!(poll_once(call).await.is_none());
+    }
+    calls
+}
+
+/// A peer that is rejected for one request has others on their way.
+#[test]
+fn once_a_peer_is_rejected_no_further_request_is_begun() {
+    let calls = async |connection: &Connection| {
+        let calls = (0..20).map(|_| connection.call_raw("test.close", "close"));
+        for call in begin_all(calls).await {
+            call.await.unwrap_err();
+        }
+    };
+    #[cfg(feature = "streams")]
+    let pipelined = async |connection: &Connection| {
+        let pipeline = connection.pipeline_raw("test.close");
+        // The stream is there.
+        pipeline.call_raw("").await.unwrap();
+        let calls = (0..20).map(|_| pipeline.call_raw("close"));
+        for call in begin_all(calls).await {
+            call.await.unwrap_err();
+        }
+    };
+    for code in [Code::IDENTITY_REJECTED, Code::IDENTITY_EXPIRED, Code::EXCESSIVE_LOAD, Code::RATE_LIMITED] {
+        assert_eq!(begun_of_twenty(code, calls), 1, "{code}");
+        #[cfg(feature = "streams")]
+        assert_eq!(begun_of_twenty(code, pipelined), 1, "{code}, pipelined");
+    }
+    // The twin: they have arrived together, and are begun if the peer is not rejected.
+    assert!(begun_of_twenty(Code::NO_ERROR, calls) > 1);
+    #[cfg(feature = "streams")]
+    assert!(begun_of_twenty(Code::NO_ERROR, pipelined) > 1);
 }
