@@ -41,7 +41,9 @@ impl PeerIdentity {
         &self.0.chain
     }
 
-    /// The fingerprint of the peer's own certificate.
+    /// The fingerprint of the peer's own certificate. To keep a peer out by it, use a
+    /// [`RevocationList`](super::RevocationList): if the certificate is signed with ECDSA, its owner can give
+    /// it a second fingerprint, which the list knows.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.fingerprint

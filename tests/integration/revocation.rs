@@ -9,6 +9,11 @@ use palyra_quic::{
     Identity, IssuedCertificate, RevocationList, Revoked, Router, ServerTls, WallClock,
     rustls::pki_types::CertificateRevocationListDer, sim::Link,
 };
+#[cfg(feature = "ecdsa")]
+use palyra_quic::{
+    Trust,
+    rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 const PEERS: usize = 200;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -249,4 +254,90 @@ fn a_list_shows_how_long_it_is_and_no_more() {
     list.replace([Fingerprint::from_bytes([7; 32])]);
     assert!(list.contains(Fingerprint::from_bytes([7; 32])));
     assert_eq!(format!("{list:?}"), "RevocationList { len: 1 }");
+}
+
+/// A certificate with the other signature that ECDSA allows: anyone can make it out of the first.
+#[cfg(feature = "ecdsa")]
+#[test]
+fn a_revoked_certificate_is_out_with_either_of_its_ecdsa_signatures() {
+    for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+        let key = || rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let mut authority = rcgen::CertificateParams::default();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority_key = key();
+        let trust = Trust::from_der([authority.self_signed(&authority_key).unwrap().der().clone()]).unwrap();
+        let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
+        // Of some, a number in the signature begins with zeros.
+        for _ in 0..20 {
+            let client_key = key();
+            let certificate =
+                rcgen::CertificateParams::default().signed_by(&client_key, &issuer).unwrap().der().clone();
+            let other = with_other_signature(&certificate);
+            assert_eq!(with_other_signature(&other), certificate);
+            assert_ne!(Fingerprint::of(&other), Fingerprint::of(&certificate));
+            let gateway =
+                Gateway::new(|tls, list| tls.require_client_certificates(trust.clone()).revocations(list));
+            let private = |pem: String| PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let [first, second] = [&certificate, &other].map(|certificate| {
+                let key = private(client_key.serialize_pem());
+                gateway.tls(Identity::from_der(vec![certificate.clone()], key).unwrap())
+            });
+            gateway.pair.sim.run(async {
+                let connections = [
+                    gateway.connect_with(&first).await.unwrap(),
+                    gateway.connect_with(&second).await.unwrap(),
+                ];
+                gateway.list.revoke(Fingerprint::of(&certificate));
+                for connection in &connections {
+                    let rejected = Some(ErrorKind::ConnectionClosed(Code::IDENTITY_REJECTED));
+                    assert_eq!(gateway.closed(connection).await, rejected);
+                }
+                for tls in [&first, &second] {
+                    let refused = gateway.connect_with(tls).await.unwrap_err();
+                    assert_eq!(refused.kind(), &ErrorKind::CertificateRefused);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(feature = "ecdsa")]
+fn with_other_signature(certificate: &CertificateDer<'_>) -> CertificateDer<'static> {
+    use x509_cert::der::{
+        Decode, Encode, Sequence,
+        asn1::{BitString, Uint},
+    };
+
+    #[derive(Sequence)]
+    struct Signature {
+        r: Uint,
+        s: Uint,
+    }
+
+    let mut parsed = x509_cert::Certificate::from_der(certificate).unwrap();
+    let Signature { r, s } = Signature::from_der(parsed.signature.raw_bytes()).unwrap();
+    let order: &[u8] = if s.as_bytes().len() > 32 || r.as_bytes().len() > 32 {
+        &hex(
+            "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+        )
+    } else {
+        &hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551")
+    };
+    // Digit by digit from the right, as on paper.
+    let mut digits = vec![0; order.len() - s.as_bytes().len()];
+    digits.extend_from_slice(s.as_bytes());
+    let mut borrow = 0;
+    for (digit, order) in digits.iter_mut().zip(order).rev() {
+        let difference = i32::from(*order) - i32::from(*digit) - borrow;
+        borrow = i32::from(difference < 0);
+        *digit = u8::try_from(difference.rem_euclid(256)).unwrap();
+    }
+    let other = Signature { r, s: Uint::new(&digits).unwrap() };
+    parsed.signature = BitString::from_bytes(&other.to_der().unwrap()).unwrap();
+    parsed.to_der().unwrap().into()
+}
+
+#[cfg(feature = "ecdsa")]
+fn hex(digits: &str) -> Vec<u8> {
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
 }

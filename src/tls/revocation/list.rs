@@ -9,9 +9,11 @@ use std::{
 use event_listener::{Event, EventListener};
 use rustls::{
     CertificateError,
-    pki_types::{CertificateRevocationListDer, UnixTime},
+    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
 };
 
+#[cfg(feature = "ecdsa")]
+use super::other_signature::with_other_signatures;
 use super::{
     check::{PathCertificate, RevocationCheck},
     crl::Crl,
@@ -31,6 +33,9 @@ use crate::{
 /// is enough. With a verifier of the caller's own, it is asked about the peer's own certificate alone. When
 /// it changes, open connections of peers that have no other path left are closed with IDENTITY_REJECTED.
 /// Cloning gives another handle to the same list.
+///
+/// If an authority has signed a certificate with ECDSA, its owner can give it another signature, and so
+/// another fingerprint: with one of them on the list, both are refused.
 ///
 /// Certificates of an authority whose CRL is held but out of date (its `nextUpdate` has passed) are refused
 /// until there is a newer one; connections that are open stay. Those of an authority of which no CRL is held
@@ -273,12 +278,23 @@ impl Contents {
             || self.crls.get(issuer).into_iter().flatten().any(|crl| crl.serials.contains(serial))
     }
 
+    /// A certificate that is signed with ECDSA has two fingerprints.
+    fn has_fingerprint_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        let is_listed =
+            |certificate: &CertificateDer<'_>| self.fingerprints.contains(&Fingerprint::of(certificate));
+        #[cfg(feature = "ecdsa")]
+        if with_other_signatures(certificate).any(|other| is_listed(&other)) {
+            return true;
+        }
+        is_listed(certificate)
+    }
+
     /// That a certificate is revoked counts for more than that nobody knows what became of another.
     fn check(&self, path: &[PathCertificate<'_>], now: UnixTime) -> Result<(), CertificateError> {
         let mut verdict = Ok(());
         for PathCertificate { certificate, issuer_key } in path {
             // Hashing certificates for an empty list would be for nothing.
-            if !self.fingerprints.is_empty() && self.fingerprints.contains(&Fingerprint::of(certificate)) {
+            if !self.fingerprints.is_empty() && self.has_fingerprint_of(certificate) {
                 return Err(CertificateError::Revoked);
             }
             if self.serials.is_empty() && self.crls.is_empty() {

@@ -3,6 +3,8 @@
 mod check;
 mod crl;
 mod list;
+#[cfg(feature = "ecdsa")]
+mod other_signature;
 mod revoked;
 
 pub(super) use self::check::PathCertificate;
