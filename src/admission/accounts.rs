@@ -16,6 +16,7 @@ use crate::{
 /// Whose account it is: by certificate, or by address for a peer without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Payer {
+    /// By what its authority has signed, since the owner may be able to change the signature.
     Identity(Fingerprint),
     Address(IpAddr),
 }
@@ -33,8 +34,12 @@ impl Payer {
         })
     }
 
+    pub(super) fn identity(peer: &PeerIdentity) -> Self {
+        Self::Identity(peer.content_fingerprint())
+    }
+
     pub(crate) fn of(peer: Option<&PeerIdentity>, address: IpAddr) -> Self {
-        peer.map_or_else(|| Self::at(address), |peer| Self::Identity(peer.fingerprint()))
+        peer.map_or_else(|| Self::at(address), Self::identity)
     }
 }
 
@@ -163,6 +168,21 @@ mod tests {
         assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
         assert_eq!(at("::ffff:192.0.2.7"), at("192.0.2.7"));
         assert_ne!(at("192.0.2.7"), at("192.0.2.8"));
+    }
+
+    #[cfg(feature = "cert")]
+    #[test]
+    fn a_certificate_has_one_account_whatever_its_signature() {
+        let ca = crate::cert::CertificateAuthority::new("ca").unwrap();
+        let payer = |der: Vec<u8>| {
+            Payer::of(PeerIdentity::from_chain(vec![der.into()]).as_ref(), IpAddr::from([10, 0, 0, 1]))
+        };
+        let certificate = ca.issue_client("a").unwrap().chain()[0].to_vec();
+        let mut resigned = certificate.clone();
+        *resigned.last_mut().unwrap() ^= 1;
+        assert_eq!(payer(certificate.clone()), payer(resigned));
+        assert_ne!(payer(certificate), payer(ca.issue_client("a").unwrap().chain()[0].to_vec()));
+        assert_ne!(payer(b"garbage".to_vec()), payer(b"other garbage".to_vec()));
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Admission {
         if max >= self.limits.max_connections() && self.limits.connection_rate().is_unlimited() {
             return Ok(());
         }
-        let account = self.identities.of(Payer::Identity(peer.fingerprint()), self.clock.now());
+        let account = self.identities.of(Payer::identity(peer), self.clock.now());
         let opened = account.open(max).ok_or(Full::Identity)?;
         self.take_connection(&account)?;
         slot.count_for_identity(opened);
@@ -186,12 +186,14 @@ impl Admission {
         dialled: Option<CountGuard>,
     ) -> Allowance {
         let now = self.clock.now();
-        let payer = Payer::of(peer, address);
-        let accounts = match payer {
-            Payer::Identity(_) => &self.identities,
-            Payer::Address(_) => &self.addresses,
-        };
-        let account = (!self.limits.request_rate().is_unlimited()).then(|| accounts.of(payer, now));
+        let account = (!self.limits.request_rate().is_unlimited()).then(|| {
+            let payer = Payer::of(peer, address);
+            let accounts = match payer {
+                Payer::Identity(_) => &self.identities,
+                Payer::Address(_) => &self.addresses,
+            };
+            accounts.of(payer, now)
+        });
         Allowance::new(&self.limits, budget.share(), account, dialled, now)
     }
 

@@ -126,6 +126,11 @@ fn head<'a>(mut tbs: SliceReader<'a>) -> der::Result<(Version, &'a [u8])> {
     Ok((version, element(&mut tbs, Tag::Sequence)?))
 }
 
+/// What the authority has signed, with its tag and length: all but the signature.
+pub(super) fn signed_content(certificate: &[u8]) -> der::Result<&[u8]> {
+    SliceReader::new(sole_element(certificate, Tag::Sequence)?)?.tlv_bytes()
+}
+
 fn signed_part(certificate: &[u8]) -> der::Result<SliceReader<'_>> {
     let mut reader = SliceReader::new(certificate)?;
     let mut reader = SliceReader::new(element(&mut reader, Tag::Sequence)?)?;

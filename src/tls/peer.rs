@@ -1,10 +1,19 @@
 //! Who the peer proved to be.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use rustls::pki_types::CertificateDer;
 
-use super::{certificate::not_after, fingerprint::Fingerprint, names::Names};
+use super::{
+    certificate::{not_after, signed_content},
+    fingerprint::Fingerprint,
+    names::Names,
+};
 
 /// The certificates that the peer proved to hold the key of, checked against the trusted
 /// authorities, and the names in them.
@@ -21,6 +30,8 @@ struct Inner {
     fingerprint: Fingerprint,
     not_after: Option<SystemTime>,
     names: Names,
+    /// Made when it is asked for.
+    content_fingerprint: OnceLock<Fingerprint>,
 }
 
 impl PeerIdentity {
@@ -30,7 +41,8 @@ impl PeerIdentity {
         let fingerprint = Fingerprint::of(leaf);
         let names = Names::read(leaf).unwrap_or_default();
         let not_after = not_after(&chain);
-        Some(Self(Arc::new(Inner { chain, fingerprint, not_after, names })))
+        let content_fingerprint = OnceLock::new();
+        Some(Self(Arc::new(Inner { chain, fingerprint, not_after, names, content_fingerprint })))
     }
 
     /// The path to a trusted authority that was found in the handshake: the peer's own certificate first,
@@ -87,6 +99,14 @@ impl PeerIdentity {
         &self.0.names.ip_addresses
     }
 
+    /// SHA-256 of what is signed of the peer's own certificate: the same whichever signature it has.
+    pub(crate) fn content_fingerprint(&self) -> Fingerprint {
+        *self.0.content_fingerprint.get_or_init(|| {
+            let leaf = self.leaf();
+            Fingerprint::of(&CertificateDer::from_slice(signed_content(leaf).unwrap_or(leaf)))
+        })
+    }
+
     /// The peer's own certificate.
     fn leaf(&self) -> &[u8] {
         self.0.chain.first().map_or(&[], |leaf| leaf)
@@ -95,7 +115,7 @@ impl PeerIdentity {
 
 impl fmt::Debug for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { chain: _, fingerprint, not_after: _, names: _ } = &*self.0;
+        let Inner { chain: _, fingerprint, not_after: _, names: _, content_fingerprint: _ } = &*self.0;
         f.debug_struct("PeerIdentity")
             .field("fingerprint", fingerprint)
             .field("common_name", &self.common_name())

@@ -5,7 +5,7 @@ pub(crate) struct Fingerprint(pub(crate) u8);
 pub(crate) struct PeerIdentity(pub(crate) Fingerprint);
 
 impl PeerIdentity {
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
+    pub(crate) fn content_fingerprint(&self) -> Fingerprint {
         self.0
     }
 }
