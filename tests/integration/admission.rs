@@ -1,11 +1,7 @@
 //! What a node takes on: connections, handshakes, silence, floods, garbage and streams, each up to its limit.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    net::UdpSocket,
     time::{Duration, Instant},
 };
 
@@ -13,7 +9,7 @@ use futures_lite::future::{self, poll_once};
 use palyra_quic::{
     Code, Connection, Context, Endpoint, ErrorKind, Router, TransportLimits, TransportLimitsBuilder, sim,
 };
-use smol::channel::{Receiver, unbounded};
+use smol::channel::unbounded;
 
 use crate::common::{
     Answer, RawStream, Server, attempt, counters, frame, loopback, read_answer, request, run, serve_within,
@@ -41,72 +37,32 @@ async fn assert_refused(server: &Server) {
     assert!(error.is_retryable() && !error.is_authentication());
 }
 
-/// Stands between one client and a server, and passes on as many of the client's datagrams as it is told to;
-/// the server's only for as long as it may pass on more of the client's.
-struct Relay {
-    address: SocketAddr,
-    remaining: Arc<AtomicUsize>,
-    answers: Receiver<()>,
-    _task: smol::Task<()>,
+/// Two hosts in virtual time, ten milliseconds apart, of which one serves within these limits.
+fn nodes(limits: TransportLimitsBuilder) -> (Pair, Endpoint) {
+    let pair = Pair::new(1, sim::Link::new().delay(Duration::from_millis(10)));
+    let node = pair.serve(Router::new(), limits.build().unwrap());
+    (pair, node)
 }
 
-impl Relay {
-    fn to(server: SocketAddr, datagrams: usize) -> Self {
-        let bind =
-            || smol::net::UdpSocket::from(smol::Async::new(UdpSocket::bind(loopback()).unwrap()).unwrap());
-        let (front, back) = (bind(), bind());
-        let address = front.local_addr().unwrap();
-        let remaining = Arc::new(AtomicUsize::new(datagrams));
-        let (answered, answers) = unbounded();
-        let budget = Arc::clone(&remaining);
-        let client = smol::lock::Mutex::new(None);
-        let task = smol::spawn(async move {
-            let forth = async {
-                let mut buffer = [0; 65536];
-                loop {
-                    let (length, from) = front.recv_from(&mut buffer).await.unwrap();
-                    *client.lock().await = Some(from);
-                    let passes = |left: usize| left.checked_sub(1);
-                    if budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, passes).is_ok() {
-                        back.send_to(&buffer[..length], server).await.unwrap();
-                    }
-                }
-            };
-            let back = async {
-                let mut buffer = [0; 65536];
-                loop {
-                    let (length, _) = back.recv_from(&mut buffer).await.unwrap();
-                    answered.try_send(()).unwrap();
-                    let client = *client.lock().await;
-                    if let Some(client) = client.filter(|_| budget.load(Ordering::SeqCst) > 0) {
-                        front.send_to(&buffer[..length], client).await.unwrap();
-                    }
-                }
-            };
-            future::or(forth, back).await
-        });
-        Self { address, remaining, answers, _task: task }
-    }
-
-    fn cut(&self) {
-        self.remaining.store(0, Ordering::SeqCst);
-    }
+/// Leaves a handshake unfinished: a host, which no other call may name, says its first word and is silent from
+/// then on. Resolves when the node has answered, and so has the handshake in its books.
+async fn leave_handshake(pair: &Pair, host: u8) {
+    let silent = pair.sim.host([10, 0, 1, host]);
+    let dialler = silent.bind(Endpoint::builder().client(client_tls()), 0).unwrap();
+    let address = pair.gateway.address(PORT);
+    pair.sim.spawn(async move { drop(dialler.connect(address).await) });
+    pair.sim.sleep(Duration::from_millis(15)).await;
+    silent.unplug();
 }
 
-/// A client that says its first word through a relay and is silent from then on.
-struct HalfOpen {
-    _relay: Relay,
-    _client: smol::Task<palyra_quic::Result<Connection>>,
-}
-
-impl HalfOpen {
-    /// Resolves when the server has answered, and so has the handshake in its books.
-    async fn with(server: &Server) -> Self {
-        let relay = Relay::to(server.address(), 1);
-        let (tls, address) = (server.pki.client_tls(), relay.address);
-        let client = smol::spawn(async move { attempt(&tls, address).await });
-        relay.answers.recv().await.unwrap();
-        Self { _relay: relay, _client: client }
+/// Dials until it is let in; until then it has to be refused, and nothing else. How long that took, too.
+async fn let_in_within(pair: &Pair, dialler: &Endpoint) -> (Connection, Duration) {
+    let begun = pair.sim.elapsed();
+    loop {
+        match dialler.connect(pair.gateway.address(PORT)).await {
+            Ok(connection) => return (connection, pair.sim.elapsed() - begun),
+            Err(error) => assert_eq!(*error.kind(), ErrorKind::Refused, "{error:?}"),
+        }
     }
 }
 
@@ -133,13 +89,17 @@ fn a_full_node_refuses_connections_until_one_is_closed() {
 
 #[test]
 fn handshakes_are_limited_apart_from_connections() {
-    run(async {
-        let server = node(TransportLimits::builder().max_handshakes(1));
-        let before = [server.connect().await, server.connect().await, server.connect().await];
-        let _half_open = HalfOpen::with(&server).await;
+    let (pair, _node) = nodes(TransportLimits::builder().max_handshakes(1));
+    let dialler = pair.dialler(TransportLimits::default());
+    pair.sim.run(async {
+        let mut before = Vec::new();
+        for _ in 0..3 {
+            before.push(dialler.connect(pair.gateway.address(PORT)).await.unwrap());
+        }
+        leave_handshake(&pair, 1).await;
         // For half a second it is safe from others that are no better.
-        assert_refused(&server).await;
-        let_in(&server).await;
+        let (_let_in, took) = let_in_within(&pair, &dialler).await;
+        assert!(took >= Duration::from_millis(450) && took < SECOND, "{took:?}");
         for connection in &before {
             assert!(connection.health().await.unwrap().ok);
         }
@@ -150,15 +110,20 @@ fn handshakes_are_limited_apart_from_connections() {
 /// further than half of the slots.
 #[test]
 fn forged_addresses_cannot_take_the_last_slots() {
-    run(async {
-        let server = node(TransportLimits::builder().max_handshakes(4));
-        let mut forged = Vec::new();
-        for _ in 0..12 {
-            forged.push(HalfOpen::with(&server).await);
+    let (pair, _node) = nodes(TransportLimits::builder().max_handshakes(4));
+    let dialler = pair.dialler(TransportLimits::default());
+    pair.sim.run(async {
+        for host in 1..=12 {
+            leave_handshake(&pair, host).await;
         }
         for _ in 0..3 {
-            assert!(server.connect().await.health().await.unwrap().ok);
+            let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+            assert!(connection.health().await.unwrap().ok);
         }
+        assert!(
+            pair.sim.elapsed() < Duration::from_millis(500),
+            "some of the forged ones have lost their slots"
+        );
     });
 }
 
@@ -190,15 +155,18 @@ fn a_slot_is_free_once_nothing_runs_for_its_connection() {
 
 #[test]
 fn a_client_that_falls_silent_in_the_handshake_loses_both_slots() {
-    run(async {
-        let timeout = Duration::from_millis(300);
-        let limits = TransportLimits::builder().handshake_timeout(timeout);
-        let server = node(limits.max_handshakes(1).max_connections(2));
-        let watcher = server.connect().await;
-        let start = Instant::now();
-        let _half_open = HalfOpen::with(&server).await;
-        let _let_in = let_in(&server).await;
-        assert!(start.elapsed() >= timeout, "let in beside a handshake that should hold the slot");
+    let timeout = Duration::from_millis(300);
+    let limits = TransportLimits::builder().handshake_timeout(timeout);
+    let (pair, _node) = nodes(limits.max_handshakes(1).max_connections(2));
+    let dialler = pair.dialler(TransportLimits::default());
+    pair.sim.run(async {
+        let watcher = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+        let start = pair.sim.elapsed();
+        leave_handshake(&pair, 1).await;
+        let _let_in = let_in_within(&pair, &dialler).await;
+        let took = pair.sim.elapsed() - start;
+        assert!(took >= timeout, "let in beside a handshake that should hold the slot");
+        assert!(took < 5 * SECOND, "{took:?}");
         let counted = counters(&watcher).await;
         assert_eq!((counted["handshakes_failed"], counted["connections_accepted"]), (1, 2));
     });
@@ -207,7 +175,8 @@ fn a_client_that_falls_silent_in_the_handshake_loses_both_slots() {
 #[test]
 fn a_server_that_never_answers_is_given_up_at_the_handshake_timeout() {
     run(async {
-        let timeout = Duration::from_secs(1);
+        // The second server has to answer within it.
+        let timeout = Duration::from_secs(5);
         let limits = TransportLimits::builder().handshake_timeout(timeout).build().unwrap();
         let server = node(TransportLimits::builder());
         let tls = server.pki.client_tls();
@@ -224,32 +193,34 @@ fn a_server_that_never_answers_is_given_up_at_the_handshake_timeout() {
 
 /// A link that is kept alive ten times a second, and lost after one.
 fn short_idle() -> TransportLimitsBuilder {
-    let limits = TransportLimits::builder().idle_timeout(Duration::from_secs(1));
+    let limits = TransportLimits::builder().idle_timeout(SECOND);
     limits.keep_alive_interval(Duration::from_millis(100))
 }
 
 #[test]
 fn a_link_that_falls_silent_is_lost_on_both_sides() {
-    run(async {
-        let server = node(short_idle().max_connections(1));
-        let relay = Relay::to(server.address(), usize::MAX);
-        let client = Endpoint::builder().client(server.pki.client_tls());
-        let client = client.limits(short_idle().build().unwrap()).bind(loopback()).unwrap();
-        let connection = client.connect(relay.address).await.unwrap();
+    let (pair, _node) = nodes(short_idle().max_connections(1));
+    let dialler = pair.dialler(short_idle().build().unwrap());
+    let other = pair.sim.host([10, 0, 0, 3]);
+    let other = other.bind(Endpoint::builder().client(client_tls()), 0).unwrap();
+    pair.sim.run(async {
+        let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
         assert!(connection.health().await.unwrap().ok);
-        relay.cut();
+        pair.sensor.unplug();
         assert_eq!(*connection.closed().await.kind(), ErrorKind::ConnectionLost);
         assert_eq!(*connection.health().await.unwrap_err().kind(), ErrorKind::ConnectionLost);
-        let_in(&server).await;
+        let_in_within(&pair, &other).await;
+        assert!(pair.sim.elapsed() < 2 * SECOND, "{:?}", pair.sim.elapsed());
     });
 }
 
 #[test]
 fn a_link_that_is_merely_quiet_stays() {
-    run(async {
-        let server = node(short_idle());
-        let connection = server.connect_within(short_idle().build().unwrap()).await;
-        smol::Timer::after(Duration::from_millis(2500)).await;
+    let (pair, _node) = nodes(short_idle());
+    let dialler = pair.dialler(short_idle().build().unwrap());
+    pair.sim.run(async {
+        let connection = dialler.connect(pair.gateway.address(PORT)).await.unwrap();
+        pair.sim.sleep(60 * SECOND).await;
         assert!(connection.close_reason().is_none());
         assert!(connection.health().await.unwrap().ok);
     });
