@@ -288,7 +288,7 @@ fn an_item_cut_short_by_the_end_resets_the_exchange() {
 
 #[test]
 fn an_item_that_does_not_get_on_resets_the_exchange() {
-    let limits = limits().request_read_timeout(Duration::from_millis(50)).build().unwrap();
+    let limits = limits().request_read_timeout(Duration::from_secs(1)).build().unwrap();
     let whole = item("whole");
     refused(limits, &[whole[..1].to_vec(), whole[..7].to_vec()], false, Code::DEADLINE_EXCEEDED);
 }
@@ -296,7 +296,7 @@ fn an_item_that_does_not_get_on_resets_the_exchange() {
 #[test]
 fn an_item_that_trickles_in_does_not_buy_time_even_if_the_handler_asks_again_and_again() {
     run(async {
-        let limits = limits().request_read_timeout(Duration::from_millis(300)).build().unwrap();
+        let limits = limits().request_read_timeout(Duration::from_secs(1)).build().unwrap();
         let router = Router::new().serve_items_raw("demo.busy", |_, _, mut items: Items| async move {
             let mut read = 0_u8;
             loop {
@@ -394,16 +394,19 @@ fn a_caller_that_stops_the_answers_cancels_the_handler_and_is_told_to_send_no_mo
     });
 }
 
+/// How long silence may last. Twelve steps take longer, and each is far shorter, however busy the computer is.
+const SILENCE: Duration = Duration::from_secs(3);
+const STEP: Duration = Duration::from_millis(300);
+
 #[test]
 fn silence_for_as_long_as_a_handler_may_run_ends_the_exchange() {
     run(async {
-        let limits = limits().handler_timeout(Duration::from_millis(200)).build().unwrap();
+        let limits = limits().handler_timeout(SILENCE).build().unwrap();
         let (server, _begins, goes) = endless_within(limits, true);
         let peer = server.raw().await;
         let mut stream = peer.send(&begin("demo.endless")).await;
-        // Three times as long as silence may last, in steps that are no silence.
         for _ in 0..12 {
-            smol::Timer::after(Duration::from_millis(50)).await;
+            smol::Timer::after(STEP).await;
             assert!(goes.is_empty());
             stream.send(&item("one")).await;
         }
@@ -418,10 +421,10 @@ fn silence_for_as_long_as_a_handler_may_run_ends_the_exchange() {
 #[test]
 fn bytes_of_an_item_are_no_silence_and_answers_are_none_either() {
     run(async {
-        let limits = limits().handler_timeout(Duration::from_millis(200)).build().unwrap();
+        let limits = limits().handler_timeout(SILENCE).build().unwrap();
         let router = router().serve_bidi_raw("demo.tick", |_, _, _items: Items, mut answers| async move {
             for _ in 0..12 {
-                smol::Timer::after(Duration::from_millis(50)).await;
+                smol::Timer::after(STEP).await;
                 answers.send_raw("tick").await?;
             }
             Ok(())
@@ -430,14 +433,14 @@ fn bytes_of_an_item_are_no_silence_and_answers_are_none_either() {
         let peer = server.raw().await;
         let bytes = [begin("demo.first"), item(vec![7; 12])].concat();
         let (most, last) = bytes.split_at(bytes.len() - 12);
+        let mut ticking = peer.send(&begin("demo.tick")).await;
         let mut stream = peer.send(most).await;
         for byte in last {
-            smol::Timer::after(Duration::from_millis(50)).await;
+            smol::Timer::after(STEP).await;
             stream.send(&[*byte]).await;
         }
         assert_eq!(only(&stream.answer().await), result(&[7; 12], 1));
-        let mut stream = peer.send(&begin("demo.tick")).await;
-        assert_eq!(stream.answer().await.frames().len(), 12);
+        assert_eq!(ticking.answer().await.frames().len(), 12);
     });
 }
 
@@ -446,7 +449,7 @@ fn the_callers_time_limits_the_whole_exchange() {
     run(async {
         let (server, _begins, goes) = endless(true);
         let peer = server.raw().await;
-        let request = Request::new("demo.endless").with_timeout_ms(300).with_more(true);
+        let request = Request::new("demo.endless").with_timeout_ms(2000).with_more(true);
         let mut stream = peer.send(&frame(&encode(&request, Codec::Cbor))).await;
         // Until the node stops the items.
         while stream.send.write_all(&item("one")).await.is_ok() {
@@ -746,7 +749,7 @@ fn a_shutdown_waits_for_uploads_and_takes_no_new_ones() {
         let mut stream = peer.send(&begin("demo.echo")).await;
         stream.send(&item("one")).await;
         assert_eq!(counted(&stream.next().await), result(b"one", 1));
-        let closing = server.endpoint.shutdown(Duration::from_secs(10));
+        let closing = server.endpoint.shutdown(Duration::from_secs(1000));
         let uploading = async {
             loop {
                 // Until the shutdown has begun.
@@ -776,7 +779,7 @@ fn interceptors_and_limits_are_around_items_too() {
                 assert!(matches!(exchange.kind(), MethodKind::Items | MethodKind::Both));
                 next.run().await
             })
-            .limits("demo.first", MethodLimits::new().handler_timeout(Duration::from_millis(50)));
+            .limits("demo.first", MethodLimits::new().handler_timeout(Duration::from_secs(2)));
         let server = serve(router);
         let peer = server.raw().await;
         for method in ["demo.first", "demo.echo"] {
