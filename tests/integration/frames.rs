@@ -209,8 +209,8 @@ fn a_frame_is_read_in_whatever_pieces_it_arrives() {
     });
 }
 
-/// Short, and still a while to a computer.
-const SOON: Duration = Duration::from_millis(100);
+/// Long enough for whole requests to arrive, however busy the computer is.
+const SOON: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_request_that_does_not_arrive_in_time_is_reset() {
@@ -219,9 +219,11 @@ fn a_request_that_does_not_arrive_in_time_is_reset() {
         let (server, runs) = node_within(limits);
         let peer = server.raw().await;
         let whole = frame(&request("demo.run"));
+        let mut streams = Vec::new();
         for end in [1, 4, whole.len() - 1, whole.len()] {
-            let begun = Instant::now();
-            let mut stream = peer.send(&whole[..end]).await;
+            streams.push((end, Instant::now(), peer.send(&whole[..end]).await));
+        }
+        for (end, begun, mut stream) in streams {
             assert_eq!(stream.answer().await, Answer::Reset(Code::DEADLINE_EXCEEDED), "{end} bytes");
             assert!(begun.elapsed() >= SOON);
             assert_eq!(stream.stopped().await, Some(Code::DEADLINE_EXCEEDED));
@@ -239,9 +241,10 @@ fn a_request_that_trickles_in_does_not_buy_time() {
         let (server, _) = node_within(limits);
         let peer = server.raw().await;
         let mut stream = peer.send(&frame(&[b'{'; 100_000])[..4]).await;
-        // A byte each round trip, until the node stops the stream.
+        // A byte at a time, until the node stops the stream.
         while stream.send.write_all(b"{").await.is_ok() {
             peer.assert_is_served().await;
+            smol::Timer::after(Duration::from_millis(20)).await;
         }
         assert_eq!(stream.answer().await, Answer::Reset(Code::DEADLINE_EXCEEDED));
         peer.assert_is_served().await;
