@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::common::{Server, loopback, run, serve};
-use futures_lite::future::pending;
+use futures_lite::future::{pending, zip};
 use palyra_quic::{
     Bytes, Client, ClientTls, Code, Context, Endpoint, Error, ErrorKind, MethodError, Response, Router,
     SubscriptionItem, TransportLimits, WireError,
@@ -93,7 +93,7 @@ fn a_call_that_finds_nobody_names_the_address_that_it_tried() {
         let peer = silent.local_addr().unwrap();
         let limits = TransportLimits::builder().handshake_timeout(Duration::from_millis(50)).build().unwrap();
         let tls = ClientTls::new(node().pki.authority.trust());
-        let endpoint = Endpoint::builder().client(tls).limits(limits).bind(loopback()).unwrap();
+        let endpoint = Endpoint::builder().client(tls.clone()).limits(limits).bind(loopback()).unwrap();
 
         let dialled = endpoint.connect(peer).await.map(drop).unwrap_err();
         assert_names(&dialled, &ErrorKind::HandshakeTimeout, None, peer);
@@ -104,10 +104,11 @@ fn a_call_that_finds_nobody_names_the_address_that_it_tried() {
             client.build().unwrap()
         };
         // Much more than an attempt takes. Each is new, and so begins without a pause.
-        let hopeless = || client(Duration::from_secs(1));
-        let called = hopeless().call_raw("demo.echo", "").await.unwrap_err();
+        let hopeless = || client(Duration::from_secs(3));
+        let (calling, notifying) = (hopeless(), hopeless());
+        let both = zip(calling.call_raw("demo.echo", ""), notifying.notify_raw("demo.note", "")).await;
+        let (called, notified) = (both.0.unwrap_err(), both.1.unwrap_err());
         assert_names(&called, &ErrorKind::HandshakeTimeout, Some("demo.echo"), peer);
-        let notified = hopeless().notify_raw("demo.note", "").await.unwrap_err();
         assert_names(&notified, &ErrorKind::HandshakeTimeout, Some("demo.note"), peer);
         let mut subscription = hopeless().subscribe_raw().open();
         match subscription.next_raw().await.unwrap() {
@@ -116,7 +117,10 @@ fn a_call_that_finds_nobody_names_the_address_that_it_tried() {
             }
             item => panic!("{item:?}"),
         }
-        let hasty = client(Duration::from_millis(1)).call_raw("demo.echo", "").await.unwrap_err();
+        // Much less.
+        let endpoint = Endpoint::builder().client(tls).bind(loopback()).unwrap();
+        let hasty = Client::builder(endpoint).address(peer).call_timeout(Duration::from_millis(1));
+        let hasty = hasty.build().unwrap().call_raw("demo.echo", "").await.unwrap_err();
         assert_names(&hasty, &ErrorKind::DeadlineExceeded, Some("demo.echo"), peer);
         drop(silent);
     });
