@@ -195,7 +195,7 @@ async fn receives_fail(setup: &Setup, dialling: &Semaphore, code: i32) {
         assert_eq!((error.kind(), errno(&error)), (&ErrorKind::Closed, Some(code)), "errno {code}: {error}");
     }
     let receives = faults.receive.count() - before;
-    assert!(receives > 100 && receives < MOST_RECEIVES, "errno {code}: {receives} attempts to receive");
+    assert!(receives > 10 && receives < MOST_RECEIVES, "errno {code}: {receives} attempts to receive");
     within(CALL_LIMIT, code, endpoint.shutdown(Duration::from_secs(1))).await;
 }
 
@@ -343,7 +343,7 @@ fn a_subscription_survives_send_errors_like_a_lost_network() {
 fn a_handshake_timeout_names_the_send_error() {
     let setup = Setup::new(Arc::new(AsyncIoRuntime::global().without_gro()));
     let setup = &setup;
-    let (short, long) = (Duration::from_millis(300), Duration::from_secs(20));
+    let (short, long) = (Duration::from_secs(2), Duration::from_secs(20));
     // Either of two limits ends the attempt: this crate's, or quinn's own.
     let cases =
         [(short, long, EPERM), (short, long, ENODEV), (short, long, ENETUNREACH), (long, short, EPERM)];
