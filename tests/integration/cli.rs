@@ -919,9 +919,9 @@ fn a_follower_does_without_its_node_for_as_long_as_asked() {
     let mut server = pki.serve(&[]);
     server.publish("before");
     // A node that is there may be quiet for longer than that.
-    let mut follower = server.begin("events", &["--follow", "--timeout-ms", "1000"]);
+    let mut follower = server.begin("events", &["--follow", "--timeout-ms", "3000"]);
     follower.line();
-    smol::block_on(smol::Timer::after(Duration::from_millis(1_200)));
+    smol::block_on(smol::Timer::after(Duration::from_millis(3_200)));
     server.publish("after");
     assert_eq!(follower.line()["payload"], "after");
     server.running.signal("TERM");
