@@ -27,14 +27,17 @@ async fn sleep(runtime: &dyn Runtime, duration: Duration) {
     std::future::poll_fn(|cx| timer.as_mut().poll(cx)).await;
 }
 
+/// Longer than anything here takes, however busy the machine is.
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// How often the client's socket is looked at in half a second of silence.
 fn looks(runtime: &mut PollRuntime, faults: &Faults) -> usize {
     let handle = runtime.handle();
     let before = faults.receive.count();
     let start = Instant::now();
     runtime.block_on(sleep(&*handle, Duration::from_millis(500)));
-    let late = start.elapsed().saturating_sub(Duration::from_millis(500));
-    assert!(late < Duration::from_millis(400), "a timer was {late:?} late");
+    let took = start.elapsed();
+    assert!(took < LIMIT, "a timer of half a second took {took:?}");
     faults.receive.count() - before
 }
 
@@ -69,9 +72,12 @@ fn a_thread_whose_waits_are_refused_goes_on_at_a_slower_pace_and_recovers() {
     for fewer in [2, 1, 0] {
         setrlimit(Resource::Nofile, Rlimit { current: Some(fewer), maximum: limit.maximum }).unwrap();
         assert_answers(&mut runtime, &connection);
-        let looks = looks(&mut runtime, &faults);
-        assert!(looks > 5, "the wait was not refused");
-        assert!(looks < 200, "{looks} looks in half a second");
+        let (start, mut looks) = (Instant::now(), 0);
+        while looks <= 5 {
+            assert!(start.elapsed() < LIMIT, "the wait was not refused");
+            looks = self::looks(&mut runtime, &faults);
+            assert!(looks < 200, "{looks} looks in half a second");
+        }
 
         // What other threads wake is noticed, too.
         let (sender, receiver) = signal();
@@ -81,7 +87,7 @@ fn a_thread_whose_waits_are_refused_goes_on_at_a_slower_pace_and_recovers() {
         });
         let start = Instant::now();
         assert!(runtime.block_on(receiver.recv()).is_err(), "nothing was sent");
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert!(start.elapsed() < LIMIT);
         waking.join().unwrap();
 
         setrlimit(Resource::Nofile, limit).unwrap();
