@@ -29,6 +29,9 @@ pub(crate) const SUBJECT: &str = "plant.press";
 /// Another subject of the stream.
 pub(crate) const OTHER: &str = "plant.other";
 
+/// For an answer of nats-server, which takes longer to give it only if it is killed meanwhile.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(crate) struct NatsServer {
     folder: Folder,
     /// More lines of its configuration.
@@ -75,14 +78,14 @@ impl NatsServer {
     /// For the bridge under test.
     pub(crate) async fn connect(&self) -> Nats {
         let mut options = NatsOptions::new(self.url());
-        options.timeout = Some(Duration::from_secs(1));
+        options.timeout = Some(PATIENCE);
         options.connect().await.unwrap()
     }
 
     /// For the test.
     pub(crate) async fn context(&self) -> Context {
         let options = async_nats::ConnectOptions::new()
-            .request_timeout(Some(Duration::from_secs(1)))
+            .request_timeout(Some(PATIENCE))
             .reconnect_delay_callback(|_| Duration::from_millis(5));
         jetstream::new(options.connect(self.url()).await.unwrap())
     }
