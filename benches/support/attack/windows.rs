@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 use palyra_quic::{
     Bytes, Code,
-    quinn::{RecvStream, SendStream, TransportConfig, VarInt},
+    quinn::{ConnectionError, RecvStream, SendStream, TransportConfig, VarInt},
 };
 
 use super::{
@@ -119,8 +119,17 @@ pub(crate) async fn fill(stage: &Stage, victim: &Victim, filling: Filling, scale
     drop(probe);
     let newcomer = newcomer(stage, victim, "newcomer", Duration::from_secs(5)).await?;
     let open = peers.iter().filter(|peer| peer.connection.close_reason().is_none()).count();
-    let excessive = peers.iter().filter(|peer| peer.closed() == Some(Code::EXCESSIVE_LOAD)).count();
+    let excessive = peers.iter().filter(|peer| was_excessive(peer)).count();
     Ok(Filled { growth: watch.growth(), processor, open, excessive, streams, newcomer })
+}
+
+/// Whether the node has closed the connection with EXCESSIVE_LOAD. A busy machine may look so late that the node
+/// has forgotten the connection, and has answered with a reset, for which quinn forgets the code.
+fn was_excessive(peer: &Peer) -> bool {
+    match peer.connection.close_reason() {
+        Some(ConnectionError::Reset) => peer.connection.stats().frame_rx.connection_close > 0,
+        _ => peer.closed() == Some(Code::EXCESSIVE_LOAD),
+    }
 }
 
 /// All streams that the node lets a peer open.
