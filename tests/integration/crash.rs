@@ -47,7 +47,7 @@ fn no_acknowledged_event_is_lost_or_changed_by_kill_9() {
     let mut follower = node.follow(&address);
     let ledger = Arc::new(Ledger::default());
     let publishers: Vec<_> = {
-        let client = node.client(&address);
+        let client = node.hasty_client(&address);
         (0..LANES).map(|lane| publish_on(lane, &client, &ledger, rng.fork())).collect()
     };
 
@@ -635,14 +635,19 @@ impl Node {
     }
 
     /// A client in this process, which finds out soon that the node is gone, and comes back soon.
-    pub(crate) fn client(&self, address: &str) -> Client {
-        let identity = Identity::from_pem(&self.file("client.pem"), &self.file("client.key")).unwrap();
-        let tls = ClientTls::new(Trust::from_pem(&self.file("ca.pem")).unwrap()).identity(identity);
+    fn hasty_client(&self, address: &str) -> Client {
         let limits = TransportLimits::builder()
             .keep_alive_interval(Duration::from_millis(100))
             .idle_timeout(Duration::from_millis(400))
             .handshake_timeout(Duration::from_millis(400));
-        let endpoint = Endpoint::builder().client(tls).limits(limits.build().unwrap());
+        self.client_within(limits.build().unwrap(), address)
+    }
+
+    /// A client in this process.
+    pub(crate) fn client_within(&self, limits: TransportLimits, address: &str) -> Client {
+        let identity = Identity::from_pem(&self.file("client.pem"), &self.file("client.key")).unwrap();
+        let tls = ClientTls::new(Trust::from_pem(&self.file("ca.pem")).unwrap()).identity(identity);
+        let endpoint = Endpoint::builder().client(tls).limits(limits);
         let endpoint = endpoint.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let backoff = Backoff::new().first(Duration::from_millis(5)).cap(Duration::from_millis(50));
         let client = Client::builder(endpoint).address(address.parse::<SocketAddr>().unwrap());

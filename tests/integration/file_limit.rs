@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use palyra_quic::{Client, Error, ErrorKind, WireError};
+use palyra_quic::{Client, Error, ErrorKind, TransportLimits, WireError};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use smol::{Timer, block_on};
 
@@ -26,7 +26,7 @@ fn publish(client: &Client, text: &'static str) -> Result<String, Error> {
 fn a_node_that_reaches_the_limit_of_its_files_goes_on_when_there_is_room() {
     let node = Node::new();
     let server = node.serve("127.0.0.1:0", &["--commit-interval", "0"]);
-    let client = node.client(&server.address);
+    let client = node.client_within(TransportLimits::default(), &server.address);
     assert_eq!(publish(&client, "before").unwrap(), "1");
     let unlimited = limit_files(&server, Some(1024));
     for _ in 0..3 {
@@ -49,6 +49,9 @@ fn a_node_that_reaches_the_limit_of_its_files_goes_on_when_there_is_room() {
     assert_eq!(seq, "2", "no number is lost");
     server.terminate();
     let server = node.serve("127.0.0.1:0", &[]);
-    assert_eq!(publish(&node.client(&server.address), "later").unwrap(), "3");
+    assert_eq!(
+        publish(&node.client_within(TransportLimits::default(), &server.address), "later").unwrap(),
+        "3"
+    );
     server.terminate();
 }
