@@ -14,7 +14,7 @@ use common::{Server, encode, frame, run, serve};
 const EVENT_BYTES: usize = 1024;
 const EVENTS: u64 = 50_000;
 /// The node publishes this many at a time, and lets the subscriber that reads have them.
-const BATCH: u64 = 100;
+const BATCH: u64 = 500;
 const MIB: usize = 1024 * 1024;
 
 /// What this process holds in memory, in bytes.
@@ -51,7 +51,7 @@ async fn publish_past_the_stalled(server: &Server, log: &EventLog) -> usize {
             assert_eq!(seq, batch * BATCH + n);
         }
         // Until then, buffers find their size.
-        if batch == 50 {
+        if batch == 10 {
             before = resident();
         }
     }
