@@ -244,7 +244,8 @@ fn a_transfer_whose_peer_is_silent_ends() {
         let whole = bytes(4 * MIB, 13);
         fs::write(scratch.0.join("there"), &whole).unwrap();
         let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
-        let limits = PeerLimits { silence: Duration::from_millis(300), ..PeerLimits::default() };
+        // The first piece has to be there before it has passed.
+        let limits = PeerLimits { silence: Duration::from_secs(2), ..PeerLimits::default() };
         let server = serve(folder_router(folder, limits));
         let connection = server.connect().await;
 
