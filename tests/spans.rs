@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -163,8 +163,16 @@ impl Subscriber for Collector {
     }
 }
 
+/// Only one test at a time changes who listens: a place that reports for the first time meanwhile might not be
+/// heard.
+fn listening<T>(collector: &Collector, test: impl FnOnce() -> T) -> T {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    tracing::subscriber::with_default(collector.clone(), test)
+}
+
 fn scenario<F: Future<Output = ()>>(collector: &Collector, test: impl FnOnce(Pair, Connection) -> F) {
-    tracing::subscriber::with_default(collector.clone(), || {
+    listening(collector, || {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let router = Router::new()
             .serve_raw("demo.echo", |_: Context, params| async move { Ok(params) })
@@ -243,7 +251,7 @@ fn connections_and_their_exchanges_have_spans() {
 fn the_outcome_of_an_exchange_is_what_its_caller_gets() {
     let collector = Collector::at(Level::DEBUG);
     let (frame, window) = (64 * 1024, 2048);
-    tracing::subscriber::with_default(collector.clone(), || {
+    listening(&collector, || {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let router = Router::new()
             .serve_raw("demo.too_large", move |_: Context, _| async move { Ok(vec![0; frame].into()) })
@@ -275,7 +283,7 @@ fn the_outcome_of_an_exchange_is_what_its_caller_gets() {
 fn a_call_has_one_outcome_also_if_it_is_intercepted_or_cannot_be_opened() {
     let outcomes = |is_intercepted: bool| {
         let collector = Collector::at(Level::DEBUG);
-        tracing::subscriber::with_default(collector.clone(), || {
+        listening(&collector, || {
             let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
             let router = Router::new().serve_stream_raw("demo.none", |_: Context, _, _| async { Ok(()) });
             let _node = pair.serve(router, TransportLimits::default());
@@ -326,7 +334,7 @@ fn a_call_has_one_outcome_also_if_it_is_intercepted_or_cannot_be_opened() {
 #[test]
 fn the_log_says_why_a_notification_was_not_handled_and_peers_cannot_repeat_that_as_a_warning() {
     let collector = Collector::at(Level::DEBUG);
-    tracing::subscriber::with_default(collector.clone(), || {
+    listening(&collector, || {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let router = Router::new()
             .on_notification_raw("demo.note", |_: Context, _| async {})
@@ -358,7 +366,7 @@ fn the_log_says_why_a_notification_was_not_handled_and_peers_cannot_repeat_that_
 #[test]
 fn the_log_says_why_a_subscription_broke() {
     let collector = Collector::at(Level::DEBUG);
-    tracing::subscriber::with_default(collector.clone(), || {
+    listening(&collector, || {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let log = EventLog::new();
         log.publish_raw(vec![0; 64 * 1024]).unwrap();
@@ -422,7 +430,7 @@ fn a_call_is_in_the_span_of_its_caller() {
 fn a_trace_is_injected_for_a_call_and_extracted_for_the_span_of_its_handler() {
     let collector = Collector::at(Level::DEBUG);
     let links = Arc::new(Mutex::new(Vec::new()));
-    tracing::subscriber::with_default(collector.clone(), || {
+    listening(&collector, || {
         let pair = Pair::new(1, Link::new().delay(Duration::from_millis(10)));
         let router = Router::new()
             .serve_raw("demo.echo", |_: Context, params| async move {
@@ -513,9 +521,7 @@ fn without_a_listener_no_span_is_made() {
 fn the_log_says_once_that_a_receive_buffer_is_smaller_than_asked_for() {
     for (asked, expected) in [(1, 0), (u32::MAX, 1)] {
         let collector = Collector::at(Level::DEBUG);
-        let obtained = tracing::subscriber::with_default(collector.clone(), || {
-            // The place reports for the first time: not heard while another test changes who listens.
-            (0..2).for_each(|_| tracing::callsite::rebuild_interest_cache());
+        let obtained = listening(&collector, || {
             let limits = TransportLimits::builder().socket_receive_buffer_bytes(asked).build().unwrap();
             let runtime = palyra_quic::PollRuntime::new().unwrap();
             let builder = Endpoint::builder().shared_runtime(runtime.handle()).limits(limits);
