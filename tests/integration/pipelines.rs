@@ -684,7 +684,7 @@ fn a_peer_that_does_not_read_is_left_with_the_pipeline() {
 fn a_peer_that_does_not_finish_is_left_after_a_while() {
     run(async {
         let server = RawServer::new();
-        let limits = TransportLimits::builder().handler_timeout(50 * MILLI).build().unwrap();
+        let limits = TransportLimits::builder().handler_timeout(1000 * MILLI).build().unwrap();
         let (connection, peer) = server.connect_from(Endpoint::builder().limits(limits)).await;
         let calls: Pipeline = connection.pipeline_raw("m");
         let answering = async {
