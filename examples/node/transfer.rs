@@ -120,39 +120,51 @@ async fn watch(
     outcome
 }
 
-/// Repeats a transfer for which the peer asks for patience, after the delay that it names. Gives up when no
-/// byte beyond the furthest one has been moved for this long: a peer that takes back what it had would
-/// otherwise be asked for ever.
+/// Repeats a transfer for which the peer asks for patience, after the delay that it names, and later each
+/// time: an attempt is two requests, and a peer that limits their rate may always have room for the first
+/// alone. Gives up when no byte beyond the furthest one has been moved for this long: a peer that takes back
+/// what it had would otherwise be asked for ever.
 async fn retrying(
     display: &Display,
     longest: Duration,
     mut transfer: impl AsyncFnMut() -> Result<Transferred, TransferError>,
 ) -> Result<Transferred, TransferError> {
-    let mut refused: Option<(Instant, u64)> = None;
+    let mut refused: Option<Refused> = None;
     loop {
         let error = match transfer().await {
             Err(TransferError::Peer(error)) if matches!(error.kind(), ErrorKind::Remote(_)) => error,
             outcome => return outcome,
         };
         let Some(delay) = error.retry_after() else { return Err(error.into()) };
-        let (delay, furthest) = (delay.max(SHORTEST_DELAY), display.furthest());
-        let since = match refused {
-            Some((since, before)) if before == furthest => since,
-            _ => Instant::now(),
+        let furthest = display.furthest();
+        let refused = match &mut refused {
+            Some(refused) if refused.furthest == furthest => refused,
+            refused => refused.insert(Refused { since: Instant::now(), furthest, times: 0 }),
         };
-        if since.elapsed().saturating_add(delay) > longest {
+        refused.times = refused.times.saturating_add(1);
+        let delay = delay.max(SHORTEST_DELAY).saturating_mul(refused.times.min(MOST_DELAYS));
+        if refused.since.elapsed().saturating_add(delay) > longest {
             return Err(error.into());
         }
-        // Only the first of several refusals in a row.
-        if refused.replace((since, furthest)).is_none_or(|(_, before)| before != furthest) {
+        if refused.times == 1 {
             display.report_waiting(&Failure::from(error));
         }
         Timer::after(delay).await;
     }
 }
 
+/// Refusals in a row, between which no byte was moved.
+struct Refused {
+    since: Instant,
+    /// How far the transfer had come.
+    furthest: u64,
+    times: u32,
+}
+
 /// A peer may ask for less, and would be asked in a busy loop.
 const SHORTEST_DELAY: Duration = Duration::from_millis(100);
+/// At most this many of the delays that a peer asks for are between two attempts.
+const MOST_DELAYS: u32 = 4;
 
 fn print(kind: &'static str, Transferred { content, offset }: Transferred) -> Result<(), Failure> {
     lines::print(&lines::Transferred {

@@ -84,7 +84,12 @@ impl Files {
     /// A node in this process that takes more than half of 4 MiB as they come, and the rest so slowly, in six
     /// seconds, that an upload can be interrupted however busy the computer is.
     fn slow_router(&self) -> (TransportLimits, Router) {
-        let limits = TransportLimits::builder().request_rate(Rate::per_second(4).burst(40)).build().unwrap();
+        self.router_at(Rate::per_second(4).burst(40))
+    }
+
+    /// A node in this process that takes requests and pieces at this rate.
+    fn router_at(&self, rate: Rate) -> (TransportLimits, Router) {
+        let limits = TransportLimits::builder().request_rate(rate).build().unwrap();
         let folder = Folder::new(&self.there.0, Disk::Threads).unwrap();
         let served = ServedFolder::new(folder, Peers::identified(), limits.max_frame_bytes());
         (limits, served.methods(Router::new()))
@@ -212,7 +217,7 @@ fn an_upload_that_was_killed_continues_though_its_connection_is_not_gone() {
     upload.signal("KILL");
     upload.child.wait().unwrap();
     // The idle timeout, 30 s, is longer.
-    let outcome = slow.ask("put", &[path.to_str().unwrap(), "--timeout-ms", "5000"]);
+    let outcome = slow.ask("put", &[path.to_str().unwrap(), "--timeout-ms", "20000"]);
     // The node's rate may make it wait.
     let (first, end) = transferred(&Outcome { stderr: String::new(), ..outcome });
     assert!(first.is_some_and(|first| first > 0), "{first:?}");
@@ -268,6 +273,23 @@ fn transfers_wait_for_as_long_as_a_busy_node_asks() {
         args.extend(["--timeout-ms", "10000"]);
         node.ask(command, &args).failed("too busy");
     }
+}
+
+/// Each attempt is two requests, and a node that takes one after each delay never gets to the second.
+#[test]
+fn transfers_get_on_at_a_node_that_takes_few_requests() {
+    let files = Files::new();
+    let path = files.write("image", b"image");
+    let to = files.here.0.join("copy");
+    let (limits, router) = files.router_at(Rate::per_second(5).burst(2));
+    let node = files.pki.serve_in_process_within(limits, router);
+    for (command, args) in
+        [("put", vec![path.to_str().unwrap()]), ("get", vec!["image", "--to", to.to_str().unwrap()])]
+    {
+        let outcome = node.ask(command, &[&args[..], &["--timeout-ms", "10000"]].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    }
+    assert_eq!(fs::read(to).unwrap(), b"image");
 }
 
 #[test]
