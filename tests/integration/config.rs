@@ -251,8 +251,9 @@ fn silence_and_blocked_udp_allow_another_transport() {
         assert_eq!(*silence.kind(), ErrorKind::HandshakeTimeout);
         assert_fallback(&silence, Some(FallbackReason::TimedOut));
 
-        // Nobody listens there, and the host says so; which anyone on the way could say in its name.
-        let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        // Nobody listens there, since no test binds this address, and the host says so; which anyone on the way
+        // could say in its name.
+        let nobody = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), mute.local_addr().unwrap().port()));
         let unreachable = client.connect(nobody).await.unwrap_err();
         assert_fallback(&unreachable, Some(FallbackReason::TimedOut));
 
