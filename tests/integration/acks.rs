@@ -530,6 +530,11 @@ async fn put_off_one_ack(peer: &quinn::Connection) -> Vec<RawStream> {
     subscribers
 }
 
+async fn acknowledge_first(subscription: &mut Subscription) {
+    assert_eq!(next_event(subscription).await, 1);
+    subscription.ack();
+}
+
 /// Never ends.
 async fn read_on<T>(subscription: &mut Subscription) -> T {
     loop {
@@ -544,8 +549,7 @@ fn an_acknowledgement_is_repeated_when_its_own_side_closes_the_connection() {
         let client = server.client();
         let mut subscription = client.subscribe_raw().consumer("a").open();
         let reader = async {
-            assert_eq!(next_event(&mut subscription).await, 1);
-            subscription.ack();
+            acknowledge_first(&mut subscription).await;
             read_on(&mut subscription).await
         };
         let origin = async {
@@ -568,8 +572,7 @@ fn an_acknowledgement_that_was_put_off_is_repeated_on_the_next_connection_and_at
         let client = server.client();
         let mut subscription = client.subscribe_raw().consumer("a").open();
         let reader = async {
-            assert_eq!(next_event(&mut subscription).await, 1);
-            subscription.ack();
+            acknowledge_first(&mut subscription).await;
             // Connects again.
             let _ = subscription.next_raw().await;
             smol::future::pending::<()>().await;

@@ -22,7 +22,7 @@ use smol::{Timer, block_on};
 
 use crate::{
     cli::{Pki, Running, Scratch, Server, file_names},
-    common::{in_time, run, serve},
+    common::{self, in_time, run, serve},
     file_transfers::{bytes, content_of},
     files::{
         From, GET, OFFER, Offer, PUT, STAT,
@@ -231,11 +231,17 @@ fn uploads_of_one_client_leave_places_to_others() {
     assert_eq!(fs::read(fixture.folder.0.join("3")).unwrap(), b"small");
 }
 
-fn folder_router(folder: Folder, peer_limits: PeerLimits) -> Router {
+/// A node in this process that serves a folder to peers which have to be this fast.
+fn serve_folder(scratch: &Scratch, peer_limits: PeerLimits) -> common::Server {
+    let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
     let max_frame_bytes = TransportLimits::default().max_frame_bytes();
     let served = ServedFolder::new(folder, Peers::identified(), max_frame_bytes);
-    ServedFolder { peer_limits, ..served }.methods(Router::new())
+    serve(ServedFolder { peer_limits, ..served }.methods(Router::new()))
 }
+
+/// No piece makes up for the wait before it.
+const EVERY_WAIT_COUNTS: PeerLimits =
+    PeerLimits { silence: Duration::from_secs(30), min_rate: u32::MAX, max_lag: Duration::from_secs(1) };
 
 #[test]
 fn a_transfer_whose_peer_is_silent_ends() {
@@ -243,10 +249,9 @@ fn a_transfer_whose_peer_is_silent_ends() {
         let scratch = Scratch::new();
         let whole = bytes(4 * MIB, 13);
         fs::write(scratch.0.join("there"), &whole).unwrap();
-        let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
         // The first piece has to be there before it has passed.
         let limits = PeerLimits { silence: Duration::from_secs(2), ..PeerLimits::default() };
-        let server = serve(folder_router(folder, limits));
+        let server = serve_folder(&scratch, limits);
         let connection = server.connect().await;
 
         let from = From { content: content_of("image", &whole), offset: 0 };
@@ -274,10 +279,7 @@ fn a_transfer_whose_peer_is_silent_ends() {
 fn a_transfer_whose_peer_sends_little_now_and_then_ends() {
     run(async {
         let scratch = Scratch::new();
-        let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
-        // No piece makes up for the wait before it.
-        let limits = PeerLimits { min_rate: u32::MAX, max_lag: Duration::from_secs(1), ..Default::default() };
-        let server = serve(folder_router(folder, limits));
+        let server = serve_folder(&scratch, EVERY_WAIT_COUNTS);
         let connection = server.connect().await;
         let from = From { content: Content { size: u64::MAX, ..content_of("image", b"image") }, offset: 0 };
         let mut upload = connection.request(PUT, &from).unwrap().send_items::<Raw>().await.unwrap();
@@ -302,9 +304,7 @@ fn a_transfer_whose_peer_takes_little_now_and_then_ends() {
         let scratch = Scratch::new();
         let whole = bytes(4 * MIB, 14);
         fs::write(scratch.0.join("there"), &whole).unwrap();
-        let folder = Folder::new(&scratch.0, Disk::Threads).unwrap();
-        let limits = PeerLimits { min_rate: u32::MAX, max_lag: Duration::from_secs(1), ..Default::default() };
-        let server = serve(folder_router(folder, limits));
+        let server = serve_folder(&scratch, EVERY_WAIT_COUNTS);
         let connection = server.connect().await;
         let from = From { content: content_of("there", &whole), offset: 0 };
         let (_items, mut pieces) = connection.bidi(GET, &from).await.unwrap();
